@@ -1,0 +1,237 @@
+//! The birth of a segment: the one act that commits anything but an append. Rotation, recovery and a checkpoint on
+//! a full disk are all it.
+//!
+//! Its order is what makes it safe, and each step is durable before the next begins: the segment's file, with all
+//! that it is born with, and the new CURRENT, both as `.tmp`; the segment's name; CURRENT's name. A crash before
+//! the segment's name leaves the old tail; after it, the new one, of which nobody has been told yet.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::current::{CurrentGuard, Mark, SPARE_BYTES, is_refused_for_space, remove_unfinished};
+use crate::dir::Dir;
+use crate::error::{Error, Failure, Result};
+use crate::frame::{
+    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, Id, Predecessor, SegmentHeader, Twinned,
+    encode_state, pad,
+};
+use crate::fs::{Handle, OpenMode};
+use crate::lsn::{Lsn, LsnRange};
+use crate::segment::{
+    Bodies, IndexEntry, LastFrame, Segment, Step, Tail, Walk, Window, note_frame, read_body,
+};
+
+/// Frames are copied in pieces of this size.
+const COPY_BYTES: usize = 1 << 20;
+
+/// What a segment is to be born with. What its predecessor record covers is durable already.
+#[derive(Debug)]
+pub(crate) struct Birth<'a> {
+    pub(crate) log_id: Id,
+    pub(crate) number: u64,
+    /// The LSN of its first record: that behind the predecessor's last live one.
+    pub(crate) first: Lsn,
+    pub(crate) predecessor: Option<Predecessor>,
+    pub(crate) floor: Lsn,
+    pub(crate) state: &'a [u8],
+    pub(crate) carried: Option<Carried<'a>>,
+    pub(crate) spare: Spare,
+    pub(crate) ancestors: Ancestors,
+}
+
+/// Whole frames of the old tail that go into the new one; they begin with the record `Birth::first`.
+#[derive(Debug)]
+pub(crate) struct Carried<'a> {
+    pub(crate) handle: &'a Handle,
+    pub(crate) salt: Id,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+/// Whether a full disk may cost the spare segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spare {
+    Keep,
+    Spend,
+}
+
+/// Whether the directory's own name may not be durable yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ancestors {
+    Durable,
+    Sync,
+}
+
+/// Makes a segment, and the tail of it. Refused, everything is as it was.
+pub(crate) fn bear(dir: &Dir, current: &mut CurrentGuard<'_>, birth: &Birth<'_>) -> Result<Tail, Failure> {
+    let salt = dir.random_id().map_err(Failure::Refused)?;
+    let own_path = dir.unborn_path(birth.number);
+    let spend_spare = birth.spare == Spare::Spend && current.has_segment_spare();
+    let (path, newborn) = match make(dir, &own_path, OpenMode::Create, birth, salt) {
+        Err(failure) if spend_spare && is_refused_for_space(&failure) => {
+            remove_unfinished(dir, &own_path);
+            let path = dir.segment_spare_path();
+            (path.clone(), make(dir, &path, OpenMode::ReadWrite, birth, salt))
+        }
+        outcome => (own_path.clone(), outcome),
+    };
+    let staged = newborn.and_then(|newborn| {
+        let mark = newborn.mark(birth);
+        current.stage(&mark)?;
+        if birth.ancestors == Ancestors::Sync {
+            dir.sync_ancestors().map_err(Failure::Fatal)?;
+        }
+        Ok((newborn, mark))
+    });
+    let (newborn, mark) = match staged {
+        Ok(staged) => staged,
+        Err(failure) => {
+            if path == own_path {
+                remove_unfinished(dir, &path);
+            }
+            return Err(failure);
+        }
+    };
+    if path != own_path {
+        current.segment_spare_used();
+    }
+    // From here on a failure leaves it open which names a crash would show.
+    let final_path = dir.segment_path(birth.number);
+    dir.rename(&path, &final_path)
+        .and_then(|()| dir.sync())
+        .and_then(|()| current.publish(&mark))
+        .map_err(Failure::Fatal)?;
+    Ok(newborn.into_tail(final_path))
+}
+
+/// A segment that has no final name yet.
+struct Newborn {
+    handle: Handle,
+    header: SegmentHeader,
+    last: Option<LastFrame>,
+    index: Vec<IndexEntry>,
+    filled_to: u64,
+}
+
+impl Newborn {
+    fn mark(&self, birth: &Birth<'_>) -> Mark {
+        Mark {
+            log_id: birth.log_id,
+            closed: false,
+            number: birth.number,
+            salt: self.header.salt,
+            end: self.header.birth_end,
+            last: self.last.map_or(birth.first.previous(), |frame| frame.last()),
+        }
+    }
+
+    fn into_tail(self, path: Arc<Path>) -> Tail {
+        let handle = Arc::new(self.handle.renamed(path.clone()));
+        let segment = Segment::new(&self.header, path);
+        segment.set_index(self.index);
+        let end = self.header.birth_end;
+        Tail::new(Arc::new(segment), handle, self.header, end, self.last, self.filled_to)
+    }
+}
+
+/// Writes and syncs the file at `path`.
+fn make(
+    dir: &Dir,
+    path: &Arc<Path>,
+    mode: OpenMode,
+    birth: &Birth<'_>,
+    salt: Id,
+) -> Result<Newborn, Failure> {
+    let handle = dir.open_file(path, mode).map_err(Failure::Refused)?;
+    let newborn = write(handle, birth, salt, mode).map_err(Failure::unless_full)?;
+    newborn.handle.sync().map_err(Failure::unless_full)?;
+    Ok(newborn)
+}
+
+fn write(handle: Handle, birth: &Birth<'_>, salt: Id, mode: OpenMode) -> Result<Newborn> {
+    let (frame, _) = encode_state(&salt, FRAMES_START, 0, birth.first, birth.floor, birth.state);
+    let mut writer =
+        Writer { handle: &handle, salt, end: FRAMES_START, unwritten: frame, index: Vec::new(), last: None };
+    if let Some(carried) = &birth.carried {
+        copy_frames(&mut writer, carried, birth.first)?;
+    }
+    writer.flush()?;
+    let header = SegmentHeader {
+        log_id: birth.log_id,
+        salt,
+        number: birth.number,
+        first: birth.first,
+        birth_end: writer.end,
+        predecessor: birth.predecessor.clone(),
+    };
+    handle.write(&header.encode(), 0)?;
+    let mut filled_to = writer.end;
+    // A spare may hold what an earlier attempt left in it; behind the frames there must be zeros.
+    if mode == OpenMode::ReadWrite && filled_to < SPARE_BYTES as u64 {
+        let rest = usize::try_from(SPARE_BYTES as u64 - filled_to).expect("at most a spare's size");
+        handle.write(&vec![0; rest], filled_to)?;
+        filled_to = SPARE_BYTES as u64;
+    }
+    let Writer { last, index, .. } = writer;
+    Ok(Newborn { handle, header, last, index, filled_to })
+}
+
+/// Writes data frames again, for their new place: salt, offset and header are new, bodies and LSNs stay.
+fn copy_frames(writer: &mut Writer<'_>, carried: &Carried<'_>, first: Lsn) -> Result<()> {
+    let mut window = Window::new(COPY_BYTES);
+    let start = (first, carried.start);
+    let mut walk = Walk::new(carried.handle, carried.salt, &mut window, Bodies::Verify, start, carried.end);
+    loop {
+        match walk.step()? {
+            Step::End => return Ok(()),
+            Step::Frame { offset, header } if header.frame_type == FrameType::Data => {
+                let body = read_body(carried.handle, offset, &header)?;
+                if crc32fast::hash(&body) != header.body_checksum {
+                    return Err(changed(carried, offset, header.first));
+                }
+                writer.push(&header, &body)?;
+            }
+            Step::Frame { .. } => {} // The newest state is in the segment's own state frame.
+            Step::Bad { .. } | Step::Discontinuous { .. } => {
+                return Err(changed(carried, walk.offset(), walk.next_lsn()));
+            }
+        }
+    }
+}
+
+fn changed(carried: &Carried<'_>, offset: u64, next: Lsn) -> Error {
+    let lost = LsnRange::empty_before(next);
+    Error::corrupt(carried.handle.path(), offset, lost, "a frame changed while it was copied")
+}
+
+struct Writer<'a> {
+    handle: &'a Handle,
+    salt: Id,
+    /// The offset of `unwritten`.
+    end: u64,
+    unwritten: Vec<u8>,
+    index: Vec<IndexEntry>,
+    last: Option<LastFrame>,
+}
+
+impl Writer<'_> {
+    fn push(&mut self, old: &FrameHeader, body: &[u8]) -> Result<()> {
+        let offset = self.end + self.unwritten.len() as u64;
+        let at = self.unwritten.len();
+        self.unwritten.resize(at + FRAME_HEADER_BYTES, 0);
+        let mut header = FrameHeader { durable_end: 0, ..*old };
+        header.checksum = header.encode(&mut self.unwritten[at..], &self.salt, offset);
+        self.unwritten.extend_from_slice(body);
+        pad(&mut self.unwritten);
+        note_frame(&mut self.index, header.first, offset);
+        self.last = Some(LastFrame { offset, header });
+        if self.unwritten.len() >= COPY_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.handle.write(&self.unwritten, self.end)?;
+        self.end += self.unwritten.len() as u64;
+        self.unwritten.clear();
+        Ok(())
+    }
+}

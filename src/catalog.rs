@@ -1,0 +1,145 @@
+//! Which segments the log has, in LSN order, and its floor: an immutable snapshot that readers hold. And the files
+//! of older segments that are open for reading.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::dir::Dir;
+use crate::error::{Error, Result};
+use crate::frame::Predecessor;
+use crate::fs::{Handle, OpenMode};
+use crate::lsn::Lsn;
+use crate::segment::Segment;
+
+/// The live segments at one moment, oldest first; the last one is the tail.
+#[derive(Debug, Clone)]
+pub(crate) struct Catalog {
+    pub(crate) segments: Vec<CatalogEntry>,
+    /// The checkpoint: records up to here are never replayed again.
+    pub(crate) floor: Lsn,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct CatalogEntry {
+    pub(crate) segment: Arc<Segment>,
+    /// Where it ends, as its successor says; `None` for the tail.
+    pub(crate) fence: Option<Predecessor>,
+}
+
+impl Catalog {
+    /// The position of the segment that holds `lsn`, or would.
+    pub(crate) fn position(&self, lsn: Lsn) -> Option<usize> {
+        self.segments.partition_point(|entry| entry.segment.first <= lsn).checked_sub(1)
+    }
+
+    /// The catalog once the tail has been followed, or replaced, by another segment.
+    pub(crate) fn with_tail(&self, segment: Arc<Segment>, fence: Option<&Predecessor>) -> Catalog {
+        let mut segments = self.segments.clone();
+        let old = segments.pop();
+        // One that holds no record has the same predecessor as its replacement, and goes.
+        if let Some((mut old, fence)) =
+            old.zip(fence).filter(|(old, fence)| old.segment.number == fence.number)
+        {
+            old.fence = Some(fence.clone());
+            segments.push(old);
+        }
+        segments.push(CatalogEntry { segment, fence: None });
+        Catalog { segments, floor: self.floor }
+    }
+
+    /// The catalog with that floor, and the segments that are wholly below it.
+    pub(crate) fn with_floor(&self, floor: Lsn) -> (Catalog, Vec<Arc<Segment>>) {
+        let below = |entry: &CatalogEntry| entry.fence.as_ref().is_some_and(|fence| fence.last <= floor);
+        let count = self.segments.iter().take_while(|entry| below(entry)).count();
+        let retired = self.segments[..count].iter().map(|entry| entry.segment.clone()).collect();
+        (Catalog { segments: self.segments[count..].to_vec(), floor }, retired)
+    }
+}
+
+/// What readers share with the log: its catalog, its files, and whether it was closed.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    catalog: RwLock<Arc<Catalog>>,
+    files: Files,
+    closed: AtomicBool,
+}
+
+impl Shelf {
+    pub(crate) fn new(dir: Arc<Dir>, catalog: Catalog) -> Shelf {
+        let files = Files { dir, open: Mutex::new(VecDeque::new()) };
+        Shelf { catalog: RwLock::new(Arc::new(catalog)), files, closed: AtomicBool::new(false) }
+    }
+
+    /// Returns the catalog as it is now.
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another catalog in its place, made from the present one; returns what `change` returns beside it.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&Catalog) -> (Catalog, T)) -> T {
+        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        let (next, value) = change(&catalog);
+        *catalog = Arc::new(next);
+        value
+    }
+
+    /// Opens a segment's file for reading. One that a checkpoint removed meanwhile is not an error of the disk's.
+    pub(crate) fn file(&self, segment: &Segment) -> Result<Arc<Handle>> {
+        self.files.get(segment).map_err(|error| {
+            let first = self.catalog().floor.next();
+            if error.is_not_found() && segment.first < first { Error::Removed { first } } else { error }
+        })
+    }
+
+    /// Closes the file of a segment that is to be removed, as soon as nobody reads it.
+    pub(crate) fn forget(&self, segment: &Segment) {
+        self.files.take_out(segment.number);
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+}
+
+/// The files of segments, opened when they are read; a few stay open.
+#[derive(Debug)]
+struct Files {
+    dir: Arc<Dir>,
+    /// The least recently used first.
+    open: Mutex<VecDeque<(u64, Arc<Handle>)>>,
+}
+
+const FILES_KEPT_OPEN: usize = 8;
+
+impl Files {
+    fn get(&self, segment: &Segment) -> Result<Arc<Handle>> {
+        if let Some(handle) = self.take_out(segment.number) {
+            self.put_back(segment.number, &handle);
+            return Ok(handle);
+        }
+        let handle = Arc::new(self.dir.open_file(&segment.path, OpenMode::Read)?);
+        self.put_back(segment.number, &handle);
+        Ok(handle)
+    }
+
+    fn take_out(&self, number: u64) -> Option<Arc<Handle>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = open.iter().position(|(other, _)| *other == number)?;
+        open.remove(at).map(|(_, handle)| handle)
+    }
+
+    fn put_back(&self, number: u64, handle: &Arc<Handle>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.iter().all(|(other, _)| *other != number) {
+            open.push_back((number, handle.clone()));
+        }
+        if open.len() > FILES_KEPT_OPEN {
+            open.pop_front();
+        }
+    }
+}

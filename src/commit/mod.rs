@@ -1,0 +1,743 @@
+//! Group commit: who writes and syncs, what is durable, who is woken, when the log is poisoned. It alone knows.
+//!
+//! One mutex orders everything. An append copies its records into the active buffer under it, and then either
+//! leads the group or waits for the group's outcome. Whoever writes to the tail holds the *writing role*, whoever
+//! syncs it the *syncing role*; the mutex itself is never held during a system call. Nobody waits for an LSN, since
+//! an LSN that was taken back may be given out again: groups are numbered, and their numbers are not.
+//!
+//! Every way out of a role goes through [`Roles::release`] or the drop of [`Roles`], and wakes whoever can go on.
+
+mod state;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::error::{Error, Failure, Result};
+use crate::frame::{FrameBuffer, Unit};
+use crate::lsn::{Lsn, LsnRange};
+use crate::options::{Backpressure, Durability, Options};
+use crate::segment::Written;
+use crate::stats::Counters;
+
+pub(crate) use state::Place;
+use state::{Admission, Outcome, State, Taken};
+
+/// The files under the log: what holders of a role do to them.
+pub(crate) trait Disk: std::fmt::Debug + Send + Sync {
+    /// In the writing role: whether the group goes into a new segment.
+    fn is_full_for(&self, group: &FrameBuffer) -> bool;
+
+    /// In both roles, when all that is written is synced: starts a new segment.
+    fn rotate(&self, next: Lsn) -> Result<Place, Failure>;
+
+    /// In the writing role: writes a group behind what is there.
+    fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written>;
+
+    /// In both roles, after a write that met a full disk: removes what it left, durably.
+    fn undo(&self) -> Result<()>;
+
+    /// In the syncing role: makes all that was written before it began durable.
+    fn sync(&self) -> Result<()>;
+
+    fn now(&self) -> Duration;
+}
+
+/// A gathering leader takes its group once it has this much.
+const GROUP_BYTES: usize = 1 << 20;
+/// In `Buffered` mode, records are handed to the system in pieces of this size.
+const WRITE_OUT_BYTES: u64 = 256 << 10;
+/// A gathering leader gives up when nobody has come for so long.
+const GATHER_IDLE: Duration = Duration::from_micros(30);
+const GATHER_MAX: Duration = Duration::from_micros(100);
+/// After each miss, twice as many groups go without gathering, up to 2 to this power.
+const GATHER_MISSES_MAX: u32 = 6;
+
+#[derive(Debug)]
+pub(crate) struct Commit {
+    disk: Arc<dyn Disk>,
+    counters: Arc<Counters>,
+    mode: Durability,
+    backpressure: Backpressure,
+    pending_bytes_max: usize,
+    write_out_bytes: usize,
+    state: Mutex<State>,
+    /// Members of a group sleep here by the parity of its number, so that a finished group wakes only its own.
+    members: [Condvar; 2],
+    /// Whoever waits for a role sleeps here.
+    roles: Condvar,
+    /// The timer of `Interval` mode sleeps here.
+    timer: Condvar,
+    /// Records and bytes in the active buffer, for a gathering leader to poll.
+    arrived: AtomicUsize,
+    arrived_bytes: AtomicUsize,
+    /// Whether the last group met a full disk.
+    disk_full: AtomicBool,
+}
+
+impl Commit {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        counters: Arc<Counters>,
+        options: &Options,
+        next: Lsn,
+        place: Place,
+    ) -> Commit {
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Commit {
+            disk,
+            counters,
+            mode: options.durability,
+            backpressure: options.backpressure,
+            pending_bytes_max: bytes(options.pending_bytes_max),
+            write_out_bytes: bytes(
+                WRITE_OUT_BYTES.min(options.segment_bytes / 2).min(options.pending_bytes_max),
+            ),
+            state: Mutex::new(State::new(next, place)),
+            members: [Condvar::new(), Condvar::new()],
+            roles: Condvar::new(),
+            timer: Condvar::new(),
+            arrived: AtomicUsize::new(0),
+            arrived_bytes: AtomicUsize::new(0),
+            disk_full: AtomicBool::new(false),
+        }
+    }
+
+    /// Appends a unit, and returns once its records are as durable as the mode says.
+    pub(crate) fn append(&self, unit: Unit<'_>) -> Result<LsnRange> {
+        let mut state = self.admit(unit.bytes())?;
+        let group = state.filling;
+        let range = state.push(unit);
+        self.arrived_bytes.store(state.active.bytes(), Ordering::Relaxed);
+        self.arrived.store(state.active_records, Ordering::Release);
+        let outcome = match self.mode {
+            Durability::Buffered => return Ok(range),
+            Durability::Interval(_) => Outcome::Written,
+            Durability::Sync => Outcome::Synced,
+        };
+        state.join(group);
+        self.wait_for(state, group, outcome).map(|()| range)
+    }
+
+    /// Makes all that was appended before the call durable, and returns the durable LSN. `None`: it all was.
+    pub(crate) fn sync(&self) -> Result<Option<Lsn>> {
+        let mut state = self.lock();
+        state.check_usable()?;
+        let group = state.newest_group();
+        if state.synced_groups >= group {
+            return Ok(None);
+        }
+        state.join(group);
+        self.wait_for(state, group, Outcome::Synced)?;
+        Ok(Some(self.lock().durable))
+    }
+
+    /// Hands all that was appended before the call to the system.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let mut state = self.lock();
+        state.check_usable()?;
+        let group = state.newest_group();
+        if state.written_groups >= group {
+            return Ok(());
+        }
+        state.join(group);
+        self.wait_for(state, group, Outcome::Written)
+    }
+
+    /// Waits until both roles are free, and takes them.
+    pub(crate) fn exclusive(&self) -> Result<Exclusive<'_>> {
+        let mut state = self.lock();
+        state.check_usable()?;
+        state = self.take_role(state, Role::Writing);
+        state = self.take_role(state, Role::Syncing);
+        let roles = Roles::new(self, &[Role::Writing, Role::Syncing]);
+        let usable = state.check_usable();
+        let (next, durable_end, unsynced) =
+            (state.written.next(), state.place.end, state.written > state.durable);
+        drop(state);
+        usable?; // Dropping the roles passes them on.
+        Ok(Exclusive { roles, next, durable_end, unsynced })
+    }
+
+    /// Syncs every `interval`, but sleeps while there is nothing to sync; returns when the log is closed or poisoned.
+    pub(crate) fn run_timer(&self, interval: Duration) {
+        loop {
+            let mut state = self.lock();
+            while state.written == state.durable && state.check_usable().is_ok() {
+                state.timer_sleeps = true;
+                state = state.wait(&self.timer);
+            }
+            state.timer_sleeps = false;
+            let deadline = self.disk.now() + interval;
+            loop {
+                if state.check_usable().is_err() {
+                    return;
+                }
+                let left = deadline.saturating_sub(self.disk.now());
+                if left.is_zero() {
+                    break;
+                }
+                state = state.wait_timeout(&self.timer, left);
+            }
+            state = self.take_role(state, Role::Syncing);
+            let roles = Roles::new(self, &[Role::Syncing]);
+            if state.check_usable().is_err() {
+                drop(state);
+                return;
+            }
+            self.sync_written(state, roles);
+        }
+    }
+
+    pub(crate) fn poison(&self, cause: Error) {
+        let mut state = self.lock();
+        self.poison_state(&mut state, cause);
+    }
+
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        self.lock().check_usable()
+    }
+
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.lock().poison.is_some()
+    }
+
+    pub(crate) fn next_lsn(&self) -> Lsn {
+        self.lock().next
+    }
+
+    pub(crate) fn durable_lsn(&self) -> Lsn {
+        self.lock().durable
+    }
+
+    /// The tail, how far it is durable, and the last durable LSN, at one moment.
+    pub(crate) fn durable_place(&self) -> (Place, Lsn) {
+        let state = self.lock();
+        (Place { end: state.durable_end, ..state.place }, state.durable)
+    }
+
+    /// Whether the last group met a full disk.
+    pub(crate) fn met_full_disk(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// Lets appends wait until [`admit_again`](Commit::admit_again) or [`close`](Commit::close).
+    pub(crate) fn hold_appends(&self) -> Result<()> {
+        let mut state = self.lock();
+        state.check_usable()?;
+        state.admission = Admission::Held;
+        Ok(())
+    }
+
+    pub(crate) fn admit_again(&self) {
+        let mut state = self.lock();
+        if state.admission == Admission::Held {
+            state.admission = Admission::Open;
+        }
+        self.wake_all(&state);
+    }
+
+    /// From now on every call is `Closed`; wakes everyone.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.admission = Admission::Closed;
+        self.wake_all(&state);
+    }
+
+    /// Waits until nobody holds a role. Once the log is closed, nobody takes one again.
+    pub(crate) fn wait_until_idle(&self) {
+        let mut state = self.lock();
+        state = self.take_role(state, Role::Writing);
+        state = self.take_role(state, Role::Syncing);
+        drop(Roles::new(self, &[Role::Writing, Role::Syncing]).release(state, None));
+    }
+
+    // --- Waiting ---
+
+    /// Waits until there is room for `bytes`, first come, first served.
+    fn admit(&self, bytes: usize) -> Result<Locked<'_>> {
+        let mut state = self.lock();
+        let mut place_in_line: Option<Arc<Condvar>> = None;
+        let admitted = loop {
+            if let Err(error) = state.check_usable() {
+                break Err(error);
+            }
+            let is_first = match (&place_in_line, state.queue.front()) {
+                (Some(own), Some(front)) => Arc::ptr_eq(own, front),
+                (_, front) => front.is_none(),
+            };
+            let is_admitted = is_first && state.admission == Admission::Open;
+            // In `Buffered` mode, what fills the buffer is written out before anything more gets an LSN: what has
+            // an LSN there is never taken back, so it must not meet a full disk later than its successors.
+            let buffered = self.mode == Durability::Buffered;
+            let write_first =
+                buffered && (state.retained.is_some() || state.active.bytes() >= self.write_out_bytes);
+            let blocked = buffered && self.met_full_disk() && state.pending_bytes() > 0;
+            if is_admitted && !write_first && !blocked && self.has_room(&state, bytes) {
+                break Ok(());
+            }
+            if state.has_pending() && self.may_write(&state) && (write_first || !self.has_room(&state, bytes))
+            {
+                let outcome;
+                (state, outcome) = self.lead(state);
+                match outcome {
+                    Err(error) => break Err(error),
+                    Ok(()) => continue,
+                }
+            }
+            if is_admitted && !blocked && self.has_room(&state, bytes) {
+                break Ok(()); // Somebody else is writing it out; there is room meanwhile.
+            }
+            if self.backpressure == Backpressure::Fail && !self.has_room(&state, bytes) {
+                break Err(Error::QueueFull {
+                    pending_bytes: state.pending_bytes() as u64,
+                    pending_bytes_max: self.pending_bytes_max as u64,
+                });
+            }
+            let own = place_in_line.get_or_insert_with(|| {
+                let own = Arc::new(Condvar::new());
+                state.queue.push_back(own.clone());
+                own
+            });
+            self.counters.waits.add(1);
+            let own = own.clone();
+            state = state.wait(&own);
+        };
+        if let Some(own) = place_in_line {
+            state.queue.retain(|other| !Arc::ptr_eq(other, &own));
+            // Whoever leaves the line lets the next one look: there may be room for both.
+            if let Some(front) = state.queue.front() {
+                front.notify_one();
+            }
+        }
+        if admitted.is_err() {
+            self.pass_on(&state);
+        }
+        admitted.map(|()| state)
+    }
+
+    fn has_room(&self, state: &State, bytes: usize) -> bool {
+        let pending = state.pending_bytes();
+        pending == 0 || pending.saturating_add(bytes) <= self.pending_bytes_max
+    }
+
+    /// Waits for a group's outcome; leads whatever must be led towards it.
+    fn wait_for<'a>(&'a self, mut state: Locked<'a>, group: u64, outcome: Outcome) -> Result<()> {
+        loop {
+            if let Some(result) = state.outcome(group, outcome) {
+                if result.is_err() {
+                    self.pass_on(&state);
+                }
+                return result;
+            }
+            if state.written_groups < group {
+                if self.may_write(&state) {
+                    let led;
+                    (state, led) = self.lead(state);
+                    if let Err(error) = led {
+                        // In `Buffered` mode the records stay in memory: this call failed, the group did not.
+                        state.leave(group);
+                        return Err(error);
+                    }
+                    continue;
+                }
+            } else if !state.syncing && state.role_waiters == 0 {
+                state.syncing = true;
+                let roles = Roles::new(self, &[Role::Syncing]);
+                self.sync_written(state, roles);
+                state = self.lock();
+                continue;
+            }
+            self.counters.waits.add(1);
+            state = state.wait(&self.members[parity(group)]);
+        }
+    }
+
+    fn may_write(&self, state: &State) -> bool {
+        let free = !state.writing && state.role_waiters == 0;
+        // Only a leader that syncs as well needs both roles.
+        free && (self.mode != Durability::Sync || !state.syncing)
+    }
+
+    /// Waits for a role and takes it. Whoever waits here goes before the next leader.
+    fn take_role<'a>(&'a self, mut state: Locked<'a>, role: Role) -> Locked<'a> {
+        state.role_waiters += 1;
+        while *state.role(role) {
+            state = state.wait(&self.roles);
+        }
+        state.role_waiters -= 1;
+        *state.role(role) = true;
+        state
+    }
+
+    // --- Leading ---
+
+    /// Leads one group: takes the buffer, writes it, in `Sync` mode syncs it, and tells everyone. An error is the
+    /// leader's own only in `Buffered` mode; in the others every member, the leader too, reads its group's outcome.
+    fn lead<'a>(&'a self, mut state: Locked<'a>) -> (Locked<'a>, Result<()>) {
+        let syncs = self.mode == Durability::Sync;
+        state.writing = true;
+        let mut roles = Roles::new(self, &[Role::Writing]);
+        if syncs {
+            state.syncing = true;
+            roles.syncing = true;
+            let present = state.active_records;
+            if let Some(target) = state.gather.target(present) {
+                let limit = (state.gather.average_sync / 4).min(GATHER_MAX);
+                drop(state);
+                let met = self.gather(target, limit);
+                state = self.lock();
+                state.gather.learn(met);
+            }
+        }
+        let mut taken = state.take();
+        self.arrived.store(0, Ordering::Relaxed);
+        self.arrived_bytes.store(0, Ordering::Relaxed);
+        let durable_end = state.durable_end;
+        drop(state);
+
+        let carried_out = self.carry_out(&mut roles, &mut taken, durable_end);
+
+        let mut state = self.lock();
+        let group = taken.group;
+        let result = match carried_out {
+            _ if state.poison.is_some() => state.check_usable(),
+            Ok((written, sync_took)) => {
+                self.disk_full.store(false, Ordering::Relaxed);
+                self.count(&taken, &written);
+                state.group_written(taken, written.end);
+                if let Some(took) = sync_took {
+                    state.all_written_is_synced();
+                    state.gather.completed(took);
+                    state.note_cohort();
+                }
+                Ok(())
+            }
+            Err(Failure::Refused(error)) => {
+                self.disk_full.store(error.is_storage_full(), Ordering::Relaxed);
+                if self.mode == Durability::Buffered {
+                    state.retain(taken);
+                    Err(error)
+                } else {
+                    state.take_back(taken, &error, syncs);
+                    Ok(())
+                }
+            }
+            Err(Failure::Fatal(error)) => {
+                self.poison_state(&mut state, error);
+                state.check_usable()
+            }
+        };
+        (roles.release(state, Some(group)), result)
+    }
+
+    /// Gives threads that are about to append the chance to join the group. Returns whether as many came as were
+    /// expected. Polls: waking from a sleep would take longer than all of this.
+    fn gather(&self, target: usize, limit: Duration) -> bool {
+        let start = self.disk.now();
+        let (mut seen, mut seen_at) = (0, start);
+        loop {
+            let arrived = self.arrived.load(Ordering::Acquire);
+            if arrived >= target || self.arrived_bytes.load(Ordering::Relaxed) >= GROUP_BYTES {
+                return true;
+            }
+            let now = self.disk.now();
+            if arrived != seen {
+                (seen, seen_at) = (arrived, now);
+            }
+            if now.saturating_sub(seen_at) > GATHER_IDLE || now.saturating_sub(start) > limit {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Brings a group to disk. Holds no lock.
+    fn carry_out(
+        &self,
+        roles: &mut Roles<'_>,
+        taken: &mut Taken,
+        mut durable_end: u64,
+    ) -> Result<(Written, Option<Duration>), Failure> {
+        if self.disk.is_full_for(&taken.buffer) {
+            roles.take_syncing();
+            let unsynced = { self.lock().written_unsynced() };
+            if unsynced {
+                self.disk.sync().map_err(Failure::Fatal)?;
+            }
+            let place = self.disk.rotate(taken.first)?;
+            durable_end = place.end;
+            self.publish(place)?;
+        }
+        let written = match self.disk.write(&mut taken.buffer, durable_end) {
+            Ok(written) => written,
+            Err(error) if error.is_storage_full() => {
+                roles.take_syncing();
+                self.disk.undo().map_err(Failure::Fatal)?;
+                return Err(Failure::Refused(error));
+            }
+            Err(error) => return Err(Failure::Fatal(error)),
+        };
+        if self.mode != Durability::Sync {
+            return Ok((written, None));
+        }
+        let start = self.disk.now();
+        self.disk.sync().map_err(Failure::Fatal)?;
+        Ok((written, Some(self.disk.now().saturating_sub(start))))
+    }
+
+    /// Records that all that is written is durable, and where the tail is now.
+    fn publish(&self, place: Place) -> Result<(), Failure> {
+        let mut state = self.lock();
+        state.check_usable().map_err(Failure::Refused)?;
+        state.place = place;
+        state.all_written_is_synced();
+        self.wake_all(&state);
+        Ok(())
+    }
+
+    /// Syncs what is written, in the syncing role alone: writes may go on meanwhile, and are not covered.
+    fn sync_written(&self, state: Locked<'_>, roles: Roles<'_>) {
+        let (written, groups, end) = (state.written, state.written_groups, state.place.end);
+        drop(state);
+        let synced = self.disk.sync();
+        let mut state = self.lock();
+        match synced {
+            Err(error) => self.poison_state(&mut state, error),
+            Ok(()) if state.poison.is_none() => state.synced(written, groups, end),
+            Ok(()) => {}
+        }
+        // Groups of both parities may have reached their outcome.
+        self.members.iter().for_each(Condvar::notify_all);
+        drop(roles.release(state, None));
+    }
+
+    fn count(&self, taken: &Taken, written: &Written) {
+        self.counters.records.add(taken.records as u64);
+        self.counters.groups.add(1);
+        self.counters.bytes.add(written.bytes);
+        self.counters.zeroed_bytes.add(written.zeroed_bytes);
+    }
+
+    // --- Waking ---
+
+    /// Wakes whoever can go on now that a role may be free. Called whenever one is given back, and whenever a
+    /// thread that might have been woken to lead goes away instead.
+    fn pass_on(&self, state: &State) {
+        if state.role_waiters > 0 {
+            self.roles.notify_all();
+        } else if state.has_pending() || state.written > state.durable {
+            if self.mode == Durability::Sync {
+                self.members[parity(state.filling)].notify_one(); // All who sleep there can lead it.
+            } else {
+                // Some wait for a write, some for a sync: only they know who can go on.
+                self.members.iter().for_each(Condvar::notify_all);
+            }
+        }
+        if let Some(front) = state.queue.front() {
+            front.notify_one();
+        }
+        if state.timer_sleeps && state.written > state.durable {
+            self.timer.notify_one();
+        }
+    }
+
+    fn wake_all(&self, state: &State) {
+        self.members.iter().for_each(Condvar::notify_all);
+        self.roles.notify_all();
+        self.timer.notify_all();
+        state.queue.iter().for_each(|waiter| waiter.notify_one());
+    }
+
+    /// Nothing is acknowledged after this. The first cause stays.
+    fn poison_state(&self, state: &mut State, cause: Error) {
+        if state.poison.is_none() {
+            let poisoned = Error::Poisoned { durable: state.durable, cause: Arc::new(cause) };
+            log::error!("{poisoned}");
+            state.poison = Some(poisoned);
+        }
+        self.wake_all(state);
+    }
+
+    fn lock(&self) -> Locked<'_> {
+        let panicking = std::thread::panicking();
+        match self.state.lock() {
+            Ok(guard) => Locked { commit: self, guard: Some(guard), panicking },
+            Err(poisoned) => self.enter_poisoned(poisoned.into_inner(), panicking),
+        }
+    }
+
+    /// Some thread panicked in a critical section: its state cannot be trusted, and the log ends here.
+    fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, State>, panicking: bool) -> Locked<'a> {
+        self.state.clear_poison();
+        let mut state = Locked { commit: self, guard: Some(guard), panicking };
+        self.poison_state(&mut state, Error::Panicked);
+        state
+    }
+}
+
+fn parity(group: u64) -> usize {
+    usize::from(group % 2 == 1)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Writing,
+    Syncing,
+}
+
+/// The state, locked. A panic while it is held poisons the log and wakes everyone.
+struct Locked<'a> {
+    commit: &'a Commit,
+    guard: Option<MutexGuard<'a, State>>,
+    /// Whether the thread was panicking before it took the lock, which then is no fault of ours.
+    panicking: bool,
+}
+
+impl<'a> Locked<'a> {
+    fn wait(mut self, condvar: &Condvar) -> Locked<'a> {
+        let (commit, panicking) = (self.commit, self.panicking);
+        let guard = self.guard.take().expect("held until dropped");
+        match condvar.wait(guard) {
+            Ok(guard) => Locked { commit, guard: Some(guard), panicking },
+            Err(poisoned) => commit.enter_poisoned(poisoned.into_inner(), panicking),
+        }
+    }
+
+    fn wait_timeout(mut self, condvar: &Condvar, timeout: Duration) -> Locked<'a> {
+        let (commit, panicking) = (self.commit, self.panicking);
+        let guard = self.guard.take().expect("held until dropped");
+        match condvar.wait_timeout(guard, timeout) {
+            Ok((guard, _)) => Locked { commit, guard: Some(guard), panicking },
+            Err(poisoned) => commit.enter_poisoned(poisoned.into_inner().0, panicking),
+        }
+    }
+}
+
+impl std::ops::Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        self.guard.as_ref().expect("held until dropped")
+    }
+}
+
+impl std::ops::DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        self.guard.as_mut().expect("held until dropped")
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if self.guard.is_some() && !self.panicking && std::thread::panicking() {
+            self.commit.poison_state(&mut *self, Error::Panicked);
+        }
+    }
+}
+
+/// Roles held. Dropped without [`release`](Roles::release), by an error or a panic, they are given back as well.
+#[derive(Debug)]
+struct Roles<'a> {
+    commit: &'a Commit,
+    writing: bool,
+    syncing: bool,
+    /// As in [`Locked`].
+    panicking: bool,
+}
+
+impl<'a> Roles<'a> {
+    /// Notes that the caller has taken these roles.
+    fn new(commit: &'a Commit, held: &[Role]) -> Roles<'a> {
+        let (writing, syncing) = (held.contains(&Role::Writing), held.contains(&Role::Syncing));
+        Roles { commit, writing, syncing, panicking: std::thread::panicking() }
+    }
+
+    /// Adds the syncing role, which its holder gives back without waiting for anything.
+    fn take_syncing(&mut self) {
+        if !self.syncing {
+            drop(self.commit.take_role(self.commit.lock(), Role::Syncing));
+            self.syncing = true;
+        }
+    }
+
+    /// Gives the roles back and wakes whoever can go on, the members of `finished` first.
+    fn release(mut self, mut state: Locked<'a>, finished: Option<u64>) -> Locked<'a> {
+        self.give_back(&mut state);
+        if let Some(group) = finished {
+            self.commit.members[parity(group)].notify_all();
+        }
+        self.commit.pass_on(&state);
+        state
+    }
+
+    fn give_back(&mut self, state: &mut State) {
+        state.writing &= !self.writing;
+        state.syncing &= !self.syncing;
+        (self.writing, self.syncing) = (false, false);
+    }
+}
+
+impl Drop for Roles<'_> {
+    fn drop(&mut self) {
+        if !self.writing && !self.syncing {
+            return;
+        }
+        let commit = self.commit;
+        let mut state = commit.lock();
+        self.give_back(&mut state);
+        if std::thread::panicking() && !self.panicking {
+            commit.poison_state(&mut state, Error::Panicked);
+        }
+        commit.pass_on(&state);
+    }
+}
+
+/// Both roles, for a birth, a state frame, or the end.
+#[derive(Debug)]
+pub(crate) struct Exclusive<'a> {
+    roles: Roles<'a>,
+    /// The LSN behind the last written record.
+    pub(crate) next: Lsn,
+    /// The tail's durable end, once [`sync`](Exclusive::sync) has returned.
+    pub(crate) durable_end: u64,
+    unsynced: bool,
+}
+
+impl Exclusive<'_> {
+    /// Makes what is written durable.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        if self.unsynced {
+            let commit = self.roles.commit;
+            let synced = commit.disk.sync();
+            let mut state = commit.lock();
+            match synced {
+                Ok(()) => {
+                    state.check_usable()?;
+                    state.all_written_is_synced();
+                    commit.wake_all(&state);
+                }
+                Err(error) => {
+                    commit.poison_state(&mut state, error);
+                    return state.check_usable();
+                }
+            }
+            self.unsynced = false;
+        }
+        Ok(())
+    }
+
+    /// Takes what came of a change of files: a new place, up to which all is durable; a refusal; or the end of the log.
+    pub(crate) fn publish(&mut self, outcome: Result<Place, Failure>) -> Result<()> {
+        let commit = self.roles.commit;
+        match outcome.and_then(|place| commit.publish(place)) {
+            Ok(()) => Ok(()),
+            Err(Failure::Refused(error)) => Err(error),
+            Err(Failure::Fatal(error)) => {
+                let mut state = commit.lock();
+                commit.poison_state(&mut state, error);
+                state.check_usable()
+            }
+        }
+    }
+}

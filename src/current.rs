@@ -1,0 +1,221 @@
+//! CURRENT: which segment is the tail, and how far it is surely durable. And the spares, which keep a full disk
+//! workable: a CURRENT and a small segment made in advance.
+//!
+//! CURRENT is never changed in place. A new one is staged as `CURRENT.tmp`, synced, renamed, and the directory
+//! synced: a crash shows the old one or the new one. One lock covers the file and everything named `.tmp`; a birth
+//! holds it throughout.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::dir::Dir;
+use crate::error::{Error, Failure, Result};
+use crate::frame::{Id, TWIN_BYTES, Twinned, get_id, get_u32, get_u64, put_u32, put_u64};
+use crate::fs::{Handle, OpenMode};
+use crate::lsn::Lsn;
+
+/// The size of the spare segment: room for headers and the largest state frame.
+pub(crate) const SPARE_BYTES: usize = 128 << 10;
+
+/// What CURRENT says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) log_id: Id,
+    pub(crate) closed: bool,
+    /// The tail's number and salt.
+    pub(crate) number: u64,
+    pub(crate) salt: Id,
+    /// Everything before this offset in the tail is durable.
+    pub(crate) end: u64,
+    /// The last durable record.
+    pub(crate) last: Lsn,
+}
+
+impl Twinned for Mark {
+    const MAGIC: &'static [u8; 8] = b"SEAWALLC";
+
+    fn encode_fields(&self, block: &mut [u8]) {
+        put_u32(block, 12, if self.closed { 2 } else { 1 });
+        block[16..32].copy_from_slice(&self.log_id);
+        block[32..48].copy_from_slice(&self.salt);
+        put_u64(block, 48, self.number);
+        put_u64(block, 56, self.end);
+        put_u64(block, 64, self.last.into());
+    }
+
+    fn decode_fields(block: &[u8]) -> Option<Mark> {
+        let mark = Mark {
+            log_id: get_id(block, 16),
+            closed: get_u32(block, 12) == 2,
+            number: get_u64(block, 48),
+            salt: get_id(block, 32),
+            end: get_u64(block, 56),
+            last: Lsn::from(get_u64(block, 64)),
+        };
+        ((1..=2).contains(&get_u32(block, 12)) && mark.number > 0).then_some(mark)
+    }
+
+    /// Of an older and a newer promise, both made, the newer one binds.
+    fn choose(first: Mark, second: Mark) -> Option<Mark> {
+        let key = |mark: &Mark| (mark.number, mark.end, mark.closed);
+        Some(if key(&first) >= key(&second) { first } else { second })
+    }
+}
+
+/// The log's CURRENT, while the log is open for writing.
+#[derive(Debug)]
+pub(crate) struct Current {
+    dir: Arc<Dir>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What CURRENT says, where that is known and sound, and since when.
+    mark: Option<Mark>,
+    written_at: Duration,
+    /// `CURRENT.tmp` is there, at full size and synced.
+    has_current_spare: bool,
+    /// `spare.tmp` likewise.
+    has_segment_spare: bool,
+}
+
+impl Current {
+    pub(crate) fn new(dir: Arc<Dir>, mark: Option<Mark>) -> Current {
+        let written_at = dir.now();
+        let state = State { mark, written_at, has_current_spare: false, has_segment_spare: false };
+        Current { dir, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn lock(&self) -> CurrentGuard<'_> {
+        // A thread that panicked here has poisoned the log; what the state says of the files is still true.
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        CurrentGuard { dir: &self.dir, state }
+    }
+}
+
+/// The right to change CURRENT and to make or remove a `.tmp`.
+#[derive(Debug)]
+pub(crate) struct CurrentGuard<'a> {
+    dir: &'a Dir,
+    state: MutexGuard<'a, State>,
+}
+
+impl CurrentGuard<'_> {
+    pub(crate) fn mark(&self) -> Option<&Mark> {
+        self.state.mark.as_ref()
+    }
+
+    /// How long ago CURRENT was written.
+    pub(crate) fn age(&self) -> Duration {
+        self.dir.now().saturating_sub(self.state.written_at)
+    }
+
+    /// Writes CURRENT anew.
+    pub(crate) fn write(&mut self, mark: &Mark) -> Result<(), Failure> {
+        self.stage(mark)?;
+        self.publish(mark).map_err(Failure::Fatal)
+    }
+
+    /// Writes and syncs `CURRENT.tmp`, over its spare if there is one. Refused, it is as it was.
+    pub(crate) fn stage(&mut self, mark: &Mark) -> Result<(), Failure> {
+        let falls = self.state.mark.as_ref().is_some_and(|old| mark.number < old.number);
+        assert!(!falls, "the number in CURRENT never falls");
+        let path = self.dir.current_spare_path();
+        let spare = self.state.has_current_spare;
+        let mode = if spare { OpenMode::ReadWrite } else { OpenMode::Create };
+        let staged = self.dir.open_file(&path, mode).map_err(Failure::Refused).and_then(|file| {
+            file.write(&mark.encode(), 0).and_then(|()| file.sync()).map_err(Failure::unless_full)
+        });
+        match &staged {
+            Err(_) if !spare => remove_unfinished(self.dir, &path),
+            // Somebody removed the spare: the next attempt makes a file again.
+            Err(Failure::Refused(error)) if error.is_not_found() => self.state.has_current_spare = false,
+            _ => {}
+        }
+        staged
+    }
+
+    /// Gives `CURRENT.tmp`, staged with `mark`, its name, durably.
+    pub(crate) fn publish(&mut self, mark: &Mark) -> Result<()> {
+        self.state.has_current_spare = false;
+        self.dir.rename(&self.dir.current_spare_path(), &self.dir.current_path())?;
+        self.dir.sync()?;
+        self.state.mark = Some(mark.clone());
+        self.state.written_at = self.dir.now();
+        Ok(())
+    }
+
+    /// Whether the spare segment is there to be overwritten.
+    pub(crate) fn has_segment_spare(&self) -> bool {
+        self.state.has_segment_spare
+    }
+
+    /// To be called before the spare segment gets a final name.
+    pub(crate) fn segment_spare_used(&mut self) {
+        self.state.has_segment_spare = false;
+    }
+
+    /// Makes the spares that are not there. No room for one is only logged: the next call tries again. Anything
+    /// but a full disk is the caller's to judge.
+    pub(crate) fn make_spares(&mut self) -> Result<()> {
+        if !self.state.has_current_spare {
+            self.state.has_current_spare = make_spare(self.dir, &self.dir.current_spare_path(), TWIN_BYTES)?;
+        }
+        if !self.state.has_segment_spare {
+            self.state.has_segment_spare = make_spare(self.dir, &self.dir.segment_spare_path(), SPARE_BYTES)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes and syncs a file of zeros; `false` where there is no room for it, or no handle.
+fn make_spare(dir: &Dir, path: &Arc<std::path::Path>, bytes: usize) -> Result<bool> {
+    let made = dir.open_file(path, OpenMode::Create).map_err(Failure::Refused).and_then(|file: Handle| {
+        file.write(&vec![0; bytes], 0).and_then(|()| file.sync()).map_err(Failure::unless_full)
+    });
+    match made {
+        Ok(()) => Ok(true),
+        Err(Failure::Fatal(error)) => Err(error),
+        Err(Failure::Refused(error)) => {
+            log::warn!("no spare file for a full disk for now: {error}");
+            remove_unfinished(dir, path);
+            Ok(false)
+        }
+    }
+}
+
+/// Removes a `.tmp` that could not be finished. It must go, since it takes room on what may be a full disk, but
+/// nothing depends on it: the next open removes it as well.
+pub(crate) fn remove_unfinished(dir: &Dir, path: &Arc<std::path::Path>) {
+    if let Err(error) = dir.unlink(path) {
+        log::warn!("an unfinished file stays behind until the log is opened again: {error}");
+    }
+}
+
+/// Whether `error` says that CURRENT could not be written for want of room alone.
+pub(crate) fn is_refused_for_space(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(Error::StorageFull { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{BLOCK_BYTES, Twin};
+
+    fn mark(end: u64) -> Mark {
+        Mark { log_id: [1; 16], closed: false, number: 3, salt: [2; 16], end, last: Lsn::from(9) }
+    }
+
+    #[test]
+    fn the_mark_is_read_back_and_of_two_the_newer_promise_binds() {
+        let (old, new) = (mark(8300).encode(), mark(9000).encode());
+        assert_eq!(Mark::decode(&new), Twin::Sound { value: mark(9000), damaged: None });
+        for (first, second) in [(&old, &new), (&new, &old)] {
+            let both = [&first[..BLOCK_BYTES], &second[..BLOCK_BYTES]].concat();
+            assert_eq!(Mark::decode(&both), Twin::Sound { value: mark(9000), damaged: Some(0) });
+        }
+        let closed = Mark { closed: true, ..mark(9000) };
+        assert_eq!(Mark::decode(&closed.encode()), Twin::Sound { value: closed, damaged: None });
+    }
+}

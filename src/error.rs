@@ -1,0 +1,256 @@
+//! `Error`: what can fail, and what the caller should do about it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::lsn::{Lsn, LsnRange};
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What failed, where, and, in each variant's text, what to do.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused `operation` on `path`. The log is usable unless the next call says
+    /// [`Poisoned`](Error::Poisoned); mend the cause (permissions, open files, the device) and try again.
+    #[error("{operation} {}: {source}", path.display())]
+    #[non_exhaustive]
+    Io {
+        /// What was asked of the system, such as `"read"`.
+        operation: &'static str,
+        /// The file or directory it was asked for.
+        path: Arc<Path>,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+
+    /// The disk, the quota or the largest allowed file is full. Nothing of the call was appended; the log stays
+    /// usable. Free space (a `checkpoint` frees some, on a full disk too) and try again.
+    #[error("no space left to {operation} {}: {source}; free space or checkpoint, then try again", path.display())]
+    #[non_exhaustive]
+    StorageFull {
+        /// What was asked of the system.
+        operation: &'static str,
+        /// The file it was asked for.
+        path: Arc<Path>,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+
+    /// Stored bytes contradict the format or what was acknowledged. Nothing was changed and retrying cannot
+    /// help: restore the file from a copy, or see "Damage" in `docs/durability.md`.
+    #[error("{} is damaged at offset {offset}: {reason} (lost records: {lost})", path.display())]
+    #[non_exhaustive]
+    Corrupt {
+        /// The damaged file.
+        path: Arc<Path>,
+        /// Byte position in it at which the damage was noticed.
+        offset: u64,
+        /// Acknowledged records known to be lost by it; empty where that cannot be told.
+        lost: LsnRange,
+        /// What is wrong.
+        reason: &'static str,
+    },
+
+    /// A segment that the log needs is not there. Nothing was changed: put the file back, from a copy.
+    #[error("segment {} is missing: {reason} (lost records: {lost})", path.display())]
+    #[non_exhaustive]
+    MissingSegment {
+        /// The file that should be there.
+        path: Arc<Path>,
+        /// Records known to be in it; empty where that cannot be told.
+        lost: LsnRange,
+        /// Who says that it should be there.
+        reason: &'static str,
+    },
+
+    /// Written by a later release, or with a feature this one lacks. The files are sound: upgrade the program.
+    #[error("{} needs a later release: {what} {found} is unknown here, {supported} is the latest known", path.display())]
+    #[non_exhaustive]
+    UnsupportedVersion {
+        /// The file.
+        path: Arc<Path>,
+        /// What is unknown: `"format version"`, `"frame type"`, `"codec"`.
+        what: &'static str,
+        /// The value that was found.
+        found: u32,
+        /// The highest value that this release knows.
+        supported: u32,
+    },
+
+    /// Another handle, in this or another process, has the log open for writing. Close that one first.
+    #[error("{} is locked: the log is open elsewhere, in this or another process", path.display())]
+    #[non_exhaustive]
+    Locked {
+        /// The lock file.
+        path: Arc<Path>,
+    },
+
+    /// Files with a log's names, but none was written by this crate. Nothing was changed: choose another directory.
+    #[error("{} is not a seawall log, though it has the name of one; choose another directory", path.display())]
+    #[non_exhaustive]
+    NotALog {
+        /// The first such file.
+        path: Arc<Path>,
+    },
+
+    /// There is no log in the directory, and `create_if_missing(false)` forbids to make one.
+    #[error("there is no log in {}", path.display())]
+    #[non_exhaustive]
+    NotFound {
+        /// The directory.
+        path: Arc<Path>,
+    },
+
+    /// An option is outside its range. Nothing was opened.
+    #[error("option {option} is {value}: it must be {range}")]
+    #[non_exhaustive]
+    InvalidOption {
+        /// The option's name.
+        option: &'static str,
+        /// What it was set to.
+        value: u64,
+        /// What is allowed.
+        range: &'static str,
+    },
+
+    /// What was passed is larger than the log takes. Nothing was written; split it or raise the option.
+    #[error("{what} of {bytes} bytes is larger than the {bytes_max} bytes allowed")]
+    #[non_exhaustive]
+    TooLarge {
+        /// `"payload"`, `"meta"`, `"state"` or `"batch"`.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// The largest size allowed.
+        bytes_max: u64,
+    },
+
+    /// The log never gave out this LSN. Nothing was changed.
+    #[error("lsn {lsn} is beyond the last record, {last}")]
+    #[non_exhaustive]
+    OutOfRange {
+        /// What was asked for.
+        lsn: Lsn,
+        /// The last record of the log.
+        last: Lsn,
+    },
+
+    /// The record is below the checkpoint. Start at `first` instead.
+    #[error("the record was removed by a checkpoint; the log now starts at lsn {first}")]
+    #[non_exhaustive]
+    Removed {
+        /// The first LSN that the log still has, or will have.
+        first: Lsn,
+    },
+
+    /// Too much is pending and the log was opened with `Backpressure::Fail`. Nothing was appended; try again later.
+    #[error("{pending_bytes} bytes are pending, the limit is {pending_bytes_max}; try again later")]
+    #[non_exhaustive]
+    QueueFull {
+        /// Bytes appended and not yet written.
+        pending_bytes: u64,
+        /// The limit, `Options::pending_bytes_max`.
+        pending_bytes_max: u64,
+    },
+
+    /// An earlier write or sync failed, and nothing is acknowledged any more. Records that were not acknowledged
+    /// may or may not be on disk; reads of what is durable go on. Drop the log and open it again.
+    #[error("the log stopped at durable lsn {durable} after a failure; open it again: {cause}")]
+    #[non_exhaustive]
+    Poisoned {
+        /// The last record that is surely on disk.
+        durable: Lsn,
+        /// What failed.
+        #[source]
+        cause: Arc<Error>,
+    },
+
+    /// A thread panicked inside the log; it is the cause in [`Poisoned`](Error::Poisoned). Please report it.
+    #[error("a thread panicked inside the log")]
+    #[non_exhaustive]
+    Panicked,
+
+    /// The log was closed.
+    #[error("the log is closed")]
+    #[non_exhaustive]
+    Closed,
+}
+
+impl Error {
+    /// What the system said of `operation` on `path`: a full disk is told apart from all else, here alone.
+    pub(crate) fn io(operation: &'static str, path: &Arc<Path>, source: io::Error) -> Error {
+        let (path, full) = (path.clone(), is_full(&source));
+        let source = Arc::new(source);
+        if full {
+            Error::StorageFull { operation, path, source }
+        } else {
+            Error::Io { operation, path, source }
+        }
+    }
+
+    pub(crate) fn corrupt(path: &Arc<Path>, offset: u64, lost: LsnRange, reason: &'static str) -> Error {
+        Error::Corrupt { path: path.clone(), offset, lost, reason }
+    }
+
+    pub(crate) fn is_storage_full(&self) -> bool {
+        matches!(self, Error::StorageFull { .. })
+    }
+
+    /// Whether the system said that there is no such file.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// How a change of files failed, which decides whether the log may go on.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Nothing was changed, or it was undone durably: the caller's request fails, the log goes on.
+    Refused(Error),
+    /// What is on disk is no longer known: the log is poisoned.
+    Fatal(Error),
+}
+
+impl Failure {
+    /// A full disk refuses, everything else is fatal: for writes and syncs of files that have no final name yet.
+    pub(crate) fn unless_full(error: Error) -> Failure {
+        if error.is_storage_full() { Failure::Refused(error) } else { Failure::Fatal(error) }
+    }
+
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Failure::Refused(error) | Failure::Fatal(error) => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_stay_small_and_shareable() {
+        fn shared<T: Clone + Send + Sync + 'static>() {}
+        shared::<Error>();
+        assert!(size_of::<Error>() <= 64, "{} bytes", size_of::<Error>());
+    }
+
+    #[test]
+    fn every_way_a_disk_says_full_is_storage_full() {
+        let path: Arc<Path> = Path::new("wal").into();
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
+            assert!(Error::io("write", &path, kind.into()).is_storage_full());
+        }
+        assert!(!Error::io("write", &path, io::ErrorKind::Other.into()).is_storage_full());
+    }
+}

@@ -1,0 +1,313 @@
+//! `FrameBuffer`: frames under construction. Records are copied in under the append mutex; salt, offsets and
+//! checksums, which depend on where the frames will lie, are filled in by whoever writes them.
+
+use crate::entry::Entry;
+use crate::lsn::Lsn;
+
+use super::{FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad};
+
+/// What one call appends: it lies in one frame, whole or not at all.
+#[derive(Debug)]
+pub(crate) struct Unit<'a> {
+    content: Content<'a>,
+    body_bytes: u32,
+    count: u32,
+}
+
+#[derive(Debug)]
+enum Content<'a> {
+    /// One record, not encoded yet.
+    Entry(&'a Entry<'a>),
+    /// Encoded records.
+    Body(Vec<u8>),
+    /// A frame of its own: room for a header, the encoded records, padding.
+    Frame(Vec<u8>),
+}
+
+impl<'a> Unit<'a> {
+    /// One record. Small ones are copied once, into the buffer.
+    pub(crate) fn entry(entry: &'a Entry<'a>) -> Unit<'a> {
+        let bytes = record_bytes(entry);
+        if bytes > FRAME_BODY_BYTES as u64 {
+            return Unit::batch([entry]);
+        }
+        Unit { content: Content::Entry(entry), body_bytes: body_bytes(bytes), count: 1 }
+    }
+
+    /// All records of `entries`, whose bodies together fit a `u32`, as `Options` makes sure.
+    pub(crate) fn batch<'e>(entries: impl IntoIterator<Item = &'e Entry<'e>> + Clone) -> Unit<'a> {
+        let (mut bytes, mut count) = (0, 0);
+        for entry in entries.clone() {
+            bytes += record_bytes(entry);
+            count += 1;
+        }
+        let large = bytes > FRAME_BODY_BYTES as u64;
+        let header_bytes = if large { FRAME_HEADER_BYTES } else { 0 };
+        let body_bytes = body_bytes(bytes);
+        let mut encoded = Vec::with_capacity(header_bytes + body_bytes as usize + 8);
+        encoded.resize(header_bytes, 0);
+        for entry in entries {
+            encode_record(&mut encoded, entry);
+        }
+        let content = if large {
+            pad(&mut encoded);
+            Content::Frame(encoded)
+        } else {
+            Content::Body(encoded)
+        };
+        Unit { content, body_bytes, count }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.body_bytes as usize
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+/// The bytes that a record takes in a body.
+pub(crate) fn record_bytes(entry: &Entry<'_>) -> u64 {
+    (RECORD_HEADER_BYTES + entry.meta().len() + entry.payload().len()) as u64
+}
+
+fn body_bytes(bytes: u64) -> u32 {
+    u32::try_from(bytes).expect("sizes were checked against the options")
+}
+
+fn encode_record(bytes: &mut Vec<u8>, entry: &Entry<'_>) {
+    let payload_bytes = u32::try_from(entry.payload().len()).expect("payload size was checked");
+    let meta_bytes = u16::try_from(entry.meta().len()).expect("meta size was checked");
+    bytes.extend_from_slice(&payload_bytes.to_le_bytes());
+    bytes.extend_from_slice(&meta_bytes.to_le_bytes());
+    bytes.extend_from_slice(&entry.kind().to_le_bytes());
+    bytes.extend_from_slice(entry.meta());
+    bytes.extend_from_slice(entry.payload());
+}
+
+/// A group of frames on its way to disk.
+#[derive(Debug, Default)]
+pub(crate) struct FrameBuffer {
+    /// The frames that lie in memory one behind the other; each padded when the next begins.
+    shared: Vec<u8>,
+    /// All frames, in order.
+    drafts: Vec<Draft>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Draft {
+    place: Place,
+    body_bytes: u32,
+    count: u32,
+    first: Lsn,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// From here in `shared`.
+    Shared(usize),
+    Own(Vec<u8>),
+}
+
+/// Where a frame came to lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Placed {
+    pub(crate) offset: u64,
+    pub(crate) header: FrameHeader,
+}
+
+/// A buffer that grew beyond this is cut back to it: one burst must not hold memory for ever.
+const CAPACITY_KEPT: usize = 2 << 20;
+
+impl FrameBuffer {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.drafts.is_empty()
+    }
+
+    /// The bodies' bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The bytes that its frames take on disk.
+    pub(crate) fn frame_bytes(&self) -> u64 {
+        self.drafts.iter().map(|draft| draft.header().frame_bytes()).sum()
+    }
+
+    /// Adds a unit whose first record is `first`: to the last frame if it has room, else as a new frame.
+    pub(crate) fn push(&mut self, unit: Unit<'_>, first: Lsn) {
+        self.bytes += unit.bytes();
+        if let Content::Frame(frame) = unit.content {
+            let place = Place::Own(frame);
+            self.drafts.push(Draft { place, body_bytes: unit.body_bytes, count: unit.count, first });
+            return;
+        }
+        let draft = match self.drafts.last_mut() {
+            Some(draft) if draft.has_room(unit.bytes()) => draft,
+            _ => {
+                pad(&mut self.shared);
+                let start = self.shared.len();
+                self.shared.resize(start + FRAME_HEADER_BYTES, 0);
+                self.drafts.push(Draft { place: Place::Shared(start), body_bytes: 0, count: 0, first });
+                self.drafts.last_mut().expect("one was pushed")
+            }
+        };
+        draft.body_bytes += unit.body_bytes;
+        draft.count += unit.count;
+        match unit.content {
+            Content::Entry(entry) => encode_record(&mut self.shared, entry),
+            Content::Body(body) => self.shared.extend_from_slice(&body),
+            Content::Frame(_) => unreachable!("handled above"),
+        }
+    }
+
+    /// Fills in all headers for frames that begin at `offset`, and tells of each, in order, where it lies.
+    pub(crate) fn finish(
+        &mut self,
+        salt: &Id,
+        mut offset: u64,
+        durable_end: u64,
+        mut placed: impl FnMut(Placed),
+    ) {
+        pad(&mut self.shared);
+        for draft in &mut self.drafts {
+            let header = draft.header();
+            let body_bytes = draft.body_bytes as usize;
+            let frame = match &mut draft.place {
+                Place::Shared(start) => &mut self.shared[*start..],
+                Place::Own(frame) => frame,
+            };
+            let body_checksum = crc32fast::hash(&frame[FRAME_HEADER_BYTES..][..body_bytes]);
+            let mut header = FrameHeader { durable_end, body_checksum, ..header };
+            header.checksum = header.encode(frame, salt, offset);
+            placed(Placed { offset, header });
+            offset += header.frame_bytes();
+        }
+    }
+
+    /// The finished frames as the fewest slices, in order: one write each.
+    pub(crate) fn runs(&self) -> Runs<'_> {
+        Runs { buffer: self, next: 0 }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.shared.clear();
+        self.shared.shrink_to(CAPACITY_KEPT);
+        self.drafts.clear();
+        self.drafts.shrink_to(CAPACITY_KEPT / size_of::<Draft>());
+        self.bytes = 0;
+    }
+}
+
+impl Draft {
+    fn has_room(&self, bytes: usize) -> bool {
+        matches!(self.place, Place::Shared(_)) && self.body_bytes as usize + bytes <= FRAME_BODY_BYTES
+    }
+
+    /// The header, as far as it is known before the frame has its place.
+    fn header(&self) -> FrameHeader {
+        FrameHeader {
+            checksum: 0,
+            body_bytes: self.body_bytes,
+            count: self.count,
+            first: self.first,
+            durable_end: 0,
+            body_checksum: 0,
+            frame_type: FrameType::Data,
+        }
+    }
+}
+
+/// See [`FrameBuffer::runs`].
+#[derive(Debug)]
+pub(crate) struct Runs<'a> {
+    buffer: &'a FrameBuffer,
+    next: usize,
+}
+
+impl<'a> Iterator for Runs<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let drafts = &self.buffer.drafts;
+        let start = match &drafts.get(self.next)?.place {
+            Place::Own(frame) => {
+                self.next += 1;
+                return Some(frame);
+            }
+            Place::Shared(start) => *start,
+        };
+        let is_own = |draft: &Draft| matches!(draft.place, Place::Own(_));
+        let own = drafts[self.next..].iter().position(is_own).map_or(drafts.len(), |count| self.next + count);
+        let behind = drafts[own..].iter().find_map(|draft| match draft.place {
+            Place::Shared(start) => Some(start),
+            Place::Own(_) => None,
+        });
+        self.next = own;
+        Some(&self.buffer.shared[start..behind.unwrap_or(self.buffer.shared.len())])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{HeaderReading, decode_record};
+    use super::*;
+
+    const SALT: Id = *b"0123456789abcdef";
+
+    #[test]
+    fn what_is_pushed_is_decoded_again_wherever_frames_end() {
+        // Method: small, large and batched units in turn; the runs, laid end to end, are walked frame by frame.
+        let payloads: Vec<Vec<u8>> = (0..60)
+            .map(|n: u8| vec![n; [0, 10, 3000, 40_000, 65_528, 65_529, 200_000][usize::from(n) % 7]])
+            .collect();
+        let entries: Vec<Entry<'_>> = payloads.iter().map(Entry::from).collect();
+        let mut buffer = FrameBuffer::default();
+        let mut next = Lsn::FIRST;
+        for pair in entries.chunks(3) {
+            let units = if pair.len() == 3 && pair[0].payload().len() == 10 {
+                vec![Unit::batch(pair)]
+            } else {
+                pair.iter().map(Unit::entry).collect()
+            };
+            for unit in units {
+                let count = unit.count();
+                buffer.push(unit, next);
+                next = next.checked_add(count.into()).unwrap();
+            }
+        }
+        let mut places = Vec::new();
+        let frame_bytes = buffer.frame_bytes();
+        buffer.finish(&SALT, 8192, 77, |placed| places.push(placed));
+        let bytes: Vec<u8> = buffer.runs().flatten().copied().collect();
+        assert_eq!(bytes.len() as u64, frame_bytes);
+
+        let mut found = Vec::new();
+        let mut at = 0;
+        for placed in places {
+            assert_eq!(placed.offset, 8192 + at as u64);
+            let HeaderReading::Sound(header) = FrameHeader::decode(&bytes[at..], &SALT, placed.offset) else {
+                panic!("frame at {at} does not verify");
+            };
+            assert_eq!((header, header.durable_end), (placed.header, 77));
+            assert_eq!(u64::from(header.first), found.len() as u64 + 1, "LSNs are dense");
+            let mut body = &bytes[at + FRAME_HEADER_BYTES..][..header.body_bytes as usize];
+            assert_eq!(crc32fast::hash(body), header.body_checksum);
+            assert!(body.len() <= FRAME_BODY_BYTES || header.count <= 3);
+            for _ in 0..header.count {
+                let record = decode_record(body).unwrap();
+                found.push(record.payload.to_vec());
+                body = record.rest;
+            }
+            assert!(body.is_empty());
+            at += usize::try_from(header.frame_bytes()).unwrap();
+        }
+        assert_eq!(found, payloads);
+        buffer.clear();
+        assert!(
+            buffer.is_empty() && buffer.runs().next().is_none() && buffer.shared.capacity() <= CAPACITY_KEPT
+        );
+    }
+}

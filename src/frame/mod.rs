@@ -1,0 +1,480 @@
+//! Bytes ↔ headers and frames: `docs/format.md` in code. Pure functions on slices, no I/O, no decisions.
+//!
+//! ```text
+//! segment  | header 4096 | its copy 4096 | frame | frame | … | zeros …
+//! frame    0     4          8      12      16     24       32         36    37     38        40
+//!          | tag | checksum | body | count | first | durable | body      | type | codec | 0 | body …, zeros to 8
+//!          |     | of header| len  |       | LSN   | end     | checksum  |
+//! record   | payload length u32 | meta length u16 | kind u16 | meta | payload
+//! ```
+//! All integers are little-endian; all checksums are CRC-32 with the IEEE polynomial.
+
+mod buffer;
+
+pub(crate) use buffer::{FrameBuffer, Unit, record_bytes};
+
+use crate::lsn::Lsn;
+
+/// The latest format version known here.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+/// Segment headers and CURRENT are blocks of this size, each with a copy behind it.
+pub(crate) const BLOCK_BYTES: usize = 4096;
+/// A block and its copy.
+pub(crate) const TWIN_BYTES: usize = 2 * BLOCK_BYTES;
+/// Where the first frame of a segment begins.
+pub(crate) const FRAMES_START: u64 = TWIN_BYTES as u64;
+pub(crate) const FRAME_HEADER_BYTES: usize = 40;
+/// Frames start on this boundary, so that the tag and checksum of one always share a sector.
+pub(crate) const FRAME_ALIGN_BYTES: usize = 8;
+/// A frame takes no further record when its body would pass this: reading one record verifies no more.
+pub(crate) const FRAME_BODY_BYTES: usize = 64 << 10;
+pub(crate) const RECORD_HEADER_BYTES: usize = 8;
+/// The largest state of the caller's.
+pub(crate) const STATE_BYTES_MAX: usize = 64 << 10;
+
+const CHECKSUM_AT: usize = BLOCK_BYTES - 4;
+const FLOOR_BYTES: usize = 8;
+
+const _: () = assert!(FRAME_HEADER_BYTES % FRAME_ALIGN_BYTES == 0);
+const _: () = assert!(TWIN_BYTES % FRAME_ALIGN_BYTES == 0);
+
+/// Random bytes that tell one log, or one segment, from another.
+pub(crate) type Id = [u8; 16];
+
+/// What a block and its copy, read from disk, turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Twin<T> {
+    /// At least one of them verifies; `damaged` is the offset of the other, where that does not agree.
+    Sound { value: T, damaged: Option<u64> },
+    /// One of them verifies, and is of a later version.
+    Newer { version: u32 },
+    /// Neither verifies. `magic`: at least one begins as ours do.
+    Bad { magic: bool },
+}
+
+/// What is stored as a block and its copy.
+pub(crate) trait Twinned: Sized + PartialEq {
+    const MAGIC: &'static [u8; 8];
+
+    fn encode_fields(&self, block: &mut [u8]);
+
+    /// `None` for values that are never written.
+    fn decode_fields(block: &[u8]) -> Option<Self>;
+
+    /// Of two that both verify and differ, the one that counts, if that can be told.
+    fn choose(first: Self, second: Self) -> Option<Self>;
+
+    fn encode(&self) -> Vec<u8> {
+        let mut block = vec![0; BLOCK_BYTES];
+        block[..8].copy_from_slice(Self::MAGIC);
+        put_u32(&mut block, 8, FORMAT_VERSION);
+        self.encode_fields(&mut block);
+        let checksum = crc32fast::hash(&block[..CHECKSUM_AT]);
+        put_u32(&mut block, CHECKSUM_AT, checksum);
+        block.extend_from_within(..);
+        block
+    }
+
+    /// `bytes` may be shorter than a block and its copy, where the file is.
+    fn decode(bytes: &[u8]) -> Twin<Self> {
+        let (first, second) = bytes.split_at(bytes.len().min(BLOCK_BYTES));
+        let copy_offset = BLOCK_BYTES as u64;
+        match (decode_block::<Self>(first), decode_block::<Self>(second)) {
+            (Block::Newer(version), _) | (_, Block::Newer(version)) => Twin::Newer { version },
+            (Block::Sound(first), Block::Sound(second)) if first == second => {
+                Twin::Sound { value: first, damaged: None }
+            }
+            (Block::Sound(first), Block::Sound(second)) => match Self::choose(first, second) {
+                Some(value) => Twin::Sound { value, damaged: Some(0) },
+                None => Twin::Bad { magic: true },
+            },
+            (Block::Sound(value), Block::Bad { .. }) => Twin::Sound { value, damaged: Some(copy_offset) },
+            (Block::Bad { .. }, Block::Sound(value)) => Twin::Sound { value, damaged: Some(0) },
+            (Block::Bad { magic: first }, Block::Bad { magic: second }) => {
+                Twin::Bad { magic: first || second }
+            }
+        }
+    }
+}
+
+enum Block<T> {
+    Sound(T),
+    Newer(u32),
+    Bad { magic: bool },
+}
+
+fn decode_block<T: Twinned>(bytes: &[u8]) -> Block<T> {
+    if !bytes.starts_with(T::MAGIC) {
+        return Block::Bad { magic: false };
+    }
+    let verifies =
+        bytes.len() >= BLOCK_BYTES && crc32fast::hash(&bytes[..CHECKSUM_AT]) == get_u32(bytes, CHECKSUM_AT);
+    if !verifies {
+        return Block::Bad { magic: true };
+    }
+    match get_u32(bytes, 8) {
+        version if version > FORMAT_VERSION => Block::Newer(version),
+        FORMAT_VERSION => T::decode_fields(bytes).map_or(Block::Bad { magic: true }, Block::Sound),
+        _ => Block::Bad { magic: true },
+    }
+}
+
+/// The header of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) log_id: Id,
+    pub(crate) salt: Id,
+    pub(crate) number: u64,
+    /// The LSN of its first record.
+    pub(crate) first: Lsn,
+    /// The end of what it was born with: synced before it had its name.
+    pub(crate) birth_end: u64,
+    pub(crate) predecessor: Option<Predecessor>,
+}
+
+/// What a segment says of the one before it. For that one's end this record alone counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Predecessor {
+    pub(crate) number: u64,
+    pub(crate) salt: Id,
+    /// The end of its last live frame; bytes after it are dead.
+    pub(crate) end: u64,
+    /// Its last live record.
+    pub(crate) last: Lsn,
+    /// Offset and header checksum of its last live frame.
+    pub(crate) frame_offset: u64,
+    pub(crate) frame_checksum: u32,
+}
+
+impl Twinned for SegmentHeader {
+    const MAGIC: &'static [u8; 8] = b"SEAWALL\0";
+
+    fn encode_fields(&self, block: &mut [u8]) {
+        block[16..32].copy_from_slice(&self.log_id);
+        block[32..48].copy_from_slice(&self.salt);
+        put_u64(block, 48, self.number);
+        put_u64(block, 56, self.first.into());
+        put_u64(block, 64, self.birth_end);
+        if let Some(predecessor) = &self.predecessor {
+            put_u64(block, 72, predecessor.number);
+            block[80..96].copy_from_slice(&predecessor.salt);
+            put_u64(block, 96, predecessor.end);
+            put_u64(block, 104, predecessor.last.into());
+            put_u64(block, 112, predecessor.frame_offset);
+            put_u32(block, 120, predecessor.frame_checksum);
+        }
+    }
+
+    fn decode_fields(block: &[u8]) -> Option<SegmentHeader> {
+        let predecessor = (get_u64(block, 72) != 0).then(|| Predecessor {
+            number: get_u64(block, 72),
+            salt: get_id(block, 80),
+            end: get_u64(block, 96),
+            last: Lsn::from(get_u64(block, 104)),
+            frame_offset: get_u64(block, 112),
+            frame_checksum: get_u32(block, 120),
+        });
+        let header = SegmentHeader {
+            log_id: get_id(block, 16),
+            salt: get_id(block, 32),
+            number: get_u64(block, 48),
+            first: Lsn::from(get_u64(block, 56)),
+            birth_end: get_u64(block, 64),
+            predecessor,
+        };
+        let possible = header.number > 0 && header.first > Lsn::ZERO && header.birth_end > FRAMES_START;
+        possible.then_some(header)
+    }
+
+    fn choose(_first: SegmentHeader, _second: SegmentHeader) -> Option<SegmentHeader> {
+        None // A header is written once. Two sound ones that differ cannot both be this file's.
+    }
+}
+
+/// What a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FrameType {
+    Data,
+    State,
+}
+
+/// A frame's header that verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) checksum: u32,
+    pub(crate) body_bytes: u32,
+    /// How many records; of a state frame 0.
+    pub(crate) count: u32,
+    /// The first record; of a state frame, that of the next data frame.
+    pub(crate) first: Lsn,
+    /// Up to here in this segment a sync had already succeeded when the frame was built; born with it: 0.
+    pub(crate) durable_end: u64,
+    pub(crate) body_checksum: u32,
+    pub(crate) frame_type: FrameType,
+}
+
+/// What 40 bytes of a segment turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeaderReading {
+    Sound(FrameHeader),
+    /// It verifies, but a later release wrote it.
+    Unknown {
+        what: &'static str,
+        found: u32,
+    },
+    Bad,
+}
+
+impl FrameHeader {
+    /// The LSN behind the frame's last record: what the next data frame begins with.
+    pub(crate) fn next(&self) -> Option<Lsn> {
+        self.first.checked_add(u64::from(self.count))
+    }
+
+    /// Header, body and padding.
+    pub(crate) fn frame_bytes(&self) -> u64 {
+        FRAME_HEADER_BYTES as u64 + u64::from(self.body_bytes).next_multiple_of(FRAME_ALIGN_BYTES as u64)
+    }
+
+    /// Writes the header into the first 40 bytes of `frame`, for that place, and returns its checksum.
+    pub(crate) fn encode(&self, frame: &mut [u8], salt: &Id, offset: u64) -> u32 {
+        frame[..4].copy_from_slice(&salt[..4]);
+        put_u32(frame, 8, self.body_bytes);
+        put_u32(frame, 12, self.count);
+        put_u64(frame, 16, self.first.into());
+        put_u64(frame, 24, self.durable_end);
+        put_u32(frame, 32, self.body_checksum);
+        let frame_type = match self.frame_type {
+            FrameType::Data => 1,
+            FrameType::State => 2,
+        };
+        put_u32(frame, 36, frame_type); // Codec and the reserved bytes are zero.
+        let checksum = header_checksum(frame, salt, offset);
+        put_u32(frame, 4, checksum);
+        checksum
+    }
+
+    /// Reads a header from the first 40 bytes of `frame`.
+    pub(crate) fn decode(frame: &[u8], salt: &Id, offset: u64) -> HeaderReading {
+        if frame.len() < FRAME_HEADER_BYTES || frame[..4] != salt[..4] {
+            return HeaderReading::Bad;
+        }
+        let checksum = get_u32(frame, 4);
+        if checksum != header_checksum(frame, salt, offset) {
+            return HeaderReading::Bad;
+        }
+        let frame_type = match frame[36] {
+            1 => FrameType::Data,
+            2 => FrameType::State,
+            other => return HeaderReading::Unknown { what: "frame type", found: other.into() },
+        };
+        if frame[37..40] != [0; 3] {
+            return HeaderReading::Unknown { what: "codec", found: get_u32(frame, 36) >> 8 };
+        }
+        let header = FrameHeader {
+            checksum,
+            body_bytes: get_u32(frame, 8),
+            count: get_u32(frame, 12),
+            first: Lsn::from(get_u64(frame, 16)),
+            durable_end: get_u64(frame, 24),
+            body_checksum: get_u32(frame, 32),
+            frame_type,
+        };
+        let possible = match frame_type {
+            FrameType::Data => header.count > 0 && header.first > Lsn::ZERO && header.next().is_some(),
+            FrameType::State => {
+                let bytes = header.body_bytes as usize;
+                header.count == 0 && (FLOOR_BYTES..=FLOOR_BYTES + STATE_BYTES_MAX).contains(&bytes)
+            }
+        };
+        if possible { HeaderReading::Sound(header) } else { HeaderReading::Bad }
+    }
+}
+
+fn header_checksum(frame: &[u8], salt: &Id, offset: u64) -> u32 {
+    let mut bytes = [0; 12 + 8 + 32];
+    bytes[..12].copy_from_slice(&salt[4..]);
+    bytes[12..20].copy_from_slice(&offset.to_le_bytes());
+    bytes[20..].copy_from_slice(&frame[8..FRAME_HEADER_BYTES]);
+    crc32fast::hash(&bytes)
+}
+
+/// Makes a whole state frame for the place `offset`, and returns it with its header.
+pub(crate) fn encode_state(
+    salt: &Id,
+    offset: u64,
+    durable_end: u64,
+    next: Lsn,
+    floor: Lsn,
+    state: &[u8],
+) -> (Vec<u8>, FrameHeader) {
+    let mut frame = vec![0; FRAME_HEADER_BYTES];
+    frame.extend_from_slice(&u64::from(floor).to_le_bytes());
+    frame.extend_from_slice(state);
+    let body = &frame[FRAME_HEADER_BYTES..];
+    let mut header = FrameHeader {
+        checksum: 0,
+        body_bytes: u32::try_from(body.len()).expect("a state is at most 64 KiB"),
+        count: 0,
+        first: next,
+        durable_end,
+        body_checksum: crc32fast::hash(body),
+        frame_type: FrameType::State,
+    };
+    pad(&mut frame);
+    header.checksum = header.encode(&mut frame, salt, offset);
+    (frame, header)
+}
+
+/// Reads a state frame's body: the floor and the caller's state.
+pub(crate) fn decode_state(body: &[u8]) -> Option<(Lsn, &[u8])> {
+    let (floor, state) = body.split_first_chunk::<FLOOR_BYTES>()?;
+    Some((Lsn::from(u64::from_le_bytes(*floor)), state))
+}
+
+/// One record in a data frame's body.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RawRecord<'a> {
+    pub(crate) meta: &'a [u8],
+    pub(crate) payload: &'a [u8],
+    pub(crate) kind: u16,
+    /// What follows it in the body.
+    pub(crate) rest: &'a [u8],
+}
+
+/// Reads the record at the start of `body`, or `None` where lengths go beyond it.
+pub(crate) fn decode_record(body: &[u8]) -> Option<RawRecord<'_>> {
+    let (header, body) = body.split_at_checked(RECORD_HEADER_BYTES)?;
+    let meta_bytes = usize::from(u16::from_le_bytes([header[4], header[5]]));
+    let (meta, body) = body.split_at_checked(meta_bytes)?;
+    let (payload, rest) = body.split_at_checked(usize::try_from(get_u32(header, 0)).ok()?)?;
+    Some(RawRecord { meta, payload, kind: u16::from_le_bytes([header[6], header[7]]), rest })
+}
+
+pub(crate) fn pad(frame: &mut Vec<u8>) {
+    frame.resize(frame.len().next_multiple_of(FRAME_ALIGN_BYTES), 0);
+}
+
+pub(crate) fn get_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+pub(crate) fn get_id(bytes: &[u8], at: usize) -> Id {
+    bytes[at..at + 16].try_into().expect("sixteen bytes")
+}
+
+pub(crate) fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+pub(crate) fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
+    bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SALT: Id = *b"0123456789abcdef";
+
+    fn header() -> SegmentHeader {
+        let predecessor = Predecessor {
+            number: 6,
+            salt: [9; 16],
+            end: 9000,
+            last: Lsn::from(41),
+            frame_offset: 8300,
+            frame_checksum: 77,
+        };
+        SegmentHeader {
+            log_id: [3; 16],
+            salt: SALT,
+            number: 7,
+            first: Lsn::from(42),
+            birth_end: 8240,
+            predecessor: Some(predecessor),
+        }
+    }
+
+    #[test]
+    fn a_segment_header_survives_any_one_flipped_bit() {
+        // Method: flip each bit of the block and its copy; the other one counts, and the flip is located.
+        let bytes = header().encode();
+        assert_eq!(SegmentHeader::decode(&bytes), Twin::Sound { value: header(), damaged: None });
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let block = if bit / 8 < BLOCK_BYTES { 0 } else { BLOCK_BYTES as u64 };
+            let expected = Twin::Sound { value: header(), damaged: Some(block) };
+            assert_eq!(SegmentHeader::decode(&flipped), expected, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn headers_cut_foreign_newer_or_at_odds_are_told_apart() {
+        let bytes = header().encode();
+        assert_eq!(SegmentHeader::decode(&[]), Twin::Bad { magic: false });
+        assert_eq!(SegmentHeader::decode(&[7; TWIN_BYTES]), Twin::Bad { magic: false });
+        assert_eq!(SegmentHeader::decode(&bytes[..4095]), Twin::Bad { magic: true });
+        let expected = Twin::Sound { value: header(), damaged: Some(4096) };
+        assert_eq!(SegmentHeader::decode(&bytes[..5000]), expected);
+
+        let mut newer = bytes.clone();
+        put_u32(&mut newer, 8, 2);
+        let checksum = crc32fast::hash(&newer[..CHECKSUM_AT]);
+        put_u32(&mut newer, CHECKSUM_AT, checksum);
+        assert_eq!(SegmentHeader::decode(&newer), Twin::Newer { version: 2 });
+
+        let other = SegmentHeader { number: 8, ..header() }.encode();
+        let both = [&bytes[..BLOCK_BYTES], &other[..BLOCK_BYTES]].concat();
+        assert_eq!(SegmentHeader::decode(&both), Twin::Bad { magic: true });
+    }
+
+    #[test]
+    fn a_frame_header_verifies_only_in_its_own_place_and_segment() {
+        let (frame, header) = encode_state(&SALT, 8192, 0, Lsn::from(5), Lsn::from(4), b"vote");
+        assert_eq!(FrameHeader::decode(&frame, &SALT, 8192), HeaderReading::Sound(header));
+        assert_eq!(header.frame_bytes(), frame.len() as u64);
+        assert_eq!(decode_state(&frame[40..][..12]), Some((Lsn::from(4), &b"vote"[..])));
+        assert_eq!(FrameHeader::decode(&frame, &SALT, 8200), HeaderReading::Bad);
+        assert_eq!(FrameHeader::decode(&frame, b"0123456789abcdeF", 8192), HeaderReading::Bad);
+        assert_eq!(FrameHeader::decode(&frame[..39], &SALT, 8192), HeaderReading::Bad);
+        for bit in 0..FRAME_HEADER_BYTES * 8 {
+            let mut flipped = frame.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(FrameHeader::decode(&flipped, &SALT, 8192), HeaderReading::Bad, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_frame_of_a_later_release_is_not_taken_for_damage() {
+        for (at, value, what) in [(36, 3, "frame type"), (37, 1, "codec")] {
+            let (mut frame, _) = encode_state(&SALT, 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
+            frame[at] = value;
+            let checksum = header_checksum(&frame, &SALT, 8192);
+            put_u32(&mut frame, 4, checksum);
+            let reading = FrameHeader::decode(&frame, &SALT, 8192);
+            assert!(matches!(reading, HeaderReading::Unknown { what: found, .. } if found == what));
+        }
+    }
+
+    #[test]
+    fn record_lengths_beyond_the_body_are_refused() {
+        // Method: a record cut at each of its bytes, then one whose lengths lie.
+        let mut body = vec![3, 0, 0, 0, 2, 0, 9, 0];
+        body.extend_from_slice(b"mmppp-");
+        let record = decode_record(&body).unwrap();
+        assert_eq!(
+            (record.meta, record.payload, record.kind, record.rest),
+            (&b"mm"[..], &b"ppp"[..], 9, &b"-"[..])
+        );
+        for bytes in 0..body.len() - 1 {
+            assert_eq!(decode_record(&body[..bytes]), None, "{bytes} bytes");
+        }
+        assert_eq!(decode_record(&[0xff; 32]), None);
+    }
+}

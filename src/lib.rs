@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+
+mod birth;
+mod catalog;
+mod commit;
+mod current;
+mod dir;
+mod entry;
+mod error;
+mod frame;
+mod fs;
+mod lsn;
+mod options;
+mod reader;
+mod recovery;
+mod report;
+mod segment;
+mod stats;
+mod wal;
+
+pub use entry::Entry;
+pub use error::{Error, Result};
+pub use fs::{Fs, FsFile, FsLock, Medium, OpenMode, OsFs};
+pub use lsn::{Lsn, LsnRange, LsnRangeIter};
+pub use options::{Backpressure, Durability, Options, SpaceAhead, Verify};
+pub use reader::{Iter, Record};
+pub use report::{RecoveryAction, RecoveryNote, RecoveryReport, SegmentReport, SegmentRole};
+pub use stats::{LatencySummary, Stats};
+pub use wal::Wal;

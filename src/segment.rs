@@ -1,0 +1,490 @@
+//! One segment file: read, walk, append, cut. Knows frames, and no other segment.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::error::{Error, Result};
+use crate::frame::{
+    FRAME_HEADER_BYTES, FRAMES_START, FrameBuffer, FrameHeader, FrameType, HeaderReading, Id, Predecessor,
+    SegmentHeader, decode_state, encode_state,
+};
+use crate::fs::Handle;
+use crate::lsn::{Lsn, LsnRange};
+
+/// One index entry stands for at least this much log.
+const INDEX_STRIDE_BYTES: u64 = 64 << 10;
+/// The tail is zero-filled up to a multiple of this …
+const AHEAD_BYTES: u64 = 256 << 10;
+/// … or of this, when groups are large.
+const AHEAD_BYTES_LARGE: u64 = 1 << 20;
+const LARGE_GROUP_BYTES: u64 = 64 << 10;
+/// Larger writes than this cost a quarter more: the page cache then allocates in larger pieces.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What is known of a segment, whoever reads or writes it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) number: u64,
+    pub(crate) path: Arc<Path>,
+    pub(crate) salt: Id,
+    /// The LSN of its first record.
+    pub(crate) first: Lsn,
+    /// Where some of its data frames begin, rising; `None` until it has been walked.
+    index: RwLock<Option<Vec<IndexEntry>>>,
+}
+
+/// 16 bytes for each [`INDEX_STRIDE_BYTES`] of log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IndexEntry {
+    pub(crate) lsn: Lsn,
+    pub(crate) offset: u64,
+}
+
+impl Segment {
+    pub(crate) fn new(header: &SegmentHeader, path: Arc<Path>) -> Segment {
+        let (number, salt, first) = (header.number, header.salt, header.first);
+        Segment { number, path, salt, first, index: RwLock::new(None) }
+    }
+
+    pub(crate) fn has_index(&self) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(crate) fn set_index(&self, entries: Vec<IndexEntry>) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(entries);
+    }
+
+    /// Returns where a walk to `lsn` may begin: a frame at or before the one that holds it.
+    pub(crate) fn start_for(&self, lsn: Lsn) -> (Lsn, u64) {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = index.as_deref().unwrap_or_default();
+        match entries.partition_point(|entry| entry.lsn <= lsn).checked_sub(1) {
+            Some(at) => (entries[at].lsn, entries[at].offset),
+            None => (self.first, FRAMES_START),
+        }
+    }
+
+    /// Enters the data frames of a group that was just written.
+    fn extend_index(&self, entries: &[IndexEntry]) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let index = index.get_or_insert_default();
+        for entry in entries {
+            note_frame(index, entry.lsn, entry.offset);
+        }
+    }
+}
+
+/// Adds an index entry for a data frame, unless there is one near enough before it.
+pub(crate) fn note_frame(entries: &mut Vec<IndexEntry>, lsn: Lsn, offset: u64) {
+    let before = entries.last().map_or(FRAMES_START, |entry| entry.offset);
+    if offset - before >= INDEX_STRIDE_BYTES {
+        entries.push(IndexEntry { lsn, offset });
+    }
+}
+
+/// A piece of a file in memory, moved along as it is read.
+#[derive(Debug)]
+pub(crate) struct Window {
+    bytes: Vec<u8>,
+    start: u64,
+    filled: usize,
+}
+
+impl Window {
+    pub(crate) fn new(bytes: usize) -> Window {
+        Window { bytes: vec![0; bytes], start: 0, filled: 0 }
+    }
+
+    /// Forgets what it holds: the next bytes may be another file's.
+    pub(crate) fn clear(&mut self) {
+        self.filled = 0;
+    }
+
+    /// Returns `count` bytes at `offset`, or as many as there are; never more than the window's size.
+    pub(crate) fn get(&mut self, handle: &Handle, offset: u64, count: usize) -> Result<&[u8]> {
+        let count = count.min(self.bytes.len());
+        let held = offset.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
+        let skip = match held.filter(|skip| skip + count <= self.filled) {
+            Some(skip) => skip,
+            None => {
+                self.filled = 0; // A failed read leaves nothing that could be taken for the file's.
+                self.filled = handle.read(&mut self.bytes, offset)?;
+                self.start = offset;
+                0
+            }
+        };
+        Ok(&self.bytes[skip..self.filled.min(skip + count)])
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// What stands at an offset.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// A frame whose header verifies, whose body is whole if that was asked for, and whose LSN continues the log.
+    Frame { offset: u64, header: FrameHeader },
+    /// The walk's limit, exactly.
+    End,
+    /// Anything else. Torn or rotten, this level cannot know.
+    Bad { reason: &'static str },
+    /// A whole frame that does not continue the log: no crash leaves that.
+    Discontinuous { reason: &'static str },
+}
+
+/// Whether a walk reads bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bodies {
+    Verify,
+    Skip,
+}
+
+/// A walk from frame to frame.
+#[derive(Debug)]
+pub(crate) struct Walk<'a> {
+    handle: &'a Handle,
+    salt: Id,
+    window: &'a mut Window,
+    bodies: Bodies,
+    offset: u64,
+    limit: u64,
+    next: Lsn,
+}
+
+impl<'a> Walk<'a> {
+    /// Begins at a frame's `offset`, where the next data frame starts with `next`, and ends at `limit`.
+    pub(crate) fn new(
+        handle: &'a Handle,
+        salt: Id,
+        window: &'a mut Window,
+        bodies: Bodies,
+        (next, offset): (Lsn, u64),
+        limit: u64,
+    ) -> Walk<'a> {
+        window.clear();
+        Walk { handle, salt, window, bodies, offset, limit, next }
+    }
+
+    /// Where it stands: behind the last frame that it returned.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The LSN with which the next data frame must begin.
+    pub(crate) fn next_lsn(&self) -> Lsn {
+        self.next
+    }
+
+    /// Takes one step. A read that fails, and a frame of a later release, are errors; all else is told.
+    pub(crate) fn step(&mut self) -> Result<Step> {
+        let (offset, bad) = (self.offset, |reason| Ok(Step::Bad { reason }));
+        if offset == self.limit {
+            return Ok(Step::End);
+        }
+        let bytes = self.window.get(self.handle, offset, FRAME_HEADER_BYTES)?;
+        let header = match FrameHeader::decode(bytes, &self.salt, offset) {
+            HeaderReading::Sound(header) => header,
+            HeaderReading::Unknown { what, found } => {
+                return Err(unknown(self.handle.path(), what, found));
+            }
+            HeaderReading::Bad => return bad("no frame header verifies here"),
+        };
+        if header.frame_bytes() > self.limit.saturating_sub(offset) {
+            return bad("a frame goes beyond the end");
+        }
+        if self.bodies == Bodies::Verify && !self.body_verifies(&header)? {
+            return bad("a frame's body does not verify");
+        }
+        let continued = header.first == self.next;
+        if !continued {
+            return Ok(Step::Discontinuous { reason: "the LSNs are not dense" });
+        }
+        self.next = header.next().expect("decoding checked it");
+        self.offset += header.frame_bytes();
+        Ok(Step::Frame { offset, header })
+    }
+
+    /// Verifies the body behind a header, and that zeros pad it, without holding it in memory as a whole.
+    fn body_verifies(&mut self, header: &FrameHeader) -> Result<bool> {
+        let mut hasher = crc32fast::Hasher::new();
+        let mut offset = self.offset + FRAME_HEADER_BYTES as u64;
+        let mut left = u64::from(header.body_bytes);
+        while left > 0 {
+            let count = usize::try_from(left).unwrap_or(usize::MAX).min(self.window.size());
+            let bytes = self.window.get(self.handle, offset, count)?;
+            if bytes.is_empty() {
+                return Ok(false);
+            }
+            hasher.update(bytes);
+            offset += bytes.len() as u64;
+            left -= bytes.len() as u64;
+        }
+        let end = self.offset + header.frame_bytes();
+        let padding = usize::try_from(end - offset).expect("padding is below 8 bytes");
+        let zeros = self.window.get(self.handle, offset, padding)?;
+        let padded = zeros.len() == padding && zeros.iter().all(|byte| *byte == 0);
+        Ok(padded && hasher.finalize() == header.body_checksum)
+    }
+}
+
+pub(crate) fn unknown(path: &Arc<Path>, what: &'static str, found: u32) -> Error {
+    let supported = if what == "codec" { 0 } else { 2 };
+    Error::UnsupportedVersion { path: path.clone(), what, found, supported }
+}
+
+/// Reads the whole body behind a frame header. It was verified, or is by the caller.
+pub(crate) fn read_body(handle: &Handle, offset: u64, header: &FrameHeader) -> Result<Vec<u8>> {
+    let mut body = vec![0; header.body_bytes as usize];
+    let count = handle.read(&mut body, offset + FRAME_HEADER_BYTES as u64)?;
+    body.truncate(count);
+    Ok(body)
+}
+
+/// Reads a state frame: the floor and the caller's state.
+pub(crate) fn read_state(handle: &Handle, offset: u64, header: &FrameHeader) -> Result<(Lsn, Vec<u8>)> {
+    let body = read_body(handle, offset, header)?;
+    match decode_state(&body) {
+        Some((floor, state)) if crc32fast::hash(&body) == header.body_checksum => Ok((floor, state.to_vec())),
+        _ => {
+            let lost = LsnRange::empty_before(header.first);
+            Err(Error::corrupt(handle.path(), offset, lost, "a state frame changed while it was read"))
+        }
+    }
+}
+
+/// Verifies a completed segment up to the end that its successor's record gives, and returns its index.
+pub(crate) fn check_completed(
+    segment: &Segment,
+    handle: &Handle,
+    fence: &Predecessor,
+    bodies: Bodies,
+    window: &mut Window,
+) -> Result<Vec<IndexEntry>> {
+    let mut index = Vec::new();
+    let mut last = None;
+    let start = (segment.first, FRAMES_START);
+    let mut walk = Walk::new(handle, segment.salt, window, bodies, start, fence.end);
+    let (offset, reason) = loop {
+        match walk.step()? {
+            Step::Frame { offset, header } if header.frame_type == FrameType::Data => {
+                note_frame(&mut index, header.first, offset);
+                last = Some((offset, header));
+            }
+            Step::Frame { .. } => {}
+            Step::End => match &last {
+                Some((offset, header)) if is_last_live(fence, *offset, header) => return Ok(index),
+                _ => break (walk.offset(), "its end is not as its successor says"),
+            },
+            Step::Bad { reason } | Step::Discontinuous { reason } => break (walk.offset(), reason),
+        }
+    };
+    let lost = LsnRange::new(walk.next_lsn(), fence.last);
+    Err(Error::corrupt(&segment.path, offset, lost, reason))
+}
+
+/// Whether a frame is the one that `fence` names as its segment's last live one.
+pub(crate) fn is_last_live(fence: &Predecessor, offset: u64, header: &FrameHeader) -> bool {
+    let holds = header.first <= fence.last && header.next().is_some_and(|next| next > fence.last);
+    holds
+        && (offset, header.checksum) == (fence.frame_offset, fence.frame_checksum)
+        && offset + header.frame_bytes() == fence.end
+}
+
+/// The last data frame of a tail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastFrame {
+    pub(crate) offset: u64,
+    pub(crate) header: FrameHeader,
+}
+
+impl LastFrame {
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + self.header.frame_bytes()
+    }
+
+    pub(crate) fn last(&self) -> Lsn {
+        self.header.next().expect("decoding checked it").previous()
+    }
+}
+
+/// The tail, for whoever holds the writing role.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) header: SegmentHeader,
+    /// The end of the last wholly written frame.
+    end: u64,
+    last: Option<LastFrame>,
+    segment_bytes: u64,
+    /// Whether to fill ahead; switched off by a full disk.
+    ahead: bool,
+    /// The file is filled up to here: with frames up to `end`, then with zeros.
+    filled_to: u64,
+    /// What the group being written will add to the index; kept for its memory.
+    noted: Vec<IndexEntry>,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    /// The tail's end, behind it.
+    pub(crate) end: u64,
+    /// Bytes of frames.
+    pub(crate) bytes: u64,
+    /// Bytes of zeros ahead of them.
+    pub(crate) zeroed_bytes: u64,
+}
+
+impl Tail {
+    pub(crate) fn new(
+        segment: Arc<Segment>,
+        handle: Arc<Handle>,
+        header: SegmentHeader,
+        end: u64,
+        last: Option<LastFrame>,
+        filled_to: u64,
+    ) -> Tail {
+        Tail {
+            segment,
+            handle,
+            header,
+            end,
+            last,
+            segment_bytes: u64::MAX,
+            ahead: false,
+            filled_to,
+            noted: Vec::new(),
+        }
+    }
+
+    /// Sets its size, and whether zeros are written ahead.
+    pub(crate) fn configure(&mut self, segment_bytes: u64, ahead: bool) {
+        self.segment_bytes = segment_bytes;
+        self.ahead = ahead;
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub(crate) fn holds_records(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Whether a group of that size goes into a new segment: any segment takes at least one.
+    pub(crate) fn is_full_for(&self, frame_bytes: u64) -> bool {
+        self.last.is_some() && self.passes(frame_bytes)
+    }
+
+    /// Whether a state frame of that size goes into a new segment.
+    pub(crate) fn is_full_for_state(&self, state_bytes: usize) -> bool {
+        let bytes = (FRAME_HEADER_BYTES + 8 + state_bytes) as u64;
+        (self.last.is_some() || self.end > self.header.birth_end) && self.passes(bytes)
+    }
+
+    fn passes(&self, bytes: u64) -> bool {
+        self.end.saturating_add(bytes) > self.segment_bytes
+    }
+
+    /// What a segment that follows this one says of its predecessor: of this one, if it holds a record; else what
+    /// this one says, which it then replaces.
+    pub(crate) fn predecessor_of_next(&self) -> Option<Predecessor> {
+        match &self.last {
+            Some(last) => Some(fence_at(&self.header, last)),
+            None => self.header.predecessor.clone(),
+        }
+    }
+
+    /// Writes a group behind what is there. On failure the tail stands where it stood, and what the file holds
+    /// beyond is unknown until [`cut`](Tail::cut).
+    pub(crate) fn write_group(&mut self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
+        let (start, mut end, mut last) = (self.end, self.end, self.last);
+        self.noted.clear();
+        group.finish(&self.header.salt, start, durable_end, |placed| {
+            let frame = LastFrame { offset: placed.offset, header: placed.header };
+            self.noted.push(IndexEntry { lsn: frame.header.first, offset: frame.offset });
+            end = frame.end();
+            last = Some(frame);
+        });
+        let mut offset = start;
+        for run in group.runs() {
+            self.handle.write(run, offset)?;
+            offset += run.len() as u64;
+        }
+        assert!(offset == end, "a group is written whole");
+        self.segment.extend_index(&self.noted);
+        (self.end, self.last) = (end, last);
+        let bytes = end - start;
+        Ok(Written { end, bytes, zeroed_bytes: self.fill_ahead(bytes)? })
+    }
+
+    /// Writes a state frame behind what is there; `next` is the LSN of the next data frame.
+    pub(crate) fn write_state(
+        &mut self,
+        next: Lsn,
+        floor: Lsn,
+        state: &[u8],
+        durable_end: u64,
+    ) -> Result<Written> {
+        let (frame, _) = encode_state(&self.header.salt, self.end, durable_end, next, floor, state);
+        self.handle.write(&frame, self.end)?;
+        let bytes = frame.len() as u64;
+        self.end += bytes;
+        Ok(Written { end: self.end, bytes, zeroed_bytes: self.fill_ahead(bytes)? })
+    }
+
+    /// Keeps zeros ahead of the end, so that the next syncs change no file size. A full disk here only ends that.
+    fn fill_ahead(&mut self, written_bytes: u64) -> Result<u64> {
+        self.filled_to = self.filled_to.max(self.end);
+        if !self.ahead || self.end < self.filled_to || written_bytes > AHEAD_BYTES {
+            return Ok(0);
+        }
+        let step = if written_bytes > LARGE_GROUP_BYTES { AHEAD_BYTES_LARGE } else { AHEAD_BYTES };
+        let target = (self.end + 1).next_multiple_of(step).min(self.segment_bytes);
+        let start = self.filled_to;
+        while self.filled_to < target {
+            let count = (target - self.filled_to).min(ZEROS.len() as u64);
+            let zeros = &ZEROS[..usize::try_from(count).expect("at most 64 KiB")];
+            match self.handle.write(zeros, self.filled_to) {
+                Ok(()) => self.filled_to += count,
+                Err(error) if error.is_storage_full() => {
+                    log::info!("no zeros are written ahead any more: {error}");
+                    self.ahead = false;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.filled_to - start)
+    }
+
+    /// Cuts the file back to the end of its last whole frame, durably, so that no part of a failed write can
+    /// come back after a crash.
+    pub(crate) fn undo(&mut self) -> Result<()> {
+        self.handle.set_len(self.end)?;
+        self.filled_to = self.end;
+        self.handle.sync()
+    }
+
+    /// Cuts what lies ahead of its end.
+    pub(crate) fn trim(&mut self) -> Result<()> {
+        self.handle.set_len(self.end)?;
+        self.filled_to = self.end;
+        Ok(())
+    }
+}
+
+/// The record that a successor keeps of the segment with that header, whose last live frame is `last`.
+pub(crate) fn fence_at(header: &SegmentHeader, last: &LastFrame) -> Predecessor {
+    Predecessor {
+        number: header.number,
+        salt: header.salt,
+        end: last.end(),
+        last: last.last(),
+        frame_offset: last.offset,
+        frame_checksum: last.header.checksum,
+    }
+}

@@ -1,0 +1,552 @@
+//! `Wal`: the public handle. Wires the layers together; holds no byte layout and no system call.
+
+mod store;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::birth::Spare;
+use crate::commit::Commit;
+use crate::current::is_refused_for_space;
+use crate::dir::Dir;
+use crate::entry::Entry;
+use crate::error::{Error, Failure, Result};
+use crate::frame::{STATE_BYTES_MAX, Unit, record_bytes};
+use crate::fs::{Fs, FsLock, Medium, OsFs};
+use crate::lsn::{Lsn, LsnRange};
+use crate::options::{Durability, Options};
+use crate::reader::{self, Iter, Record};
+use crate::recovery::recover;
+use crate::report::RecoveryReport;
+use crate::stats::{Counters, Stats};
+
+use store::{Small, Store, Through};
+
+/// A `sync` with nothing to sync writes CURRENT anew if it is older than this.
+const MARK_AGE: Duration = Duration::from_millis(100);
+
+/// A write-ahead log: an open directory of segments.
+///
+/// It is `Send + Sync`: share it by reference or in an [`Arc`]. Any number of threads may append, read, rotate and
+/// checkpoint at once; appends that come together share one sync. In the default mode no thread is started.
+///
+/// Dropping it closes it, as [`close`](Wal::close) does, and logs what fails; like `close` it may block for a sync.
+///
+/// # Examples
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("data/wal");
+/// let wal = seawall::Wal::open(&path)?;
+/// let lsn = wal.append(b"debit 7")?; // `lsn` now survives a power failure.
+/// for record in wal.iter() {
+///     assert_eq!(record?.payload(), b"debit 7");
+/// }
+/// wal.checkpoint(lsn)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Wal {
+    store: Arc<Store>,
+    commit: Arc<Commit>,
+    counters: Arc<Counters>,
+    report: RecoveryReport,
+    mode: Durability,
+    record_bytes_max: u64,
+    batch_bytes_max: u64,
+    /// `checkpoint`, `rotate` and `close` exclude one another. Locked before any role is taken.
+    admin: Mutex<()>,
+    /// Held as long as the log is open; given back by whoever closes it.
+    lock: Mutex<Option<Box<dyn FsLock>>>,
+    timer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Wal {
+    /// Opens the log in `dir` with default [`Options`]: makes it if there is none, recovers it if it was not closed.
+    ///
+    /// The directory and those above it are made if need be. What a crash left is settled before this returns, and
+    /// [`recovery`](Wal::recovery) tells what that was. Blocks for as long as that takes: every completed segment
+    /// is read and verified.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] at once if the log is open elsewhere. [`Error::Corrupt`], [`Error::MissingSegment`],
+    /// [`Error::UnsupportedVersion`] and [`Error::NotALog`] leave every file as it was. [`Error::StorageFull`] and
+    /// [`Error::Io`] lose nothing: mend the cause and open again.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Wal> {
+        Options::new().open(dir)
+    }
+
+    fn open_with(options: &Options, fs: Arc<dyn Fs>, dir: &Path) -> Result<Wal> {
+        options.validate()?;
+        let dir = Arc::new(Dir::open(fs, dir, options.create_if_missing)?);
+        if !options.create_if_missing {
+            let listing = dir.list()?;
+            if listing.segments.is_empty() && !listing.current {
+                return Err(Error::NotFound { path: dir.path().clone() });
+            }
+        }
+        let lock = dir.lock()?;
+        if dir.medium() == Medium::Network {
+            log::warn!(
+                "{} is on a network: locks and syncs are another machine's word",
+                dir.path().display()
+            );
+        }
+        let recovered = recover(&dir, options.verify)?;
+        let (next, report) = (recovered.next, recovered.report.clone());
+        let counters = Arc::new(Counters::default());
+        let store = Arc::new(Store::new(dir, options, counters.clone(), recovered));
+        let commit = Arc::new(Commit::new(store.clone(), counters.clone(), options, next, store.place()));
+        let wal = Wal {
+            store,
+            commit,
+            counters,
+            report,
+            mode: options.durability,
+            record_bytes_max: options.record_bytes_max,
+            batch_bytes_max: options.batch_bytes_max(),
+            admin: Mutex::new(()),
+            lock: Mutex::new(Some(lock)),
+            timer: Mutex::new(None),
+        };
+        if let Durability::Interval(interval) = options.durability {
+            let commit = wal.commit.clone();
+            let thread = std::thread::Builder::new().name("seawall-sync".into());
+            let timer = thread.spawn(move || commit.run_timer(interval));
+            *lock_of(&wal.timer) =
+                Some(timer.map_err(|error| Error::io("start the timer of", wal.store.dir.path(), error))?);
+        }
+        Ok(wal)
+    }
+
+    /// Appends `entry` to the log and returns its number.
+    ///
+    /// With [`Durability::Sync`], the default, the record survives a power failure once this returns; see
+    /// [`Durability`] for the other modes. Blocks for one device flush, shared with every thread that appends
+    /// meanwhile. An empty payload is a record, too.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] and [`Error::StorageFull`] leave the log as it was; so does [`Error::Io`], where a new
+    /// segment could not be made. [`Error::QueueFull`] only with [`Backpressure::Fail`](crate::Backpressure::Fail).
+    /// [`Error::Poisoned`]: the outcome of this record is unknown, and nothing further is acknowledged until the
+    /// log is opened again. [`Error::Closed`] after `close`.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// use seawall::Entry;
+    /// wal.append("plain")?;
+    /// wal.append(Entry::new("tagged").with_kind(3).with_meta(b"by the way"))?;
+    /// # Ok::<(), seawall::Error>(())
+    /// ```
+    pub fn append<'a>(&self, entry: impl Into<Entry<'a>>) -> Result<Lsn> {
+        let entry = entry.into();
+        self.check_size(&entry)?;
+        let range = self.commit.append(Unit::entry(&entry))?;
+        self.keep_house();
+        Ok(range.first())
+    }
+
+    /// Appends all `entries`, or none: they lie in one frame, share one sync, and a crash leaves all or nothing.
+    ///
+    /// A batch larger than a segment gets a segment of its own. An empty one writes nothing and returns an empty
+    /// range; it waits for nothing.
+    ///
+    /// # Errors
+    /// As [`append`](Wal::append); [`Error::TooLarge`] also where all together pass 64 MiB, or `record_bytes_max`
+    /// if that is more.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// let range = wal.append_batch(["a", "b", "c"])?;
+    /// assert_eq!(range.len(), 3);
+    /// # Ok::<(), seawall::Error>(())
+    /// ```
+    pub fn append_batch<'a, I>(&self, entries: I) -> Result<LsnRange>
+    where
+        I: IntoIterator,
+        I::Item: Into<Entry<'a>>,
+    {
+        // The caller's iterator and conversions run here, before any lock is taken.
+        let entries: Vec<Entry<'a>> = entries.into_iter().map(Into::into).collect();
+        entries.iter().try_for_each(|entry| self.check_size(entry))?;
+        let bytes = entries.iter().map(record_bytes).fold(0, u64::saturating_add);
+        check_bytes("batch", bytes, self.batch_bytes_max)?;
+        if entries.is_empty() {
+            self.commit.check_usable()?;
+            return Ok(LsnRange::empty_before(self.next_lsn()));
+        }
+        let range = self.commit.append(Unit::batch(&entries))?;
+        self.keep_house();
+        Ok(range)
+    }
+
+    fn check_size(&self, entry: &Entry<'_>) -> Result<()> {
+        check_bytes("payload", entry.payload().len() as u64, self.record_bytes_max)?;
+        check_bytes("meta", entry.meta().len() as u64, u16::MAX.into())
+    }
+
+    /// Makes everything that was appended before this call durable, in every mode, and returns the last durable LSN.
+    ///
+    /// With nothing to sync it returns at once, but for a mark of how far the log reaches, at most every 100 ms.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`]: what is not written yet waits in memory ([`Durability::Buffered`]). [`Error::Poisoned`],
+    /// [`Error::Closed`].
+    pub fn sync(&self) -> Result<Lsn> {
+        if let Some(durable) = self.commit.sync()? {
+            self.keep_house();
+            return Ok(durable);
+        }
+        if !self.commit.met_full_disk() {
+            let mut current = self.store.current.lock();
+            // Not before the lock is held: `close` gives it back with the log closed.
+            self.commit.check_usable()?;
+            let (place, last) = self.commit.durable_place();
+            let behind =
+                current.mark().is_some_and(|mark| mark.number == place.number && mark.end < place.end);
+            if behind && current.age() > MARK_AGE {
+                let marked = self.store.mark(&mut current, (place, last), false);
+                drop(current);
+                match marked {
+                    Err(failure) if !is_refused_for_space(&failure) => return Err(self.fail(failure)),
+                    _ => self.keep_house(),
+                }
+            }
+        }
+        Ok(self.durable_lsn())
+    }
+
+    /// Hands everything that was appended before this call to the operating system: it then survives the death of
+    /// the process, not a power failure.
+    ///
+    /// # Errors
+    /// As [`sync`](Wal::sync).
+    pub fn flush(&self) -> Result<()> {
+        self.commit.flush()?;
+        self.keep_house();
+        Ok(())
+    }
+
+    /// Iterates the records above the checkpoint in order, up to the durable LSN of this moment.
+    ///
+    /// Records that are appended later are not seen. With [`Durability::Sync`] these are all that were acknowledged.
+    #[must_use]
+    pub fn iter(&self) -> Iter {
+        let durable = self.durable_lsn();
+        Iter::new(&self.store.shelf, None, durable)
+    }
+
+    /// Iterates the records from `lsn` on, up to the durable LSN of this moment. At or below the checkpoint the
+    /// first item is [`Error::Removed`]; above the durable LSN there is none.
+    #[must_use]
+    pub fn iter_from(&self, lsn: Lsn) -> Iter {
+        let durable = self.durable_lsn();
+        Iter::new(&self.store.shelf, Some(lsn), durable)
+    }
+
+    /// Reads one record: `None` above the durable LSN.
+    ///
+    /// # Errors
+    /// [`Error::Removed`] at or below the checkpoint, also while the bytes are still there. [`Error::Corrupt`],
+    /// [`Error::Io`], [`Error::Closed`].
+    pub fn read(&self, lsn: Lsn) -> Result<Option<Record>> {
+        reader::read(&self.store.shelf, self.durable_lsn(), lsn)
+    }
+
+    /// Ends the newest segment and starts another one. One without records stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] and [`Error::Io`] leave the old segment usable. [`Error::Poisoned`], [`Error::Closed`].
+    pub fn rotate(&self) -> Result<()> {
+        let admin = lock_of(&self.admin);
+        self.commit.sync()?;
+        let mut exclusive = self.commit.exclusive()?;
+        if self.store.tail_holds_records() {
+            exclusive.sync()?;
+            let small = self.store.small();
+            let born = self.store.start_segment(exclusive.next, &small, Spare::Keep);
+            exclusive.publish(born)?;
+        }
+        drop(exclusive);
+        drop(admin);
+        self.keep_house();
+        Ok(())
+    }
+
+    /// Declares that records up to `lsn`, included, are no longer needed: they are never replayed again, and
+    /// segments that hold no others are removed.
+    ///
+    /// Syncs first if `lsn` is not durable yet. Once this returned, the checkpoint survives a power failure; it
+    /// does before any file is removed. Appends go on meanwhile. Below the present checkpoint it does nothing. It
+    /// works on a full disk, too, and frees what it can.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] beyond the last record. [`Error::Io`] where a file could not be removed: the checkpoint
+    /// holds, and the next one tries again. [`Error::StorageFull`], [`Error::Poisoned`], [`Error::Closed`].
+    pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
+        let admin = lock_of(&self.admin);
+        self.commit.check_usable()?;
+        let last = self.last_lsn();
+        if lsn > last {
+            return Err(Error::OutOfRange { lsn, last });
+        }
+        let met_full_disk = self.commit.met_full_disk();
+        let small = self.store.small();
+        let mut marked = true;
+        if lsn > small.floor || met_full_disk {
+            if lsn > self.durable_lsn() {
+                self.commit.sync()?;
+            }
+            let floor = lsn.max(small.floor);
+            let through = if met_full_disk { Through::BirthOrFrame } else { Through::FrameOrBirth };
+            let mut exclusive = self.commit.exclusive()?;
+            exclusive.sync()?;
+            // On a full disk an LSN may have been taken back since it was looked at.
+            let last = exclusive.next.previous();
+            if floor > last {
+                return Err(Error::OutOfRange { lsn, last });
+            }
+            let small = Small { floor, ..small };
+            let put = self.store.put_small(exclusive.next, exclusive.durable_end, &small, through);
+            exclusive.publish(put)?;
+            drop(exclusive);
+            self.store.raise_floor(floor);
+            marked = self.mark()?;
+        }
+        let removed = self.store.remove_owed();
+        if removed.files > 0 {
+            self.store.dir.sync().map_err(|error| self.fail(Failure::Fatal(error)))?;
+        }
+        if !marked {
+            self.mark()?; // What was removed has made room.
+        }
+        drop(admin);
+        self.keep_house();
+        removed.failure.map_or(Ok(()), Err)
+    }
+
+    /// Writes CURRENT anew with what is durable; `false` where there is no room for it.
+    fn mark(&self) -> Result<bool> {
+        let mut current = self.store.current.lock();
+        let place = self.commit.durable_place();
+        match self.store.mark(&mut current, place, false) {
+            Ok(()) => Ok(true),
+            Err(failure) if is_refused_for_space(&failure) => {
+                log::info!("CURRENT is not marked for now: {}", failure.into_error());
+                Ok(false)
+            }
+            Err(failure) => {
+                drop(current);
+                Err(self.fail(failure))
+            }
+        }
+    }
+
+    /// Stores a small state beside the log: at most 64 KiB, replaced as a whole, durable on return in every mode.
+    ///
+    /// A crash leaves the old one or the new one. It survives checkpoints. A Raft vote, a schema version.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::StorageFull`] and [`Error::Io`] leave the old state. After [`Error::Poisoned`]
+    /// it is unknown which of the two the next open finds. [`Error::Closed`].
+    pub fn set_state(&self, state: &[u8]) -> Result<()> {
+        check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
+        let mut exclusive = self.commit.exclusive()?;
+        exclusive.sync()?;
+        let small = Small { state: state.into(), ..self.store.small() };
+        let put = self.store.put_small(exclusive.next, exclusive.durable_end, &small, Through::Frame);
+        exclusive.publish(put)?;
+        drop(exclusive);
+        self.keep_house();
+        Ok(())
+    }
+
+    /// Returns the state that was set last; empty if none was.
+    #[must_use]
+    pub fn state(&self) -> Vec<u8> {
+        self.store.small().state.to_vec()
+    }
+
+    /// The first LSN above the checkpoint: that of the first record, or of the one to be appended next.
+    #[must_use]
+    pub fn first_lsn(&self) -> Lsn {
+        self.store.shelf.catalog().floor.next()
+    }
+
+    /// The LSN that the next record will have. On a full disk it falls back to what was last written.
+    #[must_use]
+    pub fn next_lsn(&self) -> Lsn {
+        self.commit.next_lsn()
+    }
+
+    /// The LSN of the last record appended, durable or not; [`Lsn::ZERO`] before the first.
+    #[must_use]
+    pub fn last_lsn(&self) -> Lsn {
+        self.next_lsn().previous()
+    }
+
+    /// The LSN of the last record that survives a power failure. Never falls.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.commit.durable_lsn()
+    }
+
+    /// Whether an earlier write or sync failed, so that nothing is acknowledged any more.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.commit.is_poisoned()
+    }
+
+    /// What opening the log found and did.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// What the log has done since it was opened. Stops nobody; the counts are each exact, and may be of slightly
+    /// different moments.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.counters.snapshot()
+    }
+
+    /// Closes the log: writes and syncs what is pending, marks it as closed, and gives its lock back.
+    ///
+    /// Waits for what other threads have under way. Afterwards every call that returns a `Result`, here and in
+    /// iterators, is [`Error::Closed`]; so is a second `close`.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`]: what is pending, or the mark, found no room; the log stays open. [`Error::Poisoned`]:
+    /// the log was poisoned before or by this; nothing more is written, it is closed and its lock given back.
+    pub fn close(&self) -> Result<()> {
+        let admin = lock_of(&self.admin);
+        let closed = self.close_files();
+        match &closed {
+            Err(Error::Closed) => return closed,
+            Ok(()) | Err(Error::Poisoned { .. }) => self.end(),
+            Err(_) => self.commit.admit_again(),
+        }
+        drop(admin);
+        closed
+    }
+
+    /// Everything that `close` does to files. With `Ok` every later call is `Closed`.
+    fn close_files(&self) -> Result<()> {
+        self.commit.hold_appends()?;
+        match self.commit.sync() {
+            // Told to their callers, and taken back: nothing is pending, unless it waits in memory.
+            Err(Error::StorageFull { .. }) if self.mode != Durability::Buffered => {}
+            outcome => drop(outcome?),
+        }
+        let mut exclusive = self.commit.exclusive()?;
+        exclusive.sync()?;
+        self.store.trim_tail();
+        let mut current = self.store.current.lock();
+        let place = self.commit.durable_place();
+        if let Err(failure) = self.store.mark(&mut current, place, true) {
+            return Err(self.fail(failure));
+        }
+        // In both roles and under CURRENT's lock: no thread is changing files now, and none will again.
+        self.commit.close();
+        Ok(())
+    }
+
+    /// Ends the handle, and gives the lock back once no thread is changing files.
+    fn end(&self) {
+        self.store.shelf.close();
+        self.commit.close();
+        self.commit.wait_until_idle();
+        drop(self.store.current.lock());
+        self.join_timer();
+        drop(lock_of(&self.lock).take());
+    }
+
+    fn join_timer(&self) {
+        if let Some(timer) = lock_of(&self.timer).take() {
+            if timer.join().is_err() {
+                log::error!("the log's timer panicked");
+            }
+        }
+    }
+
+    /// Makes spares and removes retired segments, where that is due: after the caller's group was woken.
+    fn keep_house(&self) {
+        if !self.store.is_housekeeping_due() {
+            return;
+        }
+        let mut current = self.store.current.lock();
+        if self.commit.check_usable().is_ok() {
+            if let Err(error) = self.store.keep_house(&mut current) {
+                drop(current);
+                self.commit.poison(error);
+            }
+        }
+    }
+
+    /// The error to return for a failure; a fatal one poisons the log.
+    fn fail(&self, failure: Failure) -> Error {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Fatal(error) => {
+                self.commit.poison(error.clone());
+                self.commit.check_usable().err().unwrap_or(error)
+            }
+        }
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        match self.close() {
+            Ok(()) | Err(Error::Closed) => {}
+            Err(error) => {
+                // Also where the log stayed open, since nobody is left who could try again.
+                log::error!("closing the log in {} failed: {error}", self.store.dir.path().display());
+                self.end();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Wal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Wal")
+            .field("dir", self.store.dir.path())
+            .field("durable_lsn", &self.durable_lsn())
+            .field("next_lsn", &self.next_lsn())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// Opens the log in `dir`, as [`Wal::open`] does.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`]; [`Error::NotFound`] with `create_if_missing(false)`; else as [`Wal::open`].
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<Wal> {
+        self.open_on(Arc::new(OsFs::new()), dir)
+    }
+
+    /// Opens the log in `dir` of another operating system than the real one: a test's.
+    ///
+    /// # Errors
+    /// As [`open`](Options::open).
+    pub fn open_on(&self, fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Wal> {
+        Wal::open_with(self, fs, dir.as_ref())
+    }
+}
+
+fn check_bytes(what: &'static str, bytes: u64, bytes_max: u64) -> Result<()> {
+    if bytes > bytes_max { Err(Error::TooLarge { what, bytes, bytes_max }) } else { Ok(()) }
+}
+
+/// A panic while one of these was locked is found by the log's own state.
+fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

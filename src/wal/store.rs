@@ -1,0 +1,291 @@
+//! The log's files as the holders of the roles see them: the tail, its births, CURRENT, and what is to be removed.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::birth::{Ancestors, Birth, Spare, bear};
+use crate::catalog::Shelf;
+use crate::commit::{Disk, Place};
+use crate::current::{Current, CurrentGuard, Mark};
+use crate::dir::Dir;
+use crate::error::{Failure, Result};
+use crate::frame::FrameBuffer;
+use crate::fs::{Handle, Medium};
+use crate::lsn::Lsn;
+use crate::options::{Durability, Options, SpaceAhead};
+use crate::recovery::Recovered;
+use crate::segment::{Tail, Written};
+use crate::stats::Counters;
+
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) dir: Arc<Dir>,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) current: Current,
+    counters: Arc<Counters>,
+    segment_bytes: u64,
+    ahead: bool,
+    /// For the holder of the writing role; locked only so that the compiler sees that he is alone.
+    tail: Mutex<Tail>,
+    /// The tail's file, for the holder of the syncing role; changed by births, which hold both.
+    tail_file: Mutex<Arc<Handle>>,
+    /// The newest floor and state that were written. Changed in both roles.
+    small: Mutex<Small>,
+    /// Files that are no longer part of the log, oldest first; removed when that is next done.
+    owed: Mutex<Vec<Arc<Path>>>,
+    /// Whether there may be spares to make or files to remove.
+    housekeeping_due: AtomicBool,
+}
+
+/// What a state frame holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Small {
+    pub(super) floor: Lsn,
+    pub(super) state: Arc<[u8]>,
+}
+
+/// How a new floor or state goes to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Through {
+    /// A state frame in the tail, unless the tail is full.
+    Frame,
+    /// A state frame, or, where that finds the disk full, a birth that may use the spare segment.
+    FrameOrBirth,
+    /// Such a birth; where it finds no room, a state frame after all.
+    BirthOrFrame,
+}
+
+impl Store {
+    pub(super) fn new(
+        dir: Arc<Dir>,
+        options: &Options,
+        counters: Arc<Counters>,
+        recovered: Recovered,
+    ) -> Store {
+        let Recovered { mut tail, catalog, current, state, owed, .. } = recovered;
+        let in_place = dir.medium() == Medium::InPlace;
+        let ahead =
+            in_place && options.space_ahead == SpaceAhead::Auto && options.durability != Durability::Buffered;
+        tail.configure(options.segment_bytes, ahead);
+        Store {
+            shelf: Arc::new(Shelf::new(dir.clone(), catalog.clone())),
+            dir,
+            current,
+            counters,
+            segment_bytes: options.segment_bytes,
+            ahead,
+            tail_file: Mutex::new(tail.handle.clone()),
+            tail: Mutex::new(tail),
+            small: Mutex::new(Small { floor: catalog.floor, state: state.into() }),
+            owed: Mutex::new(owed),
+            housekeeping_due: AtomicBool::new(true),
+        }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        place_of(&lock(&self.tail))
+    }
+
+    pub(super) fn small(&self) -> Small {
+        lock(&self.small).clone()
+    }
+
+    pub(super) fn tail_holds_records(&self) -> bool {
+        lock(&self.tail).holds_records()
+    }
+
+    /// In both roles, with all that is written synced: starts the next segment, born with `small`. One that holds
+    /// a record gets a successor; one that holds none is replaced.
+    pub(super) fn start_segment(&self, next: Lsn, small: &Small, spare: Spare) -> Result<Place, Failure> {
+        let mut tail = lock(&self.tail);
+        let predecessor = tail.predecessor_of_next();
+        let mut current = self.current.lock();
+        let birth = Birth {
+            log_id: tail.header.log_id,
+            number: tail.header.number.checked_add(1).expect("segments are not that many"),
+            first: next,
+            predecessor: predecessor.clone(),
+            floor: small.floor,
+            state: &small.state,
+            carried: None,
+            spare,
+            ancestors: Ancestors::Durable,
+        };
+        let mut newborn = bear(&self.dir, &mut current, &birth)?;
+        newborn.configure(self.segment_bytes, self.ahead);
+        *lock(&self.small) = small.clone();
+        *lock(&self.tail_file) = newborn.handle.clone();
+        self.shelf.change(|catalog| (catalog.with_tail(newborn.segment.clone(), predecessor.as_ref()), ()));
+        self.counters.rotations.add(1);
+        let mut old = std::mem::replace(&mut *tail, newborn);
+        if old.holds_records() {
+            if let Err(error) = old.trim() {
+                log::warn!("a completed segment keeps unused space at its end: {error}");
+            }
+        } else {
+            lock(&self.owed).push(old.segment.path.clone());
+        }
+        self.housekeeping_due.store(true, Ordering::Release);
+        Ok(place_of(&tail))
+    }
+
+    /// In both roles, with all that is written synced: makes a new floor or state durable.
+    pub(super) fn put_small(
+        &self,
+        next: Lsn,
+        durable_end: u64,
+        small: &Small,
+        through: Through,
+    ) -> Result<Place, Failure> {
+        let full = lock(&self.tail).is_full_for_state(small.state.len());
+        if through == Through::BirthOrFrame || full {
+            let spare = if through == Through::Frame { Spare::Keep } else { Spare::Spend };
+            match self.start_segment(next, small, spare) {
+                Err(Failure::Refused(error)) => log::info!("no new segment for now: {error}"),
+                outcome => return outcome,
+            }
+        }
+        match self.write_state(next, durable_end, small) {
+            Err(Failure::Refused(error)) if through == Through::FrameOrBirth && error.is_storage_full() => {
+                self.start_segment(next, small, Spare::Spend)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn write_state(&self, next: Lsn, durable_end: u64, small: &Small) -> Result<Place, Failure> {
+        let mut tail = lock(&self.tail);
+        match tail.write_state(next, small.floor, &small.state, durable_end) {
+            Ok(written) => {
+                self.counters.bytes.add(written.bytes);
+                self.counters.zeroed_bytes.add(written.zeroed_bytes);
+            }
+            Err(error) if error.is_storage_full() => {
+                tail.undo().map_err(Failure::Fatal)?;
+                return Err(Failure::Refused(error));
+            }
+            Err(error) => return Err(Failure::Fatal(error)),
+        }
+        let place = place_of(&tail);
+        drop(tail);
+        self.sync().map_err(Failure::Fatal)?;
+        *lock(&self.small) = small.clone();
+        Ok(place)
+    }
+
+    /// In both roles: cuts the unused space at the tail's end, before the log is closed. It may as well stay.
+    pub(super) fn trim_tail(&self) {
+        if let Err(error) = lock(&self.tail).trim() {
+            log::warn!("the log keeps unused space at its end: {error}");
+        }
+    }
+
+    /// Writes CURRENT with what is durable. One that a birth has just written is newer, and stays.
+    pub(super) fn mark(
+        &self,
+        current: &mut CurrentGuard<'_>,
+        (place, last): (Place, Lsn),
+        closed: bool,
+    ) -> Result<(), Failure> {
+        let Some(old) = current.mark() else { unreachable!("every open writes CURRENT") };
+        if old.number > place.number {
+            return Ok(());
+        }
+        let mark =
+            Mark { log_id: old.log_id, closed, number: place.number, salt: place.salt, end: place.end, last };
+        self.housekeeping_due.store(true, Ordering::Release);
+        current.write(&mark)
+    }
+
+    /// Sets the floor, durable by now, for readers; what is wholly below it is to be removed.
+    pub(super) fn raise_floor(&self, floor: Lsn) {
+        let retired = self.shelf.change(|catalog| catalog.with_floor(floor));
+        let mut owed = lock(&self.owed);
+        for segment in retired {
+            self.shelf.forget(&segment);
+            owed.push(segment.path.clone());
+        }
+    }
+
+    /// Removes what is no longer part of the log, oldest first; what cannot be removed stays owed.
+    pub(super) fn remove_owed(&self) -> Removed {
+        let mut removed = Removed::default();
+        let mut owed = lock(&self.owed);
+        owed.retain(|path| match self.dir.unlink(path) {
+            Ok(()) => {
+                removed.files += 1;
+                false
+            }
+            Err(error) => {
+                log::warn!("a segment below the checkpoint stays behind for now: {error}");
+                removed.failure.get_or_insert(error);
+                true
+            }
+        });
+        removed
+    }
+
+    pub(super) fn is_housekeeping_due(&self) -> bool {
+        self.housekeeping_due.load(Ordering::Relaxed)
+    }
+
+    /// Makes the spares and removes what is owed, outside all roles: after a group was woken.
+    pub(super) fn keep_house(&self, current: &mut CurrentGuard<'_>) -> Result<()> {
+        if !self.housekeeping_due.swap(false, Ordering::Acquire) {
+            return Ok(());
+        }
+        self.raise_floor(self.shelf.catalog().floor);
+        self.remove_owed();
+        current.make_spares()
+    }
+}
+
+/// What came of removing files.
+#[derive(Debug, Default)]
+pub(super) struct Removed {
+    pub(super) files: usize,
+    pub(super) failure: Option<crate::error::Error>,
+}
+
+impl Disk for Store {
+    fn is_full_for(&self, group: &FrameBuffer) -> bool {
+        lock(&self.tail).is_full_for(group.frame_bytes())
+    }
+
+    fn rotate(&self, next: Lsn) -> Result<Place, Failure> {
+        let small = self.small();
+        self.start_segment(next, &small, Spare::Keep)
+    }
+
+    fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
+        lock(&self.tail).write_group(group, durable_end)
+    }
+
+    fn undo(&self) -> Result<()> {
+        lock(&self.tail).undo()
+    }
+
+    fn sync(&self) -> Result<()> {
+        let file = lock(&self.tail_file).clone();
+        let start = self.dir.now();
+        file.sync()?;
+        self.counters.syncs.add(1);
+        self.counters.sync_latency.record(self.dir.now().saturating_sub(start));
+        Ok(())
+    }
+
+    fn now(&self) -> Duration {
+        self.dir.now()
+    }
+}
+
+fn place_of(tail: &Tail) -> Place {
+    Place { number: tail.header.number, salt: tail.header.salt, end: tail.end() }
+}
+
+/// A panic while one of these was locked has poisoned the log, whose holder of the roles it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

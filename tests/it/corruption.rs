@@ -1,0 +1,700 @@
+//! Damage is never mistaken for anything else: whatever happens to the bytes of a closed log, opening it says so or
+//! returns every record.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use seawall::{Error, Iter, Lsn, Options, RecoveryAction, RecoveryReport, Verify, Wal};
+
+use crate::common::{Rng, Stored, watchdog};
+use crate::mem_fs::MemFs;
+
+const DIR: &str = "/wal";
+const SEGMENT_BYTES: u64 = 23 << 10;
+const BLOCK_BYTES: usize = 4096;
+const FRAMES_START: usize = 2 * BLOCK_BYTES;
+const SECTOR_BYTES: usize = 512;
+
+type Files = BTreeMap<PathBuf, Arc<Vec<u8>>>;
+
+/// A closed log, what it must return, and where its bytes count.
+struct Sound {
+    fs: MemFs,
+    files: Files,
+    /// All records, that of LSN 1 first.
+    records: Vec<Stored>,
+    floor: u64,
+    state: Vec<u8>,
+    maps: BTreeMap<PathBuf, Map>,
+    /// The files after every call of its history.
+    history: Vec<Files>,
+}
+
+/// Where the bytes of one file count: two blocks that are each other's copy, and, of a segment, live frames.
+#[derive(Debug, Clone)]
+struct Map {
+    frames: Vec<Frame>,
+    /// What follows is dead: nothing in it counts.
+    live_end: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Frame {
+    bytes: Range<usize>,
+    first: u64,
+    /// 0: a state frame.
+    count: u32,
+}
+
+/// What must come of a damage.
+#[derive(Debug, Clone)]
+enum Expected {
+    /// Nothing that counts was changed.
+    Unnoticed,
+    /// Everything is returned, and the report names the block that was damaged; or both, of CURRENT.
+    Noted(Range<usize>),
+    /// An error that names the file. `from` on, live bytes differ; `None`: the header is lost.
+    Corrupt { from: Option<usize> },
+}
+
+/// A history under way.
+struct History {
+    wal: Wal,
+    fs: MemFs,
+    log: Sound,
+}
+
+fn options() -> Options {
+    Options::new().segment_bytes(SEGMENT_BYTES)
+}
+
+fn open(fs: &MemFs) -> seawall::Result<Wal> {
+    options().open_on(Arc::new(fs.clone()), DIR)
+}
+
+impl History {
+    fn begin(seed: u64) -> History {
+        let fs = MemFs::new(seed).with_step_clock();
+        let wal = open(&fs).expect("a new log can be made");
+        let log = Sound {
+            fs: fs.clone(),
+            files: Files::new(),
+            records: Vec::new(),
+            floor: 0,
+            state: Vec::new(),
+            maps: BTreeMap::new(),
+            history: vec![fs.files()],
+        };
+        History { wal, fs, log }
+    }
+
+    fn note(&mut self) {
+        self.log.history.push(self.fs.files());
+    }
+
+    fn append(&mut self, count: u64) {
+        let next = self.log.records.len() as u64 + 1;
+        let batch: Vec<Stored> = (next..next + count).map(Stored::mixed).collect();
+        let range =
+            self.wal.append_batch(batch.iter().map(Stored::entry)).expect("a memory disk does not fail");
+        assert_eq!(range.first(), Lsn::from(next));
+        self.log.records.extend(batch);
+        self.note();
+    }
+
+    fn set_state(&mut self, bytes: usize) {
+        self.log.state = Rng::new(bytes as u64).bytes(bytes);
+        self.wal.set_state(&self.log.state).expect("a memory disk does not fail");
+        self.note();
+    }
+
+    fn close(&mut self) {
+        self.wal.close().expect("a memory disk does not fail");
+        self.note();
+    }
+
+    /// Appends until the tail has that number and is about half full, closing and reopening on the way.
+    fn grow_to_segment(&mut self, number: u64) {
+        let tail = segment_path(number);
+        while !self.fs.files().contains_key(&tail) {
+            let next = self.log.records.len() as u64 + 1;
+            self.append(if next % 3 == 0 { 1 + next % 4 } else { 1 });
+            if next % 7 == 0 {
+                self.set_state(10 + self.log.records.len());
+            }
+        }
+        self.append(1);
+        self.set_state(77);
+        self.append(3);
+        self.close();
+        self.wal = open(&self.fs).expect("a closed log can be opened");
+        assert_eq!(self.wal.recovery().action, RecoveryAction::Continued, "{:?}", self.wal.recovery());
+        self.note();
+        for _ in 0..8 {
+            self.append(1);
+        }
+        self.set_state(99);
+        self.append(2);
+    }
+
+    fn end(mut self) -> Sound {
+        self.close();
+        let History { wal, fs, mut log } = self;
+        drop(wal);
+        log.files = fs.files();
+        log.maps = maps(&log.files);
+        log
+    }
+}
+
+/// A closed log of three segments, in which every kind of frame occurs: small, empty and large records, batches,
+/// states, in a tail that was once closed and opened again.
+fn three_segments(seed: u64) -> Sound {
+    let mut history = History::begin(seed);
+    history.grow_to_segment(3);
+    let log = history.end();
+    assert_eq!(log.segments().len(), 3);
+    let bytes: usize = log.maps.keys().map(|path| log.files[path].len()).sum();
+    assert!(bytes >= 64 << 10, "the log has only {bytes} bytes");
+    log
+}
+
+/// The same, with a checkpoint in the middle of the segment that is then its first: number 3 of 5.
+fn checkpointed(seed: u64) -> Sound {
+    let mut history = History::begin(seed);
+    history.grow_to_segment(3);
+    let floor = history.log.records.len() as u64 - 1;
+    history.wal.checkpoint(Lsn::from(floor)).expect("a memory disk does not fail");
+    history.log.floor = floor;
+    history.note();
+    history.grow_to_segment(5);
+    let log = history.end();
+    assert_eq!(log.segments().len(), 3);
+    log
+}
+
+fn segment_path(number: u64) -> PathBuf {
+    Path::new(DIR).join(format!("wal-{number:06}.log"))
+}
+
+fn current_path() -> PathBuf {
+    Path::new(DIR).join("CURRENT")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// Reads, by the format's description and without the library, where the bytes of a sound closed log count.
+fn maps(files: &Files) -> BTreeMap<PathBuf, Map> {
+    let mut maps = BTreeMap::new();
+    let current = &files[&current_path()];
+    assert_eq!(u32_at(current, 12), 2, "CURRENT says that the log is closed");
+    maps.insert(current_path(), Map { frames: Vec::new(), live_end: FRAMES_START });
+    let (mut number, mut live_end) = (u64_at(current, 48), u64_at(current, 56));
+    while let Some(file) = files.get(&segment_path(number)) {
+        let live_end_here = usize::try_from(live_end).expect("a small file");
+        let mut frames = Vec::new();
+        let mut offset = FRAMES_START;
+        while offset < live_end_here {
+            let end = offset + 40 + (u32_at(file, offset + 8) as usize).next_multiple_of(8);
+            let (first, count) = (u64_at(file, offset + 16), u32_at(file, offset + 12));
+            frames.push(Frame { bytes: offset..end, first, count });
+            offset = end;
+        }
+        assert_eq!(offset, live_end_here, "frames fill {number} up to its live end");
+        maps.insert(segment_path(number), Map { frames, live_end: live_end_here });
+        (number, live_end) = (u64_at(file, 72), u64_at(file, 96));
+    }
+    maps
+}
+
+impl Map {
+    /// The frame that holds a live offset.
+    fn frame_at(&self, offset: usize) -> &Frame {
+        &self.frames[self.frames.partition_point(|frame| frame.bytes.end <= offset)]
+    }
+}
+
+impl Sound {
+    fn segments(&self) -> Vec<PathBuf> {
+        self.maps.keys().filter(|path| **path != current_path()).cloned().collect()
+    }
+
+    /// What must come of replacing a file's bytes.
+    fn expected(&self, path: &Path, damaged: &[u8]) -> Expected {
+        let (map, sound) = (&self.maps[path], &self.files[path]);
+        let differs = |range: Range<usize>| sound.get(range.clone()) != damaged.get(range);
+        let live = FRAMES_START..map.live_end;
+        let first_difference = || live.clone().find(|at| sound.get(*at) != damaged.get(*at));
+        match (differs(0..BLOCK_BYTES), differs(BLOCK_BYTES..FRAMES_START)) {
+            (true, true) if *path == current_path() => Expected::Noted(0..FRAMES_START),
+            (true, true) => Expected::Corrupt { from: None },
+            _ if differs(live.clone()) => Expected::Corrupt { from: first_difference() },
+            (true, false) => Expected::Noted(0..BLOCK_BYTES),
+            (false, true) => Expected::Noted(BLOCK_BYTES..FRAMES_START),
+            (false, false) => Expected::Unnoticed,
+        }
+    }
+
+    /// Puts `damaged` in place of a file, opens the log, and checks that what must come of it comes.
+    fn check(&self, path: &Path, damaged: Vec<u8>, what: &dyn Fn() -> String) -> Expected {
+        let expected = self.expected(path, &damaged);
+        self.check_against(path, damaged, &expected, what);
+        expected
+    }
+
+    fn check_against(&self, path: &Path, damaged: Vec<u8>, expected: &Expected, what: &dyn Fn() -> String) {
+        let what = || format!("{}: {}", path.display(), what());
+        let fs = self.fs.fork();
+        fs.replace(path, damaged);
+        let before = fs.files();
+        let opened = open(&fs);
+        match (expected, &opened) {
+            (Expected::Unnoticed, Ok(wal)) => {
+                assert_eq!(wal.recovery().notes, [], "{}", what());
+                self.check_contents(wal, &what);
+            }
+            (Expected::Noted(blocks), Ok(wal)) => {
+                assert!(notes(wal.recovery(), path, blocks), "{}: {:?}", what(), wal.recovery().notes);
+                self.check_contents(wal, &what);
+            }
+            (Expected::Corrupt { from }, Err(error)) => {
+                self.check_error(path, error, *from, &what);
+                assert_unchanged(&before, &fs.files(), &what);
+            }
+            (_, outcome) => panic!("{}: expected {expected:?}, got {outcome:?}", what()),
+        }
+    }
+
+    /// Checks that a log returns every record above the floor, byte-equal, and its state.
+    fn check_contents(&self, wal: &Wal, what: &dyn Fn() -> String) {
+        let mut next = self.floor;
+        for record in wal.iter() {
+            let record = record.unwrap_or_else(|error| panic!("{}: {error}", what()));
+            next += 1;
+            assert_eq!(record.lsn(), Lsn::from(next), "{}", what());
+            assert!(self.record(next).is_some_and(|stored| stored.is(&record)), "{}: record {next}", what());
+        }
+        assert_eq!(next, self.records.len() as u64, "{}: records are missing without an error", what());
+        assert_eq!(wal.state(), self.state, "{}", what());
+    }
+
+    /// Checks that an error names the file, the place, and records that it really lost.
+    fn check_error(&self, path: &Path, error: &Error, from: Option<usize>, what: &dyn Fn() -> String) {
+        let Error::Corrupt { path: named, offset, lost, .. } = error else {
+            panic!("{}: expected Corrupt, got {error:?}", what());
+        };
+        assert_eq!(&**named, path, "{}: {error}", what());
+        let Some(from) = from else { return };
+        let frame = self.maps[path].frame_at(from);
+        let offset = usize::try_from(*offset).expect("a small file");
+        assert!(frame.bytes.contains(&offset), "{}: {error}, but the damage is in {frame:?}", what());
+        assert!(lost.is_empty() || lost.first() >= Lsn::from(frame.first), "{}: {error}, {frame:?}", what());
+        assert!(frame.count == 0 || lost.contains(Lsn::from(frame.first)), "{}: {error}, {frame:?}", what());
+    }
+
+    fn record(&self, lsn: u64) -> Option<&Stored> {
+        let index = usize::try_from(lsn.checked_sub(1)?).ok()?;
+        self.records.get(index)
+    }
+
+    /// Opens `fs`, which differs from the sound log by more than one file's bytes, and checks that it is refused with
+    /// nothing changed.
+    fn check_refused(&self, fs: &MemFs, what: &dyn Fn() -> String) -> Error {
+        let before = fs.files();
+        let error = open(fs).map(drop).expect_err(&what());
+        assert_unchanged(&before, &fs.files(), what);
+        error
+    }
+
+    /// Opens `fs`, of which CURRENT is not what it was, and checks that nothing is lost; returns the report.
+    fn check_nothing_lost(&self, fs: &MemFs, what: &dyn Fn() -> String) -> RecoveryReport {
+        let wal = open(fs).unwrap_or_else(|error| panic!("{}: {error}", what()));
+        self.check_contents(&wal, what);
+        let report = wal.recovery().clone();
+        wal.close().expect("a memory disk does not fail");
+        let again = open(fs).unwrap_or_else(|error| panic!("{}, opened again: {error}", what()));
+        self.check_contents(&again, what);
+        assert!(again.recovery().is_clean(), "{}: {:?}", what(), again.recovery());
+        report
+    }
+}
+
+/// Whether the report lists a damage in one of these blocks of that file, or the file as a whole.
+fn notes(report: &RecoveryReport, path: &Path, blocks: &Range<usize>) -> bool {
+    let blocks = blocks.start as u64..blocks.end as u64;
+    report.notes.iter().any(|note| &*note.path == path && blocks.contains(&note.offset))
+}
+
+fn assert_unchanged(before: &Files, after: &Files, what: &dyn Fn() -> String) {
+    let but_lock = |mut files: Files| {
+        files.remove(&Path::new(DIR).join("LOCK"));
+        files
+    };
+    let (before, after) = (but_lock(before.clone()), but_lock(after.clone()));
+    assert!(before.keys().eq(after.keys()), "{}: {:?} became {:?}", what(), before.keys(), after.keys());
+    assert!(before == after, "{}: a failed open changed a file", what());
+}
+
+#[test]
+fn every_single_flipped_bit_is_corrupt_or_loses_nothing() {
+    // Method: a closed log of three segments; flip each bit of each file in turn; open, replay. The map, read without
+    // the library, says what is redundancy: either block of a header or of CURRENT, while its copy is sound, and
+    // what lies behind a live end. Every other bit must give `Corrupt`, with its file, its frame, its lost records.
+    let log = three_segments(1);
+    let bytes_of = |path| (0..log.files[path].len()).map(move |at| (path, at));
+    let flips: Vec<(&PathBuf, usize)> = log.maps.keys().flat_map(bytes_of).collect();
+    assert!(flips.len() * 8 >= 524_288, "only {} bits", flips.len() * 8);
+    let next = AtomicUsize::new(0);
+    let tally = Mutex::new(BTreeMap::new());
+    let work = || {
+        let mut mine: BTreeMap<(&Path, &str), u64> = BTreeMap::new();
+        while let Some(&(path, at)) = flips.get(next.fetch_add(1, Ordering::Relaxed)) {
+            for bit in 0..8 {
+                let mut damaged = log.files[path].to_vec();
+                damaged[at] ^= 1 << bit;
+                let expected = flip_expected(&log.maps[path], at);
+                log.check_against(path, damaged, &expected, &|| format!("bit {bit} of byte {at} flipped"));
+                *mine.entry((path, kind_of(&expected))).or_default() += 1;
+            }
+        }
+        let mut tally = tally.lock().expect("the other thread did not panic here");
+        mine.into_iter().for_each(|(key, count)| *tally.entry(key).or_default() += count);
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    watchdog(900, || {
+        thread::scope(|scope| (0..threads).map(|_| scope.spawn(work)).for_each(drop));
+    });
+    for ((path, kind), bits) in tally.into_inner().expect("no thread panicked") {
+        println!("{}: {bits} bits {kind}", path.display());
+    }
+}
+
+/// What must come of a flipped bit of byte `at`: the list of what may be redundancy.
+fn flip_expected(map: &Map, at: usize) -> Expected {
+    match at {
+        0..BLOCK_BYTES => Expected::Noted(0..BLOCK_BYTES),
+        BLOCK_BYTES..FRAMES_START => Expected::Noted(BLOCK_BYTES..FRAMES_START),
+        at if at < map.live_end => Expected::Corrupt { from: Some(at) },
+        _ => Expected::Unnoticed,
+    }
+}
+
+fn kind_of(expected: &Expected) -> &'static str {
+    match expected {
+        Expected::Unnoticed => "dead",
+        Expected::Noted(_) => "redundant, noted",
+        Expected::Corrupt { .. } => "corrupt",
+    }
+}
+
+/// Damages each file in each way that `damages` makes of its bytes, and prints what came of it.
+fn check_all<D: IntoIterator<Item = (String, Vec<u8>)>>(log: &Sound, damages: impl Fn(&[u8]) -> D) {
+    let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
+    for path in log.maps.keys() {
+        for (what, damaged) in damages(&log.files[path]) {
+            let expected = log.check(path, damaged, &|| what.clone());
+            *tally.entry(kind_of(&expected)).or_default() += 1;
+        }
+    }
+    println!("{tally:?}");
+    assert!(
+        tally.contains_key("corrupt") && tally.contains_key("redundant, noted"),
+        "both outcomes were met"
+    );
+}
+
+#[test]
+fn every_zeroed_sector_is_corrupt_or_loses_nothing() {
+    // Method: zero each 512-byte sector of each file in turn, as a disk that lost a write would show it.
+    check_all(&three_segments(2), |sound| {
+        let sectors = sound.len().div_ceil(SECTOR_BYTES);
+        let zeroed = |sector: usize| {
+            let mut bytes = sound.to_vec();
+            let end = bytes.len().min((sector + 1) * SECTOR_BYTES);
+            bytes[sector * SECTOR_BYTES..end].fill(0);
+            (format!("sector {sector} zeroed"), bytes)
+        };
+        (0..sectors).map(zeroed).collect::<Vec<_>>()
+    });
+}
+
+#[test]
+fn every_swap_of_neighbouring_sectors_is_corrupt_or_loses_nothing() {
+    // Method: swap each 512-byte sector with the next one. At a block's edge that damages a header and its copy at
+    // once. A short last sector moves the others.
+    check_all(&three_segments(3), |sound| {
+        let swapped = |sector: usize| {
+            let mut sectors: Vec<&[u8]> = sound.chunks(SECTOR_BYTES).collect();
+            sectors.swap(sector, sector + 1);
+            (format!("sectors {sector} and {} swapped", sector + 1), sectors.concat())
+        };
+        (0..sound.len().div_ceil(SECTOR_BYTES) - 1).map(swapped).collect::<Vec<_>>()
+    });
+}
+
+#[test]
+fn every_cut_is_corrupt_or_loses_nothing() {
+    // Method: cut each file at every 512 bytes, down to nothing, and at every frame's start and at its last byte.
+    let log = three_segments(4);
+    check_all(&log, |sound| {
+        let cut = |bytes: usize| (format!("cut to {bytes} bytes"), sound[..bytes].to_vec());
+        (0..sound.len()).step_by(SECTOR_BYTES).map(cut).collect::<Vec<_>>()
+    });
+    for path in log.segments() {
+        for frame in &log.maps[&path].frames {
+            for bytes in [frame.bytes.start, frame.bytes.end - 1] {
+                log.check(&path, log.files[&path][..bytes].to_vec(), &|| format!("cut to {bytes} bytes"));
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_behind_a_live_end_are_dead_whatever_they_hold() {
+    // Method: lengthen each segment by zeros, by noise, by a copy of its own last frame: for a completed one its
+    // successor says where it ends, for the tail CURRENT does, and noise there is a torn write of nobody's.
+    let log = three_segments(5);
+    let tail = log.segments().pop().expect("there are segments");
+    for path in log.segments() {
+        let sound = &log.files[&path];
+        let last = log.maps[&path].frames.last().expect("there are frames").bytes.clone();
+        for (what, extra) in [
+            ("zeros", vec![0; 1000]),
+            ("noise", Rng::new(5).bytes(1000)),
+            ("its last frame again", sound[last].to_vec()),
+        ] {
+            let fs = log.fs.fork();
+            fs.replace(&path, [sound.as_slice(), &extra].concat());
+            let what = || format!("{} followed by {what}", path.display());
+            let report = log.check_nothing_lost(&fs, &what);
+            let torn = path == tail && extra.iter().any(|byte| *byte != 0);
+            assert_eq!(report.is_clean(), !torn, "{}: {report:?}", what());
+            assert_eq!(report.dropped_bytes > 0, torn, "{}: {report:?}", what());
+        }
+    }
+}
+
+#[test]
+fn a_lost_header_is_corrupt() {
+    // Method: damage a header and its copy, in every segment, at every pair of some offsets.
+    let log = three_segments(6);
+    for path in log.segments() {
+        for first in [0, 8, 16, 48, 72, 4095] {
+            for second in [0, 8, 32, 56, 104, 4092] {
+                let mut damaged = log.files[&path].to_vec();
+                damaged[first] ^= 0x40;
+                damaged[BLOCK_BYTES + second] ^= 0x02;
+                let what = || format!("bytes {first} and {} flipped", BLOCK_BYTES + second);
+                let expected = log.check(&path, damaged, &what);
+                assert!(matches!(expected, Expected::Corrupt { from: None }), "{expected:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_missing_segment_is_missed() {
+    // Method: remove each proper and improper subset of the segments. CURRENT, or a successor's record, knows them.
+    for log in [three_segments(7), checkpointed(7)] {
+        let segments = log.segments();
+        for subset in 1..1_usize << segments.len() {
+            let gone: Vec<&PathBuf> = segments
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| subset >> at & 1 == 1)
+                .map(|(_, path)| path)
+                .collect();
+            let fs = log.fs.fork();
+            gone.iter().for_each(|path| fs.remove(path));
+            let error = log.check_refused(&fs, &|| format!("without {gone:?}"));
+            let Error::MissingSegment { path, lost, .. } = &error else {
+                panic!("without {gone:?}: {error:?}")
+            };
+            assert!(gone.iter().any(|gone| gone.as_path() == &**path), "without {gone:?}: {error}");
+            assert!(lost.is_empty() || lost.last() <= Lsn::from(log.records.len() as u64), "{error}");
+        }
+    }
+}
+
+#[test]
+fn every_older_copy_of_a_segment_is_noticed() {
+    // Method: put each state in which a segment ever was in place of what it is. All but those that differ only in
+    // dead bytes lack records; in the tail it is CURRENT that knows. The last older copy is that before the last append.
+    for log in [three_segments(8), checkpointed(8)] {
+        for path in log.segments() {
+            let mut older: Vec<&Arc<Vec<u8>>> =
+                log.history.iter().filter_map(|files| files.get(&path)).collect();
+            older.dedup();
+            let mut noticed = 0;
+            for (at, copy) in older.iter().enumerate() {
+                let live = &log.files[&path][..log.maps[&path].live_end];
+                if !copy.starts_with(live) {
+                    log.check(&path, copy.to_vec(), &|| format!("its older copy {at} of {}", older.len()));
+                    noticed += 1;
+                }
+            }
+            assert!(noticed >= 10, "{}: only {noticed} older copies", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_lost_or_older_current_loses_nothing_and_is_reported() {
+    // Method: remove CURRENT, or put each of its older contents in its place: with an older number it is noted; with
+    // the tail's number it is what a crash leaves, and so the log is not found as it was left.
+    for log in [three_segments(9), checkpointed(9)] {
+        let path = current_path();
+        let fs = log.fs.fork();
+        fs.remove(&path);
+        let report = log.check_nothing_lost(&fs, &|| "without CURRENT".to_owned());
+        assert!(report.notes.iter().any(|note| *note.path == *path), "{report:?}");
+        assert!(!report.is_clean(), "{report:?}");
+
+        let newest = &log.files[&path];
+        let mut older: Vec<&Arc<Vec<u8>>> = log.history.iter().filter_map(|files| files.get(&path)).collect();
+        older.dedup();
+        older.retain(|copy| *copy != newest);
+        let numbers: Vec<u64> = older.iter().map(|copy| u64_at(copy, 48)).collect();
+        assert!(
+            numbers.iter().any(|number| *number < u64_at(newest, 48)),
+            "an earlier tail's mark: {numbers:?}"
+        );
+        assert!(older.iter().any(|copy| u32_at(copy, 12) == 2), "a mark that says closed");
+        for copy in older {
+            let number = u64_at(copy, 48);
+            let what = || format!("CURRENT of segment {number}, end {}", u64_at(copy, 56));
+            let fs = log.fs.fork();
+            fs.replace(&path, copy.to_vec());
+            let report = log.check_nothing_lost(&fs, &what);
+            assert!(!report.is_clean(), "{}: {report:?}", what());
+            let noted = report.notes.iter().any(|note| *note.path == *path);
+            assert!(noted || number == u64_at(newest, 48), "{}: {report:?}", what());
+        }
+    }
+}
+
+#[test]
+fn a_segment_of_another_log_is_refused_under_any_number() {
+    // Method: put each segment of another log beside the segments, below, between (in the place of) and above them.
+    let other = checkpointed(100);
+    let log = checkpointed(10);
+    let numbers: Vec<u64> = (1..=8).chain([999_999, 1_000_000, u64::MAX]).collect();
+    for foreign in other.segments() {
+        for number in &numbers {
+            let fs = log.fs.fork();
+            fs.replace(&segment_path(*number), other.files[&foreign].to_vec());
+            let what = || format!("{} of another log as number {number}", foreign.display());
+            let error = log.check_refused(&fs, &what);
+            assert!(matches!(error, Error::Corrupt { .. }), "{}: {error:?}", what());
+        }
+    }
+    let fs = log.fs.fork();
+    fs.replace(&current_path(), other.files[&current_path()].to_vec());
+    let error = log.check_refused(&fs, &|| "CURRENT of another log".to_owned());
+    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+}
+
+#[test]
+fn a_segment_under_another_number_is_never_taken_for_that_one() {
+    // Method: copy each segment of the log to every other number. In the place of a live one, and above them, it is
+    // refused; below them it is an orphan of the log's own, and nothing is lost.
+    let log = checkpointed(11);
+    let segments = log.segments();
+    for path in &segments {
+        for number in (1..=8).chain([1_000_000]) {
+            let target = segment_path(number);
+            if target == *path {
+                continue;
+            }
+            let fs = log.fs.fork();
+            fs.replace(&target, log.files[path].to_vec());
+            let what = || format!("{} as {number}", path.display());
+            if number < 3 {
+                log.check_nothing_lost(&fs, &what);
+            } else {
+                let error = log.check_refused(&fs, &what);
+                assert!(matches!(error, Error::Corrupt { .. }), "{}: {error:?}", what());
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_that_a_quick_open_passes_over_is_reported_when_it_is_read() {
+    // Method: with `Verify::Tail`, flip a bit here and there in live frames. The open or the replay fails, the replay
+    // after a byte-equal prefix and for good; reading each record alone gives it or the damage, never another one.
+    let log = three_segments(12);
+    let mut late = 0;
+    for path in log.segments() {
+        for at in (FRAMES_START..log.maps[&path].live_end).step_by(37) {
+            let mut damaged = log.files[&path].to_vec();
+            damaged[at] ^= 1 << (at % 8);
+            let fs = log.fs.fork();
+            fs.replace(&path, damaged);
+            let what = || format!("{}: byte {at}", path.display());
+            let wal = match options().verify(Verify::Tail).open_on(Arc::new(fs), DIR) {
+                Ok(wal) => wal,
+                Err(error) => {
+                    log.check_error(&path, &error, Some(at), &what);
+                    continue;
+                }
+            };
+            late += 1;
+            let frame = log.maps[&path].frame_at(at);
+            let (replayed, error) = replay_to_error(&log, wal.iter(), &what);
+            match error {
+                Some(error) => log.check_error(&path, &error, Some(at), &what),
+                // A state that is not the newest is nobody's any more: not reading it loses nothing.
+                None => assert!(frame.count == 0 && replayed == log.records.len() as u64, "{}", what()),
+            }
+            for lsn in 1..=log.records.len() as u64 {
+                let damaged = (frame.first..frame.first + u64::from(frame.count)).contains(&lsn);
+                match wal.read(Lsn::from(lsn)) {
+                    Ok(Some(record)) if !damaged => {
+                        assert!(log.record(lsn).is_some_and(|stored| stored.is(&record)))
+                    }
+                    Err(Error::Corrupt { .. }) => {}
+                    other => panic!("{}: read({lsn}) is {other:?}", what()),
+                }
+            }
+        }
+    }
+    assert!(late > 100, "only {late} damages were found late");
+}
+
+/// Counts the records that an iterator yields, which must be the log's, up to the error that ends it, if any.
+fn replay_to_error(log: &Sound, mut iter: Iter, what: &dyn Fn() -> String) -> (u64, Option<Error>) {
+    let mut count = 0;
+    loop {
+        match iter.next() {
+            None => return (count, None),
+            Some(Ok(record)) => {
+                count += 1;
+                assert_eq!(record.lsn(), Lsn::from(count), "{}", what());
+                assert!(
+                    log.record(count).is_some_and(|stored| stored.is(&record)),
+                    "{}: record {count}",
+                    what()
+                );
+            }
+            Some(Err(error)) => {
+                assert!(
+                    iter.next().is_none() && iter.next().is_none(),
+                    "{}: it went on after {error}",
+                    what()
+                );
+                return (count, Some(error));
+            }
+        }
+    }
+}

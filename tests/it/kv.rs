@@ -1,0 +1,177 @@
+//! The example `kv`, from outside: what it acknowledged survives SIGKILL, and nothing else is there.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{Rng, watchdog};
+
+const GENERATIONS: u64 = 40;
+
+#[test]
+fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
+    // Method: `fill` makes changes that depend on their LSN alone, each printed once it is acknowledged, with a
+    // snapshot after every 64. It is killed at a random moment. The store must then be as after the last change
+    // that was acknowledged, or the one after it, which may have been under way; and so on in the same directory.
+    watchdog(300, || {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("store");
+        let mut rng = Rng::from_environment();
+        let (mut expected, mut acknowledged_in_all) = (Expected::default(), 0);
+        for generation in 0..GENERATIONS {
+            let context = format!("generation {generation}, change {}", expected.last);
+            let acknowledged = fill_until_killed(&dir, Duration::from_micros(rng.next() % 60_000), &context);
+            acknowledged_in_all += acknowledged.len();
+            for number in &acknowledged {
+                expected.change();
+                assert_eq!(*number, expected.last, "{context}: changes go on where the store stood");
+            }
+            let found = kv(&dir, &["list"]);
+            if found != expected.list() {
+                expected.change();
+            }
+            let count = acknowledged.len();
+            assert!(found == expected.list(), "{context}: {count} more were acknowledged, found\n{found}");
+            if rng.below(4) == 0 {
+                kv(&dir, &["snapshot"]);
+                assert_eq!(kv(&dir, &["list"]), expected.list(), "{context}: a snapshot changes nothing");
+            }
+        }
+        assert!(acknowledged_in_all as u64 > GENERATIONS, "only {acknowledged_in_all} changes were made");
+        kv(&dir, &["snapshot"]);
+        let names = std::fs::read_dir(dir.join("wal")).unwrap().map(|entry| entry.unwrap().file_name());
+        let segments = names.filter(|name| name.to_str().unwrap().ends_with(".log")).count();
+        assert!(segments <= 2, "a snapshot leaves {segments} segments behind");
+        println!("{acknowledged_in_all} changes acknowledged in {GENERATIONS} generations");
+    });
+}
+
+#[test]
+fn a_snapshot_counts_with_and_without_its_checkpoint() {
+    // Method: put the log back to what it was before the checkpoint, as if the kill had come between the two.
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("store");
+    kv(&dir, &["put", "a", "1"]);
+    kv(&dir, &["put", "b", "2"]);
+    kv(&dir, &["delete", "a"]);
+    let saved = scratch.path().join("saved");
+    copy_dir(&dir.join("wal"), &saved);
+    kv(&dir, &["snapshot"]);
+    assert_eq!(kv(&dir, &["list"]), "b 2\n");
+    std::fs::remove_dir_all(dir.join("wal")).unwrap();
+    copy_dir(&saved, &dir.join("wal"));
+    assert_eq!(kv(&dir, &["list"]), "b 2\n");
+    kv(&dir, &["put", "c", "3"]);
+    assert_eq!(kv(&dir, &["list"]), "b 2\nc 3\n");
+    assert_eq!(kv(&dir, &["get", "c"]), "3\n");
+}
+
+#[test]
+fn a_lost_or_damaged_snapshot_is_an_error_and_not_an_empty_store() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("store");
+    kv(&dir, &["put", "a", "1"]);
+    kv(&dir, &["snapshot"]);
+    let path = dir.join("snapshot");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(kv_fails(&dir, &["list"]).contains("damaged"));
+    std::fs::remove_file(&path).unwrap();
+    let message = kv_fails(&dir, &["list"]);
+    assert!(message.contains("removed by a checkpoint"), "{message}");
+}
+
+/// What the store must hold after the change with the number `last`; `fill` in `examples/kv.rs` told again.
+#[derive(Default)]
+struct Expected {
+    last: u64,
+    keys: BTreeMap<String, String>,
+}
+
+impl Expected {
+    fn change(&mut self) {
+        self.last += 1;
+        let key = format!("key-{:03}", self.last % 500);
+        if self.last % 7 == 0 && self.keys.remove(&key).is_some() {
+            return;
+        }
+        let value = format!("{}.", self.last).repeat(1 + usize::try_from(self.last % 97).unwrap());
+        self.keys.insert(key, value);
+    }
+
+    fn list(&self) -> String {
+        self.keys.iter().map(|(key, value)| format!("{key} {value}\n")).collect()
+    }
+}
+
+/// Starts `fill`, kills it some time after its first line, and returns the changes that it acknowledged.
+fn fill_until_killed(dir: &Path, after: Duration, context: &str) -> Vec<u64> {
+    let mut fill = command(dir, &["fill", "600s"]);
+    let mut child = fill.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let (sender, lines) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut line = String::new();
+        // The last line may lack its end: then nobody was told of it.
+        while stdout.read_line(&mut line).unwrap() > 0 && line.ends_with('\n') {
+            sender.send(line.split(' ').next().unwrap().parse::<u64>().unwrap()).unwrap();
+            line.clear();
+        }
+    });
+    let first = lines.recv(); // An error if it ends before it prints.
+    thread::sleep(after);
+    child.kill().unwrap();
+    let output = child.wait_with_output().unwrap();
+    reader.join().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(first.is_ok() && errors.is_empty(), "{context}: {errors}");
+    first.into_iter().chain(lines).collect()
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+fn kv(dir: &Path, arguments: &[&str]) -> String {
+    let Output { status, stdout, stderr } = command(dir, arguments).output().unwrap();
+    assert!(status.success(), "kv {arguments:?}: {status}, {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// Runs a command that must fail, and returns its message.
+fn kv_fails(dir: &Path, arguments: &[&str]) -> String {
+    let Output { status, stdout, stderr } = command(dir, arguments).output().unwrap();
+    let output = String::from_utf8_lossy(&stdout);
+    assert!(!status.success(), "kv {arguments:?} should fail, and printed {output}");
+    String::from_utf8(stderr).unwrap()
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.arg(dir).args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// The example's binary, which stands beside this test's: `target/<profile>/deps` and `target/<profile>/examples`.
+fn program() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let profile_dir = this.parent().and_then(Path::parent).unwrap();
+    let program = profile_dir.join("examples").join(format!("kv{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        program.exists(),
+        "{} is missing: `cargo test` builds it; so does `cargo build --example kv`, with the `--profile` of this test",
+        program.display()
+    );
+    program
+}
+
+fn copy_dir(source: &Path, target: &Path) {
+    std::fs::create_dir(target).unwrap();
+    for entry in std::fs::read_dir(source).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), target.join(entry.file_name())).unwrap();
+    }
+}

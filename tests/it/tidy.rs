@@ -1,0 +1,221 @@
+//! Rules of the source itself: layers, the one door to the system, the size of files, links that lead somewhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lowest first: a module uses only those before it.
+const LAYERS: [&str; 17] = [
+    "lsn", "error", "entry", "report", "options", "frame", "fs", "dir", "current", "segment", "catalog",
+    "birth", "recovery", "stats", "commit", "reader", "wal",
+];
+
+/// A file with more lines than this, tests aside, becomes a folder.
+const LINES_MAX: usize = 600;
+
+/// One file under `src`.
+struct Source {
+    /// Its path below `src`.
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// The module of the crate's root that it belongs to.
+    fn module(&self) -> &str {
+        let first = self.path.components().next().expect("a file has a name");
+        first.as_os_str().to_str().expect("names are ASCII").trim_end_matches(".rs")
+    }
+
+    /// Whether it is that module, not one inside it.
+    fn is_module_root(&self) -> bool {
+        self.path.components().count() == 1 || self.path.ends_with("mod.rs")
+    }
+
+    /// Its lines before the unit tests, with their numbers.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines: Vec<&str> = self.text.lines().collect();
+        let tests = lines.iter().position(|line| line.starts_with("mod tests"));
+        let attributes =
+            |end: usize| lines[..end].iter().rev().take_while(|line| line.starts_with("#[")).count();
+        let end = tests.map_or(lines.len(), |end| end - attributes(end));
+        (1..).zip(lines).take(end)
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below `dir` whose names have that ending, with their text.
+fn files(dir: &Path, ending: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.expect("the tree can be read").path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|own| own == ending) {
+            let text = fs::read_to_string(&path).expect("source is UTF-8");
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+fn sources() -> Vec<Source> {
+    let src = root().join("src");
+    let relative = |path: PathBuf| path.strip_prefix(&src).expect("it is below src").to_owned();
+    let sources: Vec<Source> =
+        files(&src, "rs").into_iter().map(|(path, text)| Source { path: relative(path), text }).collect();
+    assert!(sources.len() >= LAYERS.len(), "only {} source files were found", sources.len());
+    sources
+}
+
+/// A line without its comment. Strings that hold `//` are cut as well, which hides nothing that is looked for here.
+fn without_comment(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// The names that stand right behind `prefix` in `code`, also those in braces.
+fn names_behind(code: &str, prefix: &str) -> Vec<String> {
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let first_name =
+        |text: &str| text.trim_start().chars().take_while(|letter| is_name(*letter)).collect::<String>();
+    let mut names = Vec::new();
+    for (at, _) in code.match_indices(prefix) {
+        if code[..at].ends_with(is_name) {
+            continue; // The end of a longer name.
+        }
+        let rest = &code[at + prefix.len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => names.extend(top_level_items(list).into_iter().map(first_name)),
+            None => names.push(first_name(rest)),
+        }
+    }
+    names
+}
+
+/// The items of a list in braces, of which the first was read: `a::b, c::{d, e}, f} …` has three.
+fn top_level_items(list: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut items) = (0, 0, Vec::new());
+    for (at, letter) in list.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            '}' => {
+                items.push(&list[start..at]);
+                break;
+            }
+            ',' if depth == 0 => {
+                items.push(&list[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    items.retain(|item| !item.trim().is_empty());
+    items
+}
+
+/// The targets of a Markdown text's links that are paths.
+fn relative_links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
+    let paths = targets.map(|target| target.split('#').next().unwrap_or_default());
+    paths.filter(|path| !path.is_empty() && !path.contains("://") && !path.starts_with("mailto:")).collect()
+}
+
+#[test]
+fn a_module_uses_only_the_layers_below_it() {
+    // Method: of every name behind `crate::`, in any file but the crate's root, find its place in the order. What
+    // the root re-exports has no place there, and `super` must not be a way around.
+    let mut wrong = Vec::new();
+    let mut uses = 0;
+    for source in sources().iter().filter(|source| source.module() != "lib") {
+        let path = source.path.display();
+        let Some(own) = LAYERS.iter().position(|layer| *layer == source.module()) else {
+            wrong.push(format!("{path}: the module has no place in the order"));
+            continue;
+        };
+        let code: Vec<&str> = source.text.lines().map(without_comment).collect();
+        for name in names_behind(&code.join("\n"), "crate::") {
+            uses += 1;
+            match LAYERS.iter().position(|layer| *layer == name) {
+                Some(other) if other <= own => {}
+                Some(_) => wrong.push(format!("{path} uses {name}, which is above it")),
+                None => wrong.push(format!("{path} uses crate::{name}, which is no layer")),
+            }
+        }
+        let way_out = if source.is_module_root() { "super::" } else { "super::super::" };
+        for (number, line) in source.code().filter(|(_, line)| without_comment(line).contains(way_out)) {
+            wrong.push(format!("{path}:{number} leaves its module: {}", line.trim()));
+        }
+    }
+    assert!(uses > 50, "only {uses} uses were found");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_one_file_names_the_operating_system() {
+    // Method: look for what belongs to the system in every line of every other file; in comments for `std::fs` alone.
+    let mut wrong = Vec::new();
+    let mut seen_at_home = false;
+    for source in sources() {
+        for (number, line) in (1..).zip(source.text.lines()) {
+            let code = without_comment(line);
+            let foreign = ["std::os::", "fs2::", "getrandom::", "Instant::", "SystemTime"];
+            let names = line.contains("std::fs")
+                || names_behind(code, "std::").iter().any(|name| name == "fs")
+                || foreign.iter().any(|name| code.contains(name));
+            if source.path == Path::new("fs/os.rs") {
+                seen_at_home |= names;
+            } else if names {
+                wrong.push(format!("{}:{number}: {}", source.path.display(), line.trim()));
+            }
+        }
+    }
+    assert!(seen_at_home, "fs/os.rs does name it");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    // Method: count the lines before the unit tests.
+    let long = |source: &Source| source.code().count() > LINES_MAX;
+    let wrong: Vec<String> = (sources().iter().filter(|source| long(source)))
+        .map(|source| format!("{}: {} lines", source.path.display(), source.code().count()))
+        .collect();
+    assert!(wrong.is_empty(), "more than {LINES_MAX} lines: make a folder of it\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_link_in_the_documents_leads_to_a_file() {
+    // Method: follow each relative link of README and `docs/`, from the file that it stands in.
+    let readme = root().join("README.md");
+    let mut documents = files(&root().join("docs"), "md");
+    documents.push((readme.clone(), fs::read_to_string(readme).expect("there is a README")));
+    let mut wrong = Vec::new();
+    for (path, text) in &documents {
+        let dir = path.parent().expect("a file is in a directory");
+        for link in relative_links(text).into_iter().filter(|link| !dir.join(link).exists()) {
+            wrong.push(format!("{}: {link}", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "links to nothing:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_rules_see_what_they_look_for() {
+    // Method: small texts that break each rule, since a rule that sees nothing passes for ever.
+    let behind = |code| names_behind(code, "crate::");
+    assert_eq!(behind("use crate::wal::Wal;"), ["wal"]);
+    assert_eq!(behind("pub(in crate::a) x: crate::b::B<crate::c::C>, mycrate::d"), ["a", "b", "c"]);
+    assert_eq!(
+        behind("use crate::{lsn::{Lsn, LsnRange},\n    fs, wal::Wal,\n};\nuse std::io;"),
+        ["lsn", "fs", "wal"]
+    );
+    assert_eq!(names_behind("use std::{io, fs::File};", "std::"), ["io", "fs"]);
+    assert_eq!(relative_links("[a](b.md#c) [d](https://e) [f](#g) [h](../i 'j')"), ["b.md", "../i"]);
+    let text = "a\nb\n#[cfg(test)]\n#[allow(x)]\nmod tests {\n}\n".to_owned();
+    let source = Source { path: "commit/mod.rs".into(), text };
+    assert_eq!(source.code().collect::<Vec<_>>(), [(1, "a"), (2, "b")]);
+    assert_eq!((source.module(), source.is_module_root()), ("commit", true));
+}
