@@ -7,6 +7,7 @@
 //!
 //! Every way out of a role goes through [`Roles::release`] or the drop of [`Roles`], and wakes whoever can go on.
 
+mod roles;
 mod state;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,6 +21,8 @@ use crate::options::{Backpressure, Durability, Options};
 use crate::segment::Written;
 use crate::stats::Counters;
 
+pub(crate) use roles::Exclusive;
+use roles::{Locked, Role, Roles};
 pub(crate) use state::Place;
 use state::{Admission, Outcome, State, Taken};
 
@@ -152,11 +155,9 @@ impl Commit {
         state = self.take_role(state, Role::Syncing);
         let roles = Roles::new(self, &[Role::Writing, Role::Syncing]);
         let usable = state.check_usable();
-        let (next, durable_end, unsynced) =
-            (state.written.next(), state.place.end, state.written > state.durable);
+        let exclusive = Exclusive::new(roles, &state);
         drop(state);
-        usable?; // Dropping the roles passes them on.
-        Ok(Exclusive { roles, next, durable_end, unsynced })
+        usable.map(|()| exclusive) // Dropped, it passes the roles on.
     }
 
     /// Syncs every `interval`, but sleeps while there is nothing to sync; returns when the log is closed or poisoned.
@@ -249,7 +250,7 @@ impl Commit {
         let mut state = self.lock();
         state = self.take_role(state, Role::Writing);
         state = self.take_role(state, Role::Syncing);
-        drop(Roles::new(self, &[Role::Writing, Role::Syncing]).release(state, None));
+        Roles::new(self, &[Role::Writing, Role::Syncing]).release(state, None);
     }
 
     // --- Waiting ---
@@ -278,11 +279,11 @@ impl Commit {
             }
             if state.has_pending() && self.may_write(&state) && (write_first || !self.has_room(&state, bytes))
             {
-                let outcome;
-                (state, outcome) = self.lead(state);
-                match outcome {
+                let led = self.lead(state, None);
+                state = self.lock();
+                match led {
                     Err(error) => break Err(error),
-                    Ok(()) => continue,
+                    Ok(_) => continue,
                 }
             }
             if is_admitted && !blocked && self.has_room(&state, bytes) {
@@ -310,10 +311,13 @@ impl Commit {
                 front.notify_one();
             }
         }
-        if admitted.is_err() {
-            self.pass_on(&state);
+        match admitted {
+            Ok(()) => Ok(state),
+            Err(error) => {
+                self.pass_on(state);
+                Err(error)
+            }
         }
-        admitted.map(|()| state)
     }
 
     fn has_room(&self, state: &State, bytes: usize) -> bool {
@@ -326,18 +330,20 @@ impl Commit {
         loop {
             if let Some(result) = state.outcome(group, outcome) {
                 if result.is_err() {
-                    self.pass_on(&state);
+                    self.pass_on(state);
                 }
                 return result;
             }
             if state.written_groups < group {
                 if self.may_write(&state) {
-                    let led;
-                    (state, led) = self.lead(state);
-                    if let Err(error) = led {
-                        // In `Buffered` mode the records stay in memory: this call failed, the group did not.
-                        state.leave(group);
-                        return Err(error);
+                    match self.lead(state, Some((group, outcome))) {
+                        Ok(Some(result)) => return result,
+                        Ok(None) => state = self.lock(),
+                        Err(error) => {
+                            // In `Buffered` mode the records stay in memory: this call failed, the group did not.
+                            self.lock().leave(group);
+                            return Err(error);
+                        }
                     }
                     continue;
                 }
@@ -372,23 +378,26 @@ impl Commit {
 
     // --- Leading ---
 
-    /// Leads one group: takes the buffer, writes it, in `Sync` mode syncs it, and tells everyone. An error is the
-    /// leader's own only in `Buffered` mode; in the others every member, the leader too, reads its group's outcome.
-    fn lead<'a>(&'a self, mut state: Locked<'a>) -> (Locked<'a>, Result<()>) {
+    /// Leads one group: takes the buffer, writes it, in `Sync` mode syncs it, and tells everyone. Returns what the
+    /// caller waits for, if it has come. An error is the leader's own only in `Buffered` mode and in a poisoned log;
+    /// else every member, the leader too, reads its group's outcome.
+    fn lead<'a>(
+        &'a self,
+        mut state: Locked<'a>,
+        awaited: Option<(u64, Outcome)>,
+    ) -> Result<Option<Result<()>>> {
         let syncs = self.mode == Durability::Sync;
         state.writing = true;
-        let mut roles = Roles::new(self, &[Role::Writing]);
-        if syncs {
-            state.syncing = true;
-            roles.syncing = true;
-            let present = state.active_records;
-            if let Some(target) = state.gather.target(present) {
-                let limit = (state.gather.average_sync / 4).min(GATHER_MAX);
-                drop(state);
-                let met = self.gather(target, limit);
-                state = self.lock();
-                state.gather.learn(met);
-            }
+        state.syncing |= syncs;
+        let held: &[Role] = if syncs { &[Role::Writing, Role::Syncing] } else { &[Role::Writing] };
+        let mut roles = Roles::new(self, held);
+        let present = state.active_records;
+        if let Some(target) = if syncs { state.gather.target(present) } else { None } {
+            let limit = (state.gather.average_sync / 4).min(GATHER_MAX);
+            drop(state);
+            let met = self.gather(target, limit);
+            state = self.lock();
+            state.gather.learn(met);
         }
         let mut taken = state.take();
         self.arrived.store(0, Ordering::Relaxed);
@@ -428,7 +437,9 @@ impl Commit {
                 state.check_usable()
             }
         };
-        (roles.release(state, Some(group)), result)
+        let outcome = awaited.and_then(|(group, outcome)| state.outcome(group, outcome));
+        roles.release(state, Some(group));
+        result.map(|()| outcome)
     }
 
     /// Gives threads that are about to append the chance to join the group. Returns whether as many came as were
@@ -507,9 +518,7 @@ impl Commit {
             Ok(()) if state.poison.is_none() => state.synced(written, groups, end),
             Ok(()) => {}
         }
-        // Groups of both parities may have reached their outcome.
-        self.members.iter().for_each(Condvar::notify_all);
-        drop(roles.release(state, None));
+        roles.release(state, None);
     }
 
     fn count(&self, taken: &Taken, written: &Written) {
@@ -521,23 +530,51 @@ impl Commit {
 
     // --- Waking ---
 
-    /// Wakes whoever can go on now that a role may be free. Called whenever one is given back, and whenever a
-    /// thread that might have been woken to lead goes away instead.
-    fn pass_on(&self, state: &State) {
-        if state.role_waiters > 0 {
-            self.roles.notify_all();
-        } else if state.has_pending() || state.written > state.durable {
-            if self.mode == Durability::Sync {
-                self.members[parity(state.filling)].notify_one(); // All who sleep there can lead it.
-            } else {
-                // Some wait for a write, some for a sync: only they know who can go on.
-                self.members.iter().for_each(Condvar::notify_all);
-            }
+    /// Unlocks, and wakes whoever can go on now that a role may be free. Called whenever a thread that might have
+    /// been woken to lead goes away instead; [`Roles::release`] does the same.
+    fn pass_on(&self, state: Locked<'_>) {
+        let wakes = self.wakes(&state, None);
+        drop(state);
+        self.send(wakes);
+    }
+
+    /// Who can go on. `finished`: a group that has reached its outcome.
+    fn wakes(&self, state: &State, finished: Option<u64>) -> Wakes {
+        let unsynced = state.written > state.durable;
+        let any_mode = self.mode != Durability::Sync;
+        let next = state.role_waiters == 0 && state.has_pending();
+        Wakes {
+            roles: state.role_waiters > 0,
+            // Where groups are not synced as they are written, some wait for a write, some for a sync, in groups of
+            // either parity: only they know who can go on.
+            all_members: any_mode,
+            finished: finished.filter(|_| !any_mode).map(parity),
+            // Else all who sleep there can lead the group.
+            leader: (next && !any_mode).then_some(parity(state.filling)),
+            front: state.queue.front().cloned(),
+            timer: state.timer_sleeps && unsynced,
         }
-        if let Some(front) = state.queue.front() {
+    }
+
+    /// Wakes them. The lock is better free by then, since it is what they want first.
+    fn send(&self, wakes: Wakes) {
+        if wakes.roles {
+            self.roles.notify_all();
+        }
+        if wakes.all_members {
+            self.members.iter().for_each(Condvar::notify_all);
+        }
+        // The leader first: it has the longest way to go.
+        if let Some(parity) = wakes.leader {
+            self.members[parity].notify_one();
+        }
+        if let Some(parity) = wakes.finished {
+            self.members[parity].notify_all();
+        }
+        if let Some(front) = wakes.front {
             front.notify_one();
         }
-        if state.timer_sleeps && state.written > state.durable {
+        if wakes.timer {
             self.timer.notify_one();
         }
     }
@@ -560,184 +597,33 @@ impl Commit {
     }
 
     fn lock(&self) -> Locked<'_> {
-        let panicking = std::thread::panicking();
         match self.state.lock() {
-            Ok(guard) => Locked { commit: self, guard: Some(guard), panicking },
-            Err(poisoned) => self.enter_poisoned(poisoned.into_inner(), panicking),
+            Ok(guard) => Locked::new(self, guard),
+            Err(poisoned) => self.enter_poisoned(poisoned.into_inner()),
         }
     }
 
     /// Some thread panicked in a critical section: its state cannot be trusted, and the log ends here.
-    fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, State>, panicking: bool) -> Locked<'a> {
+    fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, State>) -> Locked<'a> {
         self.state.clear_poison();
-        let mut state = Locked { commit: self, guard: Some(guard), panicking };
+        let mut state = Locked::new(self, guard);
         self.poison_state(&mut state, Error::Panicked);
         state
     }
 }
 
+/// Who is to be woken.
+#[derive(Debug)]
+struct Wakes {
+    roles: bool,
+    all_members: bool,
+    /// Parities of groups.
+    finished: Option<usize>,
+    leader: Option<usize>,
+    front: Option<Arc<Condvar>>,
+    timer: bool,
+}
+
 fn parity(group: u64) -> usize {
     usize::from(group % 2 == 1)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Writing,
-    Syncing,
-}
-
-/// The state, locked. A panic while it is held poisons the log and wakes everyone.
-struct Locked<'a> {
-    commit: &'a Commit,
-    guard: Option<MutexGuard<'a, State>>,
-    /// Whether the thread was panicking before it took the lock, which then is no fault of ours.
-    panicking: bool,
-}
-
-impl<'a> Locked<'a> {
-    fn wait(mut self, condvar: &Condvar) -> Locked<'a> {
-        let (commit, panicking) = (self.commit, self.panicking);
-        let guard = self.guard.take().expect("held until dropped");
-        match condvar.wait(guard) {
-            Ok(guard) => Locked { commit, guard: Some(guard), panicking },
-            Err(poisoned) => commit.enter_poisoned(poisoned.into_inner(), panicking),
-        }
-    }
-
-    fn wait_timeout(mut self, condvar: &Condvar, timeout: Duration) -> Locked<'a> {
-        let (commit, panicking) = (self.commit, self.panicking);
-        let guard = self.guard.take().expect("held until dropped");
-        match condvar.wait_timeout(guard, timeout) {
-            Ok((guard, _)) => Locked { commit, guard: Some(guard), panicking },
-            Err(poisoned) => commit.enter_poisoned(poisoned.into_inner().0, panicking),
-        }
-    }
-}
-
-impl std::ops::Deref for Locked<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        self.guard.as_ref().expect("held until dropped")
-    }
-}
-
-impl std::ops::DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut State {
-        self.guard.as_mut().expect("held until dropped")
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        if self.guard.is_some() && !self.panicking && std::thread::panicking() {
-            self.commit.poison_state(&mut *self, Error::Panicked);
-        }
-    }
-}
-
-/// Roles held. Dropped without [`release`](Roles::release), by an error or a panic, they are given back as well.
-#[derive(Debug)]
-struct Roles<'a> {
-    commit: &'a Commit,
-    writing: bool,
-    syncing: bool,
-    /// As in [`Locked`].
-    panicking: bool,
-}
-
-impl<'a> Roles<'a> {
-    /// Notes that the caller has taken these roles.
-    fn new(commit: &'a Commit, held: &[Role]) -> Roles<'a> {
-        let (writing, syncing) = (held.contains(&Role::Writing), held.contains(&Role::Syncing));
-        Roles { commit, writing, syncing, panicking: std::thread::panicking() }
-    }
-
-    /// Adds the syncing role, which its holder gives back without waiting for anything.
-    fn take_syncing(&mut self) {
-        if !self.syncing {
-            drop(self.commit.take_role(self.commit.lock(), Role::Syncing));
-            self.syncing = true;
-        }
-    }
-
-    /// Gives the roles back and wakes whoever can go on, the members of `finished` first.
-    fn release(mut self, mut state: Locked<'a>, finished: Option<u64>) -> Locked<'a> {
-        self.give_back(&mut state);
-        if let Some(group) = finished {
-            self.commit.members[parity(group)].notify_all();
-        }
-        self.commit.pass_on(&state);
-        state
-    }
-
-    fn give_back(&mut self, state: &mut State) {
-        state.writing &= !self.writing;
-        state.syncing &= !self.syncing;
-        (self.writing, self.syncing) = (false, false);
-    }
-}
-
-impl Drop for Roles<'_> {
-    fn drop(&mut self) {
-        if !self.writing && !self.syncing {
-            return;
-        }
-        let commit = self.commit;
-        let mut state = commit.lock();
-        self.give_back(&mut state);
-        if std::thread::panicking() && !self.panicking {
-            commit.poison_state(&mut state, Error::Panicked);
-        }
-        commit.pass_on(&state);
-    }
-}
-
-/// Both roles, for a birth, a state frame, or the end.
-#[derive(Debug)]
-pub(crate) struct Exclusive<'a> {
-    roles: Roles<'a>,
-    /// The LSN behind the last written record.
-    pub(crate) next: Lsn,
-    /// The tail's durable end, once [`sync`](Exclusive::sync) has returned.
-    pub(crate) durable_end: u64,
-    unsynced: bool,
-}
-
-impl Exclusive<'_> {
-    /// Makes what is written durable.
-    pub(crate) fn sync(&mut self) -> Result<()> {
-        if self.unsynced {
-            let commit = self.roles.commit;
-            let synced = commit.disk.sync();
-            let mut state = commit.lock();
-            match synced {
-                Ok(()) => {
-                    state.check_usable()?;
-                    state.all_written_is_synced();
-                    commit.wake_all(&state);
-                }
-                Err(error) => {
-                    commit.poison_state(&mut state, error);
-                    return state.check_usable();
-                }
-            }
-            self.unsynced = false;
-        }
-        Ok(())
-    }
-
-    /// Takes what came of a change of files: a new place, up to which all is durable; a refusal; or the end of the log.
-    pub(crate) fn publish(&mut self, outcome: Result<Place, Failure>) -> Result<()> {
-        let commit = self.roles.commit;
-        match outcome.and_then(|place| commit.publish(place)) {
-            Ok(()) => Ok(()),
-            Err(Failure::Refused(error)) => Err(error),
-            Err(Failure::Fatal(error)) => {
-                let mut state = commit.lock();
-                commit.poison_state(&mut state, error);
-                state.check_usable()
-            }
-        }
-    }
 }

@@ -3,11 +3,10 @@
 
 mod decide;
 mod scan;
+mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::birth::{Ancestors, Birth, Carried, Spare, bear};
@@ -15,22 +14,15 @@ use crate::catalog::{Catalog, CatalogEntry};
 use crate::current::{Current, Mark};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
-use crate::frame::{
-    FORMAT_VERSION, FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, HeaderReading, Predecessor, Twin,
-};
+use crate::frame::{FORMAT_VERSION, FRAMES_START, Predecessor, Twin};
 use crate::fs::OpenMode;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::Verify;
 use crate::report::{RecoveryAction, RecoveryNote, RecoveryReport, SegmentReport, SegmentRole};
-use crate::segment::{Bodies, LastFrame, Segment, Tail, Window, check_completed, fence_at, is_last_live};
+use crate::segment::{LastFrame, Segment, Tail, fence_at};
 
 use decide::{CurrentSays, Evidence, Link, Refusal, Segments, TailEvidence, Verdict, Way};
 use scan::{Scan, SegmentFile, TailScan};
-
-/// Above this, completed segments are verified by several threads.
-const PARALLEL_BYTES: u64 = 8 << 20;
-const VERIFY_WINDOW_BYTES: usize = 1 << 20;
-const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
 /// An open log, at rest.
 #[derive(Debug)]
@@ -54,7 +46,7 @@ pub(crate) fn recover(dir: &Arc<Dir>, verify: Verify) -> Result<Recovered> {
         Verdict::Create => create(dir, &scan)?,
         Verdict::Open { torn } => {
             let plan = plan(dir, &scan, torn, &mut notes)?;
-            verify_completed(dir, &plan.chain, verify)?;
+            verify::verify_completed(dir, &plan.chain, verify)?;
             apply(dir, &scan, plan)?
         }
         Verdict::Refuse(refusal) => return Err(refuse(dir, &scan, refusal)),
@@ -318,96 +310,6 @@ fn orphans<'a>(
     let mut live: Vec<u64> = chain.iter().map(|(segment, _)| segment.number).collect();
     live.push(tail.header.number);
     scan.files.iter().filter(move |file| !live.contains(&file.number))
-}
-
-/// Verifies the completed segments and builds their indexes, on all processors where there is much to read.
-fn verify_completed(dir: &Dir, chain: &[(Arc<Segment>, Predecessor)], verify: Verify) -> Result<()> {
-    if verify == Verify::Tail {
-        return chain.iter().try_for_each(|(segment, fence)| check_last_frame(dir, segment, fence));
-    }
-    let bytes: u64 = chain.iter().map(|(_, fence)| fence.end).sum();
-    let processors = std::thread::available_parallelism().map_or(1, usize::from).min(chain.len());
-    let helpers = if bytes > PARALLEL_BYTES { processors.saturating_sub(1) } else { 0 };
-    let job = Job {
-        dir,
-        chain,
-        bytes,
-        next: AtomicUsize::new(0),
-        done: AtomicU64::new(0),
-        failure: Mutex::default(),
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..helpers {
-            let helper = std::thread::Builder::new().name("seawall-verify".into());
-            if let Err(error) = helper.spawn_scoped(scope, || job.run()) {
-                log::debug!("verifying with fewer threads: {error}");
-            }
-        }
-        job.run();
-    });
-    let failure = job.failure.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failure.map_or(Ok(()), |(_, error)| Err(error))
-}
-
-struct Job<'a> {
-    dir: &'a Dir,
-    chain: &'a [(Arc<Segment>, Predecessor)],
-    bytes: u64,
-    next: AtomicUsize,
-    done: AtomicU64,
-    /// The failure in the oldest segment that has one: the same whichever thread is faster.
-    failure: Mutex<Option<(usize, Error)>>,
-}
-
-impl Job<'_> {
-    fn run(&self) {
-        let mut window = Window::new(VERIFY_WINDOW_BYTES);
-        let mut reported_at = self.dir.now();
-        loop {
-            let at = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some((segment, fence)) = self.chain.get(at) else { return };
-            let checked = self
-                .dir
-                .open_file(&segment.path, OpenMode::Read)
-                .and_then(|handle| check_completed(segment, &handle, fence, Bodies::Verify, &mut window));
-            match checked {
-                Ok(index) => segment.set_index(index),
-                Err(error) => {
-                    let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    if failure.as_ref().is_none_or(|(other, _)| at < *other) {
-                        *failure = Some((at, error));
-                    }
-                    return self.next.store(self.chain.len(), Ordering::Relaxed);
-                }
-            }
-            let done = self.done.fetch_add(fence.end, Ordering::Relaxed) + fence.end;
-            let now = self.dir.now();
-            if now.saturating_sub(reported_at) >= PROGRESS_EVERY {
-                reported_at = now;
-                log::info!(
-                    "{}: verified {} of {} MiB",
-                    self.dir.path().display(),
-                    done >> 20,
-                    self.bytes >> 20
-                );
-            }
-        }
-    }
-}
-
-/// Checks that the segment's last live frame is the one that its successor names, by its header alone.
-fn check_last_frame(dir: &Dir, segment: &Segment, fence: &Predecessor) -> Result<()> {
-    let handle = dir.open_file(&segment.path, OpenMode::Read)?;
-    let mut bytes = [0; FRAME_HEADER_BYTES];
-    let count = handle.read(&mut bytes, fence.frame_offset)?;
-    match FrameHeader::decode(&bytes[..count], &fence.salt, fence.frame_offset) {
-        HeaderReading::Sound(header) if is_last_live(fence, fence.frame_offset, &header) => Ok(()),
-        _ => {
-            let lost = LsnRange::new(fence.last, fence.last);
-            let reason = "its end is not as its successor says";
-            Err(Error::corrupt(&segment.path, fence.frame_offset, lost, reason))
-        }
-    }
 }
 
 /// Makes the first segment of a new log.

@@ -333,6 +333,7 @@ impl Wal {
     /// Writes CURRENT anew with what is durable; `false` where there is no room for it.
     fn mark(&self) -> Result<bool> {
         let mut current = self.store.current.lock();
+        self.commit.check_usable()?;
         let place = self.commit.durable_place();
         match self.store.mark(&mut current, place, false) {
             Ok(()) => Ok(true),

@@ -199,9 +199,9 @@ impl Store {
         current.write(&mark)
     }
 
-    /// Sets the floor, durable by now, for readers; what is wholly below it is to be removed.
+    /// Raises the floor, durable by now, for readers; what is wholly below it is to be removed.
     pub(super) fn raise_floor(&self, floor: Lsn) {
-        let retired = self.shelf.change(|catalog| catalog.with_floor(floor));
+        let retired = self.shelf.change(|catalog| catalog.with_floor(floor.max(catalog.floor)));
         let mut owed = lock(&self.owed);
         for segment in retired {
             self.shelf.forget(&segment);
@@ -236,7 +236,7 @@ impl Store {
         if !self.housekeeping_due.swap(false, Ordering::Acquire) {
             return Ok(());
         }
-        self.raise_floor(self.shelf.catalog().floor);
+        self.raise_floor(Lsn::ZERO); // The last segment that a rotation completed may lie below the floor.
         self.remove_owed();
         current.make_spares()
     }
