@@ -24,7 +24,7 @@ use crate::stats::Counters;
 pub(crate) use roles::Exclusive;
 use roles::{Locked, Role, Roles};
 pub(crate) use state::Place;
-use state::{Admission, Outcome, State, Taken};
+use state::{Admission, Member, Outcome, State, Taken};
 
 /// The files under the log: what holders of a role do to them.
 pub(crate) trait Disk: std::fmt::Debug + Send + Sync {
@@ -118,8 +118,8 @@ impl Commit {
             Durability::Interval(_) => Outcome::Written,
             Durability::Sync => Outcome::Synced,
         };
-        state.join(group);
-        self.wait_for(state, group, outcome).map(|()| range)
+        let member = state.join(group);
+        self.wait_for(state, member, outcome).map(|()| range)
     }
 
     /// Makes all that was appended before the call durable, and returns the durable LSN. `None`: it all was.
@@ -130,8 +130,8 @@ impl Commit {
         if state.synced_groups >= group {
             return Ok(None);
         }
-        state.join(group);
-        self.wait_for(state, group, Outcome::Synced)?;
+        let member = state.join(group);
+        self.wait_for(state, member, Outcome::Synced)?;
         Ok(Some(self.lock().durable))
     }
 
@@ -143,8 +143,8 @@ impl Commit {
         if state.written_groups >= group {
             return Ok(());
         }
-        state.join(group);
-        self.wait_for(state, group, Outcome::Written)
+        let member = state.join(group);
+        self.wait_for(state, member, Outcome::Written)
     }
 
     /// Waits until both roles are free, and takes them.
@@ -326,22 +326,22 @@ impl Commit {
     }
 
     /// Waits for a group's outcome; leads whatever must be led towards it.
-    fn wait_for<'a>(&'a self, mut state: Locked<'a>, group: u64, outcome: Outcome) -> Result<()> {
+    fn wait_for<'a>(&'a self, mut state: Locked<'a>, member: Member, outcome: Outcome) -> Result<()> {
         loop {
-            if let Some(result) = state.outcome(group, outcome) {
+            if let Some(result) = state.outcome(member, outcome) {
                 if result.is_err() {
                     self.pass_on(state);
                 }
                 return result;
             }
-            if state.written_groups < group {
+            if state.written_groups < member.group {
                 if self.may_write(&state) {
-                    match self.lead(state, Some((group, outcome))) {
+                    match self.lead(state, Some((member, outcome))) {
                         Ok(Some(result)) => return result,
                         Ok(None) => state = self.lock(),
                         Err(error) => {
                             // In `Buffered` mode the records stay in memory: this call failed, the group did not.
-                            self.lock().leave(group);
+                            self.lock().leave(member);
                             return Err(error);
                         }
                     }
@@ -355,7 +355,7 @@ impl Commit {
                 continue;
             }
             self.counters.waits.add(1);
-            state = state.wait(&self.members[parity(group)]);
+            state = state.wait(&self.members[parity(member.group)]);
         }
     }
 
@@ -384,7 +384,7 @@ impl Commit {
     fn lead<'a>(
         &'a self,
         mut state: Locked<'a>,
-        awaited: Option<(u64, Outcome)>,
+        awaited: Option<(Member, Outcome)>,
     ) -> Result<Option<Result<()>>> {
         let syncs = self.mode == Durability::Sync;
         state.writing = true;
@@ -437,7 +437,7 @@ impl Commit {
                 state.check_usable()
             }
         };
-        let outcome = awaited.and_then(|(group, outcome)| state.outcome(group, outcome));
+        let outcome = awaited.and_then(|(member, outcome)| state.outcome(member, outcome));
         roles.release(state, Some(group));
         result.map(|()| outcome)
     }
@@ -627,3 +627,6 @@ struct Wakes {
 fn parity(group: u64) -> usize {
     usize::from(group % 2 == 1)
 }
+
+#[cfg(test)]
+mod tests;

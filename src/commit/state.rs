@@ -34,6 +34,13 @@ pub(super) enum Outcome {
     Synced,
 }
 
+/// One who waits for a group's outcome. `counted`: the group might have been taken back when he joined.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    pub(super) group: u64,
+    counted: bool,
+}
+
 /// A group on its way to disk.
 #[derive(Debug)]
 pub(super) struct Taken {
@@ -167,24 +174,27 @@ impl State {
         if self.active.is_empty() { self.filling - 1 } else { self.filling }
     }
 
-    /// Counts a member that will read the group's outcome, unless the group can no longer be taken back.
-    pub(super) fn join(&mut self, group: u64) {
-        if group > self.written_groups {
+    /// Makes the caller a member of the group, who will read its outcome. A group that is written can no longer be
+    /// taken back: whoever waits for its sync need not be counted.
+    pub(super) fn join(&mut self, group: u64) -> Member {
+        let counted = group > self.written_groups;
+        if counted {
             self.members[parity(group)] += 1;
         }
+        Member { group, counted }
     }
 
-    /// Undoes [`join`](State::join).
-    pub(super) fn leave(&mut self, group: u64) {
-        if group > self.written_groups {
-            let members = &mut self.members[parity(group)];
-            *members = members.saturating_sub(1);
+    /// Undoes [`join`](State::join), where the group has no outcome yet.
+    pub(super) fn leave(&mut self, member: Member) {
+        if member.counted && member.group > self.written_groups {
+            self.members[parity(member.group)] -= 1;
         }
     }
 
     /// The outcome of a group, once it has one; a member reads it once.
-    pub(super) fn outcome(&mut self, group: u64, outcome: Outcome) -> Option<Result<()>> {
-        if let Some(at) = self.failed.iter().position(|failed| failed.group == group) {
+    pub(super) fn outcome(&mut self, member: Member, outcome: Outcome) -> Option<Result<()>> {
+        let is_own = |failed: &FailedGroup| member.counted && failed.group == member.group;
+        if let Some(at) = self.failed.iter().position(is_own) {
             let failed = &mut self.failed[at];
             failed.members -= 1;
             let error = failed.error.clone();
@@ -198,7 +208,7 @@ impl State {
             Outcome::Synced => self.synced_groups,
         };
         // What was reached before the log was poisoned or closed is true all the same.
-        if reached >= group { Some(Ok(())) } else { self.check_usable().err().map(Err) }
+        if reached >= member.group { Some(Ok(())) } else { self.check_usable().err().map(Err) }
     }
 
     /// Takes the group that is next to be written. There is one.

@@ -296,18 +296,17 @@ impl Wal {
             return Err(Error::OutOfRange { lsn, last });
         }
         let met_full_disk = self.commit.met_full_disk();
-        let small = self.store.small();
         let mut marked = true;
-        if lsn > small.floor || met_full_disk {
+        if lsn > self.store.small().floor || met_full_disk {
             if lsn > self.durable_lsn() {
                 self.commit.sync()?;
             }
-            let floor = lsn.max(small.floor);
             let through = if met_full_disk { Through::BirthOrFrame } else { Through::FrameOrBirth };
             let mut exclusive = self.commit.exclusive()?;
             exclusive.sync()?;
-            // On a full disk an LSN may have been taken back since it was looked at.
-            let last = exclusive.next.previous();
+            // Only now does the state stand still. And an LSN that was there may have been taken back meanwhile.
+            let small = self.store.small();
+            let (floor, last) = (lsn.max(small.floor), exclusive.next.previous());
             if floor > last {
                 return Err(Error::OutOfRange { lsn, last });
             }

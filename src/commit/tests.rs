@@ -1,0 +1,343 @@
+//! Method throughout: a disk in memory whose next calls are scripted to fail, to panic, or to wait for the test.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use super::*;
+use crate::entry::Entry;
+
+#[derive(Debug)]
+enum Script {
+    Fail(io::ErrorKind),
+    Panic,
+    /// Tells the test that the call has begun, and waits for its word.
+    Wait(Sender<()>, Receiver<()>),
+}
+
+#[derive(Debug)]
+struct FakeDisk {
+    start: Instant,
+    writes: Mutex<VecDeque<Option<Script>>>,
+    syncs: Mutex<VecDeque<Option<Script>>>,
+    /// One letter for each call that was carried out.
+    calls: Mutex<String>,
+    end: Mutex<u64>,
+}
+
+impl FakeDisk {
+    fn call(&self, letter: char, script: Option<Option<Script>>) -> Result<()> {
+        self.calls.lock().unwrap().push(letter);
+        match script.flatten() {
+            None => Ok(()),
+            Some(Script::Fail(kind)) => Err(Error::io("test", &Path::new("disk").into(), kind.into())),
+            Some(Script::Panic) => panic!("scripted"),
+            Some(Script::Wait(begun, go_on)) => {
+                begun.send(()).unwrap();
+                go_on.recv().unwrap();
+                Ok(())
+            }
+        }
+    }
+
+    fn calls(&self) -> String {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Disk for FakeDisk {
+    fn is_full_for(&self, _group: &FrameBuffer) -> bool {
+        false
+    }
+
+    fn rotate(&self, _next: Lsn) -> Result<Place, Failure> {
+        unreachable!("the tail is never full")
+    }
+
+    fn write(&self, group: &mut FrameBuffer, _durable_end: u64) -> Result<Written> {
+        let script = self.writes.lock().unwrap().pop_front();
+        self.call('w', script)?;
+        let mut end = self.end.lock().unwrap();
+        *end += group.frame_bytes();
+        Ok(Written { end: *end, bytes: group.frame_bytes(), zeroed_bytes: 0 })
+    }
+
+    fn undo(&self) -> Result<()> {
+        self.call('u', None)
+    }
+
+    fn sync(&self) -> Result<()> {
+        let script = self.syncs.lock().unwrap().pop_front();
+        self.call('s', script)
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+fn fixture(options: &Options) -> (Arc<FakeDisk>, Arc<Commit>) {
+    let disk = Arc::new(FakeDisk {
+        start: Instant::now(),
+        writes: Mutex::default(),
+        syncs: Mutex::default(),
+        calls: Mutex::default(),
+        end: Mutex::new(8192),
+    });
+    let place = Place { number: 1, salt: [0; 16], end: 8192 };
+    let commit = Commit::new(disk.clone(), Arc::default(), options, Lsn::FIRST, place);
+    (disk, Arc::new(commit))
+}
+
+fn append(commit: &Commit, payload: &[u8]) -> Result<Lsn> {
+    commit.append(Unit::entry(&Entry::from(payload))).map(|range| range.first())
+}
+
+/// Scripts the next sync to wait. Received from, it has begun; sent to, it goes on.
+fn hold_sync(disk: &FakeDisk) -> (Receiver<()>, Sender<()>) {
+    let (begun, has_begun) = channel();
+    let (go_on, may_go_on) = channel();
+    disk.syncs.lock().unwrap().push_back(Some(Script::Wait(begun, may_go_on)));
+    (has_begun, go_on)
+}
+
+/// Starts an append in a thread of its own; what it returns comes through the channel.
+fn start_append(commit: &Arc<Commit>) -> Receiver<Result<Lsn>> {
+    let (sender, receiver) = channel();
+    let commit = commit.clone();
+    std::thread::spawn(move || sender.send(append(&commit, b"record")));
+    receiver
+}
+
+/// A thread that sleeps for ever is a failure, not a hang.
+fn outcome<T>(receiver: &Receiver<T>) -> T {
+    receiver.recv_timeout(Duration::from_secs(10)).expect("a thread was left asleep, or panicked")
+}
+
+fn wait_until(mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it does not come about");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_lone_thread_writes_and_syncs_each_record_once() {
+    let (disk, commit) = fixture(&Options::new());
+    for lsn in 1..=3 {
+        assert_eq!(append(&commit, b"").unwrap(), Lsn::from(lsn));
+        assert_eq!(commit.durable_lsn(), Lsn::from(lsn));
+    }
+    assert_eq!((disk.calls().as_str(), commit.sync().unwrap()), ("wswsws", None));
+    assert_eq!(commit.counters.snapshot().waits, 0);
+}
+
+#[test]
+fn what_comes_during_a_sync_shares_the_next_one() {
+    let (disk, commit) = fixture(&Options::new());
+    let (begun, go_on) = hold_sync(&disk);
+    let first = start_append(&commit);
+    outcome(&begun);
+    let others: Vec<_> = (0..5).map(|_| start_append(&commit)).collect();
+    wait_until(|| commit.lock().active_records == 5);
+    assert_eq!(commit.durable_lsn(), Lsn::ZERO);
+    go_on.send(()).unwrap();
+    assert_eq!(outcome(&first).unwrap(), Lsn::from(1));
+    let mut lsns: Vec<u64> = others.iter().map(|other| outcome(other).unwrap().into()).collect();
+    lsns.sort_unstable();
+    assert_eq!((lsns, disk.calls().as_str()), (vec![2, 3, 4, 5, 6], "wsws"));
+}
+
+#[test]
+fn a_full_disk_takes_back_what_is_not_written_and_the_log_goes_on() {
+    // Method: the first group waits in its sync while five more come; their write meets a full disk.
+    let (disk, commit) = fixture(&Options::new());
+    let (begun, go_on) = hold_sync(&disk);
+    disk.writes.lock().unwrap().extend([None, Some(Script::Fail(io::ErrorKind::StorageFull))]);
+    let first = start_append(&commit);
+    outcome(&begun);
+    let others: Vec<_> = (0..5).map(|_| start_append(&commit)).collect();
+    wait_until(|| commit.lock().active_records == 5);
+    go_on.send(()).unwrap();
+    outcome(&first).unwrap();
+    for other in &others {
+        assert!(outcome(other).unwrap_err().is_storage_full());
+    }
+    assert_eq!(
+        (disk.calls().as_str(), commit.next_lsn(), commit.met_full_disk()),
+        ("wswu", Lsn::from(2), true)
+    );
+    assert_eq!(append(&commit, b"").unwrap(), Lsn::from(2), "LSNs stay dense");
+    assert!(!commit.met_full_disk());
+    assert_eq!(commit.sync().unwrap(), None);
+}
+
+#[test]
+fn a_failed_sync_ends_the_log_for_everyone_and_is_not_tried_again() {
+    let (disk, commit) = fixture(&Options::new());
+    append(&commit, b"").unwrap();
+    let (begun, go_on) = hold_sync(&disk);
+    let first = start_append(&commit);
+    outcome(&begun);
+    let others: Vec<_> = (0..5).map(|_| start_append(&commit)).collect();
+    wait_until(|| commit.lock().active_records == 5);
+    disk.syncs.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::Other)));
+    go_on.send(()).unwrap();
+    outcome(&first).unwrap();
+    for other in &others {
+        assert!(matches!(outcome(other), Err(Error::Poisoned { durable, .. }) if durable == Lsn::from(2)));
+    }
+    assert!(matches!(append(&commit, b""), Err(Error::Poisoned { .. })));
+    assert!(matches!(commit.sync(), Err(Error::Poisoned { .. })));
+    assert!(matches!(commit.exclusive().map(drop), Err(Error::Poisoned { .. })));
+    assert_eq!((disk.calls().as_str(), commit.durable_lsn()), ("wswsws", Lsn::from(2)));
+}
+
+#[test]
+fn a_log_poisoned_during_a_sync_acknowledges_nothing_of_it() {
+    let (disk, commit) = fixture(&Options::new());
+    let (begun, go_on) = hold_sync(&disk);
+    let first = start_append(&commit);
+    outcome(&begun);
+    commit.poison(Error::Panicked);
+    go_on.send(()).unwrap();
+    assert!(matches!(outcome(&first), Err(Error::Poisoned { .. })));
+    assert_eq!(commit.durable_lsn(), Lsn::ZERO);
+}
+
+#[test]
+fn a_panic_while_leading_poisons_the_log_and_leaves_nobody_asleep() {
+    let (disk, commit) = fixture(&Options::new());
+    let (begun, go_on) = hold_sync(&disk);
+    disk.writes.lock().unwrap().extend([None, Some(Script::Panic)]);
+    let first = start_append(&commit);
+    outcome(&begun);
+    let others: Vec<_> = (0..3).map(|_| start_append(&commit)).collect();
+    wait_until(|| commit.lock().active_records == 3);
+    go_on.send(()).unwrap();
+    outcome(&first).unwrap();
+    // The leader's own thread dies of it; the two others are told.
+    let told = others.iter().filter(|other| {
+        let outcome = other.recv_timeout(Duration::from_secs(10));
+        outcome.is_ok_and(|outcome| matches!(outcome, Err(Error::Poisoned { .. })))
+    });
+    assert_eq!(told.count(), 2);
+    assert!(
+        matches!(append(&commit, b""), Err(Error::Poisoned { cause, .. }) if matches!(*cause, Error::Panicked))
+    );
+}
+
+#[test]
+fn a_panic_in_a_critical_section_poisons_the_log_and_leaves_nobody_asleep() {
+    let (disk, commit) = fixture(&Options::new());
+    let (begun, go_on) = hold_sync(&disk);
+    let first = start_append(&commit);
+    outcome(&begun);
+    let second = start_append(&commit);
+    wait_until(|| commit.lock().active_records == 1);
+    let other = commit.clone();
+    let panicked = std::thread::spawn(move || {
+        let _state = other.lock();
+        panic!("scripted");
+    });
+    assert!(panicked.join().is_err());
+    assert!(matches!(outcome(&second), Err(Error::Poisoned { .. })));
+    go_on.send(()).unwrap();
+    assert!(matches!(outcome(&first), Err(Error::Poisoned { .. })));
+}
+
+#[test]
+fn buffered_records_that_meet_a_full_disk_stay_and_go_out_first() {
+    let (disk, commit) = fixture(&Options::new().durability(Durability::Buffered));
+    disk.writes.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::StorageFull)));
+    append(&commit, b"one").unwrap();
+    assert!(commit.sync().unwrap_err().is_storage_full());
+    disk.writes.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::StorageFull)));
+    assert!(append(&commit, b"refused").unwrap_err().is_storage_full());
+    assert_eq!(commit.next_lsn(), Lsn::from(2));
+    assert_eq!(append(&commit, b"two").unwrap(), Lsn::from(2));
+    assert_eq!(commit.lock().written, Lsn::from(1), "the first is written before the second has its LSN");
+    assert_eq!(commit.sync().unwrap(), Some(Lsn::from(2)));
+    assert_eq!(disk.calls(), "wuwuwws");
+}
+
+#[test]
+fn interval_appends_wait_for_the_write_alone_and_the_timer_syncs_them() {
+    let interval = Duration::from_millis(1);
+    let (disk, commit) = fixture(&Options::new().durability(Durability::Interval(interval)));
+    append(&commit, b"one").unwrap();
+    assert_eq!((disk.calls().as_str(), commit.durable_lsn()), ("w", Lsn::ZERO));
+    let (sender, ended) = channel();
+    let timed = commit.clone();
+    std::thread::spawn(move || {
+        timed.run_timer(interval);
+        sender.send(()).unwrap();
+    });
+    wait_until(|| commit.durable_lsn() == Lsn::from(1));
+    append(&commit, b"two").unwrap();
+    wait_until(|| commit.durable_lsn() == Lsn::from(2));
+    commit.close();
+    outcome(&ended);
+}
+
+#[test]
+fn whoever_waits_for_room_is_let_in_in_turn_or_told_that_the_log_is_closed() {
+    // Method: 4 KiB may be pending; one record of that size is in its sync, two more queue for room.
+    let (disk, commit) = fixture(&Options::new().pending_bytes_max(4096));
+    let (begun, go_on) = hold_sync(&disk);
+    let (sender, outcomes) = channel();
+    for _ in 0..3 {
+        let (commit, sender) = (commit.clone(), sender.clone());
+        std::thread::spawn(move || sender.send(append(&commit, &[7; 4096])));
+    }
+    outcome(&begun);
+    wait_until(|| commit.lock().queue.len() == 2);
+    let (begun, go_on_again) = hold_sync(&disk);
+    go_on.send(()).unwrap();
+    outcome(&outcomes).unwrap();
+    outcome(&begun);
+    assert_eq!(commit.lock().queue.len(), 1);
+    commit.close();
+    assert!(matches!(outcome(&outcomes), Err(Error::Closed)));
+    go_on_again.send(()).unwrap();
+    outcome(&outcomes).unwrap();
+}
+
+#[test]
+fn too_much_pending_is_refused_where_the_caller_asked_for_that() {
+    let (disk, commit) = fixture(&Options::new().pending_bytes_max(4096).backpressure(Backpressure::Fail));
+    let (begun, go_on) = hold_sync(&disk);
+    let first = start_append(&commit);
+    outcome(&begun);
+    assert!(matches!(append(&commit, &[7; 8192]), Err(Error::QueueFull { .. })));
+    go_on.send(()).unwrap();
+    outcome(&first).unwrap();
+    append(&commit, &[7; 8192]).unwrap();
+}
+
+#[test]
+fn only_its_members_read_that_a_group_was_taken_back() {
+    // Method: three members of a group that meets a full disk, held back from reading so by the lock, while a sync
+    // by somebody else looks at the same group. In `Interval` mode it is not a sync that settles the group.
+    let interval = Duration::from_secs(1000);
+    let (disk, commit) = fixture(&Options::new().durability(Durability::Interval(interval)));
+    append(&commit, b"").unwrap();
+    let mut state = commit.lock();
+    let group = state.filling;
+    let entry = Entry::from(b"refused");
+    state.push(Unit::entry(&entry));
+    let members = [state.join(group), state.join(group)];
+    let taken = state.take();
+    let full = Error::io("test", &Path::new("disk").into(), io::ErrorKind::StorageFull.into());
+    state.take_back(taken, &full, false);
+    drop(state);
+    assert_eq!(commit.sync().unwrap(), Some(Lsn::from(1)));
+    for member in members {
+        let outcome = commit.lock().outcome(member, Outcome::Written);
+        assert!(matches!(outcome, Some(Err(Error::StorageFull { .. }))));
+    }
+    assert_eq!(disk.calls(), "ws");
+}
