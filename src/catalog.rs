@@ -143,3 +143,69 @@ impl Files {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::SegmentHeader;
+    use std::path::Path;
+
+    fn segment(number: u64, first: u64) -> Arc<Segment> {
+        let header = SegmentHeader {
+            log_id: [0; 16],
+            salt: [0; 16],
+            number,
+            first: Lsn::from(first),
+            birth_end: 8240,
+            predecessor: None,
+        };
+        Arc::new(Segment::new(&header, Path::new("segment").into()))
+    }
+
+    fn fence(number: u64, last: u64) -> Predecessor {
+        let last = Lsn::from(last);
+        Predecessor { number, salt: [0; 16], end: 9000, last, frame_offset: 8240, frame_checksum: 0 }
+    }
+
+    /// Segments 1 to 3 with the records 1 to 10, 11 to 20, and 21 and on.
+    fn catalog() -> Catalog {
+        let tail = CatalogEntry { segment: segment(1, 1), fence: None };
+        Catalog { segments: vec![tail], floor: Lsn::ZERO }
+            .with_tail(segment(2, 11), Some(&fence(1, 10)))
+            .with_tail(segment(3, 21), Some(&fence(2, 20)))
+    }
+
+    fn numbers(catalog: &Catalog) -> Vec<u64> {
+        catalog.segments.iter().map(|entry| entry.segment.number).collect()
+    }
+
+    #[test]
+    fn each_record_is_found_in_its_segment() {
+        for (lsn, position) in
+            [(0, None), (1, Some(0)), (10, Some(0)), (11, Some(1)), (20, Some(1)), (99, Some(2))]
+        {
+            assert_eq!(catalog().position(Lsn::from(lsn)), position, "lsn {lsn}");
+        }
+    }
+
+    #[test]
+    fn a_floor_retires_what_is_wholly_below_it_and_never_the_tail() {
+        for (floor, retired) in [(0, 0), (9, 0), (10, 1), (19, 1), (20, 2), (99, 2)] {
+            let (next, gone) = catalog().with_floor(Lsn::from(floor));
+            assert_eq!((gone.len(), next.segments.len()), (retired, 3 - retired), "floor {floor}");
+            assert_eq!(next.floor, Lsn::from(floor));
+        }
+    }
+
+    #[test]
+    fn a_tail_without_records_is_replaced_and_one_with_records_is_followed() {
+        assert_eq!(numbers(&catalog()), [1, 2, 3]);
+        assert_eq!(numbers(&catalog().with_tail(segment(4, 21), Some(&fence(2, 20)))), [1, 2, 4]);
+        assert_eq!(numbers(&catalog().with_tail(segment(4, 30), Some(&fence(3, 29)))), [1, 2, 3, 4]);
+        let new = Catalog {
+            segments: vec![CatalogEntry { segment: segment(1, 1), fence: None }],
+            floor: Lsn::ZERO,
+        };
+        assert_eq!(numbers(&new.with_tail(segment(2, 1), None)), [2]);
+    }
+}

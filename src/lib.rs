@@ -20,6 +20,8 @@ mod wal;
 
 pub use entry::Entry;
 pub use error::{Error, Result};
+#[cfg(feature = "sim")]
+pub use fs::sim;
 pub use fs::{Fs, FsFile, FsLock, Medium, OpenMode, OsFs};
 pub use lsn::{Lsn, LsnRange, LsnRangeIter};
 pub use options::{Backpressure, Durability, Options, SpaceAhead, Verify};

@@ -86,8 +86,9 @@ struct Source {
     segment: Arc<Segment>,
     handle: Arc<Handle>,
     offset: u64,
-    /// Where its live frames end, if it is complete.
-    end: Option<u64>,
+    /// If it is complete: the end of its live frames, and its last live record. Records behind that one in the
+    /// last frame are dead, and others have their numbers.
+    end: Option<(u64, Lsn)>,
 }
 
 impl Iter {
@@ -116,6 +117,11 @@ impl Iter {
         if self.next <= self.catalog.floor {
             return Err(Error::Removed { first: self.catalog.floor.next() });
         }
+        let is_over = |source: &Source| source.end.is_some_and(|(_, last)| self.next > last);
+        if self.source.as_ref().is_none_or(is_over) {
+            self.unread = 0..0;
+            self.open_source()?;
+        }
         while self.unread.is_empty() {
             self.read_frame()?;
         }
@@ -126,11 +132,11 @@ impl Iter {
 
     /// Reads the next frame; if it holds the record `self.next`, its body becomes what is unread.
     fn read_frame(&mut self) -> Result<()> {
-        if self.source.as_ref().is_none_or(|source| source.end == Some(source.offset)) {
-            self.open_source()?;
+        let source = self.source.as_mut().expect("one is open");
+        let (offset, limit) = (source.offset, source.end.map(|(end, _)| end));
+        if limit == Some(offset) {
+            return Err(self.damaged("it ends before a record that it should hold"));
         }
-        let source = self.source.as_mut().expect("one was just opened");
-        let offset = source.offset;
         let bytes = self.window.get(&source.handle, offset, FRAME_HEADER_BYTES)?;
         let header = match FrameHeader::decode(bytes, &source.segment.salt, offset) {
             HeaderReading::Sound(header) => header,
@@ -138,7 +144,7 @@ impl Iter {
             HeaderReading::Bad => return Err(self.damaged("no frame header verifies here")),
         };
         let end = offset + header.frame_bytes();
-        if source.end.is_some_and(|limit| end > limit) {
+        if limit.is_some_and(|limit| end > limit) {
             return Err(self.damaged("a frame goes beyond the segment's end"));
         }
         let before = header.next().is_none_or(|next| next <= self.next);
@@ -179,11 +185,6 @@ impl Iter {
     fn open_source(&mut self) -> Result<()> {
         let at = self.catalog.position(self.next).expect("the catalog reaches down to its floor");
         let entry = &self.catalog.segments[at];
-        if let Some(old) = self.source.as_ref().filter(|old| old.segment.number == entry.segment.number) {
-            let lost = LsnRange::new(self.next, self.next);
-            let reason = "it ends before a record that it should hold";
-            return Err(Error::corrupt(&old.segment.path, old.offset, lost, reason));
-        }
         let handle = self.shelf.file(&entry.segment)?;
         if let Some(fence) = entry.fence.as_ref().filter(|_| self.next > entry.segment.first) {
             if !entry.segment.has_index() {
@@ -192,7 +193,7 @@ impl Iter {
             }
         }
         let (_, offset) = entry.segment.start_for(self.next);
-        let end = entry.fence.as_ref().map(|fence| fence.end);
+        let end = entry.fence.as_ref().map(|fence| (fence.end, fence.last));
         self.window.clear();
         self.source = Some(Source { segment: entry.segment.clone(), handle, offset, end });
         Ok(())

@@ -4,6 +4,8 @@
 //! Beside it stands `Handle`, an open file that knows its path, so that every error names its place.
 
 mod os;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 
 use std::ffi::OsString;
 use std::fmt::Debug;

@@ -186,6 +186,7 @@ impl Wal {
     }
 
     fn check_size(&self, entry: &Entry<'_>) -> Result<()> {
+        self.store.shelf.check_open()?; // A closed log says so, whatever it is given.
         check_bytes("payload", entry.payload().len() as u64, self.record_bytes_max)?;
         check_bytes("meta", entry.meta().len() as u64, u16::MAX.into())
     }
@@ -355,6 +356,7 @@ impl Wal {
     /// [`Error::TooLarge`], [`Error::StorageFull`] and [`Error::Io`] leave the old state. After [`Error::Poisoned`]
     /// it is unknown which of the two the next open finds. [`Error::Closed`].
     pub fn set_state(&self, state: &[u8]) -> Result<()> {
+        self.store.shelf.check_open()?;
         check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
         let mut exclusive = self.commit.exclusive()?;
         exclusive.sync()?;

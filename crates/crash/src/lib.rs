@@ -1,0 +1,1 @@
+//! Crash tests of seawall on its simulated disk.

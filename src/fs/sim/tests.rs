@@ -1,0 +1,125 @@
+//! What a power cut may leave, and what it may not.
+
+use super::*;
+
+fn created(fs: &SimFs, path: &str) -> Box<dyn FsFile> {
+    fs.open(Path::new(path), OpenMode::Create).unwrap()
+}
+
+/// What a file may hold after a power cut, over all states; `None` where it is gone.
+fn possible(fs: &SimFs, path: &str) -> BTreeSet<Option<Vec<u8>>> {
+    let cuts = fs.power_cuts();
+    assert!(cuts.count() < 10_000);
+    (0..cuts.count()).map(|number| cuts.state(number).bytes(path)).collect()
+}
+
+#[test]
+fn bytes_need_a_sync_and_names_a_sync_of_their_directory() {
+    let fs = SimFs::new(1);
+    let file = created(&fs, "/f");
+    file.write_at(b"new", 0).unwrap();
+    let sizes = [None, Some(vec![]), Some(b"new".to_vec()), Some(vec![0; 3])];
+    assert_eq!(possible(&fs, "/f"), sizes.into());
+    file.sync_data().unwrap();
+    assert_eq!(possible(&fs, "/f"), [None, Some(b"new".to_vec())].into());
+    fs.sync_dir(Path::new("/")).unwrap();
+    assert_eq!(possible(&fs, "/f"), [Some(b"new".to_vec())].into());
+}
+
+#[test]
+fn each_unsynced_sector_holds_any_of_its_versions() {
+    let fs = SimFs::new(1);
+    let file = created(&fs, "/f");
+    file.write_at(&[1; 1024], 0).unwrap();
+    file.sync_data().unwrap();
+    fs.sync_dir(Path::new("/")).unwrap();
+    file.write_at(&[2; 1024], 0).unwrap();
+    file.write_at(&[3; 512], 512).unwrap();
+    let seen: BTreeSet<_> = possible(&fs, "/f")
+        .into_iter()
+        .map(|bytes| (bytes.clone().unwrap()[0], bytes.unwrap()[512]))
+        .collect();
+    assert_eq!(seen, [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)].into());
+}
+
+#[test]
+fn a_failed_sync_drops_what_it_should_have_written_and_the_next_one_says_ok() {
+    let fs = SimFs::new(1);
+    let file = created(&fs, "/f");
+    fs.sync_dir(Path::new("/")).unwrap();
+    fs.plan(Call::Sync, 0, Fault::Error(io::ErrorKind::Other));
+    file.write_at(&[1; 512], 0).unwrap();
+    file.sync_data().unwrap_err();
+    file.write_at(&[2; 512], 512).unwrap();
+    file.sync_data().unwrap();
+    assert_eq!(fs.bytes("/f").unwrap()[..512], [1; 512], "it is visible");
+    let firsts: BTreeSet<_> = possible(&fs, "/f").into_iter().map(|bytes| bytes.unwrap()[0]).collect();
+    assert_eq!(firsts, [0, 1].into(), "and may be lost");
+    let killed = fs.process_kill();
+    assert_eq!(killed.bytes("/f"), fs.bytes("/f"), "a kill keeps the page cache");
+    assert_eq!(killed.power_cuts().count(), fs.power_cuts().count(), "and its doubts");
+}
+
+#[test]
+fn a_rename_shows_the_old_or_the_new_file_and_a_failed_directory_sync_keeps_it_in_doubt() {
+    let fs = SimFs::new(1);
+    for (path, bytes) in [("/old", b"old"), ("/new", b"new")] {
+        let file = created(&fs, path);
+        file.write_at(bytes, 0).unwrap();
+        file.sync_data().unwrap();
+    }
+    fs.sync_dir(Path::new("/")).unwrap();
+    fs.rename(Path::new("/new"), Path::new("/old")).unwrap();
+    let both = BTreeSet::from([Some(b"old".to_vec()), Some(b"new".to_vec())]);
+    assert_eq!(possible(&fs, "/old"), both);
+    fs.plan(Call::SyncDir, 0, Fault::Error(io::ErrorKind::Other));
+    fs.sync_dir(Path::new("/")).unwrap_err();
+    fs.sync_dir(Path::new("/")).unwrap();
+    assert_eq!(possible(&fs, "/old"), both, "the second sync had nothing to write");
+    fs.unlink(Path::new("/old")).unwrap();
+    fs.sync_dir(Path::new("/")).unwrap();
+    assert_eq!(possible(&fs, "/old"), [None].into());
+}
+
+#[test]
+fn the_machine_stops_at_the_call_and_not_before() {
+    for call in 0..4 {
+        let fs = SimFs::new(1);
+        fs.crash_at(call);
+        let outcome = fs.open(Path::new("/f"), OpenMode::Create).and_then(|file| {
+            file.write_at(b"x", 0)?;
+            file.sync_data()?;
+            fs.sync_dir(Path::new("/"))
+        });
+        assert!(outcome.is_err() && fs.has_crashed());
+        assert_eq!(fs.calls(), call + 1, "the caller gives up at the first error");
+        assert!(possible(&fs, "/f").contains(&None));
+    }
+}
+
+#[test]
+fn a_full_disk_takes_what_fits_and_overwriting_needs_no_room() {
+    let fs = SimFs::new(1);
+    let file = created(&fs, "/f");
+    fs.set_capacity(Some(100));
+    assert_eq!(file.write_at(&[1; 300], 0).unwrap(), 100);
+    assert_eq!(file.write_at(&[1; 300], 100).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(file.write_at(&[2; 100], 0).unwrap(), 100);
+    fs.set_capacity(None);
+    assert_eq!(file.write_at(&[1; 300], 100).unwrap(), 300);
+}
+
+#[test]
+fn torn_sectors_are_among_the_random_states() {
+    let fs = SimFs::new(1);
+    let file = created(&fs, "/f");
+    file.write_at(&[1; 512], 0).unwrap();
+    file.sync_data().unwrap();
+    fs.sync_dir(Path::new("/")).unwrap();
+    file.write_at(&[2; 512], 0).unwrap();
+    let torn = |seed| {
+        let bytes = fs.power_cuts().random(seed).bytes("/f").unwrap();
+        bytes.contains(&1) && bytes.contains(&2)
+    };
+    assert!((0..200).any(torn));
+}
