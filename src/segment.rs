@@ -488,3 +488,128 @@ pub(crate) fn fence_at(header: &SegmentHeader, last: &LastFrame) -> Predecessor 
         frame_checksum: last.header.checksum,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Entry;
+    use crate::frame::Unit;
+    use crate::fs::OpenMode;
+    use crate::fs::sim::SimFs;
+
+    /// A tail on a simulated disk, without header and state frame.
+    fn tail(fs: &SimFs) -> Tail {
+        let header = SegmentHeader {
+            log_id: [1; 16],
+            salt: *b"0123456789abcdef",
+            number: 1,
+            first: Lsn::FIRST,
+            birth_end: FRAMES_START,
+            predecessor: None,
+        };
+        let path: Arc<Path> = Path::new("/segment").into();
+        let handle = Handle::open(fs, &path, OpenMode::Create).unwrap();
+        let segment = Arc::new(Segment::new(&header, path));
+        segment.set_index(Vec::new());
+        Tail::new(segment, Arc::new(handle), header, FRAMES_START, None, FRAMES_START)
+    }
+
+    fn write(tail: &mut Tail, next: &mut Lsn, payload: &[u8]) -> Result<Written> {
+        let mut group = FrameBuffer::default();
+        group.push(Unit::entry(&Entry::from(payload)), *next);
+        let written = tail.write_group(&mut group, tail.end())?;
+        *next = next.next();
+        Ok(written)
+    }
+
+    fn size(fs: &SimFs) -> u64 {
+        fs.bytes("/segment").unwrap().len() as u64
+    }
+
+    #[test]
+    fn a_walk_from_any_index_entry_meets_every_frame_behind_it() {
+        // Method: 400 groups of about 1 KiB; the index has one entry for each 64 KiB, and each leads to its record.
+        let fs = SimFs::new(1);
+        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        for _ in 0..400 {
+            write(&mut tail, &mut next, &[7; 1000]).unwrap();
+        }
+        let entries = tail.segment.index.read().unwrap().clone().unwrap();
+        assert_eq!(entries.len() as u64, (tail.end() - FRAMES_START) / INDEX_STRIDE_BYTES);
+        for lsn in 1..=400 {
+            let lsn = Lsn::from(lsn);
+            let start = tail.segment.start_for(lsn);
+            assert!(start.0 <= lsn && u64::from(lsn) - u64::from(start.0) <= 64);
+            let mut window = Window::new(4096);
+            let mut walk =
+                Walk::new(&tail.handle, tail.header.salt, &mut window, Bodies::Verify, start, tail.end());
+            while walk.next_lsn() <= lsn {
+                assert!(matches!(walk.step().unwrap(), Step::Frame { .. }));
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_tells_the_end_from_what_does_not_verify_and_from_what_does_not_follow() {
+        let fs = SimFs::new(1);
+        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        write(&mut tail, &mut next, b"one").unwrap();
+        let middle = tail.end();
+        next = next.next(); // An LSN is left out.
+        write(&mut tail, &mut next, &[7; 9000]).unwrap();
+        let step_at = |start: (Lsn, u64), limit: u64| {
+            let mut window = Window::new(4096);
+            Walk::new(&tail.handle, tail.header.salt, &mut window, Bodies::Verify, start, limit)
+                .step()
+                .unwrap()
+        };
+        let (second, end) = ((Lsn::from(3), middle), tail.end());
+        assert!(matches!(step_at(second, end), Step::Frame { .. }));
+        assert!(matches!(step_at(second, middle), Step::End));
+        assert!(matches!(step_at((Lsn::from(2), middle), end), Step::Discontinuous { .. }));
+        assert!(matches!(step_at(second, end - 8), Step::Bad { .. }), "it goes beyond the limit");
+        assert!(matches!(step_at((Lsn::from(3), middle + 8), end), Step::Bad { .. }));
+        for at in [middle + 10, middle + 5000, end - 1] {
+            fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
+            assert!(matches!(step_at(second, end), Step::Bad { .. }), "offset {at}, the padding included");
+            fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
+        }
+    }
+
+    #[test]
+    fn zeros_lie_ahead_of_the_end_and_a_full_disk_only_ends_that() {
+        let fs = SimFs::new(1);
+        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        tail.configure(4 * AHEAD_BYTES, true);
+        assert!(write(&mut tail, &mut next, b"one").unwrap().zeroed_bytes > 0);
+        assert_eq!(size(&fs), AHEAD_BYTES);
+        assert_eq!(write(&mut tail, &mut next, b"two").unwrap().zeroed_bytes, 0);
+        while tail.end() < AHEAD_BYTES - 100_000 {
+            write(&mut tail, &mut next, &[7; 50_000]).unwrap();
+        }
+        assert_eq!(size(&fs), AHEAD_BYTES);
+        fs.set_capacity(Some(AHEAD_BYTES + 150_000));
+        for _ in 0..3 {
+            write(&mut tail, &mut next, &[7; 50_000]).unwrap();
+        }
+        assert!(!tail.ahead && size(&fs) > AHEAD_BYTES && size(&fs) < 2 * AHEAD_BYTES);
+        assert!(write(&mut tail, &mut next, &[7; 200_000]).unwrap_err().is_storage_full());
+        tail.undo().unwrap();
+        assert_eq!(size(&fs), tail.end());
+        fs.set_capacity(None);
+        write(&mut tail, &mut next, b"more").unwrap();
+        assert_eq!(size(&fs), tail.end());
+    }
+
+    #[test]
+    fn zeros_never_go_beyond_the_segments_size_and_large_groups_do_without() {
+        let fs = SimFs::new(1);
+        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        tail.configure(100_000, true);
+        write(&mut tail, &mut next, b"one").unwrap();
+        assert_eq!(size(&fs), 100_000);
+        assert_eq!(write(&mut tail, &mut next, &[7; 300_000]).unwrap().zeroed_bytes, 0);
+        assert_eq!(size(&fs), tail.end());
+        assert!(tail.is_full_for(1) && tail.is_full_for_state(0));
+    }
+}
