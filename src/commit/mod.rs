@@ -9,6 +9,7 @@
 
 mod roles;
 mod state;
+mod wakes;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -260,49 +261,26 @@ impl Commit {
         let mut state = self.lock();
         let mut place_in_line: Option<Arc<Condvar>> = None;
         let admitted = loop {
-            if let Err(error) = state.check_usable() {
-                break Err(error);
-            }
             let is_first = match (&place_in_line, state.queue.front()) {
                 (Some(own), Some(front)) => Arc::ptr_eq(own, front),
                 (_, front) => front.is_none(),
             };
-            let is_admitted = is_first && state.admission == Admission::Open;
-            // In `Buffered` mode, what fills the buffer is written out before anything more gets an LSN: what has
-            // an LSN there is never taken back, so it must not meet a full disk later than its successors.
-            let buffered = self.mode == Durability::Buffered;
-            let write_first =
-                buffered && (state.retained.is_some() || state.active.bytes() >= self.write_out_bytes);
-            let blocked = buffered && self.met_full_disk() && state.pending_bytes() > 0;
-            if is_admitted && !write_first && !blocked && self.has_room(&state, bytes) {
-                break Ok(());
-            }
-            if state.has_pending() && self.may_write(&state) && (write_first || !self.has_room(&state, bytes))
-            {
-                let led = self.lead(state, None);
-                state = self.lock();
-                match led {
-                    Err(error) => break Err(error),
-                    Ok(_) => continue,
+            match self.next_step(&state, bytes, is_first) {
+                Step::Enter => break Ok(()),
+                Step::Refuse(error) => break Err(error),
+                Step::Lead => {
+                    let led = self.lead(state, None);
+                    state = self.lock();
+                    if let Err(error) = led {
+                        break Err(error);
+                    }
+                }
+                Step::Wait => {
+                    let own = place_in_line.get_or_insert_with(|| state.line_up()).clone();
+                    self.counters.waits.add(1);
+                    state = state.wait(&own);
                 }
             }
-            if is_admitted && !blocked && self.has_room(&state, bytes) {
-                break Ok(()); // Somebody else is writing it out; there is room meanwhile.
-            }
-            if self.backpressure == Backpressure::Fail && !self.has_room(&state, bytes) {
-                break Err(Error::QueueFull {
-                    pending_bytes: state.pending_bytes() as u64,
-                    pending_bytes_max: self.pending_bytes_max as u64,
-                });
-            }
-            let own = place_in_line.get_or_insert_with(|| {
-                let own = Arc::new(Condvar::new());
-                state.queue.push_back(own.clone());
-                own
-            });
-            self.counters.waits.add(1);
-            let own = own.clone();
-            state = state.wait(&own);
         };
         if let Some(own) = place_in_line {
             state.queue.retain(|other| !Arc::ptr_eq(other, &own));
@@ -317,6 +295,34 @@ impl Commit {
                 self.pass_on(state);
                 Err(error)
             }
+        }
+    }
+
+    /// What a thread does that wants to append `bytes`.
+    fn next_step(&self, state: &State, bytes: usize, is_first: bool) -> Step {
+        if let Err(error) = state.check_usable() {
+            return Step::Refuse(error);
+        }
+        let has_room = self.has_room(state, bytes);
+        // In `Buffered` mode, what fills the buffer is written out before anything more gets an LSN: what has an
+        // LSN there is never taken back, so nothing may line up behind what met a full disk.
+        let buffered = self.mode == Durability::Buffered;
+        let write_first =
+            buffered && (state.retained.is_some() || state.active.bytes() >= self.write_out_bytes);
+        let blocked = buffered && self.met_full_disk() && state.pending_bytes() > 0;
+        let may_enter = is_first && state.admission == Admission::Open && has_room && !blocked;
+        if may_enter && !write_first {
+            Step::Enter
+        } else if state.has_pending() && self.may_write(state) && (write_first || !has_room) {
+            Step::Lead
+        } else if may_enter {
+            Step::Enter // Somebody else is writing out what fills the buffer; meanwhile there is room.
+        } else if self.backpressure == Backpressure::Fail && !has_room {
+            let (pending_bytes, pending_bytes_max) =
+                (state.pending_bytes() as u64, self.pending_bytes_max as u64);
+            Step::Refuse(Error::QueueFull { pending_bytes, pending_bytes_max })
+        } else {
+            Step::Wait
         }
     }
 
@@ -528,64 +534,6 @@ impl Commit {
         self.counters.zeroed_bytes.add(written.zeroed_bytes);
     }
 
-    // --- Waking ---
-
-    /// Unlocks, and wakes whoever can go on now that a role may be free. Called whenever a thread that might have
-    /// been woken to lead goes away instead; [`Roles::release`] does the same.
-    fn pass_on(&self, state: Locked<'_>) {
-        let wakes = self.wakes(&state, None);
-        drop(state);
-        self.send(wakes);
-    }
-
-    /// Who can go on. `finished`: a group that has reached its outcome.
-    fn wakes(&self, state: &State, finished: Option<u64>) -> Wakes {
-        let unsynced = state.written > state.durable;
-        let any_mode = self.mode != Durability::Sync;
-        let next = state.role_waiters == 0 && state.has_pending();
-        Wakes {
-            roles: state.role_waiters > 0,
-            // Where groups are not synced as they are written, some wait for a write, some for a sync, in groups of
-            // either parity: only they know who can go on.
-            all_members: any_mode,
-            finished: finished.filter(|_| !any_mode).map(parity),
-            // Else all who sleep there can lead the group.
-            leader: (next && !any_mode).then_some(parity(state.filling)),
-            front: state.queue.front().cloned(),
-            timer: state.timer_sleeps && unsynced,
-        }
-    }
-
-    /// Wakes them. The lock is better free by then, since it is what they want first.
-    fn send(&self, wakes: Wakes) {
-        if wakes.roles {
-            self.roles.notify_all();
-        }
-        if wakes.all_members {
-            self.members.iter().for_each(Condvar::notify_all);
-        }
-        // The leader first: it has the longest way to go.
-        if let Some(parity) = wakes.leader {
-            self.members[parity].notify_one();
-        }
-        if let Some(parity) = wakes.finished {
-            self.members[parity].notify_all();
-        }
-        if let Some(front) = wakes.front {
-            front.notify_one();
-        }
-        if wakes.timer {
-            self.timer.notify_one();
-        }
-    }
-
-    fn wake_all(&self, state: &State) {
-        self.members.iter().for_each(Condvar::notify_all);
-        self.roles.notify_all();
-        self.timer.notify_all();
-        state.queue.iter().for_each(|waiter| waiter.notify_one());
-    }
-
     /// Nothing is acknowledged after this. The first cause stays.
     fn poison_state(&self, state: &mut State, cause: Error) {
         if state.poison.is_none() {
@@ -612,16 +560,13 @@ impl Commit {
     }
 }
 
-/// Who is to be woken.
-#[derive(Debug)]
-struct Wakes {
-    roles: bool,
-    all_members: bool,
-    /// Parities of groups.
-    finished: Option<usize>,
-    leader: Option<usize>,
-    front: Option<Arc<Condvar>>,
-    timer: bool,
+/// See [`Commit::next_step`].
+enum Step {
+    Enter,
+    /// Nobody does it, and there is no room, or no going on, before it is done.
+    Lead,
+    Wait,
+    Refuse(Error),
 }
 
 fn parity(group: u64) -> usize {

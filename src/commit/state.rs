@@ -160,6 +160,13 @@ impl State {
         self.active.bytes() + self.in_flight_bytes + retained
     }
 
+    /// Takes a place at the end of the line for room.
+    pub(super) fn line_up(&mut self) -> Arc<Condvar> {
+        let place = Arc::new(Condvar::new());
+        self.queue.push_back(place.clone());
+        place
+    }
+
     /// Whether there is a group to lead.
     pub(super) fn has_pending(&self) -> bool {
         self.retained.is_some() || !self.active.is_empty()
