@@ -23,10 +23,10 @@ use seawall::{Stats, Wal};
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
-const ROUNDS: u32 = 12;
+const ROUNDS: u32 = 40;
 const RECORD_BYTES: [usize; 2] = [128, 4096];
 
-const GROUP_ROUNDS: u32 = 3;
+const GROUP_ROUNDS: u32 = 9;
 const GROUP_RECORD_BYTES: usize = 256;
 const THREADS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 

@@ -214,8 +214,11 @@ impl State {
             Outcome::Written => self.written_groups,
             Outcome::Synced => self.synced_groups,
         };
-        // What was reached before the log was poisoned or closed is true all the same.
-        if reached >= member.group { Some(Ok(())) } else { self.check_usable().err().map(Err) }
+        if reached >= member.group {
+            return Some(Ok(())); // True all the same if the log was poisoned or closed since.
+        }
+        // Of a group that a poisoned log leaves behind, only `Poisoned` says that its outcome is unknown.
+        self.poison.clone().or_else(|| self.check_usable().err()).map(Err)
     }
 
     /// Takes the group that is next to be written. There is one.

@@ -139,7 +139,7 @@ impl Wal {
     /// use seawall::Entry;
     /// wal.append("plain")?;
     /// wal.append(Entry::new("tagged").with_kind(3).with_meta(b"by the way"))?;
-    /// # Ok::<(), seawall::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append<'a>(&self, entry: impl Into<Entry<'a>>) -> Result<Lsn> {
         let entry = entry.into();
@@ -164,7 +164,7 @@ impl Wal {
     /// # let wal = seawall::Wal::open(dir.path())?;
     /// let range = wal.append_batch(["a", "b", "c"])?;
     /// assert_eq!(range.len(), 3);
-    /// # Ok::<(), seawall::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append_batch<'a, I>(&self, entries: I) -> Result<LsnRange>
     where
@@ -315,8 +315,8 @@ impl Wal {
             let put = self.store.put_small(exclusive.next, exclusive.durable_end, &small, through);
             exclusive.publish(put)?;
             drop(exclusive);
-            self.store.raise_floor(floor);
             marked = self.mark()?;
+            self.store.raise_floor(floor);
         }
         let removed = self.store.remove_owed();
         if removed.files > 0 {

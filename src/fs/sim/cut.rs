@@ -23,7 +23,7 @@ enum Choice {
     Sector {
         file: Node,
         at: u64,
-        versions: Vec<Box<Sector>>,
+        versions: Vec<Sector>,
     },
     Size {
         file: Node,
@@ -58,7 +58,7 @@ impl PowerCuts {
                 choices.push(Choice::Size { file: *file, sizes });
             }
             for (at, unsure) in &state.unsure {
-                let durable = Box::new(sector_of(&state.durable, *at));
+                let durable = sector_of(&state.durable, *at);
                 let versions = distinct([durable].into_iter().chain(unsure.versions.iter().cloned()));
                 if versions.len() > 1 {
                     choices.push(Choice::Sector { file: *file, at: *at, versions });
@@ -128,7 +128,7 @@ impl PowerCuts {
                     files.get_mut(file).expect("every file is there").1 = sizes[chosen];
                 }
                 Choice::Sector { file, at, versions } => {
-                    let mut sector = *versions[chosen];
+                    let mut sector = versions[chosen];
                     if let Some((other, split)) = torn {
                         sector[split..].copy_from_slice(&versions[other][split..]);
                     }

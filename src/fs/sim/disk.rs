@@ -40,7 +40,7 @@ pub(super) struct FileState {
 /// What a sector may hold after a power cut, other than what is durable.
 #[derive(Debug, Clone)]
 pub(super) struct UnsureSector {
-    pub(super) versions: Vec<Box<Sector>>,
+    pub(super) versions: Vec<Sector>,
     /// Whether the next sync writes it: not if a failed sync has already dropped it.
     dirty: bool,
 }
@@ -297,14 +297,14 @@ impl FileState {
             match self.unsure.get_mut(&at) {
                 Some(unsure) => {
                     unsure.dirty = true;
-                    if unsure.versions.last().is_none_or(|last| **last != sector) {
-                        unsure.versions.push(Box::new(sector));
+                    if unsure.versions.last().is_none_or(|last| *last != sector) {
+                        unsure.versions.push(sector);
                     }
                 }
                 // Writing what is there already changes nothing.
                 None if sector_of(&self.durable, at) == sector => {}
                 None => {
-                    let versions = vec![Box::new(sector)];
+                    let versions = vec![sector];
                     self.unsure.insert(at, UnsureSector { versions, dirty: true });
                 }
             }

@@ -71,7 +71,7 @@ use std::time::Duration;
 
 pub use cut::PowerCuts;
 
-use super::{Fs, FsFile, FsLock, Medium, OpenMode};
+use crate::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
 use disk::{Disk, Node};
 
 /// A call of [`Fs`] or [`FsFile`].
