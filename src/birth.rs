@@ -64,14 +64,22 @@ pub(crate) enum Ancestors {
 
 /// Makes a segment, and the tail of it. Refused, everything is as it was.
 pub(crate) fn bear(dir: &Dir, current: &mut CurrentGuard<'_>, birth: &Birth<'_>) -> Result<Tail, Failure> {
+    current.check()?;
     let salt = dir.random_id().map_err(Failure::Refused)?;
     let own_path = dir.unborn_path(birth.number);
     let spend_spare = birth.spare == Spare::Spend && current.has_segment_spare();
     let (path, newborn) = match make(dir, &own_path, OpenMode::Create, birth, salt) {
-        Err(failure) if spend_spare && is_refused_for_space(&failure) => {
+        Err(full) if spend_spare && is_refused_for_space(&full) => {
             remove_unfinished(dir, &own_path);
             let path = dir.segment_spare_path();
-            (path.clone(), make(dir, &path, OpenMode::ReadWrite, birth, salt))
+            let newborn = match make(dir, &path, OpenMode::ReadWrite, birth, salt) {
+                Err(Failure::Refused(error)) if error.is_not_found() => {
+                    current.segment_spare_gone(); // Somebody removed it; what is wrong is still the full disk.
+                    Err(full)
+                }
+                outcome => outcome,
+            };
+            (path, newborn)
         }
         outcome => (own_path.clone(), outcome),
     };
@@ -85,22 +93,21 @@ pub(crate) fn bear(dir: &Dir, current: &mut CurrentGuard<'_>, birth: &Birth<'_>)
     });
     let (newborn, mark) = match staged {
         Ok(staged) => staged,
-        Err(failure) => {
+        Err(Failure::Fatal(error)) => return Err(current.fail(error)),
+        Err(refused) => {
             if path == own_path {
                 remove_unfinished(dir, &path);
             }
-            return Err(failure);
+            return Err(refused);
         }
     };
     if path != own_path {
-        current.segment_spare_used();
+        current.segment_spare_gone();
     }
     // From here on a failure leaves it open which names a crash would show.
     let final_path = dir.segment_path(birth.number);
-    dir.rename(&path, &final_path)
-        .and_then(|()| dir.sync())
-        .and_then(|()| current.publish(&mark))
-        .map_err(Failure::Fatal)?;
+    dir.rename(&path, &final_path).and_then(|()| dir.sync()).map_err(|error| current.fail(error))?;
+    current.publish(&mark)?;
     Ok(newborn.into_tail(final_path))
 }
 

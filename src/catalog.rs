@@ -48,12 +48,12 @@ impl Catalog {
         Catalog { segments, floor: self.floor }
     }
 
-    /// The catalog with that floor, and the segments that are wholly below it.
-    pub(crate) fn with_floor(&self, floor: Lsn) -> (Catalog, Vec<Arc<Segment>>) {
-        let below = |entry: &CatalogEntry| entry.fence.as_ref().is_some_and(|fence| fence.last <= floor);
+    /// The catalog without the segments that are wholly below its floor, and those.
+    pub(crate) fn retire(&self) -> (Catalog, Vec<Arc<Segment>>) {
+        let below = |entry: &CatalogEntry| entry.fence.as_ref().is_some_and(|fence| fence.last <= self.floor);
         let count = self.segments.iter().take_while(|entry| below(entry)).count();
         let retired = self.segments[..count].iter().map(|entry| entry.segment.clone()).collect();
-        (Catalog { segments: self.segments[count..].to_vec(), floor }, retired)
+        (Catalog { segments: self.segments[count..].to_vec(), floor: self.floor }, retired)
     }
 }
 
@@ -86,13 +86,18 @@ impl Shelf {
 
     /// Opens a segment's file for reading. One that a checkpoint removed meanwhile is not an error of the disk's.
     pub(crate) fn file(&self, segment: &Segment) -> Result<Arc<Handle>> {
-        self.files.get(segment).map_err(|error| {
+        let handle = self.files.get(segment).map_err(|error| {
             let first = self.catalog().floor.next();
             if error.is_not_found() && segment.first < first { Error::Removed { first } } else { error }
-        })
+        })?;
+        // One that was retired meanwhile must not stay open: its space would not be freed.
+        if !self.catalog().segments.iter().any(|entry| entry.segment.number == segment.number) {
+            self.forget(segment);
+        }
+        Ok(handle)
     }
 
-    /// Closes the file of a segment that is to be removed, as soon as nobody reads it.
+    /// Closes the file of a segment that is no longer in the catalog, as soon as nobody reads it.
     pub(crate) fn forget(&self, segment: &Segment) {
         self.files.take_out(segment.number);
     }
@@ -191,7 +196,7 @@ mod tests {
     #[test]
     fn a_floor_retires_what_is_wholly_below_it_and_never_the_tail() {
         for (floor, retired) in [(0, 0), (9, 0), (10, 1), (19, 1), (20, 2), (99, 2)] {
-            let (next, gone) = catalog().with_floor(Lsn::from(floor));
+            let (next, gone) = Catalog { floor: Lsn::from(floor), ..catalog() }.retire();
             assert_eq!((gone.len(), next.segments.len()), (retired, 3 - retired), "floor {floor}");
             assert_eq!(next.floor, Lsn::from(floor));
         }

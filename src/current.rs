@@ -5,7 +5,7 @@
 //! synced: a crash shows the old one or the new one. One lock covers the file and everything named `.tmp`; a birth
 //! holds it throughout.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::dir::Dir;
@@ -78,18 +78,27 @@ struct State {
     has_current_spare: bool,
     /// `spare.tmp` likewise.
     has_segment_spare: bool,
+    /// What failed under this lock, so that the log is poisoned or is about to be: nothing is changed after it.
+    failed: Option<Error>,
 }
 
 impl Current {
     pub(crate) fn new(dir: Arc<Dir>, mark: Option<Mark>) -> Current {
         let written_at = dir.now();
-        let state = State { mark, written_at, has_current_spare: false, has_segment_spare: false };
+        let state =
+            State { mark, written_at, has_current_spare: false, has_segment_spare: false, failed: None };
         Current { dir, state: Mutex::new(state) }
     }
 
     pub(crate) fn lock(&self) -> CurrentGuard<'_> {
-        // A thread that panicked here has poisoned the log; what the state says of the files is still true.
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = match self.state.lock() {
+            Ok(state) => state,
+            Err(poisoned) => {
+                let mut state = poisoned.into_inner();
+                state.failed.get_or_insert(Error::Panicked);
+                state
+            }
+        };
         CurrentGuard { dir: &self.dir, state }
     }
 }
@@ -114,11 +123,23 @@ impl CurrentGuard<'_> {
     /// Writes CURRENT anew.
     pub(crate) fn write(&mut self, mark: &Mark) -> Result<(), Failure> {
         self.stage(mark)?;
-        self.publish(mark).map_err(Failure::Fatal)
+        self.publish(mark)
+    }
+
+    /// Ends all changes of files under this lock.
+    pub(crate) fn fail(&mut self, error: Error) -> Failure {
+        self.state.failed.get_or_insert(error.clone());
+        Failure::Fatal(error)
+    }
+
+    /// Fails if something has failed before.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.state.failed.clone().map_or(Ok(()), |error| Err(Failure::Fatal(error)))
     }
 
     /// Writes and syncs `CURRENT.tmp`, over its spare if there is one. Refused, it is as it was.
     pub(crate) fn stage(&mut self, mark: &Mark) -> Result<(), Failure> {
+        self.check()?;
         let falls = self.state.mark.as_ref().is_some_and(|old| mark.number < old.number);
         assert!(!falls, "the number in CURRENT never falls");
         let path = self.dir.current_spare_path();
@@ -127,20 +148,21 @@ impl CurrentGuard<'_> {
         let staged = self.dir.open_file(&path, mode).map_err(Failure::Refused).and_then(|file| {
             file.write(&mark.encode(), 0).and_then(|()| file.sync()).map_err(Failure::unless_full)
         });
-        match &staged {
-            Err(_) if !spare => remove_unfinished(self.dir, &path),
+        match staged {
+            Err(Failure::Fatal(error)) => return Err(self.fail(error)),
+            Err(Failure::Refused(_)) if !spare => remove_unfinished(self.dir, &path),
             // Somebody removed the spare: the next attempt makes a file again.
-            Err(Failure::Refused(error)) if error.is_not_found() => self.state.has_current_spare = false,
+            Err(Failure::Refused(ref error)) if error.is_not_found() => self.state.has_current_spare = false,
             _ => {}
         }
         staged
     }
 
     /// Gives `CURRENT.tmp`, staged with `mark`, its name, durably.
-    pub(crate) fn publish(&mut self, mark: &Mark) -> Result<()> {
+    pub(crate) fn publish(&mut self, mark: &Mark) -> Result<(), Failure> {
         self.state.has_current_spare = false;
-        self.dir.rename(&self.dir.current_spare_path(), &self.dir.current_path())?;
-        self.dir.sync()?;
+        let renamed = self.dir.rename(&self.dir.current_spare_path(), &self.dir.current_path());
+        renamed.and_then(|()| self.dir.sync()).map_err(|error| self.fail(error))?;
         self.state.mark = Some(mark.clone());
         self.state.written_at = self.dir.now();
         Ok(())
@@ -151,19 +173,22 @@ impl CurrentGuard<'_> {
         self.state.has_segment_spare
     }
 
-    /// To be called before the spare segment gets a final name.
-    pub(crate) fn segment_spare_used(&mut self) {
+    /// To be called before the spare segment gets a final name, or when it turns out not to be there.
+    pub(crate) fn segment_spare_gone(&mut self) {
         self.state.has_segment_spare = false;
     }
 
     /// Makes the spares that are not there. No room for one is only logged: the next call tries again. Anything
     /// but a full disk is the caller's to judge.
-    pub(crate) fn make_spares(&mut self) -> Result<()> {
+    pub(crate) fn make_spares(&mut self) -> Result<(), Failure> {
+        self.check()?;
         if !self.state.has_current_spare {
-            self.state.has_current_spare = make_spare(self.dir, &self.dir.current_spare_path(), TWIN_BYTES)?;
+            let made = make_spare(self.dir, &self.dir.current_spare_path(), TWIN_BYTES);
+            self.state.has_current_spare = made.map_err(|error| self.fail(error))?;
         }
         if !self.state.has_segment_spare {
-            self.state.has_segment_spare = make_spare(self.dir, &self.dir.segment_spare_path(), SPARE_BYTES)?;
+            let made = make_spare(self.dir, &self.dir.segment_spare_path(), SPARE_BYTES);
+            self.state.has_segment_spare = made.map_err(|error| self.fail(error))?;
         }
         Ok(())
     }

@@ -172,12 +172,10 @@ pub enum Error {
 
     /// A thread panicked inside the log; it is the cause in [`Poisoned`](Error::Poisoned). Please report it.
     #[error("a thread panicked inside the log")]
-    #[non_exhaustive]
     Panicked,
 
     /// The log was closed.
     #[error("the log is closed")]
-    #[non_exhaustive]
     Closed,
 }
 

@@ -9,6 +9,9 @@ mod entry;
 mod error;
 mod frame;
 mod fs;
+#[doc(hidden)]
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lsn;
 mod options;
 mod reader;

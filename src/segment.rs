@@ -399,7 +399,7 @@ impl Tail {
     }
 
     /// Writes a group behind what is there. On failure the tail stands where it stood, and what the file holds
-    /// beyond is unknown until [`cut`](Tail::cut).
+    /// beyond is unknown until [`undo`](Tail::undo).
     pub(crate) fn write_group(&mut self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
         let (start, mut end, mut last) = (self.end, self.end, self.last);
         self.noted.clear();

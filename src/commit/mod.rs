@@ -54,6 +54,8 @@ const WRITE_OUT_BYTES: u64 = 256 << 10;
 /// A gathering leader gives up when nobody has come for so long.
 const GATHER_IDLE: Duration = Duration::from_micros(30);
 const GATHER_MAX: Duration = Duration::from_micros(100);
+/// Not even on a machine whose clock stands still does it poll for ever.
+const GATHER_POLLS_MAX: usize = 10_000;
 /// After each miss, twice as many groups go without gathering, up to 2 to this power.
 const GATHER_MISSES_MAX: u32 = 6;
 
@@ -170,7 +172,7 @@ impl Commit {
                 state = state.wait(&self.timer);
             }
             state.timer_sleeps = false;
-            let deadline = self.disk.now() + interval;
+            let deadline = self.disk.now().saturating_add(interval);
             loop {
                 if state.check_usable().is_err() {
                     return;
@@ -389,14 +391,15 @@ impl Commit {
     /// else every member, the leader too, reads its group's outcome.
     fn lead<'a>(
         &'a self,
-        mut state: Locked<'a>,
+        state: Locked<'a>,
         awaited: Option<(Member, Outcome)>,
     ) -> Result<Option<Result<()>>> {
         let syncs = self.mode == Durability::Sync;
-        state.writing = true;
-        state.syncing |= syncs;
         let held: &[Role] = if syncs { &[Role::Writing, Role::Syncing] } else { &[Role::Writing] };
         let mut roles = Roles::new(self, held);
+        let mut state = state; // Declared after the roles: a panic unlocks it before they are given back.
+        state.writing = true;
+        state.syncing |= syncs;
         let present = state.active_records;
         if let Some(target) = if syncs { state.gather.target(present) } else { None } {
             let limit = (state.gather.average_sync / 4).min(GATHER_MAX);
@@ -404,6 +407,10 @@ impl Commit {
             let met = self.gather(target, limit);
             state = self.lock();
             state.gather.learn(met);
+            if let Some(poisoned) = state.poison.clone() {
+                roles.release(state, None);
+                return Err(poisoned);
+            }
         }
         let mut taken = state.take();
         self.arrived.store(0, Ordering::Relaxed);
@@ -416,7 +423,7 @@ impl Commit {
         let mut state = self.lock();
         let group = taken.group;
         let result = match carried_out {
-            _ if state.poison.is_some() => state.check_usable(),
+            _ if state.poison.is_some() => Err(state.poisoned()),
             Ok((written, sync_took)) => {
                 self.disk_full.store(false, Ordering::Relaxed);
                 self.count(&taken, &written);
@@ -435,12 +442,13 @@ impl Commit {
                     Err(error)
                 } else {
                     state.take_back(taken, &error, syncs);
+                    self.wake_all(&state); // Two groups have their outcome.
                     Ok(())
                 }
             }
             Err(Failure::Fatal(error)) => {
                 self.poison_state(&mut state, error);
-                state.check_usable()
+                Err(state.poisoned())
             }
         };
         let outcome = awaited.and_then(|(member, outcome)| state.outcome(member, outcome));
@@ -453,7 +461,7 @@ impl Commit {
     fn gather(&self, target: usize, limit: Duration) -> bool {
         let start = self.disk.now();
         let (mut seen, mut seen_at) = (0, start);
-        loop {
+        for _ in 0..GATHER_POLLS_MAX {
             let arrived = self.arrived.load(Ordering::Acquire);
             if arrived >= target || self.arrived_bytes.load(Ordering::Relaxed) >= GROUP_BYTES {
                 return true;
@@ -462,11 +470,12 @@ impl Commit {
             if arrived != seen {
                 (seen, seen_at) = (arrived, now);
             }
-            if now.saturating_sub(seen_at) > GATHER_IDLE || now.saturating_sub(start) > limit {
+            if now.saturating_sub(seen_at) >= GATHER_IDLE || now.saturating_sub(start) >= limit {
                 return false;
             }
             std::thread::yield_now();
         }
+        false
     }
 
     /// Brings a group to disk. Holds no lock.
@@ -477,9 +486,7 @@ impl Commit {
         mut durable_end: u64,
     ) -> Result<(Written, Option<Duration>), Failure> {
         if self.disk.is_full_for(&taken.buffer) {
-            roles.take_syncing();
-            let unsynced = { self.lock().written_unsynced() };
-            if unsynced {
+            if roles.take_syncing()?.written_unsynced() {
                 self.disk.sync().map_err(Failure::Fatal)?;
             }
             let place = self.disk.rotate(taken.first)?;
@@ -489,7 +496,7 @@ impl Commit {
         let written = match self.disk.write(&mut taken.buffer, durable_end) {
             Ok(written) => written,
             Err(error) if error.is_storage_full() => {
-                roles.take_syncing();
+                drop(roles.take_syncing()?);
                 self.disk.undo().map_err(Failure::Fatal)?;
                 return Err(Failure::Refused(error));
             }
@@ -535,11 +542,11 @@ impl Commit {
     }
 
     /// Nothing is acknowledged after this. The first cause stays.
-    fn poison_state(&self, state: &mut State, cause: Error) {
+    fn poison_state(&self, state: &mut Locked<'_>, cause: Error) {
         if state.poison.is_none() {
             let poisoned = Error::Poisoned { durable: state.durable, cause: Arc::new(cause) };
-            log::error!("{poisoned}");
-            state.poison = Some(poisoned);
+            state.poison = Some(poisoned.clone());
+            state.log_when_unlocked(poisoned);
         }
         self.wake_all(state);
     }

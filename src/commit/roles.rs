@@ -22,11 +22,17 @@ pub(super) struct Locked<'a> {
     guard: Option<MutexGuard<'a, State>>,
     /// Whether the thread was panicking before it took the lock, which then is no fault of ours.
     panicking: bool,
+    unlogged: Option<Error>,
 }
 
 impl<'a> Locked<'a> {
     pub(super) fn new(commit: &'a Commit, guard: MutexGuard<'a, State>) -> Locked<'a> {
-        Locked { commit, guard: Some(guard), panicking: std::thread::panicking() }
+        Locked { commit, guard: Some(guard), panicking: std::thread::panicking(), unlogged: None }
+    }
+
+    /// Leaves an error to be logged once the lock is free: a logger may look at the log.
+    pub(super) fn log_when_unlocked(&mut self, error: Error) {
+        self.unlogged = Some(error);
     }
 
     pub(super) fn wait(mut self, condvar: &Condvar) -> Locked<'a> {
@@ -63,7 +69,12 @@ impl std::ops::DerefMut for Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if self.guard.is_some() && !self.panicking && std::thread::panicking() {
-            self.commit.poison_state(&mut *self, Error::Panicked);
+            let commit = self.commit;
+            commit.poison_state(self, Error::Panicked);
+        }
+        self.guard = None;
+        if let Some(error) = self.unlogged.take() {
+            log::error!("{error}");
         }
     }
 }
@@ -85,11 +96,17 @@ impl<'a> Roles<'a> {
         Roles { commit, writing, syncing, panicking: std::thread::panicking() }
     }
 
-    /// Adds the syncing role, which its holder gives back without waiting for anything.
-    pub(super) fn take_syncing(&mut self) {
+    /// Adds the syncing role, which its holder gives back without waiting for anything. If his sync failed, the log
+    /// is poisoned, and what he could not sync must not be synced again.
+    pub(super) fn take_syncing(&mut self) -> Result<Locked<'a>, Failure> {
+        let mut state = self.commit.lock();
         if !self.syncing {
-            drop(self.commit.take_role(self.commit.lock(), Role::Syncing));
+            state = self.commit.take_role(state, Role::Syncing);
             self.syncing = true;
+        }
+        match state.poison.clone() {
+            Some(poisoned) => Err(Failure::Fatal(poisoned)),
+            None => Ok(state),
         }
     }
 
@@ -154,7 +171,7 @@ impl<'a> Exclusive<'a> {
                 }
                 Err(error) => {
                     commit.poison_state(&mut state, error);
-                    return state.check_usable();
+                    return Err(state.poisoned());
                 }
             }
             self.unsynced = false;
@@ -171,7 +188,7 @@ impl<'a> Exclusive<'a> {
             Err(Failure::Fatal(error)) => {
                 let mut state = commit.lock();
                 commit.poison_state(&mut state, error);
-                state.check_usable()
+                Err(state.poisoned())
             }
         }
     }

@@ -138,6 +138,11 @@ impl State {
         }
     }
 
+    /// What a poisoned log says.
+    pub(super) fn poisoned(&self) -> Error {
+        self.poison.clone().expect("asked of a poisoned log alone")
+    }
+
     pub(super) fn role(&mut self, role: Role) -> &mut bool {
         match role {
             Role::Writing => &mut self.writing,

@@ -128,18 +128,14 @@ pub(super) enum Link {
     Corrupt(&'static str),
 }
 
-/// Judges the segment that `fence` names. `found` is what its file begins with and the file's size.
-pub(super) fn judge_link(
-    fence: &Predecessor,
-    found: Option<(&Twin<SegmentHeader>, u64)>,
-    floor: Lsn,
-) -> Link {
+/// Judges the segment that `fence` names, by what its file begins with; its frames are verified afterwards.
+pub(super) fn judge_link(fence: &Predecessor, found: Option<&Twin<SegmentHeader>>, floor: Lsn) -> Link {
     if fence.last <= floor {
         return Link::NotNeeded;
     }
-    let (header, file_bytes) = match found {
+    let header = match found {
         None => return Link::Missing,
-        Some((Twin::Sound { value, .. }, file_bytes)) => (value, file_bytes),
+        Some(Twin::Sound { value, .. }) => value,
         Some(_) => return Link::Corrupt("neither its header nor the copy verifies"),
     };
     if header.number != fence.number {
@@ -148,8 +144,6 @@ pub(super) fn judge_link(
         Link::Corrupt("it is not the segment that its successor names")
     } else if header.first > fence.last {
         Link::Corrupt("it begins behind the end that its successor gives")
-    } else if file_bytes < fence.end {
-        Link::Corrupt("it is shorter than its successor says")
     } else {
         Link::Live
     }
@@ -278,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_live_only_if_header_salt_number_and_size_agree() {
+    fn a_link_is_live_only_if_header_number_salt_and_lsns_agree() {
         // Method: spoil each property of a sound link in turn, above the floor and below it.
         let header = SegmentHeader {
             log_id: [1; 16],
@@ -298,19 +292,18 @@ mod tests {
         };
         let sound = |value: SegmentHeader| Twin::Sound { value, damaged: None };
         let cases = [
-            (sound(header.clone()), 9000, true),
-            (Twin::Sound { value: header.clone(), damaged: Some(0) }, 9001, true),
-            (sound(header.clone()), 8999, false),
-            (sound(SegmentHeader { number: 5, ..header.clone() }), 9000, false),
-            (sound(SegmentHeader { salt: [3; 16], ..header.clone() }), 9000, false),
-            (sound(SegmentHeader { first: Lsn::from(21), ..header.clone() }), 9000, false),
-            (Twin::Bad { magic: true }, 9000, false),
+            (sound(header.clone()), true),
+            (Twin::Sound { value: header.clone(), damaged: Some(0) }, true),
+            (sound(SegmentHeader { number: 5, ..header.clone() }), false),
+            (sound(SegmentHeader { salt: [3; 16], ..header.clone() }), false),
+            (sound(SegmentHeader { first: Lsn::from(21), ..header.clone() }), false),
+            (Twin::Bad { magic: true }, false),
         ];
-        for (twin, bytes, live) in &cases {
-            let link = judge_link(&fence, Some((twin, *bytes)), Lsn::from(19));
-            assert_eq!(link == Link::Live, *live, "{twin:?} {bytes}");
+        for (twin, live) in &cases {
+            let link = judge_link(&fence, Some(twin), Lsn::from(19));
+            assert_eq!(link == Link::Live, *live, "{twin:?}");
             assert_eq!(matches!(link, Link::Corrupt(_)), !live);
-            assert_eq!(judge_link(&fence, Some((twin, *bytes)), Lsn::from(20)), Link::NotNeeded);
+            assert_eq!(judge_link(&fence, Some(twin), Lsn::from(20)), Link::NotNeeded);
         }
         assert_eq!(judge_link(&fence, None, Lsn::from(19)), Link::Missing);
         assert_eq!(judge_link(&fence, None, Lsn::from(20)), Link::NotNeeded);

@@ -270,7 +270,7 @@ fn follow_chain(
             scan.files.iter().filter(|file| file.number < fence.number).filter_map(SegmentFile::sound);
         let begins = older.map(|header| header.first).max().unwrap_or(Lsn::FIRST).max(floor.next());
         let lost = LsnRange::new(begins, fence.last);
-        match decide::judge_link(&fence, file.map(|file| (&file.header, file.bytes)), floor) {
+        match decide::judge_link(&fence, file.map(|file| &file.header), floor) {
             Link::NotNeeded => break,
             Link::Missing => {
                 return Err(Error::MissingSegment { path, lost, reason: "its successor names it" });
@@ -373,7 +373,7 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
     }
     segments.push(CatalogEntry { segment: tail.segment.clone(), fence: None });
     // What is wholly below the floor, the old tail perhaps, is no longer part of the log.
-    let (catalog, _) = Catalog { segments, floor: Lsn::ZERO }.with_floor(plan.floor);
+    let (catalog, _) = Catalog { segments, floor: plan.floor }.retire();
     let (owed, mut reports) = retire(dir, scan, &catalog)?;
     reports.retain(|report| report.number != tail.segment.number);
     let mut report =

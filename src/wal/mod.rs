@@ -4,13 +4,13 @@ mod store;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::birth::Spare;
-use crate::commit::Commit;
-use crate::current::is_refused_for_space;
+use crate::commit::{Commit, Place};
+use crate::current::CurrentGuard;
 use crate::dir::Dir;
 use crate::entry::Entry;
 use crate::error::{Error, Failure, Result};
@@ -199,27 +199,38 @@ impl Wal {
     /// [`Error::StorageFull`]: what is not written yet waits in memory ([`Durability::Buffered`]). [`Error::Poisoned`],
     /// [`Error::Closed`].
     pub fn sync(&self) -> Result<Lsn> {
-        if let Some(durable) = self.commit.sync()? {
-            self.keep_house();
-            return Ok(durable);
-        }
-        if !self.commit.met_full_disk() {
-            let mut current = self.store.current.lock();
-            // Not before the lock is held: `close` gives it back with the log closed.
-            self.commit.check_usable()?;
-            let (place, last) = self.commit.durable_place();
-            let behind =
-                current.mark().is_some_and(|mark| mark.number == place.number && mark.end < place.end);
-            if behind && current.age() > MARK_AGE {
-                let marked = self.store.mark(&mut current, (place, last), false);
-                drop(current);
-                match marked {
-                    Err(failure) if !is_refused_for_space(&failure) => return Err(self.fail(failure)),
-                    _ => self.keep_house(),
-                }
+        match self.commit.sync() {
+            Ok(Some(durable)) => {
+                self.keep_house();
+                return Ok(durable);
             }
+            Ok(None) => {}
+            Err(full @ Error::StorageFull { .. }) => {
+                self.commit.exclusive()?.sync()?; // What is written is no worse off for what is not.
+                return Err(full);
+            }
+            Err(error) => return Err(error),
         }
+        self.mark_if_old()?;
         Ok(self.durable_lsn())
+    }
+
+    /// Writes CURRENT anew if it lags behind and is old. Nobody is promised that it succeeds.
+    fn mark_if_old(&self) -> Result<()> {
+        if self.commit.met_full_disk() {
+            return Ok(());
+        }
+        let mut current = self.store.current.lock();
+        // Not before the lock is held: `close` gives it back with the log closed.
+        self.commit.check_usable()?;
+        let place = self.commit.durable_place();
+        let lags = current.mark().is_some_and(|mark| mark.number == place.0.number && mark.end < place.0.end);
+        if lags && current.age() > MARK_AGE {
+            self.mark(&mut current, place)?;
+            drop(current);
+            self.keep_house();
+        }
+        Ok(())
     }
 
     /// Hands everything that was appended before this call to the operating system: it then survives the death of
@@ -292,59 +303,68 @@ impl Wal {
     pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
         let admin = lock_of(&self.admin);
         self.commit.check_usable()?;
-        let last = self.last_lsn();
-        if lsn > last {
-            return Err(Error::OutOfRange { lsn, last });
-        }
         let met_full_disk = self.commit.met_full_disk();
         let mut marked = true;
         if lsn > self.store.small().floor || met_full_disk {
-            if lsn > self.durable_lsn() {
-                self.commit.sync()?;
-            }
             let through = if met_full_disk { Through::BirthOrFrame } else { Through::FrameOrBirth };
-            let mut exclusive = self.commit.exclusive()?;
-            exclusive.sync()?;
-            // Only now does the state stand still. And an LSN that was there may have been taken back meanwhile.
-            let small = self.store.small();
-            let (floor, last) = (lsn.max(small.floor), exclusive.next.previous());
-            if floor > last {
-                return Err(Error::OutOfRange { lsn, last });
-            }
-            let small = Small { floor, ..small };
-            let put = self.store.put_small(exclusive.next, exclusive.durable_end, &small, through);
-            exclusive.publish(put)?;
-            drop(exclusive);
-            marked = self.mark()?;
-            self.store.raise_floor(floor);
+            self.raise_floor(lsn, through)?;
+            marked = self.mark_durable()?;
         }
-        let removed = self.store.remove_owed();
+        let removed = self.store.remove_retired();
         if removed.files > 0 {
-            self.store.dir.sync().map_err(|error| self.fail(Failure::Fatal(error)))?;
+            let synced = self.store.dir.sync();
+            synced.map_err(|error| self.fail(Failure::Fatal(error)))?;
         }
         if !marked {
-            self.mark()?; // What was removed has made room.
+            self.mark_durable()?; // What was removed has made room.
         }
         drop(admin);
         self.keep_house();
         removed.failure.map_or(Ok(()), Err)
     }
 
-    /// Writes CURRENT anew with what is durable; `false` where there is no room for it.
-    fn mark(&self) -> Result<bool> {
+    /// Makes `lsn` the floor, durably, and tells readers.
+    fn raise_floor(&self, lsn: Lsn, through: Through) -> Result<()> {
+        let last = self.last_lsn();
+        if lsn > last {
+            return Err(Error::OutOfRange { lsn, last });
+        }
+        // Records that find no room do not stand in the way of those that are written already.
+        let full = match self.commit.sync() {
+            Err(full @ Error::StorageFull { .. }) => Some(full),
+            outcome => outcome.map(|_| None)?,
+        };
+        let mut exclusive = self.commit.exclusive()?;
+        exclusive.sync()?;
+        // Only now do floor and state stand still. And an LSN that was there may have been taken back meanwhile.
+        let small = self.store.small();
+        let (floor, last) = (lsn.max(small.floor), exclusive.next.previous());
+        if floor > last {
+            return Err(full.unwrap_or(Error::OutOfRange { lsn, last }));
+        }
+        let small = Small { floor, ..small };
+        let put = self.store.put_small(exclusive.next, exclusive.durable_end, &small, through);
+        exclusive.publish(put)?;
+        self.store.raise_floor(floor);
+        Ok(())
+    }
+
+    /// Writes CURRENT anew with what is durable; `false` where that is refused for now.
+    fn mark_durable(&self) -> Result<bool> {
         let mut current = self.store.current.lock();
         self.commit.check_usable()?;
-        let place = self.commit.durable_place();
-        match self.store.mark(&mut current, place, false) {
+        self.mark(&mut current, self.commit.durable_place())
+    }
+
+    fn mark(&self, current: &mut CurrentGuard<'_>, place: (Place, Lsn)) -> Result<bool> {
+        match self.store.mark(current, place, false) {
             Ok(()) => Ok(true),
-            Err(failure) if is_refused_for_space(&failure) => {
-                log::info!("CURRENT is not marked for now: {}", failure.into_error());
+            Err(Failure::Refused(error)) => {
+                log::info!("CURRENT is not marked for now: {error}");
                 Ok(false)
             }
-            Err(failure) => {
-                drop(current);
-                Err(self.fail(failure))
-            }
+            // Poisoned before the lock is free: nobody changes files between.
+            Err(fatal) => Err(self.fail(fatal)),
         }
     }
 
@@ -478,16 +498,23 @@ impl Wal {
 
     /// Makes spares and removes retired segments, where that is due: after the caller's group was woken.
     fn keep_house(&self) {
-        if !self.store.is_housekeeping_due() {
+        if !self.store.is_housekeeping_due() || !self.store.take_housekeeping() {
             return;
         }
-        let mut current = self.store.current.lock();
+        // Whoever has this lock keeps house when he is done, or ends the log. He is not waited for.
+        let admin = match self.admin.try_lock() {
+            Ok(admin) => admin,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return self.store.leave_housekeeping(),
+        };
         if self.commit.check_usable().is_ok() {
-            if let Err(error) = self.store.keep_house(&mut current) {
-                drop(current);
-                self.commit.poison(error);
+            self.store.remove_retired();
+            let mut current = self.store.current.lock();
+            if let Err(failure) = current.make_spares() {
+                self.fail(failure);
             }
         }
+        drop(admin);
     }
 
     /// The error to return for a failure; a fatal one poisons the log.

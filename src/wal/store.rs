@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::birth::{Ancestors, Birth, Spare, bear};
-use crate::catalog::Shelf;
+use crate::catalog::{Catalog, Shelf};
 use crate::commit::{Disk, Place};
 use crate::current::{Current, CurrentGuard, Mark};
 use crate::dir::Dir;
-use crate::error::{Failure, Result};
+use crate::error::{Error, Failure, Result};
 use crate::frame::FrameBuffer;
 use crate::fs::{Handle, Medium};
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Durability, Options, SpaceAhead};
 use crate::recovery::Recovered;
 use crate::segment::{Tail, Written};
@@ -102,9 +102,14 @@ impl Store {
         let mut tail = lock(&self.tail);
         let predecessor = tail.predecessor_of_next();
         let mut current = self.current.lock();
+        let Some(number) = tail.header.number.checked_add(1) else {
+            let lost = LsnRange::empty_before(next);
+            let reason = "no segment number is left after it";
+            return Err(Failure::Refused(Error::corrupt(&tail.segment.path, 0, lost, reason)));
+        };
         let birth = Birth {
             log_id: tail.header.log_id,
-            number: tail.header.number.checked_add(1).expect("segments are not that many"),
+            number,
             first: next,
             predecessor: predecessor.clone(),
             floor: small.floor,
@@ -127,7 +132,7 @@ impl Store {
         } else {
             lock(&self.owed).push(old.segment.path.clone());
         }
-        self.housekeeping_due.store(true, Ordering::Release);
+        self.leave_housekeeping();
         Ok(place_of(&tail))
     }
 
@@ -139,11 +144,16 @@ impl Store {
         small: &Small,
         through: Through,
     ) -> Result<Place, Failure> {
-        let full = lock(&self.tail).is_full_for_state(small.state.len());
+        let tail = lock(&self.tail);
+        let (full, follows) = (tail.is_full_for_state(small.state.len()), tail.holds_records());
+        drop(tail);
         if through == Through::BirthOrFrame || full {
-            let spare = if through == Through::Frame { Spare::Keep } else { Spare::Spend };
-            match self.start_segment(next, small, spare) {
-                Err(Failure::Refused(error)) => log::info!("no new segment for now: {error}"),
+            // A rotation leaves the spare to a checkpoint, which can free space; a tail born again frees its own.
+            let rotates = follows && through == Through::Frame;
+            match self.start_segment(next, small, if rotates { Spare::Keep } else { Spare::Spend }) {
+                Err(Failure::Refused(error)) if through != Through::Frame => {
+                    log::info!("no new segment for now: {error}");
+                }
                 outcome => return outcome,
             }
         }
@@ -195,25 +205,29 @@ impl Store {
         }
         let mark =
             Mark { log_id: old.log_id, closed, number: place.number, salt: place.salt, end: place.end, last };
-        self.housekeeping_due.store(true, Ordering::Release);
+        self.leave_housekeeping();
         current.write(&mark)
     }
 
-    /// Raises the floor, durable by now, for readers; what is wholly below it is to be removed.
+    /// Raises the floor, durable by now, for readers.
     pub(super) fn raise_floor(&self, floor: Lsn) {
-        let retired = self.shelf.change(|catalog| catalog.with_floor(floor.max(catalog.floor)));
-        let mut owed = lock(&self.owed);
-        for segment in retired {
-            self.shelf.forget(&segment);
-            owed.push(segment.path.clone());
-        }
+        self.shelf.change(|catalog| {
+            let floor = floor.max(catalog.floor);
+            (Catalog { floor, ..catalog.clone() }, ())
+        });
     }
 
-    /// Removes what is no longer part of the log, oldest first; what cannot be removed stays owed.
-    pub(super) fn remove_owed(&self) -> Removed {
+    /// Removes what is no longer part of the log, oldest first: segments wholly below the floor, and whatever could
+    /// not be removed before. Appends go on meanwhile: no lock that they might want is held.
+    pub(super) fn remove_retired(&self) -> Removed {
+        let retired = self.shelf.change(Catalog::retire);
+        let mut paths = std::mem::take(&mut *lock(&self.owed));
+        for segment in retired {
+            self.shelf.forget(&segment);
+            paths.push(segment.path.clone());
+        }
         let mut removed = Removed::default();
-        let mut owed = lock(&self.owed);
-        owed.retain(|path| match self.dir.unlink(path) {
+        paths.retain(|path| match self.dir.unlink(path) {
             Ok(()) => {
                 removed.files += 1;
                 false
@@ -224,6 +238,7 @@ impl Store {
                 true
             }
         });
+        lock(&self.owed).splice(0..0, paths);
         removed
     }
 
@@ -231,14 +246,13 @@ impl Store {
         self.housekeeping_due.load(Ordering::Relaxed)
     }
 
-    /// Makes the spares and removes what is owed, outside all roles: after a group was woken.
-    pub(super) fn keep_house(&self, current: &mut CurrentGuard<'_>) -> Result<()> {
-        if !self.housekeeping_due.swap(false, Ordering::Acquire) {
-            return Ok(());
-        }
-        self.raise_floor(Lsn::ZERO); // The last segment that a rotation completed may lie below the floor.
-        self.remove_owed();
-        current.make_spares()
+    /// Whether the caller is the one to keep house now.
+    pub(super) fn take_housekeeping(&self) -> bool {
+        self.housekeeping_due.swap(false, Ordering::Acquire)
+    }
+
+    pub(super) fn leave_housekeeping(&self) {
+        self.housekeeping_due.store(true, Ordering::Release);
     }
 }
 
@@ -246,7 +260,7 @@ impl Store {
 #[derive(Debug, Default)]
 pub(super) struct Removed {
     pub(super) files: usize,
-    pub(super) failure: Option<crate::error::Error>,
+    pub(super) failure: Option<Error>,
 }
 
 impl Disk for Store {

@@ -1,0 +1,132 @@
+//! What fuzzing needs of the innermost layer, and nobody else: frames and blocks as the log reads and writes them.
+//! It is there only where `cfg(fuzzing)` is set, as cargo-fuzz does. No promise of any kind.
+
+use crate::current::Mark;
+use crate::entry::Entry;
+use crate::frame::{
+    FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, FrameType, HeaderReading, SegmentHeader, Twin, Twinned,
+    Unit, decode_record, decode_state, encode_state,
+};
+use crate::lsn::Lsn;
+
+/// A frame's header, body and padding, all of which verify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its first record, or that of the next data frame.
+    pub first: Lsn,
+    /// What it says of an earlier sync.
+    pub durable_end: u64,
+    /// Header, body and padding.
+    pub bytes: u64,
+    /// How many records its header counts.
+    pub count: u32,
+    /// What it holds.
+    pub body: Body,
+}
+
+/// What a frame holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Records; fewer than the header counts, or more, if their lengths are wrong.
+    Records(Vec<Entry<'static>>),
+    /// The checkpoint and the caller's state.
+    State(Lsn, Vec<u8>),
+}
+
+/// Reads the frame at the start of `bytes`, for the place `offset`; `None` where none verifies.
+pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame> {
+    let HeaderReading::Sound(header) = FrameHeader::decode(bytes, salt, offset) else { return None };
+    let mut again = bytes[..FRAME_HEADER_BYTES].to_vec();
+    let checksum = header.encode(&mut again, salt, offset);
+    assert!(again == bytes[..FRAME_HEADER_BYTES] && checksum == header.checksum, "one header, one encoding");
+
+    let stored = bytes.get(FRAME_HEADER_BYTES..usize::try_from(header.frame_bytes()).ok()?)?;
+    let (body, padding) = stored.split_at(header.body_bytes as usize);
+    if padding.iter().any(|byte| *byte != 0) || crc32fast::hash(body) != header.body_checksum {
+        return None;
+    }
+    let body = match header.frame_type {
+        FrameType::Data => Body::Records(decode_records(body, header.count)),
+        FrameType::State => {
+            let (floor, state) = decode_state(body)?;
+            Body::State(floor, state.to_vec())
+        }
+    };
+    let (first, durable_end, bytes) = (header.first, header.durable_end, header.frame_bytes());
+    Some(Frame { first, durable_end, bytes, count: header.count, body })
+}
+
+/// As many records as there are, up to `count`, and one more if bytes are left behind them.
+fn decode_records(mut body: &[u8], count: u32) -> Vec<Entry<'static>> {
+    let mut records = Vec::new();
+    while let Some(record) = decode_record(body) {
+        let entry =
+            Entry::new(record.payload.to_vec()).with_meta(record.meta.to_vec()).with_kind(record.kind);
+        records.push(entry);
+        body = record.rest;
+        if body.is_empty() || records.len() as u64 > u64::from(count) {
+            break;
+        }
+    }
+    records
+}
+
+/// Lays records out as frames, one behind the other from `offset` on: each inner list is one append.
+pub fn encode_records(
+    appends: &[Vec<Entry<'_>>],
+    first: Lsn,
+    salt: &[u8; 16],
+    offset: u64,
+    durable_end: u64,
+) -> Vec<u8> {
+    let (mut buffer, mut next) = (FrameBuffer::default(), first);
+    for entries in appends {
+        let unit = match &entries[..] {
+            [entry] => Unit::entry(entry),
+            entries => Unit::batch(entries),
+        };
+        let count = unit.count();
+        buffer.push(unit, next);
+        next = next.checked_add(count.into()).expect("few records");
+    }
+    let (frame_bytes, mut end) = (buffer.frame_bytes(), offset);
+    buffer.finish(salt, offset, durable_end, |placed| {
+        assert!(placed.offset == end, "frames follow each other");
+        end += placed.header.frame_bytes();
+    });
+    let bytes: Vec<u8> = buffer.runs().flatten().copied().collect();
+    assert!(
+        bytes.len() as u64 == frame_bytes && end == offset + frame_bytes,
+        "a group's size is known before"
+    );
+    bytes
+}
+
+/// Makes a state frame for the place `offset`.
+pub fn encode_small(
+    salt: &[u8; 16],
+    offset: u64,
+    durable_end: u64,
+    next: Lsn,
+    floor: Lsn,
+    state: &[u8],
+) -> Vec<u8> {
+    encode_state(salt, offset, durable_end, next, floor, state).0
+}
+
+/// Reads a segment's header and its copy, and writes what they say; `None` where neither is sound.
+pub fn recode_segment_header(bytes: &[u8]) -> Option<Vec<u8>> {
+    recode::<SegmentHeader>(bytes)
+}
+
+/// Reads CURRENT, and writes what it says; `None` where neither block is sound.
+pub fn recode_current(bytes: &[u8]) -> Option<Vec<u8>> {
+    recode::<Mark>(bytes)
+}
+
+fn recode<T: Twinned>(bytes: &[u8]) -> Option<Vec<u8>> {
+    match T::decode(bytes) {
+        Twin::Sound { value, .. } => Some(value.encode()),
+        _ => None,
+    }
+}
