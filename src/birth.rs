@@ -17,6 +17,7 @@ use crate::frame::{
 };
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::{Lsn, LsnRange};
+use crate::planted::{self, Bug};
 use crate::segment::{
     Bodies, IndexEntry, LastFrame, Segment, Step, Tail, Walk, Window, note_frame, read_body,
 };
@@ -66,6 +67,7 @@ pub(crate) enum Ancestors {
 pub(crate) fn bear(dir: &Dir, current: &mut CurrentGuard<'_>, birth: &Birth<'_>) -> Result<Tail, Failure> {
     current.check()?;
     let salt = dir.random_id().map_err(Failure::Refused)?;
+    let salt = if planted::is(Bug::SaltNotFresh) { birth.log_id } else { salt };
     let own_path = dir.unborn_path(birth.number);
     let spend_spare = birth.spare == Spare::Spend && current.has_segment_spare();
     let (path, newborn) = match make(dir, &own_path, OpenMode::Create, birth, salt) {
@@ -104,10 +106,20 @@ pub(crate) fn bear(dir: &Dir, current: &mut CurrentGuard<'_>, birth: &Birth<'_>)
     if path != own_path {
         current.segment_spare_gone();
     }
+    if let Some(old) = birth.carried.as_ref().filter(|_| planted::is(Bug::PredecessorCutEarly)) {
+        drop(old.handle.set_len(old.start));
+    }
     // From here on a failure leaves it open which names a crash would show.
     let final_path = dir.segment_path(birth.number);
-    dir.rename(&path, &final_path).and_then(|()| dir.sync()).map_err(|error| current.fail(error))?;
-    current.publish(&mark)?;
+    if planted::is(Bug::CurrentBeforeSegment) {
+        current.publish(&mark)?;
+    }
+    dir.rename(&path, &final_path)
+        .and_then(|()| if planted::is(Bug::BirthDirNotSynced) { Ok(()) } else { dir.sync() })
+        .map_err(|error| current.fail(error))?;
+    if !planted::is(Bug::CurrentBeforeSegment) {
+        current.publish(&mark)?;
+    }
     Ok(newborn.into_tail(final_path))
 }
 
@@ -151,7 +163,9 @@ fn make(
 ) -> Result<Newborn, Failure> {
     let handle = dir.open_file(path, mode).map_err(Failure::Refused)?;
     let newborn = write(handle, birth, salt, mode).map_err(Failure::unless_full)?;
-    newborn.handle.sync().map_err(Failure::unless_full)?;
+    if !planted::is(Bug::SegmentNotSynced) {
+        newborn.handle.sync().map_err(Failure::unless_full)?;
+    }
     Ok(newborn)
 }
 

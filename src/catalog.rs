@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::frame::Predecessor;
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
+use crate::planted::{self, Bug};
 use crate::segment::Segment;
 
 /// The live segments at one moment, oldest first; the last one is the tail.
@@ -50,7 +51,8 @@ impl Catalog {
 
     /// The catalog without the segments that are wholly below its floor, and those.
     pub(crate) fn retire(&self) -> (Catalog, Vec<Arc<Segment>>) {
-        let below = |entry: &CatalogEntry| entry.fence.as_ref().is_some_and(|fence| fence.last <= self.floor);
+        let floor = if planted::is(Bug::FloorOffByOne) { self.floor.next() } else { self.floor };
+        let below = |entry: &CatalogEntry| entry.fence.as_ref().is_some_and(|fence| fence.last <= floor);
         let count = self.segments.iter().take_while(|entry| below(entry)).count();
         let retired = self.segments[..count].iter().map(|entry| entry.segment.clone()).collect();
         (Catalog { segments: self.segments[count..].to_vec(), floor: self.floor }, retired)

@@ -13,6 +13,7 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::{Id, TWIN_BYTES, Twinned, get_id, get_u32, get_u64, put_u32, put_u64};
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
+use crate::planted::{self, Bug};
 
 /// The size of the spare segment: room for headers and the largest state frame.
 pub(crate) const SPARE_BYTES: usize = 128 << 10;
@@ -142,11 +143,17 @@ impl CurrentGuard<'_> {
         self.check()?;
         let falls = self.state.mark.as_ref().is_some_and(|old| mark.number < old.number);
         assert!(!falls, "the number in CURRENT never falls");
-        let path = self.dir.current_spare_path();
+        let path = if planted::is(Bug::CurrentInPlace) {
+            self.dir.current_path()
+        } else {
+            self.dir.current_spare_path()
+        };
         let spare = self.state.has_current_spare;
         let mode = if spare { OpenMode::ReadWrite } else { OpenMode::Create };
         let staged = self.dir.open_file(&path, mode).map_err(Failure::Refused).and_then(|file| {
-            file.write(&mark.encode(), 0).and_then(|()| file.sync()).map_err(Failure::unless_full)
+            file.write(&mark.encode(), 0)
+                .and_then(|()| if planted::is(Bug::CurrentNotSynced) { Ok(()) } else { file.sync() })
+                .map_err(Failure::unless_full)
         });
         match staged {
             Err(Failure::Fatal(error)) => return Err(self.fail(error)),
@@ -161,8 +168,15 @@ impl CurrentGuard<'_> {
     /// Gives `CURRENT.tmp`, staged with `mark`, its name, durably.
     pub(crate) fn publish(&mut self, mark: &Mark) -> Result<(), Failure> {
         self.state.has_current_spare = false;
-        let renamed = self.dir.rename(&self.dir.current_spare_path(), &self.dir.current_path());
-        renamed.and_then(|()| self.dir.sync()).map_err(|error| self.fail(error))?;
+        let in_place = planted::is(Bug::CurrentInPlace);
+        let renamed = if in_place {
+            Ok(())
+        } else {
+            self.dir.rename(&self.dir.current_spare_path(), &self.dir.current_path())
+        };
+        renamed
+            .and_then(|()| if planted::is(Bug::CurrentDirNotSynced) { Ok(()) } else { self.dir.sync() })
+            .map_err(|error| self.fail(error))?;
         self.state.mark = Some(mark.clone());
         self.state.written_at = self.dir.now();
         Ok(())

@@ -152,27 +152,22 @@ impl Dir {
     }
 }
 
-/// Makes a directory and those above it that are missing; returns how many were made.
+/// Makes a directory and those above it that are missing; returns how many were made. Others may make them, too.
 fn create_all(fs: &dyn Fs, path: &Path) -> Result<usize> {
     let failed = |error| Error::io("create directory", &path.into(), error);
+    // What could not be made, for whatever reason, may be there: that serves as well.
+    let create = |made: usize| match uninterrupted(|| fs.create_dir(path)) {
+        Ok(()) => Ok(made + 1),
+        Err(error) if fs.list(path).is_err() => Err(error),
+        Err(_) => Ok(made),
+    };
     // An empty parent is that of a relative path's first name: the working directory, which is there.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut made = 0;
-    loop {
-        match uninterrupted(|| fs.create_dir(path)) {
-            Ok(()) => return Ok(made + 1),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && made == 0 => match parent {
-                Some(parent) => {
-                    made = create_all(fs, parent)?;
-                    if made == 0 {
-                        return Err(failed(error)); // The parent is there, and yet it is not.
-                    }
-                }
-                None => return Err(failed(error)),
-            },
-            // Whatever it was that could not be made: a directory that is there serves as well.
-            Err(error) => return if fs.list(path).is_ok() { Ok(0) } else { Err(failed(error)) },
+    match (create(0), parent) {
+        (Err(error), Some(parent)) if error.kind() == std::io::ErrorKind::NotFound => {
+            create(create_all(fs, parent)?).map_err(failed)
         }
+        (created, _) => created.map_err(failed),
     }
 }
 

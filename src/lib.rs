@@ -14,6 +14,11 @@ mod fs;
 pub mod fuzzing;
 mod lsn;
 mod options;
+#[cfg(not(seawall_planted))]
+mod planted;
+#[doc(hidden)]
+#[cfg(seawall_planted)]
+pub mod planted;
 mod reader;
 mod recovery;
 mod report;

@@ -105,7 +105,7 @@ impl LsnRange {
     /// How many numbers there are.
     #[must_use]
     pub fn len(&self) -> u64 {
-        if self.is_empty() { 0 } else { self.last.0 - self.first.0 + 1 }
+        if self.is_empty() { 0 } else { (self.last.0 - self.first.0).saturating_add(1) }
     }
 
     /// Whether there is none.

@@ -10,6 +10,7 @@ use crate::frame::{
 };
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
+use crate::planted::{self, Bug};
 
 /// One index entry stands for at least this much log.
 const INDEX_STRIDE_BYTES: u64 = 64 << 10;
@@ -183,7 +184,10 @@ impl<'a> Walk<'a> {
         if offset == self.limit {
             return Ok(Step::End);
         }
-        let bytes = self.window.get(self.handle, offset, FRAME_HEADER_BYTES)?;
+        let bytes = match self.window.get(self.handle, offset, FRAME_HEADER_BYTES) {
+            Err(_) if planted::is(Bug::ReadErrorIsTheEnd) => return bad("unreadable"),
+            read => read?,
+        };
         let header = match FrameHeader::decode(bytes, &self.salt, offset) {
             HeaderReading::Sound(header) => header,
             HeaderReading::Unknown { what, found } => {
@@ -197,8 +201,10 @@ impl<'a> Walk<'a> {
         if self.bodies == Bodies::Verify && !self.body_verifies(&header)? {
             return bad("a frame's body does not verify");
         }
-        let continued = header.first == self.next;
-        if !continued {
+        if offset == FRAMES_START && header.frame_type != FrameType::State {
+            return bad("a segment must begin with a state frame");
+        }
+        if header.first != self.next {
             return Ok(Step::Discontinuous { reason: "the LSNs are not dense" });
         }
         self.next = header.next().expect("decoding checked it");
@@ -466,6 +472,9 @@ impl Tail {
     pub(crate) fn undo(&mut self) -> Result<()> {
         self.handle.set_len(self.end)?;
         self.filled_to = self.end;
+        if planted::is(Bug::UndoNotDurable) {
+            return Ok(());
+        }
         self.handle.sync()
     }
 
@@ -497,7 +506,7 @@ mod tests {
     use crate::fs::OpenMode;
     use crate::fs::sim::SimFs;
 
-    /// A tail on a simulated disk, without header and state frame.
+    /// A tail on a simulated disk, without header.
     fn tail(fs: &SimFs) -> Tail {
         let header = SegmentHeader {
             log_id: [1; 16],
@@ -511,7 +520,9 @@ mod tests {
         let handle = Handle::open(fs, &path, OpenMode::Create).unwrap();
         let segment = Arc::new(Segment::new(&header, path));
         segment.set_index(Vec::new());
-        Tail::new(segment, Arc::new(handle), header, FRAMES_START, None, FRAMES_START)
+        let mut tail = Tail::new(segment, Arc::new(handle), header, FRAMES_START, None, FRAMES_START);
+        tail.write_state(Lsn::FIRST, Lsn::ZERO, b"", 0).unwrap();
+        tail
     }
 
     fn write(tail: &mut Tail, next: &mut Lsn, payload: &[u8]) -> Result<Written> {

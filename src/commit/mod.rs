@@ -19,6 +19,7 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::{FrameBuffer, Unit};
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Backpressure, Durability, Options};
+use crate::planted::{self, Bug};
 use crate::segment::Written;
 use crate::stats::Counters;
 
@@ -418,7 +419,10 @@ impl Commit {
         let durable_end = state.durable_end;
         drop(state);
 
-        let carried_out = self.carry_out(&mut roles, &mut taken, durable_end);
+        let mut carried_out = self.carry_out(&mut roles, &mut taken, durable_end);
+        if planted::is(Bug::NotPoisoned) {
+            carried_out = carried_out.map_err(|failure| Failure::Refused(failure.into_error()));
+        }
 
         let mut state = self.lock();
         let group = taken.group;
@@ -486,7 +490,7 @@ impl Commit {
         mut durable_end: u64,
     ) -> Result<(Written, Option<Duration>), Failure> {
         if self.disk.is_full_for(&taken.buffer) {
-            if roles.take_syncing()?.written_unsynced() {
+            if roles.take_syncing()?.written_unsynced() && !planted::is(Bug::RotatedUnsynced) {
                 self.disk.sync().map_err(Failure::Fatal)?;
             }
             let place = self.disk.rotate(taken.first)?;
@@ -506,7 +510,9 @@ impl Commit {
             return Ok((written, None));
         }
         let start = self.disk.now();
-        self.disk.sync().map_err(Failure::Fatal)?;
+        if !planted::is(Bug::AcknowledgedBeforeSync) {
+            self.disk.sync().map_err(Failure::Fatal)?;
+        }
         Ok((written, Some(self.disk.now().saturating_sub(start))))
     }
 
@@ -524,7 +530,7 @@ impl Commit {
     fn sync_written(&self, state: Locked<'_>, roles: Roles<'_>) {
         let (written, groups, end) = (state.written, state.written_groups, state.place.end);
         drop(state);
-        let synced = self.disk.sync();
+        let synced = if planted::is(Bug::SyncSkipped) { Ok(()) } else { self.disk.sync() };
         let mut state = self.lock();
         match synced {
             Err(error) => self.poison_state(&mut state, error),
@@ -547,6 +553,9 @@ impl Commit {
             let poisoned = Error::Poisoned { durable: state.durable, cause: Arc::new(cause) };
             state.poison = Some(poisoned.clone());
             state.log_when_unlocked(poisoned);
+        }
+        if planted::is(Bug::WaitersNotWoken) {
+            return;
         }
         self.wake_all(state);
     }

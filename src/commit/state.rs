@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::frame::{FrameBuffer, Id, Unit};
 use crate::lsn::{Lsn, LsnRange};
+use crate::planted::{self, Bug};
 
 use super::{GATHER_MISSES_MAX, Role, parity};
 
@@ -274,7 +275,11 @@ impl State {
 
     /// Takes back every LSN that was given out and not written: that group and the one being filled.
     pub(super) fn take_back(&mut self, taken: Taken, error: &Error, syncs: bool) {
-        self.next = taken.first;
+        self.next = if planted::is(Bug::LsnReusedOnFullDisk) {
+            taken.first.previous().max(Lsn::FIRST)
+        } else {
+            taken.first
+        };
         for group in [taken.group, self.filling] {
             let members = std::mem::take(&mut self.members[parity(group)]);
             if members > 0 {

@@ -1,6 +1,6 @@
 //! The decisions of recovery: pure tables, no I/O. `docs/durability.md` tells the reason of each row.
 
-use crate::frame::{Predecessor, SegmentHeader, Twin};
+use crate::frame::{FRAMES_START, Id, Predecessor, SegmentHeader, Twin};
 use crate::lsn::Lsn;
 
 /// What the scan found, as far as it decides whether the log may be opened.
@@ -107,14 +107,65 @@ pub(super) enum Way {
     Succeed,
 }
 
-/// What the tail is owed. `closed_and_fits`: a sound CURRENT names it, says closed, and agrees with it in end and
-/// last LSN. `promised_since_birth`: a sync is known to have reached beyond what it was born with.
-/// `promised_record`: that sync reached a record.
-pub(super) fn way(closed_and_fits: bool, promised_since_birth: bool, promised_record: bool) -> Way {
-    match (closed_and_fits, promised_since_birth, promised_record) {
-        (true, _, _) => Way::Continue,
-        (false, true, true) => Way::Succeed,
-        (false, _, _) => Way::BearAgain,
+/// What is known of a tail that may be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TailFacts {
+    /// What a sound CURRENT says of this very segment, number and salt.
+    pub(super) mark: Option<TailMark>,
+    pub(super) birth_end: u64,
+    /// The highest durable end that a frame promises.
+    pub(super) promised_by_frames: u64,
+    /// The end of its whole frames, and the last record in them.
+    pub(super) end: u64,
+    pub(super) last: Lsn,
+    /// Whether there is anything but zeros behind them.
+    pub(super) torn: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TailMark {
+    pub(super) closed: bool,
+    pub(super) end: u64,
+    pub(super) last: Lsn,
+}
+
+impl TailFacts {
+    /// How far the tail is known to have been synced.
+    pub(super) fn promise(&self) -> u64 {
+        let marked = self.mark.as_ref().map_or(0, |mark| mark.end);
+        self.birth_end.max(self.promised_by_frames).max(marked)
+    }
+
+    /// What the tail is owed. `promised_record`: a record lies below the promise.
+    pub(super) fn way(&self, promised_record: bool) -> Way {
+        let promise = self.promise();
+        let as_it_was_closed = self.mark.as_ref().is_some_and(|mark| {
+            mark.closed && !self.torn && (mark.end, mark.last) == (self.end, self.last) && promise == self.end
+        });
+        if as_it_was_closed {
+            Way::Continue
+        } else if promise > self.birth_end && promised_record {
+            Way::Succeed
+        } else {
+            Way::BearAgain
+        }
+    }
+}
+
+/// Compares CURRENT with the highest number that is there. `current`: `None` if there is none, and in it `None` if
+/// it is not sound. `newest`: with its salt, where its header is sound.
+pub(super) fn current_says(
+    current: Option<Option<(u64, Id)>>,
+    newest: Option<(u64, Option<Id>)>,
+) -> CurrentSays {
+    match (current, newest) {
+        (None, _) => CurrentSays::Absent,
+        (Some(None), _) => CurrentSays::Unsound,
+        (Some(Some((number, _))), Some((newest, _))) if number < newest => CurrentSays::Below,
+        (Some(Some((number, salt))), Some((newest, found))) if number == newest => {
+            if found.is_none_or(|found| found == salt) { CurrentSays::Tail } else { CurrentSays::OtherSalt }
+        }
+        (Some(Some(_)), _) => CurrentSays::Above,
     }
 }
 
@@ -125,17 +176,23 @@ pub(super) enum Link {
     NotNeeded,
     Live,
     Missing,
+    /// Its file ends before what its successor says: walking it tells where.
+    Short,
     Corrupt(&'static str),
 }
 
-/// Judges the segment that `fence` names, by what its file begins with; its frames are verified afterwards.
-pub(super) fn judge_link(fence: &Predecessor, found: Option<&Twin<SegmentHeader>>, floor: Lsn) -> Link {
+/// Judges the segment that `fence` names. `found`: what its file begins with, and the file's size.
+pub(super) fn judge_link(
+    fence: &Predecessor,
+    found: Option<(&Twin<SegmentHeader>, u64)>,
+    floor: Lsn,
+) -> Link {
     if fence.last <= floor {
         return Link::NotNeeded;
     }
-    let header = match found {
+    let (header, file_bytes) = match found {
         None => return Link::Missing,
-        Some(Twin::Sound { value, .. }) => value,
+        Some((Twin::Sound { value, .. }, file_bytes)) => (value, file_bytes),
         Some(_) => return Link::Corrupt("neither its header nor the copy verifies"),
     };
     if header.number != fence.number {
@@ -144,6 +201,10 @@ pub(super) fn judge_link(fence: &Predecessor, found: Option<&Twin<SegmentHeader>
         Link::Corrupt("it is not the segment that its successor names")
     } else if header.first > fence.last {
         Link::Corrupt("it begins behind the end that its successor gives")
+    } else if fence.frame_offset <= FRAMES_START || fence.frame_offset >= fence.end {
+        Link::Corrupt("its successor gives it an impossible end")
+    } else if fence.end > file_bytes {
+        Link::Short
     } else {
         Link::Live
     }
@@ -261,13 +322,68 @@ mod tests {
         }
     }
 
+    fn closed_tail() -> TailFacts {
+        TailFacts {
+            mark: Some(TailMark { closed: true, end: 9000, last: Lsn::from(7) }),
+            birth_end: 8240,
+            promised_by_frames: 8800,
+            end: 9000,
+            last: Lsn::from(7),
+            torn: false,
+        }
+    }
+
     #[test]
-    fn a_tail_goes_on_only_if_it_was_closed_and_is_followed_only_if_it_keeps_a_record() {
-        for flags in 0..8 {
-            let (fits, since_birth, record) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-            let way = way(fits, since_birth, record);
-            assert_eq!(way == Way::Continue, fits);
-            assert_eq!(way == Way::Succeed, !fits && since_birth && record);
+    fn a_tail_goes_on_only_if_it_is_just_as_it_was_closed() {
+        // Method: spoil each thing that has to agree, in turn; the tail is then followed by another segment.
+        assert_eq!(closed_tail().way(true), Way::Continue);
+        let mark = |closed, end, last| Some(TailMark { closed, end, last: Lsn::from(last) });
+        for facts in [
+            TailFacts { mark: None, ..closed_tail() },
+            TailFacts { mark: mark(false, 9000, 7), ..closed_tail() },
+            TailFacts { mark: mark(true, 8900, 7), ..closed_tail() },
+            TailFacts { mark: mark(true, 9000, 6), ..closed_tail() },
+            TailFacts { end: 9100, ..closed_tail() },
+            TailFacts { last: Lsn::from(8), ..closed_tail() },
+            TailFacts { torn: true, ..closed_tail() },
+        ] {
+            assert_eq!(facts.way(true), Way::Succeed, "{facts:?}");
+            assert_eq!(facts.way(false), Way::BearAgain, "{facts:?}: no record is kept");
+        }
+        let nothing_since_birth =
+            TailFacts { mark: mark(false, 8240, 7), promised_by_frames: 0, ..closed_tail() };
+        assert_eq!(nothing_since_birth.way(true), Way::BearAgain);
+    }
+
+    #[test]
+    fn every_promise_counts_and_the_highest_binds() {
+        for (birth_end, promised_by_frames, marked) in
+            [(8240, 0, 0), (8240, 8300, 0), (8240, 8300, 8400), (9, 1, 5)]
+        {
+            let mark = (marked > 0).then_some(TailMark { closed: false, end: marked, last: Lsn::ZERO });
+            let facts = TailFacts { birth_end, promised_by_frames, mark, ..closed_tail() };
+            assert_eq!(facts.promise(), birth_end.max(promised_by_frames).max(marked));
+        }
+    }
+
+    #[test]
+    fn current_is_compared_with_the_highest_number() {
+        let (own, other) = ([1; 16], [2; 16]);
+        let named = |number| Some(Some((number, own)));
+        for (current, newest, says) in [
+            (None, None, CurrentSays::Absent),
+            (None, Some((3, Some(own))), CurrentSays::Absent),
+            (Some(None), None, CurrentSays::Unsound),
+            (Some(None), Some((3, None)), CurrentSays::Unsound),
+            (named(2), Some((3, Some(own))), CurrentSays::Below),
+            (named(2), Some((3, None)), CurrentSays::Below),
+            (named(3), Some((3, Some(own))), CurrentSays::Tail),
+            (named(3), Some((3, None)), CurrentSays::Tail),
+            (named(3), Some((3, Some(other))), CurrentSays::OtherSalt),
+            (named(4), Some((3, Some(own))), CurrentSays::Above),
+            (named(1), None, CurrentSays::Above),
+        ] {
+            assert_eq!(current_says(current, newest), says, "{current:?} {newest:?}");
         }
     }
 
@@ -292,24 +408,29 @@ mod tests {
         };
         let sound = |value: SegmentHeader| Twin::Sound { value, damaged: None };
         let cases = [
-            (sound(header.clone()), true),
-            (Twin::Sound { value: header.clone(), damaged: Some(0) }, true),
-            (sound(SegmentHeader { number: 5, ..header.clone() }), false),
-            (sound(SegmentHeader { salt: [3; 16], ..header.clone() }), false),
-            (sound(SegmentHeader { first: Lsn::from(21), ..header.clone() }), false),
-            (Twin::Bad { magic: true }, false),
+            (sound(header.clone()), 9000, Link::Live),
+            (Twin::Sound { value: header.clone(), damaged: Some(0) }, 9001, Link::Live),
+            (sound(header.clone()), 8999, Link::Short),
+            (sound(SegmentHeader { number: 5, ..header.clone() }), 9000, Link::Corrupt("")),
+            (sound(SegmentHeader { salt: [3; 16], ..header.clone() }), 9000, Link::Corrupt("")),
+            (sound(SegmentHeader { first: Lsn::from(21), ..header.clone() }), 9000, Link::Corrupt("")),
+            (Twin::Bad { magic: true }, 9000, Link::Corrupt("")),
         ];
-        for (twin, live) in &cases {
-            let link = judge_link(&fence, Some(twin), Lsn::from(19));
-            assert_eq!(link == Link::Live, *live, "{twin:?}");
-            assert_eq!(matches!(link, Link::Corrupt(_)), !live);
-            assert_eq!(judge_link(&fence, Some(twin), Lsn::from(20)), Link::NotNeeded);
+        for (twin, bytes, expected) in &cases {
+            let link = judge_link(&fence, Some((twin, *bytes)), Lsn::from(19));
+            assert_eq!(std::mem::discriminant(&link), std::mem::discriminant(expected), "{twin:?} {bytes}");
+            assert_eq!(judge_link(&fence, Some((twin, *bytes)), Lsn::from(20)), Link::NotNeeded);
+        }
+        for (frame_offset, end) in [(FRAMES_START, 9000), (9000, 9000), (8500, u64::MAX), (u64::MAX, 9000)] {
+            let fence = Predecessor { frame_offset, end, ..fence.clone() };
+            assert_ne!(judge_link(&fence, Some((&cases[0].0, 9000)), Lsn::ZERO), Link::Live, "{fence:?}");
         }
         assert_eq!(judge_link(&fence, None, Lsn::from(19)), Link::Missing);
         assert_eq!(judge_link(&fence, None, Lsn::from(20)), Link::NotNeeded);
 
         assert_eq!(discontinuity(&header, Lsn::from(9)), None);
         assert!(discontinuity(&header, Lsn::from(8)).is_some());
+        assert!(discontinuity(&header, Lsn::from(u64::MAX)).is_some());
         let next =
             SegmentHeader { number: 5, first: Lsn::from(21), predecessor: Some(fence.clone()), ..header };
         assert_eq!(discontinuity(&next, Lsn::ZERO), None);

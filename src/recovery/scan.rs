@@ -12,9 +12,10 @@ use crate::frame::{
 };
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
+use crate::planted::{self, Bug};
 use crate::segment::{Bodies, IndexEntry, LastFrame, Step, Walk, Window, note_frame, read_state, unknown};
 
-const WINDOW_BYTES: usize = 1 << 20;
+pub(super) const WINDOW_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Scan {
@@ -47,7 +48,7 @@ impl SegmentFile {
 /// The frames of the tail.
 #[derive(Debug)]
 pub(super) struct TailScan {
-    pub(super) handle: Handle,
+    pub(super) handle: Arc<Handle>,
     pub(super) header: SegmentHeader,
     pub(super) file_bytes: u64,
     /// The first offset at which nothing verifies: the end of the whole frames.
@@ -79,6 +80,11 @@ pub(super) struct Rest {
 pub(super) fn scan(dir: &Dir) -> Result<Scan> {
     let listing = dir.list()?;
     let current = match listing.current {
+        true if planted::is(Bug::LeftoverTrusted)
+            && listing.leftovers.contains(&dir.current_spare_path()) =>
+        {
+            Some(Mark::decode(&read_twin(&dir.open_file(&dir.current_spare_path(), OpenMode::Read)?)?))
+        }
         true => Some(Mark::decode(&read_twin(&dir.open_file(&dir.current_path(), OpenMode::Read)?)?)),
         false => None,
     };
@@ -89,10 +95,13 @@ pub(super) fn scan(dir: &Dir) -> Result<Scan> {
         let header = SegmentHeader::decode(&read_twin(&handle)?);
         files.push(SegmentFile { number: *number, path, header, bytes: handle.size()? });
     }
+    if let (Some(Twin::Sound { value, .. }), true) = (&current, planted::is(Bug::BirthDiscarded)) {
+        files.retain(|file| file.number <= value.number);
+    }
     let tail = match files.last().and_then(|file| Some((file, file.sound()?))) {
         Some((file, header)) => {
             // For writing: it may go on as the tail, or be cut.
-            let handle = dir.open_file(&file.path, OpenMode::ReadWrite)?;
+            let handle = Arc::new(dir.open_file(&file.path, OpenMode::ReadWrite)?);
             Some(scan_tail(handle, header.clone(), file.bytes)?)
         }
         None => None,
@@ -107,12 +116,19 @@ fn read_twin(handle: &Handle) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn scan_tail(handle: Handle, header: SegmentHeader, file_bytes: u64) -> Result<TailScan> {
+fn scan_tail(handle: Arc<Handle>, header: SegmentHeader, file_bytes: u64) -> Result<TailScan> {
     let mut window = Window::new(WINDOW_BYTES);
     let (mut index, mut last, mut state, mut promised) = (Vec::new(), None, None, 0);
     let start = (header.first, FRAMES_START);
     let mut discontinuity = None;
-    let mut walk = Walk::new(&handle, header.salt, &mut window, Bodies::Verify, start, file_bytes);
+    let mut walk = Walk::new(
+        &handle,
+        header.salt,
+        &mut window,
+        if planted::is(Bug::TornBatchKept) { Bodies::Skip } else { Bodies::Verify },
+        start,
+        file_bytes,
+    );
     loop {
         match walk.step()? {
             Step::Frame { offset, header } => {
@@ -171,9 +187,8 @@ fn scan_rest(
                 HeaderReading::Sound(found) => {
                     *promised = (*promised).max(found.durable_end);
                     rest.frames += 1;
-                    if found.frame_type == FrameType::Data {
-                        rest.last = rest.last.max(found.next().map(Lsn::previous));
-                    }
+                    // A state frame tells the next record, and so the last one before it.
+                    rest.last = rest.last.max(found.next().map(Lsn::previous));
                 }
                 HeaderReading::Unknown { what, found } => return Err(unknown(handle.path(), what, found)),
                 HeaderReading::Bad => {}
@@ -187,9 +202,9 @@ fn scan_rest(
 }
 
 /// Finds the last data frame that ends at or before `limit`, which must be a frame's end: `None` if it is not.
-pub(super) fn last_frame_before(tail: &TailScan, limit: u64) -> Result<Option<(Lsn, Option<LastFrame>)>> {
+pub(super) fn last_frame_before(tail: &TailScan, limit: u64) -> Result<Option<Option<LastFrame>>> {
     if limit == tail.end {
-        return Ok(Some((tail.next, tail.last)));
+        return Ok(Some(tail.last));
     }
     let mut window = Window::new(WINDOW_BYTES);
     let start = (tail.header.first, FRAMES_START);
@@ -201,7 +216,7 @@ pub(super) fn last_frame_before(tail: &TailScan, limit: u64) -> Result<Option<(L
                 last = Some(LastFrame { offset, header });
             }
             Step::Frame { .. } => {}
-            Step::End => return Ok(Some((walk.next_lsn(), last))),
+            Step::End => return Ok(Some(last)),
             Step::Bad { .. } | Step::Discontinuous { .. } => return Ok(None),
         }
     }

@@ -18,6 +18,7 @@ use crate::frame::{STATE_BYTES_MAX, Unit, record_bytes};
 use crate::fs::{Fs, FsLock, Medium, OsFs};
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Durability, Options};
+use crate::planted::{self, Bug};
 use crate::reader::{self, Iter, Record};
 use crate::recovery::recover;
 use crate::report::RecoveryReport;
@@ -311,7 +312,7 @@ impl Wal {
             marked = self.mark_durable()?;
         }
         let removed = self.store.remove_retired();
-        if removed.files > 0 {
+        if removed.files > 0 && !planted::is(Bug::UnlinkDirNotSynced) {
             let synced = self.store.dir.sync();
             synced.map_err(|error| self.fail(Failure::Fatal(error)))?;
         }
@@ -343,6 +344,10 @@ impl Wal {
             return Err(full.unwrap_or(Error::OutOfRange { lsn, last }));
         }
         let small = Small { floor, ..small };
+        if planted::is(Bug::UnlinkedBeforeFloor) {
+            self.store.raise_floor(floor);
+            self.store.remove_retired();
+        }
         let put = self.store.put_small(exclusive.next, exclusive.durable_end, &small, through);
         exclusive.publish(put)?;
         self.store.raise_floor(floor);

@@ -15,6 +15,7 @@ use crate::frame::FrameBuffer;
 use crate::fs::{Handle, Medium};
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Durability, Options, SpaceAhead};
+use crate::planted::{self, Bug};
 use crate::recovery::Recovered;
 use crate::segment::{Tail, Written};
 use crate::stats::Counters;
@@ -180,7 +181,9 @@ impl Store {
         }
         let place = place_of(&tail);
         drop(tail);
-        self.sync().map_err(Failure::Fatal)?;
+        if !planted::is(Bug::StateNotSynced) {
+            self.sync().map_err(Failure::Fatal)?;
+        }
         *lock(&self.small) = small.clone();
         Ok(place)
     }
@@ -226,6 +229,7 @@ impl Store {
             self.shelf.forget(&segment);
             paths.push(segment.path.clone());
         }
+        paths.extend(planted::is(Bug::TailUnlinked).then(|| lock(&self.tail).segment.path.clone()));
         let mut removed = Removed::default();
         paths.retain(|path| match self.dir.unlink(path) {
             Ok(()) => {
@@ -274,6 +278,14 @@ impl Disk for Store {
     }
 
     fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
+        let (early, stuck) = (planted::is(Bug::DurableEndEarly), planted::is(Bug::DurableEndStuck));
+        let durable_end = if early {
+            durable_end + group.frame_bytes()
+        } else if stuck {
+            0
+        } else {
+            durable_end
+        };
         lock(&self.tail).write_group(group, durable_end)
     }
 
@@ -284,7 +296,9 @@ impl Disk for Store {
     fn sync(&self) -> Result<()> {
         let file = lock(&self.tail_file).clone();
         let start = self.dir.now();
-        file.sync()?;
+        if let Err(error) = file.sync() {
+            if planted::is(Bug::SyncRetried) { file.sync()? } else { return Err(error) }
+        }
         self.counters.syncs.add(1);
         self.counters.sync_latency.record(self.dir.now().saturating_sub(start));
         Ok(())

@@ -1,1 +1,22 @@
-//! Crash tests of seawall on its simulated disk.
+//! Crash tests of seawall on its simulated disk: histories of calls and faults, stopped anywhere; every image that
+//! a crash may leave, recovered, and held against a ledger of what was promised.
+
+pub mod classify;
+mod dice;
+mod examine;
+pub mod exhaustive;
+mod history;
+mod ledger;
+mod machine;
+pub mod random;
+mod shrink;
+mod violation;
+mod watch;
+
+pub use dice::Dice;
+pub use examine::{Effort, Examiner, Tally};
+pub use history::{History, Operation, Setup};
+pub use ledger::{Ledger, Seen, Survived};
+pub use machine::{Outcome, run};
+pub use shrink::check;
+pub use violation::{Kind, Violation};

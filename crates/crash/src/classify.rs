@@ -1,0 +1,206 @@
+//! How crashes and damage are told apart: what share of damaged logs opens as if nothing were lost, and what share
+//! of healthy ones is refused.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use seawall::sim::SimFs;
+use seawall::{Durability, SpaceAhead};
+
+use crate::dice::Dice;
+use crate::history::{History, Operation, Setup};
+use crate::ledger::{Ledger, Survived};
+use crate::machine::{self, DIR};
+
+/// Where a segment's headers end.
+const FRAMES_START: usize = 8192;
+
+/// What is done to a log before it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Case {
+    /// It crashed while it was busy.
+    CrashOnly,
+    /// It crashed while it was busy, and one bit of acknowledged bytes flipped.
+    BusyBit,
+    /// It was closed, and one bit flipped.
+    ClosedBit,
+    /// It was closed, and 512 bytes are zeros.
+    ClosedSector,
+    /// It was closed, and its newest segment is shorter.
+    ClosedCut,
+    /// It was closed, and one of its segments is gone.
+    SegmentLost,
+}
+
+impl Case {
+    /// All of them, in the order of the table.
+    pub const ALL: [Case; 6] = [
+        Case::CrashOnly,
+        Case::BusyBit,
+        Case::ClosedBit,
+        Case::ClosedSector,
+        Case::ClosedCut,
+        Case::SegmentLost,
+    ];
+
+    /// Its name in the table.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Case::CrashOnly => "crash only",
+            Case::BusyBit => "busy crash + one flipped bit",
+            Case::ClosedBit => "closed + one flipped bit",
+            Case::ClosedSector => "closed + one sector zeroed",
+            Case::ClosedCut => "closed + tail cut",
+            Case::SegmentLost => "closed + a segment lost",
+        }
+    }
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// What was done.
+    pub case: Case,
+    /// How many logs were opened.
+    pub images: u64,
+    /// Opened, with something acknowledged gone.
+    pub silent: u64,
+    /// Of those, how many lost more than the last group.
+    pub silent_beyond_last_group: u64,
+    /// Refused, and nothing that counts was damaged.
+    pub refused_healthy: u64,
+    /// Refused, or found on reading, as it should be.
+    pub noticed: u64,
+}
+
+impl Row {
+    /// Whether it is as good as promised.
+    #[must_use]
+    pub fn meets_goal(&self) -> bool {
+        let silent_max = if self.case == Case::BusyBit { self.images / 20 } else { 0 };
+        self.refused_healthy == 0 && self.silent <= silent_max && self.silent_beyond_last_group == 0
+    }
+}
+
+/// Opens `images` logs of each case.
+#[must_use]
+pub fn run(images: u64, seed: u64) -> Vec<Row> {
+    let row = |case| {
+        let mut row =
+            Row { case, images: 0, silent: 0, silent_beyond_last_group: 0, refused_healthy: 0, noticed: 0 };
+        let mut index = 0;
+        while row.images < images {
+            let mut dice = Dice::part(seed, index);
+            index += 1;
+            classify(&mut row, &mut dice);
+        }
+        row
+    };
+    Case::ALL.into_iter().map(row).collect()
+}
+
+fn classify(row: &mut Row, dice: &mut Dice) {
+    let setup =
+        Setup { durability: Durability::Sync, space_ahead: *dice.pick(&[SpaceAhead::Off, SpaceAhead::Auto]) };
+    let mut history = History::random(dice);
+    history.setup = setup;
+    // What is damaged here is the disk alone.
+    history.operations.retain(|operation| {
+        !matches!(operation, Operation::Fail { .. } | Operation::Full { .. } | Operation::Close)
+    });
+    let busy = matches!(row.case, Case::CrashOnly | Case::BusyBit);
+    if !busy {
+        history.operations.extend([Operation::Reopen, Operation::Append { bytes: 50 }, Operation::Close]);
+    }
+    let Ok(whole) = machine::run(&history, None) else { return };
+    for _ in 0..8 {
+        let (image, ledger) = if busy {
+            let call = dice.below(whole.calls);
+            let Ok(stopped) = machine::run(&history, Some(call)) else { continue };
+            (stopped.disk.power_cuts().random(dice.roll()), stopped.ledger)
+        } else {
+            (whole.disk.process_kill(), whole.ledger.clone())
+        };
+        let Some(healthy) = damage(&image, row.case, dice) else { continue };
+        row.images += 1;
+        let opened = setup.options().open_on(Arc::new(image.clone()), DIR);
+        match opened.map(|wal| (ledger.judge(&wal, Survived::PowerCut), ledger.keeps_all_but_last(&wal))) {
+            Err(_) if healthy => row.refused_healthy += 1,
+            Err(_) => row.noticed += 1,
+            Ok((Ok(_), _)) => {}
+            Ok((Err(violation), _)) if violation.what.contains("cannot be read") => row.noticed += 1,
+            Ok((Err(_), all_but_last)) => {
+                row.silent += 1;
+                row.silent_beyond_last_group += u64::from(!all_but_last);
+            }
+        }
+    }
+}
+
+/// Damages an image; returns whether only bytes that do not count were hit, or `None` if there was nothing to hit.
+fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
+    let probe = image.process_kill();
+    let wal = Setup { durability: Durability::Sync, space_ahead: SpaceAhead::Off }
+        .options()
+        .open_on(Arc::new(probe), DIR)
+        .ok()?;
+    let report = wal.recovery().clone();
+    drop(wal);
+    let segments: Vec<PathBuf> = image.files().into_iter().filter(|path| is_segment(path)).collect();
+    let newest = segments.last()?.clone();
+    // Where nothing retired is left behind, every segment counts.
+    let counts = |path: &PathBuf| {
+        report.segments.iter().all(|segment| {
+            *segment.path != **path || segment.role != seawall::SegmentRole::Retired || *path == newest
+        })
+    };
+    let live: Vec<PathBuf> = segments.iter().filter(|path| counts(path)).cloned().collect();
+    let mut files = live.clone();
+    files.extend(image.files().into_iter().filter(|path| path.ends_with("CURRENT")));
+    let path = dice.pick(&files).clone();
+    let bytes = image.bytes(&path)?;
+    let used = bytes.iter().rposition(|byte| *byte != 0)? + 1;
+    match case {
+        Case::CrashOnly => Some(true),
+        Case::BusyBit | Case::ClosedBit => {
+            // Most of a header is zeros, and all of it is there twice: mostly, what is hit is a frame.
+            let start = if used > FRAMES_START && !dice.once_in(8) { FRAMES_START } else { 0 };
+            let (at, bit) = (start + dice.length(used - start), dice.below(8));
+            let dropped = usize::try_from(report.dropped_bytes).unwrap_or(usize::MAX);
+            image.damage(&path, |bytes| bytes[at] ^= 1 << bit);
+            Some(path == newest && at >= used.saturating_sub(dropped))
+        }
+        Case::ClosedSector => {
+            let start = dice.length(used) / 512 * 512;
+            let end = bytes.len().min(start + 512);
+            if bytes[start..end].iter().all(|byte| *byte == 0) {
+                return None;
+            }
+            image.damage(&path, |bytes| bytes[start..end].fill(0));
+            Some(false)
+        }
+        Case::ClosedCut => {
+            let newest_bytes = image.bytes(&newest)?.len();
+            let length = dice.length(newest_bytes);
+            image.damage(&newest, |bytes| bytes.truncate(length));
+            Some(false)
+        }
+        Case::SegmentLost => {
+            image.lose(dice.pick(&live));
+            Some(false)
+        }
+    }
+}
+
+fn is_segment(path: &std::path::Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "log")
+}
+
+impl Ledger {
+    /// Whether the log shows every acknowledged record but those of the last group, and the floor and state, which
+    /// may have been that group.
+    fn keeps_all_but_last(&self, wal: &seawall::Wal) -> bool {
+        u64::from(wal.last_lsn()) >= self.durable_before_last_unit()
+    }
+}

@@ -1,0 +1,150 @@
+//! The commands: run, show progress, print.
+
+use std::io::{self, Write};
+use std::num::NonZero;
+
+use indicatif::ProgressBar;
+use seawall_crash::exhaustive::{self, Bound};
+use seawall_crash::random::{self, Failure, Stop};
+use seawall_crash::{Kind, classify};
+
+use crate::{Classify, Common, Exhaustive, Random};
+
+/// Whether nothing was broken.
+pub(crate) type Outcome = io::Result<bool>;
+
+pub(crate) fn random(args: &Random) -> Outcome {
+    let bar = ProgressBar::new(args.images);
+    let stop = if args.stop_at_first { Stop::AtFirst } else { Stop::Never };
+    let (images, seed) = (args.images, args.common.seed);
+    let report = random::run(images, seed, threads(&args.common), stop, |images| bar.set_position(images));
+    bar.finish_and_clear();
+    let (judged, histories) = (report.tally.images, report.histories);
+    if args.common.json {
+        let counts = counts(&report.failures, |kind, count| format!("\"{}\":{count}", kind.name()), ",");
+        say(&format!("{{\"images\":{judged},\"histories\":{histories},\"seed\":{seed},{counts}}}"))?;
+    } else {
+        show(&report.failures)?;
+        let counts = counts(&report.failures, |kind, count| format!("{}={count}", kind.name()), " ");
+        say(&format!("images={judged} seed={seed} {counts} histories={histories}"))?;
+    }
+    Ok(report.failures.is_empty())
+}
+
+pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
+    let bound = Bound {
+        operations: args.operations,
+        depth: args.depth,
+        states: args.states.into(),
+        samples: args.samples,
+        workloads_max: args.workloads,
+    };
+    let bar = ProgressBar::new(0);
+    let reached = exhaustive::run(&bound, args.common.seed, threads(&args.common), |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let tally = reached.tally;
+    if args.common.json {
+        let counts = counts(&reached.failures, |kind, count| format!("\"{}\":{count}", kind.name()), ",");
+        say(&format!(
+            "{{\"operations\":{},\"depth\":{},\"workloads\":{},\"workloads_left_out\":{},\"calls\":{},\
+             \"images\":{},\"images_seen_before\":{},\"points_whole\":{},\"points_covered\":{},\
+             \"points_sampled\":{},{counts}}}",
+            args.operations,
+            args.depth,
+            reached.workloads,
+            reached.left_out,
+            reached.stops,
+            tally.images,
+            tally.repeated,
+            tally.points_whole,
+            tally.points_covered,
+            tally.points_sampled,
+        ))?;
+    } else {
+        show(&reached.failures)?;
+        say(&format!(
+            "workloads of up to {} operations, each stopped at every call, to depth {}: {} workloads, {} left out; \
+             {} calls",
+            args.operations, args.depth, reached.workloads, reached.left_out, reached.stops
+        ))?;
+        say(&format!(
+            "points of which every state was judged: {}; whose states are all among those of a later point: {}; \
+             with more than {} states, of which {} random ones were judged: {}",
+            tally.points_whole, tally.points_covered, args.states, args.samples, tally.points_sampled
+        ))?;
+        let counts = counts(&reached.failures, |kind, count| format!("{}={count}", kind.name()), " ");
+        let (images, repeated, seed) = (tally.images, tally.repeated, args.common.seed);
+        say(&format!("images={images} seed={seed} {counts} repeated={repeated}"))?;
+    }
+    Ok(reached.failures.is_empty())
+}
+
+pub(crate) fn classify(args: &Classify) -> Outcome {
+    let rows = classify::run(args.images, args.common.seed);
+    if args.common.json {
+        let rows = rows.iter().map(|row| {
+            format!(
+                "{{\"case\":\"{}\",\"images\":{},\"silent\":{},\"silent_beyond_last_group\":{},\
+                 \"refused_healthy\":{},\"noticed\":{}}}",
+                row.case.name(),
+                row.images,
+                row.silent,
+                row.silent_beyond_last_group,
+                row.refused_healthy,
+                row.noticed
+            )
+        });
+        say(&format!("[{}]", rows.collect::<Vec<_>>().join(",")))?;
+    } else {
+        say("| what was done | images | silent loss | beyond the last group | healthy refused | noticed |")?;
+        say("|---|---|---|---|---|---|")?;
+        for row in &rows {
+            let share = |count: u64| format!("{count} ({:.2} %)", percent(count, row.images));
+            say(&format!(
+                "| {} | {} | {} | {} | {} | {} |",
+                row.case.name(),
+                row.images,
+                share(row.silent),
+                row.silent_beyond_last_group,
+                share(row.refused_healthy),
+                share(row.noticed)
+            ))?;
+        }
+    }
+    Ok(rows.iter().all(classify::Row::meets_goal))
+}
+
+fn percent(count: u64, of: u64) -> f64 {
+    let exact = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    100.0 * exact(count) / exact(of.max(1))
+}
+
+fn counts(failures: &[Failure], print: impl Fn(Kind, usize) -> String, between: &str) -> String {
+    let count = |kind| failures.iter().filter(|failure| failure.violation.kind == kind).count();
+    Kind::ALL.map(|kind| print(kind, count(kind))).join(between)
+}
+
+fn show(failures: &[Failure]) -> io::Result<()> {
+    failures.iter().try_for_each(|failure| {
+        say(&format!("history {}: {}\n{}\n", failure.index, failure.violation, failure.history))
+    })
+}
+
+fn threads(common: &Common) -> usize {
+    match common.threads {
+        0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+        threads => threads,
+    }
+}
+
+pub(crate) fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
+}
+
+pub(crate) fn complain(error: &io::Error) {
+    // Where even that fails, the exit code has to do.
+    drop(writeln!(io::stderr().lock(), "seawall-crash: {error}"));
+}

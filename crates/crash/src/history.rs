@@ -1,0 +1,226 @@
+//! What is done to a log: a list of operations, printed as Rust and drawn at random.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use seawall::sim::{Call, Fault};
+use seawall::{Durability, Options, SpaceAhead};
+
+use crate::dice::Dice;
+
+/// The smallest segments there are: a few records fill one.
+const SEGMENT_BYTES: u64 = 16 << 10;
+
+/// One step of a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Appends a record of so many bytes.
+    Append {
+        /// Its payload.
+        bytes: usize,
+    },
+    /// Appends records of so many bytes each, as one batch.
+    Batch {
+        /// Their payloads.
+        bytes: Vec<usize>,
+    },
+    /// Syncs.
+    Sync,
+    /// Flushes.
+    Flush,
+    /// Sets a state of so many bytes.
+    SetState {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Starts a new segment.
+    Rotate,
+    /// Checkpoints the record that is so many before the last one.
+    Checkpoint {
+        /// 0 is the last record.
+        behind: u64,
+    },
+    /// Closes the log, and leaves it closed.
+    Close,
+    /// Closes the log, unless it is, and opens it again.
+    Reopen,
+    /// The process dies, and opens the log again.
+    Kill,
+    /// The power fails; a state of the disk is drawn, and the log opened again.
+    PowerCut {
+        /// What decides that state.
+        seed: u64,
+    },
+    /// A tenth of a second passes.
+    Idle,
+    /// The call of this kind after the next `after` ones will fail.
+    Fail {
+        /// Which kind of call.
+        call: Call,
+        /// How many go well before.
+        after: u64,
+        /// How it fails.
+        fault: Fault,
+    },
+    /// From now on the disk has room for so many bytes more.
+    Full {
+        /// The room.
+        bytes: u64,
+    },
+    /// The disk has room again.
+    Free,
+}
+
+/// How the log is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// When an append is durable.
+    pub durability: Durability,
+    /// Whether zeros are written ahead.
+    pub space_ahead: SpaceAhead,
+}
+
+impl Setup {
+    /// The three modes. The interval never ends, so that nothing depends on time.
+    pub const DURABILITIES: [Durability; 3] =
+        [Durability::Sync, Durability::Interval(Duration::from_secs(1_000_000)), Durability::Buffered];
+
+    /// Options to open a log with.
+    pub fn options(&self) -> Options {
+        Options::new().segment_bytes(SEGMENT_BYTES).durability(self.durability).space_ahead(self.space_ahead)
+    }
+}
+
+/// Operations on a log that is new at first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// Decides what the records hold, and the disk's random bytes.
+    pub seed: u64,
+    /// How the log is opened.
+    pub setup: Setup,
+    /// What is done after that.
+    pub operations: Vec<Operation>,
+}
+
+impl History {
+    /// Draws one.
+    #[must_use]
+    pub fn random(dice: &mut Dice) -> History {
+        let seed = dice.roll();
+        // Timer threads are slow to start, so that mode comes seldom.
+        let durability = Setup::DURABILITIES[*dice.pick(&[0, 0, 0, 0, 1, 2, 2])];
+        let space_ahead = *dice.pick(&[SpaceAhead::Off, SpaceAhead::Auto]);
+        let longest = *dice.pick(&[40, 14, 14, 14]);
+        let count = 3 + dice.length(longest);
+        // Some logs never meet a fault, some often.
+        let fault_every = *dice.pick(&[u64::MAX, 12, 5]);
+        let operations = (0..count).map(|_| random_operation(dice, fault_every)).collect();
+        History { seed, setup: Setup { durability, space_ahead }, operations }
+    }
+
+    /// Whether anything but a crash goes wrong in it.
+    #[must_use]
+    pub fn has_faults(&self) -> bool {
+        self.operations
+            .iter()
+            .any(|operation| matches!(operation, Operation::Fail { .. } | Operation::Full { .. }))
+    }
+}
+
+fn random_operation(dice: &mut Dice, fault_every: u64) -> Operation {
+    if fault_every < u64::MAX && dice.once_in(fault_every) {
+        return random_fault(dice);
+    }
+    match dice.below(40) {
+        0..=11 => Operation::Append { bytes: random_bytes(dice) },
+        12..=16 => {
+            let count = 1 + dice.length(4);
+            Operation::Batch { bytes: (0..count).map(|_| random_bytes(dice)).collect() }
+        }
+        17..=20 => Operation::Sync,
+        21 => Operation::Flush,
+        22..=23 => {
+            let longest = *dice.pick(&[5000, 100, 100, 100]);
+            Operation::SetState { bytes: dice.length(longest) }
+        }
+        24..=25 => Operation::Rotate,
+        26..=29 => Operation::Checkpoint { behind: dice.below_one_of(&[1, 5]) },
+        30 => Operation::Close,
+        31..=33 => Operation::Reopen,
+        34..=35 => Operation::Kill,
+        36..=38 => Operation::PowerCut { seed: dice.below(1 << 20) },
+        39 if dice.once_in(8) => Operation::Idle,
+        _ => Operation::Free,
+    }
+}
+
+fn random_bytes(dice: &mut Dice) -> usize {
+    match dice.below(16) {
+        0 => 0,
+        1..=8 => dice.length(120),
+        9..=11 => dice.length(1200),
+        12..=14 => dice.length(5000),
+        _ if dice.once_in(12) => 66_000 + dice.length(8000),
+        _ => dice.length(9000),
+    }
+}
+
+fn random_fault(dice: &mut Dice) -> Operation {
+    let after = dice.below_one_of(&[12, 3, 3]);
+    let (call, fault) = match dice.below(16) {
+        0..=3 => (Call::Sync, Fault::Error(ErrorKind::Other)),
+        4 => (Call::SyncDir, Fault::Error(ErrorKind::Other)),
+        5 => (Call::Sync, Fault::Error(ErrorKind::StorageFull)),
+        6 => (Call::Write, Fault::Error(ErrorKind::Other)),
+        7 => (Call::Write, Fault::Error(ErrorKind::StorageFull)),
+        8 => (*dice.pick(&[Call::Write, Call::Read]), Fault::Short),
+        9 => {
+            let calls = [Call::Write, Call::Rename, Call::Unlink, Call::Read, Call::Open];
+            (*dice.pick(&calls), Fault::Error(ErrorKind::Interrupted))
+        }
+        10 => {
+            let calls = [Call::Rename, Call::Unlink, Call::SetLen, Call::Create, Call::Open];
+            (*dice.pick(&calls), Fault::Error(ErrorKind::Other))
+        }
+        11 => (*dice.pick(&[Call::Read, Call::List, Call::Size]), Fault::Error(ErrorKind::Other)),
+        _ => return Operation::Full { bytes: dice.below_one_of(&[600, 12_000, 40_000, 300_000]) },
+    };
+    Operation::Fail { call, after, fault }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Operation::Batch { bytes } => write!(formatter, "Batch {{ bytes: vec!{bytes:?} }}"),
+            Operation::Fail { call, after, fault } => {
+                let fault = match fault {
+                    Fault::Error(kind) => format!("Fault::Error(ErrorKind::{kind:?})"),
+                    other => format!("Fault::{other:?}"),
+                };
+                write!(formatter, "Fail {{ call: Call::{call:?}, after: {after}, fault: {fault} }}")
+            }
+            other => write!(formatter, "{other:?}"),
+        }
+    }
+}
+
+impl fmt::Display for History {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let durability = match self.setup.durability {
+            Durability::Interval(_) => "Setup::DURABILITIES[1]".to_owned(),
+            other => format!("Durability::{other:?}"),
+        };
+        let ahead = self.setup.space_ahead;
+        writeln!(formatter, "History {{\n    seed: {},", self.seed)?;
+        writeln!(
+            formatter,
+            "    setup: Setup {{ durability: {durability}, space_ahead: SpaceAhead::{ahead:?} }},"
+        )?;
+        writeln!(formatter, "    operations: vec![")?;
+        for operation in &self.operations {
+            writeln!(formatter, "        {operation},")?;
+        }
+        write!(formatter, "    ],\n}}")
+    }
+}

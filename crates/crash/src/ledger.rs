@@ -1,0 +1,256 @@
+//! What a log has been given and has promised: the oracle. Whatever opens after a crash is held against it.
+
+use std::sync::Arc;
+
+use seawall::{Lsn, Wal};
+
+use crate::violation::{Kind, Violation};
+
+/// What a log may and must hold.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    /// Every record submitted and not taken back, by LSN, from 1.
+    records: Vec<Submitted>,
+    /// The last record that a power cut must leave, and the last that the death of the process must leave.
+    durable: u64,
+    written: u64,
+    /// The checkpoint, and one that may have taken its place.
+    floor: u64,
+    floor_unsure: Option<u64>,
+    /// The caller's state, and one that may have taken its place.
+    state: Arc<[u8]>,
+    state_unsure: Option<Arc<[u8]>>,
+}
+
+#[derive(Debug, Clone)]
+struct Submitted {
+    payload: Arc<[u8]>,
+    /// Whether a log may end behind it: not within a batch.
+    ends_unit: bool,
+}
+
+/// What happened before the log was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Survived {
+    /// The power failed.
+    PowerCut,
+    /// The process ended, somehow; the system did not.
+    Kill,
+    /// Nothing: an earlier open has reported all this.
+    Report,
+}
+
+/// What an opened log shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    last: u64,
+    floor: u64,
+    state: Arc<[u8]>,
+}
+
+impl Ledger {
+    /// The last LSN that was given out and not taken back.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    /// Enters a record or a batch that is about to be appended.
+    pub fn submit(&mut self, payloads: &[Arc<[u8]>]) {
+        let count = payloads.len();
+        self.records.extend(
+            payloads
+                .iter()
+                .enumerate()
+                .map(|(at, payload)| Submitted { payload: payload.clone(), ends_unit: at + 1 == count }),
+        );
+    }
+
+    /// Takes back all records behind `last`: an append has failed, and the log goes on.
+    pub fn take_back(&mut self, last: u64) {
+        self.records.truncate(usize::try_from(last).expect("it is a length"));
+    }
+
+    /// The last record that a power cut must leave.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// The last such record before the last append that is durable.
+    #[must_use]
+    pub fn durable_before_last_unit(&self) -> u64 {
+        let mut last = self.durable;
+        loop {
+            last = last.saturating_sub(1);
+            if last == 0 || self.submitted(last).ends_unit {
+                return last;
+            }
+        }
+    }
+
+    /// Notes that all records up to `last` survive a power cut.
+    pub fn note_durable(&mut self, last: u64) {
+        self.durable = self.durable.max(last);
+        self.note_written(last);
+    }
+
+    /// Notes that all records up to `last` survive the death of the process.
+    pub fn note_written(&mut self, last: u64) {
+        self.written = self.written.max(last);
+    }
+
+    /// Notes that the power has failed.
+    pub fn forget_written(&mut self) {
+        self.written = self.durable;
+    }
+
+    /// Enters a checkpoint that is about to be made.
+    pub fn begin_floor(&mut self, floor: u64) {
+        self.floor_unsure = Some(floor.max(self.floor));
+    }
+
+    /// Notes where the checkpoint is, for certain.
+    pub fn settle_floor(&mut self, floor: u64) {
+        (self.floor, self.floor_unsure) = (floor, None);
+    }
+
+    /// The checkpoint.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Enters a state that is about to be set.
+    pub fn begin_state(&mut self, state: Arc<[u8]>) {
+        self.state_unsure = Some(state);
+    }
+
+    /// Notes that the state about to be set is the state …
+    pub fn state_is_set(&mut self) {
+        self.state = self.state_unsure.take().expect("a state was about to be set");
+    }
+
+    /// … or that it is not.
+    pub fn state_is_not_set(&mut self) {
+        self.state_unsure = None;
+    }
+
+    /// Takes over what an open has reported: from now on just that must be there.
+    pub fn adopt(&mut self, seen: &Seen) {
+        self.take_back(seen.last);
+        (self.durable, self.written) = (seen.last, seen.last);
+        (self.floor, self.floor_unsure) = (seen.floor, None);
+        (self.state, self.state_unsure) = (seen.state.clone(), None);
+    }
+
+    /// Holds an opened log against this.
+    ///
+    /// # Errors
+    /// What it breaks.
+    pub fn judge(&self, wal: &Wal, survived: Survived) -> Result<Seen, Violation> {
+        let judged = self.judge_inner(wal, survived);
+        judged.map_err(|violation| match (survived, violation.kind) {
+            (Survived::Report, Kind::Lost | Kind::Invented) => Violation { kind: Kind::Shrunk, ..violation },
+            _ => violation,
+        })
+    }
+
+    fn judge_inner(&self, wal: &Wal, survived: Survived) -> Result<Seen, Violation> {
+        let broken = |kind, what: String| Err(Violation::new(kind, what));
+        let floor = u64::from(wal.first_lsn()) - 1;
+        let last = u64::from(wal.last_lsn());
+        let promised = match survived {
+            Survived::PowerCut => self.durable,
+            Survived::Kill | Survived::Report => self.written,
+        };
+        if last < promised {
+            return broken(Kind::Lost, format!("the log ends at {last}, {promised} was acknowledged"));
+        }
+        if last > self.last() {
+            return broken(Kind::Invented, format!("the log ends at {last}, {} was submitted", self.last()));
+        }
+        if floor != self.floor && Some(floor) != self.floor_unsure {
+            let kind = if floor < self.floor { Kind::Lost } else { Kind::Invented };
+            let (acked, unsure) = (self.floor, self.floor_unsure);
+            return broken(kind, format!("the floor is {floor}, not {acked} or {unsure:?}"));
+        }
+        if last > 0 && last > floor && !self.submitted(last).ends_unit {
+            return broken(Kind::Invented, format!("the log ends at {last}, within a batch"));
+        }
+        self.judge_records(wal, floor, last)?;
+        let state: Arc<[u8]> = wal.state().into();
+        if state != self.state && Some(&state) != self.state_unsure.as_ref() {
+            let what = format!(
+                "the state of {} bytes is neither what was set, {} bytes, nor what was being set, {:?}",
+                state.len(),
+                self.state.len(),
+                self.state_unsure.as_ref().map(|state| state.len())
+            );
+            return broken(Kind::Lost, what);
+        }
+        Ok(Seen { last, floor, state })
+    }
+
+    /// Reads all there is: dense, equal, and found one by one as well.
+    fn judge_records(&self, wal: &Wal, floor: u64, last: u64) -> Result<(), Violation> {
+        let broken = |what: String| Err(Violation::new(Kind::Broken, what));
+        let durable = u64::from(wal.durable_lsn());
+        if durable != last || u64::from(wal.recovery().records.last()) != last {
+            let reported = wal.recovery().records;
+            return broken(format!("open reports {reported} and {durable} as durable, but ends at {last}"));
+        }
+        let mut next = floor + 1;
+        for record in wal.iter() {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => return Err(unreadable(next, &error)),
+            };
+            if u64::from(record.lsn()) != next {
+                return broken(format!("record {} is read where {next} should be", record.lsn()));
+            }
+            if *record.payload() != *self.submitted(next).payload {
+                return Err(Violation::new(
+                    Kind::Invented,
+                    format!("record {next} is not what was appended"),
+                ));
+            }
+            next += 1;
+        }
+        if next != last + 1 {
+            return Err(Violation::new(Kind::Lost, format!("reading ends before {next}, the log at {last}")));
+        }
+        if last > floor {
+            match wal.read(Lsn::from(last)) {
+                Ok(Some(record)) if *record.payload() == *self.submitted(last).payload => {}
+                other => return broken(format!("record {last} read by itself is {other:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn submitted(&self, lsn: u64) -> &Submitted {
+        &self.records[usize::try_from(lsn - 1).expect("it is a length")]
+    }
+
+    /// Two ledgers with the same digest demand the same of a log.
+    #[must_use]
+    pub fn digest(&self) -> (u64, u64, u64, u64, Option<u64>, Vec<u8>) {
+        let mut bytes = Vec::new();
+        for part in [Some(&self.state), self.state_unsure.as_ref()] {
+            bytes.push(u8::from(part.is_some()));
+            bytes.extend_from_slice(&part.map_or(0, |part| part.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(part.map_or(&[][..], |part| part));
+        }
+        for record in &self.records {
+            bytes.push(u8::from(record.ends_unit));
+            bytes.extend_from_slice(&(record.payload.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(&record.payload[..record.payload.len().min(16)]);
+        }
+        (self.last(), self.durable, self.written, self.floor, self.floor_unsure, bytes)
+    }
+}
+
+fn unreadable(lsn: u64, error: &seawall::Error) -> Violation {
+    Violation::new(Kind::FalseCorrupt, format!("record {lsn} cannot be read: {error}"))
+}

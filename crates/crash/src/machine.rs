@@ -1,0 +1,392 @@
+//! Carries a history out on a simulated disk, and keeps its ledger.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use seawall::sim::SimFs;
+use seawall::{Durability, Entry, Error, Lsn, Wal};
+
+use crate::dice::Dice;
+use crate::history::{History, Operation, Setup};
+use crate::ledger::{Ledger, Survived};
+use crate::violation::{Kind, Violation};
+use crate::watch::Watched;
+
+/// Where the log is.
+pub(crate) const DIR: &str = "/log";
+/// How often `open` may fail in a history with faults.
+const OPENS_MAX: usize = 40;
+/// A little more than what makes CURRENT old.
+const IDLE: Duration = Duration::from_micros(100_100);
+
+/// What came of a history.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The disk: stopped, or at rest as the history left it.
+    pub disk: SimFs,
+    /// What was promised until then.
+    pub ledger: Ledger,
+    /// The calls that were made, in all boots together.
+    pub calls: u64,
+    /// The number of calls when each operation began; the first is the making of the log.
+    pub began: Vec<u64>,
+    /// Which calls were syncs.
+    pub syncs: Vec<u64>,
+    /// Whether it stopped at the call it was told to.
+    pub crashed: bool,
+}
+
+/// Runs `history`; stops it during call `crash_at`, counted over all boots.
+///
+/// # Errors
+/// What the log broke before that.
+pub fn run(history: &History, crash_at: Option<u64>) -> Result<Outcome, Violation> {
+    let mut machine = Machine::new(history, crash_at);
+    let mut began = vec![0];
+    let mut step = machine.open(Survived::Report).map_err(|violation| violation.at("making the log"));
+    for (at, operation) in history.operations.iter().enumerate() {
+        step?;
+        if machine.disk.has_crashed() {
+            return Ok(machine.stop(began));
+        }
+        began.push(machine.calls());
+        step = machine
+            .carry_out(operation)
+            .map_err(|violation| violation.at(format!("operation {at}, {operation}")));
+    }
+    step?;
+    Ok(machine.stop(began))
+}
+
+struct Machine {
+    disk: SimFs,
+    /// The same disk, as the log sees it.
+    watched: Watched,
+    syncs: Vec<u64>,
+    setup: Setup,
+    ledger: Ledger,
+    /// `None` only where opening it was stopped.
+    wal: Option<Wal>,
+    closed: bool,
+    faults: bool,
+    contents: Dice,
+    calls_before: u64,
+    crash_at: Option<u64>,
+}
+
+impl Machine {
+    fn new(history: &History, crash_at: Option<u64>) -> Machine {
+        let disk = SimFs::new(history.seed);
+        let machine = Machine {
+            watched: Watched::new(disk.clone()),
+            disk,
+            syncs: Vec::new(),
+            setup: history.setup,
+            ledger: Ledger::default(),
+            wal: None,
+            closed: true,
+            faults: history.has_faults(),
+            contents: Dice::new(history.seed),
+            calls_before: 0,
+            crash_at,
+        };
+        machine.arm();
+        machine
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls_before + self.disk.calls()
+    }
+
+    fn arm(&self) {
+        if let Some(call) = self.crash_at.and_then(|call| call.checked_sub(self.calls_before)) {
+            self.disk.crash_at(call);
+        }
+    }
+
+    fn stop(mut self, began: Vec<u64>) -> Outcome {
+        self.note_syncs();
+        let calls = self.calls();
+        let crashed = self.disk.has_crashed();
+        let disk = if crashed { self.disk.clone() } else { self.disk.process_kill() };
+        self.abandon();
+        Outcome { disk, ledger: self.ledger, calls, began, syncs: self.syncs, crashed }
+    }
+
+    /// Drops the log without letting it do anything.
+    fn abandon(&mut self) {
+        if !self.disk.has_crashed() {
+            self.disk.crash_at(self.disk.calls());
+        }
+        self.wal = None;
+    }
+
+    /// Opens the log, again if a fault prevents it, and judges it.
+    fn open(&mut self, survived: Survived) -> Result<(), Violation> {
+        for _ in 0..OPENS_MAX {
+            let opened = self.setup.options().open_on(Arc::new(self.watched.clone()), DIR);
+            match opened {
+                _ if self.disk.has_crashed() => return Ok(()),
+                Ok(wal) => {
+                    let judged = self.ledger.judge(&wal, survived);
+                    let stopped = self.disk.has_crashed();
+                    self.wal = Some(wal);
+                    self.closed = false;
+                    match judged {
+                        _ if stopped => {}
+                        Ok(seen) => self.ledger.adopt(&seen),
+                        // A read that was planned to fail; the next open will tell.
+                        Err(violation) if self.faults && violation.what.contains("cannot be read") => {
+                            self.restart(self.disk.process_kill());
+                            continue;
+                        }
+                        Err(violation) => return Err(violation),
+                    }
+                    return Ok(());
+                }
+                Err(Error::StorageFull { .. }) if self.faults => self.disk.set_capacity(None),
+                Err(Error::Io { .. } | Error::Poisoned { .. }) if self.faults => {}
+                Err(error) => return Err(Violation::new(Kind::FalseCorrupt, format!("open says: {error}"))),
+            }
+        }
+        Err(Violation::new(Kind::Broken, "the log does not open, however often it is tried"))
+    }
+
+    /// Goes on with another disk: that of the next boot, or of the next process.
+    fn restart(&mut self, disk: SimFs) {
+        self.note_syncs();
+        self.calls_before += self.disk.calls();
+        self.abandon();
+        self.watched = Watched::new(disk.clone());
+        self.disk = disk;
+        self.arm();
+    }
+
+    fn note_syncs(&mut self) {
+        self.syncs.extend(self.watched.syncs().iter().map(|call| self.calls_before + call));
+    }
+
+    fn carry_out(&mut self, operation: &Operation) -> Result<(), Violation> {
+        match operation {
+            Operation::Fail { call, after, fault } => self.disk.plan(*call, *after, fault.clone()),
+            Operation::Full { bytes } => {
+                let files = self.disk.files();
+                let used =
+                    files.iter().filter_map(|path| self.disk.bytes(path)).map(|file| file.len() as u64);
+                self.disk.set_capacity(Some(used.sum::<u64>() + bytes));
+            }
+            Operation::Free => self.disk.set_capacity(None),
+            Operation::Idle => {
+                let until = seawall::Fs::now(&self.disk) + IDLE;
+                while seawall::Fs::now(&self.disk) < until {}
+            }
+            Operation::Kill => {
+                self.restart(self.disk.process_kill());
+                self.open(Survived::Kill)?;
+            }
+            Operation::PowerCut { seed } => {
+                self.restart(self.disk.power_cuts().random(*seed));
+                self.ledger.forget_written();
+                self.open(Survived::PowerCut)?;
+            }
+            Operation::Reopen => {
+                if !self.closed {
+                    self.call(&Operation::Close)?;
+                }
+                if self.disk.has_crashed() {
+                    return Ok(());
+                }
+                self.wal = None; // Where it could not be closed, this tries again, and gives the lock back.
+                if self.disk.has_crashed() {
+                    return Ok(());
+                }
+                self.open(Survived::Kill)?;
+            }
+            _ => self.call(operation)?,
+        }
+        Ok(())
+    }
+
+    /// Makes a call of the log, and enters it in the ledger.
+    fn call(&mut self, operation: &Operation) -> Result<(), Violation> {
+        let Some(wal) = self.wal.take() else { return Ok(()) };
+        let outcome = self.call_on(&wal, operation);
+        self.wal = Some(wal);
+        outcome
+    }
+
+    fn call_on(&mut self, wal: &Wal, operation: &Operation) -> Result<(), Violation> {
+        let before = Before { poisoned: wal.is_poisoned(), last: self.ledger.last() };
+        let given = self.begin(operation, &before);
+        let result = match operation {
+            Operation::Append { .. } => wal.append(&*given[0]).map(Some),
+            Operation::Batch { .. } => {
+                let entries = given.iter().map(|payload| Entry::from(&**payload));
+                wal.append_batch(entries).map(|range| Some(range.first()))
+            }
+            Operation::Sync => wal.sync().map(|_| None),
+            Operation::Flush => wal.flush().map(|()| None),
+            Operation::SetState { .. } => wal.set_state(&given[0]).map(|()| None),
+            Operation::Rotate => wal.rotate().map(|()| None),
+            Operation::Checkpoint { behind } => {
+                let target = before.last.saturating_sub(*behind);
+                wal.checkpoint(Lsn::from(target)).map(|()| None)
+            }
+            _ => wal.close().map(|()| None),
+        };
+        if self.disk.has_crashed() {
+            return Ok(()); // Whatever it said, nobody heard it.
+        }
+        self.check_answer(wal, operation, &before, &result)?;
+        // On a poisoned log `close` fails, and ends it.
+        self.closed |= *operation == Operation::Close && wal.is_poisoned();
+        match result {
+            Ok(_) => self.done(wal, operation),
+            Err(_) if !wal.is_poisoned() => self.not_done(wal, operation, &before),
+            Err(_) => Ok(()), // The outcome is unknown until the log is opened again.
+        }?;
+        self.note_durable(wal)
+    }
+
+    /// Enters what is about to be done; returns what is to be stored. A log that is at its end takes nothing.
+    fn begin(&mut self, operation: &Operation, before: &Before) -> Vec<Arc<[u8]>> {
+        let takes = !before.poisoned && !self.closed;
+        match operation {
+            Operation::Append { bytes } => {
+                let given = vec![self.contents(*bytes)];
+                if takes {
+                    self.ledger.submit(&given);
+                }
+                given
+            }
+            Operation::Batch { bytes } => {
+                let given: Vec<_> = bytes.iter().map(|bytes| self.contents(*bytes)).collect();
+                if takes {
+                    self.ledger.submit(&given);
+                }
+                given
+            }
+            Operation::SetState { bytes } => {
+                let given = self.contents(*bytes);
+                if takes {
+                    self.ledger.begin_state(given.clone());
+                }
+                vec![given]
+            }
+            Operation::Checkpoint { behind } => {
+                if takes {
+                    self.ledger.begin_floor(before.last.saturating_sub(*behind));
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn check_answer(
+        &self,
+        wal: &Wal,
+        operation: &Operation,
+        before: &Before,
+        result: &seawall::Result<Option<Lsn>>,
+    ) -> Result<(), Violation> {
+        let broken = |what: String| Err(Violation::new(Kind::Broken, what));
+        match result {
+            Ok(Some(lsn)) if u64::from(*lsn) != before.last + 1 => {
+                broken(format!("it was given {lsn}, and {} is next", before.last + 1))
+            }
+            Ok(_) if self.closed => broken("a closed log says ok".into()),
+            Err(Error::Closed { .. }) if self.closed => Ok(()),
+            Err(error) if self.closed => broken(format!("a closed log says: {error}")),
+            Ok(_) if before.poisoned => broken("a poisoned log says ok".into()),
+            Err(Error::Poisoned { .. }) if before.poisoned => Ok(()),
+            Err(error) if before.poisoned => broken(format!("a poisoned log says: {error}")),
+            Err(_) if !self.faults => broken(format!("nothing fails, and yet {operation}: {result:?}")),
+            Err(Error::Io { .. } | Error::StorageFull { .. }) => Ok(()),
+            Err(Error::Poisoned { .. }) if wal.is_poisoned() => Ok(()),
+            Err(error) => broken(format!("an unexpected answer: {error}")),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn done(&mut self, wal: &Wal, operation: &Operation) -> Result<(), Violation> {
+        let last = self.ledger.last();
+        match (operation, self.setup.durability) {
+            (Operation::Append { .. } | Operation::Batch { .. }, Durability::Sync) => {
+                self.ledger.note_durable(last);
+            }
+            (Operation::Append { .. } | Operation::Batch { .. }, Durability::Interval(_))
+            | (Operation::Flush, _) => self.ledger.note_written(last),
+            (Operation::Sync | Operation::Rotate, _) => self.ledger.note_durable(last),
+            (Operation::SetState { .. }, _) => self.ledger.state_is_set(),
+            (Operation::Checkpoint { behind }, _) => {
+                let floor = last.saturating_sub(*behind).max(self.ledger.floor());
+                self.ledger.settle_floor(floor);
+                self.ledger.note_durable(floor);
+            }
+            (Operation::Close, _) => {
+                self.ledger.note_durable(last);
+                self.closed = true;
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.check_at_rest(wal)
+    }
+
+    /// A call failed, and the log goes on: it is as if the call had not been made.
+    fn not_done(&mut self, wal: &Wal, operation: &Operation, before: &Before) -> Result<(), Violation> {
+        if self.closed {
+            return Ok(());
+        }
+        match operation {
+            Operation::Append { .. } | Operation::Batch { .. } => self.ledger.take_back(before.last),
+            Operation::SetState { .. } => self.ledger.state_is_not_set(),
+            // A checkpoint that could not remove a file holds all the same, and the log says so.
+            Operation::Checkpoint { .. } => self.ledger.settle_floor(u64::from(wal.first_lsn()) - 1),
+            _ => {}
+        }
+        self.check_at_rest(wal)
+    }
+
+    /// What the log says of itself must agree with what it was given.
+    fn check_at_rest(&self, wal: &Wal) -> Result<(), Violation> {
+        let (last, floor) = (u64::from(wal.last_lsn()), u64::from(wal.first_lsn()) - 1);
+        if last != self.ledger.last() || floor != self.ledger.floor() {
+            let what = format!(
+                "the log says last {last} and floor {floor}, which are {} and {}",
+                self.ledger.last(),
+                self.ledger.floor()
+            );
+            return Err(Violation::new(Kind::Broken, what));
+        }
+        Ok(())
+    }
+
+    /// What the log calls durable its readers have seen; so that is promised, too.
+    fn note_durable(&mut self, wal: &Wal) -> Result<(), Violation> {
+        let durable = u64::from(wal.durable_lsn());
+        if durable > self.ledger.last() || durable < self.ledger.durable() {
+            let what = format!("the log says {durable} is durable, {} is promised", self.ledger.durable());
+            return Err(Violation::new(Kind::Broken, what));
+        }
+        self.ledger.note_durable(durable);
+        Ok(())
+    }
+
+    /// What nobody has stored before, of so many bytes.
+    fn contents(&mut self, bytes: usize) -> Arc<[u8]> {
+        let mut dice = Dice::new(self.contents.roll());
+        let mut contents = Vec::with_capacity(bytes + 8);
+        while contents.len() < bytes {
+            contents.extend_from_slice(&dice.roll().to_le_bytes());
+        }
+        contents.truncate(bytes);
+        contents.into()
+    }
+}
+
+struct Before {
+    poisoned: bool,
+    last: u64,
+}

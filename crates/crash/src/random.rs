@@ -1,0 +1,151 @@
+//! Long random histories, crashed anywhere.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::dice::Dice;
+use crate::examine::{Effort, Examiner, Tally};
+use crate::history::History;
+use crate::machine::{self, Outcome};
+use crate::shrink;
+use crate::violation::{Kind, Violation};
+
+/// Crash points of each history, and power cuts at each.
+const POINTS: u64 = 6;
+const CUTS: u64 = 3;
+/// Crashes one after another.
+const DEPTH: u32 = 3;
+
+/// A history, where it was stopped, and what was then broken.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Which of the seed's histories.
+    pub index: u64,
+    /// The history, as short as it could be made.
+    pub history: History,
+    /// What it broke.
+    pub violation: Violation,
+}
+
+/// What a run found.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// What was looked at.
+    pub tally: Tally,
+    /// Histories run.
+    pub histories: u64,
+    /// What was broken, by rising index.
+    pub failures: Vec<Failure>,
+}
+
+impl Report {
+    /// How many failures of that kind.
+    #[must_use]
+    pub fn count(&self, kind: Kind) -> usize {
+        self.failures.iter().filter(|failure| failure.violation.kind == kind).count()
+    }
+}
+
+/// Whether to go on behind a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Ends after the first history that fails, and does not shrink it.
+    AtFirst,
+    /// Looks at all images, and shrinks the first few that fail.
+    Never,
+}
+
+/// How many failing histories are shrunk.
+const SHRUNK_MAX: usize = 3;
+
+/// Runs histories of `seed` until `images` were judged, on so many threads. The outcome depends on `images`, `seed`
+/// and `stop` alone. `progress` is told how many images there are so far.
+pub fn run(images: u64, seed: u64, threads: usize, stop: Stop, progress: impl Fn(u64) + Sync) -> Report {
+    let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let finished: Mutex<(BTreeMap<u64, (Tally, Option<Failure>)>, Report)> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let outcome = one(seed, index);
+                    let mut finished = finished.lock().expect("no thread panics");
+                    finished.0.insert(index, outcome);
+                    // Counted in order, so that it does not matter who was faster.
+                    while let Some((_, outcome)) = take_next(&mut finished) {
+                        let report = &mut finished.1;
+                        report.histories += 1;
+                        report.tally.add(&outcome.0);
+                        report.failures.extend(outcome.1);
+                        let failed = stop == Stop::AtFirst && !report.failures.is_empty();
+                        if failed || report.tally.images >= images {
+                            done.store(true, Ordering::Relaxed);
+                            break;
+                        }
+                    }
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    progress(finished.1.tally.images);
+                }
+            });
+        }
+    });
+    let mut report = finished.into_inner().expect("no thread panics").1;
+    if stop == Stop::Never {
+        for failure in report.failures.iter_mut().take(SHRUNK_MAX) {
+            shrink::shrink(failure);
+        }
+    }
+    report
+}
+
+type Finished = (BTreeMap<u64, (Tally, Option<Failure>)>, Report);
+
+fn take_next(finished: &mut Finished) -> Option<(u64, (Tally, Option<Failure>))> {
+    let (first, _) = finished.0.first_key_value()?;
+    if *first == finished.1.histories { finished.0.pop_first() } else { None }
+}
+
+/// The `index`-th history of `seed`.
+fn one(seed: u64, index: u64) -> (Tally, Option<Failure>) {
+    let mut dice = Dice::part(seed, index);
+    let history = History::random(&mut dice);
+    let mut examiner = Examiner::new(Effort::Some { cuts: CUTS }, history.setup, dice.clone());
+    let checked = guarded(|| {
+        let whole = machine::run(&history, None)?;
+        examine(&mut examiner, &whole)?;
+        for _ in 0..POINTS {
+            let call = dice.below(whole.calls);
+            check_point(&history, call, &mut examiner)?;
+        }
+        Ok(())
+    });
+    let failure = checked.err().map(|violation| Failure { index, history, violation });
+    (examiner.tally, failure)
+}
+
+/// Stops the history at a call, and looks at what is left.
+pub(crate) fn check_point(history: &History, call: u64, examiner: &mut Examiner) -> Result<(), Violation> {
+    let place = |violation: Violation| violation.at(format!("stopped at call {call}"));
+    let outcome = machine::run(history, Some(call)).map_err(place)?;
+    examine(examiner, &outcome).map_err(place)
+}
+
+pub(crate) fn examine(examiner: &mut Examiner, outcome: &Outcome) -> Result<(), Violation> {
+    let operations = outcome.began.len();
+    examiner
+        .examine(&outcome.disk, &outcome.ledger, DEPTH)
+        .map_err(|violation| violation.at(format!("in operation {} (1 makes the log)", operations)))
+}
+
+/// A panic of the library's is a broken promise, too.
+pub(crate) fn guarded(check: impl FnOnce() -> Result<(), Violation>) -> Result<(), Violation> {
+    catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        Err(Violation::new(Kind::Broken, format!("panicked: {text}")))
+    })
+}

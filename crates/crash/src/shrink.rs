@@ -1,0 +1,74 @@
+//! Makes a failing history shorter, for as long as it fails in the same way.
+
+use seawall::{Durability, SpaceAhead};
+
+use crate::dice::Dice;
+use crate::examine::{Effort, Examiner};
+use crate::history::{History, Operation};
+use crate::machine;
+use crate::random::{Failure, check_point, examine, guarded};
+use crate::violation::Violation;
+
+/// How many shorter histories are tried.
+const ATTEMPTS: usize = 400;
+/// Power cuts at each call of each.
+const CUTS: u64 = 6;
+
+/// Shrinks the history of `failure`; its violation becomes that of the shorter one.
+pub(crate) fn shrink(failure: &mut Failure) {
+    let mut attempts = ATTEMPTS;
+    let mut attempt = |failure: &mut Failure, candidate: History| {
+        attempts = attempts.saturating_sub(1);
+        if attempts == 0 || candidate == failure.history {
+            return false;
+        }
+        match check(&candidate) {
+            Err(violation) if violation.kind == failure.violation.kind => {
+                (failure.history, failure.violation) = (candidate, violation);
+                true
+            }
+            _ => false,
+        }
+    };
+    let mut count = failure.history.operations.len().div_ceil(2);
+    while count > 0 {
+        let mut at = failure.history.operations.len();
+        while at > 0 {
+            at = at.saturating_sub(count);
+            let mut shorter = failure.history.clone();
+            let end = (at + count).min(shorter.operations.len());
+            shorter.operations.drain(at.min(end)..end);
+            attempt(failure, shorter);
+        }
+        count = if count == 1 { 0 } else { count.div_ceil(2) };
+    }
+    let mut simpler = failure.history.clone();
+    simpler.setup.durability = Durability::Sync;
+    attempt(failure, simpler);
+    let mut simpler = failure.history.clone();
+    simpler.setup.space_ahead = SpaceAhead::Off;
+    attempt(failure, simpler);
+    for at in 0..failure.history.operations.len() {
+        let mut simpler = failure.history.clone();
+        match &mut simpler.operations[at] {
+            Operation::Append { bytes } => *bytes = 8.min(*bytes),
+            Operation::Batch { bytes } => *bytes = vec![8, 8],
+            Operation::SetState { bytes } => *bytes = 8.min(*bytes),
+            _ => continue,
+        }
+        attempt(failure, simpler);
+    }
+}
+
+/// Crashes the history at every call.
+///
+/// # Errors
+/// The first promise that is broken.
+pub fn check(history: &History) -> Result<(), Violation> {
+    let mut examiner = Examiner::new(Effort::Some { cuts: CUTS }, history.setup, Dice::new(history.seed));
+    guarded(|| {
+        let whole = machine::run(history, None)?;
+        examine(&mut examiner, &whole)?;
+        (0..whole.calls).try_for_each(|call| check_point(history, call, &mut examiner))
+    })
+}

@@ -1,0 +1,81 @@
+//! The quick forms of the crash tests. The command runs longer ones.
+
+use quickcheck::{Arbitrary, Gen, QuickCheck};
+use seawall_crash::exhaustive::{self, Bound};
+use seawall_crash::random::{self, Failure, Stop};
+use seawall_crash::{Dice, History, classify};
+
+const THREADS: usize = 2;
+
+fn assert_none(failures: &[Failure]) {
+    let text = |failure: &Failure| format!("{}\n{}", failure.violation, failure.history);
+    assert!(failures.is_empty(), "{}", failures.iter().map(text).collect::<Vec<_>>().join("\n\n"));
+}
+
+#[test]
+fn every_workload_of_two_operations_survives_a_crash_at_every_call() {
+    // Method: stop each at every call, open every disk that is possible there.
+    let bound = Bound { operations: 2, depth: 1, states: 4096, samples: 64, workloads_max: None };
+    let reached = exhaustive::run(&bound, 1, THREADS, |_, _| {});
+    assert_none(&reached.failures);
+    assert!(reached.tally.images > 50_000 && reached.left_out == 0, "{reached:?}");
+}
+
+#[test]
+fn recovery_survives_a_crash_at_every_call_of_its_own() {
+    // Method: as above, on a new log; each recovery is stopped at every call, and each image opened again.
+    let bound = Bound { operations: 0, depth: 3, states: 1024, samples: 16, workloads_max: None };
+    let reached = exhaustive::run(&bound, 1, THREADS, |_, _| {});
+    assert_none(&reached.failures);
+    assert!(reached.tally.images > 1_000, "{reached:?}");
+}
+
+#[test]
+fn random_histories_with_faults_survive_random_crashes() {
+    let report = random::run(20_000, 1, THREADS, Stop::Never, |_| {});
+    assert_none(&report.failures);
+    assert!(report.tally.images >= 20_000, "{report:?}");
+}
+
+#[test]
+fn the_outcome_does_not_depend_on_how_many_threads_there_are() {
+    let [one, three] = [1, 3].map(|threads| random::run(1_500, 9, threads, Stop::Never, |_| {}));
+    assert_eq!((one.tally, one.histories), (three.tally, three.histories));
+}
+
+#[test]
+fn damage_is_told_from_a_crash() {
+    for row in classify::run(150, 1) {
+        assert!(row.meets_goal(), "{row:?}");
+    }
+}
+
+/// A history that quickcheck draws, and makes shorter where it fails.
+#[derive(Debug, Clone)]
+struct Drawn(History);
+
+impl Arbitrary for Drawn {
+    fn arbitrary(random: &mut Gen) -> Drawn {
+        let mut history = History::random(&mut Dice::new(u64::arbitrary(random)));
+        history.operations.truncate(random.size());
+        Drawn(history)
+    }
+
+    fn shrink(&self) -> Box<dyn Iterator<Item = Drawn>> {
+        let history = self.0.clone();
+        let without = move |at: usize| {
+            let mut shorter = history.clone();
+            shorter.operations.remove(at);
+            Drawn(shorter)
+        };
+        Box::new((0..self.0.operations.len()).map(without))
+    }
+}
+
+#[test]
+fn any_history_survives_a_crash_at_every_call() {
+    fn survives(history: Drawn) -> Result<(), String> {
+        seawall_crash::check(&history.0).map_err(|violation| format!("{violation}\n{}", history.0))
+    }
+    QuickCheck::new().rng(Gen::new(7)).tests(12).quickcheck(survives as fn(Drawn) -> Result<(), String>);
+}
