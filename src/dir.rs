@@ -158,8 +158,12 @@ fn create_all(fs: &dyn Fs, path: &Path) -> Result<usize> {
     // What could not be made, for whatever reason, may be there: that serves as well.
     let create = |made: usize| match uninterrupted(|| fs.create_dir(path)) {
         Ok(()) => Ok(made + 1),
-        Err(error) if fs.list(path).is_err() => Err(error),
-        Err(_) => Ok(made),
+        Err(error) => match uninterrupted(|| fs.list(path)) {
+            Ok(_) => Ok(made),
+            // Something else has its name, or it may not be looked at: that says more.
+            Err(listing) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(listing),
+            Err(_) => Err(error),
+        },
     };
     // An empty parent is that of a relative path's first name: the working directory, which is there.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());

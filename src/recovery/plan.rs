@@ -239,8 +239,10 @@ pub(super) fn plan<'a>(
         facts.way(last.is_some())
     };
     let highest = mark.map_or(0, |mark| mark.number).max(tail.header.number);
-    let Some(number) = highest.checked_add(1) else {
-        return Err(damaged(tail, 0, "no segment number is left after it"));
+    let number = match highest.checked_add(1) {
+        Some(number) => number,
+        None if way == Way::Continue => highest, // None is born now; the next rotation says that there is none left.
+        None => return Err(damaged(tail, 0, "no segment number is left after it")),
     };
     let chain = follow_chain(dir, scan, &tail.header.predecessor, floor)?;
     note_orphans(scan, tail, &chain, notes);
