@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::current::{CurrentGuard, Mark, SPARE_BYTES, is_refused_for_space, remove_unfinished};
+use crate::current::{CurrentGuard, Mark, is_refused_for_space, remove_unfinished};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
 use crate::frame::{
@@ -188,10 +188,11 @@ fn write(handle: Handle, birth: &Birth<'_>, salt: Id, mode: OpenMode) -> Result<
     handle.write(&header.encode(), 0)?;
     let mut filled_to = writer.end;
     // A spare may hold what an earlier attempt left in it; behind the frames there must be zeros.
-    if mode == OpenMode::ReadWrite && filled_to < SPARE_BYTES as u64 {
-        let rest = usize::try_from(SPARE_BYTES as u64 - filled_to).expect("at most a spare's size");
+    let file_bytes = if mode == OpenMode::ReadWrite { handle.size()? } else { filled_to };
+    if file_bytes > filled_to {
+        let rest = usize::try_from(file_bytes - filled_to).expect("at most a spare's size");
         handle.write(&vec![0; rest], filled_to)?;
-        filled_to = SPARE_BYTES as u64;
+        filled_to = file_bytes;
     }
     let Writer { last, index, .. } = writer;
     Ok(Newborn { handle, header, last, index, filled_to })
@@ -201,7 +202,7 @@ fn write(handle: Handle, birth: &Birth<'_>, salt: Id, mode: OpenMode) -> Result<
 fn copy_frames(writer: &mut Writer<'_>, carried: &Carried<'_>, first: Lsn) -> Result<()> {
     let mut window = Window::new(COPY_BYTES);
     let start = (first, carried.start);
-    let mut walk = Walk::new(carried.handle, carried.salt, &mut window, Bodies::Verify, start, carried.end);
+    let mut walk = Walk::new(carried.handle, carried.salt, &mut window, Bodies::Skip, start, carried.end);
     loop {
         match walk.step()? {
             Step::End => return Ok(()),

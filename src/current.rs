@@ -5,6 +5,7 @@
 //! synced: a crash shows the old one or the new one. One lock covers the file and everything named `.tmp`; a birth
 //! holds it throughout.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 
-/// The size of the spare segment: room for headers and the largest state frame.
-pub(crate) const SPARE_BYTES: usize = 128 << 10;
+/// The size of the spare segment: room for headers and the largest state frame. Where there is no room for that, it
+/// is smaller; a birth with a small state fits the smallest.
+const SPARE_BYTES: [usize; 4] = [128 << 10, 64 << 10, 32 << 10, 16 << 10];
 
 /// What CURRENT says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,39 +196,51 @@ impl CurrentGuard<'_> {
 
     /// Makes the spares that are not there. No room for one is only logged: the next call tries again. Anything
     /// but a full disk is the caller's to judge.
-    pub(crate) fn make_spares(&mut self) -> Result<(), Failure> {
+    pub(crate) fn make_spares(&mut self) -> Result<Spares, Failure> {
         self.check()?;
         if !self.state.has_current_spare {
-            let made = make_spare(self.dir, &self.dir.current_spare_path(), TWIN_BYTES);
+            let made = make_spare(self.dir, &self.dir.current_spare_path(), &[TWIN_BYTES]);
             self.state.has_current_spare = made.map_err(|error| self.fail(error))?;
         }
         if !self.state.has_segment_spare {
-            let made = make_spare(self.dir, &self.dir.segment_spare_path(), SPARE_BYTES);
+            let made = make_spare(self.dir, &self.dir.segment_spare_path(), &SPARE_BYTES);
             self.state.has_segment_spare = made.map_err(|error| self.fail(error))?;
         }
-        Ok(())
+        let both = self.state.has_current_spare && self.state.has_segment_spare;
+        Ok(if both { Spares::Made } else { Spares::Wanting })
     }
 }
 
-/// Makes and syncs a file of zeros; `false` where there is no room for it, or no handle.
-fn make_spare(dir: &Dir, path: &Arc<std::path::Path>, bytes: usize) -> Result<bool> {
-    let made = dir.open_file(path, OpenMode::Create).map_err(Failure::Refused).and_then(|file: Handle| {
-        file.write(&vec![0; bytes], 0).and_then(|()| file.sync()).map_err(Failure::unless_full)
-    });
-    match made {
-        Ok(()) => Ok(true),
-        Err(Failure::Fatal(error)) => Err(error),
-        Err(Failure::Refused(error)) => {
-            log::warn!("no spare file for a full disk for now: {error}");
-            remove_unfinished(dir, path);
-            Ok(false)
+/// Whether both spares are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spares {
+    Made,
+    Wanting,
+}
+
+/// Makes and syncs a file of zeros, of the first of these sizes that there is room for; `false` where there is no
+/// room for any, or no handle.
+fn make_spare(dir: &Dir, path: &Arc<Path>, sizes: &[usize]) -> Result<bool> {
+    for bytes in sizes {
+        let made =
+            dir.open_file(path, OpenMode::Create).map_err(Failure::Refused).and_then(|file: Handle| {
+                file.write(&vec![0; *bytes], 0).and_then(|()| file.sync()).map_err(Failure::unless_full)
+            });
+        match made {
+            Ok(()) => return Ok(true),
+            Err(Failure::Fatal(error)) => return Err(error),
+            Err(Failure::Refused(error)) => {
+                log::info!("no spare file of {bytes} bytes for a full disk for now: {error}");
+                remove_unfinished(dir, path);
+            }
         }
     }
+    Ok(false)
 }
 
 /// Removes a `.tmp` that could not be finished. It must go, since it takes room on what may be a full disk, but
 /// nothing depends on it: the next open removes it as well.
-pub(crate) fn remove_unfinished(dir: &Dir, path: &Arc<std::path::Path>) {
+pub(crate) fn remove_unfinished(dir: &Dir, path: &Arc<Path>) {
     if let Err(error) = dir.unlink(path) {
         log::warn!("an unfinished file stays behind until the log is opened again: {error}");
     }

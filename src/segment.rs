@@ -325,7 +325,7 @@ pub(crate) struct Tail {
     end: u64,
     last: Option<LastFrame>,
     segment_bytes: u64,
-    /// Whether to fill ahead; switched off by a full disk.
+    /// Whether to fill ahead: not before [`allow_ahead`](Tail::allow_ahead), and no longer once the disk was full.
     ahead: bool,
     /// The file is filled up to here: with frames up to `end`, then with zeros.
     filled_to: u64,
@@ -366,10 +366,15 @@ impl Tail {
         }
     }
 
-    /// Sets its size, and whether zeros are written ahead.
-    pub(crate) fn configure(&mut self, segment_bytes: u64, ahead: bool) {
-        self.segment_bytes = segment_bytes;
-        self.ahead = ahead;
+    /// Sets the size at which it is full.
+    pub(crate) fn set_segment_bytes(&mut self, bytes: u64) {
+        self.segment_bytes = bytes;
+    }
+
+    /// Lets zeros be written ahead from now on. On a nearly full disk they would take the room of the spares, so
+    /// those come first.
+    pub(crate) fn allow_ahead(&mut self) {
+        self.ahead = true;
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -591,7 +596,8 @@ mod tests {
     fn zeros_lie_ahead_of_the_end_and_a_full_disk_only_ends_that() {
         let fs = SimFs::new(1);
         let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
-        tail.configure(4 * AHEAD_BYTES, true);
+        tail.set_segment_bytes(4 * AHEAD_BYTES);
+        tail.allow_ahead();
         assert!(write(&mut tail, &mut next, b"one").unwrap().zeroed_bytes > 0);
         assert_eq!(size(&fs), AHEAD_BYTES);
         assert_eq!(write(&mut tail, &mut next, b"two").unwrap().zeroed_bytes, 0);
@@ -616,7 +622,9 @@ mod tests {
     fn zeros_never_go_beyond_the_segments_size_and_large_groups_do_without() {
         let fs = SimFs::new(1);
         let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
-        tail.configure(100_000, true);
+        tail.set_segment_bytes(100_000);
+        assert_eq!(write(&mut tail, &mut next, b"").unwrap().zeroed_bytes, 0);
+        tail.allow_ahead();
         write(&mut tail, &mut next, b"one").unwrap();
         assert_eq!(size(&fs), 100_000);
         assert_eq!(write(&mut tail, &mut next, &[7; 300_000]).unwrap().zeroed_bytes, 0);

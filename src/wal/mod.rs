@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::birth::Spare;
 use crate::commit::{Commit, Place};
-use crate::current::CurrentGuard;
+use crate::current::{CurrentGuard, Spares};
 use crate::dir::Dir;
 use crate::entry::Entry;
 use crate::error::{Error, Failure, Result};
@@ -515,8 +515,10 @@ impl Wal {
         if self.commit.check_usable().is_ok() {
             self.store.remove_retired();
             let mut current = self.store.current.lock();
-            if let Err(failure) = current.make_spares() {
-                self.fail(failure);
+            let made = current.make_spares().map_err(|fatal| self.fail(fatal));
+            drop(current);
+            if let Ok(Spares::Made) = made {
+                self.store.spares_are_made();
             }
         }
         drop(admin);

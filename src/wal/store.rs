@@ -69,7 +69,7 @@ impl Store {
         let in_place = dir.medium() == Medium::InPlace;
         let ahead =
             in_place && options.space_ahead == SpaceAhead::Auto && options.durability != Durability::Buffered;
-        tail.configure(options.segment_bytes, ahead);
+        tail.set_segment_bytes(options.segment_bytes);
         Store {
             shelf: Arc::new(Shelf::new(dir.clone(), catalog.clone())),
             dir,
@@ -120,7 +120,7 @@ impl Store {
             ancestors: Ancestors::Durable,
         };
         let mut newborn = bear(&self.dir, &mut current, &birth)?;
-        newborn.configure(self.segment_bytes, self.ahead);
+        newborn.set_segment_bytes(self.segment_bytes);
         *lock(&self.small) = small.clone();
         *lock(&self.tail_file) = newborn.handle.clone();
         self.shelf.change(|catalog| (catalog.with_tail(newborn.segment.clone(), predecessor.as_ref()), ()));
@@ -253,6 +253,13 @@ impl Store {
     /// Whether the caller is the one to keep house now.
     pub(super) fn take_housekeeping(&self) -> bool {
         self.housekeeping_due.swap(false, Ordering::Acquire)
+    }
+
+    /// Says that the spares are there. Not to be called under CURRENT's lock, which whoever has the tail may want.
+    pub(super) fn spares_are_made(&self) {
+        if self.ahead {
+            lock(&self.tail).allow_ahead();
+        }
     }
 
     pub(super) fn leave_housekeeping(&self) {

@@ -1,7 +1,7 @@
 //! What many tests need: a watchdog, records whose bytes follow from a number, and seeded chance.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use std::{env, panic, process, thread};
 
 use seawall::{Entry, Iter, Lsn, Options, Record, Result, Wal};
@@ -94,6 +94,18 @@ pub(crate) fn replay(wal: &Wal) -> Vec<Stored> {
     records
 }
 
+/// Returns the seed of a random test: `SEAWALL_SEED` if that is set, else one from the clock. Prints it, for a second
+/// run.
+pub(crate) fn seed() -> u64 {
+    let given = env::var("SEAWALL_SEED").ok().map(|seed| seed.parse().expect("SEAWALL_SEED is a number"));
+    let seed = given.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        u64::from(now.expect("it is after 1970").subsec_nanos())
+    });
+    println!("to run it again: SEAWALL_SEED={seed}");
+    seed
+}
+
 /// Chance that can be repeated: splitmix64.
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(u64);
@@ -101,17 +113,6 @@ pub(crate) struct Rng(u64);
 impl Rng {
     pub(crate) fn new(seed: u64) -> Rng {
         Rng(seed)
-    }
-
-    /// Seeds from `SEAWALL_SEED` if that is set, else from the clock; prints it, for a second run.
-    pub(crate) fn from_environment() -> Rng {
-        let given = env::var("SEAWALL_SEED").ok().map(|seed| seed.parse().expect("SEAWALL_SEED is a number"));
-        let seed = given.unwrap_or_else(|| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            u64::from(now.expect("it is after 1970").subsec_nanos())
-        });
-        println!("to run it again: SEAWALL_SEED={seed}");
-        Rng::new(seed)
     }
 
     pub(crate) fn next(&mut self) -> u64 {

@@ -202,19 +202,26 @@ fn maps(files: &Files) -> BTreeMap<PathBuf, Map> {
     let (mut number, mut live_end) = (u64_at(current, 48), u64_at(current, 56));
     while let Some(file) = files.get(&segment_path(number)) {
         let live_end_here = usize::try_from(live_end).expect("a small file");
-        let mut frames = Vec::new();
-        let mut offset = FRAMES_START;
-        while offset < live_end_here {
-            let end = offset + 40 + (u32_at(file, offset + 8) as usize).next_multiple_of(8);
-            let (first, count) = (u64_at(file, offset + 16), u32_at(file, offset + 12));
-            frames.push(Frame { bytes: offset..end, first, count });
-            offset = end;
-        }
-        assert_eq!(offset, live_end_here, "frames fill {number} up to its live end");
+        let frames = frames_of(file);
+        let last = frames.last().expect("there are frames");
+        assert_eq!(last.bytes.end, live_end_here, "frames fill {number} up to its live end");
         maps.insert(segment_path(number), Map { frames, live_end: live_end_here });
         (number, live_end) = (u64_at(file, 72), u64_at(file, 96));
     }
     maps
+}
+
+/// The frames of an undamaged segment: each begins with its salt's first bytes.
+fn frames_of(file: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let mut offset = FRAMES_START;
+    while file.get(offset..offset + 4) == Some(&file[32..36]) {
+        let end = offset + 40 + (u32_at(file, offset + 8) as usize).next_multiple_of(8);
+        let (first, count) = (u64_at(file, offset + 16), u32_at(file, offset + 12));
+        frames.push(Frame { bytes: offset..end, first, count });
+        offset = end;
+    }
+    frames
 }
 
 impl Map {
@@ -232,13 +239,14 @@ impl Sound {
     /// What must come of replacing a file's bytes.
     fn expected(&self, path: &Path, damaged: &[u8]) -> Expected {
         let (map, sound) = (&self.maps[path], &self.files[path]);
-        let differs = |range: Range<usize>| sound.get(range.clone()) != damaged.get(range);
+        // A byte that is no longer there differs from any.
+        let difference = |mut range: Range<usize>| range.find(|at| sound.get(*at) != damaged.get(*at));
+        let differs = |range| difference(range).is_some();
         let live = FRAMES_START..map.live_end;
-        let first_difference = || live.clone().find(|at| sound.get(*at) != damaged.get(*at));
         match (differs(0..BLOCK_BYTES), differs(BLOCK_BYTES..FRAMES_START)) {
             (true, true) if *path == current_path() => Expected::Noted(0..FRAMES_START),
             (true, true) => Expected::Corrupt { from: None },
-            _ if differs(live.clone()) => Expected::Corrupt { from: first_difference() },
+            _ if differs(live.clone()) => Expected::Corrupt { from: difference(live) },
             (true, false) => Expected::Noted(0..BLOCK_BYTES),
             (false, true) => Expected::Noted(BLOCK_BYTES..FRAMES_START),
             (false, false) => Expected::Unnoticed,
@@ -355,7 +363,7 @@ fn every_single_flipped_bit_is_corrupt_or_loses_nothing() {
     let flips: Vec<(&PathBuf, usize)> = log.maps.keys().flat_map(bytes_of).collect();
     assert!(flips.len() * 8 >= 524_288, "only {} bits", flips.len() * 8);
     let next = AtomicUsize::new(0);
-    let tally = Mutex::new(BTreeMap::new());
+    let tally = Mutex::new(BTreeMap::<(&Path, &str), u64>::new());
     let work = || {
         let mut mine: BTreeMap<(&Path, &str), u64> = BTreeMap::new();
         while let Some(&(path, at)) = flips.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -670,6 +678,43 @@ fn damage_that_a_quick_open_passes_over_is_reported_when_it_is_read() {
         }
     }
     assert!(late > 100, "only {late} damages were found late");
+}
+
+#[test]
+fn in_a_crashed_log_only_the_last_group_can_be_taken_for_a_torn_write() {
+    // Method: kill a log after an append, and flip each bit of its tail's frames. Each frame says how far a sync had
+    // succeeded before it, so that all but the last one are known to have been acknowledged.
+    let mut history = History::begin(13);
+    history.grow_to_segment(2);
+    let files = history.fs.files();
+    let tail = segment_path(2);
+    let frames = frames_of(&files[&tail]);
+    let (last, vouched) = frames.split_last().expect("there are frames");
+    assert!(vouched.len() >= 10 && last.count > 0, "{frames:?}");
+    for at in FRAMES_START..last.bytes.end {
+        let fs = history.fs.fork();
+        let mut damaged = files[&tail].to_vec();
+        damaged[at] ^= 1 << (at % 8);
+        fs.replace(&tail, damaged);
+        let before = fs.files();
+        match open(&fs) {
+            Ok(wal) => {
+                assert!(last.bytes.contains(&at), "byte {at} is acknowledged and lost without an error");
+                assert_eq!(u64::from(wal.last_lsn()), last.first - 1, "byte {at}");
+                assert!(wal.recovery().dropped_bytes > 0, "byte {at}: {:?}", wal.recovery());
+                let (count, error) = replay_to_error(&history.log, wal.iter(), &|| format!("byte {at}"));
+                assert!(count == last.first - 1 && error.is_none(), "byte {at}: {count}, {error:?}");
+            }
+            Err(Error::Corrupt { path, offset, .. }) => {
+                assert_eq!(*path, *tail);
+                let frame = vouched.iter().find(|frame| frame.bytes.contains(&at));
+                let place = usize::try_from(offset).expect("a small file");
+                assert!(frame.is_some_and(|frame| frame.bytes.contains(&place)), "byte {at}: {offset}");
+                assert_unchanged(&before, &fs.files(), &|| format!("byte {at}"));
+            }
+            Err(error) => panic!("byte {at}: {error:?}"),
+        }
+    }
 }
 
 /// Counts the records that an iterator yields, which must be the log's, up to the error that ends it, if any.

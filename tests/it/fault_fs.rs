@@ -25,7 +25,10 @@ pub(crate) enum Call {
     Lock,
     Random,
     Read,
+    /// In place, of bytes that are there.
     Write,
+    /// At least one byte beyond the file's end.
+    Extend,
     Sync,
     SetLen,
     Size,
@@ -47,6 +50,10 @@ pub(crate) enum Fault {
     BrokenAfterwards,
     /// `ENOSPC`, and nothing was done.
     Full,
+    /// `ENOSPC`, though all was written.
+    FullAfterwards,
+    /// `ENOSPC` for all that makes a file or makes it longer, until [`FaultFs::heal`]. Bytes can be overwritten.
+    NoRoom,
     /// `ENOSPC` for every write and creation, until [`FaultFs::heal`].
     FullForLong,
     /// `EINTR`, and nothing was done.
@@ -58,10 +65,12 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 7] = [
+    pub(crate) const ALL: [Fault; 9] = [
         Fault::Broken,
         Fault::BrokenAfterwards,
         Fault::Full,
+        Fault::FullAfterwards,
+        Fault::NoRoom,
         Fault::FullForLong,
         Fault::Interrupted,
         Fault::Short,
@@ -70,7 +79,9 @@ impl Fault {
 
     /// Whether `call` can fail in this way.
     pub(crate) fn befalls(self, call: Call) -> bool {
-        use Call::{Canonicalize, Create, CreateDir, List, Lock, Open, Random, Read, Size, Unlink, Write};
+        use Call::{
+            Canonicalize, Create, CreateDir, Extend, List, Lock, Open, Random, Read, Size, Unlink, Write,
+        };
         match self {
             Fault::Broken | Fault::Interrupted => true,
             // Nothing is left behind by these: it would be the same as `Broken`.
@@ -78,8 +89,9 @@ impl Fault {
                 !matches!(call, Canonicalize | List | Open | Read | Size | Random | Lock)
             }
             Fault::Full => !matches!(call, Canonicalize | List | Open | Read | Size | Random | Unlink),
-            Fault::FullForLong => matches!(call, Write | Create | CreateDir),
-            Fault::Short | Fault::ShortThenFull => call == Write,
+            Fault::NoRoom => matches!(call, Extend | Create | CreateDir),
+            Fault::FullForLong => matches!(call, Write | Extend | Create | CreateDir),
+            Fault::FullAfterwards | Fault::Short | Fault::ShortThenFull => matches!(call, Write | Extend),
         }
     }
 }
@@ -98,7 +110,11 @@ struct Plan {
     calls: Vec<Site>,
     /// The fault, and the number of the call, counted from 0, from which on the first that it can befall fails.
     armed: Option<(Fault, usize)>,
+    /// After so many more calls the same befalls the log again.
+    period: Option<usize>,
     fired: Vec<Site>,
+    /// The test looks on: calls are neither counted nor fail.
+    spectating: bool,
 }
 
 /// What is to become of one call.
@@ -120,7 +136,8 @@ fn full() -> io::Error {
 impl FaultFs {
     /// Wraps `disk` without any fault: it only counts.
     pub(crate) fn new(disk: MemFs) -> FaultFs {
-        let plan = Plan { calls: Vec::new(), armed: None, fired: Vec::new() };
+        let plan =
+            Plan { calls: Vec::new(), armed: None, period: None, fired: Vec::new(), spectating: false };
         FaultFs { disk, plan: Arc::new(Mutex::new(plan)), alive: Arc::new(AtomicBool::new(true)) }
     }
 
@@ -130,9 +147,24 @@ impl FaultFs {
         self
     }
 
+    /// Lets `fault` befall a call again and again, `period` calls after the last time.
+    pub(crate) fn with_fault_every(self, fault: Fault, period: usize) -> FaultFs {
+        self.plan().period = Some(period);
+        self.with_fault(fault, period)
+    }
+
     /// Ends the fault.
     pub(crate) fn heal(&self) {
-        self.plan().armed = None;
+        let mut plan = self.plan();
+        (plan.armed, plan.period) = (None, None);
+    }
+
+    /// Runs `look`, whose calls neither count nor fail.
+    pub(crate) fn spectate<T>(&self, look: impl FnOnce() -> T) -> T {
+        self.plan().spectating = true;
+        let seen = look();
+        self.plan().spectating = false;
+        seen
     }
 
     /// Kills the process: its calls fail from now on, and the next one finds `disk`. Calls are counted on.
@@ -166,6 +198,9 @@ impl FaultFs {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let site = Site { call, name };
         let mut plan = self.plan();
+        if plan.spectating {
+            return Fate::Goes;
+        }
         let number = plan.calls.len();
         plan.calls.push(site.clone());
         let Some((fault, _)) = plan.armed.filter(|(fault, at)| *at <= number && fault.befalls(call)) else {
@@ -173,14 +208,15 @@ impl FaultFs {
         };
         plan.fired.push(site);
         plan.armed = match fault {
-            Fault::FullForLong => plan.armed,
+            Fault::NoRoom | Fault::FullForLong => plan.armed,
             Fault::ShortThenFull => Some((Fault::Full, number + 1)),
-            _ => None,
+            _ => plan.period.map(|period| (fault, number + period)),
         };
         match fault {
             Fault::Broken => Fate::Fails(broken()),
             Fault::BrokenAfterwards => Fate::FailsAfterwards(broken()),
-            Fault::Full | Fault::FullForLong => Fate::Fails(full()),
+            Fault::FullAfterwards => Fate::FailsAfterwards(full()),
+            Fault::Full | Fault::NoRoom | Fault::FullForLong => Fate::Fails(full()),
             Fault::Interrupted => Fate::Fails(io::ErrorKind::Interrupted.into()),
             Fault::Short | Fault::ShortThenFull => Fate::IsShort,
         }
@@ -211,7 +247,7 @@ impl Fs for FaultFs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
         let call = if mode == OpenMode::Create { Call::Create } else { Call::Open };
         let file = self.make(call, path, || self.disk.open_file(path, mode))?;
-        Ok(Box::new(FaultFile { file, path: path.to_owned(), fs: self.clone() }))
+        Ok(Box::new(FaultFile { file, fs: self.clone() }))
     }
 
     fn rename(&self, source: &Path, target: &Path) -> io::Result<()> {
@@ -255,18 +291,25 @@ impl Fs for FaultFs {
 #[derive(Debug)]
 struct FaultFile {
     file: MemFile,
-    /// Its name when it was opened.
-    path: PathBuf,
     fs: FaultFs,
+}
+
+impl FaultFile {
+    /// Its name now: a file that was born as a `.tmp` is another's by the time it is appended to.
+    fn path(&self) -> PathBuf {
+        self.file.path().unwrap_or_else(|| "a file without a name".into())
+    }
 }
 
 impl FsFile for FaultFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.fs.make(Call::Read, &self.path, || self.file.read_at(bytes, offset))
+        self.fs.make(Call::Read, &self.path(), || self.file.read_at(bytes, offset))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        match self.fs.fate(Call::Write, &self.path) {
+        let extends = offset + bytes.len() as u64 > self.file.size()?;
+        let call = if extends { Call::Extend } else { Call::Write };
+        match self.fs.fate(call, &self.path()) {
             Fate::Goes => self.file.write_at(bytes, offset),
             // A write of one byte cannot be short.
             Fate::IsShort => self.file.write_at(&bytes[..bytes.len().div_ceil(2)], offset),
@@ -276,7 +319,7 @@ impl FsFile for FaultFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        match self.fs.fate(Call::Sync, &self.path) {
+        match self.fs.fate(Call::Sync, &self.path()) {
             Fate::Goes | Fate::IsShort => self.file.sync_data(),
             Fate::FailsAfterwards(error) => self.file.sync_data().and(Err(error)),
             Fate::Fails(error) => {
@@ -289,10 +332,10 @@ impl FsFile for FaultFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.fs.make(Call::SetLen, &self.path, || self.file.set_len(bytes))
+        self.fs.make(Call::SetLen, &self.path(), || self.file.set_len(bytes))
     }
 
     fn size(&self) -> io::Result<u64> {
-        self.fs.make(Call::Size, &self.path, || self.file.size())
+        self.fs.make(Call::Size, &self.path(), || self.file.size())
     }
 }

@@ -1,14 +1,15 @@
 //! The log stays truthful after every error: each call of a workload fails in turn, in each way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use seawall::{Durability, Error, Lsn, RecoveryAction, Result, Wal};
+use seawall::{Durability, Error, Fs, Lsn, RecoveryAction, Result, Wal};
 
-use crate::common::{Rng, Stored, collect, small_segments, watchdog};
+use crate::common::{Rng, Stored, collect, seed, small_segments, watchdog};
 use crate::fault_fs::{Call, Fault, FaultFs, Site};
 use crate::mem_fs::MemFs;
 
@@ -29,6 +30,8 @@ enum Step {
     Rotate,
     /// At so many records before the last one.
     Checkpoint(u64),
+    /// At the last durable record.
+    CheckpointDurable,
     Sync,
     Flush,
     Replay,
@@ -61,6 +64,12 @@ const WORKLOAD: &[Step] = {
         Checkpoint(3),
         Append(20_000), // Larger than a segment.
         Batch(9),
+        SetState(30),
+        Rotate,
+        Append(11),
+        Sync,
+        Append(12), // Its frame promises what was synced before it.
+        Flush,
         Replay,
         Kill,
         Open, // A successor.
@@ -83,6 +92,20 @@ const WORKLOAD: &[Step] = {
         Close,
     ]
 };
+
+/// What is tried on a disk that stays full.
+const FULL_DISK: &[Step] = &[
+    Step::CheckpointDurable,
+    Step::Append(10),
+    Step::SetState(20),
+    Step::Sync,
+    Step::Replay,
+    Step::Checkpoint(1),
+    Step::Rotate,
+    Step::Append(5000),
+    Step::Checkpoint(0),
+    Step::Flush,
+];
 
 /// What the caller knows of the log: what it must hold, and what it may.
 #[derive(Debug, Clone)]
@@ -190,6 +213,7 @@ impl Journal {
 /// The workload on the way.
 struct Run {
     mode: Durability,
+    fault: Option<Fault>,
     fs: FaultFs,
     wal: Option<Wal>,
     journal: Journal,
@@ -207,6 +231,8 @@ struct Outcome {
     /// Errors that the caller saw.
     errors: Vec<Error>,
     poisoned: u64,
+    /// Checkpoints that had to succeed on a full disk.
+    full_checkpoints: u64,
     actions: Vec<RecoveryAction>,
 }
 
@@ -220,7 +246,8 @@ fn run(workload: &[Step], mode: Durability, fault: Option<(Fault, usize)>) -> Ou
     let rng = Rng::new(fault.map_or(0, |(_, at)| at as u64));
     let what = format!("{mode:?}, {fault:?}");
     let (journal, outcome) = (Journal::new(), Outcome::default());
-    let mut run = Run { mode, fs, wal: None, journal, rng, what, outcome };
+    let fault_kind = fault.map(|(fault, _)| fault);
+    let mut run = Run { mode, fault: fault_kind, fs, wal: None, journal, rng, what, outcome };
     for (number, step) in workload.iter().enumerate() {
         run.what = format!("{mode:?}, {fault:?}, step {number} {step:?}, after {:?}", run.fs.fired());
         run.step(*step);
@@ -231,7 +258,10 @@ fn run(workload: &[Step], mode: Durability, fault: Option<(Fault, usize)>) -> Ou
 impl Run {
     /// Makes one step, and if it fails checks that the log is truthful about it, and then makes it succeed.
     fn step(&mut self, step: Step) {
-        let Err(error) = self.attempt(step) else { return };
+        let fired = self.fs.fired().len();
+        let done = self.attempt(step);
+        self.check_poison(step, self.fs.fired().get(fired));
+        let Err(error) = done else { return };
         self.outcome.errors.push(error.clone());
         let known = matches!(error, Error::Io { .. } | Error::StorageFull { .. } | Error::Poisoned { .. });
         assert!(known, "{}: a failed call is not damage: {error:?}", self.what);
@@ -248,17 +278,56 @@ impl Run {
             return;
         }
         if matches!(error, Error::StorageFull { .. }) && self.wal.is_some() {
-            // What takes no room works on a full disk; what does take some fails again, and changes nothing.
             self.check_usable();
             match self.attempt(step) {
                 Ok(()) => return,
-                Err(Error::StorageFull { .. }) => {}
+                Err(Error::StorageFull { .. }) => self.live_on_full_disk(),
                 Err(error) => panic!("{}: on the full disk {error:?}", self.what),
             }
         }
         self.fs.heal();
         self.check_usable();
+        if self.wal.is_none() && step != Step::Open {
+            self.attempt_surely(Step::Open);
+        }
         self.attempt_surely(step);
+    }
+
+    /// Goes on for a while on a disk that stays full: every call succeeds or says so, and changes nothing. In the end
+    /// the process may be killed, and even the next one may find no room.
+    fn live_on_full_disk(&mut self) {
+        let kill: &[Step] = if self.rng.coin() { &[Step::Kill, Step::Open] } else { &[] };
+        for step in FULL_DISK.iter().chain(kill) {
+            // The spares are for this: what frees room needs none.
+            let must = *step == Step::CheckpointDurable && self.has_spares();
+            self.outcome.full_checkpoints += u64::from(must);
+            match self.attempt(*step) {
+                Ok(()) => {}
+                Err(Error::StorageFull { .. }) if !must => {}
+                Err(error) => panic!("{}, then {step:?} on the full disk: {error:?}", self.what),
+            }
+            self.check_usable();
+        }
+        self.check_power_cut();
+    }
+
+    /// Checks that a failure after which it is not known what is on disk has poisoned the log.
+    fn check_poison(&self, step: Step, fired: Option<&Site>) {
+        let (Some(wal), Some(site), Some(fault)) = (&self.wal, fired, self.fault) else { return };
+        let unborn = site.name.ends_with(".tmp");
+        let fatal = match fault {
+            Fault::Broken | Fault::BrokenAfterwards => {
+                matches!(site.call, Call::Write | Call::Extend | Call::Sync | Call::SyncDir | Call::Rename)
+            }
+            Fault::Full => {
+                matches!(site.call, Call::SyncDir | Call::Rename) || site.call == Call::Sync && !unborn
+            }
+            _ => false,
+        };
+        // `open` undoes nothing and owns nothing yet: it fails, and can be tried again.
+        if step != Step::Open {
+            assert_eq!(wal.is_poisoned(), fatal, "{}: {fault:?} of {site:?}", self.what);
+        }
     }
 
     fn attempt_surely(&mut self, step: Step) {
@@ -282,7 +351,7 @@ impl Run {
     }
 
     fn attempt_on(&mut self, wal: &Wal, step: Step) -> Result<()> {
-        let (mode, what) = (self.mode, self.what.clone());
+        let what = self.what.clone();
         let journal = &mut self.journal;
         match step {
             Step::Open => unreachable!("an open log is not opened"),
@@ -312,8 +381,12 @@ impl Run {
                 );
                 done
             }
-            Step::Checkpoint(back) => {
-                let floor = (journal.last() - back).max(*journal.floors.last().expect("there is one"));
+            Step::Checkpoint(_) | Step::CheckpointDurable => {
+                let target = match step {
+                    Step::Checkpoint(back) => journal.last().saturating_sub(back),
+                    _ => u64::from(wal.durable_lsn()),
+                };
+                let floor = target.max(*journal.floors.last().expect("there is one"));
                 let done = wal.checkpoint(Lsn::from(floor));
                 if done.is_ok() || (!wal.is_poisoned() && wal.first_lsn() == Lsn::from(floor + 1)) {
                     // It may have failed in an unlink, after the floor was made durable.
@@ -363,7 +436,6 @@ impl Run {
                     tear_tail(&disk);
                 }
                 self.fs = self.fs.next_process(disk);
-                let _ = mode;
                 Ok(())
             }
         }
@@ -395,18 +467,31 @@ impl Run {
         let options = small_segments().durability(self.mode);
         let wal = options.open_on(Arc::new(self.fs.clone()), DIR)?;
         let what = || format!("{}, opened", self.what);
-        // A replay may meet the fault itself, and must then say so and go on later.
-        let replayed = collect(wal.iter()).map(drop);
-        if replayed.is_err() {
-            assert!(!self.fs.fired().is_empty(), "{}: {replayed:?}", what());
-            self.outcome.errors.extend(replayed.err());
-        }
-        let (last, floor) = self.journal.check(&wal, self.journal.kept, &what);
+        let (last, floor) = self.fs.spectate(|| self.journal.check(&wal, self.journal.kept, &what));
+        let failed_unlink = self.fs.fired().iter().any(|site| site.call == Call::Unlink);
+        assert!(
+            failed_unlink || !self.names().iter().any(|name| name.ends_with(".tmp")),
+            "{}: leftovers",
+            what()
+        );
         self.outcome.actions.push(wal.recovery().action);
         self.journal.settle(last, floor, wal.state());
         self.wal = Some(wal);
         self.check_power_cut();
         Ok(())
+    }
+
+    /// Whether bytes can be overwritten, and the spares are there.
+    fn has_spares(&self) -> bool {
+        let names = self.names();
+        let is_there = |name: &str| names.iter().any(|other| other == name);
+        self.fault == Some(Fault::NoRoom) && is_there("CURRENT.tmp") && is_there("spare.tmp")
+    }
+
+    /// The names in the log's directory.
+    fn names(&self) -> Vec<String> {
+        let names = self.fs.disk().list(Path::new(DIR)).expect("the directory is there");
+        names.into_iter().filter_map(|name| name.into_string().ok()).collect()
     }
 
     /// Checks that a log which refused something, and is not poisoned, still reads what it had.
@@ -415,7 +500,8 @@ impl Run {
             let floor = *self.journal.floors.last().expect("there is one");
             assert_eq!(wal.first_lsn(), Lsn::from(floor + 1), "{}", self.what);
             assert_eq!(wal.last_lsn(), Lsn::from(self.journal.last()), "{}", self.what);
-            self.journal.check_records(wal, floor, &|| format!("{}, after an error", self.what));
+            let what = || format!("{}, after an error", self.what);
+            self.fs.spectate(|| self.journal.check_records(wal, floor, &what));
         }
     }
 
@@ -439,15 +525,27 @@ impl Run {
             wal.rotate(),
             wal.checkpoint(durable),
             wal.append("and again").map(drop),
-            wal.close(),
         ] {
-            assert!(matches!(refused, Err(Error::Poisoned { .. })), "{what}: {refused:?}");
+            match refused {
+                Err(Error::Closed) if step == Step::Close => {} // That is how it ended, though not well.
+                Err(Error::Poisoned { .. }) if step != Step::Close => {}
+                other => panic!("{what}: {other:?}"),
+            }
         }
         assert_eq!(wal.durable_lsn(), durable, "{what}: durable moves");
         let floor = u64::from(wal.first_lsn()) - 1;
         assert!(self.journal.floors.contains(&floor), "{what}: floor {floor}");
-        self.journal.check_records(&wal, floor, &|| what.clone());
-        drop(wal);
+        if step != Step::Close {
+            self.fs.spectate(|| self.journal.check_records(&wal, floor, &|| what.clone()));
+            let closed = wal.close();
+            assert!(
+                matches!(closed, Err(Error::Poisoned { .. })),
+                "{what}: it closes as if nothing was lost"
+            );
+        }
+        let lock = self.fs.disk().lock(&Path::new(DIR).join("LOCK"));
+        assert!(lock.is_ok(), "{what}: closed, and still locked");
+        drop((lock, wal));
         assert_eq!(self.fs.disk().files(), before, "{what}: it went on writing");
     }
 
@@ -470,7 +568,9 @@ impl Run {
         let opened = small_segments().durability(self.mode).open_on(Arc::new(survivor), DIR);
         let wal = opened.unwrap_or_else(|error| panic!("{}, at the end: {error:?}", self.what));
         let what = || format!("{}, at the end", self.what);
-        self.journal.check(&wal, self.journal.last(), &what);
+        let (last, floor) = self.journal.check(&wal, self.journal.last(), &what);
+        let segments = self.names().iter().filter(|name| name.ends_with(".log")).count() as u64;
+        assert!(segments <= last - floor + 1, "{}: files pile up: {:?}", what(), self.names());
         self.outcome.calls = self.fs.calls();
         self.outcome.fired = self.fs.fired();
         self.outcome
@@ -480,8 +580,9 @@ impl Run {
 /// Puts a part of a frame behind the last one, as a process leaves it that dies in a write.
 fn tear_tail(disk: &MemFs) {
     let files = disk.files();
-    let segments = files.iter().filter(|(path, _)| path.extension().is_some_and(|ending| ending == "log"));
-    let Some((path, bytes)) = segments.last() else { return };
+    let mut segments =
+        files.iter().filter(|(path, _)| path.extension().is_some_and(|ending| ending == "log"));
+    let Some((path, bytes)) = segments.next_back() else { return };
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1).next_multiple_of(8);
     let mut torn = bytes[..used.min(bytes.len())].to_vec();
     torn.resize(used, 0);
@@ -508,6 +609,7 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
     };
     let todo = Mutex::new(Fault::ALL.into_iter().flat_map(runs));
     let tally = Mutex::new(BTreeMap::<(Fault, Call), [u64; 3]>::new());
+    let full_checkpoints = AtomicU64::new(0);
     let work = || loop {
         let next = todo.lock().expect("no thread panics while it takes a run").next();
         let Some((fault, at)) = next else { return };
@@ -518,6 +620,7 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
             "{mode:?}, {fault:?} at {at}: every run is the same"
         );
         check(fault, &outcome);
+        full_checkpoints.fetch_add(outcome.full_checkpoints, Ordering::Relaxed);
         let mut tally = tally.lock().expect("no thread panics while it counts");
         let counts = tally.entry((fault, calls[at].call)).or_default();
         counts[0] += 1;
@@ -525,6 +628,8 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
         counts[2] += outcome.poisoned;
     };
     watchdog(300, || thread::scope(|scope| (0..2).map(|_| scope.spawn(work)).for_each(drop)));
+    let full_checkpoints = full_checkpoints.into_inner();
+    assert!(full_checkpoints >= 10, "only {full_checkpoints} checkpoints had to succeed on a full disk");
     println!("{mode:?}: {} calls. Fault and call: runs, with an error, poisoned", calls.len());
     for ((fault, call), [runs, errors, poisoned]) in tally.into_inner().expect("no thread panicked") {
         println!("{fault:?} {call:?}: {runs}, {errors}, {poisoned}");
@@ -539,10 +644,10 @@ fn check_outcome(fault: Fault, outcome: &Outcome) {
             assert!(outcome.errors.is_empty(), "{fault:?} of {first:?} is made good: {:?}", outcome.errors);
         }
         // A write that meets a full disk is undone, and all of the log goes on.
-        Fault::FullForLong | Fault::ShortThenFull => {
+        Fault::FullAfterwards | Fault::NoRoom | Fault::FullForLong | Fault::ShortThenFull => {
             assert_eq!(outcome.poisoned, 0, "{fault:?} of {first:?}: {:?}", outcome.errors);
         }
-        Fault::Full if first.call == Call::Write => {
+        Fault::Full if matches!(first.call, Call::Write | Call::Extend | Call::Create | Call::Lock) => {
             assert_eq!(outcome.poisoned, 0, "{fault:?} of {first:?}: {:?}", outcome.errors);
         }
         Fault::Broken | Fault::BrokenAfterwards | Fault::Full => {}
@@ -567,4 +672,162 @@ fn in_interval_mode_no_failed_call_makes_the_log_lie() {
 fn in_buffered_mode_no_failed_call_makes_the_log_lie() {
     // Method: as in `Sync` mode; what was flushed survives a kill, what was synced a power cut, the rest may be gone.
     with_every_fault(Durability::Buffered, check_outcome);
+}
+
+/// What many threads were told, while faults befell them.
+#[derive(Debug, Default)]
+struct Told {
+    acknowledged: BTreeMap<Lsn, Stored>,
+    /// Calls that were refused, and tried again.
+    refused: u64,
+}
+
+const THREADS: u64 = 8;
+const RECORDS_EACH: u64 = 60;
+
+/// Appends a thread's records, each until it is taken, or until the log is poisoned.
+fn append_all(wal: &Wal, thread: u64, told: &Mutex<Told>) {
+    for at in 1..=RECORDS_EACH {
+        let number = thread << 32 | at;
+        // One entry is large enough for a write of its own in its group.
+        let payload_bytes = if at == RECORDS_EACH / 2 { 70_000 } else { Rng::new(number).below(900) };
+        let record = Stored::numbered(number, payload_bytes);
+        loop {
+            let appended = wal.append(record.entry());
+            let mut told = told.lock().expect("no thread panics while it notes what it was told");
+            match appended {
+                Ok(lsn) => {
+                    let other = told.acknowledged.insert(lsn, record);
+                    assert!(other.is_none(), "{lsn} was given out twice");
+                    break;
+                }
+                Err(Error::Poisoned { .. }) => return,
+                Err(Error::StorageFull { .. } | Error::Io { .. }) => told.refused += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+}
+
+/// Rotates, checkpoints and sets states while others append; returns when the log is poisoned, or they are done.
+fn disturb(wal: &Wal, done: &AtomicU64) {
+    for round in 0_u64.. {
+        let floor = u64::from(wal.durable_lsn()) / 2;
+        let outcome = match round % 4 {
+            0 => wal.rotate(),
+            1 => wal.checkpoint(Lsn::from(floor)),
+            2 => wal.set_state(&round.to_le_bytes()),
+            _ => wal.sync().map(drop),
+        };
+        match outcome {
+            Ok(()) | Err(Error::StorageFull { .. } | Error::Io { .. }) => {}
+            Err(Error::Poisoned { .. }) => return,
+            Err(error) => panic!("{error:?}"),
+        }
+        if done.load(Ordering::SeqCst) == THREADS {
+            return;
+        }
+        thread::sleep(Duration::from_micros(300));
+    }
+}
+
+/// Checks that a disk has at least the records up to `durable`, and no other ones in their place.
+fn check_image(image: MemFs, durable: Lsn, told: &BTreeMap<Lsn, Stored>, what: &str) {
+    let opened = small_segments().open_on(Arc::new(image), DIR);
+    let wal = opened.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    assert!(wal.last_lsn() >= durable, "{what}: {} is left of {durable}", wal.last_lsn());
+    let (first, records) = collect(wal.iter()).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    assert!(first.is_none_or(|first| first == wal.first_lsn()), "{what}: starts at {first:?}");
+    for (lsn, record) in (u64::from(wal.first_lsn())..).map(Lsn::from).zip(&records) {
+        // What was not durable yet may have been taken back, and the LSN given out again.
+        let promised = told.get(&lsn).filter(|_| lsn <= durable);
+        assert!(promised.is_none_or(|promised| promised == record), "{what}: another record is {lsn}");
+    }
+}
+
+/// Lets many threads use a log on a failing disk, and cuts the power, on copies, at any moment. Returns how many
+/// calls were refused, and whether the log was poisoned.
+fn storm(mode: Durability, fs: &FaultFs, rng: &mut Rng) -> (u64, bool) {
+    let wal = small_segments().durability(mode).open_on(Arc::new(fs.clone()), DIR);
+    let wal = wal.expect("the faults begin later");
+    let (told, done) = (Mutex::new(Told::default()), AtomicU64::new(0));
+    let look = || told.lock().expect("no thread panics while it notes what it was told");
+    thread::scope(|scope| {
+        for number in 1..=THREADS {
+            let (wal, told, done) = (&wal, &told, &done);
+            scope.spawn(move || {
+                append_all(wal, number, told);
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        scope.spawn(|| disturb(&wal, &done));
+        while done.load(Ordering::SeqCst) < THREADS {
+            // First what is promised, then what is there.
+            let (acknowledged, durable) = (look().acknowledged.clone(), wal.durable_lsn());
+            let disk = fs.disk();
+            let image = if rng.coin() { disk.power_cut() } else { disk.torn_power_cut(rng) };
+            if mode == Durability::Sync {
+                assert!(acknowledged.keys().all(|lsn| *lsn <= durable), "what is acknowledged is durable");
+            }
+            check_image(image, durable, &acknowledged, "after a power cut");
+        }
+    });
+    fs.heal();
+    let poisoned = wal.is_poisoned();
+    let Told { acknowledged, refused } = told.into_inner().expect("no thread panicked");
+    let durable = wal.durable_lsn();
+    if poisoned {
+        assert!(
+            matches!(wal.append("more"), Err(Error::Poisoned { .. })),
+            "nothing is acknowledged any more"
+        );
+        let floor = u64::from(wal.first_lsn()) - 1;
+        let (_, records) = collect(wal.iter()).expect("what is durable can be read");
+        assert_eq!(records.len() as u64, u64::from(durable) - floor, "reads of what is durable go on");
+    } else {
+        assert_eq!(acknowledged.len() as u64, THREADS * RECORDS_EACH);
+        assert_eq!(
+            u64::from(wal.last_lsn()),
+            THREADS * RECORDS_EACH,
+            "LSNs are dense: nothing refused is there"
+        );
+        wal.close().expect("the faults are over");
+    }
+    drop(wal);
+    let kept = if poisoned { durable } else { Lsn::from(THREADS * RECORDS_EACH) };
+    check_image(fs.disk().fork(), kept, &acknowledged, "at the end");
+    check_image(fs.disk().power_cut(), kept, &acknowledged, "at the end, after a power cut");
+    (refused, poisoned)
+}
+
+#[test]
+fn many_threads_on_a_full_disk_lose_nothing_and_skip_nothing() {
+    // Method: eight threads append while one rotates, checkpoints and sets states; again and again a write finds the
+    // disk full, though all of it was written. Each refused record is tried again. At any moment the power may fail.
+    let mut rng = Rng::new(seed());
+    for mode in MODES {
+        let refused = watchdog(60, || {
+            let fs = FaultFs::new(MemFs::new(3)).with_fault_every(Fault::FullAfterwards, 41);
+            let (refused, poisoned) = storm(mode, &fs, &mut rng);
+            assert!(!poisoned, "{mode:?}: a full disk poisons nothing");
+            assert!(fs.fired().len() > 2, "{mode:?}: the disk was hardly ever full");
+            refused
+        });
+        println!("{mode:?}: {refused} appends were refused");
+    }
+}
+
+#[test]
+fn many_threads_on_a_breaking_disk_all_learn_of_it() {
+    // Method: likewise, but one call fails for good, at a random place. Every thread must come back, with an error.
+    let mut rng = Rng::new(seed());
+    let mut poisoned = 0;
+    for round in 0..30 {
+        let mode = MODES[round % MODES.len()];
+        let fault = if rng.coin() { Fault::Broken } else { Fault::BrokenAfterwards };
+        let fs = FaultFs::new(MemFs::new(4)).with_fault(fault, 60 + rng.below(400));
+        poisoned += u64::from(watchdog(60, || storm(mode, &fs, &mut rng)).1);
+    }
+    println!("{poisoned} of 30 logs were poisoned");
+    assert!(poisoned > 5, "only {poisoned} of 30 logs were poisoned");
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Rng, watchdog};
+use crate::common::{Rng, seed, watchdog};
 
 const GENERATIONS: u64 = 40;
 
@@ -20,7 +20,7 @@ fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
     watchdog(300, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("store");
-        let mut rng = Rng::from_environment();
+        let mut rng = Rng::new(seed());
         let (mut expected, mut acknowledged_in_all) = (Expected::default(), 0);
         for generation in 0..GENERATIONS {
             let context = format!("generation {generation}, change {}", expected.last);

@@ -298,9 +298,11 @@ impl MemFs {
         Ok(MemFile { fs: self.clone(), id, writable: mode != OpenMode::Read })
     }
 
-    /// What a failed sync of a directory does: changes of names stay visible, and no later sync makes them durable.
+    /// What a failed sync of a directory does: changes of files' names stay visible, and no later sync makes them
+    /// durable. Directories that were made in it are spared: no log promises to survive the loss of its ancestors.
     pub(crate) fn fail_sync_dir(&self, path: &Path) {
-        self.disk().unsynced_names.retain(|change| !change.is_in(path));
+        let made_dir = |change: &NameChange| matches!(change.added, Some((_, Node::Dir)));
+        self.disk().unsynced_names.retain(|change| !change.is_in(path) || made_dir(change));
     }
 }
 
@@ -404,6 +406,12 @@ impl MemFile {
         let file = disk.file(self.id);
         file.dirty.clear();
         file.stale = true;
+    }
+
+    /// The name that the file has now, if it has one.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        let disk = self.fs.disk();
+        disk.names.iter().find(|(_, node)| **node == Node::File(self.id)).map(|(path, _)| path.clone())
     }
 
     fn require_writable(&self) -> io::Result<()> {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first: a module uses only those before it.
 const LAYERS: [&str; 19] = [
-    "planted", "lsn", "error", "entry", "report", "options", "frame", "fs", "dir", "current", "segment", "catalog",
-    "birth", "recovery", "stats", "commit", "reader", "wal", "fuzzing",
+    "planted", "lsn", "error", "entry", "report", "options", "frame", "fs", "dir", "current", "segment",
+    "catalog", "birth", "recovery", "stats", "commit", "reader", "wal", "fuzzing",
 ];
 
 /// A file with more lines than this, tests aside, becomes a folder.

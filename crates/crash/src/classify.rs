@@ -104,6 +104,10 @@ fn classify(row: &mut Row, dice: &mut Dice) {
     let setup =
         Setup { durability: Durability::Sync, space_ahead: *dice.pick(&[SpaceAhead::Off, SpaceAhead::Auto]) };
     let mut history = History::random(dice);
+    // The last group is to be a small part of the log.
+    for _ in 0..3 {
+        history.operations.extend(History::random(dice).operations);
+    }
     history.setup = setup;
     // What is damaged here is the disk alone.
     history.operations.retain(|operation| {

@@ -215,7 +215,7 @@ impl Examiner {
         }
         if depth > 1 && (all || self.dice.once_in(4)) {
             let more: Arc<[u8]> = Arc::from(&b"one more"[..]);
-            after.submit(&[more.clone()]);
+            after.submit(std::slice::from_ref(&more));
             let appended = wal.append(&*more).and_then(|lsn| wal.sync().map(|_| lsn));
             if appended.as_ref().ok().is_none_or(|lsn| u64::from(*lsn) != after.last()) {
                 let what = format!("the append after recovery says {appended:?}");

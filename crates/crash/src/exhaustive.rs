@@ -82,7 +82,7 @@ fn setups() -> Vec<Setup> {
 pub fn run(bound: &Bound, seed: u64, threads: usize, progress: impl Fn(usize, usize) + Sync) -> Reached {
     let (workloads, left_out) = workloads(bound, seed);
     let next = AtomicUsize::new(0);
-    let found: Mutex<Vec<(usize, u64, Tally, Option<Failure>)>> = Mutex::default();
+    let found: Mutex<Vec<Found>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
@@ -115,6 +115,9 @@ pub fn run(bound: &Bound, seed: u64, threads: usize, progress: impl Fn(usize, us
     }
     reached
 }
+
+/// Of the workload at an index: how often it was stopped, what was looked at, what was broken.
+type Found = (usize, u64, Tally, Option<Failure>);
 
 /// All workloads, each with the number of steps before its last operation. What is stopped before that is the
 /// same as in the workload without it, and is looked at there.

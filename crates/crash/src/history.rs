@@ -176,7 +176,7 @@ fn random_fault(dice: &mut Dice) -> Operation {
         7 => (Call::Write, Fault::Error(ErrorKind::StorageFull)),
         8 => (*dice.pick(&[Call::Write, Call::Read]), Fault::Short),
         9 => {
-            let calls = [Call::Write, Call::Rename, Call::Unlink, Call::Read, Call::Open];
+            let calls = [Call::Write, Call::Sync, Call::SyncDir, Call::Rename, Call::Read, Call::Open];
             (*dice.pick(&calls), Fault::Error(ErrorKind::Interrupted))
         }
         10 => {

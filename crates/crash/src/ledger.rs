@@ -223,6 +223,7 @@ impl Ledger {
         if last > floor {
             match wal.read(Lsn::from(last)) {
                 Ok(Some(record)) if *record.payload() == *self.submitted(last).payload => {}
+                Err(error) => return Err(unreadable(last, &error)),
                 other => return broken(format!("record {last} read by itself is {other:?}")),
             }
         }

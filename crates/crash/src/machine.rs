@@ -296,7 +296,7 @@ impl Machine {
                 broken(format!("it was given {lsn}, and {} is next", before.last + 1))
             }
             Ok(_) if self.closed => broken("a closed log says ok".into()),
-            Err(Error::Closed { .. }) if self.closed => Ok(()),
+            Err(Error::Closed) if self.closed => Ok(()),
             Err(error) if self.closed => broken(format!("a closed log says: {error}")),
             Ok(_) if before.poisoned => broken("a poisoned log says ok".into()),
             Err(Error::Poisoned { .. }) if before.poisoned => Ok(()),

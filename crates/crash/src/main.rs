@@ -82,9 +82,12 @@ struct Planted {
     /// How many images to look at before a bug counts as not caught.
     #[arg(long, default_value_t = 100_000)]
     images: u64,
-    /// How many seconds a bug may take; one that hangs is caught, too.
-    #[arg(long, default_value_t = 120)]
+    /// How many seconds each run may take. One that does not end by then has caught nothing.
+    #[arg(long, default_value_t = 600)]
     seconds: u64,
+    /// Takes only the bugs of these numbers; 0 is none at all.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<u32>,
     #[command(flatten)]
     common: Common,
 }

@@ -64,7 +64,7 @@ const SHRUNK_MAX: usize = 3;
 /// and `stop` alone. `progress` is told how many images there are so far.
 pub fn run(images: u64, seed: u64, threads: usize, stop: Stop, progress: impl Fn(u64) + Sync) -> Report {
     let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
-    let finished: Mutex<(BTreeMap<u64, (Tally, Option<Failure>)>, Report)> = Mutex::default();
+    let finished: Mutex<Finished> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
@@ -74,7 +74,8 @@ pub fn run(images: u64, seed: u64, threads: usize, stop: Stop, progress: impl Fn
                     let mut finished = finished.lock().expect("no thread panics");
                     finished.0.insert(index, outcome);
                     // Counted in order, so that it does not matter who was faster.
-                    while let Some((_, outcome)) = take_next(&mut finished) {
+                    while !done.load(Ordering::Relaxed) {
+                        let Some((_, outcome)) = take_next(&mut finished) else { break };
                         let report = &mut finished.1;
                         report.histories += 1;
                         report.tally.add(&outcome.0);
@@ -82,11 +83,7 @@ pub fn run(images: u64, seed: u64, threads: usize, stop: Stop, progress: impl Fn
                         let failed = stop == Stop::AtFirst && !report.failures.is_empty();
                         if failed || report.tally.images >= images {
                             done.store(true, Ordering::Relaxed);
-                            break;
                         }
-                    }
-                    if done.load(Ordering::Relaxed) {
-                        break;
                     }
                     progress(finished.1.tally.images);
                 }
@@ -102,6 +99,7 @@ pub fn run(images: u64, seed: u64, threads: usize, stop: Stop, progress: impl Fn
     report
 }
 
+/// What threads have run and is not counted yet, and what is.
 type Finished = (BTreeMap<u64, (Tally, Option<Failure>)>, Report);
 
 fn take_next(finished: &mut Finished) -> Option<(u64, (Tally, Option<Failure>))> {

@@ -24,7 +24,7 @@ fn every_workload_of_two_operations_survives_a_crash_at_every_call() {
 #[test]
 fn recovery_survives_a_crash_at_every_call_of_its_own() {
     // Method: as above, on a new log; each recovery is stopped at every call, and each image opened again.
-    let bound = Bound { operations: 0, depth: 3, states: 1024, samples: 16, workloads_max: None };
+    let bound = Bound { operations: 0, depth: 2, states: 1024, samples: 16, workloads_max: None };
     let reached = exhaustive::run(&bound, 1, THREADS, |_, _| {});
     assert_none(&reached.failures);
     assert!(reached.tally.images > 1_000, "{reached:?}");
@@ -45,7 +45,7 @@ fn the_outcome_does_not_depend_on_how_many_threads_there_are() {
 
 #[test]
 fn damage_is_told_from_a_crash() {
-    for row in classify::run(150, 1) {
+    for row in classify::run(400, 1) {
         assert!(row.meets_goal(), "{row:?}");
     }
 }

@@ -1,0 +1,116 @@
+//! Bytes as a history: calls, faults and crashes on the simulated disk, stopped at a call of the input's choice. Every
+//! image that is looked at is recovered, crashed again while it recovers, and held against what was promised.
+
+#![no_main]
+
+use std::io::ErrorKind;
+
+use libfuzzer_sys::fuzz_target;
+use seawall::sim::{Call, Fault};
+use seawall::{Durability, SpaceAhead};
+use seawall_crash::{Dice, Effort, Examiner, History, Operation, Setup, Violation, run};
+use seawall_fuzz::Input;
+
+const OPERATIONS_MAX: usize = 24;
+/// Power cuts at each stop.
+const CUTS: u64 = 2;
+/// Of the process at rest, and of the stop: crashed so many times in a row.
+const DEPTH: u32 = 2;
+
+const CALLS: [Call; 12] = [
+    Call::Sync,
+    Call::Write,
+    Call::SyncDir,
+    Call::Rename,
+    Call::Create,
+    Call::Open,
+    Call::Unlink,
+    Call::SetLen,
+    Call::Read,
+    Call::List,
+    Call::Size,
+    Call::Lock,
+];
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut input = Input::new(bytes);
+    let (seed, stop) = (u64::from(input.word()), u64::from(input.word()));
+    let history = history(&mut input, seed);
+    let whole = run(&history, None).unwrap_or_else(|violation| broken(&history, &violation));
+    let mut examiner = Examiner::new(Effort::Some { cuts: CUTS }, history.setup, Dice::new(seed));
+    let examined = examiner.examine(&whole.disk, &whole.ledger, 1);
+    examined.unwrap_or_else(|violation| broken(&history, &violation.at("at rest")));
+    let call = stop % whole.calls.max(1);
+    let stopped = run(&history, Some(call)).unwrap_or_else(|violation| broken(&history, &violation));
+    let examined = examiner.examine(&stopped.disk, &stopped.ledger, DEPTH);
+    let place = format!("stopped at call {call}");
+    examined.unwrap_or_else(|violation| broken(&history, &violation.at(place)));
+});
+
+fn broken(history: &History, violation: &Violation) -> ! {
+    panic!("{violation}\n{history}");
+}
+
+fn history(input: &mut Input<'_>, seed: u64) -> History {
+    let setup = input.byte();
+    // Not the mode with a timer: it starts a thread.
+    let durability = if setup & 1 == 0 { Durability::Sync } else { Durability::Buffered };
+    let space_ahead = if setup & 2 == 0 { SpaceAhead::Off } else { SpaceAhead::Auto };
+    let mut operations = Vec::new();
+    while !input.is_empty() && operations.len() < OPERATIONS_MAX {
+        operations.push(operation(input));
+    }
+    History { seed, setup: Setup { durability, space_ahead }, operations }
+}
+
+fn operation(input: &mut Input<'_>) -> Operation {
+    match input.byte() % 24 {
+        0..=3 => Operation::Append { bytes: length(input) },
+        4..=5 => {
+            let count = 1 + input.below(4);
+            Operation::Batch { bytes: (0..count).map(|_| length(input)).collect() }
+        }
+        6..=7 => Operation::Sync,
+        8 => Operation::Flush,
+        9 => Operation::SetState { bytes: length(input).min(8000) },
+        10 => Operation::Rotate,
+        11..=12 => Operation::Checkpoint { behind: input.below(8) as u64 },
+        13 => Operation::Close,
+        14 => Operation::Reopen,
+        15 => Operation::Kill,
+        16..=17 => Operation::PowerCut { seed: input.word().into() },
+        18 => Operation::Idle,
+        19 => Operation::Full { bytes: length(input) as u64 * 8 },
+        20 => Operation::Free,
+        _ => {
+            let (call, after) = (input.pick(&CALLS), input.below(16) as u64);
+            Operation::Fail { call, after, fault: fault(input, call) }
+        }
+    }
+}
+
+fn fault(input: &mut Input<'_>, call: Call) -> Fault {
+    // Only these can be short, and only these find the disk full.
+    let (short, full) = match call {
+        Call::Write => (true, true),
+        Call::Read => (true, false),
+        Call::Sync => (false, true),
+        _ => (false, false),
+    };
+    match input.byte() % 4 {
+        1 => Fault::Error(ErrorKind::Interrupted),
+        2 if short => Fault::Short,
+        3 if full => Fault::Error(ErrorKind::StorageFull),
+        _ => Fault::Error(ErrorKind::Other),
+    }
+}
+
+fn length(input: &mut Input<'_>) -> usize {
+    let byte = usize::from(input.byte());
+    match byte {
+        0..=99 => byte,
+        100..=199 => (byte - 99) * 20,
+        200..=251 => (byte - 199) * 200,
+        _ => (byte - 251) * 17_000,
+    }
+}

@@ -1,0 +1,784 @@
+//! What goes in comes out: appending, reading, checkpoints, the small state, and what the log refuses.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use seawall::{
+    Durability, Entry, Error, Iter, Lsn, LsnRange, Options, Record, SpaceAhead, Stats, Verify, Wal,
+};
+
+use crate::common::{Rng, Stored, collect, replay, small_segments};
+use crate::fault_fs::Call;
+use crate::hook_fs::HookFs;
+use crate::mem_fs::MemFs;
+use crate::on_disk;
+
+const DIR: &str = "/data/wal";
+const NEVER: Durability = Durability::Interval(Duration::from_secs(3600));
+const MODES: [Durability; 3] = [Durability::Sync, NEVER, Durability::Buffered];
+
+fn open(disk: &MemFs, options: &Options) -> Wal {
+    options.open_on(Arc::new(disk.clone()), DIR).expect("a sound log can be opened")
+}
+
+/// The files of the log and their sizes, spares and lock aside.
+fn files(disk: &MemFs) -> BTreeMap<PathBuf, Vec<u8>> {
+    let is_log =
+        |path: &PathBuf| path.extension().is_none_or(|ending| ending != "tmp") && !path.ends_with("LOCK");
+    disk.files()
+        .into_iter()
+        .filter(|(path, _)| is_log(path))
+        .map(|(path, bytes)| (path, bytes.to_vec()))
+        .collect()
+}
+
+fn segments(disk: &MemFs) -> usize {
+    disk.files().keys().filter(|path| path.extension().is_some_and(|ending| ending == "log")).count()
+}
+
+/// Checks that a log holds exactly these records from LSN `first` on, by each way to read.
+fn check(wal: &Wal, first: u64, expected: &[Stored]) {
+    let (start, found) = collect(wal.iter()).expect("every record can be read");
+    assert!(found == expected, "iter() shows other records");
+    assert!(start.is_none_or(|start| start == Lsn::from(first)));
+    for (lsn, stored) in (first..).zip(expected) {
+        let record = wal.read(Lsn::from(lsn)).expect("it can be read").expect("it is there");
+        assert_eq!(record.lsn(), Lsn::from(lsn));
+        assert!(stored.is(&record), "read({lsn}) is another record");
+    }
+}
+
+#[test]
+fn every_kind_of_record_is_read_back_as_it_was_appended() {
+    // Method: payloads, meta and kinds at the ends of their ranges, by single appends and in one batch, with the
+    // smallest segments and the default ones, from memory and after reopening.
+    let mut all = Vec::new();
+    for payload_bytes in [0, 1, 7, 8, 9, 8_000, 16 << 10, 65_527, 65_528, 65_529, 200_000, (1 << 20) + 1] {
+        for (meta_bytes, kind) in [(0, 0), (1, 1), (65_535, u16::MAX)] {
+            let mut rng = Rng::new(payload_bytes as u64);
+            all.push(Stored { payload: rng.bytes(payload_bytes), meta: rng.bytes(meta_bytes), kind });
+        }
+    }
+    for options in [small_segments(), Options::new()] {
+        let disk = MemFs::new(1);
+        let wal = open(&disk, &options);
+        let mut expected = Vec::new();
+        for stored in &all {
+            assert_eq!(u64::from(wal.append(stored.entry()).unwrap()), expected.len() as u64 + 1);
+            expected.push(stored.clone());
+        }
+        let range = wal.append_batch(all.iter().map(Stored::entry)).unwrap();
+        assert_eq!((u64::from(range.first()), range.len()), (expected.len() as u64 + 1, all.len() as u64));
+        expected.extend(all.iter().cloned());
+        check(&wal, 1, &expected);
+        wal.close().unwrap();
+        check(&open(&disk, &options), 1, &expected);
+    }
+}
+
+#[test]
+fn whatever_is_bytes_can_be_appended() {
+    // Method: each type that converts into an entry; by value and by reference, alone and in a batch.
+    let disk = MemFs::new(1);
+    let wal = open(&disk, &Options::new());
+    let (vec, string) = (b"x".to_vec(), String::from("x"));
+    wal.append(b"x").unwrap();
+    wal.append(&b"x"[..]).unwrap();
+    wal.append("x").unwrap();
+    wal.append(&vec).unwrap();
+    wal.append(vec.clone()).unwrap();
+    wal.append(&string).unwrap();
+    wal.append(Entry::new("x")).unwrap();
+    wal.append_batch(["x", "x"]).unwrap();
+    wal.append_batch(vec![vec.clone(), vec.clone()]).unwrap();
+    wal.append_batch([Entry::new(&vec)]).unwrap();
+    assert_eq!(wal.last_lsn(), Lsn::from(12));
+    for record in wal.iter() {
+        let record = record.unwrap();
+        assert_eq!((record.payload(), record.meta(), record.kind()), (&b"x"[..], &b""[..], 0));
+        assert_eq!(record.into_payload(), b"x");
+    }
+}
+
+#[test]
+fn a_batch_has_one_range_and_an_empty_one_writes_nothing() {
+    // Method: the ranges returned, and the bytes of all files around an empty batch.
+    let disk = MemFs::new(1);
+    let wal = open(&disk, &small_segments());
+    wal.append("one").unwrap();
+    let before = files(&disk);
+    let none: [&str; 0] = [];
+    let range = wal.append_batch(none).unwrap();
+    assert!(range.is_empty() && range.into_iter().next().is_none());
+    assert_eq!((range, files(&disk) == before), (LsnRange::empty_before(Lsn::from(2)), true));
+    let range = wal.append_batch(["two", "", "four"]).unwrap();
+    assert_eq!((range.first(), range.last(), range.len()), (Lsn::from(2), Lsn::from(4), 3));
+    assert_eq!(wal.append_batch(["five"]).unwrap(), LsnRange::new(Lsn::from(5), Lsn::from(5)));
+    assert_eq!(wal.next_lsn(), Lsn::from(6));
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
+    // Method: a small record, a large batch, a small record; then the segments that hold them.
+    for bytes in [900, 3000] {
+        let disk = MemFs::new(1);
+        let wal = open(&disk, &small_segments());
+        let batch: Vec<Stored> = (0..100).map(|number| Stored::numbered(number, bytes)).collect();
+        let (before, after) = (Stored::mixed(1), Stored::mixed(2));
+        wal.append(before.entry()).unwrap();
+        wal.append_batch(batch.iter().map(Stored::entry)).unwrap();
+        wal.append(after.entry()).unwrap();
+        assert_eq!(segments(&disk), 3);
+        let expected: Vec<Stored> = [vec![before], batch, vec![after]].concat();
+        check(&wal, 1, &expected);
+        drop(wal);
+        check(&open(&disk, &small_segments()), 1, &expected);
+    }
+}
+
+/// Expects `TooLarge` of that thing.
+fn assert_too_large<T: std::fmt::Debug>(outcome: seawall::Result<T>, name: &str, size: u64, limit: u64) {
+    match outcome {
+        Err(Error::TooLarge { what, bytes, bytes_max, .. }) => {
+            assert_eq!((what, bytes, bytes_max), (name, size, limit));
+        }
+        other => panic!("{name} of {size} bytes: {other:?}"),
+    }
+}
+
+#[test]
+fn what_is_too_large_is_refused_before_anything_is_written() {
+    // Method: one byte above each limit, then exactly at it. After a refusal no byte has changed, and no LSN is gone.
+    let disk = MemFs::new(1);
+    let options = Options::new().record_bytes_max(1000);
+    let wal = open(&disk, &options);
+    wal.set_state(b"before").unwrap();
+    wal.append("one").unwrap();
+    let before = files(&disk);
+    let large = vec![0; 64 << 20];
+    assert_too_large(wal.append(&large[..1001]), "payload", 1001, 1000);
+    assert_too_large(wal.append(Entry::new("x").with_meta(&large[..65_536])), "meta", 65_536, 65_535);
+    assert_too_large(wal.append_batch([&large[..5], &large[..1001], &large[..5]]), "payload", 1001, 1000);
+    assert_too_large(wal.set_state(&large[..65_537]), "state", 65_537, 65_536);
+    // 65,536 records of 992 bytes and a header of 8 each are 64,000 KiB; 67,109 of them are more than 64 MiB.
+    let entries = |count: usize| std::iter::repeat_n(&large[..992], count);
+    assert_too_large(wal.append_batch(entries(67_109)), "batch", 67_109_000, 64 << 20);
+    assert!(files(&disk) == before, "a refusal writes nothing");
+    assert_eq!((wal.next_lsn(), wal.state()), (Lsn::from(2), b"before".to_vec()));
+
+    wal.append(&large[..1000]).unwrap();
+    wal.append(Entry::new("x").with_meta(&large[..65_535])).unwrap();
+    wal.set_state(&large[..65_536]).unwrap();
+    assert_eq!(wal.append_batch(entries(67_108)).unwrap().len(), 67_108);
+    drop(wal);
+    let wal = open(&disk, &options);
+    assert_eq!((wal.iter().count(), wal.state().len()), (3 + 67_108, 65_536));
+}
+
+#[test]
+fn a_batch_may_have_as_much_as_a_record_may() {
+    // Method: with `record_bytes_max` above 64 MiB, a batch that is larger than 64 MiB, and one that is too large.
+    let disk = MemFs::new(1);
+    let wal = open(&disk, &Options::new().record_bytes_max(70 << 20));
+    let piece = vec![1; 1 << 20];
+    assert_too_large(wal.append_batch(vec![&piece; 70]), "batch", 70 * ((1 << 20) + 8), 70 << 20);
+    assert_eq!(wal.append_batch(vec![&piece; 69]).unwrap().len(), 69);
+    assert_eq!(wal.iter().map(|record| record.unwrap().payload().len()).sum::<usize>(), 69 << 20);
+}
+
+/// A log of several segments, with a checkpoint inside one of them; and its records, that of LSN 1 first.
+fn log_with_floor(disk: &MemFs, floor: u64) -> (Wal, Vec<Stored>) {
+    let wal = open(disk, &small_segments());
+    let records: Vec<Stored> = (1..=60).map(Stored::mixed).collect();
+    for (at, stored) in records.iter().enumerate() {
+        // Every fifth call is a batch of three, so that frames hold more than one record.
+        match at % 7 {
+            4 => drop(wal.append_batch(records[at..at + 3].iter().map(Stored::entry)).unwrap()),
+            5 | 6 => {}
+            _ => drop(wal.append(stored.entry()).unwrap()),
+        }
+    }
+    assert_eq!(wal.last_lsn(), Lsn::from(60));
+    wal.checkpoint(Lsn::from(floor)).unwrap();
+    (wal, records)
+}
+
+/// What an iterator yields: dense records, and perhaps an error in the end, after which there is nothing.
+fn outcome(mut iter: Iter) -> (Vec<Record>, Option<Error>) {
+    let mut records: Vec<Record> = Vec::new();
+    let mut failure = None;
+    for item in iter.by_ref() {
+        match item {
+            Ok(record) => records.push(record),
+            Err(error) => assert!(failure.replace(error).is_none(), "it fails once"),
+        }
+    }
+    assert_eq!(iter.error().is_some(), failure.is_some());
+    assert!(iter.next().is_none(), "it stays at its end");
+    (records, failure)
+}
+
+#[test]
+fn reading_from_any_lsn_gives_all_from_there_on_or_says_why_not() {
+    // Method: each LSN from 0 to beyond the last, by `iter_from` and by `read`, under several checkpoints.
+    for floor in [0, 1, 29, 30, 59, 60] {
+        let disk = MemFs::new(1);
+        let (wal, records) = log_with_floor(&disk, floor);
+        assert_eq!((u64::from(wal.first_lsn()), u64::from(wal.last_lsn())), (floor + 1, 60));
+        for lsn in (0..=63).chain([u64::MAX]) {
+            let (found, failure) = outcome(wal.iter_from(Lsn::from(lsn)));
+            let read = wal.read(Lsn::from(lsn));
+            if lsn <= floor {
+                let removed = |error: &Error| matches!(error, Error::Removed { first, .. } if *first == wal.first_lsn());
+                assert!(
+                    found.is_empty() && failure.as_ref().is_some_and(removed),
+                    "iter_from({lsn}): {failure:?}"
+                );
+                assert!(read.as_ref().is_err_and(removed), "read({lsn}): {read:?}");
+                continue;
+            }
+            assert!(failure.is_none(), "iter_from({lsn}): {failure:?}");
+            let from = usize::try_from(lsn.saturating_sub(1).min(60)).unwrap();
+            let lsns: Vec<u64> = found.iter().map(|record| record.lsn().into()).collect();
+            assert_eq!(lsns, (lsn..=60).collect::<Vec<_>>());
+            assert!(found.iter().zip(&records[from..]).all(|(record, stored)| stored.is(record)));
+            match (read.unwrap(), records.get(from)) {
+                (Some(record), Some(stored)) => assert!(record.lsn() == Lsn::from(lsn) && stored.is(&record)),
+                (read, stored) => assert!(read.is_none() && stored.is_none(), "read({lsn})"),
+            }
+        }
+    }
+}
+
+#[test]
+fn after_a_checkpoint_at_any_lsn_replay_starts_right_behind_it() {
+    // Method: checkpoint at each LSN of a log; then look at the open log, at one that was closed and opened again,
+    // and at one that was killed. Also: what lies wholly below is gone from the disk, and nothing else is.
+    for floor in 0..=60 {
+        let disk = MemFs::new(1);
+        let (wal, records) = log_with_floor(&disk, floor);
+        let expected = &records[usize::try_from(floor).unwrap()..];
+        check(&wal, floor + 1, expected);
+        let killed = open(&disk.fork(), &small_segments());
+        check(&killed, floor + 1, expected);
+        wal.close().unwrap();
+        let closed = open(&disk, &small_segments());
+        check(&closed, floor + 1, expected);
+        let report = closed.recovery();
+        assert_eq!(report.records, LsnRange::new(Lsn::from(floor + 1), Lsn::from(60)));
+        assert_eq!(report.segments.len(), segments(&disk));
+        for segment in &report.segments[..report.segments.len() - 1] {
+            assert!(segment.records.last() > Lsn::from(floor), "{segment:?} lies below {floor}");
+        }
+        closed.append("goes on").unwrap();
+        assert_eq!(closed.last_lsn(), Lsn::from(61));
+    }
+}
+
+#[test]
+fn a_checkpoint_never_goes_back_nor_beyond_the_last_record() {
+    // Method: checkpoints at odd places; those that are refused, or do nothing, change no byte.
+    let disk = MemFs::new(1);
+    let (wal, _) = log_with_floor(&disk, 30);
+    let before = files(&disk);
+    for lsn in [61, 62, u64::MAX] {
+        match wal.checkpoint(Lsn::from(lsn)) {
+            Err(Error::OutOfRange { lsn: named, last, .. }) => {
+                assert_eq!((named, last), (Lsn::from(lsn), Lsn::from(60)))
+            }
+            other => panic!("checkpoint({lsn}): {other:?}"),
+        }
+    }
+    for lsn in [0, 1, 29, 30] {
+        wal.checkpoint(Lsn::from(lsn)).unwrap();
+    }
+    assert!(files(&disk) == before, "no byte has changed");
+    assert_eq!(wal.first_lsn(), Lsn::from(31));
+    let fresh = open(&MemFs::new(2), &small_segments());
+    fresh.checkpoint(Lsn::ZERO).unwrap();
+    let outcome = fresh.checkpoint(Lsn::FIRST);
+    assert!(matches!(outcome, Err(Error::OutOfRange { last: Lsn::ZERO, .. })), "{outcome:?}");
+}
+
+#[test]
+fn a_checkpoint_in_the_other_modes_makes_its_records_durable_first() {
+    // Method: append without a sync, checkpoint at some of it, cut the power.
+    for mode in [NEVER, Durability::Buffered] {
+        let disk = MemFs::new(1);
+        let options = Options::new().durability(mode);
+        let wal = open(&disk, &options);
+        for number in 1..=20 {
+            wal.append(Stored::mixed(number).entry()).unwrap();
+        }
+        assert_eq!(wal.durable_lsn(), Lsn::ZERO);
+        wal.checkpoint(Lsn::from(10)).unwrap();
+        assert!(wal.durable_lsn() >= Lsn::from(10));
+        let after = open(&disk.power_cut(), &options);
+        assert_eq!(after.first_lsn(), Lsn::from(11));
+        assert!(after.last_lsn() >= wal.durable_lsn());
+    }
+}
+
+#[test]
+fn only_what_is_durable_is_shown() {
+    // Method: in each mode, what the readers show before and after `flush` and `sync`.
+    for mode in MODES {
+        let disk = MemFs::new(1);
+        let wal = open(&disk, &Options::new().durability(mode));
+        for number in 1..=5 {
+            wal.append(Stored::mixed(number).entry()).unwrap();
+        }
+        let shown = if mode == Durability::Sync { 5 } else { 0 };
+        wal.flush().unwrap();
+        assert_eq!(wal.durable_lsn(), Lsn::from(shown));
+        assert_eq!(wal.iter().count() as u64, shown);
+        assert_eq!(wal.read(Lsn::from(5)).unwrap().is_some(), shown == 5);
+        let early = wal.iter();
+        assert_eq!(wal.sync().unwrap(), Lsn::from(5));
+        assert_eq!(wal.iter().count(), 5);
+        assert_eq!(early.count() as u64, shown, "an iterator ends where the log ended when it was made");
+    }
+}
+
+#[test]
+fn each_mode_keeps_its_promise_to_a_killed_process_and_no_more_is_needed() {
+    // Method: fork the disk, and cut its power, after appends, after a flush, and after a sync.
+    for mode in MODES {
+        let disk = MemFs::new(1);
+        let options = Options::new().durability(mode);
+        let wal = open(&disk, &options);
+        let last = |disk: MemFs| u64::from(open(&disk, &options).last_lsn());
+        for number in 1..=5 {
+            wal.append(Stored::mixed(number).entry()).unwrap();
+        }
+        let (killed, cut) = (last(disk.fork()), last(disk.power_cut()));
+        let expected = match mode {
+            Durability::Sync => (5, 5),
+            Durability::Buffered => (0, 0),
+            _ => (5, 0),
+        };
+        assert_eq!((killed, cut), expected, "{mode:?}");
+        wal.flush().unwrap();
+        assert_eq!(last(disk.fork()), 5, "{mode:?}");
+        wal.sync().unwrap();
+        assert_eq!((last(disk.fork()), last(disk.power_cut())), (5, 5), "{mode:?}");
+    }
+}
+
+#[test]
+fn in_buffered_mode_the_system_is_handed_256_kib_at_a_time() {
+    // Method: append without any other call, and look at what a kill would leave.
+    let disk = MemFs::new(1);
+    let options = Options::new().durability(Durability::Buffered);
+    let wal = open(&disk, &options);
+    let mut written = 0;
+    for number in 1..=1200u64 {
+        wal.append(Stored::numbered(number, 1016).entry()).unwrap();
+        if number % 16 == 0 {
+            let kept = u64::from(open(&disk.fork(), &options).last_lsn());
+            assert!(number - kept <= 256 + 1, "{kept} of {number} records were handed on");
+            assert!(kept >= written);
+            written = kept;
+        }
+    }
+    assert!(written > 900, "{written}");
+    assert_eq!(wal.stats().syncs, 0, "nobody asked for a sync");
+}
+
+#[test]
+fn rotating_a_segment_without_records_does_nothing() {
+    // Method: the files around `rotate`, on a tail without anything, with a state, and with a record.
+    let disk = MemFs::new(1);
+    let wal = open(&disk, &small_segments());
+    let before = files(&disk);
+    wal.rotate().unwrap();
+    wal.rotate().unwrap();
+    assert!(files(&disk) == before);
+    wal.set_state(b"state").unwrap();
+    let before = files(&disk);
+    wal.rotate().unwrap();
+    assert!(files(&disk) == before);
+    wal.append("one").unwrap();
+    wal.rotate().unwrap();
+    assert_eq!(segments(&disk), 2);
+    let before = files(&disk);
+    wal.rotate().unwrap();
+    assert!(files(&disk) == before);
+    assert_eq!(wal.append("two").unwrap(), Lsn::from(2));
+    assert_eq!((wal.iter().count(), wal.state(), wal.stats().rotations), (2, b"state".to_vec(), 1));
+}
+
+#[test]
+fn segments_keep_to_their_size() {
+    // Method: many groups, each far smaller than a segment; no file is larger than the option says, and each but the
+    // tail is well filled.
+    for space_ahead in [SpaceAhead::Auto, SpaceAhead::Off] {
+        let disk = MemFs::new(1);
+        let wal = open(&disk, &Options::new().segment_bytes(40_000).space_ahead(space_ahead));
+        for number in 0..400 {
+            wal.append(Stored::numbered(number, 500).entry()).unwrap();
+        }
+        let sizes: Vec<usize> = disk
+            .files()
+            .iter()
+            .filter(|(path, _)| path.extension().is_some_and(|ending| ending == "log"))
+            .map(|(_, bytes)| bytes.len())
+            .collect();
+        assert!(sizes.iter().all(|bytes| *bytes <= 40_000), "{sizes:?}");
+        assert!(sizes[..sizes.len() - 1].iter().all(|bytes| *bytes > 39_000), "{sizes:?}");
+        assert!((6..=10).contains(&sizes.len()), "{sizes:?}");
+    }
+}
+
+#[test]
+fn the_state_is_what_was_set_last_whatever_happens_in_between() {
+    // Method: set, append, rotate, checkpoint; after each, look at the open log, a killed one and one without power,
+    // in each mode.
+    for mode in MODES {
+        let disk = MemFs::new(1);
+        let options = small_segments().durability(mode);
+        let wal = open(&disk, &options);
+        assert_eq!(wal.state(), b"");
+        for number in 0..40u64 {
+            let state =
+                Rng::new(number).bytes([0, 5, 3000, 20_000, 65_536][usize::try_from(number % 5).unwrap()]);
+            wal.set_state(&state).unwrap();
+            let expected =
+                |wal: &Wal| assert!(wal.state() == state, "{mode:?}: another state after {number}");
+            expected(&wal);
+            expected(&open(&disk.power_cut(), &options));
+            wal.append(Stored::mixed(number).entry()).unwrap();
+            if number % 3 == 0 {
+                wal.rotate().unwrap();
+            }
+            if number % 4 == 0 {
+                wal.checkpoint(wal.last_lsn()).unwrap();
+            }
+            expected(&wal);
+            expected(&open(&disk.fork(), &options));
+            expected(&open(&disk.power_cut(), &options));
+        }
+        wal.close().unwrap();
+        assert!(open(&disk, &options).state() == wal.state());
+    }
+}
+
+#[test]
+fn setting_the_state_again_and_again_piles_up_nothing() {
+    // Method: thousands of states, with no record, behind a record, and with a record now and then that a checkpoint
+    // covers; the number of files and their bytes stay bounded.
+    for records in [0, 1, 50] {
+        let disk = MemFs::new(1);
+        let wal = open(&disk, &small_segments());
+        let (mut most_files, mut most_bytes) = (0, 0);
+        for number in 0..2000u64 {
+            if records > 0 && number % (2000 / records) == 0 {
+                let lsn = wal.append("a record").unwrap();
+                wal.checkpoint(lsn.previous()).unwrap();
+            }
+            wal.set_state(&vec![b's'; usize::try_from(number % 3000).unwrap()]).unwrap();
+            let files = disk.files();
+            most_files = most_files.max(files.len());
+            most_bytes = most_bytes.max(files.values().map(|bytes| bytes.len()).sum());
+        }
+        println!("{records} records: at most {most_files} files, {most_bytes} bytes");
+        // LOCK, CURRENT and its spare, the spare segment, the segment of the last record, the tail.
+        assert!(
+            most_files <= 6 && most_bytes <= 3 * (16 << 10) + (128 << 10) + 2 * (8 << 10),
+            "{records} records"
+        );
+        assert!(wal.stats().rotations > 100, "it went through many segments");
+    }
+}
+
+#[test]
+fn opening_and_closing_again_and_again_piles_up_nothing() {
+    // Method: on the real disk, open and close a log many times, without and with a record each time.
+    for appends in [false, true] {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("wal");
+        small_segments().open(&dir).unwrap().append("first").unwrap();
+        let (names, bytes) = (on_disk::names(&dir), on_disk::bytes(&dir));
+        for round in 0..60u64 {
+            let wal = small_segments().open(&dir).unwrap();
+            assert!(wal.recovery().is_clean(), "{:?}", wal.recovery());
+            if appends {
+                wal.append("x").unwrap();
+            }
+            wal.close().unwrap();
+            drop(wal);
+            assert_eq!(on_disk::segments(&dir).len(), 1, "round {round}");
+        }
+        let allowed = if appends { bytes + 60 * 56 } else { bytes };
+        assert!(on_disk::bytes(&dir) <= allowed, "{} bytes instead of {bytes}", on_disk::bytes(&dir));
+        assert!(on_disk::names(&dir).len() <= names.len(), "{:?} instead of {names:?}", on_disk::names(&dir));
+    }
+}
+
+#[test]
+fn stats_count_what_was_done() {
+    // Method: a history whose every count is known, on a clock that counts its own looks.
+    let disk = MemFs::new(1).with_step_clock();
+    let wal = open(&disk, &small_segments());
+    assert_eq!(wal.stats(), Stats::default(), "they begin with the handle");
+    wal.append(&[1; 100]).unwrap();
+    wal.append_batch([&[2; 50], &[3; 50]]).unwrap();
+    let stats = wal.stats();
+    assert_eq!((stats.records, stats.groups, stats.syncs, stats.rotations, stats.waits), (3, 2, 2, 0, 0));
+    // Headers of frames and records, and padding: 40 + 8 + 100 → 152; 40 + 2 * (8 + 50) → 160.
+    assert_eq!(stats.bytes, 152 + 160);
+    assert_eq!(stats.zeroed_bytes, (16 << 10) - 8240 - 152, "zeros up to the segment's end, once");
+    assert!((stats.records_per_sync() - 1.5).abs() < 1e-9 && (stats.bytes_per_sync() - 156.0).abs() < 1e-9);
+    let latency = stats.sync_latency;
+    assert!(latency.p50 > Duration::ZERO && latency.p50 <= latency.p99, "{latency:?}");
+    assert!(latency.max > Duration::ZERO && latency.max < Duration::from_secs(1), "{latency:?}");
+    for _ in 0..40 {
+        wal.append(&[4; 1000]).unwrap();
+    }
+    let stats = wal.stats();
+    assert_eq!((stats.records, stats.groups), (43, 42));
+    assert_eq!(stats.rotations, segments(&disk) as u64 - 1);
+    let buffered = open(&MemFs::new(2), &Options::new().durability(Durability::Buffered));
+    for _ in 0..10 {
+        buffered.append("x").unwrap();
+    }
+    buffered.sync().unwrap();
+    let stats = buffered.stats();
+    assert_eq!((stats.records, stats.groups, stats.syncs, stats.zeroed_bytes), (10, 1, 1, 0));
+}
+
+#[test]
+fn a_look_up_reads_near_its_record() {
+    // Method: count the reads of single look-ups in a segment of 4 MiB: right after appending, after reopening with
+    // full verification, and without it, where the first look-up must walk the frames.
+    let disk = MemFs::new(1);
+    let reads = Arc::new(AtomicU64::new(0));
+    let counter = reads.clone();
+    let counted = HookFs::new(disk.clone(), move |call, _| {
+        counter.fetch_add(u64::from(call == Call::Read), Ordering::Relaxed);
+        Ok(())
+    });
+    let open = |verify| Options::new().verify(verify).open_on(Arc::new(counted.clone()), DIR).unwrap();
+    let wal = open(Verify::Full);
+    for number in 1..=4000 {
+        wal.append(Stored::numbered(number, 1000).entry()).unwrap();
+    }
+    wal.rotate().unwrap();
+    wal.append("tail").unwrap();
+    let look_up = |wal: &Wal, lsn: u64| {
+        let before = reads.load(Ordering::Relaxed);
+        let record = wal.read(Lsn::from(lsn)).unwrap().unwrap();
+        assert!(Stored::numbered(lsn, 1000).is(&record));
+        let first = wal.iter_from(Lsn::from(lsn)).next().unwrap().unwrap();
+        assert_eq!(first, record);
+        reads.load(Ordering::Relaxed) - before
+    };
+    let near = |wal: &Wal| {
+        for lsn in [1, 2, 63, 64, 65, 1999, 3999, 4000] {
+            let count = look_up(wal, lsn);
+            assert!(count <= 6, "{count} reads to find record {lsn}");
+        }
+    };
+    near(&wal);
+    drop(wal);
+    near(&open(Verify::Full));
+    let wal = open(Verify::Tail);
+    look_up(&wal, 4000);
+    near(&wal);
+}
+
+#[test]
+fn without_full_verification_damage_is_found_by_whoever_reads_it() {
+    // Method: damage one record of an older segment. `Verify::Full` refuses the log; `Verify::Tail` opens it, reads
+    // what is sound, and names the damage when it comes to it.
+    let disk = MemFs::new(1);
+    let wal = open(&disk, &small_segments());
+    for number in 1..=60 {
+        wal.append(Stored::numbered(number, 700).entry()).unwrap();
+    }
+    wal.close().unwrap();
+    assert!(segments(&disk) >= 4);
+    let path = Path::new(DIR).join("wal-000002.log");
+    let mut bytes = disk.files()[&path].to_vec();
+    let stored = Stored::numbered(15, 700).payload;
+    let at = bytes.windows(64).position(|window| window == &stored[..64]).expect("record 15 is in there");
+    bytes[at + 10] ^= 4;
+    disk.replace(&path, bytes);
+    let damaged = |error: &Error| match error {
+        Error::Corrupt { path: named, offset, lost, .. } => {
+            assert_eq!(**named, *path);
+            assert!(*offset < at as u64 && at as u64 - *offset < 200, "{error}");
+            assert!(lost.contains(Lsn::from(15)), "{error}");
+        }
+        other => panic!("{other}"),
+    };
+    let refused = small_segments().open_on(Arc::new(disk.clone()), DIR).map(drop).unwrap_err();
+    damaged(&refused);
+    let wal = open(&disk, &small_segments().verify(Verify::Tail));
+    let (found, failure) = outcome(wal.iter());
+    assert_eq!((found.len(), found[13].lsn()), (14, Lsn::from(14)));
+    damaged(&failure.expect("it comes to the damage"));
+    damaged(&wal.read(Lsn::from(15)).unwrap_err());
+    let (found, failure) = outcome(wal.iter_from(Lsn::from(16)));
+    assert!(failure.is_none() && found.len() == 45, "what lies behind it can be read: {failure:?}");
+    for lsn in (1..=60).filter(|lsn| *lsn != 15) {
+        assert!(Stored::numbered(lsn, 700).is(&wal.read(Lsn::from(lsn)).unwrap().unwrap()));
+    }
+    wal.append("goes on").unwrap();
+    wal.checkpoint(Lsn::from(40)).unwrap();
+    drop(wal);
+    assert_eq!(
+        open(&disk, &small_segments()).first_lsn(),
+        Lsn::from(41),
+        "below the floor, damage stops nothing"
+    );
+}
+
+#[test]
+fn names_that_are_not_ours_are_left_alone_and_leftovers_go() {
+    // Method: on the real disk, put files beside a log, under names that are nearly ours, and under those of
+    // unfinished files; work with the log, and look which are left.
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    small_segments().open(dir).unwrap().append("one").unwrap();
+    let strange = [
+        "notes.txt",
+        "CURRENT.bak",
+        "current",
+        "other.tmp",
+        "spare.tmp.1",
+        "wal-1.log",
+        "wal-00001.log",
+        "wal-0000001.log",
+        "wal-000000.log",
+        "wal-99999999999999999999.log",
+        "wal-+00001.log",
+        "wal-00000a.log",
+        "wal-000001.log.bak",
+        "wal-000001.LOG",
+        "wal-1.tmp",
+        "xwal-000001.log",
+    ];
+    for name in strange {
+        fs::write(dir.join(name), name).unwrap();
+    }
+    fs::create_dir(dir.join("sub.log")).unwrap();
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        fs::write(dir.join(std::ffi::OsStr::from_bytes(b"wal-\xff\xfe.log")), "odd").unwrap();
+    }
+    let leftovers = ["wal-000007.tmp", "wal-1000000.tmp", "CURRENT.tmp", "spare.tmp"];
+    for name in leftovers {
+        fs::write(dir.join(name), "unfinished").unwrap();
+    }
+    let wal = small_segments().open(dir).unwrap();
+    for name in leftovers {
+        assert!(!dir.join(name).exists(), "{name} is worth nothing");
+    }
+    for number in 0..50 {
+        wal.append(Stored::numbered(number, 1000).entry()).unwrap();
+    }
+    wal.checkpoint(wal.last_lsn()).unwrap();
+    wal.close().unwrap();
+    assert!(small_segments().open(dir).unwrap().recovery().is_clean());
+    for name in strange {
+        assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), name);
+    }
+    assert!(dir.join("sub.log").is_dir());
+    let count = fs::read_dir(dir).unwrap().count();
+    let odd = usize::from(cfg!(target_os = "linux"));
+    // The strange ones, the directory, LOCK, CURRENT, the tail, the spares.
+    assert!(count <= strange.len() + 1 + odd + 5, "{count} names");
+}
+
+#[test]
+fn options_out_of_range_open_and_make_nothing() {
+    // Method: each option at the edge of its range and beyond it.
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("wal");
+    let options = Options::new;
+    let zero = Durability::Interval(Duration::ZERO);
+    for (wrong, name) in [
+        (options().segment_bytes((16 << 10) - 1), "segment_bytes"),
+        (options().record_bytes_max((1 << 30) + 1), "record_bytes_max"),
+        (options().pending_bytes_max((4 << 10) - 1), "pending_bytes_max"),
+        (options().durability(zero), "durability"),
+    ] {
+        match wrong.open(&dir) {
+            Err(Error::InvalidOption { option, .. }) => assert_eq!(option, name),
+            other => panic!("{name}: {other:?}"),
+        }
+        assert!(!dir.exists(), "nothing is made");
+    }
+    let edge = options().segment_bytes(16 << 10).record_bytes_max(1 << 30).pending_bytes_max(4 << 10);
+    let nanosecond = Durability::Interval(Duration::from_nanos(1));
+    assert_eq!(edge.durability(nanosecond).open(&dir).unwrap().append("x").unwrap(), Lsn::FIRST);
+}
+
+#[test]
+fn a_log_is_found_by_any_path_to_it() {
+    // Method: open by a relative path with `..`, through a symbolic link, and by the real path; the report names the
+    // real one.
+    let scratch = tempfile::tempdir().unwrap();
+    let real = fs::canonicalize(scratch.path()).unwrap().join("deep/er/wal");
+    Wal::open(&real).unwrap().append("one").unwrap();
+    let mut ways = vec![real.clone(), real.join("../../er/wal")];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(real.parent().unwrap(), scratch.path().join("link")).unwrap();
+        ways.push(scratch.path().join("link/wal"));
+    }
+    for way in ways {
+        let wal = Wal::open(&way).unwrap();
+        assert_eq!(replay(&wal).len(), 1);
+        assert_eq!(*wal.recovery().segments[0].path, *real.join("wal-000001.log"));
+        assert!(format!("{wal:?}").contains(real.to_str().unwrap()), "{wal:?}");
+    }
+}
+
+#[test]
+fn a_new_log_is_empty() {
+    // Method: every look at a log that has nothing in it.
+    let wal = open(&MemFs::new(1), &Options::new());
+    assert_eq!((wal.first_lsn(), wal.next_lsn()), (Lsn::FIRST, Lsn::FIRST));
+    assert_eq!((wal.last_lsn(), wal.durable_lsn()), (Lsn::ZERO, Lsn::ZERO));
+    assert_eq!((wal.iter().count(), wal.iter_from(Lsn::FIRST).count()), (0, 0));
+    assert_eq!((wal.read(Lsn::FIRST).unwrap(), wal.state(), wal.is_poisoned()), (None, Vec::new(), false));
+    assert_eq!((wal.sync().unwrap(), wal.recovery().notes.len()), (Lsn::ZERO, 0));
+    wal.flush().unwrap();
+    wal.close().unwrap();
+    for outcome in [
+        wal.close(),
+        wal.sync().map(drop),
+        wal.flush(),
+        wal.rotate(),
+        wal.checkpoint(Lsn::ZERO),
+        wal.checkpoint(Lsn::FIRST),
+        wal.set_state(b"late"),
+        wal.set_state(&[0; 65_537]),
+        wal.append("late").map(drop),
+        wal.append(vec![0; 17 << 20]).map(drop),
+        wal.append_batch(["late"]).map(drop),
+        wal.append_batch::<[&str; 0]>([]).map(drop),
+        wal.read(Lsn::FIRST).map(drop),
+    ] {
+        assert!(matches!(outcome, Err(Error::Closed)), "{outcome:?}");
+    }
+}
+
+#[test]
+fn handles_go_from_thread_to_thread() {
+    // Method: the compiler's word.
+    fn shared<T: Send + Sync + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+    shared::<Wal>();
+    shared::<Error>();
+    shared::<Options>();
+    sent::<Iter>();
+    sent::<Record>();
+}

@@ -1,0 +1,132 @@
+//! This test binary once more, as a process of its own: one that can be killed.
+//!
+//! A test that is to run there looks for its variable in the environment, and returns at once where that is not
+//! set. What it says to its parent are lines, each written by a single call, so that a kill never cuts one.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{env, process};
+
+/// Marks the lines that are the child's own, among those of the test harness.
+const MARK: &str = "child> ";
+/// Said for nobody: only to find out whether the parent still lives.
+const ALIVE: &str = "alive";
+
+/// A child process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    process: process::Child,
+    lines: Receiver<String>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Child {
+    /// Runs one test of this binary, by its full name, with that environment besides its own.
+    pub(crate) fn spawn(test: &str, variables: &[(&str, &str)]) -> Child {
+        Child::start(Command::new(env::current_exe().expect("it runs")), test, variables)
+    }
+
+    /// Likewise, under `ulimit -f`: no file may grow beyond that, and the signal which tells so is ignored.
+    #[cfg(unix)]
+    pub(crate) fn spawn_with_file_size_limit(
+        test: &str,
+        variables: &[(&str, &str)],
+        limit_bytes: u64,
+    ) -> Child {
+        let mut shell = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", limit_bytes / 512);
+        shell.arg("-c").arg(script).arg(env::current_exe().expect("it runs"));
+        Child::start(shell, test, variables)
+    }
+
+    fn start(mut command: Command, test: &str, variables: &[(&str, &str)]) -> Child {
+        command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+        command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("this binary can be run again");
+        let stdout = BufReader::new(process.stdout.take().expect("it is piped"));
+        let (sender, lines) = mpsc::channel();
+        let reader = thread::spawn(move || read_lines(stdout, &sender));
+        Child { process, lines, reader: Some(reader) }
+    }
+
+    /// The next line that it says, which must come within a minute.
+    pub(crate) fn expect_line(&self) -> String {
+        match self.lines.recv_timeout(Duration::from_secs(60)) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => panic!("the child has said nothing for a minute"),
+            Err(RecvTimeoutError::Disconnected) => {
+                panic!("the child ended by itself: see its own words above")
+            }
+        }
+    }
+
+    /// Kills it, by SIGKILL where there are signals, and returns what it said and nobody has read. It must have been
+    /// alive.
+    pub(crate) fn kill(mut self) -> Vec<String> {
+        let ended = self.process.try_wait().expect("it is ours");
+        assert!(ended.is_none(), "the child ended by itself: {ended:?}; see its own words above");
+        self.end()
+    }
+
+    /// Waits for its end, which must be a success, and returns what it said and nobody has read.
+    pub(crate) fn wait(mut self) -> Vec<String> {
+        let lines = self.lines.iter().collect();
+        let status = self.process.wait().expect("it is ours");
+        assert!(status.success(), "the child failed: {status}; see its own words above");
+        lines
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        self.process.kill().expect("it can be killed");
+        self.process.wait().expect("it is ours");
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("reading from a pipe does not panic");
+        }
+        self.lines.iter().collect()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.reader.is_some() && matches!(self.process.try_wait(), Ok(None)) {
+            self.end();
+        }
+    }
+}
+
+fn read_lines(mut stdout: impl BufRead, sender: &mpsc::Sender<String>) {
+    let mut line = String::new();
+    while stdout.read_line(&mut line).is_ok_and(|count| count > 0) {
+        // The harness does not end its line before it runs a test. A line without an end was cut by the kill.
+        if let Some((_, own)) = line.split_once(MARK).filter(|(_, own)| own.ends_with('\n')) {
+            let own = own.trim_end();
+            if own != ALIVE && sender.send(own.to_owned()).is_err() {
+                return;
+            }
+        } else if line.contains("panicked") || line.contains("FAILED") {
+            eprint!("the child: {line}");
+        }
+        line.clear();
+    }
+}
+
+/// In a child: says something to its parent. Several lines at once are taken apart again.
+pub(crate) fn say(lines: &str) {
+    let text: String = lines.lines().map(|line| format!("{MARK}{line}\n")).collect();
+    let mut stdout = io::stdout().lock();
+    let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if said.is_err() {
+        process::exit(1); // The parent is gone.
+    }
+}
+
+/// In a child: stays until it is killed, or nobody is left who could.
+pub(crate) fn wait_to_be_killed() -> ! {
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        say(ALIVE);
+    }
+}

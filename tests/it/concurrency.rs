@@ -1,0 +1,918 @@
+//! Any number of threads may do anything at once: order, acknowledgements and ends hold, and nobody waits for ever.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, fs, io, thread};
+
+use seawall::{Backpressure, Durability, Error, Iter, Lsn, Options, Result, Wal};
+
+use crate::child::{Child, say, wait_to_be_killed};
+use crate::common::{Rng, Stored, seed, small_segments, watchdog};
+use crate::fault_fs::{Call, Fault, FaultFs};
+use crate::hook_fs::{Gate, HookFs};
+use crate::ledger::{Ledger, Seen, record};
+use crate::mem_fs::MemFs;
+use crate::on_disk;
+
+const DIR: &str = "/wal";
+
+/// A timer that never fires within a test.
+const NEVER: Durability = Durability::Interval(Duration::from_secs(3600));
+const MODES: [Durability; 3] = [Durability::Sync, NEVER, Durability::Buffered];
+
+/// Tells the others to stop once it is dropped, also by a panic: else they would go on for ever.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Reads a log while others change it, in the three ways there are; returns what was seen.
+fn read_until(stop: &AtomicBool, wal: &Wal, mut rng: Rng) -> Seen {
+    let mut seen = Seen::default();
+    while !stop.load(Ordering::Relaxed) {
+        let durable = wal.durable_lsn();
+        let any = Lsn::from(1 + rng.next() % (u64::from(durable) + 2));
+        match rng.below(8) {
+            0 => look_through(wal.iter(), &mut seen),
+            1 => look_through(wal.iter_from(any), &mut seen),
+            2 => thread::sleep(Duration::from_millis(1)), // There are few processors.
+            _ => match wal.read(any) {
+                Ok(Some(found)) => {
+                    assert_eq!(found.lsn(), any);
+                    seen.note(&found);
+                }
+                Ok(None) => assert!(any > durable, "lsn {any} was durable, and is not there"),
+                Err(error) => assert_removed(&error, any),
+            },
+        }
+    }
+    seen
+}
+
+/// Reads an iterator to its end; a checkpoint may overtake it.
+fn look_through(iter: Iter, seen: &mut Seen) {
+    let mut next = None;
+    for found in iter {
+        match found {
+            Ok(found) => {
+                assert!(
+                    next.is_none_or(|next| next == found.lsn()),
+                    "{next:?} is followed by {}",
+                    found.lsn()
+                );
+                next = Some(found.lsn().next());
+                seen.note(&found);
+            }
+            Err(error) => assert_removed(&error, next.unwrap_or(Lsn::FIRST)),
+        }
+    }
+}
+
+fn assert_removed(error: &Error, lsn: Lsn) {
+    let Error::Removed { first, .. } = error else { panic!("lsn {lsn}: {error}") };
+    assert!(*first >= lsn, "lsn {lsn}: {error}");
+}
+
+/// Appends as one of many threads: single records, and every seventh time a batch. Not as fast as it can in
+/// `Buffered` mode, where it would be done before the others have begun.
+fn append_many(wal: &Wal, ledger: &Ledger, thread: u64, mode: Durability) {
+    let mut number = 0;
+    let mut last = Lsn::ZERO;
+    for call in 0u64..120 {
+        let first = if call % 7 == 6 {
+            let batch: Vec<Stored> = (number..number + 3).map(|number| record(thread, number, 90)).collect();
+            let range = wal.append_batch(batch.iter().map(Stored::entry)).expect("a sound log");
+            ledger.note_batch(range, thread, number);
+            number += 3;
+            range.first()
+        } else {
+            let bytes = [0, 20, 128, 700][usize::try_from(call % 4).expect("below 4")];
+            let lsn = wal.append(record(thread, number, bytes).entry()).expect("a sound log");
+            ledger.note(lsn, thread, number);
+            number += 1;
+            lsn
+        };
+        assert!(first > last, "thread {thread}: {first} after {last}");
+        last = first;
+        if mode == Durability::Buffered && call % 4 == 3 {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// 64 threads append; others read, rotate, checkpoint, set the state and sync.
+fn do_everything_at_once(mode: Durability) {
+    let seed = seed();
+    let scratch = tempfile::tempdir().unwrap();
+    let options = Options::new().segment_bytes(64 << 10).durability(mode);
+    let wal = options.open(scratch.path()).unwrap();
+    let (ledger, stop, begin) = (Ledger::default(), AtomicBool::new(false), Instant::now());
+    let seen = thread::scope(|scope| {
+        let (wal, ledger, stop) = (&wal, &ledger, &stop);
+        let stop_after_all = StopOnDrop(stop);
+        let readers: Vec<_> = (0..3)
+            .map(|number| scope.spawn(move || read_until(stop, wal, Rng::new(seed + number))))
+            .collect();
+        scope.spawn(move || {
+            let mut rng = Rng::new(!seed);
+            while !stop.load(Ordering::Relaxed) {
+                let lsn = u64::from(wal.durable_lsn()).saturating_sub(rng.next() % 300);
+                let before = wal.first_lsn();
+                wal.checkpoint(Lsn::from(lsn)).unwrap();
+                assert!(
+                    wal.first_lsn() >= before.max(Lsn::from(lsn + 1)),
+                    "the checkpoint holds, and none falls"
+                );
+                thread::sleep(Duration::from_micros(rng.next() % 3000));
+            }
+        });
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                wal.rotate().unwrap();
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        scope.spawn(move || {
+            for number in (0u64..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                wal.set_state(&number.to_le_bytes()).unwrap();
+                for _ in 0..3 {
+                    assert_eq!(wal.state(), number.to_le_bytes(), "nobody else sets the state");
+                    thread::yield_now();
+                }
+            }
+        });
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let last = wal.last_lsn();
+                let durable = wal.sync().unwrap();
+                assert!(durable >= last && wal.durable_lsn() >= durable, "{durable} is durable, not {last}");
+                wal.flush().unwrap();
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let appenders: Vec<_> =
+            (0..64).map(|thread| scope.spawn(move || append_many(wal, ledger, thread, mode))).collect();
+        for appender in appenders {
+            appender.join().unwrap();
+        }
+        drop(stop_after_all);
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect::<Vec<_>>()
+    });
+    wal.sync().unwrap();
+    ledger.check_order();
+    seen.iter().for_each(|seen| ledger.check(seen));
+    let read: u64 = seen.iter().map(|seen| seen.count).sum();
+    assert!(read > 1000, "only {read} records were read meanwhile");
+    assert_eq!((u64::from(wal.last_lsn()), wal.durable_lsn()), (ledger.len(), wal.last_lsn()));
+    let stats = wal.stats();
+    assert_eq!(stats.records, ledger.len());
+    println!(
+        "{mode:?}: {} records in {:.2} s, {:.1} a sync, {} segments, {read} records read meanwhile, sync p50 {:?}",
+        stats.records,
+        begin.elapsed().as_secs_f64(),
+        stats.records_per_sync(),
+        stats.rotations,
+        stats.sync_latency.p50,
+    );
+    let state = wal.state();
+    drop(wal);
+    let wal = options.open(scratch.path()).unwrap();
+    ledger.check_log(&wal);
+    assert_eq!(wal.state(), state);
+}
+
+#[test]
+fn in_sync_mode_64_threads_readers_rotation_and_checkpoints_go_together() {
+    // Method: every thread notes what it was told; in the end the LSNs are dense, each thread's records are in its
+    // order, and whatever a reader saw is what was appended there. The state and the floor never fall back.
+    watchdog(120, || do_everything_at_once(Durability::Sync));
+}
+
+#[test]
+fn in_interval_mode_64_threads_readers_rotation_and_checkpoints_go_together() {
+    // Method: likewise, with the timer's thread in between.
+    watchdog(120, || do_everything_at_once(Durability::Interval(Duration::from_millis(1))));
+}
+
+#[test]
+fn in_buffered_mode_64_threads_readers_rotation_and_checkpoints_go_together() {
+    // Method: likewise.
+    watchdog(120, || do_everything_at_once(Durability::Buffered));
+}
+
+#[test]
+fn threads_share_syncs() {
+    // Method: threads that do nothing but append, on a real disk; how many records each sync covers is printed. One
+    // sync for each record would be a group commit that does not work.
+    watchdog(60, || {
+        for threads in [1, 2, 8, 64] {
+            let scratch = tempfile::tempdir().unwrap();
+            let wal = Wal::open(scratch.path()).unwrap();
+            let begin = Instant::now();
+            thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| (0..100).for_each(|_| assert!(wal.append(&[7; 128]).is_ok())));
+                }
+            });
+            let (stats, took) = (wal.stats(), begin.elapsed().as_secs_f64());
+            println!("{threads} threads: {:.1} records a sync, {took:.2} s", stats.records_per_sync());
+            assert_eq!(stats.records, threads * 100);
+            assert!(threads < 64 || stats.records_per_sync() > 4.0, "{stats:?}");
+        }
+    });
+}
+
+#[test]
+fn appends_that_wait_for_room_all_get_in() {
+    // Method: the smallest limit, more threads than fit, and entries above the limit in between; in each mode.
+    watchdog(120, || {
+        for mode in MODES {
+            let scratch = tempfile::tempdir().unwrap();
+            let options = small_segments().pending_bytes_max(4 << 10).durability(mode);
+            let wal = options.open(scratch.path()).unwrap();
+            let ledger = Ledger::default();
+            thread::scope(|scope| {
+                for thread in 0..32 {
+                    let (wal, ledger) = (&wal, &ledger);
+                    scope.spawn(move || {
+                        for number in 0..40 {
+                            let bytes = if number % 8 == thread % 8 { 9000 } else { 900 };
+                            let lsn = wal.append(record(thread, number, bytes).entry()).unwrap();
+                            ledger.note(lsn, thread, number);
+                        }
+                    });
+                }
+            });
+            ledger.check_order();
+            assert_eq!(ledger.len(), 32 * 40);
+            println!("{mode:?}: {:?}", wal.stats());
+            wal.close().unwrap();
+            ledger.check_log(&options.open(scratch.path()).unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_appends_nothing() {
+    // Method: a sync is held up, so what is pending stays so. One group is on its way; what comes then is pending.
+    watchdog(60, || {
+        let (gate, hook) = Gate::new();
+        let options = Options::new().pending_bytes_max(4 << 10).backpressure(Backpressure::Fail);
+        let wal = options.open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+        gate.close(Call::Sync, "wal-000001.log");
+        thread::scope(|scope| {
+            let first = scope.spawn(|| wal.append(&[1; 2000]).unwrap());
+            gate.wait_for_arrival();
+            let second = scope.spawn(|| wal.append(&[2; 2000]).unwrap());
+            while wal.next_lsn() < Lsn::from(3) {
+                thread::yield_now();
+            }
+            let begin = Instant::now();
+            for bytes in [200, 4000, 100_000] {
+                let refused = wal.append(vec![3; bytes]);
+                let Err(Error::QueueFull { pending_bytes, pending_bytes_max, .. }) = refused else {
+                    panic!("{bytes} bytes: {refused:?}");
+                };
+                assert!(pending_bytes_max == 4096 && pending_bytes >= 4000, "{refused:?}");
+            }
+            assert!(begin.elapsed() < Duration::from_secs(5), "it does not wait");
+            assert_eq!(wal.next_lsn(), Lsn::from(3));
+            // What fits is let in.
+            let third = scope.spawn(|| wal.append(&[3; 10]).unwrap());
+            while wal.next_lsn() < Lsn::from(4) {
+                thread::yield_now();
+            }
+            gate.open();
+            let lsns: Vec<u64> = [first, second, third].map(|thread| thread.join().unwrap().into()).into();
+            assert_eq!(lsns, [1, 2, 3]);
+        });
+        assert_eq!(wal.append(&[4; 4000]).unwrap(), Lsn::from(4));
+        assert_eq!(wal.iter().map(|found| found.unwrap().payload()[0]).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    });
+}
+
+#[test]
+fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
+    // Method: hold up a sync, and make every call that does not need it. Then let it go: what came meanwhile is one
+    // group.
+    watchdog(60, || {
+        let (gate, hook) = Gate::new();
+        let wal = Options::new().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+        wal.append("before").unwrap();
+        wal.set_state(b"state").unwrap();
+        gate.close(Call::Sync, "wal-000001.log");
+        thread::scope(|scope| {
+            let first = scope.spawn(|| wal.append("hangs").unwrap());
+            gate.wait_for_arrival();
+            let others: Vec<_> = (0..5).map(|_| scope.spawn(|| wal.append("after").unwrap())).collect();
+            while wal.next_lsn() < Lsn::from(8) {
+                thread::yield_now();
+            }
+            assert_eq!((wal.durable_lsn(), wal.last_lsn()), (Lsn::from(1), Lsn::from(7)));
+            assert_eq!(
+                (wal.state(), wal.is_poisoned(), wal.first_lsn()),
+                (b"state".to_vec(), false, Lsn::FIRST)
+            );
+            let shown: Vec<Lsn> = wal.iter().map(|found| found.unwrap().lsn()).collect();
+            assert_eq!(shown, [Lsn::FIRST], "what is not durable is not shown");
+            assert_eq!(wal.read(Lsn::from(2)).unwrap(), None);
+            assert_eq!(wal.stats().records, 1);
+            gate.open();
+            assert_eq!(first.join().unwrap(), Lsn::from(2));
+            others.into_iter().for_each(|thread| assert!(thread.join().unwrap() > Lsn::from(2)));
+        });
+        let stats = wal.stats();
+        assert_eq!((stats.records, stats.groups), (7, 3), "those that came meanwhile share a group");
+        assert!(
+            stats.sync_latency.max > Duration::ZERO
+                && stats.sync_latency.p50 <= stats.sync_latency.max * 9 / 8
+        );
+    });
+}
+
+#[test]
+fn writes_go_on_during_a_sync_and_are_not_covered_by_it() {
+    // Method: in the modes that do not sync each group, hold up a sync, append and flush meanwhile, and let it go.
+    watchdog(60, || {
+        for mode in [NEVER, Durability::Buffered] {
+            let (gate, hook) = Gate::new();
+            let disk = MemFs::new(1);
+            let options = Options::new().durability(mode);
+            let wal = options.open_on(Arc::new(HookFs::new(disk.clone(), hook)), DIR).unwrap();
+            wal.append("covered").unwrap();
+            gate.close(Call::Sync, "wal-000001.log");
+            thread::scope(|scope| {
+                let synced = scope.spawn(|| wal.sync().unwrap());
+                gate.wait_for_arrival();
+                wal.append("written meanwhile").unwrap();
+                wal.flush().unwrap();
+                assert_eq!(wal.durable_lsn(), Lsn::ZERO);
+                let killed = options.open_on(Arc::new(disk.fork()), DIR).unwrap();
+                assert_eq!(killed.last_lsn(), Lsn::from(2), "what was flushed survives a kill");
+                gate.open();
+                assert_eq!(synced.join().unwrap(), Lsn::FIRST, "a sync covers what was written before it");
+            });
+            assert_eq!(wal.durable_lsn(), Lsn::FIRST);
+            assert_eq!(wal.sync().unwrap(), Lsn::from(2));
+        }
+    });
+}
+
+#[test]
+fn a_failed_sync_wakes_everyone_who_waits() {
+    // Method: hold up a sync until threads wait for every thing there is to wait for, then let it fail.
+    watchdog(60, || {
+        let (gate, hook) = Gate::new();
+        let options = Options::new().pending_bytes_max(4 << 10);
+        let wal = options.open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+        wal.append("durable").unwrap();
+        gate.close(Call::Sync, "wal-000001.log");
+        let waiting = AtomicU64::new(0);
+        thread::scope(|scope| {
+            let leader = scope.spawn(|| wal.append(&[1; 3000]).map(drop));
+            gate.wait_for_arrival();
+            let (wal, waiting) = (&wal, &waiting);
+            let wait = |call: fn(&Wal) -> Result<()>| {
+                scope.spawn(move || {
+                    waiting.fetch_add(1, Ordering::Relaxed);
+                    call(wal)
+                })
+            };
+            let mut threads = vec![leader];
+            for _ in 0..4 {
+                threads.push(wait(|wal| wal.append(&[2; 900]).map(drop)));
+                threads.push(wait(|wal| wal.append_batch([&[3; 20_000]]).map(drop)));
+                threads.push(wait(|wal| wal.sync().map(drop)));
+                threads.push(wait(Wal::flush));
+                threads.push(wait(Wal::rotate));
+                threads.push(wait(|wal| wal.checkpoint(Lsn::from(1))));
+                threads.push(wait(|wal| wal.set_state(b"new")));
+            }
+            threads.push(wait(Wal::close));
+            while waiting.load(Ordering::Relaxed) < 29 {
+                thread::yield_now();
+            }
+            thread::sleep(Duration::from_millis(30));
+            gate.fail(io::ErrorKind::Other);
+            for thread in threads {
+                let outcome = thread.join().unwrap();
+                assert!(matches!(outcome, Err(Error::Poisoned { .. } | Error::Closed)), "{outcome:?}");
+            }
+        });
+        let outcome = wal.append("late");
+        assert!(matches!(outcome, Err(Error::Closed)), "close ends a poisoned log, too: {outcome:?}");
+    });
+}
+
+#[test]
+fn on_a_disk_that_is_full_now_and_then_every_acknowledgement_holds() {
+    // Method: threads append, others sync, and the disk fills and empties all the time. Nobody may be told of a
+    // record that was taken back: in the end the log holds what was told, at those LSNs, and nothing else.
+    watchdog(240, || {
+        for (round, mode) in (0..).zip(MODES.into_iter().cycle().take(9)) {
+            let disk = MemFs::new(round).with_step_clock();
+            let fs = FaultFs::new(disk);
+            let options = small_segments().durability(mode).pending_bytes_max(16 << 10);
+            let wal = options.open_on(Arc::new(fs.clone()), DIR).unwrap();
+            let (ledger, stop, refused) = (Ledger::default(), AtomicBool::new(false), AtomicU64::new(0));
+            thread::scope(|scope| {
+                let (wal, ledger, stop, refused) = (&wal, &ledger, &stop, &refused);
+                let stop_after_all = StopOnDrop(stop);
+                let threads: Vec<_> = (0..6)
+                    .map(|thread| {
+                        scope.spawn(move || {
+                            let mut number = 0;
+                            while number < 150 || refused.load(Ordering::Relaxed) < 500 {
+                                match wal.append(record(thread, number, 200).entry()) {
+                                    Ok(lsn) => {
+                                        ledger.note(lsn, thread, number);
+                                        number += 1;
+                                    }
+                                    Err(Error::StorageFull { .. }) => {
+                                        refused.fetch_add(1, Ordering::Relaxed);
+                                    }
+                                    Err(error) => panic!("{mode:?}: {error}"),
+                                }
+                            }
+                        })
+                    })
+                    .collect();
+                let calls: [fn(&Wal) -> Result<()>; 4] =
+                    [|wal| wal.sync().map(drop), Wal::flush, Wal::rotate, |wal| wal.set_state(b"s")];
+                for call in calls {
+                    scope.spawn(move || {
+                        while !stop.load(Ordering::Relaxed) {
+                            match call(wal) {
+                                Ok(()) | Err(Error::StorageFull { .. }) => thread::yield_now(),
+                                Err(error) => panic!("{mode:?}: {error}"),
+                            }
+                        }
+                    });
+                }
+                let fs = &fs;
+                scope.spawn(move || {
+                    let mut rng = Rng::new(round);
+                    while !stop.load(Ordering::Relaxed) {
+                        drop(fs.clone().with_fault(Fault::FullForLong, 0));
+                        thread::sleep(Duration::from_micros(rng.next() % 300));
+                        fs.heal();
+                        thread::sleep(Duration::from_micros(rng.next() % 300));
+                    }
+                    fs.heal();
+                });
+                for thread in threads {
+                    thread.join().unwrap();
+                }
+                drop(stop_after_all);
+            });
+            fs.heal();
+            wal.sync().unwrap();
+            let refused = refused.load(Ordering::Relaxed);
+            println!("{mode:?}: {} records, {refused} refused", ledger.len());
+            assert!(refused > 0, "the disk was never full");
+            ledger.check_order();
+            ledger.check_log(&wal);
+            wal.close().unwrap();
+            ledger.check_log(&options.open_on(Arc::new(fs), DIR).unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_record_that_was_taken_back_is_never_acknowledged() {
+    // Method: hold up a write until many threads wait for two groups, then let it find the disk full; threads that
+    // sync all the time come in between those that wake. The log must hold what was acknowledged and nothing else.
+    watchdog(120, || {
+        for (round, mode) in (0..60).zip([Durability::Sync, NEVER].into_iter().cycle()) {
+            let (gate, hook) = Gate::new();
+            let disk = MemFs::new(round).with_step_clock();
+            let options = Options::new().durability(mode);
+            let wal = options.open_on(Arc::new(HookFs::new(disk.clone(), hook)), DIR).unwrap();
+            let (ledger, stop, refused) = (Ledger::default(), AtomicBool::new(false), AtomicU64::new(0));
+            gate.close(Call::Write, "wal-000001.log");
+            thread::scope(|scope| {
+                let (wal, ledger, stop, refused) = (&wal, &ledger, &stop, &refused);
+                let stop_after_all = StopOnDrop(stop);
+                let append = |thread| {
+                    scope.spawn(move || match wal.append(record(thread, 0, 50).entry()) {
+                        Ok(lsn) => ledger.note(lsn, thread, 0),
+                        Err(Error::StorageFull { .. }) => {
+                            refused.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => panic!("{error}"),
+                    })
+                };
+                let mut threads = vec![append(0)];
+                gate.wait_for_arrival();
+                threads.extend((1..24).map(append));
+                while wal.next_lsn() < Lsn::from(25) {
+                    thread::yield_now();
+                }
+                for _ in 0..3 {
+                    scope.spawn(move || {
+                        while !stop.load(Ordering::Relaxed) {
+                            match wal.sync() {
+                                Ok(_) | Err(Error::StorageFull { .. }) => {}
+                                Err(error) => panic!("{error}"),
+                            }
+                        }
+                    });
+                }
+                thread::sleep(Duration::from_millis(1));
+                gate.fail(io::ErrorKind::StorageFull);
+                for thread in threads {
+                    thread.join().unwrap();
+                }
+                drop(stop_after_all);
+            });
+            assert_eq!((refused.into_inner(), ledger.len()), (24, 0), "all of it was taken back");
+            assert_eq!(wal.next_lsn(), Lsn::FIRST);
+            let lsn = wal.append(record(1, 0, 50).entry()).unwrap();
+            ledger.note(lsn, 1, 0);
+            ledger.check_order();
+            ledger.check_log(&options.open_on(Arc::new(disk.fork()), DIR).unwrap());
+        }
+    });
+}
+
+/// What one thread does until the log is closed, and then once more: from then on everything is `Closed`.
+fn work_until_closed(wal: &Wal, ledger: &Ledger, thread: u64) {
+    let mut number = 0;
+    let mut step = || -> Result<()> {
+        match thread % 8 {
+            0..=3 => {
+                let lsn = wal.append(record(thread, number, 60).entry())?;
+                ledger.note(lsn, thread, number);
+                number += 1;
+            }
+            4 => drop(wal.sync()?),
+            5 => wal.set_state(b"state")?,
+            6 => {
+                wal.checkpoint(Lsn::ZERO)?;
+                wal.rotate()?;
+                wal.flush()?;
+            }
+            _ => {
+                // There is a record, so each of these meets the end, wherever it comes.
+                wal.iter().try_for_each(|found| found.map(drop))?;
+                wal.read(Lsn::FIRST)?.expect("the first record is there");
+            }
+        }
+        Ok(())
+    };
+    let closed = loop {
+        if let Err(error) = step() {
+            break error;
+        }
+    };
+    assert!(matches!(closed, Error::Closed), "thread {thread}: {closed}");
+    for _ in 0..3 {
+        let outcome = step();
+        assert!(matches!(outcome, Err(Error::Closed)), "thread {thread}, once closed: {outcome:?}");
+    }
+}
+
+#[test]
+fn closing_ends_every_call_and_keeps_what_was_acknowledged() {
+    // Method: threads make every call there is; the log is closed at a random moment. Everything is `Closed` from
+    // then on, nobody hangs, the lock is free at once, and what was acknowledged is there.
+    watchdog(240, || {
+        let mut rng = Rng::new(seed());
+        for round in 0..150 {
+            let options = small_segments().durability(MODES[round % 3]);
+            let disk = MemFs::new(rng.next()).with_step_clock();
+            let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
+            let ledger = Ledger::default();
+            let first = wal.append(record(99, 0, 0).entry()).unwrap();
+            ledger.note(first, 99, 0);
+            wal.sync().unwrap();
+            thread::scope(|scope| {
+                for thread in 0..8 {
+                    let (wal, ledger) = (&wal, &ledger);
+                    scope.spawn(move || work_until_closed(wal, ledger, thread));
+                }
+                thread::sleep(Duration::from_micros(rng.next() % 4000));
+                wal.close().unwrap();
+                let again = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
+                assert!(again.recovery().is_clean(), "{:?}", again.recovery());
+            });
+            ledger.check_order();
+            ledger.check_log(&options.open_on(Arc::new(disk), DIR).unwrap());
+        }
+    });
+}
+
+#[test]
+fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
+    // Method: hold up a sync, close meanwhile, and append behind that. Let the sync go: its group is acknowledged,
+    // what came behind the close is not, and not in the log.
+    watchdog(60, || {
+        let (gate, hook) = Gate::new();
+        let disk = MemFs::new(1);
+        let wal = Options::new().open_on(Arc::new(HookFs::new(disk.clone(), hook)), DIR).unwrap();
+        wal.append("before").unwrap();
+        gate.close(Call::Sync, "wal-000001.log");
+        thread::scope(|scope| {
+            let under_way = scope.spawn(|| wal.append("under way"));
+            gate.wait_for_arrival();
+            let closing = scope.spawn(|| wal.close());
+            thread::sleep(Duration::from_millis(50));
+            let behind = scope.spawn(|| wal.append("behind"));
+            thread::sleep(Duration::from_millis(50));
+            assert!(!closing.is_finished() && !behind.is_finished(), "they wait for the group");
+            gate.open();
+            assert_eq!(under_way.join().unwrap().unwrap(), Lsn::from(2));
+            closing.join().unwrap().unwrap();
+            let behind = behind.join().unwrap();
+            assert!(matches!(behind, Err(Error::Closed)), "{behind:?}");
+        });
+        let again = Options::new().open_on(Arc::new(disk), DIR).unwrap();
+        assert_eq!(again.last_lsn(), Lsn::from(2));
+    });
+}
+
+#[test]
+fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
+    // Method: hold up one call after the other that changes files, close meanwhile in another thread, and count the
+    // changes that are made after `close` has returned: there are none.
+    watchdog(60, || {
+        for (call, name) in [
+            (Call::Sync, "wal-000001.log"),
+            (Call::Rename, "CURRENT"),
+            (Call::Unlink, "wal-000001.log"),
+            (Call::Sync, "spare.tmp"),
+            (Call::Sync, "wal-000002.tmp"),
+        ] {
+            let (gate, hook) = Gate::new();
+            let (watched, late) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+            let watch = (watched.clone(), late.clone());
+            let hook = move |call: Call, path: &Path| {
+                use Call::{Create, Rename, SetLen, Sync, SyncDir, Unlink, Write};
+                let changes = matches!(call, Write | Create | Rename | Unlink | SetLen | Sync | SyncDir);
+                if changes && watch.0.load(Ordering::SeqCst) {
+                    watch.1.fetch_add(1, Ordering::SeqCst);
+                }
+                hook(call, path)
+            };
+            let wal = small_segments().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+            gate.close(call, name);
+            thread::scope(|scope| {
+                let worker = scope.spawn(|| -> Result<()> {
+                    for _ in 0..9 {
+                        wal.append(&[1; 3000])?;
+                        wal.checkpoint(wal.durable_lsn())?;
+                    }
+                    Ok(())
+                });
+                gate.wait_for_arrival();
+                let closing = scope.spawn(|| {
+                    let closed = wal.close();
+                    watched.store(true, Ordering::SeqCst);
+                    closed
+                });
+                thread::sleep(Duration::from_millis(30));
+                assert!(!closing.is_finished(), "{call:?} of {name}: closed while a thread is inside");
+                gate.open();
+                closing.join().unwrap().unwrap();
+                let outcome = worker.join().unwrap();
+                assert!(matches!(outcome, Err(Error::Closed)), "{call:?} of {name}: {outcome:?}");
+            });
+            assert_eq!(
+                late.load(Ordering::SeqCst),
+                0,
+                "{call:?} of {name}: files were changed after the close"
+            );
+        }
+    });
+}
+
+#[test]
+fn the_last_owner_closes_whichever_thread_that_is() {
+    // Method: many threads share a log, append, and drop their share in any order; then the lock is free at once and
+    // everything is there. On the real disk, in each mode.
+    watchdog(60, || {
+        for (round, mode) in (0..12).zip(MODES.into_iter().cycle()) {
+            let scratch = tempfile::tempdir().unwrap();
+            let options = small_segments().durability(mode);
+            let wal = Arc::new(options.open(scratch.path()).unwrap());
+            let ledger = Arc::new(Ledger::default());
+            let threads: Vec<_> = (0..16)
+                .map(|thread| {
+                    let (wal, ledger) = (wal.clone(), ledger.clone());
+                    thread::spawn(move || {
+                        for number in 0..(thread + round) % 5 {
+                            let lsn = wal.append(record(thread, number, 100).entry()).unwrap();
+                            ledger.note(lsn, thread, number);
+                        }
+                    })
+                })
+                .collect();
+            drop(wal);
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            let again = options.open(scratch.path()).unwrap();
+            assert!(again.recovery().is_clean());
+            ledger.check_order();
+            ledger.check_log(&again);
+        }
+    });
+}
+
+#[test]
+fn iterators_that_outlive_the_log_say_that_it_is_closed() {
+    // Method: iterators at their beginning, in the middle of a frame, and at their end; the log is closed, or
+    // dropped. Meanwhile the lock is free: another handle opens the log and goes on.
+    watchdog(60, || {
+        for drops in [false, true] {
+            let scratch = tempfile::tempdir().unwrap();
+            let wal = Wal::open(scratch.path()).unwrap();
+            wal.append_batch(["a", "b", "c"]).unwrap();
+            let (fresh, mut begun, mut done) = (wal.iter(), wal.iter(), wal.iter_from(Lsn::from(3)));
+            assert_eq!(begun.next().unwrap().unwrap().payload(), b"a");
+            assert_eq!(done.next().unwrap().unwrap().payload(), b"c");
+            wal.append("d").unwrap();
+            if drops {
+                drop(wal);
+            } else {
+                wal.close().unwrap();
+                let outcome = wal.read(Lsn::FIRST);
+                assert!(matches!(outcome, Err(Error::Closed)), "{outcome:?}");
+                let outcome = wal.iter().next();
+                assert!(matches!(outcome, Some(Err(Error::Closed))), "{outcome:?}");
+            }
+            let again = Wal::open(scratch.path()).unwrap();
+            again.append("e").unwrap();
+            for mut iter in [fresh, begun] {
+                let outcome = iter.next();
+                assert!(matches!(outcome, Some(Err(Error::Closed))), "{outcome:?}");
+                assert!(iter.next().is_none(), "an iterator that failed stays failed");
+                assert!(matches!(iter.error(), Some(Error::Closed)));
+            }
+            assert!(done.next().is_none() && done.error().is_none(), "it has seen all that it was made for");
+        }
+    });
+}
+
+const OPENER: &str = "concurrency::child_that_opens_a_log_and_stays";
+const OPENER_VARIABLE: &str = "SEAWALL_OPENER_CHILD";
+
+#[test]
+fn child_that_opens_a_log_and_stays() {
+    // Not a test by itself: what the next ones run.
+    let Ok(dir) = env::var(OPENER_VARIABLE) else { return };
+    match Wal::open(dir) {
+        Ok(wal) => {
+            say(&format!("opened {}", wal.append("child").unwrap()));
+            wait_to_be_killed();
+        }
+        Err(Error::Locked { .. }) => say("locked"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process() {
+    // Method: open twice in this process, then from a second one; then the other way round, and kill that one.
+    watchdog(60, || {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().to_str().unwrap();
+        let wal = Wal::open(dir).unwrap();
+        wal.append("parent").unwrap();
+        let begin = Instant::now();
+        let second = Wal::open(dir);
+        let Err(Error::Locked { path, .. }) = &second else { panic!("{second:?}") };
+        assert_eq!(**path, fs::canonicalize(dir).unwrap().join("LOCK"));
+        let other_way = scratch.path().join("..").join(scratch.path().file_name().unwrap());
+        assert!(matches!(Wal::open(other_way), Err(Error::Locked { .. })), "by another path, too");
+        assert!(begin.elapsed() < Duration::from_secs(5), "it does not wait");
+        assert_eq!(Child::spawn(OPENER, &[(OPENER_VARIABLE, dir)]).wait(), ["locked"]);
+        assert_eq!(wal.append("still mine").unwrap(), Lsn::from(2));
+        drop(wal);
+
+        let child = Child::spawn(OPENER, &[(OPENER_VARIABLE, dir)]);
+        assert_eq!(child.expect_line(), "opened 3");
+        assert!(matches!(Wal::open(dir), Err(Error::Locked { .. })));
+        child.kill();
+        let wal = Wal::open(dir).unwrap();
+        assert_eq!(wal.last_lsn(), Lsn::from(3));
+        assert_eq!(fs::metadata(scratch.path().join("LOCK")).unwrap().len(), 0);
+    });
+}
+
+#[test]
+fn one_of_many_openers_wins() {
+    // Method: threads open the same directory at once, where there is no log yet; each holds it for a moment.
+    watchdog(60, || {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("a/b/c");
+        let (held, opened) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..40 {
+                        match Wal::open(&dir) {
+                            Ok(wal) => {
+                                assert!(!held.swap(true, Ordering::SeqCst), "two have it open");
+                                let lsn = wal.append("mine").unwrap();
+                                assert_eq!(u64::from(lsn), opened.fetch_add(1, Ordering::SeqCst) + 1);
+                                held.store(false, Ordering::SeqCst);
+                            }
+                            Err(Error::Locked { .. }) => thread::yield_now(),
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+        });
+        let count = opened.load(Ordering::SeqCst);
+        println!("{count} of 320 attempts had it");
+        assert_eq!(u64::from(Wal::open(&dir).unwrap().last_lsn()), count);
+        assert!(count > 0 && on_disk::segments(&dir).len() == 1);
+    });
+}
+
+#[test]
+fn the_timer_makes_records_durable_and_sleeps_when_there_is_nothing_to_sync() {
+    // Method: append, make no further call, and wait for the durable LSN. Then count the syncs of an idle log.
+    watchdog(60, || {
+        let scratch = tempfile::tempdir().unwrap();
+        let options = Options::new().durability(Durability::Interval(Duration::from_millis(10)));
+        let wal = options.open(scratch.path()).unwrap();
+        for _ in 0..5 {
+            let lsn = wal.append("soon durable").unwrap();
+            let begin = Instant::now();
+            while wal.durable_lsn() < lsn {
+                assert!(begin.elapsed() < Duration::from_secs(20), "the timer does not sync");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let syncs = wal.stats().syncs;
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(wal.stats().syncs, syncs, "it syncs though there is nothing to sync");
+        wal.append("unsynced").unwrap();
+        let begin = Instant::now();
+        drop(wal);
+        assert!(begin.elapsed() < Duration::from_secs(5), "the timer holds up the end");
+        let long = Options::new().durability(NEVER).open(scratch.path()).unwrap();
+        long.append("unsynced").unwrap();
+        let begin = Instant::now();
+        long.close().unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(5), "an hour's timer holds up the end");
+    });
+}
+
+#[test]
+fn a_failed_sync_of_the_timer_poisons() {
+    // Method: let the timer's sync fail, while nobody waits for it. The next call is told.
+    watchdog(60, || {
+        let (gate, hook) = Gate::new();
+        let options = Options::new().durability(Durability::Interval(Duration::from_millis(1)));
+        let wal = options.open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+        wal.append("durable").unwrap();
+        assert_eq!(wal.sync().unwrap(), Lsn::FIRST);
+        gate.close(Call::Sync, "wal-000001.log");
+        wal.append("not durable").unwrap();
+        gate.wait_for_arrival();
+        gate.fail(io::ErrorKind::Other);
+        while !wal.is_poisoned() {
+            thread::yield_now();
+        }
+        let outcome = wal.append("late");
+        assert!(matches!(outcome, Err(Error::Poisoned { durable: Lsn::FIRST, .. })), "{outcome:?}");
+        assert_eq!(wal.durable_lsn(), Lsn::FIRST);
+        assert_eq!(wal.iter().count(), 1, "reads of what is durable go on");
+    });
+}
+
+const COUNTER: &str = "concurrency::child_that_counts_its_threads";
+const COUNTER_VARIABLE: &str = "SEAWALL_COUNTER_CHILD";
+
+#[test]
+fn child_that_counts_its_threads() {
+    // Not a test by itself: what the next one runs.
+    let Ok(dir) = env::var(COUNTER_VARIABLE) else { return };
+    let threads = || on_disk::names(Path::new("/proc/self/task")).len();
+    let before = threads();
+    let wal = small_segments().open(dir).unwrap();
+    for _ in 0..100 {
+        wal.append(&[1; 500]).unwrap();
+        wal.set_state(b"s").unwrap();
+    }
+    wal.checkpoint(Lsn::from(50)).unwrap();
+    say(&format!("{}", threads() - before));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn in_the_default_mode_no_thread_is_started() {
+    // Method: a process of its own counts its threads before it opens a log and after it has worked with it.
+    watchdog(60, || {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("wal");
+        assert_eq!(Child::spawn(COUNTER, &[(COUNTER_VARIABLE, dir.to_str().unwrap())]).wait(), ["0"]);
+    });
+}

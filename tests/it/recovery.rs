@@ -1,0 +1,1014 @@
+//! What opening a log does with whatever a crash, or worse, has left: every row of the tables in
+//! `docs/durability.md`, on files made by hand or by the library.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use seawall::{
+    Error, Fs, Lsn, LsnRange, OpenMode, Options, RecoveryAction, RecoveryReport, SegmentRole, Verify, Wal,
+};
+
+use crate::common::{Rng, Stored, collect, replay, seed, small_segments, watchdog};
+use crate::fault_fs::{Call, Fault, FaultFs};
+use crate::format::{
+    BLOCK, Build, DATA, DIR, FRAMES_START, Id, Mark, Predecessor, current_path, disk, mark_of, open, records,
+    segment_path, segments_of, u32_at,
+};
+use crate::mem_fs::MemFs;
+use crate::on_disk;
+
+const LOG: Id = [7; 16];
+
+type Files = BTreeMap<PathBuf, Arc<Vec<u8>>>;
+
+/// All files but LOCK, which every open makes.
+fn files(disk: &MemFs) -> Files {
+    disk.files().into_iter().filter(|(path, _)| !path.ends_with("LOCK")).collect()
+}
+
+/// Opens what must be refused, with either verification; nothing may change. Returns the error.
+fn refused(disk: &MemFs) -> Error {
+    let before = files(disk);
+    let mut error = None;
+    for verify in [Verify::Tail, Verify::Full] {
+        match small_segments().verify(verify).open_on(Arc::new(disk.clone()), DIR) {
+            Ok(wal) => panic!("{verify:?}: it was opened: {:?}", wal.recovery()),
+            Err(refusal) => error = Some(refusal),
+        }
+        assert!(files(disk) == before, "a refused open changes nothing");
+    }
+    error.expect("it was refused twice")
+}
+
+/// What `Corrupt` says.
+#[derive(Debug)]
+struct Damage {
+    path: PathBuf,
+    offset: u64,
+    lost: LsnRange,
+    reason: &'static str,
+}
+
+fn damage(disk: &MemFs) -> Damage {
+    match refused(disk) {
+        Error::Corrupt { path, offset, lost, reason, .. } => {
+            Damage { path: path.to_path_buf(), offset, lost, reason }
+        }
+        other => panic!("expected damage, not: {other}"),
+    }
+}
+
+fn range(first: u64, last: u64) -> LsnRange {
+    LsnRange::new(Lsn::from(first), Lsn::from(last))
+}
+
+/// Three segments of one log, with three records in each, all promised, and CURRENT closed.
+struct Three {
+    old: Build,
+    middle: Build,
+    tail: Build,
+}
+
+impl Three {
+    fn new() -> Three {
+        let mut old = Build::new(LOG, 1, 1, None);
+        fill(&mut old, 1);
+        let mut middle = Build::new(LOG, 2, 4, Some(old.fence()));
+        fill(&mut middle, 4);
+        let mut tail = Build::with_floor(LOG, 3, 7, Some(middle.fence()), 0, b"state");
+        fill(&mut tail, 7);
+        Three { old, middle, tail }
+    }
+
+    fn disk(&self) -> MemFs {
+        disk(&[&self.old, &self.middle, &self.tail], Some(self.closed().encode(1)))
+    }
+
+    fn closed(&self) -> Mark {
+        self.tail.mark(true, self.tail.end())
+    }
+}
+
+/// Adds three frames with a record each; each promises the one before.
+fn fill(build: &mut Build, first: u64) {
+    for number in first..first + 3 {
+        build.data(build.end(), &records([number]));
+    }
+}
+
+/// Changes the bytes of a file.
+fn edit(disk: &MemFs, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = disk.files()[path].to_vec();
+    change(&mut bytes);
+    disk.replace(path, bytes);
+}
+
+fn opened(disk: &MemFs) -> Wal {
+    open(disk).unwrap_or_else(|error| panic!("it cannot be opened: {error}"))
+}
+
+/// Opens a log that must hold these records from LSN 1 on, appends, closes and opens it again.
+fn check_all(disk: &MemFs, expected: &[Stored]) -> RecoveryReport {
+    let wal = opened(disk);
+    assert!(replay(&wal) == expected, "other records: {:?}", wal.recovery());
+    let report = wal.recovery().clone();
+    let next = expected.len() as u64 + 1;
+    assert_eq!(wal.append(Stored::mixed(next).entry()).unwrap(), Lsn::from(next));
+    wal.close().unwrap();
+    drop(wal);
+    let wal = opened(disk);
+    let noted = |path: &Path| report.notes.iter().any(|note| *note.path == *path) && path != current_path();
+    assert!(wal.recovery().notes.iter().all(|note| noted(&note.path)), "{:?}", wal.recovery());
+    assert!(wal.recovery().is_clean(), "{:?}", wal.recovery());
+    assert!(replay(&wal) == [expected, &records([next])].concat());
+    report
+}
+
+#[test]
+fn a_closed_log_is_continued_with_nothing_owed() {
+    // Method: the row "nothing": no new segment, and no byte of the old ones changed but CURRENT's state.
+    let three = Three::new();
+    let disk = three.disk();
+    let before = files(&disk);
+    let wal = opened(&disk);
+    assert_eq!(wal.recovery().action, RecoveryAction::Continued);
+    assert_eq!((replay(&wal), wal.state()), (records(1..=9), b"state".to_vec()));
+    let after = files(&disk);
+    let changed: Vec<&PathBuf> = after.keys().filter(|path| before.get(*path) != after.get(*path)).collect();
+    assert_eq!(changed, [&current_path()]);
+    assert_eq!(mark_of(&disk), Mark { closed: false, ..three.closed() });
+    drop(wal);
+    assert_eq!(check_all(&disk, &records(1..=9)).action, RecoveryAction::Continued);
+}
+
+#[test]
+fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
+    // Method: a log that was not closed. Its last frame promises the one before it, and nothing promises the last.
+    let three = Three::new();
+    let disk = disk(
+        &[&three.old, &three.middle, &three.tail],
+        Some(three.tail.mark(false, three.tail.header.birth_end).encode(1)),
+    );
+    let wal = opened(&disk);
+    let report = wal.recovery();
+    assert_eq!((report.action, report.carried_records), (RecoveryAction::Succeeded, range(9, 9)));
+    assert_eq!((report.dropped_bytes, report.dropped_frames), (0, 0));
+    assert_eq!(replay(&wal), records(1..=9));
+    let born = &segments_of(&disk)[&4];
+    let last_promised = &three.tail.frames[2];
+    let fence = Predecessor {
+        number: 3,
+        salt: three.tail.header.salt,
+        end: last_promised.end(),
+        last: 8,
+        frame_offset: last_promised.offset,
+        frame_checksum: last_promised.checksum,
+    };
+    assert_eq!(born.header.predecessor, Some(fence));
+    assert_eq!((born.header.first, born.header.log_id), (9, LOG));
+    assert_eq!(born.frames[0].floor_and_state(), (0, &b"state"[..]));
+    assert!(born.frames.iter().all(|frame| frame.durable_end == 0), "it is born with all of them");
+    assert_eq!(born.frames[1].records(), records([9]));
+    assert_eq!(mark_of(&disk).number, 4);
+    assert_eq!(segments_of(&disk)[&3].end, last_promised.end(), "the old tail is cut at its end");
+    drop(wal);
+    check_all(&disk, &records(1..=9));
+}
+
+#[test]
+fn a_tail_without_promises_is_born_again() {
+    // Method: no sync is known to have reached beyond what the tail was born with; also where it was born with
+    // records, and where only a state frame was promised since. Same predecessor, next number, the old file gone.
+    let three = Three::new();
+    let mut unpromised = Build::new(LOG, 3, 7, Some(three.middle.fence()));
+    unpromised.data(unpromised.end(), &records([7]));
+    let mut with_state = Build::new(LOG, 3, 7, Some(three.middle.fence()));
+    with_state.state(with_state.end(), 0, b"newer");
+    with_state.data(with_state.end(), &records([7]));
+    let mut born_with = Build::new(LOG, 3, 7, Some(three.middle.fence()));
+    born_with.data(0, &records([7]));
+    born_with.born();
+    for (tail, state) in [(&unpromised, ""), (&with_state, "newer"), (&born_with, "")] {
+        let open_mark = tail.mark(false, tail.header.birth_end).encode(1);
+        let disk = disk(&[&three.old, &three.middle, tail], Some(open_mark));
+        let wal = opened(&disk);
+        let report = wal.recovery();
+        assert_eq!((report.action, report.carried_records), (RecoveryAction::BornAgain, range(7, 7)));
+        assert_eq!((replay(&wal), wal.state()), (records(1..=7), state.as_bytes().to_vec()));
+        let segments = segments_of(&disk);
+        assert_eq!(segments.keys().collect::<Vec<_>>(), [&1, &2, &4]);
+        assert_eq!(segments[&4].header.predecessor, tail.header.predecessor);
+        assert_eq!(segments[&4].header.first, 7);
+        drop(wal);
+        check_all(&disk, &records(1..=7));
+    }
+}
+
+#[test]
+fn closed_counts_only_where_it_fits() {
+    // Method: CURRENT says closed, but not the end, the LSN, or the tail that are there: then more is owed.
+    let three = Three::new();
+    let segments = [&three.old, &three.middle, &three.tail];
+    let shorter = three.tail.frames[2].end();
+    for mark in [
+        Mark { end: shorter, last: 8, ..three.closed() },
+        Mark { last: 8, ..three.closed() },
+        Mark { closed: false, ..three.closed() },
+    ] {
+        let disk = disk(&segments, Some(mark.encode(1)));
+        assert_ne!(check_all(&disk, &records(1..=9)).action, RecoveryAction::Continued, "{mark:?}");
+    }
+    let disk = disk(&segments, Some(three.closed().encode(1)));
+    edit(&disk, &segment_path(3), |bytes| bytes.extend([0; 5000]));
+    assert_eq!(
+        check_all(&disk, &records(1..=9)).action,
+        RecoveryAction::Continued,
+        "zeros behind the end are none"
+    );
+}
+
+#[test]
+fn a_torn_tail_is_dropped_and_reported() {
+    // Method: behind whole frames, what a torn write leaves: parts of a frame, garbage, a frame whose body is lost
+    // with another one behind it. None of it was promised.
+    let three = Three::new();
+    let promised = three.tail.mark(false, three.tail.end());
+    let whole = {
+        let mut longer = three.tail.clone();
+        longer.data(three.tail.end(), &[Stored::numbered(10, 200)]);
+        longer.data(three.tail.end(), &[Stored::numbered(11, 200)]);
+        longer.bytes()
+    };
+    let end = usize::try_from(three.tail.end()).unwrap();
+    let mut body_lost = whole.clone();
+    body_lost[end + 100] ^= 1;
+    let cuts = (1..250).step_by(9).map(|count| (whole[..end + count].to_vec(), u64::from(count >= 40)));
+    let garbage = Rng::new(1).bytes(777);
+    let cases = cuts.chain([(body_lost, 2), ([&whole[..end], &garbage].concat(), 0)]);
+    for (bytes, frames) in cases {
+        let disk = disk(&[&three.old, &three.middle, &three.tail], Some(promised.encode(1)));
+        let rest = &bytes[end..];
+        let last = rest.iter().rposition(|byte| *byte != 0).expect("something is there") + 1;
+        disk.replace(&segment_path(3), bytes.clone());
+        let report = check_all(&disk, &records(1..=9));
+        assert_eq!(
+            (report.dropped_bytes, report.dropped_frames),
+            (last as u64, frames),
+            "{} bytes",
+            rest.len()
+        );
+        assert_ne!(report.action, RecoveryAction::Continued);
+    }
+}
+
+#[test]
+fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
+    // Method: the end of the tail's whole frames lies before what was promised; by each of the four that promise:
+    // the header's birth end, CURRENT, a frame before the damage, a frame behind it.
+    let path = segment_path(3);
+    let three = Three::new();
+    let [state, first, second, third] = &three.tail.frames[..] else { panic!("four frames") };
+    let nothing_marked = Some(three.tail.mark(false, three.tail.header.birth_end).encode(1));
+    let spoil = |disk: &MemFs, offset: u64| {
+        edit(disk, &path, |bytes| bytes[usize::try_from(offset).unwrap() + 9] ^= 0x10);
+    };
+    let segments = [&three.old, &three.middle, &three.tail];
+
+    let by_birth = disk(&segments, nothing_marked.clone());
+    spoil(&by_birth, state.offset);
+    let found = damage(&by_birth);
+    assert_eq!((found.path, found.offset), (path.clone(), state.offset));
+
+    let by_current = disk(&segments, Some(three.tail.mark(false, third.end()).encode(1)));
+    spoil(&by_current, third.offset);
+    let found = damage(&by_current);
+    assert_eq!(
+        (found.path, found.offset, found.lost),
+        (path.clone(), third.offset, range(9, 9)),
+        "{}",
+        found.reason
+    );
+
+    // The third frame says that the second one was synced, and is read though it stands behind the damage.
+    let by_later_frame = disk(&segments, nothing_marked.clone());
+    spoil(&by_later_frame, first.offset);
+    let found = damage(&by_later_frame);
+    assert_eq!(
+        (found.path, found.offset, found.lost),
+        (path.clone(), first.offset, range(7, 9)),
+        "{}",
+        found.reason
+    );
+
+    let mut promises_more = three.tail.clone();
+    promises_more.data(promises_more.end() + 64, &records([10]));
+    let by_earlier_frame = disk(&[&three.old, &three.middle, &promises_more], nothing_marked.clone());
+    assert_eq!(damage(&by_earlier_frame).path, path);
+
+    // Nobody vouches for the last frame alone: it was torn.
+    let unpromised = disk(&segments, nothing_marked);
+    spoil(&unpromised, third.offset);
+    let report = check_all(&unpromised, &records(1..=8));
+    assert!(report.dropped_bytes > 0 && second.end() == third.offset);
+}
+
+#[test]
+fn a_promise_counts_wherever_it_stands_behind_the_damage() {
+    // Method: much garbage between the damage and the one header that promises, at every alignment to the scan's
+    // pieces that a multiple of 8 allows around 1 MiB.
+    for gap in [0, 8, 64, (1 << 20) - 96, (1 << 20) - 40, (1 << 20) - 8, 1 << 20, (3 << 20) + 16] {
+        let mut tail = Build::new(LOG, 1, 1, None);
+        fill(&mut tail, 1);
+        let good = tail.clone();
+        let promise = tail.end();
+        let mut bytes = tail.bytes();
+        let mut garbage = Rng::new(gap).bytes(usize::try_from(gap).unwrap());
+        garbage.iter_mut().step_by(8).for_each(|byte| *byte |= 1);
+        bytes.extend(&garbage);
+        // A frame in its place behind the gap, which says how far syncs had come.
+        tail.frames.last_mut().unwrap().body.clear();
+        let mut far = crate::format::Frame {
+            offset: promise + gap,
+            checksum: 0,
+            count: 1,
+            first: 9,
+            durable_end: promise + gap,
+            kind: DATA,
+            body: Rng::new(1).bytes(30),
+        };
+        let encoded = far.encode(&good.header.salt);
+        far.checksum = u32_at(&encoded, 4);
+        bytes.extend(&encoded[..40]); // Its body is lost.
+        let disk = disk(&[&good], Some(good.mark(false, good.header.birth_end).encode(1)));
+        disk.replace(&segment_path(1), bytes);
+        if gap == 0 {
+            // It promises what is there, and is a torn write by itself.
+            check_all(&disk, &records(1..=3));
+        } else {
+            let found = damage(&disk);
+            assert_eq!((found.offset, found.lost), (promise, range(4, 9)), "gap {gap}: {}", found.reason);
+        }
+    }
+}
+
+#[test]
+fn where_there_is_nothing_a_log_is_made() {
+    // Method: an empty directory, one without a log, and none at all, some levels deep.
+    for dir in ["/", "/data", "/a/b/c/d"] {
+        let fs = MemFs::new(1);
+        if dir != "/a/b/c/d" && dir != "/" {
+            fs.create_dir(dir.as_ref()).unwrap();
+            fs.replace(&Path::new(dir).join("notes.txt"), b"mine".to_vec());
+        }
+        let wal = Options::new().open_on(Arc::new(fs.clone()), dir).unwrap();
+        let report = wal.recovery();
+        assert_eq!((report.action, report.records.is_empty()), (RecoveryAction::Created, true));
+        assert!(report.is_clean() && report.segments.len() == 1);
+        let segment = &report.segments[0];
+        assert_eq!((segment.number, segment.role, segment.end), (1, SegmentRole::Tail, 8240));
+        wal.append("one").unwrap();
+        let after = fs.power_cut();
+        let again = Options::new().open_on(Arc::new(after), dir).unwrap();
+        assert_eq!(again.last_lsn(), Lsn::FIRST, "{dir}: every directory's name is durable");
+    }
+}
+
+#[test]
+fn create_if_missing_false_makes_nothing() {
+    // Method: on the real disk; no directory, an empty one, one with a LOCK only, and one with a log.
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("a/wal");
+    let options = Options::new().create_if_missing(false);
+    let not_found = |outcome: seawall::Result<Wal>, dir: &Path| match outcome {
+        Err(Error::NotFound { path, .. }) => assert!(path.ends_with(dir.file_name().unwrap())),
+        other => panic!("{other:?}"),
+    };
+    not_found(options.open(&dir), &dir);
+    assert!(!dir.exists() && !dir.parent().unwrap().exists());
+    fs::create_dir_all(&dir).unwrap();
+    not_found(options.open(&dir), &dir);
+    assert_eq!(on_disk::names(&dir).len(), 0);
+    fs::write(dir.join("LOCK"), "").unwrap();
+    not_found(options.open(&dir), &dir);
+    assert_eq!(on_disk::names(&dir), ["LOCK"]);
+    Wal::open(&dir).unwrap().append("one").unwrap();
+    assert_eq!(options.open(&dir).unwrap().last_lsn(), Lsn::FIRST);
+}
+
+#[test]
+fn a_missing_tail_is_told_by_current() {
+    // Method: CURRENT alone, sound or not; and CURRENT with a number above all that are there.
+    let three = Three::new();
+    let closed = three.closed().encode(1);
+    let missing = |disk: &MemFs| match refused(disk) {
+        Error::MissingSegment { path, lost, .. } => (path.to_path_buf(), lost),
+        other => panic!("{other}"),
+    };
+    let (path, lost) = missing(&disk(&[], Some(closed.clone())));
+    assert_eq!((path, lost), (segment_path(3), range(1, 9)));
+    for bytes in [vec![0; 2 * BLOCK], Vec::new(), Rng::new(1).bytes(100)] {
+        missing(&disk(&[], Some(bytes)));
+    }
+    let (path, lost) = missing(&disk(&[&three.old, &three.middle], Some(closed.clone())));
+    assert_eq!((path, lost), (segment_path(3), range(7, 9)));
+    missing(&disk(&[&three.old], Some(closed)));
+}
+
+#[test]
+fn a_missing_older_segment_is_told_by_its_successor() {
+    // Method: each one removed; with the floor below it, in it, at its end.
+    for (gone, first, last) in [(1, 1, 3), (2, 4, 6)] {
+        for floor in [0, first - 1, first, last] {
+            let mut three = Three::new();
+            three.tail = Build::with_floor(LOG, 3, 7, Some(three.middle.fence()), floor, b"");
+            fill(&mut three.tail, 7);
+            let disk = three.disk();
+            disk.remove(&segment_path(gone));
+            if floor == last && gone == 1 || floor == 6 {
+                let wal = opened(&disk);
+                assert_eq!(
+                    collect(wal.iter()).unwrap(),
+                    (Some(Lsn::from(floor + 1)), records(floor + 1..=9))
+                );
+                continue;
+            }
+            if floor >= last {
+                continue; // The middle is covered, and what is covered with it.
+            }
+            match refused(&disk) {
+                Error::MissingSegment { path, lost, .. } => {
+                    assert_eq!(*path, *segment_path(gone));
+                    assert_eq!(lost.last(), Lsn::from(last), "floor {floor}");
+                    // Where it began is not known, since that was in it; but not at or below the floor.
+                    let latest = Lsn::from(first.max(floor + 1));
+                    assert!(
+                        lost.first() > Lsn::from(floor) && lost.first() <= latest,
+                        "floor {floor}: {lost}"
+                    );
+                }
+                other => panic!("segment {gone}, floor {floor}: {other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn files_of_another_log_are_refused() {
+    // Method: the tail's number in CURRENT with another salt; another log id in a segment under any number, and in
+    // CURRENT, also where CURRENT is missing.
+    let three = Three::new();
+    let segments = [&three.old, &three.middle, &three.tail];
+    let other_salt = Mark { salt: [9; 16], ..three.closed() };
+    assert_eq!(damage(&disk(&segments, Some(other_salt.encode(1)))).path, segment_path(3));
+    let other_log = Mark { log_id: [9; 16], ..three.closed() };
+    damage(&disk(&segments, Some(other_log.encode(1))));
+    for number in [1, 2, 3, 4, 9] {
+        let mut stranger = Build::new([9; 16], number, 1, None);
+        fill(&mut stranger, 1);
+        for current in [Some(three.closed().encode(1)), None] {
+            let disk = disk(&segments, current.clone());
+            disk.replace(&segment_path(number), stranger.bytes());
+            let found = damage(&disk);
+            if current.is_some() {
+                assert_eq!(found.path, segment_path(number), "{}", found.reason);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_higher_number_than_currents_is_the_tail_all_the_same() {
+    // Method: CURRENT names the segment before the tail, as between the two renames of a birth: nothing is lost, and
+    // the report says so.
+    let three = Three::new();
+    for closed in [false, true] {
+        let older = three.middle.mark(closed, three.middle.end());
+        let disk = disk(&[&three.old, &three.middle, &three.tail], Some(older.encode(1)));
+        let report = check_all(&disk, &records(1..=9));
+        assert_ne!(report.action, RecoveryAction::Continued);
+        assert!(report.notes.len() == 1 && *report.notes[0].path == *current_path(), "{:?}", report.notes);
+    }
+}
+
+#[test]
+fn without_a_sound_current_the_highest_number_is_the_tail() {
+    // Method: CURRENT removed, cut, zeroed, or both of its blocks damaged: reported, and nothing is lost.
+    let three = Three::new();
+    let sound = three.closed().encode(1);
+    let mut both = sound.clone();
+    both[20] ^= 1;
+    both[BLOCK + 20] ^= 1;
+    for current in [None, Some(Vec::new()), Some(sound[..300].to_vec()), Some(vec![0; 2 * BLOCK]), Some(both)]
+    {
+        let disk = disk(&[&three.old, &three.middle, &three.tail], current);
+        let report = check_all(&disk, &records(1..=9));
+        assert_ne!(report.action, RecoveryAction::Continued);
+        assert!(report.notes.len() == 1 && *report.notes[0].path == *current_path(), "{:?}", report.notes);
+    }
+}
+
+#[test]
+fn one_damaged_copy_is_reported_and_the_other_counts() {
+    // Method: each block of each header and of CURRENT; then both blocks of each live header.
+    let three = Three::new();
+    for path in [segment_path(1), segment_path(2), segment_path(3), current_path()] {
+        for block in [0, 1] {
+            let disk = three.disk();
+            edit(&disk, &path, |bytes| bytes[block * BLOCK + 33] ^= 1);
+            let report = check_all(&disk, &records(1..=9));
+            let notes: Vec<_> =
+                report.notes.iter().map(|note| (note.path.to_path_buf(), note.offset)).collect();
+            assert_eq!(notes, [(path.clone(), (block * BLOCK) as u64)]);
+            assert_eq!(report.action, RecoveryAction::Continued);
+        }
+        if path != current_path() {
+            let disk = three.disk();
+            edit(&disk, &path, |bytes| [33, BLOCK + 44].into_iter().for_each(|at| bytes[at] ^= 1));
+            assert_eq!(damage(&disk).path, path);
+        }
+    }
+}
+
+#[test]
+fn two_sound_copies_that_differ_are_damage_in_a_header_and_old_and_new_in_current() {
+    // Method: pair the blocks of two versions. Of CURRENT the newer counts: what the older one would miss is damage.
+    let three = Three::new();
+    let longer = Build { next: 99, ..three.tail.clone() };
+    let mut other = longer.header.clone();
+    other.first += 1;
+    let disk_header = three.disk();
+    edit(&disk_header, &segment_path(3), |bytes| {
+        bytes[BLOCK..2 * BLOCK].copy_from_slice(&other.encode(1)[..BLOCK])
+    });
+    assert_eq!(damage(&disk_header).path, segment_path(3));
+    let old = three.tail.mark(false, three.tail.header.birth_end).encode(1);
+    let new = three.closed().encode(1);
+    for (first, second) in [(&old, &new), (&new, &old)] {
+        let disk = three.disk();
+        let both = [&first[..BLOCK], &second[BLOCK..]].concat();
+        disk.replace(&current_path(), both);
+        // The last frame is gone, in zeros: only the newer block knows.
+        let last = usize::try_from(three.tail.frames[3].offset).unwrap();
+        edit(&disk, &segment_path(3), |bytes| bytes[last..].fill(0));
+        let found = damage(&disk);
+        assert_eq!((found.path, found.lost), (segment_path(3), range(9, 9)));
+    }
+}
+
+#[test]
+fn what_is_not_a_log_is_told_apart() {
+    // Method: files with our names and other contents, with and without a CURRENT of such a kind.
+    for contents in [Vec::new(), b"#!/bin/sh\n".to_vec(), vec![0; 20_000], Rng::new(1).bytes(20_000)] {
+        let fs = disk(&[], None);
+        fs.replace(&segment_path(1), contents.clone());
+        fs.replace(&segment_path(8), b"something else".to_vec());
+        match refused(&fs) {
+            Error::NotALog { path, .. } => assert_eq!(*path, *segment_path(1)),
+            other => panic!("{other}"),
+        }
+        fs.replace(&current_path(), contents);
+        assert!(matches!(refused(&fs), Error::NotALog { .. }));
+        // Once one file is ours, it is damage.
+        let three = Three::new();
+        let mixed = three.disk();
+        mixed.replace(&segment_path(3), b"something else".to_vec());
+        assert_eq!(damage(&mixed).path, segment_path(3));
+    }
+}
+
+/// What `UnsupportedVersion` says.
+fn unsupported(disk: &MemFs) -> (PathBuf, &'static str, u32) {
+    match refused(disk) {
+        Error::UnsupportedVersion { path, what, found, supported, .. } => {
+            assert!(found > supported, "{found} against {supported}");
+            (path.to_path_buf(), what, found)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_a_later_release_wrote_is_refused_by_name() {
+    // Method: a header and a CURRENT of version 2, sound in every other way; in one block or in both. A version that
+    // does not verify is damage.
+    let three = Three::new();
+    for path in [segment_path(1), segment_path(2), segment_path(3), current_path()] {
+        let newer = match path == current_path() {
+            true => three.closed().encode(2),
+            false => {
+                let build =
+                    [&three.old, &three.middle, &three.tail].into_iter().find(|build| build.path() == path);
+                build.expect("one of the three").header.encode(2)
+            }
+        };
+        for blocks in [0..BLOCK, BLOCK..2 * BLOCK, 0..2 * BLOCK] {
+            let disk = three.disk();
+            edit(&disk, &path, |bytes| bytes[blocks.clone()].copy_from_slice(&newer[blocks.clone()]));
+            assert_eq!(unsupported(&disk), (path.clone(), "format version", 2));
+        }
+        let disk = three.disk();
+        edit(&disk, &path, |bytes| bytes[8] = 2); // And the checksum is the old one's.
+        let report = check_all(&disk, &records(1..=9));
+        assert_eq!(report.notes.len(), 1);
+    }
+}
+
+#[test]
+fn unknown_frames_that_verify_are_refused_by_name() {
+    // Method: a frame of type 3, and one of codec 1, with right checksums: in the tail, in a completed segment, and
+    // behind damage in the tail, where only headers are looked at.
+    for (kind, what, found) in [(3, "frame type", 3), (1 | 1 << 8, "codec", 1)] {
+        let three = Three::new();
+        let mut tail = three.tail.clone();
+        tail.frame(tail.end(), kind, 1, 10, b"from the future".to_vec());
+        let in_tail = disk(&[&three.old, &three.middle, &tail], Some(three.closed().encode(1)));
+        assert_eq!(unsupported(&in_tail), (segment_path(3), what, found));
+
+        let behind_damage = in_tail.fork();
+        let at = usize::try_from(three.tail.frames[3].offset).unwrap();
+        edit(&behind_damage, &segment_path(3), |bytes| bytes[at + 50] ^= 1);
+        assert_eq!(unsupported(&behind_damage), (segment_path(3), what, found));
+
+        let mut middle = Build::new(LOG, 2, 4, Some(three.old.fence()));
+        middle.frame(middle.end(), kind, 0, 4, b"from the future".to_vec());
+        fill(&mut middle, 4);
+        let mut tail = Build::new(LOG, 3, 7, Some(middle.fence()));
+        fill(&mut tail, 7);
+        let in_middle = disk(&[&three.old, &middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+        let opened = small_segments().verify(Verify::Full).open_on(Arc::new(in_middle.clone()), DIR);
+        assert!(matches!(opened, Err(Error::UnsupportedVersion { .. })), "{opened:?}");
+        let wal = small_segments().verify(Verify::Tail).open_on(Arc::new(in_middle), DIR).unwrap();
+        let last = wal.iter().last().unwrap();
+        assert!(matches!(last, Err(Error::UnsupportedVersion { .. })), "{last:?}");
+    }
+}
+
+#[test]
+fn a_chain_that_does_not_fit_together_is_damage() {
+    // Method: in the chain above the floor, one thing wrong at a time, each with right checksums.
+    let three = Three::new();
+    let fence = three.middle.fence();
+    let tail = |predecessor: Predecessor, first: u64| {
+        let mut tail = Build::new(LOG, 3, first, Some(predecessor));
+        fill(&mut tail, first);
+        tail
+    };
+    let cases = [
+        ("an LSN gap", tail(fence.clone(), 8), 3),
+        ("an LSN repeated", tail(fence.clone(), 6), 3),
+        ("a foreign salt", tail(Predecessor { salt: [9; 16], ..fence.clone() }, 7), 2),
+        ("an end beyond the file", tail(Predecessor { end: fence.end + 8000, ..fence.clone() }, 7), 2),
+        (
+            "itself as predecessor",
+            tail(Predecessor { number: 3, salt: three.tail.header.salt, ..fence.clone() }, 7),
+            3,
+        ),
+        ("a later one as predecessor", tail(Predecessor { number: 4, ..fence.clone() }, 7), 3),
+    ];
+    for (what, tail, named) in cases {
+        let disk = disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+        let found = damage(&disk);
+        assert_eq!(found.path, segment_path(named), "{what}: {}", found.reason);
+    }
+    // These are found by reading the frames, so by full verification, or when they are read.
+    let frames = [
+        ("another last frame", Predecessor { frame_offset: three.middle.frames[2].offset, ..fence.clone() }),
+        ("another checksum", Predecessor { frame_checksum: fence.frame_checksum ^ 1, ..fence.clone() }),
+        ("an end within a frame", Predecessor { end: fence.end - 8, ..fence.clone() }),
+    ];
+    for (what, wrong) in frames {
+        let tail = tail(wrong, 7);
+        let disk = disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+        let before = files(&disk);
+        match open(&disk) {
+            Err(Error::Corrupt { path, .. }) => assert_eq!(*path, *segment_path(2), "{what}"),
+            other => panic!("{what}: {other:?}"),
+        }
+        assert!(files(&disk) == before);
+    }
+    let renamed = disk(&[&three.old, &three.middle], None);
+    renamed.replace(&segment_path(5), three.tail.bytes());
+    assert_eq!(damage(&renamed).path, segment_path(5), "a header with another number than its name");
+}
+
+#[test]
+fn frames_that_do_not_continue_one_another_are_damage() {
+    // Method: in the tail, and in a completed segment: whole frames with a gap or a repeat in the LSNs.
+    for wrong in [5, 7, 4] {
+        let mut middle = Build::new(LOG, 2, 4, None);
+        middle.header.predecessor = Some(Three::new().old.fence());
+        middle.data(middle.end(), &records([4, 5]));
+        middle.next = wrong;
+        middle.data(middle.end(), &records([6]));
+        let old = Three::new().old;
+        let as_tail = disk(&[&old, &middle], Some(middle.mark(false, middle.header.birth_end).encode(1)));
+        assert_eq!(damage(&as_tail).path, segment_path(2));
+        let mut tail = Build::new(LOG, 3, wrong + 1, Some(middle.fence()));
+        fill(&mut tail, wrong + 1);
+        let in_middle = disk(&[&old, &middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+        match open(&in_middle) {
+            Err(Error::Corrupt { path, .. }) => assert_eq!(*path, *segment_path(2)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_tail_that_begins_without_a_state_frame_is_damage() {
+    // Method: its first frame is a record; and a checkpoint beyond the last record.
+    let mut tail = Build::new(LOG, 1, 1, None);
+    tail.frames.clear();
+    tail.data(0, &records([1]));
+    tail.born();
+    let first = disk(&[&tail], Some(tail.mark(true, tail.end()).encode(1)));
+    assert_eq!(damage(&first).path, segment_path(1));
+    let mut beyond = Build::with_floor(LOG, 1, 1, None, 2, b"");
+    beyond.data(beyond.end(), &records([1]));
+    let floor = disk(&[&beyond], Some(beyond.mark(true, beyond.end()).encode(1)));
+    assert_eq!(damage(&floor).path, segment_path(1));
+}
+
+#[test]
+fn bytes_behind_a_predecessors_end_are_dead_whatever_they_hold() {
+    // Method: behind the end that the successor gives: zeros, garbage, and whole frames that would continue the log.
+    let three = Three::new();
+    let mut longer = three.middle.clone();
+    longer.data(longer.end() + 4096, &records([70, 71]));
+    let dead = longer.bytes()[usize::try_from(three.middle.end()).unwrap()..].to_vec();
+    for extra in [vec![0; 4096], Rng::new(1).bytes(4096), dead] {
+        let disk = three.disk();
+        edit(&disk, &segment_path(2), |bytes| bytes.extend(&extra));
+        let report = check_all(&disk, &records(1..=9));
+        assert_eq!((report.action, report.notes.len()), (RecoveryAction::Continued, 0));
+    }
+}
+
+#[test]
+fn segments_that_the_chain_passes_by_are_removed_if_they_are_sound() {
+    // Method: the tail's predecessor record points past a segment, as when a suffix was cut off: what lies between is
+    // no part of the log. One with a sound header goes, one without stays and is reported.
+    let three = Three::new();
+    for sound in [true, false] {
+        let mut tail = Build::new(LOG, 3, 4, Some(three.old.fence()));
+        tail.data(tail.end(), &records([14]));
+        let disk = disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+        if !sound {
+            edit(&disk, &segment_path(2), |bytes| bytes[..2 * BLOCK].fill(0xEE));
+        }
+        let wal = opened(&disk);
+        assert!(replay(&wal) == records([1, 2, 3, 14]));
+        let role = |number: u64| {
+            wal.recovery().segments.iter().find(|segment| segment.number == number).unwrap().role
+        };
+        assert_eq!((role(1), role(3)), (SegmentRole::Completed, SegmentRole::Tail));
+        assert_eq!(role(2), if sound { SegmentRole::Retired } else { SegmentRole::Unreadable });
+        assert_eq!(disk.files().contains_key(&segment_path(2)), !sound);
+        assert_eq!(wal.recovery().notes.iter().any(|note| *note.path == *segment_path(2)), !sound);
+    }
+}
+
+#[test]
+fn damage_wholly_below_the_floor_never_stops_an_open() {
+    // Method: everything below the floor is damaged in turn: header, frames, cut, replaced by anything; it must not
+    // even be noticed but by a note. With the floor at the end of a segment and within the next one.
+    let three = Three::new();
+    for floor in [6, 7] {
+        let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.fence()), floor, b"");
+        fill(&mut tail, 7);
+        let mark = tail.mark(true, tail.end()).encode(1);
+        type Change = fn(&mut Vec<u8>);
+        let ways: [(&str, Change); 6] = [
+            ("a frame", |bytes| bytes[8300] ^= 1),
+            ("one copy of the header", |bytes| bytes[100] ^= 1),
+            ("the header and its copy", |bytes| bytes[..2 * BLOCK].fill(1)),
+            ("its end cut", |bytes| bytes.truncate(8200)),
+            ("all but a few bytes cut", |bytes| bytes.truncate(5)),
+            ("everything", |bytes| *bytes = Rng::new(3).bytes(9000)),
+        ];
+        for (what, change) in ways {
+            for number in [1, 2] {
+                let disk = disk(&[&three.old, &three.middle, &tail], Some(mark.clone()));
+                edit(&disk, &segment_path(number), change);
+                let wal = open(&disk).unwrap_or_else(|error| panic!("{what} of {number}: {error}"));
+                assert_eq!(
+                    collect(wal.iter()).unwrap(),
+                    (Some(Lsn::from(floor + 1)), records(floor + 1..=9))
+                );
+                wal.append("goes on").unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_read_that_fails_is_an_error_and_never_the_end_of_the_log() {
+    // Method: each read, and each look at a size, of an open fails in turn; the error is the disk's, nothing is
+    // changed, and the next open finds everything.
+    let three = Three::new();
+    let disk =
+        disk(&[&three.old, &three.middle, &three.tail], Some(three.tail.mark(false, FRAMES_START).encode(1)));
+    let counted = FaultFs::new(disk.fork());
+    drop(small_segments().open_on(Arc::new(counted.clone()), DIR).unwrap());
+    let calls = counted.calls();
+    let mut failed = 0;
+    for (at, site) in calls.iter().enumerate() {
+        if !matches!(site.call, Call::Read | Call::Size | Call::List | Call::Open) {
+            continue;
+        }
+        let fs = FaultFs::new(disk.fork()).with_fault(Fault::Broken, at);
+        let before = files(fs.disk());
+        match small_segments().open_on(Arc::new(fs.clone()), DIR) {
+            Err(Error::Io { .. }) => failed += 1,
+            // Those that come after the decision may fail in other ways; they are not reads of the log.
+            Ok(_) | Err(_) if fs.fired().is_empty() => continue,
+            Ok(wal) => assert!(replay(&wal) == records(1..=9), "call {at}, {site:?}"),
+            Err(error) => panic!("call {at}, {site:?}: {error}"),
+        }
+        let changed = files(fs.disk()) != before;
+        assert!(
+            !changed || at > calls.iter().position(|site| site.call == Call::Create).unwrap(),
+            "call {at}, {site:?}"
+        );
+        let wal = opened(&fs.disk().fork());
+        assert!(replay(&wal) == records(1..=9), "after call {at}, {site:?}");
+    }
+    assert!(failed > 10, "only {failed} calls failed");
+}
+
+#[test]
+fn a_crash_loop_piles_up_nothing() {
+    // Method: open, do one thing, and let the process die, hundreds of times over; the files, their number and their
+    // bytes stay bounded, whatever that thing is.
+    type Act = fn(&Wal, u64);
+    fn append(wal: &Wal, number: u64) -> Lsn {
+        wal.append(Stored::mixed(number % 7).entry()).unwrap()
+    }
+    // How many segments there may be after so many crashes.
+    type Bound = fn(u64) -> u64;
+    let acts: [(&str, Act, Bound); 7] = [
+        ("nothing", |_, _| {}, |_| 2),
+        ("a state", |wal, number| wal.set_state(&number.to_le_bytes()).unwrap(), |_| 2),
+        ("a rotation", |wal, _| wal.rotate().unwrap(), |_| 3),
+        ("a sync", |wal, _| assert!(wal.sync().is_ok()), |_| 2),
+        (
+            "appends and a checkpoint",
+            |wal, number| {
+                append(wal, number);
+                let lsn = append(wal, number);
+                wal.checkpoint(lsn).unwrap();
+            },
+            |_| 2,
+        ),
+        // What is appended stays, of course: a segment holds some 8 KiB of it.
+        (
+            "an append",
+            |wal, number| assert!(append(wal, number) > Lsn::FIRST),
+            |crashes| 3 + crashes * 1000 / 8000,
+        ),
+        // The second one proves that the first was synced, so that the tail ends there and a successor is due.
+        (
+            "two appends",
+            |wal, number| {
+                append(wal, number);
+                append(wal, number);
+            },
+            |crashes| 3 + crashes,
+        ),
+    ];
+    for (what, act, bound) in acts {
+        let mut disk = MemFs::new(1);
+        let wal = open(&disk).unwrap();
+        wal.append("first").unwrap();
+        let mut most = 0;
+        for number in 0..300 {
+            disk = disk.fork();
+            let wal = opened(&disk);
+            assert!(!wal.recovery().is_clean(), "{what}: it was not closed");
+            act(&wal, number);
+            let next = disk.fork();
+            drop(wal);
+            disk = next;
+            let segments = segments_of(&disk).len() as u64;
+            most = most.max(segments);
+            assert!(segments <= bound(number), "{what}: {segments} segments after {number} crashes");
+            let names = disk.files().len() as u64;
+            assert!(names <= segments + 4, "{what}: {:?}", disk.files().keys().collect::<Vec<_>>());
+        }
+        println!("{what}: at most {most} segments in 300 crashes");
+    }
+}
+
+#[test]
+fn a_crash_loop_on_the_real_disk_piles_up_nothing() {
+    // Method: likewise, with directories copied while the log is open, which is what a kill leaves of it.
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = |generation: usize| scratch.path().join(format!("{generation}"));
+    for generation in 0..40 {
+        let wal = small_segments().open(dir(generation)).unwrap();
+        assert_eq!(u64::from(wal.last_lsn()), generation as u64);
+        wal.append("one more").unwrap();
+        on_disk::copy_dir(&dir(generation), &dir(generation + 1));
+        drop(wal);
+        fs::remove_dir_all(dir(generation)).unwrap();
+        let names = on_disk::names(&dir(generation + 1));
+        assert!(names.len() <= 6, "generation {generation}: {names:?}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_call_of_recovery_leads_to_the_same_end() {
+    // Method: a log that crashed with a torn tail and frames without a promise; its recovery crashes at each call,
+    // by a kill and by a power cut of either kind, and the next one too. What an open has once reported stays.
+    watchdog(120, || {
+        let three = Three::new();
+        let mut tail = three.tail.clone();
+        tail.data(tail.frames[3].offset, &records([10, 11]));
+        let crashed =
+            disk(&[&three.old, &three.middle, &tail], Some(three.tail.mark(false, FRAMES_START).encode(1)));
+        edit(&crashed, &segment_path(3), |bytes| bytes.extend(Rng::new(2).bytes(500)));
+        let expected = records(1..=11);
+        let count = {
+            let fs = FaultFs::new(crashed.fork());
+            let wal = small_segments().open_on(Arc::new(fs.clone()), DIR).unwrap();
+            assert!(replay(&wal) == expected);
+            fs.calls().len()
+        };
+        let mut rng = Rng::new(seed());
+        for at in 0..count {
+            let fs = FaultFs::new(crashed.fork()).with_fault(Fault::Broken, at);
+            if small_segments().open_on(Arc::new(fs.clone()), DIR).is_ok() {
+                continue; // The call was one whose failure is only logged.
+            }
+            let images = [
+                fs.disk().fork(),
+                fs.disk().power_cut(),
+                fs.disk().torn_power_cut(&mut rng),
+                fs.disk().torn_power_cut(&mut rng),
+            ];
+            for image in images {
+                let wal = open(&image).unwrap_or_else(|error| panic!("after call {at}: {error}"));
+                assert!(replay(&wal) == expected, "after call {at}: {:?}", wal.recovery());
+                // And once reported, it stays, whatever the power does.
+                let again = opened(&image.torn_power_cut(&mut rng));
+                assert!(replay(&again) == expected, "after call {at}, and a second crash");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_lock_file_is_never_changed() {
+    // Method: on the real disk, a LOCK with contents of somebody else's: it keeps them, and it is the same file.
+    let scratch = tempfile::tempdir().unwrap();
+    let lock = scratch.path().join("LOCK");
+    fs::write(&lock, "not ours").unwrap();
+    let modified = fs::metadata(&lock).unwrap().modified().unwrap();
+    for _ in 0..3 {
+        let wal = small_segments().open(scratch.path()).unwrap();
+        wal.append("one").unwrap();
+        wal.checkpoint(wal.last_lsn()).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "not ours");
+    assert_eq!(fs::metadata(&lock).unwrap().modified().unwrap(), modified);
+}
+
+#[test]
+fn the_report_tells_what_is_there() {
+    // Method: the report of a log with a floor in its second segment and a retired first one, field by field.
+    let three = Three::new();
+    let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.fence()), 4, b"");
+    fill(&mut tail, 7);
+    let disk = disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+    let wal = opened(&disk);
+    let report = wal.recovery();
+    assert_eq!((report.records, report.action), (range(5, 9), RecoveryAction::Continued));
+    assert_eq!((report.dropped_bytes, report.dropped_frames, report.notes.len()), (0, 0, 0));
+    assert!(report.carried_records.is_empty());
+    let rows: Vec<_> = report
+        .segments
+        .iter()
+        .map(|segment| (segment.number, segment.role, segment.records, segment.end))
+        .collect();
+    assert_eq!(
+        rows[1..],
+        [
+            (2, SegmentRole::Completed, range(4, 6), three.middle.end()),
+            (3, SegmentRole::Tail, range(7, 9), tail.end()),
+        ]
+    );
+    assert_eq!((rows[0].0, rows[0].1), (1, SegmentRole::Retired));
+    assert!(!disk.files().contains_key(&segment_path(1)), "what is retired is gone");
+}
+
+#[test]
+fn a_new_logs_files_can_be_opened_by_the_trait_alone() {
+    // Method: what the library made is read back through `Fs`, as another tool would.
+    let disk = MemFs::new(1);
+    open(&disk).unwrap().append("one").unwrap();
+    let file = disk.open(&segment_path(1), OpenMode::Read).unwrap();
+    let mut magic = [0; 8];
+    assert_eq!(file.read_at(&mut magic, 0).unwrap(), 8);
+    assert_eq!(&magic, b"SEAWALL\0");
+}
