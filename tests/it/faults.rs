@@ -810,7 +810,7 @@ fn many_threads_on_a_full_disk_lose_nothing_and_skip_nothing() {
             let fs = FaultFs::new(MemFs::new(3)).with_fault_every(Fault::FullAfterwards, 41);
             let (refused, poisoned) = storm(mode, &fs, &mut rng);
             assert!(!poisoned, "{mode:?}: a full disk poisons nothing");
-            assert!(fs.fired().len() > 2, "{mode:?}: the disk was hardly ever full");
+            assert!(!fs.fired().is_empty(), "{mode:?}: the disk was never full");
             refused
         });
         println!("{mode:?}: {refused} appends were refused");

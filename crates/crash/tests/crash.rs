@@ -1,9 +1,13 @@
 //! The quick forms of the crash tests. The command runs longer ones.
 
+use std::io::ErrorKind;
+
 use quickcheck::{Arbitrary, Gen, QuickCheck};
+use seawall::sim::{Call, Fault};
+use seawall::{Durability, SpaceAhead};
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::{self, Failure, Stop};
-use seawall_crash::{Dice, History, classify};
+use seawall_crash::{Dice, History, Operation, Setup, classify};
 
 const THREADS: usize = 2;
 
@@ -47,6 +51,29 @@ fn the_outcome_does_not_depend_on_how_many_threads_there_are() {
 fn damage_is_told_from_a_crash() {
     for row in classify::run(400, 1) {
         assert!(row.meets_goal(), "{row:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
+    // Found by `random --seed 2`: the new floor was durable, the log said the old one, and a crash brought the new.
+    let refused = |call| Operation::Fail { call, after: 0, fault: Fault::Error(ErrorKind::Other) };
+    for call in [Call::Open, Call::Create, Call::Rename] {
+        let operations = vec![
+            Operation::Append { bytes: 42 },
+            refused(call),
+            Operation::Append { bytes: 5000 },
+            Operation::Append { bytes: 5000 },
+            Operation::Checkpoint { behind: 0 },
+            Operation::Checkpoint { behind: 0 },
+            Operation::PowerCut { seed: 1_007_725 },
+            Operation::Append { bytes: 1 },
+        ];
+        for durability in [Durability::Sync, Durability::Buffered] {
+            let setup = Setup { durability, space_ahead: SpaceAhead::Off };
+            let history = History { seed: 1, setup, operations: operations.clone() };
+            seawall_crash::check(&history).unwrap_or_else(|violation| panic!("{violation}\n{history}"));
+        }
     }
 }
 
