@@ -1,0 +1,72 @@
+//! Power cuts under real file systems.
+//!
+//! A workload runs on ext4, xfs or btrfs, on a disk that logs every write, discard and flush. Afterwards the disk is
+//! rebuilt as a power cut may have left it, at many places of that log; it is mounted, the log on it opened, and held
+//! against what the workload had been promised by then. Devices that fail are tried as well.
+//!
+//! ```text
+//! cargo run --release -p seawall-powercut -- ext4 --images 20000
+//! RUSTFLAGS="--cfg seawall_no_sync" cargo run --release --target-dir target/no-sync -p seawall-powercut -- ext4
+//! ```
+//!
+//! The second form is the control: the library does not sync, and nearly every image must show it.
+//!
+//! The exit code is 0 if every promise is kept, 1 if one is broken, 2 if nothing can be said. The line printed counts the
+//! images by what they show:
+//!
+//! ```text
+//! lost            something acknowledged is not there
+//! invented        something is there that nobody appended by then, or a batch in part, or a record twice
+//! false_corrupt   the log does not open, or cannot be read
+//! shrunk          something that an earlier open reported is not there
+//! broken          the log contradicts itself, or panics
+//! unmountable     the file system did not survive; nothing is known of the log
+//!                 (xfs takes a metadata block torn between its sectors for damage: about one in thirty of the
+//!                 images that are cut again in sectors)
+//! cut_again       of the images: those made by a second cut, within the recovery from the first
+//! ```
+//!
+//! It needs Linux, root, `/dev/fuse`, loop devices and the file system's mkfs; where one of them is missing it says so
+//! and does nothing. It removes what it made: mounts, loop devices, a directory in the one for temporary files.
+
+#[cfg(target_os = "linux")]
+mod campaign;
+#[cfg(target_os = "linux")]
+mod daemon;
+#[cfg(target_os = "linux")]
+mod dice;
+#[cfg(target_os = "linux")]
+mod disk;
+#[cfg(target_os = "linux")]
+mod judge;
+#[cfg(target_os = "linux")]
+mod ledger;
+#[cfg(target_os = "linux")]
+mod payload;
+#[cfg(target_os = "linux")]
+mod rig;
+#[cfg(target_os = "linux")]
+mod round;
+#[cfg(target_os = "linux")]
+mod workload;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+#[cfg(target_os = "linux")]
+mod command;
+
+fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    return command::main();
+    #[cfg(not(target_os = "linux"))]
+    {
+        say("powercut: skipped: it needs Linux");
+        ExitCode::SUCCESS
+    }
+}
+
+/// Prints a line on the standard output.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
