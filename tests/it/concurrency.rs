@@ -663,11 +663,10 @@ fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
             gate.close(call, name);
             thread::scope(|scope| {
                 let worker = scope.spawn(|| -> Result<()> {
-                    for _ in 0..9 {
+                    loop {
                         wal.append(&[1; 3000])?;
                         wal.checkpoint(wal.durable_lsn())?;
                     }
-                    Ok(())
                 });
                 gate.wait_for_arrival();
                 let closing = scope.spawn(|| {

@@ -1,7 +1,7 @@
 //! Damage is never mistaken for anything else: whatever happens to the bytes of a closed log, opening it says so or
 //! returns every record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -122,6 +122,7 @@ impl History {
         let tail = segment_path(number);
         while !self.fs.files().contains_key(&tail) {
             let next = self.log.records.len() as u64 + 1;
+            assert!(next < 1000, "the log does not grow to segment {number}");
             self.append(if next % 3 == 0 { 1 + next % 4 } else { 1 });
             if next % 7 == 0 {
                 self.set_state(10 + self.log.records.len());
@@ -158,6 +159,8 @@ fn three_segments(seed: u64) -> Sound {
     history.grow_to_segment(3);
     let log = history.end();
     assert_eq!(log.segments().len(), 3);
+    let salts: BTreeSet<&[u8]> = log.segments().iter().map(|path| &log.files[path][32..48]).collect();
+    assert_eq!(salts.len(), 3, "no frame of one segment verifies in another");
     let bytes: usize = log.maps.keys().map(|path| log.files[path].len()).sum();
     assert!(bytes >= 64 << 10, "the log has only {bytes} bytes");
     log

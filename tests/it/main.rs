@@ -14,6 +14,7 @@ mod faults;
 mod format;
 mod hook_fs;
 mod kill;
+mod kv;
 mod ledger;
 mod mem_fs;
 mod model;

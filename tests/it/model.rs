@@ -204,12 +204,16 @@ impl Pair {
     }
 
     fn checkpoint(&mut self, lsn: u64) {
+        let before = self.fs.files();
         let done = self.wal().checkpoint(Lsn::from(lsn));
         if lsn > self.model.last() {
             assert!(matches!(done, Err(Error::OutOfRange { .. })), "{done:?}");
             return;
         }
         done.expect("a memory disk does not fail");
+        let (after, left) = (self.fs.files(), self.fs.power_cut().files());
+        let returns = before.keys().find(|path| !after.contains_key(*path) && left.contains_key(*path));
+        assert_eq!(returns, None, "a power cut brings back what a checkpoint removed");
         self.model.floor = self.model.floor.max(lsn);
         self.model.written = self.model.written.max(lsn);
         self.model.durable = self.model.durable.max(lsn);
