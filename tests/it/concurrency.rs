@@ -691,6 +691,52 @@ fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
 }
 
 #[test]
+fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files() {
+    // Method: one thread is held up in making a spare, outside all roles. Meanwhile the log is poisoned by the failed
+    // sync of another file; close it, and try to open it again.
+    watchdog(60, || {
+        for call in [Call::Create, Call::Write, Call::Sync] {
+            let (gate, hook) = Gate::new();
+            let broken = Arc::new(AtomicBool::new(false));
+            let is_broken = broken.clone();
+            let hook = move |call: Call, path: &Path| match call {
+                Call::Sync if path.ends_with("wal-000001.log") && is_broken.load(Ordering::SeqCst) => {
+                    Err(io::ErrorKind::Other.into())
+                }
+                _ => hook(call, path),
+            };
+            let fs = Arc::new(HookFs::new(MemFs::new(1), hook));
+            let wal = Arc::new(small_segments().open_on(fs.clone(), DIR).unwrap());
+            gate.close(call, "spare.tmp");
+            let worker = thread::spawn({
+                let wal = wal.clone();
+                move || wal.append("makes the spares").map(drop)
+            });
+            gate.wait_for_arrival();
+            broken.store(true, Ordering::SeqCst);
+            let poisoned = wal.append("poisons");
+            assert!(matches!(poisoned, Err(Error::Poisoned { .. })), "{poisoned:?}");
+            let closing = thread::spawn({
+                let wal = wal.clone();
+                move || {
+                    let closed = wal.close();
+                    assert!(matches!(closed, Err(Error::Poisoned { .. })), "{closed:?}");
+                }
+            });
+            thread::sleep(Duration::from_millis(30));
+            assert!(!closing.is_finished(), "closed while a thread is inside");
+            let second = small_segments().open_on(fs.clone(), DIR);
+            assert!(matches!(second, Err(Error::Locked { .. })), "{second:?}");
+            gate.open();
+            closing.join().unwrap();
+            worker.join().unwrap().unwrap();
+            broken.store(false, Ordering::SeqCst);
+            assert_eq!(small_segments().open_on(fs, DIR).unwrap().first_lsn(), Lsn::FIRST);
+        }
+    });
+}
+
+#[test]
 fn the_last_owner_closes_whichever_thread_that_is() {
     // Method: many threads share a log, append, and drop their share in any order; then the lock is free at once and
     // everything is there. On the real disk, in each mode.

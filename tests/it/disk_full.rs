@@ -195,9 +195,18 @@ fn survive_a_full_disk(segment_bytes: u64, mode: Durability, end: End, then: The
         disk.fill_up();
         match end {
             End::Closed => {
-                wal.close().unwrap_or_else(|error| panic!("{context}: {error}"));
+                let closed = wal.close();
+                if let Err(error) = &closed {
+                    // Other threads may have taken the room between a write of CURRENT and the spare for the next.
+                    let allowed =
+                        segment_bytes == SEVERAL_SEGMENTS && matches!(error, Error::StorageFull { .. });
+                    assert!(allowed, "{context}: {error}");
+                    println!("{context}: it could not be closed, and stays open");
+                    ledger.check_log(&wal);
+                }
+                drop(wal);
                 let wal = open();
-                assert!(wal.recovery().is_clean(), "{context}: {:?}", wal.recovery());
+                assert_eq!(wal.recovery().is_clean(), closed.is_ok(), "{context}: {:?}", wal.recovery());
                 wal
             }
             _ => wal,
@@ -205,6 +214,11 @@ fn survive_a_full_disk(segment_bytes: u64, mode: Durability, end: End, then: The
     };
     ledger.check_order();
     assert_eq!(u64::from(wal.last_lsn()), ledger.len(), "{context}: what was refused is taken back");
+    assert_eq!(
+        wal.sync().unwrap(),
+        wal.last_lsn(),
+        "{context}: what is written can be synced on a full disk"
+    );
     ledger.check_log(&wal);
     assert_eq!(wal.state(), b"before", "{context}");
 
@@ -259,6 +273,7 @@ fn append_until_refused(wal: &Wal, ledger: &Ledger, context: &str) {
         Err(error) => Some(error),
     });
     assert!(matches!(refused, Some(Error::StorageFull { .. })), "{context}: {refused:?}");
+    wal.sync().unwrap();
     ledger.check_log(wal);
 }
 
