@@ -74,9 +74,10 @@ pub struct Iter {
     limit: Lsn,
     source: Option<Source>,
     window: Window,
-    /// The data frame being read: its body, and how far it is read.
+    /// The data frame being read: its body, how far it is read, and the LSN behind its last record.
     body: Vec<u8>,
     unread: Range<usize>,
+    frame_next: Lsn,
     failure: Option<Error>,
 }
 
@@ -102,8 +103,19 @@ impl Iter {
         let catalog = shelf.catalog();
         let next = start.unwrap_or(catalog.floor.next());
         let window = Window::new(window_bytes);
-        let (body, shelf) = (Vec::new(), shelf.clone());
-        Iter { shelf, catalog, next, limit, source: None, window, body, unread: 0..0, failure: None }
+        let (body, frame_next, shelf) = (Vec::new(), Lsn::ZERO, shelf.clone());
+        Iter {
+            shelf,
+            catalog,
+            next,
+            limit,
+            source: None,
+            window,
+            body,
+            unread: 0..0,
+            frame_next,
+            failure: None,
+        }
     }
 
     /// Why it failed, if it did. `None` at the end of an iteration says that every record was seen.
@@ -126,6 +138,9 @@ impl Iter {
             self.read_frame()?;
         }
         let record = self.decode_next()?;
+        if self.next.next() == self.frame_next && !self.unread.is_empty() {
+            return Err(self.damaged("a frame holds more than its records"));
+        }
         self.next = self.next.next();
         Ok(record)
     }
@@ -159,6 +174,7 @@ impl Iter {
             return Err(self.damaged("a frame's body does not verify"));
         }
         self.unread = 0..self.body.len();
+        self.frame_next = header.next().expect("decoding checked it");
         for _ in u64::from(header.first)..u64::from(self.next) {
             self.decode_next()?;
         }

@@ -57,7 +57,7 @@ const GATHER_IDLE: Duration = Duration::from_micros(30);
 const GATHER_MAX: Duration = Duration::from_micros(100);
 /// Not even on a machine whose clock stands still does it poll for ever.
 const GATHER_POLLS_MAX: usize = 10_000;
-/// After each miss, twice as many groups go without gathering, up to 2 to this power.
+/// After each gathering to which nobody came, twice as many groups go without, up to 2 to this power.
 const GATHER_MISSES_MAX: u32 = 6;
 
 #[derive(Debug)]
@@ -460,11 +460,11 @@ impl Commit {
         result.map(|()| outcome)
     }
 
-    /// Gives threads that are about to append the chance to join the group. Returns whether as many came as were
-    /// expected. Polls: waking from a sleep would take longer than all of this.
+    /// Gives threads that are about to append the chance to join the group. Returns whether anybody came. Polls: waking from a sleep would take longer than all of this.
     fn gather(&self, target: usize, limit: Duration) -> bool {
         let start = self.disk.now();
-        let (mut seen, mut seen_at) = (0, start);
+        let present = self.arrived.load(Ordering::Acquire);
+        let (mut seen, mut seen_at) = (present, start);
         for _ in 0..GATHER_POLLS_MAX {
             let arrived = self.arrived.load(Ordering::Acquire);
             if arrived >= target || self.arrived_bytes.load(Ordering::Relaxed) >= GROUP_BYTES {
@@ -475,11 +475,11 @@ impl Commit {
                 (seen, seen_at) = (arrived, now);
             }
             if now.saturating_sub(seen_at) >= GATHER_IDLE || now.saturating_sub(start) >= limit {
-                return false;
+                break;
             }
             std::thread::yield_now();
         }
-        false
+        seen > present
     }
 
     /// Brings a group to disk. Holds no lock.
