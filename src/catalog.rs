@@ -11,7 +11,7 @@ use crate::frame::Predecessor;
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
-use crate::segment::Segment;
+use crate::segment::{Segment, Window};
 
 /// The live segments at one moment, oldest first; the last one is the tail.
 #[derive(Debug, Clone)]
@@ -32,6 +32,10 @@ impl Catalog {
     /// The position of the segment that holds `lsn`, or would.
     pub(crate) fn position(&self, lsn: Lsn) -> Option<usize> {
         self.segments.partition_point(|entry| entry.segment.first <= lsn).checked_sub(1)
+    }
+
+    fn holds(&self, segment: &Segment) -> bool {
+        self.segments.binary_search_by_key(&segment.number, |entry| entry.segment.number).is_ok()
     }
 
     /// The catalog once the tail has been followed, or replaced, by another segment.
@@ -64,13 +68,16 @@ impl Catalog {
 pub(crate) struct Shelf {
     catalog: RwLock<Arc<Catalog>>,
     files: Files,
+    /// What the last look-up read through, for the next one: it need not be made and filled with zeros.
+    window: Mutex<Option<Window>>,
     closed: AtomicBool,
 }
 
 impl Shelf {
     pub(crate) fn new(dir: Arc<Dir>, catalog: Catalog) -> Shelf {
         let files = Files { dir, open: Mutex::new(VecDeque::new()) };
-        Shelf { catalog: RwLock::new(Arc::new(catalog)), files, closed: AtomicBool::new(false) }
+        let (window, closed) = (Mutex::new(None), AtomicBool::new(false));
+        Shelf { catalog: RwLock::new(Arc::new(catalog)), files, window, closed }
     }
 
     /// Returns the catalog as it is now.
@@ -93,7 +100,7 @@ impl Shelf {
             if error.is_not_found() && segment.first < first { Error::Removed { first } } else { error }
         })?;
         // One that was retired meanwhile must not stay open: its space would not be freed.
-        if !self.catalog().segments.iter().any(|entry| entry.segment.number == segment.number) {
+        if !self.catalog().holds(segment) {
             self.forget(segment);
         }
         Ok(handle)
@@ -102,6 +109,15 @@ impl Shelf {
     /// Closes the file of a segment that is no longer in the catalog, as soon as nobody reads it.
     pub(crate) fn forget(&self, segment: &Segment) {
         self.files.take_out(segment.number);
+    }
+
+    /// A window for a look-up, if one is left from the last.
+    pub(crate) fn take_window(&self) -> Option<Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn leave_window(&self, window: Window) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Some(window);
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {

@@ -33,7 +33,7 @@ pub use fs::sim;
 pub use fs::{Fs, FsFile, FsLock, Medium, OpenMode, OsFs};
 pub use lsn::{Lsn, LsnRange, LsnRangeIter};
 pub use options::{Backpressure, Durability, Options, SpaceAhead, Verify};
-pub use reader::{Iter, Record};
+pub use reader::{Cursor, Iter, Record, RecordRef};
 pub use report::{RecoveryAction, RecoveryNote, RecoveryReport, SegmentReport, SegmentRole};
 pub use stats::{LatencySummary, Stats};
 pub use wal::Wal;

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Shelf};
 use crate::error::{Error, Result};
-use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameType, HeaderReading, decode_record};
+use crate::frame::{
+    FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, HeaderReading, RawRecord, decode_record,
+};
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 use crate::segment::{Bodies, Segment, Window, check_completed, unknown};
 
-/// What an iterator reads at once.
+/// What a cursor reads at once.
 const REPLAY_WINDOW_BYTES: usize = 256 << 10;
-/// What a single look-up reads at once: the index leads this near.
-const LOOKUP_WINDOW_BYTES: usize = 64 << 10;
+/// What a single look-up reads at once: the index leads this near, and a frame of many records fits.
+const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES + (4 << 10);
 
 /// A record read from the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,25 +61,81 @@ impl Record {
     }
 }
 
-/// The records of a log in order, from [`Wal::iter`](crate::Wal::iter) or [`iter_from`](crate::Wal::iter_from).
+/// A record that still lies where it was read: it borrows from its [`Cursor`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    lsn: Lsn,
+    kind: u16,
+    meta: &'a [u8],
+    payload: &'a [u8],
+}
+
+impl<'a> RecordRef<'a> {
+    /// Its number.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// The payload, as it was appended.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// The meta bytes, as they were appended.
+    #[must_use]
+    pub fn meta(&self) -> &'a [u8] {
+        self.meta
+    }
+
+    /// The kind, as it was appended.
+    #[must_use]
+    pub fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// Copies it.
+    #[must_use]
+    pub fn to_record(&self) -> Record {
+        let mut bytes = Vec::with_capacity(self.meta.len() + self.payload.len());
+        bytes.extend_from_slice(self.meta);
+        bytes.extend_from_slice(self.payload);
+        Record { lsn: self.lsn, kind: self.kind, bytes, meta_bytes: self.meta.len() }
+    }
+}
+
+/// The records of a log in order, none of them copied, from [`Wal::cursor`](crate::Wal::cursor): the fastest way to
+/// replay. Each is lent until the next call.
 ///
 /// It ends at the record that was durable last when it was made. Appends, rotations and checkpoints may go on
 /// meanwhile; one that a checkpoint overtakes fails with [`Error::Removed`].
 ///
-/// It yields an error once, and nothing after that: an iterator that failed stays failed, and never goes on behind
-/// what it could not read. A loop that ignores errors must ask [`error`](Iter::error) whether it saw the end.
+/// # Examples
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let wal = seawall::Wal::open(dir.path())?;
+/// # wal.append_batch(["credit 5", "debit 7"])?;
+/// let mut bytes = 0;
+/// let mut cursor = wal.cursor(wal.first_lsn());
+/// while let Some(record) = cursor.next()? {
+///     bytes += record.payload().len();
+/// }
+/// assert_eq!(bytes, 15);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
-pub struct Iter {
+pub struct Cursor {
     shelf: Arc<Shelf>,
     catalog: Arc<Catalog>,
     next: Lsn,
     limit: Lsn,
     source: Option<Source>,
     window: Window,
-    /// The data frame being read: its body, how far it is read, and the LSN behind its last record.
-    body: Vec<u8>,
+    /// The body of a frame that does not fit into the window.
+    large: Option<Vec<u8>>,
+    /// What of the present frame's body is not read yet: of `large`, else of the window. It has verified.
     unread: Range<usize>,
-    frame_next: Lsn,
     failure: Option<Error>,
 }
 
@@ -92,39 +150,53 @@ struct Source {
     end: Option<(u64, Lsn)>,
 }
 
-impl Iter {
+impl Cursor {
     /// Reads from `start`, or from the checkpoint on where that is `None`, to `limit`: the durable LSN, which the
     /// caller read before this call takes the catalog.
-    pub(crate) fn new(shelf: &Arc<Shelf>, start: Option<Lsn>, limit: Lsn) -> Iter {
-        Iter::with_window(shelf, start, limit, REPLAY_WINDOW_BYTES)
+    pub(crate) fn new(shelf: &Arc<Shelf>, start: Option<Lsn>, limit: Lsn) -> Cursor {
+        Cursor::with_window(shelf, start, limit, Window::new(REPLAY_WINDOW_BYTES))
     }
 
-    fn with_window(shelf: &Arc<Shelf>, start: Option<Lsn>, limit: Lsn, window_bytes: usize) -> Iter {
+    fn with_window(shelf: &Arc<Shelf>, start: Option<Lsn>, limit: Lsn, window: Window) -> Cursor {
         let catalog = shelf.catalog();
         let next = start.unwrap_or(catalog.floor.next());
-        let window = Window::new(window_bytes);
-        let (body, frame_next, shelf) = (Vec::new(), Lsn::ZERO, shelf.clone());
-        Iter {
-            shelf,
-            catalog,
-            next,
-            limit,
-            source: None,
-            window,
-            body,
-            unread: 0..0,
-            frame_next,
-            failure: None,
-        }
+        let shelf = shelf.clone();
+        Cursor { shelf, catalog, next, limit, source: None, window, large: None, unread: 0..0, failure: None }
     }
 
-    /// Why it failed, if it did. `None` at the end of an iteration says that every record was seen.
+    /// Returns the next record, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Removed`] at or below the checkpoint. [`Error::Corrupt`], [`Error::Io`], [`Error::Closed`]. A cursor
+    /// that failed stays failed: each further call returns the same error.
+    #[expect(clippy::should_implement_trait, reason = "what an iterator yields cannot borrow from it")]
+    pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        if self.next > self.limit {
+            return Ok(None);
+        }
+        if let Err(error) = self.find() {
+            self.failure = Some(error.clone());
+            return Err(error);
+        }
+        let body = body(&self.window, self.large.as_deref(), self.unread.clone());
+        let RawRecord { meta, payload, kind, rest } = decode_record(body).expect("the frame was checked");
+        self.unread.start = self.unread.end - rest.len();
+        let lsn = self.next;
+        self.next = lsn.next();
+        Ok(Some(RecordRef { lsn, kind, meta, payload }))
+    }
+
+    /// Why it failed, if it did.
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
         self.failure.as_ref()
     }
 
-    fn read_next(&mut self) -> Result<Record> {
+    /// Goes to the record `self.next`: it is the first unread one then.
+    fn find(&mut self) -> Result<()> {
         self.shelf.check_open()?;
         if self.next <= self.catalog.floor {
             return Err(Error::Removed { first: self.catalog.floor.next() });
@@ -137,17 +209,12 @@ impl Iter {
         while self.unread.is_empty() {
             self.read_frame()?;
         }
-        let record = self.decode_next()?;
-        if self.next.next() == self.frame_next && !self.unread.is_empty() {
-            return Err(self.damaged("a frame holds more than its records"));
-        }
-        self.next = self.next.next();
-        Ok(record)
+        Ok(())
     }
 
-    /// Reads the next frame; if it holds the record `self.next`, its body becomes what is unread.
+    /// Reads the next frame; if it holds the record `self.next`, its body from there on becomes what is unread.
     fn read_frame(&mut self) -> Result<()> {
-        let source = self.source.as_mut().expect("one is open");
+        let source = self.source.as_ref().expect("one is open");
         let (offset, limit) = (source.offset, source.end.map(|(end, _)| end));
         if limit == Some(offset) {
             return Err(self.damaged("it ends before a record that it should hold"));
@@ -162,39 +229,55 @@ impl Iter {
         if limit.is_some_and(|limit| end > limit) {
             return Err(self.damaged("a frame goes beyond the segment's end"));
         }
-        let before = header.next().is_none_or(|next| next <= self.next);
-        if header.frame_type == FrameType::State || before {
-            source.offset = end; // On the way from the index entry to the record.
-            return Ok(());
-        }
-        if header.first > self.next {
-            return Err(self.damaged("the LSNs are not dense"));
-        }
-        if !read_verified_body(&source.handle, &mut self.window, offset, &header, &mut self.body)? {
-            return Err(self.damaged("a frame's body does not verify"));
-        }
-        self.unread = 0..self.body.len();
-        self.frame_next = header.next().expect("decoding checked it");
-        for _ in u64::from(header.first)..u64::from(self.next) {
-            self.decode_next()?;
+        let next = header.next().expect("decoding checked it");
+        // Those before it lie on the way from the index entry to the record.
+        if header.frame_type == FrameType::Data && next > self.next {
+            if header.first > self.next {
+                return Err(self.damaged("the LSNs are not dense"));
+            }
+            let Some(whole) = self.read_body(offset, &header)? else {
+                return Err(self.damaged("a frame's body does not verify"));
+            };
+            let body = body(&self.window, self.large.as_deref(), whole.clone());
+            let skipped = u64::from(self.next) - u64::from(header.first);
+            let Some(unread_bytes) = bytes_behind(body, skipped, header.count.into()) else {
+                return Err(self.damaged("a frame does not hold just its records"));
+            };
+            self.unread = whole.end - unread_bytes..whole.end;
         }
         // Only now: an error above is at this frame's offset.
-        if let Some(source) = &mut self.source {
-            source.offset = end;
-        }
+        self.source.as_mut().expect("one is open").offset = end;
         Ok(())
     }
 
-    /// Decodes the first unread record, and makes it read.
-    fn decode_next(&mut self) -> Result<Record> {
-        let Some(record) = decode_record(&self.body[self.unread.clone()]) else {
-            return Err(self.damaged("a record's lengths go beyond its frame"));
+    /// Reads the body behind a header, and returns where it lies in the window or in `large`; `None` if it, or the
+    /// padding behind it, does not verify.
+    fn read_body(&mut self, offset: u64, header: &FrameHeader) -> Result<Option<Range<usize>>> {
+        let handle = &self.source.as_ref().expect("one is open").handle;
+        let frame_bytes = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
+        let large = self.large.take();
+        let frame = if frame_bytes <= self.window.size() {
+            self.window.fetch(handle, offset, frame_bytes)?
+        } else {
+            // The length is not taken at its word: a file that ends before it is not read into so much memory.
+            if handle.size()? < offset + header.frame_bytes() {
+                return Ok(None);
+            }
+            let mut large = large.unwrap_or_default();
+            large.resize(frame_bytes, 0);
+            let count = handle.read(&mut large, offset)?;
+            self.large = Some(large);
+            0..count
         };
-        self.unread.start = self.unread.end - record.rest.len();
-        let mut bytes = Vec::with_capacity(record.meta.len() + record.payload.len());
-        bytes.extend_from_slice(record.meta);
-        bytes.extend_from_slice(record.payload);
-        Ok(Record { lsn: self.next, kind: record.kind, bytes, meta_bytes: record.meta.len() })
+        if frame.len() != frame_bytes {
+            return Ok(None);
+        }
+        let start = frame.start + FRAME_HEADER_BYTES;
+        let whole = start..start + header.body_bytes as usize;
+        let padding = body(&self.window, self.large.as_deref(), whole.end..frame.end);
+        let padded = padding.iter().all(|byte| *byte == 0);
+        let body = body(&self.window, self.large.as_deref(), whole.clone());
+        Ok((padded && crc32fast::hash(body) == header.body_checksum).then_some(whole))
     }
 
     /// Opens the segment that holds the record `self.next`, near it.
@@ -222,18 +305,58 @@ impl Iter {
     }
 }
 
+/// Bytes of a frame that was read.
+fn body<'a>(window: &'a Window, large: Option<&'a [u8]>, range: Range<usize>) -> &'a [u8] {
+    match large {
+        Some(large) => &large[range],
+        None => window.bytes(range),
+    }
+}
+
+/// Of a body that holds just `count` records: the bytes behind the first `skipped`.
+fn bytes_behind(body: &[u8], skipped: u64, count: u64) -> Option<usize> {
+    let (mut rest, mut behind) = (body, body.len());
+    for at in 0..count {
+        if at == skipped {
+            behind = rest.len();
+        }
+        rest = decode_record(rest)?.rest;
+    }
+    rest.is_empty().then_some(behind)
+}
+
+/// The records of a log in order, from [`Wal::iter`](crate::Wal::iter) or [`iter_from`](crate::Wal::iter_from): a
+/// [`Cursor`] whose records are copied.
+///
+/// It yields an error once, and nothing after that: an iterator that failed stays failed, and never goes on behind
+/// what it could not read. A loop that ignores errors must ask [`error`](Iter::error) whether it saw the end.
+#[derive(Debug)]
+pub struct Iter {
+    cursor: Cursor,
+}
+
+impl Iter {
+    /// As [`Cursor::new`].
+    pub(crate) fn new(shelf: &Arc<Shelf>, start: Option<Lsn>, limit: Lsn) -> Iter {
+        Iter { cursor: Cursor::new(shelf, start, limit) }
+    }
+
+    /// Why it failed, if it did. `None` at the end of an iteration says that every record was seen.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        self.cursor.error()
+    }
+}
+
 impl Iterator for Iter {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Result<Record>> {
-        if self.next > self.limit || self.failure.is_some() {
+        if self.cursor.error().is_some() {
             return None;
         }
-        let record = self.read_next();
-        if let Err(error) = &record {
-            self.failure = Some(error.clone());
-        }
-        Some(record)
+        let record = self.cursor.next().transpose()?;
+        Some(record.map(|record| record.to_record()))
     }
 }
 
@@ -242,34 +365,9 @@ impl FusedIterator for Iter {}
 /// Reads one record: `None` above `durable`.
 pub(crate) fn read(shelf: &Arc<Shelf>, durable: Lsn, lsn: Lsn) -> Result<Option<Record>> {
     shelf.check_open()?;
-    let mut iter = Iter::with_window(shelf, Some(lsn), durable, LOOKUP_WINDOW_BYTES);
-    iter.next().transpose()
-}
-
-/// Reads the body behind a header into `body`; `false` if it, or the padding behind it, does not verify.
-fn read_verified_body(
-    handle: &Handle,
-    window: &mut Window,
-    offset: u64,
-    header: &FrameHeader,
-    body: &mut Vec<u8>,
-) -> Result<bool> {
-    let start = offset + FRAME_HEADER_BYTES as u64;
-    let body_bytes = header.body_bytes as usize;
-    let stored_bytes = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX) - FRAME_HEADER_BYTES;
-    body.clear();
-    if stored_bytes <= window.size() {
-        body.extend_from_slice(window.get(handle, start, stored_bytes)?);
-    } else {
-        // The length is not taken at its word: a file that ends before it is not read into so much memory.
-        if handle.size()? < start + stored_bytes as u64 {
-            return Ok(false);
-        }
-        body.resize(stored_bytes, 0);
-        let count = handle.read(body, start)?;
-        body.truncate(count);
-    }
-    let whole = body.len() == stored_bytes && body[body_bytes..].iter().all(|byte| *byte == 0);
-    body.truncate(body_bytes);
-    Ok(whole && crc32fast::hash(body) == header.body_checksum)
+    let window = shelf.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));
+    let mut cursor = Cursor::with_window(shelf, Some(lsn), durable, window);
+    let record = cursor.next()?.map(|record| record.to_record());
+    shelf.leave_window(cursor.window);
+    Ok(record)
 }

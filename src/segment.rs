@@ -1,5 +1,6 @@
 //! One segment file: read, walk, append, cut. Knows frames, and no other segment.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -103,18 +104,29 @@ impl Window {
 
     /// Returns `count` bytes at `offset`, or as many as there are; never more than the window's size.
     pub(crate) fn get(&mut self, handle: &Handle, offset: u64, count: usize) -> Result<&[u8]> {
+        let range = self.fetch(handle, offset, count)?;
+        Ok(self.bytes(range))
+    }
+
+    /// As [`get`](Window::get), but says where they lie: there they stay until the next call.
+    pub(crate) fn fetch(&mut self, handle: &Handle, offset: u64, count: usize) -> Result<Range<usize>> {
         let count = count.min(self.bytes.len());
-        let held = offset.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
-        let skip = match held.filter(|skip| skip + count <= self.filled) {
-            Some(skip) => skip,
-            None => {
-                self.filled = 0; // A failed read leaves nothing that could be taken for the file's.
-                self.filled = handle.read(&mut self.bytes, offset)?;
-                self.start = offset;
-                0
-            }
-        };
-        Ok(&self.bytes[skip..self.filled.min(skip + count)])
+        let ahead = offset.checked_sub(self.start).and_then(|ahead| usize::try_from(ahead).ok());
+        let held = ahead.filter(|ahead| *ahead <= self.filled);
+        if let Some(skip) = held.filter(|skip| skip + count <= self.filled) {
+            return Ok(skip..skip + count);
+        }
+        // What is held already is not read again.
+        let kept = held.map_or(0, |skip| self.filled - skip);
+        self.bytes.copy_within(self.filled - kept..self.filled, 0);
+        (self.start, self.filled) = (offset, kept);
+        self.filled += handle.read(&mut self.bytes[kept..], offset + kept as u64)?;
+        Ok(0..self.filled.min(count))
+    }
+
+    /// What [`fetch`](Window::fetch) has told of.
+    pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.bytes[range]
     }
 
     pub(crate) fn size(&self) -> usize {

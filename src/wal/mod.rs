@@ -19,7 +19,7 @@ use crate::fs::{Fs, FsLock, Medium, OsFs};
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Durability, Options};
 use crate::planted::{self, Bug};
-use crate::reader::{self, Iter, Record};
+use crate::reader::{self, Cursor, Iter, Record};
 use crate::recovery::recover;
 use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
@@ -260,6 +260,13 @@ impl Wal {
     pub fn iter_from(&self, lsn: Lsn) -> Iter {
         let durable = self.durable_lsn();
         Iter::new(&self.store.shelf, Some(lsn), durable)
+    }
+
+    /// As [`iter_from`](Wal::iter_from), but lends the records instead of copying them.
+    #[must_use]
+    pub fn cursor(&self, lsn: Lsn) -> Cursor {
+        let durable = self.durable_lsn();
+        Cursor::new(&self.store.shelf, Some(lsn), durable)
     }
 
     /// Reads one record: `None` above the durable LSN.

@@ -595,6 +595,54 @@ fn a_look_up_reads_near_its_record() {
 }
 
 #[test]
+fn a_cursor_lends_what_an_iterator_copies() {
+    // Method: records and batches of all sizes, some larger than what is read at once, one behind the other too; a
+    // cursor from each of them shows what an iterator does, then damages one and sees the cursor stay failed.
+    let disk = MemFs::new(1);
+    let options = Options::new().durability(Durability::Buffered).segment_bytes(1 << 20);
+    let wal = open(&disk, &options);
+    for (at, bytes) in
+        [0, 300, 40_000, 70_000, 400_000, 500_000, 20, 300_000, 65_528, 1].into_iter().enumerate()
+    {
+        let payload = vec![u8::try_from(at).unwrap(); bytes];
+        wal.append(Entry::from(&payload).with_kind(7).with_meta(b"meta")).unwrap();
+        wal.append_batch([&payload[..bytes / 2], &payload[bytes / 2..]]).unwrap();
+    }
+    wal.sync().unwrap();
+    for start in 0..=32 {
+        let start = Lsn::from(start);
+        let (copied, failure) = outcome(wal.iter_from(start));
+        let mut cursor = wal.cursor(start);
+        for expected in copied {
+            let record = cursor.next().unwrap().expect("as many as the iterator has");
+            assert_eq!(record.to_record(), expected);
+            let parts = (record.lsn(), record.kind(), record.meta(), record.payload());
+            assert_eq!(parts, (expected.lsn(), expected.kind(), expected.meta(), expected.payload()));
+        }
+        for _ in 0..2 {
+            let end = cursor.next().map(|record| record.is_none()).map_err(|error| error.to_string());
+            assert_eq!(end, failure.as_ref().map_or(Ok(true), |error| Err(error.to_string())));
+            assert_eq!(cursor.error().is_some(), failure.is_some());
+        }
+    }
+    let path = Path::new(DIR).join("wal-000001.log");
+    let mut bytes = disk.files()[&path].to_vec();
+    bytes[50_000] ^= 1;
+    drop(wal);
+    disk.replace(&path, bytes);
+    let wal = open(&disk, &options.verify(Verify::Tail));
+    let mut cursor = wal.cursor(Lsn::FIRST);
+    let failure = loop {
+        match cursor.next() {
+            Ok(record) => assert!(record.is_some(), "it comes to the damage"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(failure, Error::Corrupt { .. }), "{failure}");
+    assert_eq!(cursor.next().unwrap_err().to_string(), failure.to_string());
+}
+
+#[test]
 fn without_full_verification_damage_is_found_by_whoever_reads_it() {
     // Method: damage one record of an older segment. `Verify::Full` refuses the log; `Verify::Tail` opens it, reads
     // what is sound, and names the damage when it comes to it.
