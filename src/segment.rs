@@ -15,6 +15,9 @@ use crate::planted::{self, Bug};
 
 /// One index entry stands for at least this much log.
 const INDEX_STRIDE_BYTES: u64 = 64 << 10;
+/// The tail's index has room for so many entries from the start, or for those of a whole segment if that is less:
+/// an append then allocates nothing.
+const INDEX_RESERVED_MAX: usize = 1024;
 /// The tail is zero-filled up to a multiple of this …
 const AHEAD_BYTES: u64 = 256 << 10;
 /// … or of this, when groups are large.
@@ -66,10 +69,14 @@ impl Segment {
         }
     }
 
-    /// Enters the data frames of a group that was just written.
-    fn extend_index(&self, entries: &[IndexEntry]) {
+    /// Enters the data frames of a group that was just written; `segment_bytes` tells how many there may be.
+    fn extend_index(&self, entries: &[IndexEntry], segment_bytes: u64) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let index = index.get_or_insert_default();
+        if index.capacity() == 0 {
+            let count = usize::try_from(segment_bytes / INDEX_STRIDE_BYTES).unwrap_or(usize::MAX);
+            index.reserve_exact(count.min(INDEX_RESERVED_MAX));
+        }
         for entry in entries {
             note_frame(index, entry.lsn, entry.offset);
         }
@@ -438,7 +445,7 @@ impl Tail {
             offset += run.len() as u64;
         }
         assert!(offset == end, "a group is written whole");
-        self.segment.extend_index(&self.noted);
+        self.segment.extend_index(&self.noted, self.segment_bytes);
         (self.end, self.last) = (end, last);
         let bytes = end - start;
         Ok(Written { end, bytes, zeroed_bytes: self.fill_ahead(bytes)? })
