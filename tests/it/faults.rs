@@ -674,6 +674,26 @@ fn in_buffered_mode_no_failed_call_makes_the_log_lie() {
     with_every_fault(Durability::Buffered, check_outcome);
 }
 
+#[test]
+fn an_interrupted_look_at_the_directory_is_made_again() {
+    // Method: interrupt each listing that opening makes, of a new log, of one that is closed and of one that was
+    // killed. A directory that is there is looked at, too, when it cannot be made.
+    for (steps, listings_min) in [
+        (&[Step::Open][..], 1),
+        (&[Step::Open, Step::Append(10), Step::Close, Step::Open], 3),
+        (&[Step::Open, Step::Append(10), Step::Kill, Step::Open], 3),
+    ] {
+        let calls = run(steps, Durability::Sync, None).calls;
+        let listings = (0..calls.len()).filter(|at| calls[*at].call == Call::List);
+        assert!(listings.clone().count() >= listings_min, "{steps:?}: {calls:?}");
+        for at in listings {
+            let outcome = run(steps, Durability::Sync, Some((Fault::Interrupted, at)));
+            assert_eq!(outcome.fired, [calls[at].clone()], "{steps:?}");
+            assert!(outcome.errors.is_empty(), "{steps:?}, call {at}: {:?}", outcome.errors);
+        }
+    }
+}
+
 /// What many threads were told, while faults befell them.
 #[derive(Debug, Default)]
 struct Told {

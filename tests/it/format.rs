@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::{env, fs};
 
-use seawall::{Durability, Entry, Error, Fs, Lsn, Options, RecoveryAction, SpaceAhead, Wal};
+use seawall::{Durability, Entry, Error, Fs, Lsn, Options, RecoveryAction, SpaceAhead, Verify, Wal};
 
 use crate::common::{Stored, collect, replay, small_segments};
 use crate::hook_fs::HookFs;
@@ -623,6 +623,63 @@ fn records_of_a_predecessors_last_frame_behind_its_last_live_one_are_dead() {
             );
             let record = wal.read(Lsn::from(start)).unwrap().unwrap();
             assert!(expected[from].is(&record), "read({start})");
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_does_not_hold_just_its_records_shows_none() {
+    // Method: a batch of two, in a frame with sound checksums whose body goes on behind them, in noise, in what reads
+    // as an empty record, and in what reads as another; or ends before them. No crash and no flipped bit makes that,
+    // so an open finds every checksum and every LSN in place. It is the readers that must stop: what reads as a
+    // record more would have the LSN of the next frame's. The frame is the tail's last one, or another follows it, in
+    // the tail or in a successor.
+    let two = body_of(&records([2, 3]));
+    let longer = [vec![7], vec![b';'; 32], body_of(&[Stored::numbered(0, 0)]), body_of(&records([9]))];
+    let mut bodies: Vec<Vec<u8>> = longer.iter().map(|extra| [two.as_slice(), extra].concat()).collect();
+    bodies.extend([two[..two.len() - 1].to_vec(), body_of(&records([2])), Vec::new()]);
+    for (body, place) in bodies.iter().flat_map(|body| (0..3).map(move |place| (body, place))) {
+        let mut tail = Build::new([7; 16], 1, 1, None);
+        tail.data(tail.end(), &records([1]));
+        let offset = tail.end();
+        tail.frame(offset, DATA, 2, 2, body.clone());
+        tail.next = 4;
+        let mut segments = vec![tail];
+        if place == 2 {
+            let fence = segments[0].fence();
+            segments.push(Build::new([7; 16], 2, 4, Some(fence)));
+        }
+        let tail = segments.last_mut().unwrap();
+        if place > 0 {
+            tail.data(tail.end(), &records([4, 5]));
+        }
+        let mark = tail.mark(true, tail.end()).encode(1);
+        let segments: Vec<&Build> = segments.iter().collect();
+        for verify in [Verify::Full, Verify::Tail] {
+            let what = format!("{} bytes for {}, place {place}, {verify:?}", body.len(), two.len());
+            let fs = Arc::new(disk(&segments, Some(mark.clone())));
+            let wal = small_segments().verify(verify).open_on(fs, DIR).unwrap();
+            assert_eq!(wal.recovery().action, RecoveryAction::Continued, "{what}");
+            let check_error = |error: &Error, lsn: u64| {
+                let Error::Corrupt { path, offset: at, lost, .. } = error else {
+                    panic!("{what}: {error:?}")
+                };
+                assert_eq!((path.as_ref(), *at), (segment_path(1).as_path(), offset), "{what}");
+                assert!(lost.first() == Lsn::from(lsn) && lost.last() <= Lsn::from(3), "{what}: {error}");
+            };
+            let mut iter = wal.iter();
+            assert!(Stored::mixed(1).is(&iter.next().unwrap().unwrap()), "{what}");
+            check_error(&iter.next().unwrap().unwrap_err(), 2);
+            assert!(iter.next().is_none(), "{what}: it went on behind the damage");
+            for lsn in 1..=u64::from(wal.last_lsn()) {
+                match wal.read(Lsn::from(lsn)) {
+                    Err(error) if lsn == 2 || lsn == 3 => check_error(&error, lsn),
+                    Ok(Some(record)) => {
+                        assert!(lsn != 2 && lsn != 3 && Stored::mixed(lsn).is(&record), "{what}: {lsn}");
+                    }
+                    other => panic!("{what}: {lsn} is {other:?}"),
+                }
+            }
         }
     }
 }
