@@ -9,7 +9,7 @@ use seawall::{Durability, SpaceAhead};
 
 use crate::dice::Dice;
 use crate::history::{History, Operation, Setup};
-use crate::ledger::{Ledger, Survived};
+use crate::ledger::{Ledger, Seen, Survived};
 use crate::machine::{self, DIR};
 
 /// Where a segment's headers end.
@@ -129,7 +129,9 @@ fn classify(row: &mut Row, dice: &mut Dice) {
         let Some(healthy) = damage(&image, row.case, dice) else { continue };
         row.images += 1;
         let opened = setup.options().open_on(Arc::new(image.clone()), DIR);
-        match opened.map(|wal| (ledger.judge(&wal, Survived::PowerCut), ledger.keeps_all_but_last(&wal))) {
+        let judged =
+            |wal| (ledger.judge(&Seen::of(&wal), Survived::PowerCut), ledger.keeps_all_but_last(&wal));
+        match opened.map(judged) {
             Err(_) if healthy => row.refused_healthy += 1,
             Err(_) => row.noticed += 1,
             Ok((Ok(_), _)) => {}

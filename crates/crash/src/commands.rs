@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 use std::num::NonZero;
+use std::time::Duration;
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::{self, Failure, Stop};
 use seawall_crash::{Kind, classify};
@@ -14,7 +15,7 @@ use crate::{Classify, Common, Exhaustive, Random};
 pub(crate) type Outcome = io::Result<bool>;
 
 pub(crate) fn random(args: &Random) -> Outcome {
-    let bar = ProgressBar::new(args.images);
+    let bar = bar(args.images, "images");
     let stop = if args.stop_at_first { Stop::AtFirst } else { Stop::Never };
     let (images, seed) = (args.images, args.common.seed);
     let report = random::run(images, seed, threads(&args.common), stop, |images| bar.set_position(images));
@@ -38,46 +39,50 @@ pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
         states: args.states.into(),
         samples: args.samples,
         workloads_max: args.workloads,
+        time_max: args.seconds.map(Duration::from_secs),
+        stop: if args.stop_at_first { Stop::AtFirst } else { Stop::Never },
     };
-    let bar = ProgressBar::new(0);
+    let bar = bar(0, "workloads");
     let reached = exhaustive::run(&bound, args.common.seed, threads(&args.common), |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
+        bar.set_length(all);
+        bar.set_position(done);
     });
     bar.finish_and_clear();
-    let tally = reached.tally;
+    let (tally, whole) = (reached.tally, reached.whole_length());
+    let whole = whole.map_or("none".to_owned(), |length| length.to_string());
     if args.common.json {
         let counts = counts(&reached.failures, |kind, count| format!("\"{}\":{count}", kind.name()), ",");
         say(&format!(
-            "{{\"operations\":{},\"depth\":{},\"workloads\":{},\"workloads_left_out\":{},\"calls\":{},\
-             \"images\":{},\"images_seen_before\":{},\"points_whole\":{},\"points_covered\":{},\
-             \"points_sampled\":{},{counts}}}",
+            "{{\"operations\":{},\"depth\":{},\"operations_whole\":\"{whole}\",\"workloads\":{},\
+             \"workloads_left_out\":{},\"images\":{},\"images_looked_up\":{},\"points_whole\":{},\
+             \"points_covered\":{},\"points_sampled\":{},{counts}}}",
             args.operations,
             args.depth,
-            reached.workloads,
-            reached.left_out,
-            reached.stops,
+            reached.workloads(),
+            reached.left_out(),
             tally.images,
-            tally.repeated,
+            tally.looked_up,
             tally.points_whole,
             tally.points_covered,
             tally.points_sampled,
         ))?;
     } else {
         show(&reached.failures)?;
+        let depth = args.depth;
         say(&format!(
-            "workloads of up to {} operations, each stopped at every call, to depth {}: {} workloads, {} left out; \
-             {} calls",
-            args.operations, args.depth, reached.workloads, reached.left_out, reached.stops
+            "workloads stopped at every call, to depth {depth}; none left out up to length {whole}:"
         ))?;
+        for (length, (run, all)) in reached.lengths.iter().enumerate() {
+            say(&format!("  of {length} operations: {run} of {all}, {} left out", all - run))?;
+        }
         say(&format!(
             "points of which every state was judged: {}; whose states are all among those of a later point: {}; \
-             with more than {} states, of which {} random ones were judged: {}",
+             with more than {} states of the names or of a file, of which {} random ones were judged: {}",
             tally.points_whole, tally.points_covered, args.states, args.samples, tally.points_sampled
         ))?;
         let counts = counts(&reached.failures, |kind, count| format!("{}={count}", kind.name()), " ");
-        let (images, repeated, seed) = (tally.images, tally.repeated, args.common.seed);
-        say(&format!("images={images} seed={seed} {counts} repeated={repeated}"))?;
+        let (images, looked_up, seed) = (tally.images, tally.looked_up, args.common.seed);
+        say(&format!("images={images} seed={seed} {counts} looked_up={looked_up}"))?;
     }
     Ok(reached.failures.is_empty())
 }
@@ -115,6 +120,14 @@ pub(crate) fn classify(args: &Classify) -> Outcome {
         }
     }
     Ok(rows.iter().all(classify::Row::meets_goal))
+}
+
+/// Shows how far it is, how fast, and how long it will take, where there is a terminal.
+fn bar(length: u64, what: &str) -> ProgressBar {
+    let template =
+        format!("{{elapsed_precise}} {{wide_bar}} {{pos}} of {{len}} {what}, {{per_sec}}, {{eta}} left");
+    let style = ProgressStyle::with_template(&template).expect("the template is sound");
+    ProgressBar::new(length).with_style(style)
 }
 
 fn percent(count: u64, of: u64) -> f64 {

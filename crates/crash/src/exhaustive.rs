@@ -1,19 +1,20 @@
 //! Every short workload, stopped at every call, in every state that is then possible.
 
+use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use seawall::SpaceAhead;
 use seawall::sim::{Call, Fault};
 
 use crate::dice::Dice;
-use crate::examine::{Effort, Examiner, Place, Tally};
+use crate::examine::Tally;
+use crate::explore::{Explorer, Memo};
 use crate::history::{History, Operation, Setup};
 use crate::machine;
-use crate::random::{Failure, guarded};
+use crate::random::{Failure, Stop, guarded};
 use crate::violation::Violation;
 
 /// How far it goes.
@@ -23,12 +24,18 @@ pub struct Bound {
     pub operations: usize,
     /// … with so many crashes one after another, recovery included.
     pub depth: u32,
-    /// Every state of a disk that has no more than this; of others, `samples` random ones.
+    /// Every state of the names, and of each file that is read, where there are no more than this; else `samples`
+    /// random ones.
     pub states: u128,
     /// See `states`.
     pub samples: u64,
     /// Only so many workloads of the full length, drawn at random; `None`: all.
-    pub workloads_max: Option<usize>,
+    pub workloads_max: Option<u64>,
+    /// How long new workloads are begun; `None`: without end. The short ones come first, those of one length in an
+    /// order drawn at random.
+    pub time_max: Option<Duration>,
+    /// Whether to go on behind a failure.
+    pub stop: Stop,
 }
 
 /// What was reached.
@@ -36,14 +43,30 @@ pub struct Bound {
 pub struct Reached {
     /// What was looked at.
     pub tally: Tally,
-    /// Workloads run, and those that a bound left out.
-    pub workloads: u64,
-    /// See `workloads`.
-    pub left_out: u64,
-    /// Calls at which a workload was stopped.
-    pub stops: u64,
+    /// Of each length, from 0: how many workloads were run, of how many.
+    pub lengths: Vec<(u64, u64)>,
     /// What was broken.
     pub failures: Vec<Failure>,
+}
+
+impl Reached {
+    /// How many workloads were run.
+    #[must_use]
+    pub fn workloads(&self) -> u64 {
+        self.lengths.iter().map(|(run, _)| run).sum()
+    }
+
+    /// How many were left out.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.lengths.iter().map(|(run, all)| all - run).sum()
+    }
+
+    /// Up to which length none was left out; `None` if the very first ones were.
+    #[must_use]
+    pub fn whole_length(&self) -> Option<usize> {
+        self.lengths.iter().take_while(|(run, all)| run == all).count().checked_sub(1)
+    }
 }
 
 /// The operations of which workloads consist; some take two steps of a history.
@@ -58,8 +81,11 @@ fn alphabet() -> Vec<Vec<Operation>> {
         vec![Operation::Rotate],
         vec![Operation::Checkpoint { behind: 0 }],
         vec![Operation::SetState { bytes: 24 }],
+        vec![Operation::Close],
         vec![Operation::Reopen],
         vec![Operation::Kill],
+        // Whatever comes next meets it.
+        vec![fail_sync.clone()],
         vec![fail_sync.clone(), Operation::Append { bytes: 41 }],
         vec![fail_sync, Operation::Append { bytes: 42 }, Operation::Kill],
     ]
@@ -79,97 +105,123 @@ fn setups() -> Vec<Setup> {
 }
 
 /// Runs all workloads within `bound`, on so many threads. `progress` is told how many are done, and of how many.
-pub fn run(bound: &Bound, seed: u64, threads: usize, progress: impl Fn(usize, usize) + Sync) -> Reached {
-    let (workloads, left_out) = workloads(bound, seed);
-    let next = AtomicUsize::new(0);
-    let found: Mutex<Vec<Found>> = Mutex::default();
+pub fn run(bound: &Bound, seed: u64, threads: usize, progress: impl Fn(u64, u64) + Sync) -> Reached {
+    let workloads = Workloads::new(bound, seed);
+    let (memo, start) = (Memo::new(), Instant::now());
+    let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let lengths = workloads.lengths.iter().map(|length| (0, length.count)).collect();
+    let reached = Mutex::new(Reached { lengths, ..Reached::default() });
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
-                let effort = Effort::All { states: bound.states, samples: bound.samples };
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((history, stem)) = workloads.get(at) else { return };
-                    let mut examiner = Examiner::new(effort, history.setup, Dice::part(seed, at as u64));
-                    let mut stops = 0;
-                    let checked = guarded(AssertUnwindSafe(|| {
-                        check(history, *stem, bound.depth, &mut examiner, &mut stops)
-                    }));
-                    let index = at as u64;
-                    let failure =
-                        checked.err().map(|violation| Failure { index, history: history.clone(), violation });
-                    let mut found = found.lock().expect("no thread panics");
-                    found.push((at, stops, examiner.tally, failure));
-                    progress(found.len(), workloads.len());
+                while !done.load(Ordering::Relaxed) && bound.time_max.is_none_or(|max| start.elapsed() < max)
+                {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((length, history, stem)) = workloads.get(index) else { return };
+                    let dice = Dice::part(seed, index);
+                    let mut explorer = Explorer::new(&memo, history.setup, bound.states, bound.samples, dice);
+                    let checked =
+                        guarded(AssertUnwindSafe(|| check(&history, stem, bound.depth, &mut explorer)));
+                    let mut reached = reached.lock().expect("no thread panics");
+                    reached.lengths[length].0 += 1;
+                    reached.tally.add(&explorer.tally);
+                    if let Err(violation) = checked {
+                        reached.failures.push(Failure { index, history, violation });
+                        done.fetch_or(bound.stop == Stop::AtFirst, Ordering::Relaxed);
+                    }
+                    progress(reached.workloads(), workloads.count());
                 }
             });
         }
     });
-    let mut found = found.into_inner().expect("no thread panics");
-    found.sort_by_key(|(at, ..)| *at);
-    let mut reached = Reached { workloads: found.len() as u64, left_out, ..Reached::default() };
-    for (_, stops, tally, failure) in found {
-        reached.stops += stops;
-        reached.tally.add(&tally);
-        reached.failures.extend(failure);
-    }
+    let mut reached = reached.into_inner().expect("no thread panics");
+    reached.failures.sort_by_key(|failure| failure.index);
     reached
 }
 
-/// Of the workload at an index: how often it was stopped, what was looked at, what was broken.
-type Found = (usize, u64, Tally, Option<Failure>);
+/// All workloads within a bound, made one by one when they are asked for.
+struct Workloads {
+    seed: u64,
+    alphabet: Vec<Vec<Operation>>,
+    setups: Vec<Setup>,
+    lengths: Vec<Length>,
+}
 
-/// All workloads, each with the number of steps before its last operation. What is stopped before that is the
-/// same as in the workload without it, and is looked at there.
-fn workloads(bound: &Bound, seed: u64) -> (Vec<(History, usize)>, u64) {
-    let alphabet = alphabet();
-    let (mut all, mut left_out) = (Vec::new(), 0);
-    for setup in setups() {
-        let mut stems: Vec<Vec<Operation>> = vec![Vec::new()];
-        let new = |operations| History { seed, setup, operations };
-        all.push((new(Vec::new()), 0));
-        for length in 1..=bound.operations {
-            let mut longer = Vec::new();
-            for stem in &stems {
-                for step in &alphabet {
-                    longer.push((new([&stem[..], &step[..]].concat()), stem.len()));
-                }
+/// The workloads of one length: the number of the one at a place is `first + place * step`, modulo `count`. That is
+/// each number once, since `step` and `count` have no common divisor.
+struct Length {
+    count: u64,
+    taken: u64,
+    first: u64,
+    step: u64,
+}
+
+impl Workloads {
+    fn new(bound: &Bound, seed: u64) -> Workloads {
+        let (alphabet, setups) = (alphabet(), setups());
+        let mut dice = Dice::new(seed);
+        let mut length = |operations: usize| {
+            let exponent = u32::try_from(operations).expect("workloads are short");
+            let count = setups.len() as u64 * (alphabet.len() as u64).pow(exponent);
+            let most = bound.workloads_max.filter(|_| operations == bound.operations);
+            let mut step = 1 + dice.below(count);
+            while common_divisor(step, count) > 1 {
+                step += 1;
             }
-            stems = longer.iter().map(|(history, _)| history.operations.clone()).collect();
-            if let Some(most) =
-                bound.workloads_max.filter(|most| length == bound.operations && *most < longer.len())
-            {
-                let mut dice = Dice::new(seed);
-                left_out += (longer.len() - most) as u64;
-                while longer.len() > most {
-                    longer.swap_remove(dice.length(longer.len()));
-                }
-            }
-            all.append(&mut longer);
-        }
+            Length { count, taken: most.unwrap_or(count).min(count), first: dice.below(count), step }
+        };
+        let lengths = (0..=bound.operations).map(&mut length).collect();
+        Workloads { seed, alphabet, setups, lengths }
     }
-    (all, left_out)
+
+    fn count(&self) -> u64 {
+        self.lengths.iter().map(|length| length.taken).sum()
+    }
+
+    /// The workload at a place, with its length, and the number of its steps before the last operation. What is
+    /// stopped before that is the same as in the workload without it, and is looked at there.
+    fn get(&self, mut at: u64) -> Option<(usize, History, usize)> {
+        let digit = |number: &mut u128, base: usize| {
+            let digit = usize::try_from(*number % base as u128).expect("below a length");
+            *number /= base as u128;
+            digit
+        };
+        for (operations, length) in self.lengths.iter().enumerate() {
+            if at >= length.taken {
+                at -= length.taken;
+                continue;
+            }
+            let (first, step) = (u128::from(length.first), u128::from(length.step));
+            let mut number = (first + u128::from(at) * step) % u128::from(length.count);
+            let setup = self.setups[digit(&mut number, self.setups.len())];
+            let (mut steps, mut stem) = (Vec::new(), 0);
+            for _ in 0..operations {
+                stem = steps.len();
+                steps.extend_from_slice(&self.alphabet[digit(&mut number, self.alphabet.len())]);
+            }
+            return Some((operations, History { seed: self.seed, setup, operations: steps }, stem));
+        }
+        None
+    }
+}
+
+fn common_divisor(one: u64, other: u64) -> u64 {
+    if other == 0 { one } else { common_divisor(other, one % other) }
 }
 
 /// Stops a workload at every call behind its first `stem` steps, and at its end.
-fn check(
-    history: &History,
-    stem: usize,
-    depth: u32,
-    examiner: &mut Examiner,
-    stops: &mut u64,
-) -> Result<(), Violation> {
+fn check(history: &History, stem: usize, depth: u32, explorer: &mut Explorer) -> Result<(), Violation> {
     let whole = machine::run(history, None)?;
     let first = if history.operations.is_empty() { 0 } else { whole.began[stem + 1] };
-    *stops += whole.calls - first + 1;
     // What is submitted grows when an operation begins: the states before that are not those after it.
     let mut began: Vec<u64> = whole.began.iter().copied().filter(|began| *began > first).collect();
     began.insert(0, first);
     began.push(whole.calls);
     for calls in began.windows(2) {
-        examiner.examine_calls(calls[0]..calls[1], &whole.syncs, depth, Place::Before, |call| {
+        let stops = (calls[0]..calls[1]).rev().map(|call| (call, whole.syncs.contains(&call)));
+        explorer.examine_calls(stops, depth, |call| {
             machine::run(history, Some(call)).map(|outcome| (outcome.disk, outcome.ledger))
         })?;
     }
-    examiner.examine(&whole.disk, &whole.ledger, depth)
+    explorer.examine(&whole.disk, &whole.ledger, depth)
 }

@@ -86,6 +86,14 @@ impl Setup {
     pub const DURABILITIES: [Durability; 3] =
         [Durability::Sync, Durability::Interval(Duration::from_secs(1_000_000)), Durability::Buffered];
 
+    /// Another one for each setup.
+    #[must_use]
+    pub fn number(&self) -> u128 {
+        let durability = Setup::DURABILITIES.iter().position(|durability| *durability == self.durability);
+        let number = durability.unwrap_or(Setup::DURABILITIES.len()) * 2;
+        (number + usize::from(self.space_ahead == SpaceAhead::Auto)) as u128
+    }
+
     /// Options to open a log with.
     pub fn options(&self) -> Options {
         Options::new().segment_bytes(SEGMENT_BYTES).durability(self.durability).space_ahead(self.space_ahead)

@@ -1,5 +1,6 @@
 //! What a log has been given and has promised: the oracle. Whatever opens after a crash is held against it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use seawall::{Lsn, Wal};
@@ -41,11 +42,63 @@ pub enum Survived {
 }
 
 /// What an opened log shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Seen {
     last: u64,
     floor: u64,
     state: Arc<[u8]>,
+    /// Those above the floor, as far as they can be read.
+    records: Vec<Arc<[u8]>>,
+    /// Where the log contradicts itself, or cannot be read.
+    broken: Option<Violation>,
+}
+
+impl Seen {
+    /// Reads all there is.
+    #[must_use]
+    pub fn of(wal: &Wal) -> Seen {
+        let (last, floor) = (u64::from(wal.last_lsn()), u64::from(wal.first_lsn()) - 1);
+        let mut seen = Seen { last, floor, state: wal.state().into(), records: Vec::new(), broken: None };
+        seen.broken = seen.read(wal).err();
+        seen
+    }
+
+    /// Reads the records: dense, and the last one found by itself as well.
+    fn read(&mut self, wal: &Wal) -> Result<(), Violation> {
+        let broken = |what: String| Err(Violation::new(Kind::Broken, what));
+        let (last, durable) = (self.last, u64::from(wal.durable_lsn()));
+        if durable != last || u64::from(wal.recovery().records.last()) != last {
+            let reported = wal.recovery().records;
+            return broken(format!("open reports {reported} and {durable} as durable, but ends at {last}"));
+        }
+        let mut next = self.floor + 1;
+        for record in wal.iter() {
+            let record = record.map_err(|error| unreadable(next, &error))?;
+            if u64::from(record.lsn()) != next {
+                return broken(format!("record {} is read where {next} should be", record.lsn()));
+            }
+            self.records.push(record.payload().into());
+            next += 1;
+        }
+        if next != last + 1 {
+            return Err(Violation::new(Kind::Lost, format!("reading ends before {next}, the log at {last}")));
+        }
+        let Some(expected) = self.records.last() else { return Ok(()) };
+        match wal.read(Lsn::from(last)) {
+            Ok(Some(record)) if *record.payload() == **expected => Ok(()),
+            Err(error) => Err(unreadable(last, &error)),
+            other => broken(format!("record {last} read by itself is {other:?}")),
+        }
+    }
+
+    /// Those with the same digest show the same.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.last, self.floor, &self.state, &self.records).hash(&mut hasher);
+        self.broken.as_ref().map(ToString::to_string).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 impl Ledger {
@@ -144,22 +197,33 @@ impl Ledger {
         (self.state, self.state_unsure) = (seen.state.clone(), None);
     }
 
-    /// Holds an opened log against this.
+    /// Makes the ledger of an open that has reported this.
+    #[must_use]
+    pub fn of(seen: &Seen) -> Ledger {
+        let mut ledger = Ledger::default();
+        for _ in 0..seen.floor {
+            ledger.submit(&[Arc::from([])]); // Nobody can read those.
+        }
+        seen.records.iter().for_each(|record| ledger.submit(std::slice::from_ref(record)));
+        ledger.adopt(seen);
+        ledger
+    }
+
+    /// Holds what an opened log shows against this.
     ///
     /// # Errors
     /// What it breaks.
-    pub fn judge(&self, wal: &Wal, survived: Survived) -> Result<Seen, Violation> {
-        let judged = self.judge_inner(wal, survived);
+    pub fn judge(&self, seen: &Seen, survived: Survived) -> Result<(), Violation> {
+        let judged = self.judge_inner(seen, survived);
         judged.map_err(|violation| match (survived, violation.kind) {
             (Survived::Report, Kind::Lost | Kind::Invented) => Violation { kind: Kind::Shrunk, ..violation },
             _ => violation,
         })
     }
 
-    fn judge_inner(&self, wal: &Wal, survived: Survived) -> Result<Seen, Violation> {
+    fn judge_inner(&self, seen: &Seen, survived: Survived) -> Result<(), Violation> {
         let broken = |kind, what: String| Err(Violation::new(kind, what));
-        let floor = u64::from(wal.first_lsn()) - 1;
-        let last = u64::from(wal.last_lsn());
+        let (floor, last) = (seen.floor, seen.last);
         let promised = match survived {
             Survived::PowerCut => self.durable,
             Survived::Kill | Survived::Report => self.written,
@@ -178,77 +242,28 @@ impl Ledger {
         if last > 0 && last > floor && !self.submitted(last).ends_unit {
             return broken(Kind::Invented, format!("the log ends at {last}, within a batch"));
         }
-        self.judge_records(wal, floor, last)?;
-        let state: Arc<[u8]> = wal.state().into();
-        if state != self.state && Some(&state) != self.state_unsure.as_ref() {
+        for (lsn, record) in (floor + 1..=last).zip(&seen.records) {
+            if *record != self.submitted(lsn).payload {
+                return broken(Kind::Invented, format!("record {lsn} is not what was appended"));
+            }
+        }
+        if let Some(violation) = &seen.broken {
+            return Err(violation.clone());
+        }
+        if seen.state != self.state && Some(&seen.state) != self.state_unsure.as_ref() {
             let what = format!(
                 "the state of {} bytes is neither what was set, {} bytes, nor what was being set, {:?}",
-                state.len(),
+                seen.state.len(),
                 self.state.len(),
                 self.state_unsure.as_ref().map(|state| state.len())
             );
             return broken(Kind::Lost, what);
-        }
-        Ok(Seen { last, floor, state })
-    }
-
-    /// Reads all there is: dense, equal, and found one by one as well.
-    fn judge_records(&self, wal: &Wal, floor: u64, last: u64) -> Result<(), Violation> {
-        let broken = |what: String| Err(Violation::new(Kind::Broken, what));
-        let durable = u64::from(wal.durable_lsn());
-        if durable != last || u64::from(wal.recovery().records.last()) != last {
-            let reported = wal.recovery().records;
-            return broken(format!("open reports {reported} and {durable} as durable, but ends at {last}"));
-        }
-        let mut next = floor + 1;
-        for record in wal.iter() {
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => return Err(unreadable(next, &error)),
-            };
-            if u64::from(record.lsn()) != next {
-                return broken(format!("record {} is read where {next} should be", record.lsn()));
-            }
-            if *record.payload() != *self.submitted(next).payload {
-                return Err(Violation::new(
-                    Kind::Invented,
-                    format!("record {next} is not what was appended"),
-                ));
-            }
-            next += 1;
-        }
-        if next != last + 1 {
-            return Err(Violation::new(Kind::Lost, format!("reading ends before {next}, the log at {last}")));
-        }
-        if last > floor {
-            match wal.read(Lsn::from(last)) {
-                Ok(Some(record)) if *record.payload() == *self.submitted(last).payload => {}
-                Err(error) => return Err(unreadable(last, &error)),
-                other => return broken(format!("record {last} read by itself is {other:?}")),
-            }
         }
         Ok(())
     }
 
     fn submitted(&self, lsn: u64) -> &Submitted {
         &self.records[usize::try_from(lsn - 1).expect("it is a length")]
-    }
-
-    /// Two ledgers with the same digest demand the same of a log.
-    #[must_use]
-    pub fn digest(&self) -> (u64, u64, u64, u64, Option<u64>, Vec<u8>) {
-        let mut bytes = Vec::new();
-        for part in [Some(&self.state), self.state_unsure.as_ref()] {
-            bytes.push(u8::from(part.is_some()));
-            bytes.extend_from_slice(&part.map_or(0, |part| part.len() as u64).to_le_bytes());
-            bytes.extend_from_slice(part.map_or(&[][..], |part| part));
-        }
-        for record in &self.records {
-            bytes.push(u8::from(record.ends_unit));
-            bytes.extend_from_slice(&(record.payload.len() as u64).to_le_bytes());
-            bytes.extend_from_slice(&record.payload[..record.payload.len().min(16)]);
-        }
-        (self.last(), self.durable, self.written, self.floor, self.floor_unsure, bytes)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod classify;
 mod dice;
 mod examine;
 pub mod exhaustive;
+mod explore;
 mod history;
 mod ledger;
 mod machine;
@@ -14,7 +15,7 @@ mod violation;
 mod watch;
 
 pub use dice::Dice;
-pub use examine::{Effort, Examiner, Tally};
+pub use examine::{Examiner, Tally};
 pub use history::{History, Operation, Setup};
 pub use ledger::{Ledger, Seen, Survived};
 pub use machine::{Outcome, run};

@@ -8,7 +8,7 @@ use seawall::{Durability, Entry, Error, Lsn, Wal};
 
 use crate::dice::Dice;
 use crate::history::{History, Operation, Setup};
-use crate::ledger::{Ledger, Survived};
+use crate::ledger::{Ledger, Seen, Survived};
 use crate::violation::{Kind, Violation};
 use crate::watch::Watched;
 
@@ -128,13 +128,14 @@ impl Machine {
             match opened {
                 _ if self.disk.has_crashed() => return Ok(()),
                 Ok(wal) => {
-                    let judged = self.ledger.judge(&wal, survived);
+                    let seen = Seen::of(&wal);
+                    let judged = self.ledger.judge(&seen, survived);
                     let stopped = self.disk.has_crashed();
                     self.wal = Some(wal);
                     self.closed = false;
                     match judged {
                         _ if stopped => {}
-                        Ok(seen) => self.ledger.adopt(&seen),
+                        Ok(()) => self.ledger.adopt(&seen),
                         // A read that was planned to fail; the next open will tell.
                         Err(violation) if self.faults && violation.what.contains("cannot be read") => {
                             self.restart(self.disk.process_kill());

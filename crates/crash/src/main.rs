@@ -64,7 +64,7 @@ struct Exhaustive {
     /// Crashes one after another: 1 crashes the workload alone, 2 its recovery, too.
     #[arg(long, default_value_t = 1)]
     depth: u32,
-    /// Where a disk has more possible states than this, only some are looked at.
+    /// Where the names, or a file that is read, have more possible states than this, only some are looked at.
     #[arg(long, default_value_t = 4096)]
     states: u64,
     /// How many of those.
@@ -72,7 +72,13 @@ struct Exhaustive {
     samples: u64,
     /// Of the workloads of the full length, takes only so many, drawn at random.
     #[arg(long)]
-    workloads: Option<usize>,
+    workloads: Option<u64>,
+    /// Begins no more workloads after so many seconds. Short ones come first.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Ends after the first workload that fails.
+    #[arg(long)]
+    stop_at_first: bool,
     #[command(flatten)]
     common: Common,
 }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::dice::Dice;
-use crate::examine::{Effort, Examiner, Tally};
+use crate::examine::{Examiner, Tally};
 use crate::history::History;
 use crate::machine::{self, Outcome};
 use crate::shrink;
@@ -111,7 +111,7 @@ fn take_next(finished: &mut Finished) -> Option<(u64, (Tally, Option<Failure>))>
 fn one(seed: u64, index: u64) -> (Tally, Option<Failure>) {
     let mut dice = Dice::part(seed, index);
     let history = History::random(&mut dice);
-    let mut examiner = Examiner::new(Effort::Some { cuts: CUTS }, history.setup, dice.clone());
+    let mut examiner = Examiner::new(CUTS, history.setup, dice.clone());
     let checked = guarded(|| {
         let whole = machine::run(&history, None)?;
         examine(&mut examiner, &whole)?;

@@ -3,7 +3,7 @@
 use seawall::{Durability, SpaceAhead};
 
 use crate::dice::Dice;
-use crate::examine::{Effort, Examiner};
+use crate::examine::Examiner;
 use crate::history::{History, Operation};
 use crate::machine;
 use crate::random::{Failure, check_point, examine, guarded};
@@ -65,7 +65,7 @@ pub(crate) fn shrink(failure: &mut Failure) {
 /// # Errors
 /// The first promise that is broken.
 pub fn check(history: &History) -> Result<(), Violation> {
-    let mut examiner = Examiner::new(Effort::Some { cuts: CUTS }, history.setup, Dice::new(history.seed));
+    let mut examiner = Examiner::new(CUTS, history.setup, Dice::new(history.seed));
     guarded(|| {
         let whole = machine::run(history, None)?;
         examine(&mut examiner, &whole)?;

@@ -1,6 +1,7 @@
 //! The quick forms of the crash tests. The command runs longer ones.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 use seawall::sim::{Call, Fault};
@@ -16,22 +17,37 @@ fn assert_none(failures: &[Failure]) {
     assert!(failures.is_empty(), "{}", failures.iter().map(text).collect::<Vec<_>>().join("\n\n"));
 }
 
+fn bound(operations: usize, depth: u32) -> Bound {
+    let stop = Stop::Never;
+    Bound { operations, depth, states: 4096, samples: 64, workloads_max: None, time_max: None, stop }
+}
+
 #[test]
 fn every_workload_of_two_operations_survives_a_crash_at_every_call() {
     // Method: stop each at every call, open every disk that is possible there.
-    let bound = Bound { operations: 2, depth: 1, states: 4096, samples: 64, workloads_max: None };
-    let reached = exhaustive::run(&bound, 1, THREADS, |_, _| {});
+    let reached = exhaustive::run(&bound(2, 1), 1, THREADS, |_, _| {});
     assert_none(&reached.failures);
-    assert!(reached.tally.images > 50_000 && reached.left_out == 0, "{reached:?}");
+    assert!(reached.tally.images > 30_000 && reached.left_out() == 0, "{reached:?}");
+    assert_eq!(reached.tally.points_sampled, 0, "{reached:?}");
 }
 
 #[test]
 fn recovery_survives_a_crash_at_every_call_of_its_own() {
-    // Method: as above, on a new log; each recovery is stopped at every call, and each image opened again.
-    let bound = Bound { operations: 0, depth: 2, states: 1024, samples: 16, workloads_max: None };
-    let reached = exhaustive::run(&bound, 1, THREADS, |_, _| {});
+    // Method: as above, after one operation; each recovery is stopped at every call, and each image opened again.
+    let reached = exhaustive::run(&bound(1, 2), 1, THREADS, |_, _| {});
     assert_none(&reached.failures);
     assert!(reached.tally.images > 1_000, "{reached:?}");
+}
+
+#[test]
+fn a_bound_is_kept_and_what_it_leaves_out_is_counted() {
+    let some = Bound { workloads_max: Some(5), ..bound(2, 1) };
+    let reached = exhaustive::run(&some, 1, THREADS, |_, _| {});
+    assert_eq!((reached.lengths[2].0, reached.whole_length()), (5, Some(1)), "{reached:?}");
+    assert_eq!(reached.left_out(), reached.lengths[2].1 - 5);
+    let none = Bound { time_max: Some(Duration::ZERO), ..bound(2, 1) };
+    let reached = exhaustive::run(&none, 1, THREADS, |_, _| {});
+    assert_eq!((reached.workloads(), reached.whole_length()), (0, None), "{reached:?}");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use super::{Seeded, SimFs};
 /// Number 0 is the state with nothing but what is durable. Torn sectors are left to [`random`](PowerCuts::random).
 #[derive(Debug, Clone)]
 pub struct PowerCuts {
-    disk: Disk,
-    seed: u64,
+    pub(super) disk: Arc<Disk>,
+    pub(super) seed: u64,
     choices: Vec<Choice>,
 }
 
@@ -65,7 +65,7 @@ impl PowerCuts {
                 }
             }
         }
-        PowerCuts { disk, seed, choices }
+        PowerCuts { disk: Arc::new(disk), seed, choices }
     }
 
     /// How many states there are; `u128::MAX` if more than that.
@@ -139,38 +139,37 @@ impl PowerCuts {
                 }
             }
         }
-        SimFs::from_disk(self.start_again(files, names), self.seed)
-    }
-
-    /// The disk with these bytes and names, and nothing in doubt. What has no name is gone.
-    fn start_again(
-        &self,
-        mut files: BTreeMap<Node, (Arc<Vec<u8>>, u64)>,
-        mut names: BTreeMap<Node, BTreeMap<std::ffi::OsString, Node>>,
-    ) -> Disk {
-        let mut disk = self.disk.without_files();
-        let (mut unvisited, mut seen) = (vec![ROOT], BTreeSet::new());
-        while let Some(node) = unvisited.pop() {
-            if !seen.insert(node) {
-                continue;
-            }
-            if let Some(names) = names.remove(&node) {
-                unvisited.extend(names.values());
-                disk.dirs
-                    .insert(node, DirState { visible: names.clone(), durable: names, unsure: Vec::new() });
-            } else if let Some((mut bytes, size)) = files.remove(&node) {
-                let size = usize::try_from(size).expect("files fit into memory");
-                if bytes.len() != size {
-                    Arc::make_mut(&mut bytes).resize(size, 0);
-                }
-                disk.files.insert(node, FileState::settled(bytes));
-            }
-        }
-        disk
+        SimFs::from_disk(start_again(&self.disk, files, names), self.seed)
     }
 }
 
-fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+/// The disk with these bytes and names, and nothing in doubt. What has no name is gone.
+pub(super) fn start_again(
+    disk: &Disk,
+    mut files: BTreeMap<Node, (Arc<Vec<u8>>, u64)>,
+    mut names: BTreeMap<Node, BTreeMap<std::ffi::OsString, Node>>,
+) -> Disk {
+    let mut disk = disk.without_files();
+    let (mut unvisited, mut seen) = (vec![ROOT], BTreeSet::new());
+    while let Some(node) = unvisited.pop() {
+        if !seen.insert(node) {
+            continue;
+        }
+        if let Some(names) = names.remove(&node) {
+            unvisited.extend(names.values());
+            disk.dirs.insert(node, DirState { visible: names.clone(), durable: names, unsure: Vec::new() });
+        } else if let Some((mut bytes, size)) = files.remove(&node) {
+            let size = usize::try_from(size).expect("files fit into memory");
+            if bytes.len() != size {
+                Arc::make_mut(&mut bytes).resize(size, 0);
+            }
+            disk.files.insert(node, FileState::settled(bytes));
+        }
+    }
+    disk
+}
+
+pub(super) fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     let mut distinct = Vec::new();
     for value in values {
         if !distinct.contains(&value) {

@@ -34,7 +34,7 @@ pub(super) struct FileState {
     /// Sizes that the file had since its size was last durable.
     pub(super) sizes: Vec<u64>,
     /// Whether the next sync makes the size durable: not if a failed sync has already dropped it.
-    size_dirty: bool,
+    pub(super) size_dirty: bool,
 }
 
 /// What a sector may hold after a power cut, other than what is durable.
@@ -42,7 +42,7 @@ pub(super) struct FileState {
 pub(super) struct UnsureSector {
     pub(super) versions: Vec<Sector>,
     /// Whether the next sync writes it: not if a failed sync has already dropped it.
-    dirty: bool,
+    pub(super) dirty: bool,
 }
 
 /// A directory: a power cut leaves `durable`, changed by any subset of the unsure operations, in their order.
@@ -56,7 +56,7 @@ pub(super) struct DirState {
 #[derive(Debug, Clone)]
 pub(super) struct DirOperation {
     pub(super) change: DirChange,
-    dirty: bool,
+    pub(super) dirty: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,7 +192,15 @@ impl DirChange {
         self.names().iter().any(|name| other.names().contains(name))
     }
 
-    fn names(&self) -> Vec<&OsString> {
+    /// The file or directory that it is about.
+    pub(super) fn node(&self) -> Option<Node> {
+        match self {
+            DirChange::Create(_, node) | DirChange::Rename(_, _, node) => Some(*node),
+            DirChange::Unlink(_) => None,
+        }
+    }
+
+    pub(super) fn names(&self) -> Vec<&OsString> {
         match self {
             DirChange::Create(name, _) | DirChange::Unlink(name) => vec![name],
             DirChange::Rename(source, target, _) => vec![source, target],

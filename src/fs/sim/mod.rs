@@ -58,6 +58,8 @@
 //! }
 //! ```
 
+#[doc(hidden)]
+pub mod apart;
 mod cut;
 mod disk;
 
@@ -72,6 +74,7 @@ use std::time::Duration;
 pub use cut::PowerCuts;
 
 use crate::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
+use apart::{FileId, Record};
 use disk::{Disk, Node};
 
 /// A call of [`Fs`] or [`FsFile`].
@@ -131,6 +134,9 @@ struct Machine {
     crash_at: Option<u64>,
     planned: Vec<Planned>,
     unreadable: Vec<(PathBuf, Range<u64>)>,
+    /// In the order of the first times.
+    files_read: Vec<FileId>,
+    record: Option<Record>,
 }
 
 /// How far a call gets.
@@ -160,6 +166,8 @@ impl SimFs {
             crash_at: None,
             planned: Vec::new(),
             unreadable: Vec::new(),
+            files_read: Vec::new(),
+            record: None,
         };
         SimFs { machine: Arc::new(Mutex::new(machine)) }
     }
@@ -193,6 +201,11 @@ impl SimFs {
         let killed = SimFs::from_disk(disk, seed);
         killed.machine().medium = medium;
         killed
+    }
+
+    /// Another disk, in the same state.
+    fn clone_machine(&self) -> SimFs {
+        SimFs { machine: Arc::new(Mutex::new(self.machine().clone())) }
     }
 
     /// All states that a cut of the power may leave. This disk is not changed.
@@ -281,10 +294,19 @@ impl SimFs {
     fn call<T>(
         &self,
         call: Call,
-        carry_out: impl FnOnce(&mut Machine, &Go) -> io::Result<T>,
+        mut carry_out: impl FnMut(&mut Machine, &Go) -> io::Result<T>,
         fail: impl FnOnce(&mut Machine),
     ) -> io::Result<T> {
         let mut machine = self.machine();
+        if let Some(mut record) = machine.record.take() {
+            if record.wants(call) {
+                let mut stopped =
+                    Machine { calls: machine.calls + 1, crash_at: Some(machine.calls), ..machine.clone() };
+                drop(carry_out(&mut stopped, &Go::Crash));
+                record.note(machine.calls, call, SimFs { machine: Arc::new(Mutex::new(stopped)) });
+            }
+            machine.record = Some(record);
+        }
         match machine.admit(call) {
             Ok(Go::Crash) => {
                 drop(carry_out(&mut machine, &Go::Crash));
@@ -302,7 +324,7 @@ impl SimFs {
         }
     }
 
-    fn simple<T>(&self, call: Call, carry_out: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
+    fn simple<T>(&self, call: Call, mut carry_out: impl FnMut(&mut Disk) -> io::Result<T>) -> io::Result<T> {
         self.call(call, |machine, _| carry_out(&mut machine.disk), |_| {})
     }
 }
@@ -331,6 +353,12 @@ impl Machine {
         match self.planned.remove(at).fault {
             Fault::Error(kind) => Err(kind.into()),
             Fault::Short => Ok(Go::Half),
+        }
+    }
+
+    fn note_read(&mut self, node: Node) {
+        if !self.files_read.contains(&FileId(node)) {
+            self.files_read.push(FileId(node));
         }
     }
 
@@ -442,7 +470,7 @@ impl SimFile {
     fn simple<T>(
         &self,
         call: Call,
-        carry_out: impl FnOnce(&mut disk::FileState) -> io::Result<T>,
+        mut carry_out: impl FnMut(&mut disk::FileState) -> io::Result<T>,
     ) -> io::Result<T> {
         self.fs.simple(call, |disk| {
             carry_out(disk.files.get_mut(&self.node).expect("files outlive their names"))
@@ -455,6 +483,7 @@ impl FsFile for SimFile {
         self.fs.call(
             Call::Read,
             |machine, go| {
+                machine.note_read(self.node);
                 let count = if matches!(go, Go::Half) { bytes.len().div_ceil(2) } else { bytes.len() };
                 let count = machine.disk.files[&self.node].read(&mut bytes[..count], offset);
                 if machine.is_unreadable(self.node, &(offset..offset + count as u64)) {
@@ -514,7 +543,14 @@ impl FsFile for SimFile {
     }
 
     fn size(&self) -> io::Result<u64> {
-        self.simple(Call::Size, |file| Ok(file.visible.len() as u64))
+        self.fs.call(
+            Call::Size,
+            |machine, _| {
+                machine.note_read(self.node);
+                Ok(machine.disk.files[&self.node].visible.len() as u64)
+            },
+            |_| {},
+        )
     }
 }
 

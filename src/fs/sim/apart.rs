@@ -1,0 +1,386 @@
+//! Which disks a program can tell apart: by their names, and by the contents of the files that it has read. For
+//! seawall's own crash tests, which need not open two disks that look the same to whoever opens them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use super::cut::{PowerCuts, distinct, start_again};
+use super::disk::{DirState, Disk, FileState, Node, ROOT, SECTOR_BYTES, Sector, sector_of};
+use super::{Call, SimFs};
+
+/// A file, whatever its name: the same one on all disks that a disk turns into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub(super) Node);
+
+/// A disk as it would be, had the machine stopped at a call.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// The number of the call.
+    pub call: u64,
+    /// Whether it was a sync, of a file or a directory: nothing else makes anything durable.
+    pub is_sync: bool,
+    /// The disk.
+    pub disk: SimFs,
+}
+
+/// Whether two disks are the same if reads see the same, or only if the same is in doubt, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubts {
+    /// Enough, where the power is not cut any more.
+    Ignored,
+    /// Whatever comes.
+    Counted,
+}
+
+/// A disk after a crash whose names are known, and the contents of its files not yet.
+#[derive(Debug, Clone)]
+pub struct Image {
+    crash: Crash,
+    digest: u128,
+    /// All files that names lead to, or may lead to, in an order that only names decide.
+    files: Arc<Vec<Node>>,
+    chosen: BTreeMap<FileId, u128>,
+}
+
+#[derive(Debug, Clone)]
+enum Crash {
+    PowerCut { disk: Arc<Disk>, seed: u64, names: Arc<BTreeMap<Node, BTreeMap<OsString, Node>>> },
+    Kill { disk: SimFs, doubts: Doubts },
+}
+
+/// All contents that a file may have, numbered from 0: the durable one.
+#[derive(Debug)]
+pub struct Contents {
+    count: u128,
+    /// For each size: the digest of all that is certain, and of each sector that is not the digests of its versions.
+    sizes: Vec<(u128, Vec<Vec<u128>>)>,
+}
+
+impl SimFs {
+    /// From now on keeps the disk as each call would have left it, had the machine stopped there.
+    pub fn record(&self) {
+        self.machine().record = Some(Record::default());
+    }
+
+    /// What was kept; keeps nothing more. A call that changes nothing, and follows none that does, is left out.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Stop> {
+        self.machine().record.take().map_or_else(Vec::new, |record| record.stops)
+    }
+
+    /// The files whose bytes or sizes anybody asked for since the machine started, in the order of the first times.
+    #[must_use]
+    pub fn files_read(&self) -> Vec<FileId> {
+        self.machine().files_read.clone()
+    }
+
+    /// The disk after the process was killed.
+    #[must_use]
+    pub fn killed(&self, doubts: Doubts) -> Image {
+        let disk = self.process_kill();
+        let (digest, files) = {
+            let machine = disk.machine();
+            names(|dir| machine.disk.dirs.get(&dir).map(|dir| (&dir.visible, Some(dir))), doubts)
+        };
+        Image { crash: Crash::Kill { disk, doubts }, digest, files: Arc::new(files), chosen: BTreeMap::new() }
+    }
+}
+
+impl PowerCuts {
+    /// How many states of the names there are.
+    #[must_use]
+    pub fn names_count(&self) -> u128 {
+        let unsure: usize = self.disk.dirs.values().map(|dir| dir.unsure.len()).sum();
+        u32::try_from(unsure).ok().and_then(|unsure| 1_u128.checked_shl(unsure)).unwrap_or(u128::MAX)
+    }
+
+    /// All disks with the names in that state.
+    #[must_use]
+    pub fn image(&self, mut number: u128) -> Image {
+        let mut chosen = BTreeMap::new();
+        for (node, dir) in &self.disk.dirs {
+            let mut names = dir.durable.clone();
+            for operation in &dir.unsure {
+                if number & 1 == 1 {
+                    operation.change.apply(&mut names);
+                }
+                number >>= 1;
+            }
+            chosen.insert(*node, names);
+        }
+        let (digest, files) = names(|dir| chosen.get(&dir).map(|names| (names, None)), Doubts::Ignored);
+        let crash = Crash::PowerCut { disk: self.disk.clone(), seed: self.seed, names: Arc::new(chosen) };
+        Image { crash, digest, files: Arc::new(files), chosen: BTreeMap::new() }
+    }
+}
+
+impl Image {
+    /// 128 bits of the names. No two of a thousand million disks are taken for one another.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    /// The place of a file in an order that is the same for all images of the same digest; `None` if no name leads
+    /// to it.
+    #[must_use]
+    pub fn index(&self, file: FileId) -> Option<usize> {
+        self.files.iter().position(|node| *node == file.0)
+    }
+
+    /// The file at that place.
+    #[must_use]
+    pub fn file(&self, index: usize) -> FileId {
+        FileId(self.files[index])
+    }
+
+    /// The contents of the file that are possible.
+    #[must_use]
+    pub fn contents(&self, file: FileId) -> Contents {
+        match &self.crash {
+            Crash::PowerCut { disk, .. } => Contents::of(&disk.files[&file.0]),
+            Crash::Kill { disk, doubts } => Contents {
+                count: 1,
+                sizes: vec![(disk.machine().disk.files[&file.0].digest(*doubts), Vec::new())],
+            },
+        }
+    }
+
+    /// Takes one of a file's contents. Where none is taken, it is number 0.
+    pub fn choose(&mut self, file: FileId, number: u128) {
+        self.chosen.insert(file, number);
+    }
+
+    /// Whether one was taken.
+    #[must_use]
+    pub fn is_chosen(&self, file: FileId) -> bool {
+        self.chosen.contains_key(&file)
+    }
+
+    /// The disk, after the machine has started again.
+    #[must_use]
+    pub fn disk(&self) -> SimFs {
+        match &self.crash {
+            Crash::Kill { disk, .. } => disk.clone_machine(),
+            Crash::PowerCut { disk, seed, names } => {
+                let files = self.files.iter().filter_map(|node| {
+                    let number = self.chosen.get(&FileId(*node)).copied().unwrap_or(0);
+                    Some((*node, contents(disk.files.get(node)?, number)))
+                });
+                SimFs::from_disk(start_again(disk, files.collect(), (**names).clone()), *seed)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut chosen = self.chosen.iter().filter(|(_, number)| **number != 0);
+        chosen.try_for_each(|(file, number)| write!(formatter, " .choose({file:?}, {number})"))
+    }
+}
+
+impl Contents {
+    fn of(file: &FileState) -> Contents {
+        let unsure = unsure_sectors(file);
+        let sizes = sizes(file).into_iter().map(|size| {
+            let certain = certain_digest(file, size);
+            let versions = |(at, versions): &(u64, Vec<Sector>)| {
+                versions.iter().map(|sector| sector_digest(*at, sector, size)).collect()
+            };
+            (certain.wrapping_add(size_digest(size)), unsure.iter().map(versions).collect())
+        });
+        let sizes: Vec<_> = sizes.collect();
+        let versions = unsure.iter().map(|(_, versions)| versions.len() as u128);
+        Contents { count: versions.fold(sizes.len() as u128, u128::saturating_mul), sizes }
+    }
+
+    /// How many there are; `u128::MAX` if more than that.
+    #[must_use]
+    pub fn count(&self) -> u128 {
+        self.count
+    }
+
+    /// 128 bits of the contents of that number.
+    #[must_use]
+    pub fn digest(&self, mut number: u128) -> u128 {
+        let (certain, unsure) = &self.sizes[take_digit(&mut number, self.sizes.len())];
+        unsure.iter().fold(*certain, |sum, versions| {
+            u128::wrapping_add(sum, versions[take_digit(&mut number, versions.len())])
+        })
+    }
+}
+
+/// What is kept while calls are recorded.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Record {
+    stops: Vec<Stop>,
+    /// Whether anything changed since the last stop.
+    changed: bool,
+}
+
+impl Record {
+    /// Whether a stop at this call is another one than the last.
+    pub(super) fn wants(&self, call: Call) -> bool {
+        self.changed || changes(call)
+    }
+
+    pub(super) fn note(&mut self, number: u64, call: Call, disk: SimFs) {
+        let is_sync = matches!(call, Call::Sync | Call::SyncDir);
+        self.stops.push(Stop { call: number, is_sync, disk });
+        self.changed = changes(call);
+    }
+}
+
+fn changes(call: Call) -> bool {
+    !matches!(call, Call::List | Call::Open | Call::Read | Call::Size)
+}
+
+/// A digest of names, and the files that they lead to. Files and directories count by the order in which they are
+/// met, since no program sees their numbers.
+fn names<'a>(
+    dir: impl Fn(Node) -> Option<(&'a BTreeMap<OsString, Node>, Option<&'a DirState>)>,
+    doubts: Doubts,
+) -> (u128, Vec<Node>) {
+    let (mut digest, mut met) = (Digest::new(), vec![ROOT]);
+    let place = |met: &mut Vec<Node>, node: Node| {
+        met.iter().position(|other| *other == node).unwrap_or_else(|| {
+            met.push(node);
+            met.len() - 1
+        })
+    };
+    let mut at = 0;
+    while let Some(node) = met.get(at).copied() {
+        at += 1;
+        let Some((names, state)) = dir(node) else { continue };
+        digest.add(&(at, names.len()));
+        for (name, node) in names {
+            digest.add(&(name, place(&mut met, *node)));
+        }
+        let unsure = state.filter(|state| doubts == Doubts::Counted && !state.unsure.is_empty());
+        for (name, node) in unsure.iter().flat_map(|state| &state.durable) {
+            digest.add(&("durable", name, place(&mut met, *node)));
+        }
+        for operation in unsure.iter().flat_map(|state| &state.unsure) {
+            let (change, dirty) = (&operation.change, operation.dirty);
+            digest.add(&(dirty, change.names(), change.node().map(|node| place(&mut met, node))));
+        }
+    }
+    (digest.finish(), met)
+}
+
+impl FileState {
+    fn digest(&self, doubts: Doubts) -> u128 {
+        let size = self.visible.len() as u64;
+        let visible = whole_digest(&self.visible, size);
+        if doubts == Doubts::Ignored || self.is_settled() {
+            return visible;
+        }
+        let mut digest = Digest::new();
+        let durable = whole_digest(&self.durable, self.durable.len() as u64);
+        digest.add(&(visible, durable, self.durable_bytes, &self.sizes, self.size_dirty));
+        for (at, unsure) in &self.unsure {
+            digest.add(&(at, unsure.dirty, &unsure.versions));
+        }
+        digest.finish()
+    }
+
+    fn is_settled(&self) -> bool {
+        let sure = self.unsure.is_empty() && self.sizes.is_empty() && !self.size_dirty;
+        sure && self.durable_bytes == self.visible.len() as u64 && {
+            let size = self.durable_bytes;
+            Arc::ptr_eq(&self.visible, &self.durable)
+                || whole_digest(&self.visible, size) == whole_digest(&self.durable, size)
+        }
+    }
+}
+
+fn sizes(file: &FileState) -> Vec<u64> {
+    distinct([file.durable_bytes].into_iter().chain(file.sizes.iter().copied()))
+}
+
+/// Each sector that may have one of several versions, the durable one first.
+fn unsure_sectors(file: &FileState) -> Vec<(u64, Vec<Sector>)> {
+    let versions = file.unsure.iter().map(|(at, unsure)| {
+        let durable = sector_of(&file.durable, *at);
+        (*at, distinct([durable].into_iter().chain(unsure.versions.iter().copied())))
+    });
+    versions.filter(|(_, versions)| versions.len() > 1).collect()
+}
+
+/// The contents of that number, in the order of [`Contents::digest`].
+fn contents(file: &FileState, mut number: u128) -> (Arc<Vec<u8>>, u64) {
+    let sizes = sizes(file);
+    let size = sizes[take_digit(&mut number, sizes.len())];
+    let mut bytes = file.durable.clone();
+    for (at, versions) in unsure_sectors(file) {
+        let chosen = take_digit(&mut number, versions.len());
+        if chosen > 0 {
+            super::disk::put_sector(Arc::make_mut(&mut bytes), at, &versions[chosen]);
+        }
+    }
+    (bytes, size)
+}
+
+fn take_digit(number: &mut u128, base: usize) -> usize {
+    let digit = *number % base as u128;
+    *number /= base as u128;
+    usize::try_from(digit).expect("below a length")
+}
+
+/// The sum over all sectors, so that one of them can be exchanged for another. Zeros count nothing.
+fn whole_digest(bytes: &[u8], size: u64) -> u128 {
+    let sectors = (0_u64..).zip(bytes.chunks(SECTOR_BYTES));
+    let sum = sectors.map(|(at, sector)| sector_digest(at, sector, size));
+    sum.fold(size_digest(size), u128::wrapping_add)
+}
+
+/// The sum over all sectors that are certain, of a file of that size.
+fn certain_digest(file: &FileState, size: u64) -> u128 {
+    let sectors = (0_u64..).zip(file.durable.chunks(SECTOR_BYTES));
+    let unsure = unsure_sectors(file);
+    let certain = sectors.filter(|(at, _)| !unsure.iter().any(|(unsure, _)| unsure == at));
+    certain.map(|(at, sector)| sector_digest(at, sector, size)).fold(0, u128::wrapping_add)
+}
+
+fn size_digest(size: u64) -> u128 {
+    let mut digest = Digest::new();
+    digest.add(&size);
+    digest.finish()
+}
+
+/// Of what a file of that size shows of a sector.
+fn sector_digest(at: u64, sector: &[u8], size: u64) -> u128 {
+    let start = at * SECTOR_BYTES as u64;
+    let shown = usize::try_from(size.saturating_sub(start)).unwrap_or(usize::MAX).min(sector.len());
+    let used = sector[..shown].iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+    if used == 0 {
+        return 0;
+    }
+    let mut digest = Digest::new();
+    digest.add(&(at, &sector[..used]));
+    digest.finish()
+}
+
+/// 128 bits of whatever can be hashed.
+struct Digest(DefaultHasher, DefaultHasher);
+
+impl Digest {
+    fn new() -> Digest {
+        let mut second = DefaultHasher::new();
+        second.write_u8(1);
+        Digest(DefaultHasher::new(), second)
+    }
+
+    fn add(&mut self, value: &impl Hash) {
+        value.hash(&mut self.0);
+        value.hash(&mut self.1);
+    }
+
+    fn finish(&self) -> u128 {
+        u128::from(self.0.finish()) << 64 | u128::from(self.1.finish())
+    }
+}
