@@ -82,7 +82,15 @@ pub const BUGS: [(u32, &str); 32] = [
 ];
 
 #[cfg(seawall_planted)]
-static PLANTED: AtomicU32 = AtomicU32::new(0);
+static PLANTED: AtomicU32 = AtomicU32::new(UNDECIDED);
+
+/// Whether a bug is planted is still to be read from [`VARIABLE`].
+#[cfg(seawall_planted)]
+const UNDECIDED: u32 = u32::MAX;
+
+/// Where the environment says which bug is planted at first: so a bug can be given to tests that know nothing of it.
+#[cfg(seawall_planted)]
+pub const VARIABLE: &str = "SEAWALL_BUG";
 
 /// Plants one of [`BUGS`] by its number; 0 removes it. For the whole process.
 #[cfg(seawall_planted)]
@@ -93,7 +101,12 @@ pub fn plant(bug: u32) {
 /// Whether that bug is planted.
 #[cfg(seawall_planted)]
 pub(crate) fn is(bug: Bug) -> bool {
-    PLANTED.load(Ordering::Relaxed) == bug as u32
+    let mut planted = PLANTED.load(Ordering::Relaxed);
+    if planted == UNDECIDED {
+        planted = std::env::var(VARIABLE).map_or(0, |number| number.parse().expect("it is a bug's number"));
+        plant(planted);
+    }
+    planted == bug as u32
 }
 
 /// Whether that bug is planted: never.

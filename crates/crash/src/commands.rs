@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::num::NonZero;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use seawall_crash::exhaustive::{self, Bound};
@@ -16,6 +16,7 @@ pub(crate) type Outcome = io::Result<bool>;
 
 pub(crate) fn random(args: &Random) -> Outcome {
     let bar = bar(args.images, "images");
+    let start = Instant::now();
     let stop = if args.stop_at_first { Stop::AtFirst } else { Stop::Never };
     let (images, seed) = (args.images, args.common.seed);
     let report = random::run(images, seed, threads(&args.common), stop, |images| bar.set_position(images));
@@ -27,7 +28,11 @@ pub(crate) fn random(args: &Random) -> Outcome {
     } else {
         show(&report.failures)?;
         let counts = counts(&report.failures, |kind, count| format!("{}={count}", kind.name()), " ");
-        say(&format!("images={judged} seed={seed} {counts} histories={histories}"))?;
+        let seconds = start.elapsed().as_secs().max(1);
+        let rate = judged / seconds;
+        say(&format!(
+            "images={judged} seed={seed} {counts} histories={histories} seconds={seconds} images_per_second={rate}"
+        ))?;
     }
     Ok(report.failures.is_empty())
 }
@@ -42,6 +47,7 @@ pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
         time_max: args.seconds.map(Duration::from_secs),
         stop: if args.stop_at_first { Stop::AtFirst } else { Stop::Never },
     };
+    let start = Instant::now();
     let bar = bar(0, "workloads");
     let reached = exhaustive::run(&bound, args.common.seed, threads(&args.common), |done, all| {
         bar.set_length(all);
@@ -82,7 +88,8 @@ pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
         ))?;
         let counts = counts(&reached.failures, |kind, count| format!("{}={count}", kind.name()), " ");
         let (images, looked_up, seed) = (tally.images, tally.looked_up, args.common.seed);
-        say(&format!("images={images} seed={seed} {counts} looked_up={looked_up}"))?;
+        let seconds = start.elapsed().as_secs();
+        say(&format!("images={images} seed={seed} {counts} looked_up={looked_up} seconds={seconds}"))?;
     }
     Ok(reached.failures.is_empty())
 }

@@ -21,8 +21,8 @@ enum Command {
     Random(Random),
     /// Every workload of a few operations, crashed at every call into every possible state.
     Exhaustive(Exhaustive),
-    /// Runs `random` on each of the bugs planted in the library, and prints a table of what caught them. Only in a
-    /// build with RUSTFLAGS="--cfg seawall_planted".
+    /// Runs `random`, then `classify`, then `exhaustive` on each of the bugs planted in the library, and prints a
+    /// table of what caught them. Only in a build with RUSTFLAGS="--cfg seawall_planted".
     Planted(Planted),
     /// How crashes and damage are told apart, as a table.
     Classify(Classify),
@@ -91,6 +91,9 @@ struct Planted {
     /// How many seconds each run may take. One that does not end by then has caught nothing.
     #[arg(long, default_value_t = 600)]
     seconds: u64,
+    /// Runs the ordinary tests, too, on what nothing else has caught.
+    #[arg(long)]
+    suite: bool,
     /// Takes only the bugs of these numbers; 0 is none at all.
     #[arg(long, value_delimiter = ',')]
     only: Vec<u32>,

@@ -28,15 +28,22 @@ pub(crate) use present::{plant, run};
 
 #[cfg(seawall_planted)]
 mod present {
+    use std::io::{BufRead, BufReader};
+    use std::path::{Path, PathBuf};
     use std::process::{Child, Command, Stdio};
+    use std::sync::mpsc::{RecvTimeoutError, channel};
     use std::time::{Duration, Instant};
 
     use super::io;
     use crate::Planted;
     use crate::commands::{Outcome, say};
 
-    /// How many of them `random` must catch.
-    const CAUGHT_MIN: usize = 15;
+    /// How many of them `random` must catch, and how many must be caught at all.
+    const RANDOM_MIN: usize = 15;
+    const CAUGHT_MIN: usize = 20;
+
+    /// Where the workspace is.
+    const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
     pub(crate) fn plant(bug: u32) -> io::Result<()> {
         if bug != 0 {
@@ -46,51 +53,72 @@ mod present {
         Ok(())
     }
 
-    /// What a run of a part of this program found.
-    enum Found {
-        Nothing,
-        Violation {
-            images: u64,
-            kinds: String,
-        },
-        /// It hangs, or the machine is too slow to tell.
-        NoEnd,
+    /// What caught a bug, after how many images, and as what.
+    struct Caught {
+        by: String,
+        images: String,
+        kinds: String,
     }
 
     pub(crate) fn run(args: &Planted) -> Outcome {
+        let suite = if args.suite { build_suite()? } else { Vec::new() };
         say("| # | bug | caught by | after images | as |")?;
         say("|---|---|---|---|---|")?;
         let none = (0, "no bug at all");
-        let (mut taken, mut by_random, mut healthy) = (0, 0, true);
+        let (mut taken, mut by_random, mut by_any, mut healthy) = (0, 0, 0, true);
         for (number, name) in std::iter::once(&none).chain(&seawall::planted::BUGS) {
             if !args.only.is_empty() && !args.only.contains(number) {
                 continue;
             }
-            let random = ["random", "--stop-at-first", "--images", &args.images.to_string()];
-            let (by, after, kinds) = match part(args, *number, &random)? {
-                Found::Violation { images, kinds } => ("random", images.to_string(), kinds),
-                Found::NoEnd => ("—", String::new(), "no end in time".into()),
-                Found::Nothing => match part(args, *number, &["classify", "--images", "3000"])? {
-                    Found::Nothing => ("—", String::new(), String::new()),
-                    Found::NoEnd => ("—", String::new(), "no end in time".into()),
-                    Found::Violation { .. } => ("classify", String::new(), "a goal not met".into()),
-                },
+            let caught = catch(args, *number, &suite)?;
+            let Caught { by, images, kinds } = match &caught {
+                Some(caught) => caught,
+                None => &Caught { by: "—".into(), images: String::new(), kinds: String::new() },
             };
-            taken += usize::from(*number != 0);
-            by_random += usize::from(by == "random" && *number != 0);
-            healthy &= *number != 0 || by == "—";
-            say(&format!("| {number} | {name} | {by} | {after} | {kinds} |"))?;
+            say(&format!("| {number} | {name} | {by} | {images} | {kinds} |"))?;
+            if *number == 0 {
+                healthy = caught.is_none();
+                continue;
+            }
+            taken += 1;
+            by_any += usize::from(caught.is_some());
+            by_random += usize::from(by == "`random`");
         }
-        say(&format!(
-            "\n{by_random} of {} bugs are caught by `random` alone.",
-            seawall::planted::BUGS.len()
-        ))?;
+        say(&format!("\nOf {taken} bugs {by_any} are caught, {by_random} of them by `random` alone."))?;
         // Those that were asked for by number must all be caught.
-        Ok(healthy && by_random >= if args.only.is_empty() { CAUGHT_MIN } else { taken })
+        let enough = if args.only.is_empty() {
+            by_random >= RANDOM_MIN && by_any >= CAUGHT_MIN
+        } else {
+            by_any == taken
+        };
+        Ok(healthy && enough)
     }
 
-    /// Runs this program on one bug. A panic or a hang is its own, then.
-    fn part(args: &Planted, bug: u32, part: &[&str]) -> io::Result<Found> {
+    /// Tries one after another what might catch a bug.
+    fn catch(args: &Planted, bug: u32, suite: &[PathBuf]) -> io::Result<Option<Caught>> {
+        let images = args.images.to_string();
+        let parts: [&[&str]; 3] = [
+            &["random", "--stop-at-first", "--images", &images],
+            &["classify", "--images", "3000"],
+            &["exhaustive", "--stop-at-first", "--operations", "2", "--depth", "1"],
+        ];
+        for part in parts {
+            if let Some(caught) = run_part(args, bug, part)? {
+                return Ok(Some(caught));
+            }
+        }
+        for tests in suite {
+            if let Some(test) = run_tests(args, bug, tests)? {
+                let by = format!("test `{test}`");
+                return Ok(Some(Caught { by, images: String::new(), kinds: String::new() }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Runs a part of this program on one bug. A panic or a hang is its own, then; one that does not end in time has
+    /// caught nothing: it hangs, or the machine is too slow to tell.
+    fn run_part(args: &Planted, bug: u32, part: &[&str]) -> io::Result<Option<Caught>> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(part).args(["--json", "--bug", &bug.to_string()]);
         command.args([
@@ -103,17 +131,22 @@ mod present {
         if !ends_within(&mut child, Duration::from_secs(args.seconds))? {
             child.kill()?;
             child.wait()?;
-            return Ok(Found::NoEnd);
+            return Ok(None);
         }
         let output = child.wait_with_output()?;
         if output.status.success() {
-            return Ok(Found::Nothing);
+            return Ok(None);
         }
         let text = String::from_utf8_lossy(&output.stdout);
-        let images = field(&text, "images").and_then(|count| count.parse().ok()).unwrap_or(0);
         let kinds = ["lost", "invented", "false_corrupt", "shrunk", "broken"];
         let found = kinds.into_iter().filter(|kind| field(&text, kind).is_some_and(|count| count != "0"));
-        Ok(Found::Violation { images, kinds: found.collect::<Vec<_>>().join(", ") })
+        let kinds = match found.collect::<Vec<_>>() {
+            none if none.is_empty() => "a goal not met".into(),
+            found => found.join(", "),
+        };
+        let images = if part[0] == "classify" { None } else { field(&text, "images") };
+        let images = images.unwrap_or_default().to_owned();
+        Ok(Some(Caught { by: format!("`{}`", part[0]), images, kinds }))
     }
 
     fn ends_within(child: &mut Child, limit: Duration) -> io::Result<bool> {
@@ -131,5 +164,75 @@ mod present {
     fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         let rest = text.split_once(&format!("\"{name}\":"))?.1;
         rest.split(|letter: char| !letter.is_ascii_digit()).next()
+    }
+
+    /// Builds the ordinary tests with the bugs in them; returns their programs.
+    fn build_suite() -> io::Result<Vec<PathBuf>> {
+        let target = std::env::current_exe()?;
+        let target = target.ancestors().nth(2).expect("it is built into a folder of the target directory");
+        let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+            .args(["test", "--no-run", "-p", "seawall", "-p", "seawall-crash"])
+            .args(["--lib", "--test", "it", "--test", "crash", "--target-dir"])
+            .arg(target)
+            .env("RUSTFLAGS", "--cfg seawall_planted")
+            .current_dir(ROOT)
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            return Err(io::Error::other(format!("the tests cannot be built: {text}")));
+        }
+        let programs = text.lines().filter(|line| line.trim_start().starts_with("Executable"));
+        let programs = programs.filter_map(|line| line.split_once(" (")?.1.strip_suffix(')'));
+        Ok(programs.map(|path| Path::new(ROOT).join(path)).collect())
+    }
+
+    /// Runs tests on one bug, until the first one fails; returns its name. One that does not end in time has hung.
+    fn run_tests(args: &Planted, bug: u32, tests: &Path) -> io::Result<Option<String>> {
+        let mut child = Command::new(tests)
+            .arg("--test-threads=1") // So that each is named before it runs.
+            .env(seawall::planted::VARIABLE, bug.to_string())
+            .current_dir(ROOT)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, pieces) = channel();
+        std::thread::spawn(move || {
+            // Up to the word behind a name: a line is not whole before its test has ended.
+            for piece in BufReader::new(stdout).split(b' ') {
+                let Ok(piece) = piece else { return };
+                if sender.send(String::from_utf8_lossy(&piece).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        let start = Instant::now();
+        let (mut last, mut running) = (String::new(), None);
+        let failed = loop {
+            let left = Duration::from_secs(args.seconds).saturating_sub(start.elapsed());
+            match pieces.recv_timeout(left) {
+                // `test name ... ok`, a line's end and the next `test` being one piece.
+                Ok(piece) => {
+                    if piece.starts_with("FAILED") {
+                        break running;
+                    }
+                    if last.ends_with("test") {
+                        running = Some(piece.clone());
+                    } else if piece.starts_with("ok\n") || piece.starts_with("ignored") {
+                        running = None;
+                    }
+                    last = piece;
+                }
+                Err(RecvTimeoutError::Timeout) => break running.map(|test| format!("{test}, which hangs")),
+                // Where the program ended in the midst of a test, a watchdog has ended it.
+                Err(RecvTimeoutError::Disconnected) => {
+                    break running.map(|test| format!("{test}, which aborts"));
+                }
+            }
+        };
+        child.kill()?;
+        child.wait()?;
+        Ok(failed)
     }
 }
