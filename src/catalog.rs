@@ -2,8 +2,7 @@
 //! of older segments that are open for reading.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use crate::dir::Dir;
 use crate::error::{Error, Result};
@@ -12,6 +11,8 @@ use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 use crate::segment::{Segment, Window};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// The live segments at one moment, oldest first; the last one is the tail.
 #[derive(Debug, Clone)]

@@ -24,6 +24,7 @@ mod recovery;
 mod report;
 mod segment;
 mod stats;
+mod sync;
 mod wal;
 
 pub use entry::Entry;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::frame::{
@@ -12,6 +12,7 @@ use crate::frame::{
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
+use crate::sync::RwLock;
 
 /// One index entry stands for at least this much log.
 const INDEX_STRIDE_BYTES: u64 = 64 << 10;

@@ -1,11 +1,11 @@
 //! The right to write and to sync, and the lock on the state: both are given back on every way out, and both poison
 //! the log if that way is a panic.
 
-use std::sync::{Condvar, MutexGuard};
 use std::time::Duration;
 
 use crate::error::{Error, Failure, Result};
 use crate::lsn::Lsn;
+use crate::sync::{self, Condvar, MutexGuard};
 
 use super::Commit;
 use super::state::{Place, State};
@@ -45,9 +45,9 @@ impl<'a> Locked<'a> {
 
     pub(super) fn wait_timeout(mut self, condvar: &Condvar, timeout: Duration) -> Locked<'a> {
         let (commit, guard) = (self.commit, self.guard.take().expect("held until dropped"));
-        match condvar.wait_timeout(guard, timeout) {
-            Ok((guard, _)) => Locked::new(commit, guard),
-            Err(poisoned) => commit.enter_poisoned(poisoned.into_inner().0),
+        match sync::wait_timeout(condvar, &commit.state, guard, timeout) {
+            Ok(guard) => Locked::new(commit, guard),
+            Err(poisoned) => commit.enter_poisoned(poisoned.into_inner()),
         }
     }
 }

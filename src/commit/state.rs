@@ -2,13 +2,14 @@
 //! wakes anyone or waits.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::frame::{FrameBuffer, Id, Unit};
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
+use crate::sync::Condvar;
 
 use super::{GATHER_MISSES_MAX, Role, parity};
 

@@ -1,8 +1,9 @@
 //! Whom to wake. A role given back, a group finished, a thread that goes away: each lets somebody else go on.
 
-use std::sync::{Arc, Condvar};
+use std::sync::Arc;
 
 use crate::options::Durability;
+use crate::sync::Condvar;
 
 use super::roles::Locked;
 use super::state::State;

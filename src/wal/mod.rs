@@ -4,8 +4,7 @@ mod store;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::Duration;
 
 use crate::birth::Spare;
@@ -23,6 +22,7 @@ use crate::reader::{self, Cursor, Iter, Record};
 use crate::recovery::recover;
 use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
+use crate::sync::{Mutex, MutexGuard, thread};
 
 use store::{Small, Store, Through};
 
@@ -60,7 +60,7 @@ pub struct Wal {
     admin: Mutex<()>,
     /// Held as long as the log is open; given back by whoever closes it.
     lock: Mutex<Option<Box<dyn FsLock>>>,
-    timer: Mutex<Option<JoinHandle<()>>>,
+    timer: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl Wal {
@@ -113,8 +113,8 @@ impl Wal {
         };
         if let Durability::Interval(interval) = options.durability {
             let commit = wal.commit.clone();
-            let thread = std::thread::Builder::new().name("seawall-sync".into());
-            let timer = thread.spawn(move || commit.run_timer(interval));
+            let builder = thread::Builder::new().name("seawall-sync".into());
+            let timer = builder.spawn(move || commit.run_timer(interval));
             *lock_of(&wal.timer) =
                 Some(timer.map_err(|error| Error::io("start the timer of", wal.store.dir.path(), error))?);
         }

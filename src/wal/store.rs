@@ -1,8 +1,7 @@
 //! The log's files as the holders of the roles see them: the tail, its births, CURRENT, and what is to be removed.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::birth::{Ancestors, Birth, Spare, bear};
@@ -19,6 +18,8 @@ use crate::planted::{self, Bug};
 use crate::recovery::Recovered;
 use crate::segment::{Tail, Written};
 use crate::stats::Counters;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub(super) struct Store {

@@ -68,12 +68,13 @@ use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 pub use cut::PowerCuts;
 
 use crate::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
+use crate::sync::{Mutex, MutexGuard};
 use apart::{FileId, Record};
 use disk::{Disk, Node};
 

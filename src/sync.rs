@@ -1,0 +1,67 @@
+//! Locks, condition variables, atomics and threads, for every file that more than one thread runs through. They are
+//! std's, but for two kinds of test builds, which decide themselves who runs next, and so can try one schedule after
+//! the other:
+//!
+//! - `--cfg loom`: all schedules of a few threads in `commit`, one by one.
+//! - `--cfg shuttle`: very many random ones, of the whole log on the simulated disk.
+//!
+//! Both are for the unit tests of this crate alone, so that the two crates are no dependencies of a user's. Not from
+//! here: `Arc`, counters that order nothing (`stats`), and the threads within `open` (`recovery`), which share nothing
+//! but what they hand over.
+
+#[cfg(not(any(all(test, loom), all(test, shuttle))))]
+mod chosen {
+    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use std::thread;
+}
+
+#[cfg(all(test, loom))]
+mod chosen {
+    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use loom::thread;
+}
+
+#[cfg(all(test, shuttle))]
+mod chosen {
+    pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use shuttle::thread;
+}
+
+pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, atomic, thread};
+
+use std::sync::LockResult;
+use std::time::Duration;
+
+/// Makes a mutex usable again whose holder has panicked. Loom's do not know of panics.
+pub(crate) fn clear_poison<T>(mutex: &Mutex<T>) {
+    #[cfg(not(all(test, loom)))]
+    mutex.clear_poison();
+    #[cfg(all(test, loom))]
+    let _ = mutex;
+}
+
+/// Waits to be woken, for a time. Where schedules are tried, the time may be over at any moment, which no clock
+/// tells: whoever waits gives way to the others once, for as long as they like, and is then woken.
+pub(crate) fn wait_timeout<'a, T>(
+    condvar: &Condvar,
+    mutex: &'a Mutex<T>,
+    guard: MutexGuard<'a, T>,
+    timeout: Duration,
+) -> LockResult<MutexGuard<'a, T>> {
+    if cfg!(any(all(test, loom), all(test, shuttle))) {
+        drop(guard);
+        return mutex.lock();
+    }
+    match condvar.wait_timeout(guard, timeout) {
+        Ok((guard, _)) => Ok(guard),
+        Err(poisoned) => Err(std::sync::PoisonError::new(poisoned.into_inner().0)),
+    }
+}
+
+/// Lets other threads run, if there are any. Loom takes this to mean that there is nothing to do before they have,
+/// and tries no schedule in which they are late: so it is not told.
+pub(crate) fn yield_now() {
+    if cfg!(not(all(test, loom))) {
+        thread::yield_now();
+    }
+}
