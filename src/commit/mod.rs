@@ -593,3 +593,6 @@ fn parity(group: u64) -> usize {
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod schedules;

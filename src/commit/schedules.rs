@@ -1,0 +1,701 @@
+//! Group commit under loom: every schedule of a few threads, over a disk in memory that keeps the books. Only in builds
+//! with `--cfg loom`; `docs/contributing.md` has the command.
+//!
+//! A model is a list of threads, each a list of calls, and a plan of what goes wrong. Loom runs it once for each
+//! schedule that could make a difference. The disk notes what is written, and what a sync covers that began after;
+//! a call that returns is held against that at once. A thread that is left asleep is a deadlock, which loom reports.
+//!
+//! Time is left to the schedules. A timed wait may end at any moment, gathering looks twice for company and then has
+//! had enough, and the clocks are simple enough to lead every way that a look at one can lead.
+//!
+//! What loom does not try: a sleeper that wakes unasked, a `notify_one` that finds another than the one who has slept
+//! longest, a panic.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering};
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::entry::Entry;
+use crate::frame::{FRAME_HEADER_BYTES, decode_record};
+use crate::sync::thread;
+
+/// What a thread does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Do {
+    /// Appends a record; its byte is different from all others'.
+    Append(u8),
+    Sync,
+    Flush,
+    /// Takes both roles, as a state frame does, syncs what is written, and gives them back.
+    Exclusive,
+    /// Ends the log as `Wal::close` does.
+    Close,
+    /// The timer of `Interval` mode.
+    Timer,
+}
+use Do::{Append, Close, Exclusive as TakeBoth, Flush, Sync, Timer};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Write,
+    Sync,
+    Undo,
+    Rotate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clock {
+    /// It never moves: the leader looks for company once.
+    Still,
+    /// Only a sync takes time: the leader looks for as long as it may.
+    Syncs,
+    /// Every look at it takes half an interval.
+    Runs,
+}
+
+#[derive(Debug, Clone)]
+struct Model {
+    options: Options,
+    clock: Clock,
+    /// Which calls fail, each kind counted from 0, and how.
+    faults: &'static [(Call, usize, io::ErrorKind)],
+    /// Which groups, counted from 0, find the segment full.
+    rotations: &'static [usize],
+    threads: &'static [&'static [Do]],
+    /// How many times a thread may be interrupted where it could have gone on; `None`: as often as there is.
+    preemptions_max: Option<usize>,
+}
+
+impl Model {
+    /// In `Sync` mode, nothing goes wrong.
+    fn new(threads: &'static [&'static [Do]]) -> Model {
+        let options = Options::new();
+        // Two threads in every schedule there is, unless that would take hours.
+        let preemptions_max = match threads.len() {
+            2 if threads.concat().len() <= 3 => None,
+            2 => Some(5),
+            _ => Some(3),
+        };
+        Model { options, clock: Clock::Still, faults: &[], rotations: &[], threads, preemptions_max }
+    }
+
+    fn interval(threads: &'static [&'static [Do]]) -> Model {
+        let options = Options::new().durability(Durability::Interval(INTERVAL));
+        Model { options, clock: Clock::Runs, ..Model::new(threads) }
+    }
+
+    /// The second record finds the buffer full.
+    fn buffered(threads: &'static [&'static [Do]]) -> Model {
+        let options = Options::new().durability(Durability::Buffered).pending_bytes_max(10);
+        Model { options, ..Model::new(threads) }
+    }
+
+    fn with_faults(self, faults: &'static [(Call, usize, io::ErrorKind)]) -> Model {
+        Model { faults, ..self }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Model { options, clock, faults, rotations, threads, .. } = self;
+        write!(formatter, "{:?} {threads:?}, clock {clock:?}", options.durability)?;
+        if !faults.is_empty() {
+            write!(formatter, ", failing {faults:?}")?;
+        }
+        if !rotations.is_empty() {
+            write!(formatter, ", rotating {rotations:?}")?;
+        }
+        if options.backpressure == Backpressure::Fail {
+            write!(formatter, ", not waiting for room")?
+        }
+        Ok(())
+    }
+}
+
+/// What has come about in one schedule or another: a model that never meets its case shows nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+enum Seen {
+    Acknowledged = 1,
+    /// One group had records of several threads.
+    Shared = 2,
+    Waited = 4,
+    StorageFull = 8,
+    Poisoned = 16,
+    QueueFull = 32,
+    Closed = 64,
+    /// A segment with records was followed by another.
+    Rotated = 128,
+    /// Two were refused by the same full disk.
+    RefusedTogether = 256,
+}
+
+const INTERVAL: Duration = Duration::from_millis(10);
+const FULL: io::ErrorKind = io::ErrorKind::StorageFull;
+const BROKEN: io::ErrorKind = io::ErrorKind::Other;
+
+#[derive(Debug)]
+struct ModelDisk {
+    model: Model,
+    books: Mutex<Books>,
+    clock_ns: StdAtomicU64,
+    seen: StdAtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    /// The records that are written, in LSN order from 1, by their byte; and how many are surely durable.
+    records: Vec<u8>,
+    durable: usize,
+    /// A write that failed has left something, which is not undone.
+    torn: bool,
+    /// Who is at it.
+    writing: bool,
+    syncing: bool,
+    exclusive: bool,
+    sync_failed: bool,
+    ended: bool,
+    calls: [usize; 4],
+    groups: usize,
+    refused: Vec<u8>,
+    refused_full: usize,
+    /// The first rule that was broken. Not a panic: that would unwind through the code under test.
+    broken: Option<&'static str>,
+}
+
+impl Books {
+    fn rule(&mut self, holds: bool, rule: &'static str) {
+        if !holds {
+            self.broken.get_or_insert(rule);
+        }
+    }
+
+    /// A call that makes something durable, or seem so.
+    fn settles(&mut self) {
+        self.rule(!self.sync_failed, "after a failed sync no call is made that could hide it");
+        self.changes_files();
+    }
+
+    fn changes_files(&mut self) {
+        self.rule(!self.ended, "nobody changes files once the log has ended");
+    }
+}
+
+impl ModelDisk {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().expect("loom's are never poisoned")
+    }
+
+    /// Counts a call, and tells whether it fails.
+    fn fails(&self, books: &mut Books, call: Call) -> Result<()> {
+        let number = books.calls[call as usize];
+        books.calls[call as usize] += 1;
+        match self.model.faults.iter().find(|(other, at, _)| (*other, *at) == (call, number)) {
+            Some((_, _, kind)) => Err(Error::io("model", &Path::new("disk").into(), (*kind).into())),
+            None => Ok(()),
+        }
+    }
+
+    fn see(&self, seen: Seen) {
+        self.seen.fetch_or(seen as u64, StdOrdering::Relaxed);
+    }
+}
+
+impl Disk for ModelDisk {
+    fn is_full_for(&self, _group: &FrameBuffer) -> bool {
+        let mut books = self.books();
+        books.groups += 1;
+        self.model.rotations.contains(&(books.groups - 1))
+    }
+
+    fn rotate(&self, next: Lsn) -> Result<Place, Failure> {
+        let mut books = self.books();
+        books.settles();
+        let alone = !books.writing && !books.syncing && !books.exclusive;
+        books.rule(alone, "a segment is born in both roles");
+        let synced = books.durable == books.records.len();
+        books.rule(synced, "what a birth covers is synced first");
+        let follows = u64::from(next) == books.records.len() as u64 + 1;
+        books.rule(follows, "LSNs go on in the next segment");
+        if books.durable > 0 {
+            self.see(Seen::Rotated);
+        }
+        self.fails(&mut books, Call::Rotate).map_err(|error| {
+            if error.is_storage_full() { Failure::Refused(error) } else { Failure::Fatal(error) }
+        })?;
+        Ok(Place { number: 2, salt: [0; 16], end: 8192 })
+    }
+
+    fn write(&self, group: &mut FrameBuffer, _durable_end: u64) -> Result<Written> {
+        let mut frames = Vec::new();
+        group.finish(&[0; 16], 0, 0, |placed| frames.push(placed));
+        let bytes = group.runs().collect::<Vec<_>>().concat();
+
+        let mut books = self.books();
+        books.changes_files();
+        let alone = !books.writing && !books.exclusive;
+        books.rule(alone, "one thread writes at a time");
+        let apart = self.model.options.durability != Durability::Sync || !books.syncing;
+        books.rule(apart, "who leads in `Sync` mode holds both roles");
+        let undone = !books.torn;
+        books.rule(undone, "what a failed write left is undone first");
+        let follows = u64::from(frames[0].header.first) == books.records.len() as u64 + 1;
+        books.rule(follows, "LSNs are dense");
+        books.writing = true;
+        drop(books); // Others may do what they like during a write, and see nothing of it.
+
+        let mut books = self.books();
+        books.writing = false;
+        if let Err(error) = self.fails(&mut books, Call::Write) {
+            books.torn = true;
+            return Err(error);
+        }
+        let before = books.records.len();
+        for frame in frames {
+            let at = usize::try_from(frame.offset).expect("it is small") + FRAME_HEADER_BYTES;
+            let mut body = &bytes[at..][..frame.header.body_bytes as usize];
+            while let Some(record) = decode_record(body) {
+                books.records.push(record.payload[0]);
+                body = record.rest;
+            }
+        }
+        if books.records.len() > before + 1 {
+            self.see(Seen::Shared);
+        }
+        let end = 8192 + 64 * books.records.len() as u64;
+        Ok(Written { end, bytes: 64, zeroed_bytes: 0 })
+    }
+
+    fn undo(&self) -> Result<()> {
+        let mut books = self.books();
+        books.settles();
+        let alone = !books.writing && !books.syncing && !books.exclusive;
+        books.rule(alone, "a write is undone in both roles");
+        self.fails(&mut books, Call::Undo)?;
+        books.torn = false;
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        let mut books = self.books();
+        books.settles();
+        let alone = !books.syncing;
+        books.rule(alone, "one thread syncs at a time");
+        books.syncing = true;
+        let covered = books.records.len(); // What is written from now on is not.
+        drop(books);
+
+        if self.model.clock == Clock::Syncs {
+            self.clock_ns.fetch_add(1_000_000, StdOrdering::Relaxed);
+        }
+        let mut books = self.books();
+        books.syncing = false;
+        if let Err(error) = self.fails(&mut books, Call::Sync) {
+            books.sync_failed = true;
+            return Err(error);
+        }
+        books.durable = covered;
+        Ok(())
+    }
+
+    fn now(&self) -> Duration {
+        let half = u64::try_from(INTERVAL.as_nanos()).expect("it is short") / 2;
+        let step = if self.model.clock == Clock::Runs { half } else { 0 };
+        Duration::from_nanos(self.clock_ns.fetch_add(step, StdOrdering::Relaxed) + step)
+    }
+}
+
+/// A log on the model's disk.
+#[derive(Debug)]
+struct Log {
+    disk: Arc<ModelDisk>,
+    commit: Commit,
+}
+
+impl Log {
+    fn new(model: &Model) -> Log {
+        let disk = Arc::new(ModelDisk {
+            model: model.clone(),
+            books: Mutex::new(Books::default()),
+            clock_ns: StdAtomicU64::new(0),
+            seen: StdAtomicU64::new(0),
+        });
+        let place = Place { number: 1, salt: [0; 16], end: 8192 };
+        let commit = Commit::new(disk.clone(), Arc::default(), &model.options, Lsn::FIRST, place);
+        Log { disk, commit }
+    }
+
+    fn run(&self, calls: &[Do]) {
+        for call in calls {
+            match call {
+                Append(byte) => self.append(*byte),
+                Sync => self.sync(),
+                Flush => self.flush(),
+                TakeBoth => self.take_both(),
+                Close => self.close(),
+                Timer => self.commit.run_timer(INTERVAL),
+            }
+        }
+    }
+
+    fn append(&self, byte: u8) {
+        let outcome = self.commit.append(Unit::entry(&Entry::from(&[byte])));
+        let mut books = self.disk.books();
+        match outcome {
+            Ok(range) => {
+                self.disk.see(Seen::Acknowledged);
+                let at = usize::try_from(u64::from(range.first())).expect("it is small") - 1;
+                let is_there = books.records.get(at) == Some(&byte);
+                let is_durable = at < books.durable;
+                match self.commit.mode {
+                    Durability::Sync => books.rule(is_there && is_durable, "Ok means that it is on disk"),
+                    Durability::Interval(_) => books.rule(is_there, "Ok means that it is written"),
+                    Durability::Buffered => {}
+                }
+            }
+            Err(error) => {
+                self.note(&mut books, &error);
+                // Of a poisoned log it is unknown.
+                if !matches!(error, Error::Poisoned { .. }) {
+                    books.refused.push(byte);
+                }
+            }
+        }
+    }
+
+    fn sync(&self) {
+        let before = self.commit.next_lsn();
+        match self.commit.sync() {
+            Ok(_) => {
+                let mut books = self.disk.books();
+                // Where a full disk took records back meanwhile, there are fewer of them.
+                let has_all = books.durable as u64 + 1 >= u64::from(before) || books.refused_full > 0;
+                let taken_back = self.disk.model.faults.iter().any(|(_, _, kind)| *kind == FULL);
+                books.rule(has_all || taken_back, "a sync covers what was appended before it");
+            }
+            Err(error) => self.note(&mut self.disk.books(), &error),
+        }
+    }
+
+    fn flush(&self) {
+        let before = self.commit.next_lsn();
+        match self.commit.flush() {
+            Ok(()) => {
+                let mut books = self.disk.books();
+                let has_all = books.records.len() as u64 + 1 >= u64::from(before);
+                let taken_back = self.disk.model.faults.iter().any(|(_, _, kind)| *kind == FULL);
+                books.rule(has_all || taken_back, "a flush covers what was appended before it");
+            }
+            Err(error) => self.note(&mut self.disk.books(), &error),
+        }
+    }
+
+    fn take_both(&self) {
+        match self.commit.exclusive() {
+            Ok(exclusive) => {
+                if let Err(error) = self.use_both(exclusive) {
+                    self.note(&mut self.disk.books(), &error);
+                }
+            }
+            Err(error) => self.note(&mut self.disk.books(), &error),
+        }
+    }
+
+    /// With both roles held nobody else is at the files, and all that is written is durable after the sync.
+    fn use_both(&self, mut exclusive: Exclusive<'_>) -> Result<()> {
+        exclusive.sync()?;
+        let mut books = self.disk.books();
+        let (written, alone) = (books.records.len(), !books.writing && !books.syncing && !books.exclusive);
+        books.rule(alone, "who holds both roles is alone");
+        let synced = books.durable == written;
+        books.rule(synced, "what is written is durable once it was synced in both roles");
+        let known = u64::from(exclusive.next) == written as u64 + 1;
+        books.rule(known, "who holds both roles knows how much is written");
+        books.exclusive = true;
+        drop(books);
+        self.disk.books().exclusive = false;
+        exclusive.publish(Ok(Place { number: 1, salt: [0; 16], end: 8192 + 64 * written as u64 }))
+    }
+
+    fn close(&self) {
+        let closed = self.close_files();
+        match &closed {
+            Err(Error::Closed) => {}
+            Ok(()) | Err(Error::Poisoned { .. }) => {
+                self.commit.close();
+                self.commit.wait_until_idle();
+                self.disk.books().ended = true;
+            }
+            Err(_) => self.commit.admit_again(),
+        }
+        if let Err(error) = closed {
+            self.note(&mut self.disk.books(), &error);
+        }
+    }
+
+    fn close_files(&self) -> Result<()> {
+        self.commit.hold_appends()?;
+        match self.commit.sync() {
+            Err(Error::StorageFull { .. }) if self.commit.mode != Durability::Buffered => {}
+            outcome => drop(outcome?),
+        }
+        let mut exclusive = self.commit.exclusive()?;
+        exclusive.sync()?;
+        self.commit.close();
+        Ok(())
+    }
+
+    /// Holds an error against what the model gives reason for.
+    fn note(&self, books: &mut Books, error: &Error) {
+        let Model { faults, threads, options, .. } = &self.disk.model;
+        let meets = |full: bool| faults.iter().any(|(_, _, kind)| (*kind == FULL) == full);
+        let closes = threads.iter().any(|calls| calls.contains(&Close));
+        let (seen, expected) = match error {
+            Error::StorageFull { .. } => (Seen::StorageFull, meets(true)),
+            Error::Poisoned { .. } => (Seen::Poisoned, meets(false)),
+            Error::QueueFull { .. } => (Seen::QueueFull, options.backpressure == Backpressure::Fail),
+            Error::Closed => (Seen::Closed, closes),
+            _ => (Seen::Closed, false),
+        };
+        books.rule(expected, "an error has its reason");
+        self.disk.see(seen);
+        if seen == Seen::StorageFull {
+            books.refused_full += 1;
+            if books.refused_full == 2 {
+                self.disk.see(Seen::RefusedTogether);
+            }
+        }
+    }
+
+    /// What must hold once every thread has returned.
+    fn check_end(&self) {
+        let state = self.commit.lock();
+        let mut books = self.disk.books();
+        let idle = !state.writing && !state.syncing && state.role_waiters == 0 && state.queue.is_empty();
+        books.rule(idle, "every role is given back and nobody is left in line");
+        let refused = books.refused.clone();
+        let none_came_back = refused.iter().all(|byte| !books.records.contains(byte));
+        books.rule(none_came_back, "what was refused is not written");
+        let (written, durable) = (u64::from(state.written), u64::from(state.durable));
+        let true_to_disk = durable <= books.durable as u64 && written <= books.records.len() as u64;
+        books.rule(true_to_disk, "the log claims no more than the disk has");
+        if state.poison.is_none() {
+            let same = written == books.records.len() as u64 && !books.torn;
+            books.rule(same, "the log knows what is written");
+            let pending = state.has_pending() && self.commit.mode != Durability::Buffered;
+            books.rule(!pending, "nobody returns and leaves records behind");
+            let settled = self.commit.mode != Durability::Sync || durable == written;
+            books.rule(settled, "in `Sync` mode all that is written was synced");
+        }
+        if self.commit.counters.snapshot().waits > 0 {
+            self.disk.see(Seen::Waited);
+        }
+        assert_eq!(books.broken, None, "{:?} {state:?}", *books, state = *state);
+    }
+}
+
+/// Runs a model in every schedule; each of `expected` must come about in one of them at least.
+fn explore(model: Model, expected: &[Seen]) {
+    let (runs, seen) = (Arc::new(StdAtomicU64::new(0)), Arc::new(StdAtomicU64::new(0)));
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = 20_000;
+    builder.preemption_bound = builder.preemption_bound.or(model.preemptions_max);
+    let bound = builder.preemption_bound;
+    let start = SystemTime::now();
+    plant();
+    let name = model.to_string();
+    let (counted, noted) = (runs.clone(), seen.clone());
+    builder.check(move || {
+        let log = Arc::new(Log::new(&model));
+        let (first, others) = model.threads.split_first().expect("there are threads");
+        let spawn = |calls: &&'static [Do]| {
+            let (log, calls) = (log.clone(), *calls);
+            thread::spawn(move || log.run(calls))
+        };
+        let others: Vec<_> = others.iter().map(spawn).collect();
+        log.run(first);
+        others.into_iter().for_each(|other| other.join().expect("no thread panics"));
+        log.check_end();
+        counted.fetch_add(1, StdOrdering::Relaxed);
+        noted.fetch_or(log.disk.seen.load(StdOrdering::Relaxed), StdOrdering::Relaxed);
+    });
+    let (runs, seconds) =
+        (runs.load(StdOrdering::Relaxed), start.elapsed().unwrap_or_default().as_secs_f32());
+    let bound = bound.map_or("any number of".into(), |bound| format!("at most {bound}"));
+    report(&format!("{runs:>8} schedules, {bound} preemptions, {seconds:.1} s: {name}"));
+    // With fewer preemptions than it asks for, a model may miss its case.
+    if std::env::var_os("LOOM_MAX_PREEMPTIONS").is_none() {
+        let seen = seen.load(StdOrdering::Relaxed);
+        let missed: Vec<_> = expected.iter().filter(|expected| seen & **expected as u64 == 0).collect();
+        assert!(missed.is_empty(), "never seen: {missed:?}");
+    }
+}
+
+/// Plants the bug that `SEAWALL_PLANT` names by its number, in builds that can have bugs.
+fn plant() {
+    #[cfg(seawall_planted)]
+    if let Some(bug) = std::env::var("SEAWALL_PLANT").ok().and_then(|bug| bug.parse().ok()) {
+        planted::plant(bug);
+    }
+}
+
+#[allow(clippy::print_stderr)]
+fn report(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Two threads, for groups of either parity; two with more to do; and three, who can share a group.
+const DUO: &[&[Do]] = &[&[Append(1), Append(3)], &[Append(2)]];
+const PAIR: &[&[Do]] = &[&[Append(1), Append(3)], &[Append(2), Append(4)]];
+const TRIO: &[&[Do]] = &[&[Append(1), Append(4)], &[Append(2)], &[Append(3)]];
+
+#[test]
+fn ok_means_on_disk_and_nobody_is_left_asleep() {
+    for clock in [Clock::Still, Clock::Syncs, Clock::Runs] {
+        explore(Model { clock, ..Model::new(DUO) }, &[Seen::Acknowledged, Seen::Waited]);
+        explore(Model { clock, ..Model::new(PAIR) }, &[Seen::Acknowledged, Seen::Waited]);
+        explore(Model { clock, ..Model::new(TRIO) }, &[Seen::Acknowledged, Seen::Waited, Seen::Shared]);
+    }
+    // Company that the leader waits for: the first sync takes time, the second group gathers.
+    let gathers = Model { clock: Clock::Syncs, ..Model::new(PAIR) };
+    explore(gathers, &[Seen::Shared]);
+    explore(Model::new(&[&[Append(1), Sync], &[Append(2), Flush]]), &[Seen::Waited]);
+}
+
+#[test]
+fn a_failure_is_told_to_everyone_and_nothing_is_acknowledged_behind_it() {
+    const FAULTS: [&[(Call, usize, io::ErrorKind)]; 6] = [
+        &[(Call::Write, 0, BROKEN)],
+        &[(Call::Write, 1, BROKEN)],
+        &[(Call::Sync, 0, BROKEN)],
+        &[(Call::Sync, 1, BROKEN)],
+        &[(Call::Write, 0, FULL), (Call::Undo, 0, BROKEN)],
+        &[(Call::Write, 1, FULL), (Call::Undo, 0, BROKEN)],
+    ];
+    for faults in FAULTS {
+        explore(Model::new(DUO).with_faults(faults), &[Seen::Poisoned]);
+        explore(Model::new(PAIR).with_faults(faults), &[Seen::Poisoned]);
+        explore(Model::new(TRIO).with_faults(faults), &[Seen::Poisoned]);
+        explore(Model { clock: Clock::Syncs, ..Model::new(PAIR) }.with_faults(faults), &[Seen::Poisoned]);
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_whom_it_must_and_the_log_goes_on() {
+    const FAULTS: [&[(Call, usize, io::ErrorKind)]; 3] = [
+        &[(Call::Write, 0, FULL)],
+        &[(Call::Write, 1, FULL)],
+        &[(Call::Write, 0, FULL), (Call::Write, 1, FULL)],
+    ];
+    for faults in FAULTS {
+        let both = [Seen::StorageFull, Seen::Acknowledged];
+        explore(Model::new(DUO).with_faults(faults), &both);
+        explore(Model::new(PAIR).with_faults(faults), &both);
+        explore(Model { clock: Clock::Syncs, ..Model::new(PAIR) }.with_faults(faults), &both);
+        explore(Model::new(TRIO).with_faults(faults), &[both[0], both[1], Seen::RefusedTogether]);
+        let syncs: &[&[Do]] = &[&[Append(1), Append(2)], &[Append(3)], &[Sync]];
+        explore(Model::new(syncs).with_faults(faults), &both);
+    }
+}
+
+#[test]
+fn close_lets_what_was_appended_reach_its_outcome_and_admits_nothing_more() {
+    let seen = [Seen::Acknowledged, Seen::Closed];
+    explore(Model::new(&[&[Append(1), Append(2)], &[Close]]), &seen);
+    explore(Model::new(&[&[Append(1), Sync], &[Append(2), Close]]), &seen);
+    explore(Model::new(&[&[Append(1)], &[Append(2)], &[Close]]), &seen);
+    explore(Model::new(&[&[Append(1), Close], &[Append(2), Close]]), &seen);
+    let failing = Model::new(&[&[Append(1)], &[Append(2)], &[Close]]);
+    explore(failing.clone().with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    explore(failing.with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull, Seen::Closed]);
+}
+
+#[test]
+fn whoever_waits_for_room_gets_it_or_is_told() {
+    // Method: only one record may be pending, so that two of three stand in line.
+    let narrow = |threads| Model { options: Options::new().pending_bytes_max(10), ..Model::new(threads) };
+    explore(narrow(DUO), &[Seen::Waited, Seen::Acknowledged]);
+    explore(narrow(PAIR), &[Seen::Waited, Seen::Acknowledged]);
+    explore(narrow(TRIO), &[Seen::Waited, Seen::Acknowledged]);
+    explore(narrow(TRIO).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    explore(narrow(TRIO).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+    let closing: &[&[Do]] = &[&[Append(1)], &[Append(2)], &[Append(3)], &[Close]];
+    explore(Model { preemptions_max: Some(2), ..narrow(closing) }, &[Seen::Closed]);
+    explore(narrow(&[&[Append(1), Append(3)], &[Append(2)], &[TakeBoth]]), &[Seen::Waited]);
+    let fails = |threads| {
+        let options = Options::new().pending_bytes_max(10).backpressure(Backpressure::Fail);
+        Model { options, ..Model::new(threads) }
+    };
+    explore(fails(PAIR), &[Seen::QueueFull, Seen::Acknowledged]);
+    explore(fails(TRIO), &[Seen::QueueFull, Seen::Acknowledged]);
+    explore(fails(TRIO).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::QueueFull, Seen::StorageFull]);
+}
+
+#[test]
+fn both_roles_exclude_everyone_else() {
+    explore(Model::new(&[&[Append(1), Append(2)], &[TakeBoth, TakeBoth]]), &[Seen::Acknowledged]);
+    explore(Model::new(&[&[Append(1)], &[Append(2)], &[TakeBoth]]), &[Seen::Acknowledged]);
+    explore(Model::new(&[&[Append(1)], &[TakeBoth], &[TakeBoth]]), &[Seen::Acknowledged]);
+    let failing = Model::new(&[&[Append(1)], &[Append(2)], &[TakeBoth]]);
+    explore(failing.with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    for threads in
+        [&[&[Append(1), Append(2)], &[TakeBoth] as &[Do]] as &[&[Do]], &[&[Append(1)], &[Sync], &[TakeBoth]]]
+    {
+        explore(Model::interval(threads), &[Seen::Acknowledged]);
+        explore(Model::interval(threads).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    }
+}
+
+#[test]
+fn a_rotation_covers_what_came_before_it() {
+    let seen = [Seen::Rotated];
+    for threads in [DUO, PAIR, TRIO] {
+        explore(Model { rotations: &[1], ..Model::new(threads) }, &seen);
+        explore(Model { rotations: &[1], ..Model::interval(threads) }, &seen);
+    }
+    let syncing: &[&[Do]] = &[&[Append(1), Append(2)], &[Sync], &[Append(3)]];
+    let rotating = Model { rotations: &[1], ..Model::interval(syncing) };
+    explore(rotating.clone(), &seen);
+    explore(rotating.clone().with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    explore(rotating.clone().with_faults(&[(Call::Rotate, 0, FULL)]), &[Seen::StorageFull]);
+    explore(rotating.with_faults(&[(Call::Rotate, 0, BROKEN)]), &[Seen::Poisoned]);
+    explore(Model { rotations: &[1], ..Model::buffered(syncing) }, &seen);
+}
+
+#[test]
+fn the_timer_syncs_and_ends_with_the_log() {
+    let alone: &[&[Do]] = &[&[Append(1), Append(2), Close], &[Timer]];
+    let joined: &[&[Do]] = &[&[Append(1), Close], &[Append(2), Sync], &[Timer]];
+    explore(Model::interval(alone), &[Seen::Acknowledged]);
+    explore(Model::interval(joined), &[Seen::Acknowledged]);
+    explore(Model::interval(alone).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    explore(Model::interval(joined).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    explore(Model::interval(joined).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+    explore(Model::interval(&[&[Append(1), TakeBoth, Close], &[Timer]]), &[Seen::Acknowledged]);
+    // Nobody closes this log: the timer ends because it was poisoned, also where it has nothing to sync.
+    let poisoned = Model::interval(&[&[Append(1), Append(2)], &[Timer]]);
+    explore(poisoned.clone().with_faults(&[(Call::Write, 0, BROKEN)]), &[Seen::Poisoned]);
+    explore(poisoned.with_faults(&[(Call::Write, 1, BROKEN)]), &[Seen::Poisoned]);
+}
+
+#[test]
+fn writes_and_syncs_of_different_threads_do_not_lose_each_other() {
+    let threads: &[&[Do]] = &[&[Append(1), Sync], &[Append(2), Sync]];
+    let flushing: &[&[Do]] = &[&[Append(1), Sync], &[Append(2), Flush], &[Append(3), Sync]];
+    for model in [
+        Model::interval(threads),
+        Model::interval(flushing),
+        Model::buffered(threads),
+        Model::buffered(flushing),
+    ] {
+        explore(model.clone(), &[Seen::Acknowledged]);
+        explore(model.clone().with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+        explore(model.clone().with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+        explore(model.clone().with_faults(&[(Call::Write, 1, FULL)]), &[Seen::StorageFull]);
+        explore(model.with_faults(&[(Call::Write, 0, FULL), (Call::Undo, 0, BROKEN)]), &[Seen::Poisoned]);
+    }
+    explore(Model::buffered(&[&[Append(1), Append(2)], &[Append(3), Close]]), &[Seen::Closed]);
+}
