@@ -130,6 +130,13 @@ impl CurrentGuard<'_> {
         self.publish(mark)
     }
 
+    /// Makes the names in the directory durable. While the log is open this is done under this lock alone: a sync
+    /// that fails may take with it what another thread has just renamed, and that one's own sync then says ok.
+    pub(crate) fn sync_dir(&mut self) -> Result<(), Failure> {
+        self.check()?;
+        self.dir.sync().map_err(|error| self.fail(error))
+    }
+
     /// Ends all changes of files under this lock.
     pub(crate) fn fail(&mut self, error: Error) -> Failure {
         self.state.failed.get_or_insert(error.clone());

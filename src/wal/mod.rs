@@ -320,8 +320,8 @@ impl Wal {
         }
         let removed = self.store.remove_retired();
         if removed.files > 0 && !planted::is(Bug::UnlinkDirNotSynced) {
-            let synced = self.store.dir.sync();
-            synced.map_err(|error| self.fail(Failure::Fatal(error)))?;
+            let mut current = self.store.current.lock();
+            current.sync_dir().map_err(|fatal| self.fail(fatal))?; // Poisoned before the lock is free.
         }
         if !marked {
             self.mark_durable()?; // What was removed has made room.

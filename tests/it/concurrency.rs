@@ -1,8 +1,8 @@
 //! Any number of threads may do anything at once: order, acknowledgements and ends hold, and nobody waits for ever.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
@@ -639,6 +639,39 @@ fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
         });
         let again = Options::new().open_on(Arc::new(disk), DIR).unwrap();
         assert_eq!(again.last_lsn(), Lsn::from(2));
+    });
+}
+
+#[test]
+fn a_directory_sync_that_fails_takes_no_birth_of_another_thread_with_it() {
+    // Method: hold up the directory sync behind a checkpoint's unlinks, append meanwhile what needs a new segment, and
+    // let the sync fail. It may take a name with it that was given meanwhile, and the birth's own sync would say ok:
+    // so none is given meanwhile, and the record is not acknowledged.
+    watchdog(60, || {
+        let (unlinked, (begun, has_begun)) = (AtomicBool::new(false), mpsc::channel());
+        let hook = move |call: Call, _: &Path| match call {
+            Call::Unlink => {
+                unlinked.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Call::SyncDir if unlinked.swap(false, Ordering::Relaxed) => {
+                begun.send(()).unwrap();
+                thread::sleep(Duration::from_millis(300));
+                Err(io::Error::other("scripted"))
+            }
+            _ => Ok(()),
+        };
+        let wal = small_segments().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+        wal.append("first").unwrap();
+        wal.rotate().unwrap();
+        wal.append_batch([[7; 3000], [8; 3000]].iter()).unwrap();
+        thread::scope(|scope| {
+            let checkpoint = scope.spawn(|| wal.checkpoint(Lsn::FIRST));
+            has_begun.recv().unwrap();
+            let appended = wal.append(&[9; 3000]);
+            assert!(matches!(appended, Err(Error::Poisoned { .. })), "{appended:?}");
+            assert!(matches!(checkpoint.join().unwrap(), Err(Error::Poisoned { .. })));
+        });
     });
 }
 
