@@ -9,7 +9,7 @@
 //! had enough, and the clocks are simple enough to lead every way that a look at one can lead.
 //!
 //! What loom does not try: a sleeper that wakes unasked, a `notify_one` that finds another than the one who has slept
-//! longest, a panic.
+//! longest, a panic. The first two are tried under shuttle, in `src/wal/schedules.rs`.
 
 use std::fmt;
 use std::io;

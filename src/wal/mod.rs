@@ -593,3 +593,6 @@ fn check_bytes(what: &'static str, bytes: u64, bytes_max: u64) -> Result<()> {
 fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(all(test, shuttle))]
+mod schedules;

@@ -1,0 +1,474 @@
+//! The whole log under shuttle: short histories of a few threads on the simulated disk, in very many random schedules.
+//! Only in builds with `--cfg shuttle`; `docs/contributing.md` has the command.
+//!
+//! A history is a list of threads, each a list of calls, on a log whose newest segment is nearly full. Shuttle decides at
+//! every lock, at every atomic and at every call of the disk who goes on. In some histories a call of the disk fails,
+//! which one is drawn. Every outcome is entered in a ledger when it is known, and an iterator is held against it. At a
+//! moment that the schedule decides, and again at the end, the power is cut: a log opened on what that leaves must have
+//! whatever the ledger had by then. A thread that is left asleep is a deadlock, which shuttle reports.
+//!
+//! Shuttle prints the schedule of a failure, and its seed: `SHUTTLE_RANDOM_SEED` runs it again.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize as StdAtomicUsize, Ordering as StdOrdering};
+use std::sync::{Mutex as StdMutex, MutexGuard as StdMutexGuard};
+use std::time::SystemTime;
+
+use shuttle::rand::Rng;
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+
+use super::*;
+use crate::fs::sim::{Call, Fault, PowerCuts, SimFs};
+use crate::options::SpaceAhead;
+
+/// What a thread does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Do {
+    Append,
+    /// Two records, all or nothing.
+    Batch,
+    Sync,
+    Rotate,
+    /// Of all that is there at that moment.
+    Checkpoint,
+    SetState,
+    /// Reads all records with an iterator, then the last one by itself.
+    Read,
+    Close,
+    /// Takes down what the disk would hold were the power cut now.
+    CutPower,
+}
+use Do::{Append, Batch, Checkpoint, Close, CutPower, Read, Rotate, SetState, Sync};
+
+/// Which calls may fail, and how.
+type Faults = &'static [(Call, Fault)];
+const BROKEN: Fault = Fault::Error(io::ErrorKind::Other);
+const FULL: Fault = Fault::Error(io::ErrorKind::StorageFull);
+
+#[derive(Debug, Clone)]
+struct History {
+    options: Options,
+    threads: &'static [&'static [Do]],
+    /// One of them, after a number of calls of its kind below this one that go well.
+    faults: Faults,
+    calls_before_fault_max: u64,
+}
+
+/// Two records of this size fill a segment of the smallest size.
+const PAYLOAD_BYTES: usize = 3000;
+
+impl History {
+    fn new(threads: &'static [&'static [Do]]) -> History {
+        let options = Options::new().segment_bytes(16 << 10).space_ahead(SpaceAhead::Off);
+        History { options, threads, faults: &[], calls_before_fault_max: 12 }
+    }
+
+    fn in_mode(self, mode: Durability) -> History {
+        History { options: self.options.durability(mode), ..self }
+    }
+
+    fn failing(self, faults: Faults) -> History {
+        History { faults, ..self }
+    }
+}
+
+/// What the callers know.
+#[derive(Debug, Clone, Default)]
+struct Ledger {
+    submitted: u32,
+    /// The records that are promised to survive, by LSN; and those that have an LSN, but no such promise yet.
+    durable: BTreeMap<u64, u32>,
+    appended: BTreeMap<u64, u32>,
+    /// Checkpoints and states: what was asked for, and what was promised.
+    floor_asked: u64,
+    floor: u64,
+    state_asked: u8,
+    state: u8,
+    poisoned: bool,
+    closed: bool,
+}
+
+/// A log, its disk and its ledger.
+#[derive(Debug)]
+struct Run {
+    history: History,
+    disk: SimFs,
+    wal: Wal,
+    /// Std's, and never held across a call of the log: no schedule depends on it.
+    ledger: StdMutex<Ledger>,
+    cuts: StdMutex<Vec<(Ledger, PowerCuts)>>,
+}
+
+const DIR: &str = "/log";
+
+impl Run {
+    fn ledger(&self) -> StdMutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn perform(&self, calls: &[Do]) {
+        for call in calls {
+            match call {
+                Append => self.append(1),
+                Batch => self.append(2),
+                Sync => self.sync(),
+                Rotate => self.note(self.wal.rotate()),
+                Checkpoint => self.checkpoint(),
+                SetState => self.set_state(),
+                Read => self.read(),
+                Close => self.close(),
+                CutPower => self.cut_power(),
+            }
+        }
+    }
+
+    fn append(&self, count: u32) {
+        let (first_number, was_poisoned, was_closed) = {
+            let mut ledger = self.ledger();
+            ledger.submitted += count;
+            (ledger.submitted - count, ledger.poisoned, ledger.closed)
+        };
+        let payloads: Vec<Vec<u8>> = (first_number..first_number + count).map(payload).collect();
+        let outcome = if count == 1 {
+            self.wal.append(&payloads[0]).map(|lsn| LsnRange::new(lsn, lsn))
+        } else {
+            self.wal.append_batch(&payloads)
+        };
+        match outcome {
+            Ok(range) => {
+                assert!(!was_poisoned && !was_closed, "nothing is acknowledged once the log has ended");
+                let is_sync = self.wal.mode == Durability::Sync;
+                assert!(!is_sync || self.wal.durable_lsn() >= range.last(), "Ok means durable");
+                let mut ledger = self.ledger();
+                for (lsn, number) in range.into_iter().zip(first_number..) {
+                    let records = if is_sync { &mut ledger.durable } else { &mut ledger.appended };
+                    let before = records.insert(lsn.into(), number);
+                    assert_eq!(before, None, "no LSN is given out twice");
+                }
+            }
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    fn sync(&self) {
+        let before = self.ledger().appended.clone();
+        match self.wal.sync() {
+            Ok(durable) => {
+                assert!(before.keys().all(|lsn| *lsn <= durable.into()), "a sync covers what was appended");
+                self.ledger().durable.extend(before);
+            }
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    fn checkpoint(&self) {
+        let floor = self.wal.durable_lsn();
+        {
+            let mut ledger = self.ledger();
+            ledger.floor_asked = ledger.floor_asked.max(floor.into());
+        }
+        match self.wal.checkpoint(floor) {
+            Ok(()) => {
+                let mut ledger = self.ledger();
+                ledger.floor = ledger.floor.max(floor.into());
+            }
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    /// Only one thread of a history does this: the states have an order.
+    fn set_state(&self) {
+        let state = {
+            let mut ledger = self.ledger();
+            ledger.state_asked += 1;
+            ledger.state_asked
+        };
+        match self.wal.set_state(&[state]) {
+            Ok(()) => self.ledger().state = state,
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    fn read(&self) {
+        let durable = self.wal.durable_lsn();
+        let mut iter = self.wal.iter();
+        let records = (&mut iter).map_while(Result::ok);
+        let found: BTreeMap<u64, u32> =
+            records.map(|record| (record.lsn().into(), number_of(record.payload()))).collect();
+        let start = found.keys().next().copied().unwrap_or(u64::from(durable) + 1);
+        let end = start + found.len() as u64;
+        assert!(found.keys().copied().eq(start..end), "an iterator yields every LSN");
+        match iter.error() {
+            None => {
+                assert!(end > durable.into(), "an iterator ends at the durable LSN");
+                assert!(start <= self.ledger().floor_asked + 1, "an iterator begins at the checkpoint");
+            }
+            Some(Error::Removed { .. }) => assert!(self.ledger().floor_asked > 0),
+            Some(error) => self.note(Err(error.clone())),
+        }
+        let ledger = self.ledger().clone();
+        let mut acknowledged = ledger.appended;
+        acknowledged.extend(ledger.durable);
+        for (lsn, number) in &found {
+            assert!(*number < ledger.submitted, "a reader meets only what was appended");
+            assert!(acknowledged.get(lsn).is_none_or(|other| other == number), "readers see the truth");
+        }
+        match self.wal.read(durable) {
+            Ok(Some(record)) => {
+                assert!(
+                    found.get(&durable.into()).is_none_or(|number| *number == number_of(record.payload()))
+                );
+            }
+            Ok(None) => panic!("what is durable can be read"),
+            Err(Error::Removed { .. }) => assert!(self.ledger().floor_asked >= durable.into()),
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    fn close(&self) {
+        let pending = self.ledger().appended.clone();
+        match self.wal.close() {
+            Ok(()) => {
+                let mut ledger = self.ledger();
+                ledger.durable.extend(pending);
+                ledger.closed = true;
+            }
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    fn cut_power(&self) {
+        let known = self.ledger().clone(); // Before the disk is looked at: what is promised later need not be there.
+        let cut = self.disk.power_cuts();
+        self.cuts.lock().unwrap_or_else(PoisonError::into_inner).push((known, cut));
+    }
+
+    /// Holds an error against what the history gives reason for.
+    fn note(&self, outcome: Result<()>) {
+        let Err(error) = outcome else { return };
+        let fails = |full: bool| self.history.faults.iter().any(|(_, fault)| (*fault == FULL) == full);
+        let expected = match &error {
+            Error::Closed => self.history.threads.iter().any(|calls| calls.contains(&Close)),
+            Error::StorageFull { .. } => fails(true),
+            Error::Poisoned { .. } => {
+                self.ledger().poisoned = true;
+                !self.history.faults.is_empty()
+            }
+            Error::Io { .. } => fails(false),
+            _ => false,
+        };
+        assert!(expected, "without a reason: {error}");
+    }
+
+    /// Opens a log on what a cut of the power left.
+    fn check_cut(&self, known: &Ledger, disk: &SimFs) {
+        let options = self.history.options.clone().durability(Durability::Sync);
+        let wal = options.open_on(Arc::new(disk.clone()), DIR).expect("a crash is no damage");
+        let floor = u64::from(wal.first_lsn()) - 1;
+        assert!(known.floor <= floor, "a checkpoint that was promised holds");
+        let asked = self.ledger().clone();
+        assert!(floor <= asked.floor_asked, "a checkpoint that nobody asked for");
+        let state = wal.state().first().copied().unwrap_or_default();
+        assert!((known.state..=asked.state_asked).contains(&state), "state {state} after {}", known.state);
+
+        let mut iter = wal.iter();
+        let mut numbers = Vec::new();
+        for (record, lsn) in (&mut iter).map_while(Result::ok).zip(floor + 1..) {
+            assert_eq!(u64::from(record.lsn()), lsn, "no gaps");
+            numbers.push(number_of(record.payload()));
+        }
+        assert!(iter.error().is_none(), "{:?}", iter.error());
+        for (lsn, number) in known.durable.range(floor + 1..) {
+            let at = usize::try_from(lsn - floor - 1).expect("it is small");
+            assert_eq!(numbers.get(at), Some(number), "record {lsn} was acknowledged");
+        }
+        let last = known.durable.keys().next_back().copied().unwrap_or_default();
+        assert!(u64::from(wal.next_lsn()) > last, "no LSN is used again");
+        numbers.sort_unstable();
+        let count = numbers.len();
+        numbers.dedup();
+        assert!(numbers.len() == count && numbers.iter().all(|number| *number < asked.submitted));
+    }
+}
+
+fn payload(number: u32) -> Vec<u8> {
+    let mut payload = number.to_le_bytes().to_vec();
+    payload.resize(PAYLOAD_BYTES, u8::try_from(number % 251).expect("below 251"));
+    payload
+}
+
+fn number_of(payload: &[u8]) -> u32 {
+    let (number, rest) = payload.split_at(4);
+    let number = u32::from_le_bytes(number.try_into().expect("four bytes"));
+    assert!(payload.len() == PAYLOAD_BYTES && rest.iter().all(|byte| u32::from(*byte) == number % 251));
+    number
+}
+
+/// Runs a history in one schedule. `template`: a disk with a closed log that holds one record, number 0.
+fn run(history: &History, template: &PowerCuts) {
+    let mut random = shuttle::rand::thread_rng();
+    let disk = template.state(0);
+    let wal = history.options.open_on(Arc::new(disk.clone()), DIR).expect("nothing fails yet");
+    let ledger = Ledger { submitted: 1, durable: [(1, 0)].into(), ..Ledger::default() };
+    if !history.faults.is_empty() {
+        let (call, fault) = &history.faults[random.gen_range(0..history.faults.len())];
+        disk.plan(*call, random.gen_range(0..history.calls_before_fault_max), fault.clone());
+    }
+    let (history, ledger, cuts) = (history.clone(), StdMutex::new(ledger), StdMutex::default());
+    let run = Arc::new(Run { history, disk, wal, ledger, cuts });
+    let (first, others) = run.history.threads.split_first().expect("there are threads");
+    let spawn = |calls: &&'static [Do]| {
+        let (run, calls) = (run.clone(), *calls);
+        thread::spawn(move || run.perform(calls))
+    };
+    let others: Vec<_> = others.iter().map(spawn).collect();
+    run.perform(first);
+    others.into_iter().for_each(|other| other.join().expect("no thread panics"));
+    run.cut_power();
+    let was_closed = run.ledger().closed;
+    if !was_closed {
+        run.close();
+        run.cut_power();
+    }
+    let cuts = std::mem::take(&mut *run.cuts.lock().unwrap_or_else(PoisonError::into_inner));
+    // One of them: opening a log takes longer than the history.
+    let (known, cut) = &cuts[random.gen_range(0..cuts.len())];
+    run.check_cut(known, &cut.random(random.r#gen()));
+}
+
+/// Runs a history in many schedules: `SEAWALL_SCHEDULES` of them, half drawn anew at each step, half by priorities that
+/// change three times (Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", 2010).
+fn explore(name: &str, history: History) {
+    let count = std::env::var("SEAWALL_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
+    let start = SystemTime::now();
+    plant();
+    let template: Arc<StdMutex<Option<PowerCuts>>> = Arc::default();
+    let made = template.clone();
+    check(RandomScheduler::new(1), move || {
+        let disk = SimFs::new(7);
+        let options = Options::new().segment_bytes(16 << 10).space_ahead(SpaceAhead::Off);
+        let wal = options.open_on(Arc::new(disk.clone()), DIR).expect("the disk is sound");
+        wal.append(&payload(0)).expect("the disk is sound");
+        wal.close().expect("the disk is sound");
+        *made.lock().expect("nobody panicked") = Some(disk.power_cuts());
+    });
+    let template = template.lock().expect("nobody panicked").take().expect("it was made");
+    let template = Arc::new(template);
+    let done = Arc::new(StdAtomicUsize::new(0));
+    let body = || {
+        let (history, template, done) = (history.clone(), template.clone(), done.clone());
+        move || {
+            run(&history, &template);
+            done.fetch_add(1, StdOrdering::Relaxed);
+        }
+    };
+    check(RandomScheduler::new(count / 2), body());
+    check(PctScheduler::new(3, count - count / 2), body());
+    let seconds = start.elapsed().unwrap_or_default().as_secs_f32();
+    report(&format!("{:>8} schedules, {seconds:.1} s: {name}", done.load(StdOrdering::Relaxed)));
+}
+
+fn check(scheduler: impl Scheduler + 'static, body: impl Fn() + Send + std::marker::Sync + 'static) {
+    let mut config = shuttle::Config::new();
+    config.stack_size = 256 << 10;
+    config.max_steps = shuttle::MaxSteps::FailAfter(100_000); // Some thread runs in circles.
+    shuttle::Runner::new(scheduler, config).run(body);
+}
+
+/// Plants the bug that `SEAWALL_PLANT` names by its number, in builds that can have bugs.
+fn plant() {
+    #[cfg(seawall_planted)]
+    if let Some(bug) = std::env::var("SEAWALL_PLANT").ok().and_then(|bug| bug.parse().ok()) {
+        planted::plant(bug);
+    }
+}
+
+#[allow(clippy::print_stderr)]
+fn report(line: &str) {
+    eprintln!("{line}");
+}
+
+#[test]
+fn appends_rotate_while_others_read() {
+    let threads: &[&[Do]] = &[&[Append, Append], &[Append, Batch], &[Read, Rotate, Read], &[CutPower]];
+    explore("appends, rotations, readers", History::new(threads));
+}
+
+#[test]
+fn checkpoints_overtake_appends_and_readers() {
+    let threads: &[&[Do]] =
+        &[&[Append, Append, Append], &[Checkpoint, Checkpoint], &[Read, Read], &[CutPower]];
+    explore("appends, checkpoints, readers", History::new(threads));
+    let threads: &[&[Do]] =
+        &[&[Append, Checkpoint], &[Checkpoint, Append], &[Rotate, Checkpoint], &[CutPower]];
+    explore("checkpoints of several threads", History::new(threads));
+}
+
+#[test]
+fn states_go_between_groups_and_births() {
+    let threads: &[&[Do]] =
+        &[&[Append, Append], &[SetState, SetState], &[Rotate, Checkpoint], &[CutPower, Read]];
+    explore("appends, states, births", History::new(threads));
+}
+
+#[test]
+fn close_ends_whatever_others_are_at() {
+    let threads: &[&[Do]] =
+        &[&[Append, Append, Read], &[SetState, Checkpoint], &[Close], &[Rotate, CutPower]];
+    explore("close among everything", History::new(threads));
+    let threads: &[&[Do]] = &[&[Append, Append], &[Append], &[CutPower, Close], &[Close, Append]];
+    explore("close by two threads", History::new(threads));
+}
+
+#[test]
+fn a_failed_call_loses_nothing_that_was_acknowledged() {
+    const FAULTS: Faults = &[
+        (Call::Sync, BROKEN),
+        (Call::Sync, BROKEN),
+        (Call::Write, BROKEN),
+        (Call::SyncDir, BROKEN),
+        (Call::Rename, BROKEN),
+        (Call::Create, BROKEN),
+        (Call::Unlink, BROKEN),
+    ];
+    let threads: &[&[Do]] = &[&[Append, Append], &[Append, Checkpoint], &[Append, Rotate], &[CutPower, Read]];
+    explore("failures, appends", History::new(threads).failing(FAULTS));
+    let threads: &[&[Do]] = &[&[Append, Append], &[SetState, Sync], &[Checkpoint, Close], &[CutPower]];
+    explore("failures, everything", History::new(threads).failing(FAULTS));
+}
+
+#[test]
+fn a_full_disk_refuses_and_loses_nothing() {
+    const FAULTS: Faults =
+        &[(Call::Write, FULL), (Call::Write, FULL), (Call::Create, FULL), (Call::Sync, FULL)];
+    let threads: &[&[Do]] =
+        &[&[Append, Append, Append], &[Append, Batch], &[Checkpoint, Rotate], &[CutPower, Read]];
+    explore("full disk, appends", History::new(threads).failing(FAULTS));
+    let threads: &[&[Do]] =
+        &[&[Append, Append], &[SetState, SetState], &[Checkpoint, Close], &[CutPower, Append]];
+    explore("full disk, everything", History::new(threads).failing(FAULTS));
+}
+
+#[test]
+fn the_timer_and_the_callers_sync_together() {
+    let mode = Durability::Interval(Duration::from_micros(5));
+    let threads: &[&[Do]] = &[&[Append, Append], &[Append, Sync], &[Rotate, Read], &[CutPower]];
+    explore("interval", History::new(threads).in_mode(mode));
+    let threads: &[&[Do]] = &[&[Append, Append, Sync], &[Append, Checkpoint], &[Close], &[CutPower]];
+    explore("interval, close", History::new(threads).in_mode(mode));
+    let threads: &[&[Do]] = &[&[Append, Sync], &[Append, Append], &[SetState, Rotate], &[CutPower]];
+    explore(
+        "interval, failures",
+        History::new(threads).in_mode(mode).failing(&[(Call::Sync, BROKEN), (Call::Write, BROKEN)]),
+    );
+}
+
+#[test]
+fn buffered_records_go_out_in_order() {
+    let mode = Durability::Buffered;
+    let threads: &[&[Do]] = &[&[Append, Append, Sync], &[Append, Sync, Append], &[Rotate, Read], &[CutPower]];
+    explore("buffered", History::new(threads).in_mode(mode));
+    let threads: &[&[Do]] = &[&[Append, Append, Sync], &[Append, Sync], &[Checkpoint, Rotate], &[CutPower]];
+    explore("buffered, full disk", History::new(threads).in_mode(mode).failing(&[(Call::Write, FULL)]));
+}
