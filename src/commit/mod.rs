@@ -58,7 +58,7 @@ const GATHER_IDLE: Duration = Duration::from_micros(30);
 const GATHER_MAX: Duration = Duration::from_micros(100);
 /// Not even on a machine whose clock stands still does it poll for ever. Where schedules are tried, whoever comes may
 /// come between any two of these anyway, and more of them would only be more of the same.
-const GATHER_POLLS_MAX: usize = if cfg!(any(loom, shuttle)) { 2 } else { 10_000 };
+const GATHER_POLLS_MAX: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1000 };
 /// After each gathering to which nobody came, twice as many groups go without, up to 2 to this power.
 const GATHER_MISSES_MAX: u32 = 6;
 
