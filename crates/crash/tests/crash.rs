@@ -1,12 +1,11 @@
 //! The quick forms of the crash tests. The command runs longer ones.
 
 use std::io::ErrorKind;
-use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
-use seawall::sim::{Call, Fault, SimFs};
-use seawall::{Durability, Options, SpaceAhead};
+use seawall::sim::{Call, Fault};
+use seawall::{Durability, SpaceAhead};
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::{self, Failure, Stop};
 use seawall_crash::{Dice, History, Operation, Setup, classify};
@@ -92,44 +91,6 @@ fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
             seawall_crash::check(&history).unwrap_or_else(|violation| panic!("{violation}\n{history}"));
         }
     }
-}
-
-#[test]
-fn what_a_full_disk_refused_does_not_come_back_after_a_power_cut() {
-    // Method: threads append at once records of which no two fit into a frame, so that groups have several, while
-    // the disk fills up in the midst of one. Its whole frames are cut off again; after a power cut, in many of the
-    // states that are possible, the log must hold what was acknowledged and nothing that was refused.
-    let mut refused_groups = 0;
-    for round in 0..60 {
-        let disk = SimFs::new(round);
-        let options = Options::new().space_ahead(SpaceAhead::Off);
-        let wal = options.open_on(Arc::new(disk.clone()), "/log").unwrap();
-        let files = disk.files();
-        let used: u64 = files.iter().map(|path| disk.bytes(path).unwrap().len() as u64).sum();
-        disk.set_capacity(Some(used + 50_000 + round * 3_000));
-        let together = Barrier::new(4);
-        let (together, wal) = (&together, &wal);
-        let append = move |thread: u8| {
-            together.wait();
-            (thread, wal.append(&[thread; 40_000][..]))
-        };
-        let answers: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || append(thread))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        let acknowledged: Vec<u8> =
-            answers.iter().filter(|(_, answer)| answer.is_ok()).map(|(thread, _)| *thread).collect();
-        refused_groups += usize::from(acknowledged.len() < 3);
-        for seed in 0..40 {
-            let image = disk.power_cuts().random(seed);
-            image.set_capacity(None);
-            let opened = options.open_on(Arc::new(image), "/log").unwrap();
-            let mut found: Vec<u8> = opened.iter().map(|record| record.unwrap().payload()[0]).collect();
-            found.sort_unstable();
-            assert_eq!(found, acknowledged, "round {round}, power cut .random({seed}), of {answers:?}");
-        }
-    }
-    assert!(refused_groups > 0, "no group of several frames was refused");
 }
 
 /// A history that quickcheck draws, and makes shorter where it fails.
