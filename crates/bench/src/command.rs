@@ -1,0 +1,187 @@
+//! The command line.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::engine::{self, Result};
+use crate::goals::{Results, goals};
+use crate::job::{Job, Report};
+use crate::machine::Machine;
+use crate::report::{EngineLine, Run, html, tables};
+use crate::run::Runner;
+use crate::tasks;
+use crate::workloads::{Case, Effort, Workload, cases};
+
+/// Measures seawall against other logs and against the disk, side by side.
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    job: Option<Hidden>,
+    /// The workloads to run, all of them if none is named; see --list.
+    #[arg(value_parser = workload)]
+    workloads: Vec<Workload>,
+    /// Small and short: shows that everything works, not how fast it is.
+    #[arg(long)]
+    quick: bool,
+    /// Prints JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Writes a page with the tables and plots to this file as well.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// The directory to measure in: it decides on the disk. A fresh one is made inside, and removed [default:
+    /// `target`, else the working directory].
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// How many turns each engine has.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+    /// Lists workloads and engines, and does nothing else.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Hidden {
+    /// Does one measurement; started by the command itself.
+    #[command(hide = true)]
+    Job { job: String },
+}
+
+fn workload(name: &str) -> Result<Workload, String> {
+    let found = Workload::ALL.into_iter().find(|workload| workload.name() == name);
+    found.ok_or_else(|| format!("one of {}", Workload::ALL.map(Workload::name).join(", ")))
+}
+
+pub(crate) fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(Hidden::Job { job }) = &arguments.job {
+        return do_job(job);
+    }
+    let done = if arguments.list { list() } else { measure(&arguments) };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&format!("seawall-bench: {error}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// One measurement, in a process of its own.
+fn do_job(job: &str) -> ExitCode {
+    // An engine that panics in a thread of its own, or in one of several, would leave the others waiting.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        hook(panic);
+        std::process::exit(101);
+    }));
+    let done = serde_json::from_str::<Job>(job).map_err(Into::into).and_then(|job| tasks::run(&job));
+    let report = match done {
+        Ok(outcome) => Report::Done(Box::new(outcome)),
+        Err(error) => Report::Failed(error.to_string()),
+    };
+    match serde_json::to_string(&report).map(|report| say(&report)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn list() -> Result<()> {
+    for workload in Workload::ALL {
+        say(&format!("{:12}{}", workload.name(), workload.explanation()))?;
+    }
+    say("")?;
+    for engine in engine::all() {
+        say(&format!("{:18}{}", engine.name, engine.what))?;
+    }
+    Ok(())
+}
+
+fn measure(arguments: &Arguments) -> Result<()> {
+    if cfg!(debug_assertions) {
+        return Err("this is a debug build, whose figures mean nothing: run it with --release".into());
+    }
+    let mut effort = if arguments.quick { Effort::quick() } else { Effort::full() };
+    if let Some(rounds) = arguments.rounds {
+        effort.rounds = rounds.into();
+    }
+    let chosen =
+        |workload: &Workload| arguments.workloads.is_empty() || arguments.workloads.contains(workload);
+    let cases: Vec<Case> =
+        Workload::ALL.into_iter().filter(chosen).flat_map(|workload| cases(workload, &effort)).collect();
+    let dir = match &arguments.dir {
+        Some(dir) => dir.clone(),
+        None if Path::new("target").is_dir() => PathBuf::from("target"),
+        None => PathBuf::from("."),
+    };
+    if let Some(report) = &arguments.report {
+        std::fs::File::create(report)?; // Rather now than after an hour.
+    }
+    let scratch = tempfile::Builder::new().prefix("seawall-bench-").tempdir_in(&dir)?;
+    check_space(scratch.path(), &cases)?;
+    let machine = Machine::of(&dir);
+    machine.lines().iter().for_each(|line| tell(line));
+
+    let runner = Runner::new(scratch.path(), &effort, &cases);
+    let results: Vec<_> = cases.iter().map(|case| runner.run(case)).collect();
+    runner.finish();
+    let goals = goals(&Results(&results), &effort);
+    let run = Run {
+        machine,
+        version: env!("CARGO_PKG_VERSION"),
+        effort,
+        engines: engine_lines(),
+        cases: results,
+        goals,
+    };
+    if let Some(report) = &arguments.report {
+        std::fs::write(report, html::page(&run)?)?;
+    }
+    if arguments.json {
+        say(&serde_json::to_string_pretty(&run)?)
+    } else {
+        say(tables::markdown(&run).trim_end())
+    }
+}
+
+fn check_space(dir: &Path, cases: &[Case]) -> Result<()> {
+    let needed = cases.iter().map(|case| case.space_bytes).max().unwrap_or(0);
+    let system = rustix::fs::statvfs(dir)?;
+    let free = system.f_bavail * system.f_frsize;
+    let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
+    tell(&format!(
+        "needs up to {:.1} GiB in {}, where {:.1} are free",
+        gib(needed),
+        dir.display(),
+        gib(free)
+    ));
+    if free < needed { Err("that is too little".into()) } else { Ok(()) }
+}
+
+fn engine_lines() -> Vec<EngineLine> {
+    let line = |spec: engine::Spec| EngineLine {
+        name: spec.name,
+        what: spec.what,
+        sharing: spec.sharing,
+        durable: spec.durable,
+        batch: spec.batch,
+        buffered: spec.buffered,
+        replay: spec.replay,
+    };
+    engine::all().into_iter().map(line).collect()
+}
+
+/// Prints a line on the standard output.
+fn say(line: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout().lock(), "{line}")?)
+}
+
+/// Prints a line beside the results.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

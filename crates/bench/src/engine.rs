@@ -1,0 +1,177 @@
+//! `Engine`: what every log here can be asked for; and the list of them, with what their `Ok` promises.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engines;
+
+pub(crate) type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// A log that is open in a directory of its own, or a floor: the same work done straight on a file.
+///
+/// Shared by all appending threads. One whose own calls need `&mut` sits in a mutex, which is what its users do.
+pub(crate) trait Engine: Send + Sync {
+    /// Appends a record; when it returns, the record is as safe as the mode promises.
+    ///
+    /// `worker` numbers the appending thread, from 0: a log of many streams gives each its own.
+    fn append(&self, worker: usize, payload: &[u8]) -> Result<()>;
+
+    /// Appends all payloads or none.
+    fn append_batch(&self, worker: usize, payloads: &[&[u8]]) -> Result<()>;
+
+    /// Makes everything durable that was appended before.
+    fn sync(&self) -> Result<()>;
+
+    /// Reads all records from the first to the last. Those that are opened by replaying do it here.
+    fn replay(&self, replay: Replay, tally: &mut Tally) -> Result<()>;
+
+    /// What the log counts itself, since it was opened.
+    fn counters(&self) -> Option<Counters> {
+        None
+    }
+
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// How an engine is opened.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) mode: Mode,
+    /// Size of a segment, where there are any.
+    pub(crate) segment_bytes: u64,
+}
+
+pub(crate) const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// What the records are to survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Mode {
+    /// A power cut, once their append returned.
+    Durable,
+    /// Nothing yet: they are synced when a segment is full, and when `sync` is called.
+    Buffered,
+    /// Nothing: a log is written, as fast as it goes, to be read later. Nothing of it is thrown away.
+    Load(Framing),
+    /// The log is there, and is to be read.
+    Read,
+}
+
+/// How many records lie in a frame, the smallest thing that is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Framing {
+    Single,
+    /// As many as 64 KiB hold.
+    Grouped,
+}
+
+/// What a replayed record is handed out as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Replay {
+    /// Owned by the caller, where the log offers that.
+    Owned,
+    /// Lent until the next one is asked for, without a copy.
+    Lent,
+}
+
+/// What a replay has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Tally {
+    /// Takes note of a record. The compiler cannot leave out the work of making it.
+    pub(crate) fn see(&mut self, payload: &[u8]) {
+        self.records += 1;
+        self.bytes += std::hint::black_box(payload).len() as u64;
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Counters {
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    pub(crate) syncs: u64,
+}
+
+impl Counters {
+    pub(crate) fn since(self, earlier: Counters) -> Counters {
+        Counters {
+            records: self.records - earlier.records,
+            bytes: self.bytes - earlier.bytes,
+            syncs: self.syncs - earlier.syncs,
+        }
+    }
+}
+
+/// An engine's name, how it is opened, and in which disciplines it takes part.
+pub(crate) struct Spec {
+    /// Short, as it stands in the tables; also the name of its feature.
+    pub(crate) name: &'static str,
+    /// What it is, with the version.
+    pub(crate) what: &'static str,
+    /// How many threads share it.
+    pub(crate) sharing: &'static str,
+    /// What `Ok` of a durable append really promises, if there are any.
+    pub(crate) durable: Option<&'static str>,
+    /// What a batch is, if it is atomic and durable.
+    pub(crate) batch: Option<&'static str>,
+    /// What `Ok` of an append that is not durable promises, if there are any.
+    pub(crate) buffered: Option<&'static str>,
+    /// What a replay does, if it takes part in that.
+    pub(crate) replay: Option<&'static str>,
+    /// Whether a full segment is followed by another one, and the size can be set.
+    pub(crate) segments: Segments,
+    pub(crate) open: fn(&Path, &Setup) -> Result<Box<dyn Engine>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Segments {
+    Rotated,
+    None,
+}
+
+/// All engines of this build, the one to be measured first, then the floors, then the peers by name.
+pub(crate) fn all() -> Vec<Spec> {
+    vec![
+        engines::seawall::spec(),
+        engines::floor::growing(),
+        engines::floor::fallocated(),
+        engines::floor::zeroed(),
+        engines::floor::buffered(),
+        engines::floor::pread(),
+        #[cfg(feature = "fjall")]
+        engines::fjall::spec(),
+        #[cfg(feature = "okaywal")]
+        engines::okaywal::spec(),
+        #[cfg(feature = "raft-engine")]
+        engines::raft_engine::spec(),
+        #[cfg(feature = "rewal")]
+        engines::rewal::spec(),
+        #[cfg(feature = "rusqlite")]
+        engines::rusqlite::spec(),
+        #[cfg(feature = "seglog")]
+        engines::seglog::spec(),
+        #[cfg(feature = "walogs")]
+        engines::walogs::spec(),
+    ]
+}
+
+pub(crate) const SEAWALL: &str = "seawall";
+pub(crate) const GROWING: &str = "floor-growing";
+pub(crate) const FALLOCATED: &str = "floor-fallocated";
+pub(crate) const ZEROED: &str = "floor-zeroed";
+pub(crate) const BUFFERED: &str = "floor-buffered";
+pub(crate) const PREAD: &str = "floor-pread";
+
+pub(crate) fn find(name: &str) -> Result<Spec> {
+    let found = all().into_iter().find(|spec| spec.name == name);
+    found.ok_or_else(|| format!("there is no engine {name} in this build").into())
+}
+
+/// For what an engine is never asked, since its [`Spec`] says so.
+pub(crate) fn unsupported<T>(what: &str) -> Result<T> {
+    Err(format!("{what}: not offered").into())
+}

@@ -1,0 +1,79 @@
+//! The log that this is all about, through its public API.
+
+use std::path::Path;
+
+use seawall::{Durability, Options, Verify, Wal};
+
+use crate::engine::{Counters, Engine, Framing, Mode, Replay, Result, SEAWALL, Segments, Setup, Spec, Tally};
+
+pub(crate) fn spec() -> Spec {
+    Spec {
+        name: SEAWALL,
+        what: "seawall, this repository",
+        sharing: "shared; group commit",
+        durable: Some("on disk, by fdatasync; after a failed sync nothing is acknowledged any more"),
+        batch: Some("one frame: whole or absent"),
+        buffered: Some("in memory until 256 KiB are there; synced with each segment"),
+        replay: Some("owned records, frames verified"),
+        segments: Segments::Rotated,
+        open,
+    }
+}
+
+fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
+    let durability = match setup.mode {
+        Mode::Durable | Mode::Read => Durability::Sync,
+        Mode::Buffered | Mode::Load(_) => Durability::Buffered,
+    };
+    let options = Options::new().durability(durability).segment_bytes(setup.segment_bytes);
+    // What is replayed is verified while it is read, not before.
+    let verify = if setup.mode == Mode::Read { Verify::Tail } else { Verify::Full };
+    Ok(Box::new(Log { wal: options.verify(verify).open(dir)?, mode: setup.mode }))
+}
+
+struct Log {
+    wal: Wal,
+    mode: Mode,
+}
+
+impl Engine for Log {
+    fn append(&self, _worker: usize, payload: &[u8]) -> Result<()> {
+        self.wal.append(payload)?;
+        if self.mode == Mode::Load(Framing::Single) {
+            self.wal.flush()?; // What comes later cannot join its frame any more.
+        }
+        Ok(())
+    }
+
+    fn append_batch(&self, _worker: usize, payloads: &[&[u8]]) -> Result<()> {
+        self.wal.append_batch(payloads.iter().copied())?;
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.wal.sync()?;
+        Ok(())
+    }
+
+    fn replay(&self, replay: Replay, tally: &mut Tally) -> Result<()> {
+        match replay {
+            Replay::Owned => {
+                for record in self.wal.iter() {
+                    tally.see(record?.payload());
+                }
+                Ok(())
+            }
+            // The place for the lending cursor: `cursor(first_lsn())`, and `see` of each payload that it lends.
+            Replay::Lent => Err("the library has no lending cursor yet".into()),
+        }
+    }
+
+    fn counters(&self) -> Option<Counters> {
+        let stats = self.wal.stats();
+        Some(Counters { records: stats.records, bytes: stats.bytes, syncs: stats.syncs })
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(self.wal.close()?)
+    }
+}

@@ -1,0 +1,306 @@
+//! The goals, and what this run says of them.
+
+use serde::Serialize;
+
+use crate::engine::{BUFFERED, Framing, GROWING, PREAD, SEAWALL, ZEROED};
+use crate::job::{Latency, Outcome};
+use crate::summary::CaseResult;
+use crate::workloads::{
+    BARE, BATCH_ID, CHECKPOINT_ID, CLEAN_FULL, CLEAN_TAIL, Effort, LENT, MEMORY_OPEN_ID, MEMORY_REPLAY_ID,
+    MEMORY_SMALL, OWNED, ROTATION_ID, THREADS, buffered_id, durable_id, open_id, read_id, replay_id,
+};
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Goal {
+    pub(crate) path: &'static str,
+    pub(crate) goal: String,
+    /// In this run; none if it was not measured, or failed.
+    pub(crate) figure: Option<f64>,
+    pub(crate) unit: &'static str,
+    pub(crate) verdict: Verdict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) enum Verdict {
+    Met,
+    NotMet,
+    NotMeasured,
+}
+
+impl Verdict {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Verdict::Met => "met",
+            Verdict::NotMet => "**not met**",
+            Verdict::NotMeasured => "not measured",
+        }
+    }
+}
+
+/// Which side of the bound is good.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Goal {
+    fn new(
+        path: &'static str,
+        goal: impl Into<String>,
+        unit: &'static str,
+        bound: Bound,
+        figure: Option<f64>,
+    ) -> Goal {
+        let verdict = match (figure, bound) {
+            (None, _) => Verdict::NotMeasured,
+            (Some(figure), Bound::AtLeast(least)) if figure >= least => Verdict::Met,
+            (Some(figure), Bound::AtMost(most)) if figure <= most => Verdict::Met,
+            _ => Verdict::NotMet,
+        };
+        Goal { path, goal: goal.into(), figure, unit, verdict }
+    }
+}
+
+/// What was measured, by the name of its table.
+pub(crate) struct Results<'a>(pub(crate) &'a [CaseResult]);
+
+impl Results<'_> {
+    fn case(&self, id: &str) -> Option<&CaseResult> {
+        self.0.iter().find(|case| case.id == id)
+    }
+
+    fn ratio(&self, id: &str, label: &str, reference: &str) -> Option<f64> {
+        Some(self.case(id)?.ratio(label, reference)?.median)
+    }
+
+    fn compare(
+        &self,
+        id: &str,
+        label: &str,
+        reference: &str,
+        compare: impl Fn(&Outcome, &Outcome) -> f64,
+    ) -> Option<f64> {
+        Some(self.case(id)?.compare(label, reference, compare)?.median)
+    }
+
+    fn median(&self, id: &str, label: &str, figure: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
+        self.case(id)?.row(label)?.median(figure)
+    }
+}
+
+/// All goals in their order.
+pub(crate) fn goals(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
+    let parts = [
+        one_thread(results),
+        many_threads(results),
+        cpu(results),
+        batches_and_buffers(results),
+        reading(results),
+        opening(results, effort),
+        worst(results),
+        memory(results, effort),
+    ];
+    parts.into_iter().flatten().collect()
+}
+
+fn one_thread(results: &Results<'_>) -> Vec<Goal> {
+    let path = "1 thread durable";
+    let ratio = |bytes, reference| results.ratio(&durable_id(1, bytes), SEAWALL, reference);
+    let floor = |bytes, name: &str, least| {
+        let goal = format!("{name}: ≥ {least} × growing floor");
+        Goal::new(path, goal, "×", Bound::AtLeast(least), ratio(bytes, GROWING))
+    };
+    let mut goals = vec![floor(100, "100 B", 1.25), floor(4 << 10, "4 KiB", 1.8)];
+    for (bytes, name) in [(100, "100 B"), (4 << 10, "4 KiB"), (64 << 10, "64 KiB")] {
+        let goal = format!("{name}: ≥ 0.97 × the same writes on a zero-filled file");
+        goals.push(Goal::new(path, goal, "×", Bound::AtLeast(0.97), ratio(bytes, ZEROED)));
+        let goal = format!("{name}: not behind okaywal");
+        goals.push(Goal::new(path, goal, "×", Bound::AtLeast(1.0), ratio(bytes, "okaywal")));
+    }
+    goals
+}
+
+fn many_threads(results: &Results<'_>) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for (threads, least) in THREADS.into_iter().zip([1.9, 3.6, 7.5, 25.0, 44.0]) {
+        let figure = results.median(&durable_id(threads, 256), SEAWALL, records_per_sync);
+        let goal = format!("{threads} threads: ≥ {least}");
+        goals.push(Goal::new("records per sync", goal, "", Bound::AtLeast(least), figure));
+    }
+    let path = "64 threads durable";
+    let id = durable_id(64, 256);
+    let rate = results.ratio(&id, SEAWALL, "raft-engine");
+    goals.push(Goal::new(path, "≥ 1.3 × raft-engine", "×", Bound::AtLeast(1.3), rate));
+    let p99 = results.compare(&id, SEAWALL, "raft-engine", |own, other| p99_us(own) / p99_us(other));
+    goals.push(Goal::new(path, "p99 below raft-engine's", "×", Bound::AtMost(1.0), p99));
+    let rate = results.ratio(&durable_id(8, 256), SEAWALL, "okaywal");
+    goals.push(Goal::new("8 threads durable", "≥ 1.3 × okaywal", "×", Bound::AtLeast(1.3), rate));
+    goals
+}
+
+fn cpu(results: &Results<'_>) -> Vec<Goal> {
+    let path = "CPU per append";
+    let at_64 = results.median(&durable_id(64, 256), SEAWALL, |outcome| Some(outcome.cpu_us()));
+    let mut goals = vec![Goal::new(path, "64 threads: ≤ 10 µs", "µs", Bound::AtMost(10.0), at_64)];
+    for (bytes, name) in [(100, "100 B"), (4 << 10, "4 KiB")] {
+        let above = |own: &Outcome, other: &Outcome| own.cpu_us() - other.cpu_us();
+        let figure = results.compare(&durable_id(1, bytes), SEAWALL, ZEROED, above);
+        let goal = format!("1 thread, {name}: ≤ 1 µs above the raw calls (zero-filled floor)");
+        goals.push(Goal::new(path, goal, "µs", Bound::AtMost(1.0), figure));
+    }
+    goals
+}
+
+fn batches_and_buffers(results: &Results<'_>) -> Vec<Goal> {
+    let batch = results.ratio(BATCH_ID, SEAWALL, GROWING);
+    let mut goals =
+        vec![Goal::new("batch 100 × 256 B", "≥ 1.0 × growing floor", "×", Bound::AtLeast(1.0), batch)];
+    for (bytes, name, least) in [(256, "256 B", 0.9), (4 << 10, "4 KiB", 0.9), (64, "64 B", 0.6)] {
+        let figure = results.ratio(&buffered_id(1, bytes), SEAWALL, BUFFERED);
+        let goal = format!("{name}, 1 thread: ≥ {least} × floor");
+        goals.push(Goal::new("buffered", goal, "×", Bound::AtLeast(least), figure));
+    }
+    goals
+}
+
+fn reading(results: &Results<'_>) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for (framing, name, least) in
+        [(Framing::Grouped, "256 B, grouped", 1.2), (Framing::Single, "256 B, single-record frames", 1.0)]
+    {
+        for (label, way) in [(OWNED, "owned"), (LENT, "lending")] {
+            let figure = results.ratio(&replay_id(framing, 256), label, PREAD);
+            let goal = format!("{name}, {way}: ≥ {least} × pread floor");
+            goals.push(Goal::new("replay", goal, "×", Bound::AtLeast(least), figure));
+        }
+    }
+    for (framing, bytes, name) in [
+        (Framing::Single, 256, "frames of one record, 256 B"),
+        (Framing::Single, 4 << 10, "frames of one record, 4 KiB"),
+        (Framing::Grouped, 256, "frames of 64 KiB, 256 B"),
+    ] {
+        let figure = results.ratio(&read_id(framing, bytes), SEAWALL, BARE);
+        let goal = format!("{name}: ≥ 0.8 × one bare pread of the frame");
+        goals.push(Goal::new("random read", goal, "×", Bound::AtLeast(0.8), figure));
+    }
+    goals
+}
+
+fn opening(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
+    let path = "open";
+    let mut goals = Vec::new();
+    for segments in [effort.segments.div_ceil(10), effort.segments] {
+        let id = open_id(segments);
+        let speed = results
+            .median(&id, CLEAN_FULL, |outcome| Some(outcome.log_bytes? as f64 / outcome.seconds / 1e9));
+        let goal = format!("{segments} segments, Verify::Full: ≥ 3 GB/s warm");
+        goals.push(Goal::new(path, goal, "GB/s", Bound::AtLeast(3.0), speed));
+        let above = |outcome: &Outcome| Some((outcome.seconds - outcome.alone_seconds?) * 1e3);
+        let limit_ms = 2.0 + 0.015 * segments as f64;
+        let goal =
+            format!("{segments} segments, Verify::Tail, closed: ≤ {limit_ms:.1} ms above CURRENT's syncs");
+        let figure = results.median(&id, CLEAN_TAIL, above);
+        goals.push(Goal::new(path, goal, "ms", Bound::AtMost(limit_ms), figure));
+    }
+    goals
+}
+
+fn worst(results: &Results<'_>) -> Vec<Goal> {
+    let rotation = results.median(ROTATION_ID, SEAWALL, worst_of_rotation);
+    let checkpoint = results.median(CHECKPOINT_ID, SEAWALL, worst_of_p99);
+    let limit = "worst ÷ (p99 + the syncs of a birth, alone): ≤ 1";
+    vec![
+        Goal::new("worst append at rotation", limit, "×", Bound::AtMost(1.0), rotation),
+        Goal::new(
+            "worst append at checkpoint",
+            "≤ 3 × p99 of the same run",
+            "×",
+            Bound::AtMost(3.0),
+            checkpoint,
+        ),
+    ]
+}
+
+/// What the kernel and the allocator round by.
+const MEMORY_NOISE_BYTES: f64 = 512.0 * 1024.0;
+/// One index entry, and what it stands for.
+const INDEX_ENTRY: (f64, f64) = (16.0, 65_536.0);
+
+fn memory(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
+    let path = "memory";
+    let mib = |outcome: &Outcome| Some(outcome.peak_bytes? as f64 / 1_048_576.0);
+    // Verification reads through 1 MiB a thread.
+    let buffers = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    let limit = 4.0 + buffers;
+    let goal = format!("open log: ≤ 4 MiB + buffers, {buffers:.0} MiB here");
+    let open = results.median(MEMORY_OPEN_ID, SEAWALL, mib);
+    let replay = results.median(MEMORY_REPLAY_ID, SEAWALL, mib);
+    let index_bytes = effort.log_bytes as f64 * 15.0 / 16.0 / INDEX_ENTRY.1 * INDEX_ENTRY.0;
+    let growth = results.compare(MEMORY_OPEN_ID, SEAWALL, MEMORY_SMALL, |whole, part| {
+        let bytes = |outcome: &Outcome| outcome.peak_bytes.unwrap_or(0) as f64;
+        (bytes(whole) - bytes(part) - index_bytes) / 1024.0
+    });
+    vec![
+        Goal::new(path, goal, "MiB", Bound::AtMost(limit), open),
+        Goal::new(path, "replay: ≤ 2 × the largest frame + 1 MiB", "MiB", Bound::AtMost(1.125), replay),
+        Goal::new(
+            path,
+            "from a sixteenth of the log to all of it: the index, and ≤ 512 KiB of noise",
+            "KiB",
+            Bound::AtMost(MEMORY_NOISE_BYTES / 1024.0),
+            growth,
+        ),
+        Goal::new("allocations", "none per append (a test of the library)", "", Bound::AtMost(0.0), None),
+    ]
+}
+
+pub(crate) fn records_per_sync(outcome: &Outcome) -> Option<f64> {
+    outcome
+        .counters
+        .filter(|counters| counters.syncs > 0)
+        .map(|counters| counters.records as f64 / counters.syncs as f64)
+}
+
+pub(crate) fn bytes_per_sync(outcome: &Outcome) -> Option<f64> {
+    outcome
+        .counters
+        .filter(|counters| counters.syncs > 0)
+        .map(|counters| counters.bytes as f64 / counters.syncs as f64)
+}
+
+fn p99_us(outcome: &Outcome) -> f64 {
+    outcome.latency.map_or(f64::NAN, |latency| latency.p99_us)
+}
+
+/// The worst append over what it may have taken.
+pub(crate) fn worst_of_rotation(outcome: &Outcome) -> Option<f64> {
+    let Latency { p99_us, max_us, .. } = outcome.latency?;
+    Some(max_us / (p99_us + outcome.alone_seconds? * 1e6))
+}
+
+pub(crate) fn worst_of_p99(outcome: &Outcome) -> Option<f64> {
+    outcome.latency.map(|latency| latency.max_us / latency.p99_us)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goal_is_met_on_the_good_side_of_its_bound_and_nowhere_else() {
+        let verdict = |bound, figure| Goal::new("", "", "", bound, figure).verdict;
+        assert_eq!(verdict(Bound::AtLeast(1.0), Some(1.0)), Verdict::Met);
+        assert_eq!(verdict(Bound::AtLeast(1.0), Some(0.99)), Verdict::NotMet);
+        assert_eq!(verdict(Bound::AtMost(1.0), Some(1.0)), Verdict::Met);
+        assert_eq!(verdict(Bound::AtMost(1.0), Some(1.01)), Verdict::NotMet);
+        assert_eq!(verdict(Bound::AtMost(1.0), Some(f64::NAN)), Verdict::NotMet);
+        assert_eq!(verdict(Bound::AtLeast(1.0), None), Verdict::NotMeasured);
+    }
+
+    #[test]
+    fn what_was_not_run_is_not_measured() {
+        let goals = goals(&Results(&[]), &Effort::full());
+        assert!(goals.len() > 30 && goals.iter().all(|goal| goal.verdict == Verdict::NotMeasured));
+    }
+}

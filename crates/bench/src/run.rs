@@ -1,0 +1,130 @@
+//! Runs the cases: rounds in which every row has its turn.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::engine::Result;
+use crate::job::{self, Job, Load, Outcome, Task};
+use crate::summary::{CaseResult, RowResult};
+use crate::workloads::{Case, Effort, Place, Row};
+
+/// What a job may take: more than any that is meant to end.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+pub(crate) struct Runner<'a> {
+    /// A directory of ours, empty.
+    scratch: &'a Path,
+    effort: &'a Effort,
+    progress: ProgressBar,
+}
+
+impl<'a> Runner<'a> {
+    pub(crate) fn new(scratch: &'a Path, effort: &'a Effort, cases: &[Case]) -> Runner<'a> {
+        let measurements: usize = cases.iter().map(|case| case.rows.len() * effort.rounds).sum();
+        let progress = ProgressBar::new(measurements as u64);
+        if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} {msg}") {
+            progress.set_style(style);
+        }
+        Runner { scratch, effort, progress }
+    }
+
+    pub(crate) fn run(&self, case: &Case) -> CaseResult {
+        let mut kept = BTreeSet::new();
+        let mut results: Vec<RowResult> =
+            case.rows.iter().map(|row| self.prepare(case, row, &mut kept)).collect();
+        let count = case.rows.len();
+        for round in 0..self.effort.rounds {
+            // Each goes first in its turn: what comes behind a slow one finds a busier disk.
+            for at in (0..count).map(|turn| (round + turn) % count) {
+                let (row, result) = (&case.rows[at], &mut results[at]);
+                self.progress.set_message(format!("{}: {}", case.id, row.label));
+                if result.failure.is_none() {
+                    let outcome = self.measure(row);
+                    result.failure = outcome.as_ref().err().map(ToString::to_string);
+                    result.rounds.push(outcome.ok());
+                }
+                self.progress.inc(1);
+            }
+        }
+        for name in kept {
+            self.remove(&self.kept_dir(&name));
+        }
+        CaseResult { id: case.id.clone(), kind: case.kind, reference: case.reference.into(), rows: results }
+    }
+
+    /// Writes the log that a row reads, unless another row has had it written.
+    fn prepare(&self, case: &Case, row: &Row, kept: &mut BTreeSet<String>) -> RowResult {
+        let failure = match &row.place {
+            Place::Kept(name, load) if kept.insert(name.clone()) => {
+                self.progress.set_message(format!("{}: writing what {} reads", case.id, row.label));
+                let dir = self.kept_dir(name);
+                self.load(row, &dir, load).err().map(|error| format!("writing the log: {error}"))
+            }
+            _ => None,
+        };
+        RowResult { label: row.label.clone(), remark: row.remark.clone(), rounds: Vec::new(), failure }
+    }
+
+    fn measure(&self, row: &Row) -> Result<Outcome> {
+        match &row.place {
+            Place::Kept(name, _) => self.measure_in(row, &self.kept_dir(name)),
+            Place::Fresh(load) => {
+                let dir = self.scratch.join("fresh");
+                let written = match load {
+                    Some(load) => self.load(row, &dir, load),
+                    None => std::fs::create_dir(&dir).map_err(Into::into),
+                };
+                let outcome = written.and_then(|()| self.measure_in(row, &dir));
+                self.remove(&dir);
+                outcome
+            }
+        }
+    }
+
+    fn measure_in(&self, row: &Row, dir: &Path) -> Result<Outcome> {
+        if let Some(task) = row.before {
+            self.job(row, dir, task)?;
+        }
+        self.job(row, dir, row.measure)
+    }
+
+    fn load(&self, row: &Row, dir: &Path, load: &Load) -> Result<()> {
+        std::fs::create_dir(dir)?;
+        self.job(row, dir, Task::Load(*load))?;
+        self.settle();
+        Ok(())
+    }
+
+    fn job(&self, row: &Row, dir: &Path, task: Task) -> Result<Outcome> {
+        let job = Job { engine: row.engine.into(), dir: dir.to_owned(), task };
+        job::run_apart(&job, self.scratch, PATIENCE)
+    }
+
+    fn kept_dir(&self, name: &str) -> PathBuf {
+        self.scratch.join(format!("kept {name}"))
+    }
+
+    /// Removes a log. What the file system owes for that is paid before anything else is measured.
+    fn remove(&self, dir: &Path) {
+        if let Err(error) = std::fs::remove_dir_all(dir) {
+            self.progress.println(format!("{} could not be removed: {error}", dir.display()));
+        }
+        self.settle();
+    }
+
+    /// Lets the file system finish what it was told.
+    fn settle(&self) {
+        let synced = File::open(self.scratch).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        if let Err(error) = synced {
+            self.progress.println(format!("the file system could not be synced: {error}"));
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        self.progress.finish_and_clear();
+    }
+}

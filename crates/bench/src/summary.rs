@@ -1,0 +1,128 @@
+//! What the rounds come to: medians, and medians of ratios that were taken round by round.
+
+use serde::Serialize;
+
+use crate::job::Outcome;
+use crate::workloads::Kind;
+
+/// All that was measured for one table.
+#[derive(Debug, Serialize)]
+pub(crate) struct CaseResult {
+    pub(crate) id: String,
+    pub(crate) kind: Kind,
+    pub(crate) reference: String,
+    pub(crate) rows: Vec<RowResult>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct RowResult {
+    pub(crate) label: String,
+    pub(crate) remark: String,
+    /// One for each round; nothing from the round on in which it failed.
+    pub(crate) rounds: Vec<Option<Outcome>>,
+    pub(crate) failure: Option<String>,
+}
+
+impl CaseResult {
+    pub(crate) fn row(&self, label: &str) -> Option<&RowResult> {
+        self.rows.iter().find(|row| row.label == label)
+    }
+
+    /// How many times as fast `label` was as `reference`, by the rounds in which both were measured.
+    pub(crate) fn ratio(&self, label: &str, reference: &str) -> Option<Spread> {
+        self.compare(label, reference, |own, other| own.rate() / other.rate())
+    }
+
+    /// The spread over the rounds of what `compare` makes of the two rows' outcomes in a round.
+    pub(crate) fn compare(
+        &self,
+        label: &str,
+        reference: &str,
+        compare: impl Fn(&Outcome, &Outcome) -> f64,
+    ) -> Option<Spread> {
+        let pairs = self.row(label)?.rounds.iter().zip(&self.row(reference)?.rounds);
+        Spread::of(pairs.filter_map(|(own, other)| Some(compare(own.as_ref()?, other.as_ref()?))))
+    }
+}
+
+impl RowResult {
+    /// The median over the rounds of a figure; none if no round has it.
+    pub(crate) fn median(&self, figure: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
+        self.spread(figure).map(|spread| spread.median)
+    }
+
+    pub(crate) fn spread(&self, figure: impl Fn(&Outcome) -> Option<f64>) -> Option<Spread> {
+        Spread::of(self.rounds.iter().flatten().filter_map(figure))
+    }
+
+    pub(crate) fn rate(&self) -> Option<Spread> {
+        self.spread(|outcome| Some(outcome.rate()))
+    }
+}
+
+/// A figure over the rounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) least: f64,
+    pub(crate) median: f64,
+    pub(crate) most: f64,
+}
+
+impl Spread {
+    /// None of no values.
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            f64::midpoint(values[middle - 1], values[middle])
+        };
+        Some(Spread { least, median, most })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(label: &str, rates: &[Option<f64>]) -> RowResult {
+        let outcome = |rate: f64| Outcome { operations: 1, seconds: 1.0 / rate, ..Outcome::default() };
+        let rounds = rates.iter().map(|rate| rate.map(outcome)).collect();
+        RowResult { label: label.into(), remark: String::new(), rounds, failure: None }
+    }
+
+    fn case(rows: Vec<RowResult>) -> CaseResult {
+        CaseResult { id: "case".into(), kind: Kind::Durable, reference: "floor".into(), rows }
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle_or_between_the_two_there() {
+        let spread = |values: &[f64]| Spread::of(values.iter().copied());
+        assert_eq!(spread(&[]), None);
+        assert_eq!(spread(&[4.0]), Some(Spread { least: 4.0, median: 4.0, most: 4.0 }));
+        assert_eq!(spread(&[9.0, 1.0, 2.0]), Some(Spread { least: 1.0, median: 2.0, most: 9.0 }));
+        assert_eq!(spread(&[9.0, 1.0, 2.0, 4.0]), Some(Spread { least: 1.0, median: 3.0, most: 9.0 }));
+    }
+
+    #[test]
+    fn a_ratio_is_taken_round_by_round() {
+        // Method: a disk that becomes ten times as slow. In every round the log does twice what the floor does; the
+        // ratio of the medians would be 10.
+        let floor = row("floor", &[Some(100.0), Some(10.0), Some(10.0)]);
+        let log = row("log", &[Some(200.0), Some(20.0), Some(20.0)]);
+        let ratio = case(vec![floor, log]).ratio("log", "floor").unwrap();
+        assert!((ratio.median - 2.0).abs() < 1e-9 && (ratio.most - ratio.least).abs() < 1e-9, "{ratio:?}");
+    }
+
+    #[test]
+    fn rounds_in_which_one_of_the_two_failed_do_not_count() {
+        let floor = row("floor", &[Some(1.0), Some(10.0), Some(1.0)]);
+        let log = row("log", &[Some(3.0), None, None]);
+        let case = case(vec![floor, log]);
+        assert!((case.ratio("log", "floor").unwrap().median - 3.0).abs() < 1e-9);
+        assert_eq!(case.ratio("log", "another"), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! Writing a log that is read later.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{Stopwatch, dir_bytes};
+use crate::engine::{self, Framing, Mode, Result, Setup};
+use crate::job::{Load, Outcome};
+
+/// What a group of records comes to at most, with the headers of most logs.
+const GROUP_BYTES: usize = 64 << 10;
+const RECORD_HEADER_BYTES: usize = 8;
+
+pub(super) fn run(engine: &str, dir: &Path, load: &Load) -> Result<Outcome> {
+    let spec = engine::find(engine)?;
+    let setup = Setup { mode: Mode::Load(load.framing), segment_bytes: load.segment_bytes };
+    let log = (spec.open)(dir, &setup)?;
+    let payload = vec![0x5a; load.record_bytes];
+    let records = (load.bytes / load.record_bytes as u64).max(1);
+    let time_max = Duration::from_millis(load.millis_max);
+    let (stopwatch, start, mut written) = (Stopwatch::start(), Instant::now(), 0);
+    // A log without batches, and a floor, has records alone: there is nothing to group.
+    let grouped = load.framing == Framing::Grouped && spec.batch.is_some();
+    let group = if grouped { GROUP_BYTES / (load.record_bytes + RECORD_HEADER_BYTES) } else { 1 };
+    let batch = vec![payload.as_slice(); group.max(1)];
+    while written < records && start.elapsed() < time_max {
+        let count = usize::try_from(records - written).map_or(batch.len(), |rest| rest.min(batch.len()));
+        match &batch[..count] {
+            [payload] => log.append(0, payload)?,
+            payloads => log.append_batch(0, payloads)?,
+        }
+        written += count as u64;
+    }
+    log.sync()?;
+    log.close()?;
+    let mut outcome = stopwatch.stop(written, written * load.record_bytes as u64);
+    outcome.log_bytes = Some(dir_bytes(dir)?);
+    Ok(outcome)
+}

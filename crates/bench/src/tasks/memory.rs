@@ -1,0 +1,60 @@
+//! Resident memory: its peak, above what was there before.
+
+use std::path::Path;
+
+use super::Stopwatch;
+use crate::engine::{self, Mode, Replay, Result, SEGMENT_BYTES, Setup, Tally};
+use crate::job::Outcome;
+
+const RECORD_BYTES: usize = 256;
+
+pub(super) fn open(engine: &str, dir: &Path, setup: &Setup, appends: u64) -> Result<Outcome> {
+    let spec = engine::find(engine)?;
+    let (stopwatch, resident) = (Stopwatch::start(), Resident::now()?);
+    let log = (spec.open)(dir, setup)?;
+    for _ in 0..appends {
+        log.append(0, &[0x5a; RECORD_BYTES])?;
+    }
+    let mut outcome = stopwatch.stop(appends.max(1), appends * RECORD_BYTES as u64);
+    outcome.peak_bytes = Some(resident.peak_above()?);
+    log.close()?;
+    Ok(outcome)
+}
+
+pub(super) fn replay(engine: &str, dir: &Path) -> Result<Outcome> {
+    let spec = engine::find(engine)?;
+    let log = (spec.open)(dir, &Setup { mode: Mode::Read, segment_bytes: SEGMENT_BYTES })?;
+    let (stopwatch, resident) = (Stopwatch::start(), Resident::now()?);
+    let mut tally = Tally::default();
+    log.replay(Replay::Owned, &mut tally)?;
+    let mut outcome = stopwatch.stop(tally.records, tally.bytes);
+    outcome.peak_bytes = Some(resident.peak_above()?);
+    log.close()?;
+    Ok(outcome)
+}
+
+/// What was resident at a moment.
+struct Resident {
+    bytes: u64,
+}
+
+impl Resident {
+    fn now() -> Result<Resident> {
+        // Sets the peak to what is resident now. Where that is not allowed, the peak so far counts as resident:
+        // it is little above, since nothing was done before.
+        let reset = std::fs::write("/proc/self/clear_refs", "5");
+        let field = if reset.is_ok() { "VmRSS:" } else { "VmHWM:" };
+        Ok(Resident { bytes: status_bytes(field)? })
+    }
+
+    fn peak_above(&self) -> Result<u64> {
+        Ok(status_bytes("VmHWM:")?.saturating_sub(self.bytes))
+    }
+}
+
+fn status_bytes(field: &str) -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).ok_or("the system does not tell")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib << 10)
+}

@@ -1,0 +1,110 @@
+//! Reading: a whole log in order, and single records at random.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use seawall::{Lsn, Options, Verify};
+
+use super::{Stopwatch, dir_bytes, histogram, record, summary};
+use crate::engine::{self, Mode, Replay, Result, Setup, Tally};
+use crate::job::Outcome;
+
+pub(super) fn replay(engine: &str, dir: &Path, replay: Replay, segment_bytes: u64) -> Result<Outcome> {
+    let log = (engine::find(engine)?.open)(dir, &Setup { mode: Mode::Read, segment_bytes })?;
+    let (mut warm, mut tally) = (Tally::default(), Tally::default());
+    log.replay(replay, &mut warm)?;
+    let stopwatch = Stopwatch::start();
+    log.replay(replay, &mut tally)?;
+    let mut outcome = stopwatch.stop(tally.records, tally.bytes);
+    log.close()?;
+    if tally != warm || tally.records == 0 {
+        return Err(format!("read {} records, then {}", warm.records, tally.records).into());
+    }
+    outcome.log_bytes = Some(dir_bytes(dir)?);
+    Ok(outcome)
+}
+
+pub(super) fn random(dir: &Path, reads: u64) -> Result<Outcome> {
+    let wal = Options::new().verify(Verify::Tail).open(dir)?;
+    let (first, last) = (u64::from(wal.first_lsn()), u64::from(wal.last_lsn()));
+    let mut draw = Draw::new();
+    let read = |lsn: Lsn| -> Result<u64> {
+        let record = wal.read(lsn)?.ok_or("a record is not there")?;
+        Ok(std::hint::black_box(record.payload()).len() as u64)
+    };
+    let outcome = read_all(reads, || read(Lsn::from(first + draw.below(last - first + 1))))?;
+    wal.close()?;
+    Ok(outcome)
+}
+
+pub(super) fn bare(dir: &Path, reads: u64, frame_bytes: u64) -> Result<Outcome> {
+    const FRAMES_START: u64 = 8192;
+    let mut files = Vec::new();
+    for path in segment_files(dir)? {
+        let file = File::open(path)?;
+        let frames = file.metadata()?.len().saturating_sub(FRAMES_START) / frame_bytes;
+        if frames > 0 {
+            files.push((file, frames));
+        }
+    }
+    if files.is_empty() {
+        return Err("there are no segments".into());
+    }
+    let mut draw = Draw::new();
+    let mut frame = vec![0; usize::try_from(frame_bytes)?];
+    read_all(reads, || {
+        let at = usize::try_from(draw.below(files.len() as u64))?;
+        let (file, frames) = &files[at];
+        let offset = FRAMES_START + draw.below(*frames) * frame_bytes;
+        file.read_exact_at(&mut frame, offset)?;
+        Ok(std::hint::black_box(&frame).len() as u64)
+    })
+}
+
+/// Reads a tenth to warm up, and then on the clock.
+fn read_all(reads: u64, mut read: impl FnMut() -> Result<u64>) -> Result<Outcome> {
+    for _ in 0..reads / 10 {
+        read()?;
+    }
+    let (mut histogram, mut bytes) = (histogram(), 0);
+    let (stopwatch, mut before) = (Stopwatch::start(), Instant::now());
+    for _ in 0..reads {
+        bytes += read()?;
+        let now = Instant::now();
+        record(&mut histogram, now - before);
+        before = now;
+    }
+    let mut outcome = stopwatch.stop(reads, bytes);
+    outcome.latency = summary(&histogram);
+    Ok(outcome)
+}
+
+fn segment_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "log") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Numbers without order, the same in every run: xorshift64*.
+struct Draw(u64);
+
+impl Draw {
+    fn new() -> Draw {
+        Draw(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % bound
+    }
+}
