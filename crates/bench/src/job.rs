@@ -62,8 +62,9 @@ pub(crate) enum Amount {
     Millis(u64),
     /// So many calls of all threads together, after a warm-up of a twentieth. Every call is timed.
     Calls(u64),
-    /// So many calls, and a last sync, which belongs to the time. No call is timed: that would cost too much.
-    CallsAndSync(u64),
+    /// So many calls, or fewer if time is up, and a last sync, which belongs to the time. No call is timed by itself:
+    /// that would cost too much.
+    CallsAndSync { calls: u64, millis_max: u64 },
 }
 
 /// What is measured beside an append run, by itself.

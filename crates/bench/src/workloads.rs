@@ -93,6 +93,8 @@ pub(crate) struct Effort {
     pub(crate) millis: u64,
     /// Payload of one buffered measurement.
     pub(crate) buffered_bytes: u64,
+    /// It ends after this.
+    pub(crate) buffered_millis_max: u64,
     /// Payload of a log that is read or opened.
     pub(crate) log_bytes: u64,
     /// Writing such a log ends after this.
@@ -110,6 +112,7 @@ impl Effort {
             rounds: 9,
             millis: 500,
             buffered_bytes: 256 << 20,
+            buffered_millis_max: 8000,
             log_bytes: 1 << 30,
             load_millis_max: 60_000,
             segments: 1000,
@@ -123,6 +126,7 @@ impl Effort {
             rounds: 3,
             millis: 100,
             buffered_bytes: 72 << 20,
+            buffered_millis_max: 1000,
             log_bytes: 64 << 20,
             load_millis_max: 5000,
             segments: 200,
@@ -311,7 +315,10 @@ fn buffered(threads: usize, record_bytes: usize, effort: &Effort) -> Case {
         threads,
         record_bytes,
         batch: 1,
-        amount: Amount::CallsAndSync(effort.buffered_bytes / record_bytes as u64),
+        amount: Amount::CallsAndSync {
+            calls: effort.buffered_bytes / record_bytes as u64,
+            millis_max: effort.buffered_millis_max,
+        },
         beside: Beside::Nothing,
     };
     Case {

@@ -44,7 +44,7 @@ fn append_all(log: &dyn Engine, append: &Append) -> Result<Outcome> {
             .into_iter()
             .map(|worker| worker.join().unwrap_or_else(|_| Err("a thread panicked".into())))
             .collect();
-        if let Amount::CallsAndSync(_) = append.amount {
+        if let Amount::CallsAndSync { .. } = append.amount {
             log.sync()?;
         }
         let mut outcome = stopwatch.stop(0, 0);
@@ -91,8 +91,8 @@ impl Worker<'_> {
             Amount::Calls(calls) => {
                 (Amount::Calls((calls / 20).div_ceil(threads)), Amount::Calls(calls.div_ceil(threads)))
             }
-            Amount::CallsAndSync(calls) => {
-                (Amount::CallsAndSync(0), Amount::CallsAndSync(calls.div_ceil(threads)))
+            Amount::CallsAndSync { calls, millis_max } => {
+                (Amount::Calls(0), Amount::CallsAndSync { calls: calls.div_ceil(threads), millis_max })
             }
         }
     }
@@ -112,14 +112,23 @@ impl Worker<'_> {
             [payload] => self.log.append(self.worker, payload),
             _ => self.log.append_batch(self.worker, &batch),
         };
-        if let Amount::CallsAndSync(calls) = amount {
-            (0..calls).try_for_each(|_| call())?;
+        if let Amount::CallsAndSync { calls, millis_max } = amount {
+            // The clock is looked at once in so many calls.
+            const LOOK: u64 = 256;
+            let (start, time_max) = (Instant::now(), Duration::from_millis(millis_max));
+            for done in 0..calls {
+                let looks = done % LOOK == LOOK - 1;
+                if looks && (start.elapsed() > time_max || self.failed.load(Ordering::Relaxed)) {
+                    return Ok(done);
+                }
+                call()?;
+            }
             return Ok(calls);
         }
         let (start, mut before, mut calls) = (Instant::now(), Instant::now(), 0);
         let goes_on = |calls: u64, now: Instant| match amount {
             Amount::Millis(millis) => now - start < Duration::from_millis(millis),
-            Amount::Calls(count) | Amount::CallsAndSync(count) => calls < count,
+            Amount::Calls(count) | Amount::CallsAndSync { calls: count, .. } => calls < count,
         };
         while goes_on(calls, before) && !self.failed.load(Ordering::Relaxed) {
             call()?;

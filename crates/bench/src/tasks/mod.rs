@@ -124,3 +124,100 @@ fn dir_bytes(dir: &Path) -> Result<u64> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{self, Framing, Mode, Replay, SEGMENT_BYTES, Setup};
+    use crate::job::{Amount, Append, Beside, Load, Verification};
+
+    /// Runs the tasks one after the other on one engine and in one directory.
+    fn run_all(engine: &str, tasks: &[Task]) -> Vec<Outcome> {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        std::fs::create_dir(&log).unwrap();
+        let job = |task| Job { engine: engine.into(), dir: log.clone(), task };
+        tasks
+            .iter()
+            .map(|task| run(&job(*task)).unwrap_or_else(|error| panic!("{engine}: {error}")))
+            .collect()
+    }
+
+    fn append(mode: Mode, threads: usize, batch: usize, amount: Amount) -> Task {
+        let setup = Setup { mode, segment_bytes: SEGMENT_BYTES };
+        Task::Append(Append { setup, threads, record_bytes: 100, batch, amount, beside: Beside::Births(1) })
+    }
+
+    fn load(framing: Framing, segment_bytes: u64) -> Task {
+        Task::Load(Load { record_bytes: 100, bytes: 100_000, framing, segment_bytes, millis_max: 2000 })
+    }
+
+    #[test]
+    fn every_engine_appends_as_often_as_it_is_asked() {
+        // Method: each discipline that an engine says it takes part in, with few calls, peers too where they are built.
+        for spec in engine::all() {
+            if spec.durable.is_some() {
+                let outcome = &run_all(spec.name, &[append(Mode::Durable, 2, 1, Amount::Calls(40))])[0];
+                assert_eq!((outcome.operations, outcome.bytes), (40, 4000), "{}", spec.name);
+                let latency = outcome.latency.unwrap();
+                assert!(
+                    latency.p50_us > 0.0 && latency.p50_us <= latency.max_us,
+                    "{}: {latency:?}",
+                    spec.name
+                );
+                assert!(outcome.alone_seconds.unwrap() > 0.0);
+            }
+            if spec.batch.is_some() {
+                let outcome = &run_all(spec.name, &[append(Mode::Durable, 1, 5, Amount::Calls(20))])[0];
+                assert_eq!((outcome.operations, outcome.bytes), (20, 10_000), "{}", spec.name);
+            }
+            if spec.buffered.is_some() {
+                let outcome = &run_all(
+                    spec.name,
+                    &[append(Mode::Buffered, 2, 1, Amount::CallsAndSync { calls: 2000, millis_max: 60_000 })],
+                )[0];
+                assert_eq!((outcome.operations, outcome.bytes), (2000, 200_000), "{}", spec.name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_engine_reads_back_all_that_was_written() {
+        let read = Task::Replay { replay: Replay::Owned, segment_bytes: SEGMENT_BYTES };
+        for spec in engine::all().into_iter().filter(|spec| spec.replay.is_some()) {
+            for framing in [Framing::Single, Framing::Grouped] {
+                let outcomes = run_all(spec.name, &[load(framing, SEGMENT_BYTES), read, Task::MemoryReplay]);
+                let seen = outcomes.iter().map(|outcome| (outcome.operations, outcome.bytes));
+                let written = (outcomes[0].operations, outcomes[0].bytes);
+                assert!(
+                    written.0 > 0 && seen.clone().all(|seen| seen == written),
+                    "{}: {written:?}",
+                    spec.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn seawall_is_opened_read_and_checkpointed() {
+        let tasks = [
+            load(Framing::Single, 16 << 10),
+            Task::Open { verify: Verification::Full },
+            Task::Read { reads: 100 },
+            Task::BareRead { reads: 100, frame_bytes: 152 },
+            Task::Checkpoint { millis: 50 },
+            Task::Open { verify: Verification::Tail },
+        ];
+        let outcomes = run_all(engine::SEAWALL, &tasks);
+        assert_eq!((outcomes[2].bytes, outcomes[3].bytes), (10_000, 15_200));
+        let segments = [1, 4, 5].map(|at| outcomes[at].segments.unwrap());
+        assert!(segments[0] > 5 && segments[0] == segments[1] && segments[2] < 3, "{segments:?}");
+    }
+
+    #[test]
+    fn single_frames_are_larger_together_than_grouped_ones() {
+        // Method: by the size of the log; else the two rows of a replay would be one.
+        let bytes = |framing| run_all(engine::SEAWALL, &[load(framing, SEGMENT_BYTES)])[0].log_bytes.unwrap();
+        assert!(bytes(Framing::Single) > bytes(Framing::Grouped) + 30_000);
+    }
+}
