@@ -4,7 +4,7 @@ use std::path::Path;
 
 use seawall::{Durability, Options, Verify, Wal};
 
-use crate::engine::{Counters, Engine, Framing, Mode, Replay, Result, SEAWALL, Segments, Setup, Spec, Tally};
+use crate::engine::{Counters, Engine, Mode, Replay, Result, SEAWALL, Segments, Setup, Spec, Tally};
 
 pub(crate) fn spec() -> Spec {
     Spec {
@@ -36,18 +36,26 @@ struct Log {
     mode: Mode,
 }
 
+impl Log {
+    /// Of a log to be read later, every call is a group of its own: later records do not join its frame, and a segment
+    /// is as full as it was meant to be.
+    fn end_group(&self) -> Result<()> {
+        if matches!(self.mode, Mode::Load(_)) {
+            self.wal.flush()?;
+        }
+        Ok(())
+    }
+}
+
 impl Engine for Log {
     fn append(&self, _worker: usize, payload: &[u8]) -> Result<()> {
         self.wal.append(payload)?;
-        if self.mode == Mode::Load(Framing::Single) {
-            self.wal.flush()?; // What comes later cannot join its frame any more.
-        }
-        Ok(())
+        self.end_group()
     }
 
     fn append_batch(&self, _worker: usize, payloads: &[&[u8]]) -> Result<()> {
         self.wal.append_batch(payloads.iter().copied())?;
-        Ok(())
+        self.end_group()
     }
 
     fn sync(&self) -> Result<()> {

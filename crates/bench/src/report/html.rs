@@ -82,7 +82,7 @@ fn bars(case: &CaseResult) -> Result<String> {
             chart.draw_series([bar])?;
             chart.draw_series([range])?;
             let (_, y) = chart.backend_coord(&(0.0, middle));
-            area.draw_text(&row.label, &("sans-serif", 13).into_text_style(&area), (10, y - 6))?;
+            area.draw_text(&row.label, &("sans-serif", 15).into_text_style(&area), (10, y - 6))?;
         }
         area.present()?;
     }
@@ -141,24 +141,26 @@ fn lines(
     let most = series.iter().flat_map(|(_, points)| points).map(|point| point.1).fold(1.0, f64::max);
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, 380)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, 420)).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .caption(title, ("sans-serif", 15))
             .margin(10)
-            .margin_right(120)
             .x_label_area_size(35)
             .y_label_area_size(70)
             .build_cartesian_2d(0.0..66.0, 0.0..most * 1.05)?;
         chart.configure_mesh().light_line_style(TRANSPARENT).x_desc("threads").draw()?;
         for (at, (name, points)) in series.iter().enumerate() {
             let color = if *name == SEAWALL { OURS.to_rgba() } else { Palette99::pick(at).to_rgba() };
-            chart.draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)))?;
-            if let Some(end) = points.last() {
-                let (x, y) = chart.backend_coord(end);
-                let style = ("sans-serif", 12).into_text_style(&area).color(&color);
-                area.draw_text(name, &style, (x + 6, y - 6))?;
-            }
+            let line = LineSeries::new(points.iter().copied(), color.stroke_width(2));
+            let sample = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2));
+            chart.draw_series(line)?.label(*name).legend(sample);
         }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .label_font(("sans-serif", 15))
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
         area.present()?;
     }
     Ok(svg)

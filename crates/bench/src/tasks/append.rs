@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use seawall::{Options, Wal};
 
-use super::{Stopwatch, Syncs, do_syncs, histogram, record, summary};
+use super::{Stopwatch, Syncs, do_syncs, histogram, payload, record, summary};
 use crate::engine::{self, Engine, Result};
 use crate::job::{Amount, Append, Beside, Outcome};
 
@@ -106,7 +106,7 @@ impl Worker<'_> {
     }
 
     fn call_until_done(&self, amount: Amount, histogram: &mut Histogram<u64>) -> Result<u64> {
-        let payload = vec![0x5a; self.append.record_bytes];
+        let payload = payload(self.append.record_bytes);
         let batch = vec![payload.as_slice(); self.append.batch];
         let call = || match *batch {
             [payload] => self.log.append(self.worker, payload),
@@ -170,7 +170,7 @@ pub(super) fn beside_checkpoint(dir: &Path, time: Duration) -> Result<Outcome> {
 
 /// Goes on for as long as asked, and at least until the checkpoint is done.
 fn append_until(wal: &Wal, time: Duration, checkpointed: &AtomicBool) -> Result<Outcome> {
-    let (payload, mut histogram, mut calls) = ([0x5a; 256], histogram(), 0);
+    let (payload, mut histogram, mut calls) = (payload(256), histogram(), 0);
     let (stopwatch, mut before) = (Stopwatch::start(), Instant::now());
     while stopwatch.start.elapsed() < time || !checkpointed.load(Ordering::Relaxed) {
         wal.append(&payload)?;

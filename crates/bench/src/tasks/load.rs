@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Stopwatch, dir_bytes};
+use super::{Stopwatch, dir_bytes, payload};
 use crate::engine::{self, Framing, Mode, Result, Setup};
 use crate::job::{Load, Outcome};
 
@@ -15,7 +15,7 @@ pub(super) fn run(engine: &str, dir: &Path, load: &Load) -> Result<Outcome> {
     let spec = engine::find(engine)?;
     let setup = Setup { mode: Mode::Load(load.framing), segment_bytes: load.segment_bytes };
     let log = (spec.open)(dir, &setup)?;
-    let payload = vec![0x5a; load.record_bytes];
+    let payload = payload(load.record_bytes);
     let records = (load.bytes / load.record_bytes as u64).max(1);
     let time_max = Duration::from_millis(load.millis_max);
     let (stopwatch, start, mut written) = (Stopwatch::start(), Instant::now(), 0);

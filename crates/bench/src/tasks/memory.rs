@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Stopwatch;
+use super::{Stopwatch, payload};
 use crate::engine::{self, Mode, Replay, Result, SEGMENT_BYTES, Setup, Tally};
 use crate::job::Outcome;
 
@@ -10,10 +10,11 @@ const RECORD_BYTES: usize = 256;
 
 pub(super) fn open(engine: &str, dir: &Path, setup: &Setup, appends: u64) -> Result<Outcome> {
     let spec = engine::find(engine)?;
+    let payload = payload(RECORD_BYTES);
     let (stopwatch, resident) = (Stopwatch::start(), Resident::now()?);
     let log = (spec.open)(dir, setup)?;
     for _ in 0..appends {
-        log.append(0, &[0x5a; RECORD_BYTES])?;
+        log.append(0, &payload)?;
     }
     let mut outcome = stopwatch.stop(appends.max(1), appends * RECORD_BYTES as u64);
     outcome.peak_bytes = Some(resident.peak_above()?);

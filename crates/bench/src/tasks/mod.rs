@@ -115,14 +115,46 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<std::path::PathBuf> {
     Ok(path.to_owned())
 }
 
-/// The bytes of all files in a directory.
+/// The bytes of all files in a directory, and in those inside it.
 fn dir_bytes(dir: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir)? {
-        let metadata = entry?.metadata()?;
-        bytes += if metadata.is_file() { metadata.len() } else { 0 };
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { dir_bytes(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
+}
+
+/// Bytes that do not compress, so that nobody gains by that; always the same.
+fn payload(bytes: usize) -> Vec<u8> {
+    let mut draw = Draw::new();
+    let mut payload: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| draw.next().to_le_bytes()).collect();
+    payload.truncate(bytes);
+    payload
+}
+
+/// Numbers without order, the same in every run.
+///
+/// # Source
+/// xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016.
+struct Draw(u64);
+
+impl Draw {
+    fn new() -> Draw {
+        Draw(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        (self.next() >> 16) % bound
+    }
 }
 
 #[cfg(test)]

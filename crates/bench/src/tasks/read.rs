@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use seawall::{Lsn, Options, Verify};
 
-use super::{Stopwatch, dir_bytes, histogram, record, summary};
+use super::{Draw, Stopwatch, dir_bytes, histogram, record, summary};
 use crate::engine::{self, Mode, Replay, Result, Setup, Tally};
 use crate::job::Outcome;
 
@@ -91,20 +91,4 @@ fn segment_files(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
-}
-
-/// Numbers without order, the same in every run: xorshift64*.
-struct Draw(u64);
-
-impl Draw {
-    fn new() -> Draw {
-        Draw(0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % bound
-    }
 }
