@@ -7,7 +7,8 @@ use crate::job::{Latency, Outcome};
 use crate::summary::CaseResult;
 use crate::workloads::{
     BARE, BATCH_ID, CHECKPOINT_ID, CLEAN_FULL, CLEAN_TAIL, Effort, LENT, MEMORY_OPEN_ID, MEMORY_REPLAY_ID,
-    MEMORY_SMALL, OWNED, ROTATION_ID, THREADS, buffered_id, durable_id, open_id, read_id, replay_id,
+    MEMORY_SMALL, OWNED, ROTATION_ID, THREADS, VERIFIED, buffered_id, durable_id, open_id, read_id,
+    replay_id,
 };
 
 #[derive(Debug, Serialize)]
@@ -184,6 +185,9 @@ fn reading(results: &Results<'_>) -> Vec<Goal> {
         let goal = format!("{name}: ≥ 0.8 × one bare pread of the frame");
         goals.push(Goal::new("random read", goal, "×", Bound::AtLeast(0.8), figure));
     }
+    let figure = results.ratio(&read_id(Framing::Grouped, 100), SEAWALL, VERIFIED);
+    let goal = "100 B out of a group: as fast as one frame of 64 KiB is read and verified";
+    goals.push(Goal::new("random read", goal, "×", Bound::AtLeast(1.0), figure));
     goals
 }
 

@@ -34,8 +34,8 @@ pub(crate) enum Task {
     Abandon,
     /// Records of seawall's log are read by number, at random.
     Read { reads: u64 },
-    /// As many bytes as such a record's frame has are read from the same files, and nothing is looked at.
-    BareRead { reads: u64, frame_bytes: u64 },
+    /// As many bytes as such a record's frame has are read from the same files.
+    BareRead { reads: u64, frame_bytes: u64, look: Look },
     /// A thread appends to seawall's log; meanwhile all that was there is checkpointed.
     Checkpoint { millis: u64 },
     /// What memory it takes to have the log open, after so many appends by one thread.
@@ -90,6 +90,14 @@ pub(crate) struct Load {
 pub(crate) enum Verification {
     Full,
     Tail,
+}
+
+/// What is done with bytes that were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Look {
+    Nothing,
+    /// A checksum is taken of them, as verifying them would.
+    Checksum,
 }
 
 /// What a job has found.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{
     self, BUFFERED, Framing, GROWING, Mode, PREAD, Replay, SEAWALL, SEGMENT_BYTES, Segments, Setup, Spec,
 };
-use crate::job::{Amount, Append, Beside, Load, Task, Verification};
+use crate::job::{Amount, Append, Beside, Load, Look, Task, Verification};
 
 /// A group of cases that can be asked for by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,9 +246,14 @@ pub(crate) fn cases(workload: Workload, effort: &Effort) -> Vec<Case> {
         Workload::Open => {
             [1, effort.segments.div_ceil(10), effort.segments].map(|count| open(count, effort)).into()
         }
-        Workload::Read => [(Framing::Single, 256), (Framing::Single, 4 << 10), (Framing::Grouped, 256)]
-            .map(|(framing, bytes)| read(framing, bytes, effort))
-            .into(),
+        Workload::Read => [
+            (Framing::Single, 256),
+            (Framing::Single, 4 << 10),
+            (Framing::Grouped, 256),
+            (Framing::Grouped, 100),
+        ]
+        .map(|(framing, bytes)| read(framing, bytes, effort))
+        .into(),
         Workload::Rotation => vec![rotation(effort)],
         Workload::Checkpoint => vec![checkpoint(effort)],
         Workload::Memory => memory(effort),
@@ -416,6 +421,7 @@ fn open(segments: u64, effort: &Effort) -> Case {
 }
 
 pub(crate) const BARE: &str = "one pread of the frame";
+pub(crate) const VERIFIED: &str = "one pread and a CRC-32";
 
 fn read(framing: Framing, record_bytes: usize, effort: &Effort) -> Case {
     let load = whole_log(framing, record_bytes, effort);
@@ -427,13 +433,15 @@ fn read(framing: Framing, record_bytes: usize, effort: &Effort) -> Case {
         before: None,
         measure,
     };
-    let bare = Task::BareRead { reads: effort.reads, frame_bytes: frame_bytes(framing, record_bytes) };
+    let frame_bytes = frame_bytes(framing, record_bytes);
+    let bare = |look| Task::BareRead { reads: effort.reads, frame_bytes, look };
     Case {
         id: read_id(framing, record_bytes),
         kind: Kind::Read,
         rows: vec![
             row(SEAWALL, "the frame verified, the record owned", Task::Read { reads: effort.reads }),
-            row(BARE, "nothing verified, nothing looked at", bare),
+            row(BARE, "nothing verified, nothing looked at", bare(Look::Nothing)),
+            row(VERIFIED, "verified, nothing found in it", bare(Look::Checksum)),
         ],
         reference: BARE,
         space_bytes: effort.log_bytes * 3 / 2,

@@ -27,7 +27,7 @@ pub(crate) fn run(job: &Job) -> Result<Outcome> {
         Task::Open { verify } => open::open(dir, verify),
         Task::Abandon => open::abandon(dir),
         Task::Read { reads } => read::random(dir, reads),
-        Task::BareRead { reads, frame_bytes } => read::bare(dir, reads, frame_bytes),
+        Task::BareRead { reads, frame_bytes, look } => read::bare(dir, reads, frame_bytes, look),
         Task::Checkpoint { millis } => append::beside_checkpoint(dir, Duration::from_millis(millis)),
         Task::MemoryOpen { setup, appends } => memory::open(engine, dir, &setup, appends),
         Task::MemoryReplay => memory::replay(engine, dir),
@@ -161,7 +161,7 @@ impl Draw {
 mod tests {
     use super::*;
     use crate::engine::{self, Framing, Mode, Replay, SEGMENT_BYTES, Setup};
-    use crate::job::{Amount, Append, Beside, Load, Verification};
+    use crate::job::{Amount, Append, Beside, Load, Look, Verification};
 
     /// Runs the tasks one after the other on one engine and in one directory.
     fn run_all(engine: &str, tasks: &[Task]) -> Vec<Outcome> {
@@ -236,7 +236,7 @@ mod tests {
             load(Framing::Single, 16 << 10),
             Task::Open { verify: Verification::Full },
             Task::Read { reads: 100 },
-            Task::BareRead { reads: 100, frame_bytes: 152 },
+            Task::BareRead { reads: 100, frame_bytes: 152, look: Look::Checksum },
             Task::Checkpoint { millis: 50 },
             Task::Open { verify: Verification::Tail },
         ];

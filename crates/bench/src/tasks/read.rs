@@ -9,7 +9,7 @@ use seawall::{Lsn, Options, Verify};
 
 use super::{Draw, Stopwatch, dir_bytes, histogram, record, summary};
 use crate::engine::{self, Mode, Replay, Result, Setup, Tally};
-use crate::job::Outcome;
+use crate::job::{Look, Outcome};
 
 pub(super) fn replay(engine: &str, dir: &Path, replay: Replay, segment_bytes: u64) -> Result<Outcome> {
     let log = (engine::find(engine)?.open)(dir, &Setup { mode: Mode::Read, segment_bytes })?;
@@ -39,7 +39,7 @@ pub(super) fn random(dir: &Path, reads: u64) -> Result<Outcome> {
     Ok(outcome)
 }
 
-pub(super) fn bare(dir: &Path, reads: u64, frame_bytes: u64) -> Result<Outcome> {
+pub(super) fn bare(dir: &Path, reads: u64, frame_bytes: u64, look: Look) -> Result<Outcome> {
     const FRAMES_START: u64 = 8192;
     let mut files = Vec::new();
     for path in segment_files(dir)? {
@@ -59,6 +59,9 @@ pub(super) fn bare(dir: &Path, reads: u64, frame_bytes: u64) -> Result<Outcome> 
         let (file, frames) = &files[at];
         let offset = FRAMES_START + draw.below(*frames) * frame_bytes;
         file.read_exact_at(&mut frame, offset)?;
+        if look == Look::Checksum {
+            std::hint::black_box(crc32fast::hash(&frame));
+        }
         Ok(std::hint::black_box(&frame).len() as u64)
     })
 }
