@@ -261,16 +261,18 @@ impl Commit {
 
     // --- Waiting ---
 
-    /// Waits until there is room for `bytes`, first come, first served.
+    /// Waits until there is room for `bytes`, first come, first served: whoever comes while others wait only enters if
+    /// there is room for all of them, too. Were he always to line up, a line once formed would never end, and each
+    /// append would be a change of threads.
     fn admit(&self, bytes: usize) -> Result<Locked<'_>> {
         let mut state = self.lock();
         let mut place_in_line: Option<Arc<Condvar>> = None;
         let admitted = loop {
-            let is_first = match (&place_in_line, state.queue.front()) {
-                (Some(own), Some(front)) => Arc::ptr_eq(own, front),
-                (_, front) => front.is_none(),
+            let queued_before = match (&place_in_line, state.queue.front()) {
+                (Some(own), Some(front)) if Arc::ptr_eq(own, front) => 0,
+                _ => state.queued_bytes,
             };
-            match self.next_step(&state, bytes, is_first) {
+            match self.next_step(&state, bytes, queued_before) {
                 Step::Enter => break Ok(()),
                 Step::Refuse(error) => break Err(error),
                 Step::Lead => {
@@ -281,14 +283,14 @@ impl Commit {
                     }
                 }
                 Step::Wait => {
-                    let own = place_in_line.get_or_insert_with(|| state.line_up()).clone();
+                    let own = place_in_line.get_or_insert_with(|| state.line_up(bytes)).clone();
                     self.counters.waits.add(1);
                     state = state.wait(&own);
                 }
             }
         };
         if let Some(own) = place_in_line {
-            state.queue.retain(|other| !Arc::ptr_eq(other, &own));
+            state.leave_line(&own, bytes);
             // Whoever leaves the line lets the next one look: there may be room for both.
             if let Some(front) = state.queue.front() {
                 front.notify_one();
@@ -303,19 +305,22 @@ impl Commit {
         }
     }
 
-    /// What a thread does that wants to append `bytes`.
-    fn next_step(&self, state: &State, bytes: usize, is_first: bool) -> Step {
+    /// What a thread does that wants to append `bytes`, while others who came before it want `queued_before`.
+    fn next_step(&self, state: &State, bytes: usize, queued_before: usize) -> Step {
         if let Err(error) = state.check_usable() {
             return Step::Refuse(error);
         }
-        let has_room = self.has_room(state, bytes);
+        let pending = state.pending_bytes();
+        let wanted = pending.saturating_add(queued_before).saturating_add(bytes);
+        // What is larger than the limit enters alone, and in its turn.
+        let has_room = wanted <= self.pending_bytes_max || (pending == 0 && queued_before == 0);
         // In `Buffered` mode, what fills the buffer is written out before anything more gets an LSN: what has an
         // LSN there is never taken back, so nothing may line up behind what met a full disk.
         let buffered = self.mode == Durability::Buffered;
         let write_first =
             buffered && (state.retained.is_some() || state.active.bytes() >= self.write_out_bytes);
-        let blocked = buffered && self.met_full_disk() && state.pending_bytes() > 0;
-        let may_enter = is_first && state.admission == Admission::Open && has_room && !blocked;
+        let blocked = buffered && self.met_full_disk() && pending > 0;
+        let may_enter = state.admission == Admission::Open && has_room && !blocked;
         if may_enter && !write_first {
             Step::Enter
         } else if state.has_pending() && self.may_write(state) && (write_first || !has_room) {
@@ -323,17 +328,11 @@ impl Commit {
         } else if may_enter {
             Step::Enter // Somebody else is writing out what fills the buffer; meanwhile there is room.
         } else if self.backpressure == Backpressure::Fail && !has_room {
-            let (pending_bytes, pending_bytes_max) =
-                (state.pending_bytes() as u64, self.pending_bytes_max as u64);
+            let (pending_bytes, pending_bytes_max) = (pending as u64, self.pending_bytes_max as u64);
             Step::Refuse(Error::QueueFull { pending_bytes, pending_bytes_max })
         } else {
             Step::Wait
         }
-    }
-
-    fn has_room(&self, state: &State, bytes: usize) -> bool {
-        let pending = state.pending_bytes();
-        pending == 0 || pending.saturating_add(bytes) <= self.pending_bytes_max
     }
 
     /// Waits for a group's outcome; leads whatever must be led towards it.

@@ -92,8 +92,9 @@ pub(super) struct State {
     pub(super) writing: bool,
     pub(super) syncing: bool,
     pub(super) role_waiters: usize,
-    /// Who waits for room, first come first; each on its own.
+    /// Who waits for room, first come first, each on its own; and the room that all of them want.
     pub(super) queue: VecDeque<Arc<Condvar>>,
+    pub(super) queued_bytes: usize,
     pub(super) timer_sleeps: bool,
     pub(super) admission: Admission,
     /// Set once, after a failed write or sync: what every call then returns.
@@ -124,6 +125,7 @@ impl State {
             syncing: false,
             role_waiters: 0,
             queue: VecDeque::new(),
+            queued_bytes: 0,
             timer_sleeps: false,
             admission: Admission::Open,
             poison: None,
@@ -168,10 +170,17 @@ impl State {
     }
 
     /// Takes a place at the end of the line for room.
-    pub(super) fn line_up(&mut self) -> Arc<Condvar> {
+    pub(super) fn line_up(&mut self, bytes: usize) -> Arc<Condvar> {
         let place = Arc::new(Condvar::new());
         self.queue.push_back(place.clone());
+        self.queued_bytes += bytes;
         place
+    }
+
+    /// Leaves the line.
+    pub(super) fn leave_line(&mut self, place: &Arc<Condvar>, bytes: usize) {
+        self.queue.retain(|other| !Arc::ptr_eq(other, place));
+        self.queued_bytes -= bytes;
     }
 
     /// Whether there is a group to lead.
