@@ -27,8 +27,12 @@ pub(super) fn verify_completed(
         return chain.iter().try_for_each(|(segment, fence)| check_last_frame(dir, segment, fence));
     }
     let bytes: u64 = chain.iter().map(|(_, fence)| fence.end).sum();
-    let processors = std::thread::available_parallelism().map_or(1, usize::from).min(chain.len());
-    let helpers = if bytes > PARALLEL_BYTES { processors.saturating_sub(1) } else { 0 };
+    let helpers = if bytes > PARALLEL_BYTES {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        processors.min(chain.len()).saturating_sub(1)
+    } else {
+        0 // Asking how many processors there are takes longer than so few bytes.
+    };
     let job = Job {
         dir,
         chain,

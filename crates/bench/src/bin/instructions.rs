@@ -1,0 +1,202 @@
+//! How many instructions one append, one record replayed and one look-up take: counts repeat where times do not.
+//!
+//! ```text
+//! cargo run --release -p seawall-bench --bin instructions              compares with instructions.txt
+//! cargo run --release -p seawall-bench --bin instructions -- --update  writes it anew
+//! ```
+//! Each task runs twice under callgrind, once with more work than the other; the difference, divided by the work, is
+//! free of whatever the start and the end of a process cost. Only user-mode instructions count: what the kernel does
+//! for a write or a sync is not in it. It fails where a count is more than a tenth above what was written down.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+use seawall::{Durability, Lsn, Options, Wal};
+
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// How far a count may rise before that is a failure.
+const MARGIN: f64 = 1.10;
+const RECORD: [u8; 256] = [7; 256];
+const BATCH: usize = 100;
+/// Records of the log that is read.
+const STORED: usize = 4000;
+
+/// Counts the instructions of single operations, by callgrind.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Writes the counts down as those to compare with from now on.
+    #[arg(long)]
+    update: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Does a task so many times: what runs under callgrind.
+    #[command(hide = true)]
+    Work { task: String, times: usize },
+}
+
+struct Task {
+    name: &'static str,
+    /// How often it is done in the shorter run, and in the longer one.
+    times: [usize; 2],
+    /// How many operations, of those that are counted, one time is.
+    operations: usize,
+    work: fn(&Path, usize) -> seawall::Result<()>,
+}
+
+const TASKS: [Task; 7] = [
+    Task { name: "append", times: [200, 1200], operations: 1, work: append },
+    Task { name: "append_of_a_batch", times: [20, 120], operations: BATCH, work: append_batch },
+    Task { name: "append_buffered", times: [4000, 24_000], operations: 1, work: append_buffered },
+    Task { name: "cursor_grouped", times: [1, 6], operations: STORED, work: cursor_grouped },
+    Task { name: "cursor_single", times: [1, 6], operations: STORED, work: cursor_single },
+    Task { name: "iter_grouped", times: [1, 6], operations: STORED, work: iter_grouped },
+    Task { name: "read_grouped", times: [50, 550], operations: 1, work: read_grouped },
+];
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match &args.part {
+        Some(Part::Work { task, times }) => work(task, *times).map(|()| true),
+        None => compare(args.update),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("instructions: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(name: &str, times: usize) -> Result<()> {
+    let task = TASKS.iter().find(|task| task.name == name).ok_or("there is no such task")?;
+    let dir = tempfile::tempdir()?;
+    Ok((task.work)(dir.path(), times)?)
+}
+
+/// Counts every task and compares. `false`: one takes more than it may.
+fn compare(update: bool) -> Result<bool> {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no valgrind on this machine (Debian: apt-get install valgrind)");
+        return Ok(true);
+    }
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt"));
+    let known = if update { String::new() } else { std::fs::read_to_string(&path)? };
+    let (mut table, mut good) = (String::new(), true);
+    println!("{:20} {:>12} {:>12} {:>8}", "task", "written down", "now", "change");
+    for task in &TASKS {
+        let counts = [count(task, task.times[0])?, count(task, task.times[1])?];
+        let operations = (task.times[1] - task.times[0]) * task.operations;
+        let now = (counts[1] - counts[0]) / operations as f64;
+        writeln!(table, "{} {now:.0}", task.name)?;
+        let before = known.lines().find_map(|line| line.strip_prefix(task.name)?.trim().parse::<f64>().ok());
+        let Some(before) = before else {
+            println!("{:20} {:>12} {now:>12.0}", task.name, "—");
+            good &= update;
+            continue;
+        };
+        let verdict = if now > before * MARGIN { "  more than it may" } else { "" };
+        good &= verdict.is_empty();
+        println!(
+            "{:20} {before:>12.0} {now:>12.0} {:>+7.1}%{verdict}",
+            task.name,
+            (now / before - 1.0) * 100.0
+        );
+    }
+    if update {
+        std::fs::write(&path, table)?;
+    }
+    if !good {
+        eprintln!(
+            "If that is meant, or a new compiler's doing, run it with --update and commit instructions.txt."
+        );
+    }
+    Ok(good)
+}
+
+/// The instructions of a process that does a task so many times.
+fn count(task: &Task, times: usize) -> Result<f64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe()?)
+        .args(["work", task.name, &times.to_string()])
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{} under callgrind: {}\n{said}", task.name, output.status).into());
+    }
+    let collected = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
+    collected.ok_or_else(|| format!("callgrind does not say what it counted:\n{said}").into())
+}
+
+fn append(dir: &Path, times: usize) -> seawall::Result<()> {
+    let wal = Wal::open(dir)?;
+    (0..times).try_for_each(|_| wal.append(&RECORD).map(drop))
+}
+
+fn append_batch(dir: &Path, times: usize) -> seawall::Result<()> {
+    let wal = Wal::open(dir)?;
+    (0..times).try_for_each(|_| wal.append_batch([&RECORD; BATCH]).map(drop))
+}
+
+fn append_buffered(dir: &Path, times: usize) -> seawall::Result<()> {
+    let wal = Options::new().durability(Durability::Buffered).open(dir)?;
+    (0..times).try_for_each(|_| wal.append(&RECORD).map(drop))
+}
+
+/// A log whose frames hold as many records as they can, or one each.
+fn stored(dir: &Path, grouped: bool) -> seawall::Result<Wal> {
+    let wal = Options::new().durability(Durability::Buffered).open(dir)?;
+    for _ in 0..STORED {
+        wal.append(&RECORD)?;
+        if !grouped {
+            wal.flush()?;
+        }
+    }
+    wal.sync()?;
+    Ok(wal)
+}
+
+fn replay(wal: &Wal, times: usize) -> seawall::Result<()> {
+    for _ in 0..times {
+        let mut cursor = wal.cursor(Lsn::FIRST);
+        while let Some(record) = cursor.next()? {
+            black_box(record.payload());
+        }
+    }
+    Ok(())
+}
+
+fn cursor_grouped(dir: &Path, times: usize) -> seawall::Result<()> {
+    replay(&stored(dir, true)?, times)
+}
+
+fn cursor_single(dir: &Path, times: usize) -> seawall::Result<()> {
+    replay(&stored(dir, false)?, times)
+}
+
+fn iter_grouped(dir: &Path, times: usize) -> seawall::Result<()> {
+    let wal = stored(dir, true)?;
+    (0..times)
+        .try_for_each(|_| wal.iter().try_for_each(|record| record.map(|record| drop(black_box(record)))))
+}
+
+fn read_grouped(dir: &Path, times: usize) -> seawall::Result<()> {
+    let wal = stored(dir, true)?;
+    (0..times).try_for_each(|at| {
+        let lsn = Lsn::from((at * 7919 % STORED) as u64 + 1);
+        wal.read(lsn).map(|record| drop(black_box(record)))
+    })
+}
