@@ -6,8 +6,8 @@
 //! - `--cfg shuttle`: very many random ones, of the whole log on the simulated disk.
 //!
 //! Both are for the unit tests of this crate alone, so that the two crates are no dependencies of a user's. Not from
-//! here: `Arc`, counters that order nothing (`stats`), and the threads within `open` (`recovery`), which share nothing
-//! but what they hand over.
+//! here: `Arc`, counters that order nothing (`stats`), bugs on purpose (`planted`), and the threads within `open`
+//! (`recovery/verify`), which share nothing but what they hand over.
 
 #[cfg(not(any(all(test, loom), all(test, shuttle))))]
 mod chosen {

@@ -30,7 +30,7 @@ tests() {
 catches() {
     local tool=$1 bug=$2 log
     log=$(mktemp)
-    if SEAWALL_PLANT=$bug tests "$tool" >"$log" 2>&1 || ! grep -q '^test result: FAILED' "$log"; then
+    if SEAWALL_BUG=$bug tests "$tool" >"$log" 2>&1 || ! grep -q '^test result: FAILED' "$log"; then
         cat "$log"
         echo "$tool does not catch bug $bug" >&2
         return 1

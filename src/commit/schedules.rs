@@ -35,8 +35,12 @@ enum Do {
     Close,
     /// The timer of `Interval` mode.
     Timer,
+    /// Looks at what is durable until the first record is, and helps nobody with it.
+    LookOn,
+    /// Ends the log for a reason that lies elsewhere: another file, a panic.
+    Poison,
 }
-use Do::{Append, Close, Exclusive as TakeBoth, Flush, Sync, Timer};
+use Do::{Append, Close, Exclusive as TakeBoth, Flush, LookOn, Poison, Sync, Timer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
@@ -158,6 +162,7 @@ struct Books {
     exclusive: bool,
     sync_failed: bool,
     ended: bool,
+    written_when_poisoned: Option<Lsn>,
     calls: [usize; 4],
     groups: usize,
     refused: Vec<u8>,
@@ -337,6 +342,16 @@ impl Log {
                 TakeBoth => self.take_both(),
                 Close => self.close(),
                 Timer => self.commit.run_timer(INTERVAL),
+                Poison => {
+                    self.commit.poison(Error::Panicked);
+                    let written = self.commit.lock().written;
+                    self.disk.books().written_when_poisoned = Some(written);
+                }
+                LookOn => {
+                    while self.commit.durable_lsn() < Lsn::FIRST {
+                        thread::yield_now();
+                    }
+                }
             }
         }
     }
@@ -452,10 +467,11 @@ impl Log {
     fn note(&self, books: &mut Books, error: &Error) {
         let Model { faults, threads, options, .. } = &self.disk.model;
         let meets = |full: bool| faults.iter().any(|(_, _, kind)| (*kind == FULL) == full);
+        let poisons = threads.iter().any(|calls| calls.contains(&Poison));
         let closes = threads.iter().any(|calls| calls.contains(&Close));
         let (seen, expected) = match error {
             Error::StorageFull { .. } => (Seen::StorageFull, meets(true)),
-            Error::Poisoned { .. } => (Seen::Poisoned, meets(false)),
+            Error::Poisoned { .. } => (Seen::Poisoned, meets(false) || poisons),
             Error::QueueFull { .. } => (Seen::QueueFull, options.backpressure == Backpressure::Fail),
             Error::Closed => (Seen::Closed, closes),
             _ => (Seen::Closed, false),
@@ -482,6 +498,11 @@ impl Log {
         let (written, durable) = (u64::from(state.written), u64::from(state.durable));
         let true_to_disk = durable <= books.durable as u64 && written <= books.records.len() as u64;
         books.rule(true_to_disk, "the log claims no more than the disk has");
+        if let Some(Error::Poisoned { durable: last, .. }) = &state.poison {
+            let last_written = books.written_when_poisoned.unwrap_or(state.written);
+            let stands_still = *last == state.durable && last_written == state.written;
+            books.rule(stands_still, "a poisoned log takes nothing more for written or durable");
+        }
         if state.poison.is_none() {
             let same = written == books.records.len() as u64 && !books.torn;
             books.rule(same, "the log knows what is written");
@@ -505,7 +526,6 @@ fn explore(model: Model, expected: &[Seen]) {
     builder.preemption_bound = builder.preemption_bound.or(model.preemptions_max);
     let bound = builder.preemption_bound;
     let start = SystemTime::now();
-    plant();
     let name = model.to_string();
     let (counted, noted) = (runs.clone(), seen.clone());
     builder.check(move || {
@@ -531,14 +551,6 @@ fn explore(model: Model, expected: &[Seen]) {
         let seen = seen.load(StdOrdering::Relaxed);
         let missed: Vec<_> = expected.iter().filter(|expected| seen & **expected as u64 == 0).collect();
         assert!(missed.is_empty(), "never seen: {missed:?}");
-    }
-}
-
-/// Plants the bug that `SEAWALL_PLANT` names by its number, in builds that can have bugs.
-fn plant() {
-    #[cfg(seawall_planted)]
-    if let Some(bug) = std::env::var("SEAWALL_PLANT").ok().and_then(|bug| bug.parse().ok()) {
-        planted::plant(bug);
     }
 }
 
@@ -581,6 +593,13 @@ fn a_failure_is_told_to_everyone_and_nothing_is_acknowledged_behind_it() {
         explore(Model::new(TRIO).with_faults(faults), &[Seen::Poisoned]);
         explore(Model { clock: Clock::Syncs, ..Model::new(PAIR) }.with_faults(faults), &[Seen::Poisoned]);
     }
+    let elsewhere: &[&[Do]] = &[&[Append(1), Append(3)], &[Append(2)], &[Poison]];
+    for model in [Model::new, Model::interval, Model::buffered] {
+        explore(model(elsewhere), &[Seen::Poisoned]);
+    }
+    explore(Model::new(&[&[Append(1), Append(2)], &[Poison]]), &[Seen::Acknowledged, Seen::Poisoned]);
+    explore(Model::interval(&[&[Append(1), Sync], &[Poison], &[Timer]]), &[Seen::Poisoned]);
+    explore(Model::interval(&[&[Append(1), TakeBoth], &[Poison]]), &[Seen::Poisoned]);
 }
 
 #[test]
@@ -639,6 +658,9 @@ fn both_roles_exclude_everyone_else() {
     explore(Model::new(&[&[Append(1), Append(2)], &[TakeBoth, TakeBoth]]), &[Seen::Acknowledged]);
     explore(Model::new(&[&[Append(1)], &[Append(2)], &[TakeBoth]]), &[Seen::Acknowledged]);
     explore(Model::new(&[&[Append(1)], &[TakeBoth], &[TakeBoth]]), &[Seen::Acknowledged]);
+    // One waits for the writing role, another, who has that and must rotate, for the syncing role.
+    let threads: &[&[Do]] = &[&[Append(1), Append(2)], &[Sync], &[TakeBoth]];
+    explore(Model { rotations: &[1], ..Model::interval(threads) }, &[Seen::Rotated]);
     let failing = Model::new(&[&[Append(1)], &[Append(2)], &[TakeBoth]]);
     explore(failing.with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
     for threads in
@@ -675,6 +697,9 @@ fn the_timer_syncs_and_ends_with_the_log() {
     explore(Model::interval(joined).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
     explore(Model::interval(joined).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
     explore(Model::interval(&[&[Append(1), TakeBoth, Close], &[Timer]]), &[Seen::Acknowledged]);
+    // Nobody else syncs.
+    explore(Model::interval(&[&[Append(1), LookOn, Close], &[Timer]]), &[Seen::Acknowledged]);
+    explore(Model::interval(&[&[Append(1), LookOn, Close], &[Append(2)], &[Timer]]), &[Seen::Acknowledged]);
     // Nobody closes this log: the timer ends because it was poisoned, also where it has nothing to sync.
     let poisoned = Model::interval(&[&[Append(1), Append(2)], &[Timer]]);
     explore(poisoned.clone().with_faults(&[(Call::Write, 0, BROKEN)]), &[Seen::Poisoned]);

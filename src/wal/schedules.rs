@@ -342,14 +342,13 @@ fn run(history: &History, template: &PowerCuts) {
 fn explore(name: &str, history: History) {
     let count = std::env::var("SEAWALL_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
     let start = SystemTime::now();
-    plant();
     let template: Arc<StdMutex<Option<PowerCuts>>> = Arc::default();
     let made = template.clone();
     check(RandomScheduler::new(1), move || {
         let disk = SimFs::new(7);
         let options = Options::new().segment_bytes(16 << 10).space_ahead(SpaceAhead::Off);
         let wal = options.open_on(Arc::new(disk.clone()), DIR).expect("the disk is sound");
-        wal.append(&payload(0)).expect("the disk is sound");
+        wal.append(payload(0)).expect("the disk is sound");
         wal.close().expect("the disk is sound");
         *made.lock().expect("nobody panicked") = Some(disk.power_cuts());
     });
@@ -374,14 +373,6 @@ fn check(scheduler: impl Scheduler + 'static, body: impl Fn() + Send + std::mark
     config.stack_size = 256 << 10;
     config.max_steps = shuttle::MaxSteps::FailAfter(100_000); // Some thread runs in circles.
     shuttle::Runner::new(scheduler, config).run(body);
-}
-
-/// Plants the bug that `SEAWALL_PLANT` names by its number, in builds that can have bugs.
-fn plant() {
-    #[cfg(seawall_planted)]
-    if let Some(bug) = std::env::var("SEAWALL_PLANT").ok().and_then(|bug| bug.parse().ok()) {
-        planted::plant(bug);
-    }
 }
 
 #[allow(clippy::print_stderr)]

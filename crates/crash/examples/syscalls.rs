@@ -42,11 +42,6 @@ const FAULTS: [&str; 5] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "SIGKILL"];
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    // To see that it notices bugs; see `seawall::planted`.
-    #[cfg(seawall_planted)]
-    if let Some(bug) = std::env::var("SEAWALL_PLANTED").ok().and_then(|bug| bug.parse().ok()) {
-        seawall::planted::plant(bug);
-    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let value = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name)?;
