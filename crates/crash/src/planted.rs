@@ -170,17 +170,24 @@ mod present {
     fn build_suite() -> io::Result<Vec<PathBuf>> {
         let target = std::env::current_exe()?;
         let target = target.ancestors().nth(2).expect("it is built into a folder of the target directory");
-        let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-            .args(["test", "--no-run", "-p", "seawall", "-p", "seawall-crash"])
-            .args(["--lib", "--test", "it", "--test", "crash", "--target-dir"])
-            .arg(target)
-            .env("RUSTFLAGS", "--cfg seawall_planted")
-            .current_dir(ROOT)
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            return Err(io::Error::other(format!("the tests cannot be built: {text}")));
-        }
+        let cargo = |args: &[&str]| {
+            let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+                .args(args)
+                .arg("--target-dir")
+                .arg(target)
+                .env("RUSTFLAGS", "--cfg seawall_planted")
+                .current_dir(ROOT)
+                .output()?;
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            if output.status.success() {
+                Ok(text)
+            } else {
+                Err(io::Error::other(format!("the tests cannot be built: {text}")))
+            }
+        };
+        cargo(&["build", "--examples", "--profile", "test", "-p", "seawall"])?; // A test runs one of them.
+        let packages = ["-p", "seawall", "-p", "seawall-crash", "--lib", "--test", "it", "--test", "crash"];
+        let text = cargo(&[&["test", "--no-run"], &packages[..]].concat())?;
         let programs = text.lines().filter(|line| line.trim_start().starts_with("Executable"));
         let programs = programs.filter_map(|line| line.split_once(" (")?.1.strip_suffix(')'));
         Ok(programs.map(|path| Path::new(ROOT).join(path)).collect())
