@@ -40,6 +40,7 @@ pub(crate) fn random(args: &Random) -> Outcome {
 pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
     let bound = Bound {
         operations: args.operations,
+        operations_min: args.operations_min,
         depth: args.depth,
         states: args.states.into(),
         samples: args.samples,

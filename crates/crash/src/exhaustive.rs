@@ -22,6 +22,8 @@ use crate::violation::Violation;
 pub struct Bound {
     /// Workloads of up to so many operations …
     pub operations: usize,
+    /// … and no fewer than this …
+    pub operations_min: usize,
     /// … with so many crashes one after another, recovery included.
     pub depth: u32,
     /// Every state of the names, and of each file that is read, where there are no more than this; else `samples`
@@ -168,7 +170,8 @@ impl Workloads {
             while common_divisor(step, count) > 1 {
                 step += 1;
             }
-            Length { count, taken: most.unwrap_or(count).min(count), first: dice.below(count), step }
+            let most = if operations < bound.operations_min { 0 } else { most.unwrap_or(count) };
+            Length { count, taken: most.min(count), first: dice.below(count), step }
         };
         let lengths = (0..=bound.operations).map(&mut length).collect();
         Workloads { seed, alphabet, setups, lengths }

@@ -58,9 +58,12 @@ struct Random {
 
 #[derive(Debug, Args)]
 struct Exhaustive {
-    /// Workloads of up to so many operations.
+    /// Workloads of up to so many operations …
     #[arg(long, default_value_t = 2)]
     operations: usize,
+    /// … and of no fewer: to sample long ones without all that are shorter.
+    #[arg(long = "at-least", default_value_t = 0)]
+    operations_min: usize,
     /// Crashes one after another: 1 crashes the workload alone, 2 its recovery, too.
     #[arg(long, default_value_t = 1)]
     depth: u32,

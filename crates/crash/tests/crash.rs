@@ -19,7 +19,16 @@ fn assert_none(failures: &[Failure]) {
 
 fn bound(operations: usize, depth: u32) -> Bound {
     let stop = Stop::Never;
-    Bound { operations, depth, states: 4096, samples: 64, workloads_max: None, time_max: None, stop }
+    Bound {
+        operations,
+        operations_min: 0,
+        depth,
+        states: 4096,
+        samples: 64,
+        workloads_max: None,
+        time_max: None,
+        stop,
+    }
 }
 
 #[test]
@@ -45,6 +54,10 @@ fn a_bound_is_kept_and_what_it_leaves_out_is_counted() {
     let reached = exhaustive::run(&some, 1, THREADS, |_, _| {});
     assert_eq!((reached.lengths[2].0, reached.whole_length()), (5, Some(1)), "{reached:?}");
     assert_eq!(reached.left_out(), reached.lengths[2].1 - 5);
+    let long = Bound { operations_min: 2, ..some };
+    let reached = exhaustive::run(&long, 1, THREADS, |_, _| {});
+    let run: Vec<u64> = reached.lengths.iter().map(|(run, _)| *run).collect();
+    assert_eq!((run, reached.whole_length()), (vec![0, 0, 5], None), "{reached:?}");
     let none = Bound { time_max: Some(Duration::ZERO), ..bound(2, 1) };
     let reached = exhaustive::run(&none, 1, THREADS, |_, _| {});
     assert_eq!((reached.workloads(), reached.whole_length()), (0, None), "{reached:?}");
