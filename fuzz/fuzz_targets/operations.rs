@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use libfuzzer_sys::fuzz_target;
 use seawall::sim::{Call, Fault};
 use seawall::{Durability, SpaceAhead};
-use seawall_crash::{Dice, Effort, Examiner, History, Operation, Setup, Violation, run};
+use seawall_crash::{Dice, Examiner, History, Operation, Setup, Violation, run};
 use seawall_fuzz::Input;
 
 const OPERATIONS_MAX: usize = 24;
@@ -37,7 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (seed, stop) = (u64::from(input.word()), u64::from(input.word()));
     let history = history(&mut input, seed);
     let whole = run(&history, None).unwrap_or_else(|violation| broken(&history, &violation));
-    let mut examiner = Examiner::new(Effort::Some { cuts: CUTS }, history.setup, Dice::new(seed));
+    let mut examiner = Examiner::new(CUTS, history.setup, Dice::new(seed));
     let examined = examiner.examine(&whole.disk, &whole.ledger, 1);
     examined.unwrap_or_else(|violation| broken(&history, &violation.at("at rest")));
     let call = stop % whole.calls.max(1);
