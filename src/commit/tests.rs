@@ -433,3 +433,16 @@ fn a_clock_that_stands_still_holds_nobody_up() {
     std::thread::spawn(move || sender.send(gathers.gather(9, Duration::from_secs(1))));
     assert!(!outcome(&gathered));
 }
+
+#[test]
+fn whoever_comes_while_others_wait_enters_if_there_is_room_for_all() {
+    // Method: one waits in line; the reason goes, and his wake-up is still on its way when another one comes.
+    let (_, commit) = fixture(&Options::new());
+    commit.hold_appends().unwrap();
+    let in_line = start_append(&commit);
+    wait_until(|| commit.lock().queue.len() == 1);
+    commit.lock().admission = Admission::Open;
+    let newcomer = start_append(&commit);
+    assert_eq!(outcome(&newcomer).unwrap(), Lsn::FIRST);
+    assert_eq!(outcome(&in_line).unwrap(), Lsn::from(2));
+}
