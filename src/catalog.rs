@@ -12,7 +12,7 @@ use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 use crate::segment::{Segment, Window};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 
 /// The live segments at one moment, oldest first; the last one is the tail.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     pub(crate) fn new(dir: Arc<Dir>, catalog: Catalog) -> Shelf {
-        let files = Files { dir, open: Mutex::new(VecDeque::new()) };
+        let files = Files { dir, kept: Mutex::new(VecDeque::new()) };
         let (window, closed) = (Mutex::new(None), AtomicBool::new(false));
         Shelf { catalog: RwLock::new(Arc::new(catalog)), files, window, closed }
     }
@@ -96,7 +96,10 @@ impl Shelf {
 
     /// Opens a segment's file for reading. One that a checkpoint removed meanwhile is not an error of the disk's.
     pub(crate) fn file(&self, segment: &Segment) -> Result<Arc<Handle>> {
-        let handle = self.files.get(segment).map_err(|error| {
+        if let Some(handle) = self.files.get(segment.number) {
+            return Ok(handle);
+        }
+        let handle = self.files.open(segment).map_err(|error| {
             let first = self.catalog().floor.next();
             if error.is_not_found() && segment.first < first { Error::Removed { first } } else { error }
         })?;
@@ -109,7 +112,7 @@ impl Shelf {
 
     /// Closes the file of a segment that is no longer in the catalog, as soon as nobody reads it.
     pub(crate) fn forget(&self, segment: &Segment) {
-        self.files.take_out(segment.number);
+        self.files.close(segment.number);
     }
 
     /// A window for a look-up, if one is left from the last.
@@ -134,37 +137,36 @@ impl Shelf {
 #[derive(Debug)]
 struct Files {
     dir: Arc<Dir>,
-    /// The least recently used first.
-    open: Mutex<VecDeque<(u64, Arc<Handle>)>>,
+    /// By number; the one that was opened first is closed first.
+    kept: Mutex<VecDeque<(u64, Arc<Handle>)>>,
 }
 
-const FILES_KEPT_OPEN: usize = 8;
+const FILES_KEPT_OPEN: usize = 32;
 
 impl Files {
-    fn get(&self, segment: &Segment) -> Result<Arc<Handle>> {
-        if let Some(handle) = self.take_out(segment.number) {
-            self.put_back(segment.number, &handle);
-            return Ok(handle);
-        }
+    fn get(&self, number: u64) -> Option<Arc<Handle>> {
+        let kept = self.lock();
+        kept.iter().find(|(other, _)| *other == number).map(|(_, handle)| handle.clone())
+    }
+
+    fn open(&self, segment: &Segment) -> Result<Arc<Handle>> {
         let handle = Arc::new(self.dir.open_file(&segment.path, OpenMode::Read)?);
-        self.put_back(segment.number, &handle);
+        let mut kept = self.lock();
+        if kept.iter().all(|(other, _)| *other != segment.number) {
+            kept.push_back((segment.number, handle.clone()));
+        }
+        if kept.len() > FILES_KEPT_OPEN {
+            kept.pop_front();
+        }
         Ok(handle)
     }
 
-    fn take_out(&self, number: u64) -> Option<Arc<Handle>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = open.iter().position(|(other, _)| *other == number)?;
-        open.remove(at).map(|(_, handle)| handle)
+    fn close(&self, number: u64) {
+        self.lock().retain(|(other, _)| *other != number);
     }
 
-    fn put_back(&self, number: u64, handle: &Arc<Handle>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.iter().all(|(other, _)| *other != number) {
-            open.push_back((number, handle.clone()));
-        }
-        if open.len() > FILES_KEPT_OPEN {
-            open.pop_front();
-        }
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<Handle>)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, Shelf};
 use crate::error::{Error, Result};
 use crate::frame::{
-    FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, HeaderReading, RawRecord, decode_record,
+    FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, HeaderReading, Id, RawRecord, decode_record,
 };
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
-use crate::segment::{Bodies, Segment, Window, check_completed, unknown};
+use crate::segment::{Bodies, Near, Segment, Window, check_completed, unknown};
 
 /// What a cursor reads at once.
 const REPLAY_WINDOW_BYTES: usize = 256 << 10;
@@ -291,9 +291,14 @@ impl Cursor {
                 entry.segment.set_index(index);
             }
         }
-        let (_, offset) = entry.segment.start_for(self.next);
+        let near = entry.segment.near(self.next, entry.fence.as_ref());
         let end = entry.fence.as_ref().map(|fence| (fence.end, fence.last));
         self.window.clear();
+        let offset = if self.next == self.limit {
+            aim(&mut self.window, &handle, &entry.segment.salt, self.next, &near)?
+        } else {
+            near.start.offset
+        };
         self.source = Some(Source { segment: entry.segment.clone(), handle, offset, end });
         Ok(())
     }
@@ -303,6 +308,27 @@ impl Cursor {
         let lost = LsnRange::new(self.next, self.next);
         Error::corrupt(&source.segment.path, source.offset, lost, reason)
     }
+}
+
+/// Reads no more than it takes to find the one record that is wanted, and returns where to begin. Where records have
+/// frames of their own and are of one size, that is its frame: a header verifies in its own place alone, and this one
+/// must be that of the very record.
+fn aim(window: &mut Window, handle: &Handle, salt: &Id, lsn: Lsn, near: &Near) -> Result<u64> {
+    if let Some((offset, frame_bytes)) = near.guess {
+        let frame = window.read_just(handle, offset, frame_bytes)?;
+        let is_its_own = |header: FrameHeader| {
+            let its = header.first == lsn && header.count == 1 && header.frame_type == FrameType::Data;
+            its && header.frame_bytes() == frame_bytes
+        };
+        if matches!(FrameHeader::decode(frame, salt, offset), HeaderReading::Sound(header) if is_its_own(header))
+        {
+            return Ok(offset);
+        }
+    }
+    if let Some(end) = near.end {
+        window.read_just(handle, near.start.offset, end - near.start.offset)?;
+    }
+    Ok(near.start.offset)
 }
 
 /// Bytes of a frame that was read.
@@ -366,7 +392,7 @@ impl FusedIterator for Iter {}
 pub(crate) fn read(shelf: &Arc<Shelf>, durable: Lsn, lsn: Lsn) -> Result<Option<Record>> {
     shelf.check_open()?;
     let window = shelf.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));
-    let mut cursor = Cursor::with_window(shelf, Some(lsn), durable, window);
+    let mut cursor = Cursor::with_window(shelf, Some(lsn), durable.min(lsn), window);
     let record = cursor.next()?.map(|record| record.to_record());
     shelf.leave_window(cursor.window);
     Ok(record)

@@ -6,16 +6,16 @@ use std::sync::{Arc, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::frame::{
-    FRAME_HEADER_BYTES, FRAMES_START, FrameBuffer, FrameHeader, FrameType, HeaderReading, Id, Predecessor,
-    SegmentHeader, decode_state, encode_state,
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FRAMES_START, FrameBuffer, FrameHeader, FrameType, HeaderReading,
+    Id, Predecessor, SegmentHeader, decode_state, encode_state,
 };
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
 use crate::sync::RwLock;
 
-/// One index entry stands for at least this much log.
-const INDEX_STRIDE_BYTES: u64 = 64 << 10;
+/// One index entry stands for at least this much log: a little less than a full frame, so that each of those has one.
+const INDEX_STRIDE_BYTES: u64 = 56 << 10;
 /// The tail's index has room for so many entries from the start, or for those of a whole segment if that is less:
 /// an append then allocates nothing.
 const INDEX_RESERVED_MAX: usize = 1024;
@@ -39,11 +39,32 @@ pub(crate) struct Segment {
     index: RwLock<Option<Vec<IndexEntry>>>,
 }
 
-/// 16 bytes for each [`INDEX_STRIDE_BYTES`] of log.
+/// 16 bytes for each [`INDEX_STRIDE_BYTES`] of log, or less.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IndexEntry {
     pub(crate) lsn: Lsn,
     pub(crate) offset: u64,
+}
+
+/// What is known of where a record lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Near {
+    /// A frame at or before the one that holds it.
+    pub(crate) start: IndexEntry,
+    /// Where that one ends at the latest.
+    pub(crate) end: Option<u64>,
+    /// Offset and size of its frame, if it has one of its own, and those around it are as large.
+    pub(crate) guess: Option<(u64, u64)>,
+}
+
+/// See [`Near::guess`]: `None` where it cannot be so.
+fn guess(lsn: Lsn, start: IndexEntry, end: IndexEntry) -> Option<(u64, u64)> {
+    let frames = u64::from(end.lsn).checked_sub(start.lsn.into())?;
+    let bytes = end.offset.checked_sub(start.offset)?;
+    let frame_bytes = bytes.checked_div(frames)?;
+    let possible = frame_bytes * frames == bytes && frame_bytes % FRAME_ALIGN_BYTES as u64 == 0;
+    let offset = start.offset + u64::from(lsn).checked_sub(start.lsn.into())?.checked_mul(frame_bytes)?;
+    (possible && offset < end.offset).then_some((offset, frame_bytes))
 }
 
 impl Segment {
@@ -60,14 +81,18 @@ impl Segment {
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(entries);
     }
 
-    /// Returns where a walk to `lsn` may begin: a frame at or before the one that holds it.
-    pub(crate) fn start_for(&self, lsn: Lsn) -> (Lsn, u64) {
+    /// Returns what the index tells of where `lsn` lies, and the segment's end, if that is known.
+    pub(crate) fn near(&self, lsn: Lsn, fence: Option<&Predecessor>) -> Near {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let entries = index.as_deref().unwrap_or_default();
-        match entries.partition_point(|entry| entry.lsn <= lsn).checked_sub(1) {
-            Some(at) => (entries[at].lsn, entries[at].offset),
-            None => (self.first, FRAMES_START),
-        }
+        let behind = entries.partition_point(|entry| entry.lsn <= lsn);
+        let start = match behind.checked_sub(1) {
+            Some(at) => entries[at],
+            None => IndexEntry { lsn: self.first, offset: FRAMES_START },
+        };
+        let end = entries.get(behind).copied();
+        let end = end.or_else(|| fence.map(|fence| IndexEntry { lsn: fence.last.next(), offset: fence.end }));
+        Near { start, end: end.map(|end| end.offset), guess: end.and_then(|end| guess(lsn, start, end)) }
     }
 
     /// Enters the data frames of a group that was just written; `segment_bytes` tells how many there may be.
@@ -130,6 +155,14 @@ impl Window {
         (self.start, self.filled) = (offset, kept);
         self.filled += handle.read(&mut self.bytes[kept..], offset + kept as u64)?;
         Ok(0..self.filled.min(count))
+    }
+
+    /// Reads `count` bytes at `offset`, or as many as there are, and nothing beyond; never more than the window's size.
+    pub(crate) fn read_just(&mut self, handle: &Handle, offset: u64, count: u64) -> Result<&[u8]> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.bytes.len());
+        (self.start, self.filled) = (offset, 0);
+        self.filled = handle.read(&mut self.bytes[..count], offset)?;
+        Ok(&self.bytes[..self.filled])
     }
 
     /// What [`fetch`](Window::fetch) has told of.
@@ -574,11 +607,11 @@ mod tests {
         assert_eq!(entries.len() as u64, (tail.end() - FRAMES_START) / INDEX_STRIDE_BYTES);
         for lsn in 1..=400 {
             let lsn = Lsn::from(lsn);
-            let start = tail.segment.start_for(lsn);
-            assert!(start.0 <= lsn && u64::from(lsn) - u64::from(start.0) <= 64);
+            let IndexEntry { lsn: first, offset } = tail.segment.near(lsn, None).start;
+            assert!(first <= lsn && u64::from(lsn) - u64::from(first) <= 64);
             let mut window = Window::new(4096);
-            let mut walk =
-                Walk::new(&tail.handle, tail.header.salt, &mut window, Bodies::Verify, start, tail.end());
+            let (salt, start) = (tail.header.salt, (first, offset));
+            let mut walk = Walk::new(&tail.handle, salt, &mut window, Bodies::Verify, start, tail.end());
             while walk.next_lsn() <= lsn {
                 assert!(matches!(walk.step().unwrap(), Step::Frame { .. }));
             }

@@ -595,6 +595,64 @@ fn a_look_up_reads_near_its_record() {
 }
 
 #[test]
+fn a_look_up_finds_its_record_wherever_its_frame_lies() {
+    // Method: frames of one record each, all of one size; of two sizes, in turns and in runs, with a mean that would do
+    // for all; of any size. Every record of a completed segment and of the tail is looked up, and found; where all
+    // frames are of one size, by a single read. A damaged header is reported, not passed over.
+    let sizes: [fn(u64) -> usize; 5] = [
+        |_| 1000,
+        // Frames of 1,152 bytes, 50 to an index entry, but the first two are half as large and the last is twice: where
+        // the n-th should be, there is the one behind it.
+        |number| match number % 50 {
+            1 | 2 => 528,
+            0 => 2256,
+            _ => 1104,
+        },
+        |number| if number % 2 == 0 { 992 } else { 1008 },
+        |number| if number % 60 < 30 { 400 } else { 1600 },
+        |number| Rng::new(number).below(2000),
+    ];
+    let bytes = |number: u64, size: fn(u64) -> usize| Rng::new(number).bytes(size(number));
+    for (case, size) in sizes.into_iter().enumerate() {
+        let disk = MemFs::new(1);
+        let reads = Arc::new(AtomicU64::new(0));
+        let counter = reads.clone();
+        let counted = HookFs::new(disk.clone(), move |call, _| {
+            counter.fetch_add(u64::from(call == Call::Read), Ordering::Relaxed);
+            Ok(())
+        });
+        let wal = Options::new().segment_bytes(1 << 20).open_on(Arc::new(counted), DIR).unwrap();
+        for number in 1..=1500 {
+            wal.append(&*bytes(number, size)).unwrap();
+        }
+        assert!(segments(&disk) == 2);
+        let mut at_once = 0;
+        for number in 1..=1500 {
+            let before = reads.load(Ordering::Relaxed);
+            let record = wal.read(Lsn::from(number)).unwrap().unwrap();
+            assert!(record.payload() == bytes(number, size), "case {case}, record {number}");
+            at_once += u64::from(reads.load(Ordering::Relaxed) - before == 1);
+        }
+        // In the first and the last stretch of the index there are other frames, too, or there is no end.
+        assert!(case != 0 || at_once > 1250, "{at_once} of 1,500 records took a single read");
+
+        wal.close().unwrap();
+        let path = Path::new(DIR).join("wal-000001.log");
+        let mut file = disk.files()[&path].to_vec();
+        let damaged = bytes(500, size);
+        let at =
+            file.windows(64).position(|window| window == &damaged[..64]).expect("record 500 is in there");
+        let header = at as u64 - 48;
+        file[at - 30] ^= 1;
+        disk.replace(&path, file);
+        let wal = open(&disk, &Options::new().segment_bytes(1 << 20).verify(Verify::Tail));
+        let failure = wal.read(Lsn::from(500)).unwrap_err();
+        let named = matches!(&failure, Error::Corrupt { offset, .. } if *offset == header);
+        assert!(named, "case {case}: {failure}, not at {header}");
+    }
+}
+
+#[test]
 fn a_cursor_lends_what_an_iterator_copies() {
     // Method: records and batches of all sizes, some larger than what is read at once, one behind the other too; a
     // cursor from each of them shows what an iterator does, then damages one and sees the cursor stay failed.

@@ -229,7 +229,7 @@ fn worst(results: &Results<'_>) -> Vec<Goal> {
 /// What the kernel and the allocator round by.
 const MEMORY_NOISE_BYTES: f64 = 512.0 * 1024.0;
 /// One index entry, and what it stands for.
-const INDEX_ENTRY: (f64, f64) = (16.0, 65_536.0);
+const INDEX_ENTRY: (f64, f64) = (16.0, 57_344.0);
 
 fn memory(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
     let path = "memory";

@@ -41,23 +41,23 @@ pub(super) fn random(dir: &Path, reads: u64) -> Result<Outcome> {
 
 pub(super) fn bare(dir: &Path, reads: u64, frame_bytes: u64, look: Look) -> Result<Outcome> {
     const FRAMES_START: u64 = 8192;
-    let mut files = Vec::new();
+    // Each with the number of frames up to its end, so that every frame is as likely as any other.
+    let (mut files, mut frames) = (Vec::new(), 0);
     for path in segment_files(dir)? {
         let file = File::open(path)?;
-        let frames = file.metadata()?.len().saturating_sub(FRAMES_START) / frame_bytes;
-        if frames > 0 {
-            files.push((file, frames));
-        }
+        let first = frames;
+        frames += file.metadata()?.len().saturating_sub(FRAMES_START) / frame_bytes;
+        files.push((file, first, frames));
     }
-    if files.is_empty() {
-        return Err("there are no segments".into());
+    if frames == 0 {
+        return Err("there are no frames".into());
     }
     let mut draw = Draw::new();
     let mut frame = vec![0; usize::try_from(frame_bytes)?];
     read_all(reads, || {
-        let at = usize::try_from(draw.below(files.len() as u64))?;
-        let (file, frames) = &files[at];
-        let offset = FRAMES_START + draw.below(*frames) * frame_bytes;
+        let drawn = draw.below(frames);
+        let (file, first, _) = &files[files.partition_point(|(_, _, end)| *end <= drawn)];
+        let offset = FRAMES_START + (drawn - first) * frame_bytes;
         file.read_exact_at(&mut frame, offset)?;
         if look == Look::Checksum {
             std::hint::black_box(crc32fast::hash(&frame));
