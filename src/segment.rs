@@ -333,7 +333,10 @@ pub(crate) fn check_completed(
             }
             Step::Frame { .. } => {}
             Step::End => match &last {
-                Some((offset, header)) if is_last_live(fence, *offset, header) => return Ok(index),
+                Some((offset, header)) if is_last_live(fence, *offset, header) => {
+                    index.shrink_to_fit(); // It stays, and nothing is added.
+                    return Ok(index);
+                }
                 _ => break (walk.offset(), "its end is not as its successor says"),
             },
             Step::Bad { reason } | Step::Discontinuous { reason } => break (walk.offset(), reason),

@@ -10,7 +10,7 @@ use crate::engine::{self, Result};
 use crate::goals::{Results, goals};
 use crate::job::{Job, Report};
 use crate::machine::Machine;
-use crate::report::{EngineLine, Run, html, tables};
+use crate::report::{EngineLine, Run, html, plots, tables};
 use crate::run::Runner;
 use crate::tasks;
 use crate::workloads::{Case, Effort, Workload, cases};
@@ -33,6 +33,9 @@ struct Arguments {
     /// Writes a page with the tables and plots to this file as well.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Writes the plots that are lines to files in this directory, which is made.
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// The directory to measure in: it decides on the disk. A fresh one is made inside, and removed [default:
     /// `target`, else the working directory].
     #[arg(long)]
@@ -122,6 +125,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
     if let Some(report) = &arguments.report {
         std::fs::File::create(report)?; // Rather now than after an hour.
     }
+    if let Some(dir) = &arguments.plots {
+        std::fs::create_dir_all(dir)?;
+    }
     let scratch = tempfile::Builder::new().prefix("seawall-bench-").tempdir_in(&dir)?;
     check_space(scratch.path(), &cases)?;
     let machine = Machine::of(&dir);
@@ -141,6 +147,11 @@ fn measure(arguments: &Arguments) -> Result<()> {
     };
     if let Some(report) = &arguments.report {
         std::fs::write(report, html::page(&run)?)?;
+    }
+    if let Some(dir) = &arguments.plots {
+        for plot in plots::lines(&run)? {
+            std::fs::write(dir.join(plot.name).with_extension("svg"), plot.svg)?;
+        }
     }
     if arguments.json {
         say(&serde_json::to_string_pretty(&run)?)

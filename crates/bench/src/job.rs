@@ -36,12 +36,14 @@ pub(crate) enum Task {
     Read { reads: u64 },
     /// As many bytes as such a record's frame has are read from the same files.
     BareRead { reads: u64, frame_bytes: u64, look: Look },
-    /// A thread appends to seawall's log; meanwhile all that was there is checkpointed.
-    Checkpoint { millis: u64 },
+    /// A thread appends to seawall's log; meanwhile all that was there is checkpointed, or, to compare, is not.
+    Checkpoint { millis: u64, checkpoints: bool },
     /// What memory it takes to have the log open, after so many appends by one thread.
     MemoryOpen { setup: Setup, appends: u64 },
     /// What memory it takes to read it all.
     MemoryReplay,
+    /// So many steps of so many bytes are appended to seawall's log, which is checkpointed behind each.
+    Growth { steps: u64, step_bytes: u64, record_bytes: usize },
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -121,6 +123,8 @@ pub(crate) struct Outcome {
     pub(crate) log_bytes: Option<u64>,
     /// The file and directory syncs that the operation contains, done alone: of opens the median, of births the worst.
     pub(crate) alone_seconds: Option<f64>,
+    /// How long each step took, where there are steps.
+    pub(crate) step_seconds: Vec<f64>,
 }
 
 impl Outcome {

@@ -14,6 +14,9 @@ use crate::workloads::{Case, Effort, Place, Row};
 
 /// What a job may take: more than any that is meant to end.
 const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE_GROWTH: Duration = Duration::from_secs(3600);
+/// A file system in memory.
+const MEMORY: &str = "/dev/shm";
 
 pub(crate) struct Runner<'a> {
     /// A directory of ours, empty.
@@ -24,7 +27,7 @@ pub(crate) struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     pub(crate) fn new(scratch: &'a Path, effort: &'a Effort, cases: &[Case]) -> Runner<'a> {
-        let measurements: usize = cases.iter().map(|case| case.rows.len() * effort.rounds).sum();
+        let measurements: usize = cases.iter().map(|case| case.rows.len() * case.rounds(effort)).sum();
         let progress = ProgressBar::new(measurements as u64);
         if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} {msg}") {
             progress.set_style(style);
@@ -37,7 +40,8 @@ impl<'a> Runner<'a> {
         let mut results: Vec<RowResult> =
             case.rows.iter().map(|row| self.prepare(case, row, &mut kept)).collect();
         let count = case.rows.len();
-        for round in 0..self.effort.rounds {
+        let rounds = case.rounds(self.effort);
+        for round in 0..rounds {
             // Each goes first in its turn: what comes behind a slow one finds a busier disk.
             for at in (0..count).map(|turn| (round + turn) % count) {
                 let (row, result) = (&case.rows[at], &mut results[at]);
@@ -82,6 +86,10 @@ impl<'a> Runner<'a> {
                 self.remove(&dir);
                 outcome
             }
+            Place::Memory => {
+                let dir = tempfile::tempdir_in(MEMORY)?;
+                self.measure_in(row, dir.path())
+            }
         }
     }
 
@@ -101,7 +109,8 @@ impl<'a> Runner<'a> {
 
     fn job(&self, row: &Row, dir: &Path, task: Task) -> Result<Outcome> {
         let job = Job { engine: row.engine.into(), dir: dir.to_owned(), task };
-        job::run_apart(&job, self.scratch, PATIENCE)
+        let patience = if matches!(task, Task::Growth { .. }) { PATIENCE_GROWTH } else { PATIENCE };
+        job::run_apart(&job, self.scratch, patience)
     }
 
     fn kept_dir(&self, name: &str) -> PathBuf {

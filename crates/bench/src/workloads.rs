@@ -22,10 +22,12 @@ pub(crate) enum Workload {
     Rotation,
     Checkpoint,
     Memory,
+    Cpu,
+    Growth,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 10] = [
+    pub(crate) const ALL: [Workload; 12] = [
         Workload::Durable,
         Workload::Threads,
         Workload::Batch,
@@ -36,6 +38,8 @@ impl Workload {
         Workload::Rotation,
         Workload::Checkpoint,
         Workload::Memory,
+        Workload::Cpu,
+        Workload::Growth,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -50,6 +54,8 @@ impl Workload {
             Workload::Rotation => "rotation",
             Workload::Checkpoint => "checkpoint",
             Workload::Memory => "memory",
+            Workload::Cpu => "cpu",
+            Workload::Growth => "growth",
         }
     }
 
@@ -72,9 +78,15 @@ impl Workload {
             }
             Workload::Rotation => "4 KiB records, each synced, in segments of 4 MiB: the worst append",
             Workload::Checkpoint => {
-                "1,000 segments (200) are checkpointed while one thread appends: the worst append"
+                "1,000 segments (200) are checkpointed while one thread appends, and are not: the worst append"
             }
             Workload::Memory => "the peak of resident memory: open, after appends, replay",
+            Workload::Cpu => {
+                "one thread appends 100 B and 4 KiB to a log in memory (/dev/shm): what the log takes beside the calls"
+            }
+            Workload::Growth => {
+                "64 GiB are appended with a checkpoint at each; logs of 1, 4, 16 GiB are opened (1 GiB; 1/16 of that)"
+            }
         }
     }
 }
@@ -104,6 +116,9 @@ pub(crate) struct Effort {
     pub(crate) reads: u64,
     /// Durable appends of one rotation measurement.
     pub(crate) rotation_calls: u64,
+    /// What is appended between two checkpoints of a log that grows for long, and how often.
+    pub(crate) step_bytes: u64,
+    pub(crate) steps: u64,
 }
 
 impl Effort {
@@ -118,6 +133,8 @@ impl Effort {
             segments: 1000,
             reads: 200_000,
             rotation_calls: 8000,
+            step_bytes: 1 << 30,
+            steps: 64,
         }
     }
 
@@ -132,6 +149,8 @@ impl Effort {
             segments: 200,
             reads: 20_000,
             rotation_calls: 2500,
+            step_bytes: 128 << 20,
+            steps: 8,
         }
     }
 }
@@ -147,6 +166,8 @@ pub(crate) enum Kind {
     Rotation,
     Checkpoint,
     Memory,
+    Growth,
+    GrowthOpen,
 }
 
 /// One table: engines that do the same, in turns.
@@ -158,6 +179,17 @@ pub(crate) struct Case {
     pub(crate) reference: &'static str,
     /// Disk space that it takes at most.
     pub(crate) space_bytes: u64,
+}
+
+impl Case {
+    /// Growth is seen within a round.
+    pub(crate) fn rounds(&self, effort: &Effort) -> usize {
+        match self.kind {
+            Kind::Growth => 1,
+            Kind::GrowthOpen => effort.rounds.min(3),
+            _ => effort.rounds,
+        }
+    }
 }
 
 pub(crate) struct Row {
@@ -178,6 +210,8 @@ pub(crate) enum Place {
     Fresh(Option<Load>),
     /// In one directory for all rounds, and all rows of this name, written once.
     Kept(String, Load),
+    /// In a new directory in memory each time.
+    Memory,
 }
 
 pub(crate) const THREADS: [usize; 5] = [2, 4, 8, 32, 64];
@@ -211,10 +245,22 @@ pub(crate) fn read_id(framing: Framing, record_bytes: usize) -> String {
 
 pub(crate) const ROTATION_ID: &str = "rotation";
 pub(crate) const CHECKPOINT_ID: &str = "checkpoint";
+pub(crate) const NO_CHECKPOINT: &str = "no checkpoint";
+pub(crate) const CPU_RECORD_BYTES: [usize; 2] = [100, 4 << 10];
+pub(crate) const GROWTH_ID: &str = "growth, appends";
+pub(crate) const GROWTH_OPEN_ID: &str = "growth, open";
 pub(crate) const MEMORY_OPEN_ID: &str = "memory, open";
 pub(crate) const MEMORY_APPEND_ID: &str = "memory, open and append";
 pub(crate) const MEMORY_REPLAY_ID: &str = "memory, replay";
-pub(crate) const MEMORY_SMALL: &str = "seawall, a sixteenth of it";
+const MEMORY_SMALL: &str = "seawall, a sixteenth of it";
+
+pub(crate) fn cpu_id(record_bytes: usize) -> String {
+    format!("in memory, 1 thread, {}", size(record_bytes))
+}
+
+pub(crate) fn growth_label(log_bytes: u64, verification: Verification) -> String {
+    format!("{} MiB, Verify::{verification:?}", log_bytes >> 20)
+}
 
 fn framing_name(framing: Framing) -> &'static str {
     match framing {
@@ -257,6 +303,8 @@ pub(crate) fn cases(workload: Workload, effort: &Effort) -> Vec<Case> {
         Workload::Rotation => vec![rotation(effort)],
         Workload::Checkpoint => vec![checkpoint(effort)],
         Workload::Memory => memory(effort),
+        Workload::Cpu => CPU_RECORD_BYTES.map(|bytes| cpu(bytes, effort)).into(),
+        Workload::Growth => vec![growth(effort), growth_open(effort)],
     }
 }
 
@@ -472,18 +520,18 @@ fn rotation(effort: &Effort) -> Case {
 fn checkpoint(effort: &Effort) -> Case {
     let small = Effort { log_bytes: 0, ..effort.clone() };
     let load = load(Framing::Grouped, 256, effort.segments, &small);
-    let row = Row {
-        label: SEAWALL.into(),
+    let row = |label: &str, checkpoints| Row {
+        label: label.into(),
         engine: SEAWALL,
         remark: String::new(),
         place: Place::Fresh(Some(load)),
         before: None,
-        measure: Task::Checkpoint { millis: 4 * effort.millis },
+        measure: Task::Checkpoint { millis: 4 * effort.millis, checkpoints },
     };
     Case {
         id: CHECKPOINT_ID.into(),
         kind: Kind::Checkpoint,
-        rows: vec![row],
+        rows: vec![row(SEAWALL, true), row(NO_CHECKPOINT, false)],
         reference: SEAWALL,
         space_bytes: effort.segments * (128 << 10),
     }
@@ -521,4 +569,57 @@ fn memory(effort: &Effort) -> Vec<Case> {
         case(MEMORY_APPEND_ID, append, 256 << 20),
         case(MEMORY_REPLAY_ID, replay, replay_bytes),
     ]
+}
+
+/// As a durable append, but nothing is waited for: what is left is the log's own work. It writes no zeros there.
+fn cpu(record_bytes: usize, effort: &Effort) -> Case {
+    let on_disk = durable(1, record_bytes, effort);
+    let rows = on_disk.rows.into_iter().filter(|row| row.engine == SEAWALL || row.engine == GROWING);
+    let rows =
+        rows.map(|row| Row { place: Place::Memory, remark: "a log in memory".into(), ..row }).collect();
+    Case { id: cpu_id(record_bytes), rows, space_bytes: 0, ..on_disk }
+}
+
+fn growth(effort: &Effort) -> Case {
+    let (steps, step_bytes) = (effort.steps, effort.step_bytes);
+    let row = Row {
+        label: SEAWALL.into(),
+        engine: SEAWALL,
+        remark: format!("{} steps of {} MiB, 4 KiB records, buffered", steps, step_bytes >> 20),
+        place: Place::Fresh(None),
+        before: None,
+        measure: Task::Growth { steps, step_bytes, record_bytes: 4 << 10 },
+    };
+    Case {
+        id: GROWTH_ID.into(),
+        kind: Kind::Growth,
+        rows: vec![row],
+        reference: SEAWALL,
+        space_bytes: 3 * step_bytes,
+    }
+}
+
+fn growth_open(effort: &Effort) -> Case {
+    let rows = [1, 4, 16].into_iter().flat_map(|times| {
+        let log_bytes = times * effort.log_bytes;
+        let load = Load {
+            millis_max: u64::MAX,
+            ..whole_log(Framing::Grouped, 256, &Effort { log_bytes, ..effort.clone() })
+        };
+        [(Mode::Durable, Verification::Full), (Mode::Read, Verification::Tail)].map(|(mode, verify)| Row {
+            label: growth_label(log_bytes, verify),
+            engine: SEAWALL,
+            remark: String::new(),
+            place: Place::Kept(format!("{times}"), load),
+            before: None,
+            measure: Task::MemoryOpen { setup: setup(mode), appends: 0 },
+        })
+    });
+    Case {
+        id: GROWTH_OPEN_ID.into(),
+        kind: Kind::GrowthOpen,
+        rows: rows.collect(),
+        reference: SEAWALL,
+        space_bytes: effort.log_bytes * 23,
+    }
 }

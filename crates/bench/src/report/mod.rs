@@ -1,6 +1,7 @@
 //! The results as tables, as JSON, and as a page with plots.
 
 pub(crate) mod html;
+pub(crate) mod plots;
 pub(crate) mod tables;
 
 use serde::Serialize;

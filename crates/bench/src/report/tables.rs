@@ -1,7 +1,9 @@
 //! Markdown tables; the page shows the same ones.
 
 use super::Run;
-use crate::goals::{Goal, Verdict, bytes_per_sync, records_per_sync, worst_of_p99, worst_of_rotation};
+use crate::goals::{
+    Goal, Verdict, bytes_per_sync, quarters, records_per_sync, worst_of_p99, worst_of_rotation,
+};
 use crate::job::Outcome;
 use crate::summary::{CaseResult, RowResult, Spread};
 use crate::workloads::Kind;
@@ -60,6 +62,11 @@ const OVER_P99: Column = ("max ÷ p99", |_, row| number(row.median(worst_of_p99)
 const PEAK: Column = ("peak, MiB", |_, row| number(row.median(peak_mib)));
 const PEAK_MOST: Column = ("most", |_, row| number(row.spread(peak_mib).map(|peak| peak.most)));
 
+const FIRST: Column =
+    ("first quarter, s/step", |_, row| number(row.median(|outcome| Some(quarters(outcome)?.0))));
+const LAST: Column =
+    ("last quarter, s/step", |_, row| number(row.median(|outcome| Some(quarters(outcome)?.1))));
+
 const MIB_BYTES: f64 = 1_048_576.0;
 
 fn alone_us(outcome: &Outcome) -> Option<f64> {
@@ -82,6 +89,8 @@ fn columns(kind: Kind) -> (&'static [Column], &'static str) {
         Kind::Rotation => (&[RATE, P50, P99, MAX, ALONE, WORST], PROMISE),
         Kind::Checkpoint => (&[RATE, P50, P99, MAX, OVER_P99, TOOK, SEGMENTS], ""),
         Kind::Memory => (&[PEAK, PEAK_MOST], ""),
+        Kind::Growth => (&[MIB, FIRST, LAST, PEAK, LOG], "what it does"),
+        Kind::GrowthOpen => (&[LOG, MILLIS, SPEED, PEAK], ""),
     }
 }
 

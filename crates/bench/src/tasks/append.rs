@@ -143,8 +143,8 @@ impl Worker<'_> {
 /// How long the appends go on alone before the checkpoint, and behind it.
 const ALONE: u32 = 4;
 
-/// Appends 256 B from one thread, and checkpoints everything that was there a while after the beginning.
-pub(super) fn beside_checkpoint(dir: &Path, time: Duration) -> Result<Outcome> {
+/// Appends 256 B from one thread; a while after the beginning, checkpoints everything that was there, or does not.
+pub(super) fn beside_checkpoint(dir: &Path, time: Duration, checkpoints: bool) -> Result<Outcome> {
     let wal = Options::new().verify(seawall::Verify::Tail).open(dir)?;
     let segments = wal.recovery().segments.len() as u64;
     let last = wal.last_lsn();
@@ -153,14 +153,14 @@ pub(super) fn beside_checkpoint(dir: &Path, time: Duration) -> Result<Outcome> {
         let appender = scope.spawn(|| append_until(&wal, time, &checkpointed));
         thread::sleep(time / ALONE);
         let start = Instant::now();
-        let checkpoint = wal.checkpoint(last);
+        let checkpoint = if checkpoints { wal.checkpoint(last) } else { Ok(()) };
         let took = start.elapsed();
         checkpointed.store(true, Ordering::Relaxed);
         let appended = appender.join().unwrap_or_else(|_| Err("appending panicked".into()));
         checkpoint?;
         let mut outcome = appended?;
         // Here: what the checkpoint itself took.
-        outcome.alone_seconds = Some(took.as_secs_f64());
+        outcome.alone_seconds = checkpoints.then_some(took.as_secs_f64());
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(outcome)
     })?;
     wal.close()?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Stopwatch, payload};
+use super::{Stopwatch, dir_bytes, payload};
 use crate::engine::{self, Mode, Replay, Result, SEGMENT_BYTES, Setup, Tally};
 use crate::job::Outcome;
 
@@ -19,6 +19,7 @@ pub(super) fn open(engine: &str, dir: &Path, setup: &Setup, appends: u64) -> Res
     let mut outcome = stopwatch.stop(appends.max(1), appends * RECORD_BYTES as u64);
     outcome.peak_bytes = Some(resident.peak_above()?);
     log.close()?;
+    outcome.log_bytes = Some(dir_bytes(dir)?);
     Ok(outcome)
 }
 
@@ -35,12 +36,12 @@ pub(super) fn replay(engine: &str, dir: &Path) -> Result<Outcome> {
 }
 
 /// What was resident at a moment.
-struct Resident {
+pub(super) struct Resident {
     bytes: u64,
 }
 
 impl Resident {
-    fn now() -> Result<Resident> {
+    pub(super) fn now() -> Result<Resident> {
         // Sets the peak to what is resident now. Where that is not allowed, the peak so far counts as resident:
         // it is little above, since nothing was done before.
         let reset = std::fs::write("/proc/self/clear_refs", "5");
@@ -48,7 +49,7 @@ impl Resident {
         Ok(Resident { bytes: status_bytes(field)? })
     }
 
-    fn peak_above(&self) -> Result<u64> {
+    pub(super) fn peak_above(&self) -> Result<u64> {
         Ok(status_bytes("VmHWM:")?.saturating_sub(self.bytes))
     }
 }

@@ -1,6 +1,7 @@
 //! The tasks: what a job's process does, and measures of itself.
 
 mod append;
+mod growth;
 mod load;
 mod memory;
 mod open;
@@ -8,7 +9,7 @@ mod read;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -28,9 +29,14 @@ pub(crate) fn run(job: &Job) -> Result<Outcome> {
         Task::Abandon => open::abandon(dir),
         Task::Read { reads } => read::random(dir, reads),
         Task::BareRead { reads, frame_bytes, look } => read::bare(dir, reads, frame_bytes, look),
-        Task::Checkpoint { millis } => append::beside_checkpoint(dir, Duration::from_millis(millis)),
+        Task::Checkpoint { millis, checkpoints } => {
+            append::beside_checkpoint(dir, Duration::from_millis(millis), checkpoints)
+        }
         Task::MemoryOpen { setup, appends } => memory::open(engine, dir, &setup, appends),
         Task::MemoryReplay => memory::replay(engine, dir),
+        Task::Growth { steps, step_bytes, record_bytes } => {
+            growth::append(dir, steps, step_bytes, record_bytes)
+        }
     }
 }
 
@@ -115,15 +121,19 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<std::path::PathBuf> {
     Ok(path.to_owned())
 }
 
-/// The bytes of all files in a directory, and in those inside it.
+/// The bytes of all files in a directory.
 fn dir_bytes(dir: &Path) -> Result<u64> {
-    let mut bytes = 0;
+    files_in(dir)?.iter().map(|path| Ok(std::fs::metadata(path)?.len())).sum()
+}
+
+/// The files in a directory, and in those inside it.
+fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { dir_bytes(&entry.path())? } else { metadata.len() };
+        let path = entry?.path();
+        if path.is_dir() { files.extend(files_in(&path)?) } else { files.push(path) }
     }
-    Ok(bytes)
+    Ok(files)
 }
 
 /// Bytes that do not compress, so that nobody gains by that; always the same.
@@ -237,13 +247,23 @@ mod tests {
             Task::Open { verify: Verification::Full },
             Task::Read { reads: 100 },
             Task::BareRead { reads: 100, frame_bytes: 152, look: Look::Checksum },
-            Task::Checkpoint { millis: 50 },
+            Task::Checkpoint { millis: 50, checkpoints: false },
+            Task::Checkpoint { millis: 50, checkpoints: true },
             Task::Open { verify: Verification::Tail },
         ];
         let outcomes = run_all(engine::SEAWALL, &tasks);
         assert_eq!((outcomes[2].bytes, outcomes[3].bytes), (10_000, 15_200));
-        let segments = [1, 4, 5].map(|at| outcomes[at].segments.unwrap());
-        assert!(segments[0] > 5 && segments[0] == segments[1] && segments[2] < 3, "{segments:?}");
+        let segments = [1, 4, 5, 6].map(|at| outcomes[at].segments.unwrap());
+        assert!(segments[0] > 5 && segments[0] == segments[1] && segments[3] < 3, "{segments:?}");
+        assert!(segments[2] >= segments[1], "nothing was checkpointed before: {segments:?}");
+    }
+
+    #[test]
+    fn growth_goes_step_by_step_and_keeps_the_log_small() {
+        let tasks = [Task::Growth { steps: 3, step_bytes: 100 << 20, record_bytes: 64 << 10 }];
+        let outcome = &run_all(engine::SEAWALL, &tasks)[0];
+        assert_eq!((outcome.step_seconds.len(), outcome.bytes), (3, 300 << 20));
+        assert!(outcome.log_bytes.unwrap() < 150 << 20, "{outcome:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use seawall::{Lsn, Options, Verify};
 
-use super::{Draw, Stopwatch, dir_bytes, histogram, record, summary};
+use super::{Draw, Stopwatch, dir_bytes, files_in, histogram, record, summary};
 use crate::engine::{self, Mode, Replay, Result, Setup, Tally};
 use crate::job::{Look, Outcome};
 
@@ -85,13 +85,8 @@ fn read_all(reads: u64, mut read: impl FnMut() -> Result<u64>) -> Result<Outcome
 }
 
 fn segment_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|ending| ending == "log") {
-            files.push(path);
-        }
-    }
+    let mut files = files_in(dir)?;
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "log"));
     files.sort();
     Ok(files)
 }
