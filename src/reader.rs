@@ -97,6 +97,7 @@ impl<'a> RecordRef<'a> {
 
     /// Copies it.
     #[must_use]
+    #[inline]
     pub fn to_record(&self) -> Record {
         let mut bytes = Vec::with_capacity(self.meta.len() + self.payload.len());
         bytes.extend_from_slice(self.meta);
@@ -170,23 +171,9 @@ impl Cursor {
     /// [`Error::Removed`] at or below the checkpoint. [`Error::Corrupt`], [`Error::Io`], [`Error::Closed`]. A cursor
     /// that failed stays failed: each further call returns the same error.
     #[expect(clippy::should_implement_trait, reason = "what an iterator yields cannot borrow from it")]
+    #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
-        if let Some(error) = &self.failure {
-            return Err(error.clone());
-        }
-        if self.next > self.limit {
-            return Ok(None);
-        }
-        if let Err(error) = self.find() {
-            self.failure = Some(error.clone());
-            return Err(error);
-        }
-        let body = body(&self.window, self.large.as_deref(), self.unread.clone());
-        let RawRecord { meta, payload, kind, rest } = decode_record(body).expect("the frame was checked");
-        self.unread.start = self.unread.end - rest.len();
-        let lsn = self.next;
-        self.next = lsn.next();
-        Ok(Some(RecordRef { lsn, kind, meta, payload }))
+        Ok(if self.find()? { Some(self.take()) } else { None })
     }
 
     /// Why it failed, if it did.
@@ -195,8 +182,24 @@ impl Cursor {
         self.failure.as_ref()
     }
 
-    /// Goes to the record `self.next`: it is the first unread one then.
-    fn find(&mut self) -> Result<()> {
+    /// Goes to the record `self.next`: it is the first unread one then. `false` at the end.
+    fn find(&mut self) -> Result<bool> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        if self.next > self.limit {
+            return Ok(false);
+        }
+        match self.read_on() {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                self.failure = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn read_on(&mut self) -> Result<()> {
         self.shelf.check_open()?;
         if self.next <= self.catalog.floor {
             return Err(Error::Removed { first: self.catalog.floor.next() });
@@ -210,6 +213,17 @@ impl Cursor {
             self.read_frame()?;
         }
         Ok(())
+    }
+
+    /// Lends the record that was found, and goes past it.
+    #[inline]
+    fn take(&mut self) -> RecordRef<'_> {
+        let body = body(&self.window, self.large.as_deref(), self.unread.clone());
+        let RawRecord { meta, payload, kind, rest } = decode_record(body).expect("the frame was checked");
+        self.unread.start = self.unread.end - rest.len();
+        let lsn = self.next;
+        self.next = lsn.next();
+        RecordRef { lsn, kind, meta, payload }
     }
 
     /// Reads the next frame; if it holds the record `self.next`, its body from there on becomes what is unread.
@@ -377,12 +391,16 @@ impl Iter {
 impl Iterator for Iter {
     type Item = Result<Record>;
 
+    #[inline]
     fn next(&mut self) -> Option<Result<Record>> {
-        if self.cursor.error().is_some() {
+        if self.cursor.failure.is_some() {
             return None;
         }
-        let record = self.cursor.next().transpose()?;
-        Some(record.map(|record| record.to_record()))
+        match self.cursor.find() {
+            Ok(true) => Some(Ok(self.cursor.take().to_record())),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 
