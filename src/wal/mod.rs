@@ -145,9 +145,7 @@ impl Wal {
     pub fn append<'a>(&self, entry: impl Into<Entry<'a>>) -> Result<Lsn> {
         let entry = entry.into();
         self.check_size(&entry)?;
-        let range = self.commit.append(Unit::entry(&entry))?;
-        self.keep_house();
-        Ok(range.first())
+        Ok(self.append_unit(Unit::entry(&entry))?.first())
     }
 
     /// Appends all `entries`, or none: they lie in one frame, share one sync, and a crash leaves all or nothing.
@@ -181,8 +179,20 @@ impl Wal {
             self.commit.check_usable()?;
             return Ok(LsnRange::empty_before(self.next_lsn()));
         }
-        let range = self.commit.append(Unit::batch(&entries))?;
-        self.keep_house();
+        self.append_unit(Unit::batch(&entries))
+    }
+
+    /// What a birth has left to do is done by the next append, before it takes the room for that: the one that met the
+    /// birth has waited long enough. What an open has left is done after the first.
+    fn append_unit(&self, unit: Unit<'_>) -> Result<LsnRange> {
+        let has_kept_house = self.store.has_kept_house();
+        if has_kept_house {
+            self.keep_house();
+        }
+        let range = self.commit.append(unit)?;
+        if !has_kept_house {
+            self.keep_house();
+        }
         Ok(range)
     }
 
@@ -250,23 +260,20 @@ impl Wal {
     /// Records that are appended later are not seen. With [`Durability::Sync`] these are all that were acknowledged.
     #[must_use]
     pub fn iter(&self) -> Iter {
-        let durable = self.durable_lsn();
-        Iter::new(&self.store.shelf, None, durable)
+        Iter::new(&self.store.shelf, None, self.durable_lsn())
     }
 
     /// Iterates the records from `lsn` on, up to the durable LSN of this moment. At or below the checkpoint the
     /// first item is [`Error::Removed`]; above the durable LSN there is none.
     #[must_use]
     pub fn iter_from(&self, lsn: Lsn) -> Iter {
-        let durable = self.durable_lsn();
-        Iter::new(&self.store.shelf, Some(lsn), durable)
+        Iter::new(&self.store.shelf, Some(lsn), self.durable_lsn())
     }
 
     /// As [`iter_from`](Wal::iter_from), but lends the records instead of copying them.
     #[must_use]
     pub fn cursor(&self, lsn: Lsn) -> Cursor {
-        let durable = self.durable_lsn();
-        Cursor::new(&self.store.shelf, Some(lsn), durable)
+        Cursor::new(&self.store.shelf, Some(lsn), self.durable_lsn())
     }
 
     /// Reads one record: `None` above the durable LSN.
@@ -496,19 +503,14 @@ impl Wal {
         self.commit.close();
         self.commit.wait_until_idle();
         drop(self.store.current.lock());
-        self.join_timer();
+        let timer = lock_of(&self.timer).take();
+        if timer.is_some_and(|timer| timer.join().is_err()) {
+            log::error!("the log's timer panicked");
+        }
         drop(lock_of(&self.lock).take());
     }
 
-    fn join_timer(&self) {
-        if let Some(timer) = lock_of(&self.timer).take() {
-            if timer.join().is_err() {
-                log::error!("the log's timer panicked");
-            }
-        }
-    }
-
-    /// Makes spares and removes retired segments, where that is due: after the caller's group was woken.
+    /// Makes spares and removes retired segments, where that is due.
     fn keep_house(&self) {
         if !self.store.is_housekeeping_due() || !self.store.take_housekeeping() {
             return;

@@ -39,6 +39,8 @@ pub(super) struct Store {
     owed: Mutex<Vec<Arc<Path>>>,
     /// Whether there may be spares to make or files to remove.
     housekeeping_due: AtomicBool,
+    /// Whether any was done since the log was opened.
+    kept_house: AtomicBool,
 }
 
 /// What a state frame holds.
@@ -83,6 +85,7 @@ impl Store {
             small: Mutex::new(Small { floor: catalog.floor, state: state.into() }),
             owed: Mutex::new(owed),
             housekeeping_due: AtomicBool::new(true),
+            kept_house: AtomicBool::new(false),
         }
     }
 
@@ -251,8 +254,13 @@ impl Store {
         self.housekeeping_due.load(Ordering::Relaxed)
     }
 
+    pub(super) fn has_kept_house(&self) -> bool {
+        self.kept_house.load(Ordering::Relaxed)
+    }
+
     /// Whether the caller is the one to keep house now.
     pub(super) fn take_housekeeping(&self) -> bool {
+        self.kept_house.store(true, Ordering::Relaxed);
         self.housekeeping_due.swap(false, Ordering::Acquire)
     }
 

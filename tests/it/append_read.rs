@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use seawall::{
@@ -517,6 +517,49 @@ fn opening_and_closing_again_and_again_piles_up_nothing() {
         assert!(on_disk::bytes(&dir) <= allowed, "{} bytes instead of {bytes}", on_disk::bytes(&dir));
         assert!(on_disk::names(&dir).len() <= names.len(), "{:?} instead of {names:?}", on_disk::names(&dir));
     }
+}
+
+#[test]
+fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rotation() {
+    // Method: note the calls of each append. The first one after an open does not wait for spares. The one that
+    // rotates does not, either; what it has used up is made anew by the next, before that takes room for itself.
+    let disk = MemFs::new(1);
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let noted = calls.clone();
+    let hooked = HookFs::new(disk.clone(), move |call, path| {
+        noted.lock().unwrap().push((call, path.display().to_string()));
+        Ok(())
+    });
+    let wal = Options::new().segment_bytes(32 << 10).open_on(Arc::new(hooked), DIR).unwrap();
+    // Where in the calls of an append its record, the spare for CURRENT and the spare segment are written.
+    let append = || {
+        calls.lock().unwrap().clear();
+        wal.append(&[7; 5000]).unwrap();
+        let calls = calls.lock().unwrap();
+        let written = |ending: &str| -> Vec<usize> {
+            let is_it = |(call, path): &(Call, String)| *call == Call::Write && path.ends_with(ending);
+            (0..calls.len()).filter(|at| is_it(&calls[*at])).collect()
+        };
+        (written(".log"), written("CURRENT.tmp"), written("spare.tmp"))
+    };
+    let (record, current, segment) = append();
+    assert!(record[0] < current[0] && record[0] < segment[0], "behind the first record");
+    let (mut rotations, mut rotated) = (0, false);
+    for _ in 0..16 {
+        let before = segments(&disk);
+        let (record, current, segment) = append();
+        assert!(segment.is_empty(), "it was not used");
+        let rotates = segments(&disk) > before;
+        assert_eq!(
+            current.len(),
+            usize::from(rotates) + usize::from(rotated),
+            "by the birth, and behind the last"
+        );
+        assert!(current.iter().all(|current| *current < record[0]), "before the record");
+        rotations += u64::from(rotates);
+        rotated = rotates;
+    }
+    assert!(rotations >= 3);
 }
 
 #[test]
