@@ -324,18 +324,17 @@ impl Cursor {
     }
 }
 
-/// Reads no more than it takes to find the one record that is wanted, and returns where to begin. Where records have
-/// frames of their own and are of one size, that is its frame: a header verifies in its own place alone, and this one
-/// must be that of the very record.
+/// Returns where to begin to look for the one record that is wanted, and reads what is there. Where records have
+/// frames of their own and are of one size, that is its own frame: a header verifies in its own place alone, and this
+/// one must be that of the very record. Else it is the frame that the index names, read with those up to the next one
+/// that it names, where both are known and fit into the window.
 fn aim(window: &mut Window, handle: &Handle, salt: &Id, lsn: Lsn, near: &Near) -> Result<u64> {
     if let Some((offset, frame_bytes)) = near.guess {
         let frame = window.read_just(handle, offset, frame_bytes)?;
-        let is_its_own = |header: FrameHeader| {
-            let its = header.first == lsn && header.count == 1 && header.frame_type == FrameType::Data;
-            its && header.frame_bytes() == frame_bytes
+        let holds = |header: FrameHeader| {
+            header.frame_type == FrameType::Data && header.first <= lsn && header.next() > Some(lsn)
         };
-        if matches!(FrameHeader::decode(frame, salt, offset), HeaderReading::Sound(header) if is_its_own(header))
-        {
+        if matches!(FrameHeader::decode(frame, salt, offset), HeaderReading::Sound(header) if holds(header)) {
             return Ok(offset);
         }
     }

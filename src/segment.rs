@@ -14,11 +14,12 @@ use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
 use crate::sync::RwLock;
 
-/// One index entry stands for at least this much log: a little less than a full frame, so that each of those has one.
+/// One index entry stands for at least this much log: a little less than a full frame of small records, so that each of
+/// those has one.
 const INDEX_STRIDE_BYTES: u64 = 56 << 10;
 /// The tail's index has room for so many entries from the start, or for those of a whole segment if that is less:
-/// an append then allocates nothing.
-const INDEX_RESERVED_MAX: usize = 1024;
+/// an append to a segment of the default size, 64 MiB, then allocates nothing.
+const INDEX_RESERVED_MAX: usize = 1280;
 /// The tail is zero-filled up to a multiple of this …
 const AHEAD_BYTES: u64 = 256 << 10;
 /// … or of this, when groups are large.
@@ -63,8 +64,8 @@ fn guess(lsn: Lsn, start: IndexEntry, end: IndexEntry) -> Option<(u64, u64)> {
     let bytes = end.offset.checked_sub(start.offset)?;
     let frame_bytes = bytes.checked_div(frames)?;
     let possible = frame_bytes * frames == bytes && frame_bytes % FRAME_ALIGN_BYTES as u64 == 0;
-    let offset = start.offset + u64::from(lsn).checked_sub(start.lsn.into())?.checked_mul(frame_bytes)?;
-    (possible && offset < end.offset).then_some((offset, frame_bytes))
+    let before = u64::from(lsn).checked_sub(start.lsn.into())?.checked_mul(frame_bytes)?;
+    (possible && before < bytes).then(|| (start.offset + before, frame_bytes))
 }
 
 impl Segment {
@@ -600,7 +601,7 @@ mod tests {
 
     #[test]
     fn a_walk_from_any_index_entry_meets_every_frame_behind_it() {
-        // Method: 400 groups of about 1 KiB; the index has one entry for each 64 KiB, and each leads to its record.
+        // Method: 400 groups of about 1 KiB; the index has one entry for each 56 KiB, and each leads to its record.
         let fs = SimFs::new(1);
         let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
         for _ in 0..400 {

@@ -164,7 +164,7 @@ impl<'a> Exclusive<'a> {
             let synced = commit.disk.sync();
             let mut state = commit.lock();
             match synced {
-                Ok(()) => {
+                Ok(_) => {
                     state.check_usable()?;
                     state.all_written_is_synced();
                     commit.wake_all(&state);

@@ -284,7 +284,8 @@ impl Disk for ModelDisk {
         Ok(())
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self) -> Result<Duration> {
+        let start = self.now();
         let mut books = self.books();
         books.settles();
         let alone = !books.syncing;
@@ -303,7 +304,7 @@ impl Disk for ModelDisk {
             return Err(error);
         }
         books.durable = covered;
-        Ok(())
+        Ok(self.now().saturating_sub(start))
     }
 
     fn now(&self) -> Duration {

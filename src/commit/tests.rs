@@ -72,9 +72,11 @@ impl Disk for FakeDisk {
         self.call('u', None)
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self) -> Result<Duration> {
+        let start = self.clock.now();
         let script = self.syncs.lock().unwrap().pop_front();
-        self.call('s', script)
+        self.call('s', script)?;
+        Ok(self.clock.now().saturating_sub(start))
     }
 
     fn now(&self) -> Duration {
@@ -414,7 +416,7 @@ fn a_clock_that_stands_still_holds_nobody_up() {
         fn undo(&self) -> Result<()> {
             self.0.undo()
         }
-        fn sync(&self) -> Result<()> {
+        fn sync(&self) -> Result<Duration> {
             self.0.sync()
         }
         fn now(&self) -> Duration {

@@ -309,15 +309,16 @@ impl Disk for Store {
         lock(&self.tail).undo()
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self) -> Result<Duration> {
         let file = lock(&self.tail_file).clone();
         let start = self.dir.now();
         if let Err(error) = file.sync() {
             if planted::is(Bug::SyncRetried) { file.sync()? } else { return Err(error) }
         }
+        let took = self.dir.now().saturating_sub(start);
         self.counters.syncs.add(1);
-        self.counters.sync_latency.record(self.dir.now().saturating_sub(start));
-        Ok(())
+        self.counters.sync_latency.record(took);
+        Ok(took)
     }
 
     fn now(&self) -> Duration {

@@ -13,7 +13,7 @@ use crate::machine::Machine;
 use crate::report::{EngineLine, Run, html, plots, tables};
 use crate::run::Runner;
 use crate::tasks;
-use crate::workloads::{Case, Effort, Workload, cases};
+use crate::workloads::{Case, Effort, MEMORY_DIR, Workload, cases};
 
 /// Measures seawall against other logs and against the disk, side by side.
 #[derive(Debug, Parser)]
@@ -36,8 +36,8 @@ struct Arguments {
     /// Writes the plots that are lines to files in this directory, which is made.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// The directory to measure in: it decides on the disk. A fresh one is made inside, and removed [default:
-    /// `target`, else the working directory].
+    /// The directory to measure in: it decides on the disk. A fresh one is made inside, and removed; `cpu` makes its
+    /// own in /dev/shm [default: `target`, else the working directory].
     #[arg(long)]
     dir: Option<PathBuf>,
     /// How many turns each engine has.
@@ -161,17 +161,23 @@ fn measure(arguments: &Arguments) -> Result<()> {
 }
 
 fn check_space(dir: &Path, cases: &[Case]) -> Result<()> {
-    let needed = cases.iter().map(|case| case.space_bytes).max().unwrap_or(0);
-    let system = rustix::fs::statvfs(dir)?;
-    let free = system.f_bavail * system.f_frsize;
-    let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
-    tell(&format!(
-        "needs up to {:.1} GiB in {}, where {:.1} are free",
-        gib(needed),
-        dir.display(),
-        gib(free)
-    ));
-    if free < needed { Err("that is too little".into()) } else { Ok(()) }
+    for (dir, in_memory) in [(dir, false), (Path::new(MEMORY_DIR), true)] {
+        let here = cases.iter().filter(|case| case.is_in_memory() == in_memory);
+        let Some(needed) = here.map(|case| case.space_bytes).max() else { continue };
+        let system = rustix::fs::statvfs(dir)?;
+        let free = system.f_bavail * system.f_frsize;
+        let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
+        tell(&format!(
+            "needs up to {:.1} GiB in {}, where {:.1} are free",
+            gib(needed),
+            dir.display(),
+            gib(free)
+        ));
+        if free < needed {
+            return Err("that is too little".into());
+        }
+    }
+    Ok(())
 }
 
 fn engine_lines() -> Vec<EngineLine> {

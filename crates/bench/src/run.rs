@@ -10,13 +10,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::engine::Result;
 use crate::job::{self, Job, Load, Outcome, Task};
 use crate::summary::{CaseResult, RowResult};
-use crate::workloads::{Case, Effort, Place, Row};
+use crate::workloads::{Case, Effort, MEMORY_DIR, Place, Row};
 
 /// What a job may take: more than any that is meant to end.
 const PATIENCE: Duration = Duration::from_secs(300);
-const PATIENCE_GROWTH: Duration = Duration::from_secs(3600);
-/// A file system in memory.
-const MEMORY: &str = "/dev/shm";
+const PATIENCE_LARGE: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Runner<'a> {
     /// A directory of ours, empty.
@@ -87,7 +85,7 @@ impl<'a> Runner<'a> {
                 outcome
             }
             Place::Memory => {
-                let dir = tempfile::tempdir_in(MEMORY)?;
+                let dir = tempfile::tempdir_in(MEMORY_DIR)?;
                 self.measure_in(row, dir.path())
             }
         }
@@ -109,7 +107,8 @@ impl<'a> Runner<'a> {
 
     fn job(&self, row: &Row, dir: &Path, task: Task) -> Result<Outcome> {
         let job = Job { engine: row.engine.into(), dir: dir.to_owned(), task };
-        let patience = if matches!(task, Task::Growth { .. }) { PATIENCE_GROWTH } else { PATIENCE };
+        let large = matches!(task, Task::Growth { .. } | Task::Load(_));
+        let patience = if large { PATIENCE_LARGE } else { PATIENCE };
         job::run_apart(&job, self.scratch, patience)
     }
 

@@ -182,6 +182,11 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// Whether it is measured in [`MEMORY_DIR`].
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.rows.iter().any(|row| matches!(row.place, Place::Memory))
+    }
+
     /// Growth is seen within a round.
     pub(crate) fn rounds(&self, effort: &Effort) -> usize {
         match self.kind {
@@ -210,9 +215,12 @@ pub(crate) enum Place {
     Fresh(Option<Load>),
     /// In one directory for all rounds, and all rows of this name, written once.
     Kept(String, Load),
-    /// In a new directory in memory each time.
+    /// In a new directory in [`MEMORY_DIR`] each time.
     Memory,
 }
+
+/// A file system in memory.
+pub(crate) const MEMORY_DIR: &str = "/dev/shm";
 
 pub(crate) const THREADS: [usize; 5] = [2, 4, 8, 32, 64];
 const BATCH: usize = 100;
@@ -248,7 +256,6 @@ pub(crate) const CHECKPOINT_ID: &str = "checkpoint";
 pub(crate) const NO_CHECKPOINT: &str = "no checkpoint";
 pub(crate) const CPU_RECORD_BYTES: [usize; 2] = [100, 4 << 10];
 pub(crate) const GROWTH_ID: &str = "growth, appends";
-pub(crate) const GROWTH_OPEN_ID: &str = "growth, open";
 pub(crate) const MEMORY_OPEN_ID: &str = "memory, open";
 pub(crate) const MEMORY_APPEND_ID: &str = "memory, open and append";
 pub(crate) const MEMORY_REPLAY_ID: &str = "memory, replay";
@@ -258,8 +265,8 @@ pub(crate) fn cpu_id(record_bytes: usize) -> String {
     format!("in memory, 1 thread, {}", size(record_bytes))
 }
 
-pub(crate) fn growth_label(log_bytes: u64, verification: Verification) -> String {
-    format!("{} MiB, Verify::{verification:?}", log_bytes >> 20)
+pub(crate) fn growth_open_id(log_bytes: u64) -> String {
+    format!("growth, open, {} MiB", log_bytes >> 20)
 }
 
 fn framing_name(framing: Framing) -> &'static str {
@@ -304,7 +311,10 @@ pub(crate) fn cases(workload: Workload, effort: &Effort) -> Vec<Case> {
         Workload::Checkpoint => vec![checkpoint(effort)],
         Workload::Memory => memory(effort),
         Workload::Cpu => CPU_RECORD_BYTES.map(|bytes| cpu(bytes, effort)).into(),
-        Workload::Growth => vec![growth(effort), growth_open(effort)],
+        Workload::Growth => {
+            let opens = [1, 4, 16].map(|times| growth_open(times * effort.log_bytes, effort));
+            [growth(effort)].into_iter().chain(opens).collect()
+        }
     }
 }
 
@@ -573,11 +583,16 @@ fn memory(effort: &Effort) -> Vec<Case> {
 
 /// As a durable append, but nothing is waited for: what is left is the log's own work. It writes no zeros there.
 fn cpu(record_bytes: usize, effort: &Effort) -> Case {
-    let on_disk = durable(1, record_bytes, effort);
-    let rows = on_disk.rows.into_iter().filter(|row| row.engine == SEAWALL || row.engine == GROWING);
-    let rows =
-        rows.map(|row| Row { place: Place::Memory, remark: "a log in memory".into(), ..row }).collect();
-    Case { id: cpu_id(record_bytes), rows, space_bytes: 0, ..on_disk }
+    const BYTES_MAX: u64 = 32 << 20;
+    let mut case = durable(1, record_bytes, effort);
+    case.rows.retain(|row| row.engine == SEAWALL || row.engine == GROWING);
+    for row in &mut case.rows {
+        let Task::Append(append) = &mut row.measure else { unreachable!("durable cases append") };
+        append.amount = Amount::Calls((BYTES_MAX / record_bytes as u64).min(100_000));
+        row.place = Place::Memory;
+        row.remark = "a log in memory".into();
+    }
+    Case { id: cpu_id(record_bytes), space_bytes: 2 * BYTES_MAX, ..case }
 }
 
 fn growth(effort: &Effort) -> Case {
@@ -599,27 +614,23 @@ fn growth(effort: &Effort) -> Case {
     }
 }
 
-fn growth_open(effort: &Effort) -> Case {
-    let rows = [1, 4, 16].into_iter().flat_map(|times| {
-        let log_bytes = times * effort.log_bytes;
-        let load = Load {
-            millis_max: u64::MAX,
-            ..whole_log(Framing::Grouped, 256, &Effort { log_bytes, ..effort.clone() })
-        };
-        [(Mode::Durable, Verification::Full), (Mode::Read, Verification::Tail)].map(|(mode, verify)| Row {
-            label: growth_label(log_bytes, verify),
-            engine: SEAWALL,
-            remark: String::new(),
-            place: Place::Kept(format!("{times}"), load),
-            before: None,
-            measure: Task::MemoryOpen { setup: setup(mode), appends: 0 },
-        })
-    });
+/// One log at a time: memory is to hold it.
+fn growth_open(log_bytes: u64, effort: &Effort) -> Case {
+    let large = Effort { log_bytes, ..effort.clone() };
+    let load = Load { millis_max: u64::MAX, ..whole_log(Framing::Grouped, 256, &large) };
+    let row = |label: &str, mode| Row {
+        label: label.into(),
+        engine: SEAWALL,
+        remark: String::new(),
+        place: Place::Kept(SEAWALL.into(), load),
+        before: None,
+        measure: Task::MemoryOpen { setup: setup(mode), appends: 0 },
+    };
     Case {
-        id: GROWTH_OPEN_ID.into(),
+        id: growth_open_id(log_bytes),
         kind: Kind::GrowthOpen,
-        rows: rows.collect(),
-        reference: SEAWALL,
-        space_bytes: effort.log_bytes * 23,
+        rows: vec![row(CLEAN_FULL, Mode::Durable), row(CLEAN_TAIL, Mode::Read)],
+        reference: CLEAN_FULL,
+        space_bytes: log_bytes * 11 / 10,
     }
 }

@@ -78,7 +78,8 @@ fn the_outcome_does_not_depend_on_how_many_threads_there_are() {
 
 #[test]
 fn damage_is_told_from_a_crash() {
-    for row in classify::run(400, 1) {
+    // The share of a case is near its limit: of fewer images, chance would decide.
+    for row in classify::run(4000, 1) {
         assert!(row.meets_goal(), "{row:?}");
     }
 }

@@ -7,7 +7,7 @@ use crate::engine::{Result, SEAWALL};
 use crate::goals::records_per_sync;
 use crate::job::Outcome;
 use crate::summary::{CaseResult, RowResult, Spread};
-use crate::workloads::{GROWTH_ID, GROWTH_OPEN_ID, Kind, THREADS, durable_id};
+use crate::workloads::{CLEAN_FULL, CLEAN_TAIL, GROWTH_ID, Kind, THREADS, durable_id};
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 420;
@@ -28,7 +28,8 @@ type Points = Vec<(f64, f64)>;
 /// What is seen better as lines: against the number of threads, and against the size of the log.
 pub(crate) fn lines(run: &Run) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
-    let mut plot = |name, title: &str, across: &str, series: Vec<(&str, Points)>| -> Result<()> {
+    let mut plot = |name, title: &str, across: &str, mut series: Vec<(&str, Points)>| -> Result<()> {
+        series.retain(|(_, points)| !points.is_empty());
         if series.iter().any(|(_, points)| points.len() > 1) {
             plots.push(Plot { name, svg: chart(title, across, &series)? });
         }
@@ -75,17 +76,17 @@ fn steps(run: &Run) -> Vec<(&'static str, Points)> {
 }
 
 fn against_size(run: &Run, figure: fn(&Outcome) -> Option<f64>) -> Vec<(&'static str, Points)> {
-    let rows = || run.cases.iter().filter(|case| case.id == GROWTH_OPEN_ID).flat_map(|case| &case.rows);
     let point = |row: &RowResult| {
         Some((row.median(|outcome| Some(outcome.log_bytes? as f64))? / GIB_BYTES, row.median(figure)?))
     };
-    let points = |verify: &str| rows().filter(|row| row.label.ends_with(verify)).filter_map(point).collect();
-    ["Verify::Full", "Verify::Tail"].into_iter().map(|verify| (verify, points(verify))).collect()
+    let cases = || run.cases.iter().filter(|case| case.kind == Kind::GrowthOpen);
+    let points = |label| cases().filter_map(|case| point(case.row(label)?)).collect();
+    [CLEAN_FULL, CLEAN_TAIL].into_iter().map(|label| (label, points(label))).collect()
 }
 
 fn chart(title: &str, across: &str, series: &[(&str, Points)]) -> Result<String> {
     let all = || series.iter().flat_map(|(_, points)| points);
-    let (right, top) = all().fold((0.0, 0.0), |(x, y), point| (point.0.max(x), point.1.max(y)));
+    let (right, top) = all().fold((0.0, 0.1), |(x, y), point| (point.0.max(x), point.1.max(y)));
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
