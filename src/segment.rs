@@ -20,6 +20,7 @@ const INDEX_STRIDE_BYTES: u64 = 56 << 10;
 /// The tail's index has room for so many entries from the start, or for those of a whole segment if that is less:
 /// an append to a segment of the default size, 64 MiB, then allocates nothing.
 const INDEX_RESERVED_MAX: usize = 1280;
+const _: () = assert!(INDEX_RESERVED_MAX as u64 * INDEX_STRIDE_BYTES >= 64 << 20);
 /// The tail is zero-filled up to a multiple of this …
 const AHEAD_BYTES: u64 = 256 << 10;
 /// … or of this, when groups are large.

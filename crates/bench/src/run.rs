@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::engine::Result;
 use crate::job::{self, Job, Load, Outcome, Task};
 use crate::summary::{CaseResult, RowResult};
+use crate::tasks::Draw;
 use crate::workloads::{Case, Effort, MEMORY_DIR, Place, Row};
 
 /// What a job may take: more than any that is meant to end.
@@ -37,11 +38,12 @@ impl<'a> Runner<'a> {
         let mut kept = BTreeSet::new();
         let mut results: Vec<RowResult> =
             case.rows.iter().map(|row| self.prepare(case, row, &mut kept)).collect();
-        let count = case.rows.len();
-        let rounds = case.rounds(self.effort);
-        for round in 0..rounds {
-            // Each goes first in its turn: what comes behind a slow one finds a busier disk.
-            for at in (0..count).map(|turn| (round + turn) % count) {
+        let mut order: Vec<usize> = (0..case.rows.len()).collect();
+        let mut draw = Draw::new();
+        for _ in 0..case.rounds(self.effort) {
+            // Another order each time: what comes behind one that writes much finds a busier disk.
+            draw.shuffle(&mut order);
+            for &at in &order {
                 let (row, result) = (&case.rows[at], &mut results[at]);
                 self.progress.set_message(format!("{}: {}", case.id, row.label));
                 if result.failure.is_none() {

@@ -148,10 +148,10 @@ fn payload(bytes: usize) -> Vec<u8> {
 ///
 /// # Source
 /// xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016.
-struct Draw(u64);
+pub(crate) struct Draw(u64);
 
 impl Draw {
-    fn new() -> Draw {
+    pub(crate) fn new() -> Draw {
         Draw(0x9e37_79b9_7f4a_7c15)
     }
 
@@ -164,6 +164,14 @@ impl Draw {
 
     fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 16) % bound
+    }
+
+    /// Puts them into any order, each as likely as another.
+    pub(crate) fn shuffle<T>(&mut self, values: &mut [T]) {
+        for count in (2..=values.len()).rev() {
+            let drawn = self.below(count as u64);
+            values.swap(count - 1, usize::try_from(drawn).expect("it is below a length"));
+        }
     }
 }
 

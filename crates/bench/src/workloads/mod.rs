@@ -1,0 +1,226 @@
+//! The workloads: which engines do what, in which sizes.
+
+mod cases;
+mod names;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::{Load, Task};
+
+pub(crate) use cases::cases;
+pub(crate) use names::*;
+
+/// A group of cases that can be asked for by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Workload {
+    Durable,
+    Threads,
+    Batch,
+    Buffered,
+    Replay,
+    Open,
+    Read,
+    Rotation,
+    Checkpoint,
+    Memory,
+    Cpu,
+    Growth,
+}
+
+impl Workload {
+    pub(crate) const ALL: [Workload; 12] = [
+        Workload::Durable,
+        Workload::Threads,
+        Workload::Batch,
+        Workload::Buffered,
+        Workload::Replay,
+        Workload::Open,
+        Workload::Read,
+        Workload::Rotation,
+        Workload::Checkpoint,
+        Workload::Memory,
+        Workload::Cpu,
+        Workload::Growth,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Workload::Durable => "durable",
+            Workload::Threads => "threads",
+            Workload::Batch => "batch",
+            Workload::Buffered => "buffered",
+            Workload::Replay => "replay",
+            Workload::Open => "open",
+            Workload::Read => "read",
+            Workload::Rotation => "rotation",
+            Workload::Checkpoint => "checkpoint",
+            Workload::Memory => "memory",
+            Workload::Cpu => "cpu",
+            Workload::Growth => "growth",
+        }
+    }
+
+    pub(crate) fn explanation(self) -> &'static str {
+        match self {
+            Workload::Durable => "one thread appends, each record synced: 100 B, 4 KiB, 64 KiB",
+            Workload::Threads => "2, 4, 8, 32, 64 threads append 256 B, each record synced",
+            Workload::Batch => "one thread appends atomic batches of 100 records of 256 B, each batch synced",
+            Workload::Buffered => {
+                "1, 2, 8 threads append 64 B, 256 B, 4 KiB, 64 KiB; a sync every 64 MiB and one at the end"
+            }
+            Workload::Replay => {
+                "a whole log is read, warm: 256 B, 4 KiB; in frames of one record, and of 64 KiB"
+            }
+            Workload::Open => {
+                "seawall is opened, warm: closed, and killed; with 1, 100, 1,000 segments (1, 20, 200 with --quick)"
+            }
+            Workload::Read => {
+                "records are read by number at random, warm, against one bare pread of the frame"
+            }
+            Workload::Rotation => "4 KiB records, each synced, in segments of 4 MiB: the worst append",
+            Workload::Checkpoint => {
+                "1,000 segments (200) are checkpointed while one thread appends, and are not: the worst append"
+            }
+            Workload::Memory => "the peak of resident memory: open, after appends, replay",
+            Workload::Cpu => {
+                "one thread appends 100 B and 4 KiB to a log in memory (/dev/shm): what the log takes beside the calls"
+            }
+            Workload::Growth => {
+                "64 GiB are appended with a checkpoint at each; logs of 1, 4, 16 GiB are opened (1 GiB; 1/16 of that)"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// How much of everything.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Effort {
+    pub(crate) rounds: usize,
+    /// Of one durable measurement.
+    pub(crate) millis: u64,
+    /// Payload of one buffered measurement.
+    pub(crate) buffered_bytes: u64,
+    /// It ends after this.
+    pub(crate) buffered_millis_max: u64,
+    /// Payload of a log that is read or opened.
+    pub(crate) log_bytes: u64,
+    /// Writing such a log ends after this.
+    pub(crate) load_millis_max: u64,
+    /// Segments of the largest number.
+    pub(crate) segments: u64,
+    pub(crate) reads: u64,
+    /// Durable appends of one rotation measurement.
+    pub(crate) rotation_calls: u64,
+    /// What is appended between two checkpoints of a log that grows for long, and how often.
+    pub(crate) step_bytes: u64,
+    pub(crate) steps: u64,
+}
+
+impl Effort {
+    pub(crate) fn full() -> Effort {
+        Effort {
+            rounds: 9,
+            millis: 500,
+            buffered_bytes: 256 << 20,
+            buffered_millis_max: 3000,
+            log_bytes: 1 << 30,
+            load_millis_max: 60_000,
+            segments: 1000,
+            reads: 200_000,
+            rotation_calls: 8000,
+            step_bytes: 1 << 30,
+            steps: 64,
+        }
+    }
+
+    pub(crate) fn quick() -> Effort {
+        Effort {
+            rounds: 3,
+            millis: 100,
+            buffered_bytes: 72 << 20,
+            buffered_millis_max: 1000,
+            log_bytes: 64 << 20,
+            load_millis_max: 5000,
+            segments: 200,
+            reads: 20_000,
+            rotation_calls: 2500,
+            step_bytes: 128 << 20,
+            steps: 8,
+        }
+    }
+}
+
+/// What a case's rows can be compared in, and which columns they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    Durable,
+    Buffered,
+    Replay,
+    Open,
+    Read,
+    Rotation,
+    Checkpoint,
+    Memory,
+    Growth,
+    GrowthOpen,
+}
+
+/// One table: engines that do the same, in turns.
+pub(crate) struct Case {
+    pub(crate) id: String,
+    pub(crate) kind: Kind,
+    pub(crate) rows: Vec<Row>,
+    /// The label of the row that the others are set against.
+    pub(crate) reference: &'static str,
+    /// Disk space that it takes at most.
+    pub(crate) space_bytes: u64,
+}
+
+impl Case {
+    /// Whether it is measured in [`MEMORY_DIR`].
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.rows.iter().any(|row| matches!(row.place, Place::Memory))
+    }
+
+    /// Growth is seen within a round.
+    pub(crate) fn rounds(&self, effort: &Effort) -> usize {
+        match self.kind {
+            Kind::Growth => 1,
+            Kind::GrowthOpen => effort.rounds.min(3),
+            _ => effort.rounds,
+        }
+    }
+}
+
+pub(crate) struct Row {
+    pub(crate) label: String,
+    pub(crate) engine: &'static str,
+    /// What is to be known of it beside its figures: its promise, or what it does.
+    pub(crate) remark: String,
+    pub(crate) place: Place,
+    /// Done before each measurement, off the clock, in a process of its own.
+    pub(crate) before: Option<Task>,
+    pub(crate) measure: Task,
+}
+
+/// Where a row's log is.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// In a new directory each time, with what this writes there first.
+    Fresh(Option<Load>),
+    /// In one directory for all rounds, and all rows of this name, written once.
+    Kept(String, Load),
+    /// In a new directory in [`MEMORY_DIR`] each time.
+    Memory,
+}
+
+/// A file system in memory.
+pub(crate) const MEMORY_DIR: &str = "/dev/shm";
