@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::plots::{bars, lines};
-use super::tables::{Table, case_table, engines_table, goals_table};
+use super::tables::{Table, case_table, engines_table, goals_table, peers_table};
 use crate::engine::Result;
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:72em;margin:2em auto;padding:0 1em}\
@@ -19,6 +19,10 @@ pub(crate) fn page(run: &Run) -> Result<String> {
     body +=
         &format!("<li>seawall {}; {rounds} rounds in turns; medians over the rounds</li></ul>", run.version);
     body += &table(&goals_table(&run.goals));
+    let peers = peers_table(run);
+    if !peers.rows.is_empty() {
+        body += &table(&peers);
+    }
     for plot in lines(run)? {
         body += &plot.svg;
     }

@@ -1,6 +1,9 @@
 //! Markdown tables; the page shows the same ones.
 
+use std::cmp::Ordering;
+
 use super::Run;
+use crate::engine::SEAWALL;
 use crate::goals::{
     Goal, Verdict, bytes_per_sync, quarters, records_per_sync, worst_of_p99, worst_of_rotation,
 };
@@ -141,6 +144,34 @@ pub(crate) fn engines_table(run: &Run) -> Table {
     }
 }
 
+/// In each table of speeds: seawall, and the fastest of the other logs.
+pub(crate) fn peers_table(run: &Run) -> Table {
+    let is_log =
+        |row: &&RowResult| run.engines.iter().any(|engine| engine.name == row.label && !engine.is_floor());
+    let row = |case: &CaseResult| -> Option<Vec<String>> {
+        let ratio_of = |row: &RowResult| Some(case.ratio(&row.label, &case.reference)?.median);
+        let own = case.rows.iter().rfind(|row| row.label.starts_with(SEAWALL))?;
+        let others = case.rows.iter().filter(is_log).filter(|row| row.label != SEAWALL);
+        let best = others.max_by(|a, b| ratio_of(a).partial_cmp(&ratio_of(b)).unwrap_or(Ordering::Equal))?;
+        let speed = |row: &RowResult| number(ratio_of(row));
+        let times = case.ratio(&own.label, &best.label).map(|ratio| ratio.median);
+        Some(vec![
+            case.id.clone(),
+            own.label.clone(),
+            speed(own),
+            best.label.clone(),
+            speed(best),
+            number(times),
+        ])
+    };
+    let compared = |case: &&CaseResult| matches!(case.kind, Kind::Durable | Kind::Buffered | Kind::Replay);
+    Table {
+        title: "Beside the fastest of the other logs".into(),
+        header: vec!["table", "seawall", "ratio to floor", "the other", "ratio to floor", "seawall ÷ it"],
+        rows: run.cases.iter().filter(compared).filter_map(row).collect(),
+    }
+}
+
 /// The whole run as Markdown.
 pub(crate) fn markdown(run: &Run) -> String {
     let mut text = String::new();
@@ -152,6 +183,11 @@ pub(crate) fn markdown(run: &Run) -> String {
         run.version, run.effort.rounds
     );
     text += &engines_table(run).markdown();
+    let peers = peers_table(run);
+    if !peers.rows.is_empty() {
+        text.push('\n');
+        text += &peers.markdown();
+    }
     for case in &run.cases {
         text.push('\n');
         text += &case_table(case).markdown();
