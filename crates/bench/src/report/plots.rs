@@ -104,12 +104,14 @@ fn chart(title: &str, across: &str, series: &[(&str, Points)]) -> Result<String>
             let sample = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2));
             chart.draw_series(line)?.label(*name).legend(sample);
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .label_font(("sans-serif", 15))
-            .background_style(WHITE.mix(0.8))
-            .draw()?;
+        if series.len() > 1 {
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperLeft)
+                .label_font(("sans-serif", 15))
+                .background_style(WHITE.mix(0.8))
+                .draw()?;
+        }
         area.present()?;
     }
     Ok(svg)
