@@ -597,17 +597,23 @@ fn stats_count_what_was_done() {
     assert_eq!((stats.records, stats.groups, stats.syncs, stats.zeroed_bytes), (10, 1, 1, 0));
 }
 
-#[test]
-fn a_look_up_reads_near_its_record() {
-    // Method: count the reads of single look-ups in a segment of 4 MiB: right after appending, after reopening with
-    // full verification, and without it, where the first look-up must walk the frames.
-    let disk = MemFs::new(1);
+/// A disk that counts how often it is read.
+fn counting_reads(disk: &MemFs) -> (HookFs, Arc<AtomicU64>) {
     let reads = Arc::new(AtomicU64::new(0));
     let counter = reads.clone();
     let counted = HookFs::new(disk.clone(), move |call, _| {
         counter.fetch_add(u64::from(call == Call::Read), Ordering::Relaxed);
         Ok(())
     });
+    (counted, reads)
+}
+
+#[test]
+fn a_look_up_reads_near_its_record() {
+    // Method: count the reads of single look-ups in a segment of 4 MiB: right after appending, after reopening with
+    // full verification, and without it, where the first look-up must walk the frames.
+    let disk = MemFs::new(1);
+    let (counted, reads) = counting_reads(&disk);
     let open = |verify| Options::new().verify(verify).open_on(Arc::new(counted.clone()), DIR).unwrap();
     let wal = open(Verify::Full);
     for number in 1..=4000 {
@@ -658,12 +664,7 @@ fn a_look_up_finds_its_record_wherever_its_frame_lies() {
     let bytes = |number: u64, size: fn(u64) -> usize| Rng::new(number).bytes(size(number));
     for (case, size) in sizes.into_iter().enumerate() {
         let disk = MemFs::new(1);
-        let reads = Arc::new(AtomicU64::new(0));
-        let counter = reads.clone();
-        let counted = HookFs::new(disk.clone(), move |call, _| {
-            counter.fetch_add(u64::from(call == Call::Read), Ordering::Relaxed);
-            Ok(())
-        });
+        let (counted, reads) = counting_reads(&disk);
         let wal = Options::new().segment_bytes(1 << 20).open_on(Arc::new(counted), DIR).unwrap();
         for number in 1..=1500 {
             wal.append(&*bytes(number, size)).unwrap();
