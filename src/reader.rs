@@ -326,7 +326,7 @@ impl Cursor {
 
 /// Returns where to begin to look for the one record that is wanted, and reads what is there. Where records have
 /// frames of their own and are of one size, that is its own frame: a header verifies in its own place alone, and this
-/// one must be that of the very record. Else it is the frame that the index names, read with those up to the next one
+/// one must name the very record. Else it is the frame that the index names, read with those up to the next one
 /// that it names, where both are known and fit into the window.
 fn aim(window: &mut Window, handle: &Handle, salt: &Id, lsn: Lsn, near: &Near) -> Result<u64> {
     if let Some((offset, frame_bytes)) = near.guess {

@@ -164,7 +164,7 @@ fn check_space(dir: &Path, cases: &[Case]) -> Result<()> {
     for (dir, in_memory) in [(dir, false), (Path::new(MEMORY_DIR), true)] {
         let here = cases.iter().filter(|case| case.is_in_memory() == in_memory);
         let Some(needed) = here.map(|case| case.space_bytes).max() else { continue };
-        let system = rustix::fs::statvfs(dir)?;
+        let system = rustix::fs::statvfs(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         let free = system.f_bavail * system.f_frsize;
         let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
         tell(&format!(
