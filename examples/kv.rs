@@ -1,4 +1,5 @@
-//! A small key-value store on top of the log, which survives `kill -9` and power cuts at any moment.
+//! A small key-value store on top of the log, which survives `kill -9` and power cuts at any
+//! moment.
 //!
 //! ```text
 //! cargo run --example kv -- <dir> put <key> <value>
@@ -11,9 +12,10 @@
 //! `get` of a key that is not there ends with exit code 1, a failure with 2.
 //!
 //! # How it works
-//! All keys are in memory. A change is appended to the log in `<dir>/wal` before it is made in memory. `snapshot`
-//! writes all keys to the file `<dir>/snapshot`, with the LSN of the last change that is in them, and then lets the
-//! log forget the changes up to there. Opening reads the snapshot and replays what the log has behind it.
+//! All keys are in memory. A change is appended to the log in `<dir>/wal` before it is made in
+//! memory. `snapshot` writes all keys to the file `<dir>/snapshot`, with the LSN of the last change
+//! that is in them, and then lets the log forget the changes up to there. Opening reads the
+//! snapshot and replays what the log has behind it.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
@@ -53,11 +55,15 @@ impl Store {
         let wal = Options::new().segment_bytes(SEGMENT_BYTES).open(dir.join("wal"))?;
         let (keys, applied) = read_snapshot(&dir.join("snapshot"))?;
         if applied > wal.last_lsn() {
-            return Err(format!("the snapshot is at {applied}, the log only at {}", wal.last_lsn()).into());
+            return Err(format!(
+                "the snapshot is at {applied}, the log only at {}",
+                wal.last_lsn()
+            )
+            .into());
         }
         let mut store = Store { dir: dir.to_owned(), wal, keys, applied };
-        // Behind the snapshot, whether or not the checkpoint that followed it came to pass. Should records be missing
-        // there, this is an error.
+        // Behind the snapshot, whether or not the checkpoint that followed it came to pass. Should
+        // records be missing there, this is an error.
         for record in store.wal.iter_from(applied.next()) {
             store.apply(&record?)?;
         }
@@ -70,8 +76,8 @@ impl Store {
 
     /// Sets a key. Once this returned `Ok`, the change survives a power cut.
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        // The log first: what is seen in memory is on disk. The other way round, a crash could take back what a
-        // reader has seen.
+        // The log first: what is seen in memory is on disk. The other way round, a crash could take
+        // back what a reader has seen.
         self.applied = self.wal.append(Entry::new(value).with_meta(key).with_kind(PUT))?;
         self.keys.insert(key.to_vec(), value.to_vec());
         Ok(())
@@ -90,7 +96,8 @@ impl Store {
     /// Writes all keys to the snapshot file and lets the log forget what is in it.
     fn snapshot(&mut self) -> Result<()> {
         write_snapshot(&self.dir, &self.keys, self.applied)?;
-        // Only now: a crash before this line leaves records that the snapshot covers, and `open` passes them over.
+        // Only now: a crash before this line leaves records that the snapshot covers, and `open`
+        // passes them over.
         self.wal.checkpoint(self.applied)?;
         Ok(())
     }
@@ -101,18 +108,22 @@ impl Store {
         match record.kind() {
             PUT => drop(self.keys.insert(key, record.payload().to_vec())),
             DELETE => drop(self.keys.remove(&key)),
-            kind => return Err(format!("record {} is of the unknown kind {kind}", record.lsn()).into()),
+            kind => {
+                return Err(format!("record {} is of the unknown kind {kind}", record.lsn()).into());
+            }
         }
         self.applied = record.lsn();
         Ok(())
     }
 }
 
-// The snapshot file: magic, LSN, then for each key two lengths, key and value, then a CRC-32 of all that.
+// The snapshot file: magic, LSN, then for each key two lengths, key and value, then a CRC-32 of all
+// that.
 
 const MAGIC: &[u8; 8] = b"KVSNAP01";
 
-/// Replaces the snapshot in one step: after a crash at any moment there is the old one or the new one, whole.
+/// Replaces the snapshot in one step: after a crash at any moment there is the old one or the new
+/// one, whole.
 fn write_snapshot(dir: &Path, keys: &Keys, applied: Lsn) -> Result<()> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend(u64::from(applied).to_le_bytes());
@@ -136,7 +147,9 @@ fn write_snapshot(dir: &Path, keys: &Keys, applied: Lsn) -> Result<()> {
 /// Reads the snapshot; without one, there are no keys, as of before the first change.
 fn read_snapshot(path: &Path) -> Result<(Keys, Lsn)> {
     let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Keys::new(), Lsn::ZERO)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok((Keys::new(), Lsn::ZERO));
+        }
         outcome => outcome?,
     };
     parse_snapshot(&bytes).ok_or_else(|| format!("{} is damaged", path.display()).into())
@@ -174,8 +187,9 @@ fn sync_dir(_dir: &Path) -> io::Result<()> {
 const FILL_SNAPSHOT_EVERY: u64 = 64;
 const FILL_KEYS: u64 = 500;
 
-/// Makes changes until `until` says to stop. Each is printed, by its LSN, once it is on disk. What it does at an LSN
-/// depends on that number and on the keys alone, so that `tests/it/kv.rs` can tell what must be there after a kill.
+/// Makes changes until `until` says to stop. Each is printed, by its LSN, once it is on disk. What
+/// it does at an LSN depends on that number and on the keys alone, so that `tests/it/kv.rs` can
+/// tell what must be there after a kill.
 fn fill(store: &mut Store, until: &FillUntil) -> Result<()> {
     let (start, mut count) = (Instant::now(), 0);
     while !until.is_reached(count, start.elapsed()) {
@@ -217,8 +231,7 @@ impl FillUntil {
     }
 }
 
-const USAGE: &str =
-    "usage: kv <dir> put <key> <value> | get <key> | delete <key> | list | snapshot | fill <count or 10s>";
+const USAGE: &str = "usage: kv <dir> put <key> <value> | get <key> | delete <key> | list | snapshot | fill <count or 10s>";
 
 fn run(arguments: &[&str]) -> Result<ExitCode> {
     let [dir, command @ ..] = arguments else { return Err(USAGE.into()) };

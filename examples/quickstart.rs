@@ -3,7 +3,8 @@
 //! ```text
 //! cargo run --example quickstart [directory]
 //! ```
-//! Without a directory the log is in a temporary one. With one it stays: run it twice and see what is replayed.
+//! Without a directory the log is in a temporary one. With one it stays: run it twice and see what
+//! is replayed.
 
 #![allow(clippy::print_stdout, reason = "it is a program")]
 
@@ -24,7 +25,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let debit = wal.append(b"debit 7")?;
     // A batch is all or nothing, and costs one sync.
     let credits = wal.append_batch(["credit 3", "credit 4"])?;
-    // Beside its payload, a record may have some bytes of meta and a kind. The log looks into none of them.
+    // Beside its payload, a record may have some bytes of meta and a kind. The log looks into none
+    // of them.
     let note = wal.append(Entry::new("paid in full").with_meta("account 7").with_kind(2))?;
     println!("append: {debit}, then the batch {credits}, then {note}");
 
@@ -32,12 +34,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::thread::scope(|scope| {
         let threads = ["a", "b", "c", "d"].map(|name| {
             let wal = &wal;
-            scope.spawn(move || (0..25).try_for_each(|count| wal.append(&format!("{name}{count}")).map(drop)))
+            scope.spawn(move || {
+                (0..25).try_for_each(|count| wal.append(&format!("{name}{count}")).map(drop))
+            })
         });
         threads.into_iter().try_for_each(|thread| thread.join().expect("appending does not panic"))
     })?;
     let stats = wal.stats();
-    println!("four threads: {} records so far, {:.1} for each sync", stats.records, stats.records_per_sync());
+    println!(
+        "four threads: {} records so far, {:.1} for each sync",
+        stats.records,
+        stats.records_per_sync()
+    );
 
     // Close, so that the next open has nothing to repair. A crash instead would lose nothing.
     wal.close()?;
@@ -47,8 +55,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("reopen: {:?}, records {}", wal.recovery().action, wal.recovery().records);
     println!("read {note}: {:?}", wal.read(note)?.as_ref().map(payload));
 
-    // Checkpoint: what a record did is safe elsewhere, so it need not be replayed again. Files that hold nothing
-    // else are removed.
+    // Checkpoint: what a record did is safe elsewhere, so it need not be replayed again. Files that
+    // hold nothing else are removed.
     let keep = 5;
     let floor = u64::from(wal.last_lsn()) - keep;
     wal.checkpoint(floor.into())?;

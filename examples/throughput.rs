@@ -3,11 +3,13 @@
 //! ```text
 //! cargo run --release --example throughput -- [directory] [--seconds <per figure, default 2>]
 //! ```
-//! The first table sets one appending thread against a loop of `write_at` and `sync_data` on a growing file: the
-//! least that a durable append can do. The two take turns, since a disk's speed drifts, and each round's ratio is
-//! taken by itself. The second table shows how many records share a sync when many threads append.
+//! The first table sets one appending thread against a loop of `write_at` and `sync_data` on a
+//! growing file: the least that a durable append can do. The two take turns, since a disk's speed
+//! drifts, and each round's ratio is taken by itself. The second table shows how many records share
+//! a sync when many threads append.
 //!
-//! What it writes lies in a fresh directory inside the given one (default: the working directory), and is removed.
+//! What it writes lies in a fresh directory inside the given one (default: the working directory),
+//! and is removed.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
@@ -62,7 +64,11 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(PathBuf, Durati
 fn run(dir: &Path, figure: Duration) -> Result<()> {
     let scratch = tempfile::tempdir_in(dir)?;
     let processors = thread::available_parallelism()?;
-    println!("{}, {processors} processors, in {}\n", std::env::consts::OS, dir.canonicalize()?.display());
+    println!(
+        "{}, {processors} processors, in {}\n",
+        std::env::consts::OS,
+        dir.canonicalize()?.display()
+    );
     one_thread(scratch.path(), figure)?;
     println!();
     many_threads(scratch.path(), figure)
@@ -70,7 +76,9 @@ fn run(dir: &Path, figure: Duration) -> Result<()> {
 
 /// One thread, against the plain loop.
 fn one_thread(dir: &Path, figure: Duration) -> Result<()> {
-    println!("One thread, {ROUNDS} rounds in turns; medians, and the median of the rounds' ratios.\n");
+    println!(
+        "One thread, {ROUNDS} rounds in turns; medians, and the median of the rounds' ratios.\n"
+    );
     println!("| record | plain loop, ops/s | log, ops/s | ratio | least and most | {STATS_HEADER}");
     println!("|---:|---:|---:|---:|---:|{STATS_RULE}");
     for bytes in RECORD_BYTES {
@@ -96,7 +104,8 @@ fn one_thread(dir: &Path, figure: Duration) -> Result<()> {
             log_rates.push(log);
             ratios.push(log / plain);
         }
-        let (plain, log, ratio) = (median(&mut plain_rates), median(&mut log_rates), median(&mut ratios));
+        let (plain, log, ratio) =
+            (median(&mut plain_rates), median(&mut log_rates), median(&mut ratios));
         let (least, most) = (ratios[0], ratios[ratios.len() - 1]); // The median has sorted them.
         println!(
             "| {bytes} B | {plain:.0} | {log:.0} | {ratio:.2} | {least:.2}–{most:.2} | {}",
@@ -149,7 +158,9 @@ fn rate(slice: Duration, mut operation: impl FnMut() -> Result<()>) -> Result<f6
 
 /// Rising numbers of threads, each appending one record after the other.
 fn many_threads(dir: &Path, figure: Duration) -> Result<()> {
-    println!("Many threads, {GROUP_RECORD_BYTES} B records; the median of {GROUP_ROUNDS} rounds.\n");
+    println!(
+        "Many threads, {GROUP_RECORD_BYTES} B records; the median of {GROUP_ROUNDS} rounds.\n"
+    );
     println!("| threads | records/s | {STATS_HEADER}");
     println!("|---:|---:|{STATS_RULE}");
     let mut rounds = THREADS.map(|_| Vec::new());
@@ -194,8 +205,7 @@ fn append_from(threads: usize, wal: &Wal, slice: Duration) -> Result<f64> {
     })
 }
 
-const STATS_HEADER: &str =
-    "records | syncs | records per sync | bytes per sync | zeroed, MiB | sync p50, µs | p99, µs | max, µs |";
+const STATS_HEADER: &str = "records | syncs | records per sync | bytes per sync | zeroed, MiB | sync p50, µs | p99, µs | max, µs |";
 const STATS_RULE: &str = "---:|---:|---:|---:|---:|---:|---:|---:|";
 
 /// What the log itself says of a run.

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Builds the fuzz targets in one go and runs each for a time, two at once; prints how often each was executed.
+# Builds the fuzz targets in one go and runs each for a time, two at once; prints how often each was
+# executed.
 #
 #   fuzz/run.sh SECONDS [TARGET…]
 #
-# New inputs of interest go to fuzz/corpus, failing ones to fuzz/artifacts; neither is committed, fuzz/seeds is.
-# FUZZ_JOBS sets how many run at once, CARGO_TARGET_DIR where they are built.
+# New inputs of interest go to fuzz/corpus, failing ones to fuzz/artifacts; neither is committed,
+# fuzz/seeds is. FUZZ_JOBS sets how many run at once, CARGO_TARGET_DIR where they are built.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,7 +18,8 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
 command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
-# cargo-fuzz passes flags that a stable compiler takes only so. No address sanitizer: there is no unsafe code.
+# cargo-fuzz passes flags that a stable compiler takes only so. No address sanitizer: there is no
+# unsafe code.
 RUSTC_BOOTSTRAP=1 cargo fuzz build --fuzz-dir "$PWD" --sanitizer none --target-dir "$target_dir"
 host=$(rustc -vV | sed -n 's/^host: //p')
 

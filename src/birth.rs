@@ -1,9 +1,10 @@
-//! The birth of a segment: the one act that commits anything but an append. Rotation, recovery and a checkpoint on
-//! a full disk are all it.
+//! The birth of a segment: the one act that commits anything but an append. Rotation, recovery and
+//! a checkpoint on a full disk are all it.
 //!
-//! Its order is what makes it safe, and each step is durable before the next begins: the segment's file, with all
-//! that it is born with, and the new CURRENT, both as `.tmp`; the segment's name; CURRENT's name. A crash before
-//! the segment's name leaves the old tail; after it, the new one, of which nobody has been told yet.
+//! Its order is what makes it safe, and each step is durable before the next begins: the segment's
+//! file, with all that it is born with, and the new CURRENT, both as `.tmp`; the segment's name;
+//! CURRENT's name. A crash before the segment's name leaves the old tail; after it, the new one, of
+//! which nobody has been told yet.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use crate::current::{CurrentGuard, Mark, is_refused_for_space, remove_unfinished
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
 use crate::frame::{
-    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, Id, Predecessor, SegmentHeader, Twinned,
-    encode_state, pad,
+    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, Id, Predecessor, SegmentHeader,
+    Twinned, encode_state, pad,
 };
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::{Lsn, LsnRange};
@@ -40,7 +41,8 @@ pub(crate) struct Birth<'a> {
     pub(crate) ancestors: Ancestors,
 }
 
-/// Whole frames of the old tail that go into the new one; they begin with the record `Birth::first`.
+/// Whole frames of the old tail that go into the new one; they begin with the record
+/// `Birth::first`.
 #[derive(Debug)]
 pub(crate) struct Carried<'a> {
     pub(crate) handle: &'a Handle,
@@ -64,7 +66,11 @@ pub(crate) enum Ancestors {
 }
 
 /// Makes a segment, and the tail of it. Refused, everything is as it was.
-pub(crate) fn bear(dir: &Dir, current: &mut CurrentGuard<'_>, birth: &Birth<'_>) -> Result<Tail, Failure> {
+pub(crate) fn bear(
+    dir: &Dir,
+    current: &mut CurrentGuard<'_>,
+    birth: &Birth<'_>,
+) -> Result<Tail, Failure> {
     current.check()?;
     let salt = dir.random_id().map_err(Failure::Refused)?;
     let salt = if planted::is(Bug::SaltNotFresh) { birth.log_id } else { salt };
@@ -171,8 +177,14 @@ fn make(
 
 fn write(handle: Handle, birth: &Birth<'_>, salt: Id, mode: OpenMode) -> Result<Newborn> {
     let (frame, _) = encode_state(&salt, FRAMES_START, 0, birth.first, birth.floor, birth.state);
-    let mut writer =
-        Writer { handle: &handle, salt, end: FRAMES_START, unwritten: frame, index: Vec::new(), last: None };
+    let mut writer = Writer {
+        handle: &handle,
+        salt,
+        end: FRAMES_START,
+        unwritten: frame,
+        index: Vec::new(),
+        last: None,
+    };
     if let Some(carried) = &birth.carried {
         copy_frames(&mut writer, carried, birth.first)?;
     }
@@ -198,11 +210,13 @@ fn write(handle: Handle, birth: &Birth<'_>, salt: Id, mode: OpenMode) -> Result<
     Ok(Newborn { handle, header, last, index, filled_to })
 }
 
-/// Writes data frames again, for their new place: salt, offset and header are new, bodies and LSNs stay.
+/// Writes data frames again, for their new place: salt, offset and header are new, bodies and LSNs
+/// stay.
 fn copy_frames(writer: &mut Writer<'_>, carried: &Carried<'_>, first: Lsn) -> Result<()> {
     let mut window = Window::new(COPY_BYTES);
     let start = (first, carried.start);
-    let mut walk = Walk::new(carried.handle, carried.salt, &mut window, Bodies::Skip, start, carried.end);
+    let mut walk =
+        Walk::new(carried.handle, carried.salt, &mut window, Bodies::Skip, start, carried.end);
     loop {
         match walk.step()? {
             Step::End => return Ok(()),

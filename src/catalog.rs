@@ -1,5 +1,5 @@
-//! Which segments the log has, in LSN order, and its floor: an immutable snapshot that readers hold. And the files
-//! of older segments that are open for reading.
+//! Which segments the log has, in LSN order, and its floor: an immutable snapshot that readers
+//! hold. And the files of older segments that are open for reading.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -57,7 +57,8 @@ impl Catalog {
     /// The catalog without the segments that are wholly below its floor, and those.
     pub(crate) fn retire(&self) -> (Catalog, Vec<Arc<Segment>>) {
         let floor = if planted::is(Bug::FloorOffByOne) { self.floor.next() } else { self.floor };
-        let below = |entry: &CatalogEntry| entry.fence.as_ref().is_some_and(|fence| fence.last <= floor);
+        let below =
+            |entry: &CatalogEntry| entry.fence.as_ref().is_some_and(|fence| fence.last <= floor);
         let count = self.segments.iter().take_while(|entry| below(entry)).count();
         let retired = self.segments[..count].iter().map(|entry| entry.segment.clone()).collect();
         (Catalog { segments: self.segments[count..].to_vec(), floor: self.floor }, retired)
@@ -69,7 +70,8 @@ impl Catalog {
 pub(crate) struct Shelf {
     catalog: RwLock<Arc<Catalog>>,
     files: Files,
-    /// What the last look-up read through, for the next one: it need not be made and filled with zeros.
+    /// What the last look-up read through, for the next one: it need not be made and filled with
+    /// zeros.
     window: Mutex<Option<Window>>,
     closed: AtomicBool,
 }
@@ -86,7 +88,8 @@ impl Shelf {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts another catalog in its place, made from the present one; returns what `change` returns beside it.
+    /// Puts another catalog in its place, made from the present one; returns what `change` returns
+    /// beside it.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&Catalog) -> (Catalog, T)) -> T {
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         let (next, value) = change(&catalog);
@@ -94,14 +97,19 @@ impl Shelf {
         value
     }
 
-    /// Opens a segment's file for reading. One that a checkpoint removed meanwhile is not an error of the disk's.
+    /// Opens a segment's file for reading. One that a checkpoint removed meanwhile is not an error
+    /// of the disk's.
     pub(crate) fn file(&self, segment: &Segment) -> Result<Arc<Handle>> {
         if let Some(handle) = self.files.get(segment.number) {
             return Ok(handle);
         }
         let handle = self.files.open(segment).map_err(|error| {
             let first = self.catalog().floor.next();
-            if error.is_not_found() && segment.first < first { Error::Removed { first } } else { error }
+            if error.is_not_found() && segment.first < first {
+                Error::Removed { first }
+            } else {
+                error
+            }
         })?;
         // One that was retired meanwhile must not stay open: its space would not be freed.
         if !self.catalog().holds(segment) {
@@ -190,7 +198,14 @@ mod tests {
 
     fn fence(number: u64, last: u64) -> Predecessor {
         let last = Lsn::from(last);
-        Predecessor { number, salt: [0; 16], end: 9000, last, frame_offset: 8240, frame_checksum: 0 }
+        Predecessor {
+            number,
+            salt: [0; 16],
+            end: 9000,
+            last,
+            frame_offset: 8240,
+            frame_checksum: 0,
+        }
     }
 
     /// Segments 1 to 3 with the records 1 to 10, 11 to 20, and 21 and on.
@@ -227,7 +242,10 @@ mod tests {
     fn a_tail_without_records_is_replaced_and_one_with_records_is_followed() {
         assert_eq!(numbers(&catalog()), [1, 2, 3]);
         assert_eq!(numbers(&catalog().with_tail(segment(4, 21), Some(&fence(2, 20)))), [1, 2, 4]);
-        assert_eq!(numbers(&catalog().with_tail(segment(4, 30), Some(&fence(3, 29)))), [1, 2, 3, 4]);
+        assert_eq!(
+            numbers(&catalog().with_tail(segment(4, 30), Some(&fence(3, 29)))),
+            [1, 2, 3, 4]
+        );
         let new = Catalog {
             segments: vec![CatalogEntry { segment: segment(1, 1), fence: None }],
             floor: Lsn::ZERO,

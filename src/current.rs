@@ -1,9 +1,9 @@
-//! CURRENT: which segment is the tail, and how far it is surely durable. And the spares, which keep a full disk
-//! workable: a CURRENT and a small segment made in advance.
+//! CURRENT: which segment is the tail, and how far it is surely durable. And the spares, which keep
+//! a full disk workable: a CURRENT and a small segment made in advance.
 //!
-//! CURRENT is never changed in place. A new one is staged as `CURRENT.tmp`, synced, renamed, and the directory
-//! synced: a crash shows the old one or the new one. One lock covers the file and everything named `.tmp`; a birth
-//! holds it throughout.
+//! CURRENT is never changed in place. A new one is staged as `CURRENT.tmp`, synced, renamed, and
+//! the directory synced: a crash shows the old one or the new one. One lock covers the file and
+//! everything named `.tmp`; a birth holds it throughout.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 use crate::sync::{Mutex, MutexGuard};
 
-/// The size of the spare segment: room for headers and the largest state frame. Where there is no room for that, it
-/// is smaller; a birth with a small state fits the smallest.
+/// The size of the spare segment: room for headers and the largest state frame. Where there is no
+/// room for that, it is smaller; a birth with a small state fits the smallest.
 const SPARE_BYTES: [usize; 4] = [128 << 10, 64 << 10, 32 << 10, 16 << 10];
 
 /// What CURRENT says.
@@ -82,15 +82,21 @@ struct State {
     has_current_spare: bool,
     /// `spare.tmp` likewise.
     has_segment_spare: bool,
-    /// What failed under this lock, so that the log is poisoned or is about to be: nothing is changed after it.
+    /// What failed under this lock, so that the log is poisoned or is about to be: nothing is
+    /// changed after it.
     failed: Option<Error>,
 }
 
 impl Current {
     pub(crate) fn new(dir: Arc<Dir>, mark: Option<Mark>) -> Current {
         let written_at = dir.now();
-        let state =
-            State { mark, written_at, has_current_spare: false, has_segment_spare: false, failed: None };
+        let state = State {
+            mark,
+            written_at,
+            has_current_spare: false,
+            has_segment_spare: false,
+            failed: None,
+        };
         Current { dir, state: Mutex::new(state) }
     }
 
@@ -130,8 +136,9 @@ impl CurrentGuard<'_> {
         self.publish(mark)
     }
 
-    /// Makes the names in the directory durable. While the log is open this is done under this lock alone: a sync
-    /// that fails may take with it what another thread has just renamed, and that one's own sync then says ok.
+    /// Makes the names in the directory durable. While the log is open this is done under this lock
+    /// alone: a sync that fails may take with it what another thread has just renamed, and that
+    /// one's own sync then says ok.
     pub(crate) fn sync_dir(&mut self) -> Result<(), Failure> {
         self.check()?;
         self.dir.sync().map_err(|error| self.fail(error))
@@ -162,14 +169,18 @@ impl CurrentGuard<'_> {
         let mode = if spare { OpenMode::ReadWrite } else { OpenMode::Create };
         let staged = self.dir.open_file(&path, mode).map_err(Failure::Refused).and_then(|file| {
             file.write(&mark.encode(), 0)
-                .and_then(|()| if planted::is(Bug::CurrentNotSynced) { Ok(()) } else { file.sync() })
+                .and_then(
+                    |()| if planted::is(Bug::CurrentNotSynced) { Ok(()) } else { file.sync() },
+                )
                 .map_err(Failure::unless_full)
         });
         match staged {
             Err(Failure::Fatal(error)) => return Err(self.fail(error)),
             Err(Failure::Refused(_)) if !spare => remove_unfinished(self.dir, &path),
             // Somebody removed the spare: the next attempt makes a file again.
-            Err(Failure::Refused(ref error)) if error.is_not_found() => self.state.has_current_spare = false,
+            Err(Failure::Refused(ref error)) if error.is_not_found() => {
+                self.state.has_current_spare = false
+            }
             _ => {}
         }
         staged
@@ -185,7 +196,9 @@ impl CurrentGuard<'_> {
             self.dir.rename(&self.dir.current_spare_path(), &self.dir.current_path())
         };
         renamed
-            .and_then(|()| if planted::is(Bug::CurrentDirNotSynced) { Ok(()) } else { self.dir.sync() })
+            .and_then(
+                |()| if planted::is(Bug::CurrentDirNotSynced) { Ok(()) } else { self.dir.sync() },
+            )
             .map_err(|error| self.fail(error))?;
         self.state.mark = Some(mark.clone());
         self.state.written_at = self.dir.now();
@@ -197,13 +210,14 @@ impl CurrentGuard<'_> {
         self.state.has_segment_spare
     }
 
-    /// To be called before the spare segment gets a final name, or when it turns out not to be there.
+    /// To be called before the spare segment gets a final name, or when it turns out not to be
+    /// there.
     pub(crate) fn segment_spare_gone(&mut self) {
         self.state.has_segment_spare = false;
     }
 
-    /// Makes the spares that are not there. No room for one is only logged: the next call tries again. Anything
-    /// but a full disk is the caller's to judge.
+    /// Makes the spares that are not there. No room for one is only logged: the next call tries
+    /// again. Anything but a full disk is the caller's to judge.
     pub(crate) fn make_spares(&mut self) -> Result<Spares, Failure> {
         self.check()?;
         if !self.state.has_current_spare {
@@ -226,14 +240,17 @@ pub(crate) enum Spares {
     Wanting,
 }
 
-/// Makes and syncs a file of zeros, of the first of these sizes that there is room for; `false` where there is no
-/// room for any, or no handle.
+/// Makes and syncs a file of zeros, of the first of these sizes that there is room for; `false`
+/// where there is no room for any, or no handle.
 fn make_spare(dir: &Dir, path: &Arc<Path>, sizes: &[usize]) -> Result<bool> {
     for bytes in sizes {
-        let made =
-            dir.open_file(path, OpenMode::Create).map_err(Failure::Refused).and_then(|file: Handle| {
-                file.write(&vec![0; *bytes], 0).and_then(|()| file.sync()).map_err(Failure::unless_full)
-            });
+        let made = dir.open_file(path, OpenMode::Create).map_err(Failure::Refused).and_then(
+            |file: Handle| {
+                file.write(&vec![0; *bytes], 0)
+                    .and_then(|()| file.sync())
+                    .map_err(Failure::unless_full)
+            },
+        );
         match made {
             Ok(()) => return Ok(true),
             Err(Failure::Fatal(error)) => return Err(error),
@@ -246,8 +263,8 @@ fn make_spare(dir: &Dir, path: &Arc<Path>, sizes: &[usize]) -> Result<bool> {
     Ok(false)
 }
 
-/// Removes a `.tmp` that could not be finished. It must go, since it takes room on what may be a full disk, but
-/// nothing depends on it: the next open removes it as well.
+/// Removes a `.tmp` that could not be finished. It must go, since it takes room on what may be a
+/// full disk, but nothing depends on it: the next open removes it as well.
 pub(crate) fn remove_unfinished(dir: &Dir, path: &Arc<Path>) {
     if let Err(error) = dir.unlink(path) {
         log::warn!("an unfinished file stays behind until the log is opened again: {error}");

@@ -1,4 +1,5 @@
-//! The log's directory: its names, its lock, and the calls that change names. No other name is ever touched.
+//! The log's directory: its names, its lock, and the calls that change names. No other name is ever
+//! touched.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -105,7 +106,8 @@ impl Dir {
     }
 
     pub(crate) fn rename(&self, source: &Arc<Path>, target: &Path) -> Result<()> {
-        uninterrupted(|| self.fs.rename(source, target)).map_err(|error| Error::io("rename", source, error))
+        uninterrupted(|| self.fs.rename(source, target))
+            .map_err(|error| Error::io("rename", source, error))
     }
 
     /// Removes a name; one that is gone already is removed as well as can be.
@@ -121,15 +123,17 @@ impl Dir {
             .map_err(|error| Error::io("sync directory", &self.path, error))
     }
 
-    /// Syncs every ancestor, so that the log is found after a power cut. One in which nothing was made, and which
-    /// cannot be synced (it may belong to somebody else), is passed over.
+    /// Syncs every ancestor, so that the log is found after a power cut. One in which nothing was
+    /// made, and which cannot be synced (it may belong to somebody else), is passed over.
     pub(crate) fn sync_ancestors(&self) -> Result<()> {
         for (depth, ancestor) in self.path.ancestors().skip(1).enumerate() {
             match uninterrupted(|| self.fs.sync_dir(ancestor)) {
                 Err(error) if depth < self.made => {
                     return Err(Error::io("sync directory", &ancestor.into(), error));
                 }
-                Err(error) => log::debug!("syncing {} failed, passed over: {error}", ancestor.display()),
+                Err(error) => {
+                    log::debug!("syncing {} failed, passed over: {error}", ancestor.display())
+                }
                 Ok(()) => {}
             }
         }
@@ -152,7 +156,8 @@ impl Dir {
     }
 }
 
-/// Makes a directory and those above it that are missing; returns how many were made. Others may make them, too.
+/// Makes a directory and those above it that are missing; returns how many were made. Others may
+/// make them, too.
 fn create_all(fs: &dyn Fs, path: &Path) -> Result<usize> {
     let failed = |error| Error::io("create directory", &path.into(), error);
     // What could not be made, for whatever reason, may be there: that serves as well.
@@ -165,7 +170,8 @@ fn create_all(fs: &dyn Fs, path: &Path) -> Result<usize> {
             Err(_) => Err(error),
         },
     };
-    // An empty parent is that of a relative path's first name: the working directory, which is there.
+    // An empty parent is that of a relative path's first name: the working directory, which is
+    // there.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     match (create(0), parent) {
         (Err(error), Some(parent)) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -190,7 +196,8 @@ fn classify(name: &OsStr) -> Name {
         CURRENT_SPARE | SEGMENT_SPARE => return Name::Leftover,
         _ => {}
     }
-    let Some((digits, ending)) = name.strip_prefix("wal-").and_then(|rest| rest.split_once('.')) else {
+    let Some((digits, ending)) = name.strip_prefix("wal-").and_then(|rest| rest.split_once('.'))
+    else {
         return Name::Other;
     };
     match (number(digits), ending) {

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 /// One record to append: a payload, optional meta bytes and a kind, all opaque to the log.
 ///
-/// The payload is `0..=record_bytes_max` bytes, the meta `0..=65,535`. Anything that is bytes converts into an
-/// entry without meta and of kind 0. Borrowed bytes are copied once, into the log's buffer.
+/// The payload is `0..=record_bytes_max` bytes, the meta `0..=65,535`. Anything that is bytes
+/// converts into an entry without meta and of kind 0. Borrowed bytes are copied once, into the
+/// log's buffer.
 ///
 /// # Examples
 /// ```

@@ -16,7 +16,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The system refused `operation` on `path`. The log is usable unless the next call says
-    /// [`Poisoned`](Error::Poisoned); mend the cause (permissions, open files, the device) and try again.
+    /// [`Poisoned`](Error::Poisoned); mend the cause (permissions, open files, the device) and try
+    /// again.
     #[error("{operation} {}: {source}", path.display())]
     #[non_exhaustive]
     Io {
@@ -28,8 +29,9 @@ pub enum Error {
         source: Arc<io::Error>,
     },
 
-    /// The disk, the quota or the largest allowed file is full. Nothing of the call was appended; the log stays
-    /// usable. Free space (a `checkpoint` frees some, on a full disk too) and try again.
+    /// The disk, the quota or the largest allowed file is full. Nothing of the call was appended;
+    /// the log stays usable. Free space (a `checkpoint` frees some, on a full disk too) and try
+    /// again.
     #[error("no space left to {operation} {}: {source}; free space or checkpoint, then try again", path.display())]
     #[non_exhaustive]
     StorageFull {
@@ -41,8 +43,8 @@ pub enum Error {
         source: Arc<io::Error>,
     },
 
-    /// Stored bytes contradict the format or what was acknowledged. Nothing was changed and retrying cannot
-    /// help: restore the file from a copy, or see "Damage" in `docs/durability.md`.
+    /// Stored bytes contradict the format or what was acknowledged. Nothing was changed and
+    /// retrying cannot help: restore the file from a copy, or see "Damage" in `docs/durability.md`.
     #[error("{} is damaged at offset {offset}: {reason} (lost records: {lost})", path.display())]
     #[non_exhaustive]
     Corrupt {
@@ -56,7 +58,8 @@ pub enum Error {
         reason: &'static str,
     },
 
-    /// A segment that the log needs is not there. Nothing was changed: put the file back, from a copy.
+    /// A segment that the log needs is not there. Nothing was changed: put the file back, from a
+    /// copy.
     #[error("segment {} is missing: {reason} (lost records: {lost})", path.display())]
     #[non_exhaustive]
     MissingSegment {
@@ -68,7 +71,8 @@ pub enum Error {
         reason: &'static str,
     },
 
-    /// Written by a later release, or with a feature this one lacks. The files are sound: upgrade the program.
+    /// Written by a later release, or with a feature this one lacks. The files are sound: upgrade
+    /// the program.
     #[error("{} needs a later release: {what} {found} is unknown here, {supported} is the latest known", path.display())]
     #[non_exhaustive]
     UnsupportedVersion {
@@ -82,7 +86,8 @@ pub enum Error {
         supported: u32,
     },
 
-    /// Another handle, in this or another process, has the log open for writing. Close that one first.
+    /// Another handle, in this or another process, has the log open for writing. Close that one
+    /// first.
     #[error("{} is locked: the log is open elsewhere, in this or another process", path.display())]
     #[non_exhaustive]
     Locked {
@@ -90,7 +95,8 @@ pub enum Error {
         path: Arc<Path>,
     },
 
-    /// Files with a log's names, but none was written by this crate. Nothing was changed: choose another directory.
+    /// Files with a log's names, but none was written by this crate. Nothing was changed: choose
+    /// another directory.
     #[error("{} is not a seawall log, though it has the name of one; choose another directory", path.display())]
     #[non_exhaustive]
     NotALog {
@@ -118,7 +124,8 @@ pub enum Error {
         range: &'static str,
     },
 
-    /// What was passed is larger than the log takes. Nothing was written; split it or raise the option.
+    /// What was passed is larger than the log takes. Nothing was written; split it or raise the
+    /// option.
     #[error("{what} of {bytes} bytes is larger than the {bytes_max} bytes allowed")]
     #[non_exhaustive]
     TooLarge {
@@ -148,7 +155,8 @@ pub enum Error {
         first: Lsn,
     },
 
-    /// Too much is pending and the log was opened with `Backpressure::Fail`. Nothing was appended; try again later.
+    /// Too much is pending and the log was opened with `Backpressure::Fail`. Nothing was appended;
+    /// try again later.
     #[error("{pending_bytes} bytes are pending, the limit is {pending_bytes_max}; try again later")]
     #[non_exhaustive]
     QueueFull {
@@ -158,8 +166,9 @@ pub enum Error {
         pending_bytes_max: u64,
     },
 
-    /// An earlier write or sync failed, and nothing is acknowledged any more. Records that were not acknowledged
-    /// may or may not be on disk; reads of what is durable go on. Drop the log and open it again.
+    /// An earlier write or sync failed, and nothing is acknowledged any more. Records that were not
+    /// acknowledged may or may not be on disk; reads of what is durable go on. Drop the log and
+    /// open it again.
     #[error("the log stopped at durable lsn {durable} after a failure; open it again: {cause}")]
     #[non_exhaustive]
     Poisoned {
@@ -170,7 +179,8 @@ pub enum Error {
         cause: Arc<Error>,
     },
 
-    /// A thread panicked inside the log; it is the cause in [`Poisoned`](Error::Poisoned). Please report it.
+    /// A thread panicked inside the log; it is the cause in [`Poisoned`](Error::Poisoned). Please
+    /// report it.
     #[error("a thread panicked inside the log")]
     Panicked,
 
@@ -180,7 +190,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the system said of `operation` on `path`: a full disk is told apart from all else, here alone.
+    /// What the system said of `operation` on `path`: a full disk is told apart from all else, here
+    /// alone.
     pub(crate) fn io(operation: &'static str, path: &Arc<Path>, source: io::Error) -> Error {
         let (path, full) = (path.clone(), is_full(&source));
         let source = Arc::new(source);
@@ -191,7 +202,12 @@ impl Error {
         }
     }
 
-    pub(crate) fn corrupt(path: &Arc<Path>, offset: u64, lost: LsnRange, reason: &'static str) -> Error {
+    pub(crate) fn corrupt(
+        path: &Arc<Path>,
+        offset: u64,
+        lost: LsnRange,
+        reason: &'static str,
+    ) -> Error {
         Error::Corrupt { path: path.clone(), offset, lost, reason }
     }
 
@@ -220,7 +236,8 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// A full disk refuses, everything else is fatal: for writes and syncs of files that have no final name yet.
+    /// A full disk refuses, everything else is fatal: for writes and syncs of files that have no
+    /// final name yet.
     pub(crate) fn unless_full(error: Error) -> Failure {
         if error.is_storage_full() { Failure::Refused(error) } else { Failure::Fatal(error) }
     }
@@ -246,7 +263,9 @@ mod tests {
     #[test]
     fn every_way_a_disk_says_full_is_storage_full() {
         let path: Arc<Path> = Path::new("wal").into();
-        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
+        for kind in
+            [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge]
+        {
             assert!(Error::io("write", &path, kind.into()).is_storage_full());
         }
         assert!(!Error::io("write", &path, io::ErrorKind::Other.into()).is_storage_full());

@@ -1,11 +1,12 @@
-//! What fuzzing needs of the innermost layer, and nobody else: frames and blocks as the log reads and writes them.
-//! It is there only where `cfg(fuzzing)` is set, as cargo-fuzz does. No promise of any kind.
+//! What fuzzing needs of the innermost layer, and nobody else: frames and blocks as the log reads
+//! and writes them. It is there only where `cfg(fuzzing)` is set, as cargo-fuzz does. No promise of
+//! any kind.
 
 use crate::current::Mark;
 use crate::entry::Entry;
 use crate::frame::{
-    FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, FrameType, HeaderReading, SegmentHeader, Twin, Twinned,
-    Unit, decode_record, decode_state, encode_state,
+    FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, FrameType, HeaderReading, SegmentHeader, Twin,
+    Twinned, Unit, decode_record, decode_state, encode_state,
 };
 use crate::lsn::Lsn;
 
@@ -35,10 +36,15 @@ pub enum Body {
 
 /// Reads the frame at the start of `bytes`, for the place `offset`; `None` where none verifies.
 pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame> {
-    let HeaderReading::Sound(header) = FrameHeader::decode(bytes, salt, offset) else { return None };
+    let HeaderReading::Sound(header) = FrameHeader::decode(bytes, salt, offset) else {
+        return None;
+    };
     let mut again = bytes[..FRAME_HEADER_BYTES].to_vec();
     let checksum = header.encode(&mut again, salt, offset);
-    assert!(again == bytes[..FRAME_HEADER_BYTES] && checksum == header.checksum, "one header, one encoding");
+    assert!(
+        again == bytes[..FRAME_HEADER_BYTES] && checksum == header.checksum,
+        "one header, one encoding"
+    );
 
     let stored = bytes.get(FRAME_HEADER_BYTES..usize::try_from(header.frame_bytes()).ok()?)?;
     let (body, padding) = stored.split_at(header.body_bytes as usize);
@@ -60,8 +66,9 @@ pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame>
 fn decode_records(mut body: &[u8], count: u32) -> Vec<Entry<'static>> {
     let mut records = Vec::new();
     while let Some(record) = decode_record(body) {
-        let entry =
-            Entry::new(record.payload.to_vec()).with_meta(record.meta.to_vec()).with_kind(record.kind);
+        let entry = Entry::new(record.payload.to_vec())
+            .with_meta(record.meta.to_vec())
+            .with_kind(record.kind);
         records.push(entry);
         body = record.rest;
         if body.is_empty() || records.len() as u64 > u64::from(count) {
@@ -71,7 +78,8 @@ fn decode_records(mut body: &[u8], count: u32) -> Vec<Entry<'static>> {
     records
 }
 
-/// Lays records out as frames, one behind the other from `offset` on: each inner list is one append.
+/// Lays records out as frames, one behind the other from `offset` on: each inner list is one
+/// append.
 pub fn encode_records(
     appends: &[Vec<Entry<'_>>],
     first: Lsn,

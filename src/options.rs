@@ -1,4 +1,5 @@
-//! `Options`: every knob of a log, with its unit, default and range; validated once, when the log is opened.
+//! `Options`: every knob of a log, with its unit, default and range; validated once, when the log
+//! is opened.
 
 use std::time::Duration;
 
@@ -11,24 +12,26 @@ pub enum Durability {
     /// `append` returns when its record survives a power cut. The default.
     #[default]
     Sync,
-    /// `append` returns when its record survives the death of the process; it survives a power cut at most this
-    /// long and two syncs later. A thread of the log's own syncs, and sleeps while there is nothing to sync. Must
-    /// be above zero.
+    /// `append` returns when its record survives the death of the process; it survives a power cut
+    /// at most this long and two syncs later. A thread of the log's own syncs, and sleeps while
+    /// there is nothing to sync. Must be above zero.
     Interval(Duration),
-    /// `append` returns when its record is in the log's memory. It is handed to the system every 256 KiB (or half
-    /// a segment, if that is less), and survives a power cut after the next `sync` that returned `Ok`.
+    /// `append` returns when its record is in the log's memory. It is handed to the system every
+    /// 256 KiB (or half a segment, if that is less), and survives a power cut after the next `sync`
+    /// that returned `Ok`.
     Buffered,
 }
 
-/// How much of the older segments is verified when a log is opened; the newest is always verified in full.
+/// How much of the older segments is verified when a log is opened; the newest is always verified
+/// in full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Verify {
     /// Every byte that is live, on all processors. The default.
     #[default]
     Full,
-    /// Their headers and last frames only: opening costs the same whatever they hold, and damage in them is
-    /// reported when they are read.
+    /// Their headers and last frames only: opening costs the same whatever they hold, and damage in
+    /// them is reported when they are read.
     Tail,
 }
 
@@ -47,8 +50,9 @@ pub enum Backpressure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SpaceAhead {
-    /// Where it pays: in file systems that overwrite in place, except with [`Durability::Buffered`]. A sync that
-    /// changes no file size is 1.3 to 2.4 times faster there. The default.
+    /// Where it pays: in file systems that overwrite in place, except with
+    /// [`Durability::Buffered`]. A sync that changes no file size is 1.3 to 2.4 times faster there.
+    /// The default.
     #[default]
     Auto,
     /// Never: the files are no longer than their records.
@@ -99,23 +103,24 @@ impl Options {
         }
     }
 
-    /// Size at which a segment is sealed, in bytes. Default 64 MiB, at least 16 KiB. A group of records that would
-    /// pass it starts a new segment, and a group larger than this has one of its own. Smaller frees space sooner;
-    /// larger seals less often.
+    /// Size at which a segment is sealed, in bytes. Default 64 MiB, at least 16 KiB. A group of
+    /// records that would pass it starts a new segment, and a group larger than this has one of its
+    /// own. Smaller frees space sooner; larger seals less often.
     pub fn segment_bytes(mut self, bytes: u64) -> Options {
         self.segment_bytes = bytes;
         self
     }
 
-    /// Largest payload of one record, in bytes. Default 16 MiB, at most 1 GiB. The body of a batch may have this
-    /// much or 64 MiB, whichever is more. What is on disk is read whatever this says.
+    /// Largest payload of one record, in bytes. Default 16 MiB, at most 1 GiB. The body of a batch
+    /// may have this much or 64 MiB, whichever is more. What is on disk is read whatever this says.
     pub fn record_bytes_max(mut self, bytes: u64) -> Options {
         self.record_bytes_max = bytes;
         self
     }
 
-    /// Bytes that may wait to be written before appends wait as well, see [`Backpressure`]. Default 8 MiB, at least
-    /// 4 KiB. An entry that is larger is let in alone. Twice this is about what the log keeps in memory at most.
+    /// Bytes that may wait to be written before appends wait as well, see [`Backpressure`]. Default
+    /// 8 MiB, at least 4 KiB. An entry that is larger is let in alone. Twice this is about what the
+    /// log keeps in memory at most.
     pub fn pending_bytes_max(mut self, bytes: u64) -> Options {
         self.pending_bytes_max = bytes;
         self
@@ -145,7 +150,8 @@ impl Options {
         self
     }
 
-    /// Whether a directory without a log gets a new one. Default `true`; with `false` it is [`Error::NotFound`].
+    /// Whether a directory without a log gets a new one. Default `true`; with `false` it is
+    /// [`Error::NotFound`].
     pub fn create_if_missing(mut self, create: bool) -> Options {
         self.create_if_missing = create;
         self
@@ -160,9 +166,19 @@ impl Options {
         let check = |ok: bool, option, value, range| {
             if ok { Ok(()) } else { Err(Error::InvalidOption { option, value, range }) }
         };
-        check(self.segment_bytes >= 16 << 10, "segment_bytes", self.segment_bytes, "at least 16384")?;
+        check(
+            self.segment_bytes >= 16 << 10,
+            "segment_bytes",
+            self.segment_bytes,
+            "at least 16384",
+        )?;
         check(self.segment_bytes <= 1 << 40, "segment_bytes", self.segment_bytes, "at most 2^40")?;
-        check(self.record_bytes_max <= 1 << 30, "record_bytes_max", self.record_bytes_max, "at most 2^30")?;
+        check(
+            self.record_bytes_max <= 1 << 30,
+            "record_bytes_max",
+            self.record_bytes_max,
+            "at most 2^30",
+        )?;
         let pending = self.pending_bytes_max;
         check(pending >= 4 << 10, "pending_bytes_max", pending, "at least 4096")?;
         check(pending <= 1 << 32, "pending_bytes_max", pending, "at most 2^32")?;
@@ -193,7 +209,10 @@ mod tests {
             (Options::new().durability(Durability::Interval(Duration::ZERO)), "durability"),
         ] {
             let error = options.validate().unwrap_err();
-            assert!(matches!(error, Error::InvalidOption { option, .. } if option == name), "{error}");
+            assert!(
+                matches!(error, Error::InvalidOption { option, .. } if option == name),
+                "{error}"
+            );
         }
     }
 }

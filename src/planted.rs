@@ -1,6 +1,6 @@
-//! Bugs on purpose, one at a time, to see that the crash tests catch them. Without `cfg(seawall_planted)` there are
-//! none, and the compiler removes every place that asks. No feature sets that, so no build does by accident: only
-//! `RUSTFLAGS="--cfg seawall_planted"`.
+//! Bugs on purpose, one at a time, to see that the crash tests catch them. Without
+//! `cfg(seawall_planted)` there are none, and the compiler removes every place that asks. No
+//! feature sets that, so no build does by accident: only `RUSTFLAGS="--cfg seawall_planted"`.
 
 #[cfg(seawall_planted)]
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -88,7 +88,8 @@ static PLANTED: AtomicU32 = AtomicU32::new(UNDECIDED);
 #[cfg(seawall_planted)]
 const UNDECIDED: u32 = u32::MAX;
 
-/// Where the environment says which bug is planted at first: so a bug can be given to tests that know nothing of it.
+/// Where the environment says which bug is planted at first: so a bug can be given to tests that
+/// know nothing of it.
 #[cfg(seawall_planted)]
 pub const VARIABLE: &str = "SEAWALL_BUG";
 
@@ -103,7 +104,8 @@ pub fn plant(bug: u32) {
 pub(crate) fn is(bug: Bug) -> bool {
     let mut planted = PLANTED.load(Ordering::Relaxed);
     if planted == UNDECIDED {
-        planted = std::env::var(VARIABLE).map_or(0, |number| number.parse().expect("it is a bug's number"));
+        planted = std::env::var(VARIABLE)
+            .map_or(0, |number| number.parse().expect("it is a bug's number"));
         plant(planted);
     }
     planted == bug as u32

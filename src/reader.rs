@@ -1,4 +1,5 @@
-//! Reading records from an LSN on, across segments, never past the durable LSN; every checksum is checked.
+//! Reading records from an LSN on, across segments, never past the durable LSN; every checksum is
+//! checked.
 
 use std::iter::FusedIterator;
 use std::ops::Range;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, Shelf};
 use crate::error::{Error, Result};
 use crate::frame::{
-    FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, HeaderReading, Id, RawRecord, decode_record,
+    FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, HeaderReading, Id, RawRecord,
+    decode_record,
 };
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
@@ -15,7 +17,8 @@ use crate::segment::{Bodies, Near, Segment, Window, check_completed, unknown};
 
 /// What a cursor reads at once.
 const REPLAY_WINDOW_BYTES: usize = 256 << 10;
-/// What a single look-up reads at once: the index leads this near, and a frame of many records fits.
+/// What a single look-up reads at once: the index leads this near, and a frame of many records
+/// fits.
 const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES + (4 << 10);
 
 /// A record read from the log.
@@ -106,11 +109,11 @@ impl<'a> RecordRef<'a> {
     }
 }
 
-/// The records of a log in order, none of them copied, from [`Wal::cursor`](crate::Wal::cursor): the fastest way to
-/// replay. Each is lent until the next call.
+/// The records of a log in order, none of them copied, from [`Wal::cursor`](crate::Wal::cursor):
+/// the fastest way to replay. Each is lent until the next call.
 ///
-/// It ends at the record that was durable last when it was made. Appends, rotations and checkpoints may go on
-/// meanwhile; one that a checkpoint overtakes fails with [`Error::Removed`].
+/// It ends at the record that was durable last when it was made. Appends, rotations and checkpoints
+/// may go on meanwhile; one that a checkpoint overtakes fails with [`Error::Removed`].
 ///
 /// # Examples
 /// ```
@@ -135,7 +138,8 @@ pub struct Cursor {
     window: Window,
     /// The body of a frame that does not fit into the window.
     large: Option<Vec<u8>>,
-    /// What of the present frame's body is not read yet: of `large`, else of the window. It has verified.
+    /// What of the present frame's body is not read yet: of `large`, else of the window. It has
+    /// verified.
     unread: Range<usize>,
     failure: Option<Error>,
 }
@@ -146,14 +150,14 @@ struct Source {
     segment: Arc<Segment>,
     handle: Arc<Handle>,
     offset: u64,
-    /// If it is complete: the end of its live frames, and its last live record. Records behind that one in the
-    /// last frame are dead, and others have their numbers.
+    /// If it is complete: the end of its live frames, and its last live record. Records behind that
+    /// one in the last frame are dead, and others have their numbers.
     end: Option<(u64, Lsn)>,
 }
 
 impl Cursor {
-    /// Reads from `start`, or from the checkpoint on where that is `None`, to `limit`: the durable LSN, which the
-    /// caller read before this call takes the catalog.
+    /// Reads from `start`, or from the checkpoint on where that is `None`, to `limit`: the durable
+    /// LSN, which the caller read before this call takes the catalog.
     pub(crate) fn new(shelf: &Arc<Shelf>, start: Option<Lsn>, limit: Lsn) -> Cursor {
         Cursor::with_window(shelf, start, limit, Window::new(REPLAY_WINDOW_BYTES))
     }
@@ -162,15 +166,29 @@ impl Cursor {
         let catalog = shelf.catalog();
         let next = start.unwrap_or(catalog.floor.next());
         let shelf = shelf.clone();
-        Cursor { shelf, catalog, next, limit, source: None, window, large: None, unread: 0..0, failure: None }
+        Cursor {
+            shelf,
+            catalog,
+            next,
+            limit,
+            source: None,
+            window,
+            large: None,
+            unread: 0..0,
+            failure: None,
+        }
     }
 
     /// Returns the next record, or `None` at the end.
     ///
     /// # Errors
-    /// [`Error::Removed`] at or below the checkpoint. [`Error::Corrupt`], [`Error::Io`], [`Error::Closed`]. A cursor
-    /// that failed stays failed: each further call returns the same error.
-    #[expect(clippy::should_implement_trait, reason = "what an iterator yields cannot borrow from it")]
+    /// [`Error::Removed`] at or below the checkpoint. [`Error::Corrupt`], [`Error::Io`],
+    /// [`Error::Closed`]. A cursor that failed stays failed: each further call returns the same
+    /// error.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "what an iterator yields cannot borrow from it"
+    )]
     #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
         Ok(if self.find()? { Some(self.take()) } else { None })
@@ -219,14 +237,16 @@ impl Cursor {
     #[inline]
     fn take(&mut self) -> RecordRef<'_> {
         let body = body(&self.window, self.large.as_deref(), self.unread.clone());
-        let RawRecord { meta, payload, kind, rest } = decode_record(body).expect("the frame was checked");
+        let RawRecord { meta, payload, kind, rest } =
+            decode_record(body).expect("the frame was checked");
         self.unread.start = self.unread.end - rest.len();
         let lsn = self.next;
         self.next = lsn.next();
         RecordRef { lsn, kind, meta, payload }
     }
 
-    /// Reads the next frame; if it holds the record `self.next`, its body from there on becomes what is unread.
+    /// Reads the next frame; if it holds the record `self.next`, its body from there on becomes
+    /// what is unread.
     fn read_frame(&mut self) -> Result<()> {
         let source = self.source.as_ref().expect("one is open");
         let (offset, limit) = (source.offset, source.end.map(|(end, _)| end));
@@ -236,7 +256,9 @@ impl Cursor {
         let bytes = self.window.get(&source.handle, offset, FRAME_HEADER_BYTES)?;
         let header = match FrameHeader::decode(bytes, &source.segment.salt, offset) {
             HeaderReading::Sound(header) => header,
-            HeaderReading::Unknown { what, found } => return Err(unknown(&source.segment.path, what, found)),
+            HeaderReading::Unknown { what, found } => {
+                return Err(unknown(&source.segment.path, what, found));
+            }
             HeaderReading::Bad => return Err(self.damaged("no frame header verifies here")),
         };
         let end = offset + header.frame_bytes();
@@ -264,8 +286,8 @@ impl Cursor {
         Ok(())
     }
 
-    /// Reads the body behind a header, and returns where it lies in the window or in `large`; `None` if it, or the
-    /// padding behind it, does not verify.
+    /// Reads the body behind a header, and returns where it lies in the window or in `large`;
+    /// `None` if it, or the padding behind it, does not verify.
     fn read_body(&mut self, offset: u64, header: &FrameHeader) -> Result<Option<Range<usize>>> {
         let handle = &self.source.as_ref().expect("one is open").handle;
         let frame_bytes = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
@@ -273,7 +295,8 @@ impl Cursor {
         let frame = if frame_bytes <= self.window.size() {
             self.window.fetch(handle, offset, frame_bytes)?
         } else {
-            // The length is not taken at its word: a file that ends before it is not read into so much memory.
+            // The length is not taken at its word: a file that ends before it is not read into so
+            // much memory.
             if handle.size()? < offset + header.frame_bytes() {
                 return Ok(None);
             }
@@ -301,7 +324,13 @@ impl Cursor {
         let handle = self.shelf.file(&entry.segment)?;
         if let Some(fence) = entry.fence.as_ref().filter(|_| self.next > entry.segment.first) {
             if !entry.segment.has_index() {
-                let index = check_completed(&entry.segment, &handle, fence, Bodies::Skip, &mut self.window)?;
+                let index = check_completed(
+                    &entry.segment,
+                    &handle,
+                    fence,
+                    Bodies::Skip,
+                    &mut self.window,
+                )?;
                 entry.segment.set_index(index);
             }
         }
@@ -324,17 +353,19 @@ impl Cursor {
     }
 }
 
-/// Returns where to begin to look for the one record that is wanted, and reads what is there. Where records have
-/// frames of their own and are of one size, that is its own frame: a header verifies in its own place alone, and this
-/// one must name the very record. Else it is the frame that the index names, read with those up to the next one
-/// that it names, where both are known and fit into the window.
+/// Returns where to begin to look for the one record that is wanted, and reads what is there. Where
+/// records have frames of their own and are of one size, that is its own frame: a header verifies
+/// in its own place alone, and this one must name the very record. Else it is the frame that the
+/// index names, read with those up to the next one that it names, where both are known and fit into
+/// the window.
 fn aim(window: &mut Window, handle: &Handle, salt: &Id, lsn: Lsn, near: &Near) -> Result<u64> {
     if let Some((offset, frame_bytes)) = near.guess {
         let frame = window.read_just(handle, offset, frame_bytes)?;
         let holds = |header: FrameHeader| {
             header.frame_type == FrameType::Data && header.first <= lsn && header.next() > Some(lsn)
         };
-        if matches!(FrameHeader::decode(frame, salt, offset), HeaderReading::Sound(header) if holds(header)) {
+        if matches!(FrameHeader::decode(frame, salt, offset), HeaderReading::Sound(header) if holds(header))
+        {
             return Ok(offset);
         }
     }
@@ -364,11 +395,12 @@ fn bytes_behind(body: &[u8], skipped: u64, count: u64) -> Option<usize> {
     rest.is_empty().then_some(behind)
 }
 
-/// The records of a log in order, from [`Wal::iter`](crate::Wal::iter) or [`iter_from`](crate::Wal::iter_from): a
-/// [`Cursor`] whose records are copied.
+/// The records of a log in order, from [`Wal::iter`](crate::Wal::iter) or
+/// [`iter_from`](crate::Wal::iter_from): a [`Cursor`] whose records are copied.
 ///
-/// It yields an error once, and nothing after that: an iterator that failed stays failed, and never goes on behind
-/// what it could not read. A loop that ignores errors must ask [`error`](Iter::error) whether it saw the end.
+/// It yields an error once, and nothing after that: an iterator that failed stays failed, and never
+/// goes on behind what it could not read. A loop that ignores errors must ask
+/// [`error`](Iter::error) whether it saw the end.
 #[derive(Debug)]
 pub struct Iter {
     cursor: Cursor,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::lsn::LsnRange;
 
-/// What opening a log found in its directory, and what it did about it. Every line is logged as well.
+/// What opening a log found in its directory, and what it did about it. Every line is logged as
+/// well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {
@@ -44,11 +45,11 @@ pub enum RecoveryAction {
     Created,
     /// It had been closed: appends go on in its newest segment.
     Continued,
-    /// It had not been closed, and nothing in its newest segment was known to be durable: that was written again
-    /// under the next number.
+    /// It had not been closed, and nothing in its newest segment was known to be durable: that was
+    /// written again under the next number.
     BornAgain,
-    /// It had not been closed: a new segment follows the newest one, and takes over what was not known to be
-    /// durable in it.
+    /// It had not been closed: a new segment follows the newest one, and takes over what was not
+    /// known to be durable in it.
     Succeeded,
 }
 
@@ -78,7 +79,8 @@ pub enum SegmentRole {
     Tail,
     /// Below the checkpoint, or replaced: removed.
     Retired,
-    /// Not part of the log, and its header unreadable: left as it is. Remove it by hand if it is not wanted.
+    /// Not part of the log, and its header unreadable: left as it is. Remove it by hand if it is
+    /// not wanted.
     Unreadable,
 }
 

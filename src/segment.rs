@@ -6,19 +6,19 @@ use std::sync::{Arc, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::frame::{
-    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FRAMES_START, FrameBuffer, FrameHeader, FrameType, HeaderReading,
-    Id, Predecessor, SegmentHeader, decode_state, encode_state,
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FRAMES_START, FrameBuffer, FrameHeader, FrameType,
+    HeaderReading, Id, Predecessor, SegmentHeader, decode_state, encode_state,
 };
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
 use crate::sync::RwLock;
 
-/// One index entry stands for at least this much log: a little less than a full frame of small records, so that each of
-/// those has one.
+/// One index entry stands for at least this much log: a little less than a full frame of small
+/// records, so that each of those has one.
 const INDEX_STRIDE_BYTES: u64 = 56 << 10;
-/// The tail's index has room for so many entries from the start, or for those of a whole segment if that is less:
-/// an append to a segment of the default size, 64 MiB, then allocates nothing.
+/// The tail's index has room for so many entries from the start, or for those of a whole segment if
+/// that is less: an append to a segment of the default size, 64 MiB, then allocates nothing.
 const INDEX_RESERVED_MAX: usize = 1280;
 const _: () = assert!(INDEX_RESERVED_MAX as u64 * INDEX_STRIDE_BYTES >= 64 << 20);
 /// The tail is zero-filled up to a multiple of this …
@@ -93,11 +93,18 @@ impl Segment {
             None => IndexEntry { lsn: self.first, offset: FRAMES_START },
         };
         let end = entries.get(behind).copied();
-        let end = end.or_else(|| fence.map(|fence| IndexEntry { lsn: fence.last.next(), offset: fence.end }));
-        Near { start, end: end.map(|end| end.offset), guess: end.and_then(|end| guess(lsn, start, end)) }
+        let end = end.or_else(|| {
+            fence.map(|fence| IndexEntry { lsn: fence.last.next(), offset: fence.end })
+        });
+        Near {
+            start,
+            end: end.map(|end| end.offset),
+            guess: end.and_then(|end| guess(lsn, start, end)),
+        }
     }
 
-    /// Enters the data frames of a group that was just written; `segment_bytes` tells how many there may be.
+    /// Enters the data frames of a group that was just written; `segment_bytes` tells how many
+    /// there may be.
     fn extend_index(&self, entries: &[IndexEntry], segment_bytes: u64) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let index = index.get_or_insert_default();
@@ -137,14 +144,20 @@ impl Window {
         self.filled = 0;
     }
 
-    /// Returns `count` bytes at `offset`, or as many as there are; never more than the window's size.
+    /// Returns `count` bytes at `offset`, or as many as there are; never more than the window's
+    /// size.
     pub(crate) fn get(&mut self, handle: &Handle, offset: u64, count: usize) -> Result<&[u8]> {
         let range = self.fetch(handle, offset, count)?;
         Ok(self.bytes(range))
     }
 
     /// As [`get`](Window::get), but says where they lie: there they stay until the next call.
-    pub(crate) fn fetch(&mut self, handle: &Handle, offset: u64, count: usize) -> Result<Range<usize>> {
+    pub(crate) fn fetch(
+        &mut self,
+        handle: &Handle,
+        offset: u64,
+        count: usize,
+    ) -> Result<Range<usize>> {
         let count = count.min(self.bytes.len());
         let ahead = offset.checked_sub(self.start).and_then(|ahead| usize::try_from(ahead).ok());
         let held = ahead.filter(|ahead| *ahead <= self.filled);
@@ -159,7 +172,8 @@ impl Window {
         Ok(0..self.filled.min(count))
     }
 
-    /// Reads `count` bytes at `offset`, or as many as there are, and nothing beyond; never more than the window's size.
+    /// Reads `count` bytes at `offset`, or as many as there are, and nothing beyond; never more
+    /// than the window's size.
     pub(crate) fn read_just(&mut self, handle: &Handle, offset: u64, count: u64) -> Result<&[u8]> {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.bytes.len());
         (self.start, self.filled) = (offset, 0);
@@ -180,7 +194,8 @@ impl Window {
 /// What stands at an offset.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// A frame whose header verifies, whose body is whole if that was asked for, and whose LSN continues the log.
+    /// A frame whose header verifies, whose body is whole if that was asked for, and whose LSN
+    /// continues the log.
     Frame { offset: u64, header: FrameHeader },
     /// The walk's limit, exactly.
     End,
@@ -210,7 +225,8 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Begins at a frame's `offset`, where the next data frame starts with `next`, and ends at `limit`.
+    /// Begins at a frame's `offset`, where the next data frame starts with `next`, and ends at
+    /// `limit`.
     pub(crate) fn new(
         handle: &'a Handle,
         salt: Id,
@@ -233,7 +249,8 @@ impl<'a> Walk<'a> {
         self.next
     }
 
-    /// Takes one step. A read that fails, and a frame of a later release, are errors; all else is told.
+    /// Takes one step. A read that fails, and a frame of a later release, are errors; all else is
+    /// told.
     pub(crate) fn step(&mut self) -> Result<Step> {
         let (offset, bad) = (self.offset, |reason| Ok(Step::Bad { reason }));
         if offset == self.limit {
@@ -267,7 +284,8 @@ impl<'a> Walk<'a> {
         Ok(Step::Frame { offset, header })
     }
 
-    /// Verifies the body behind a header, and that zeros pad it, without holding it in memory as a whole.
+    /// Verifies the body behind a header, and that zeros pad it, without holding it in memory as a
+    /// whole.
     fn body_verifies(&mut self, header: &FrameHeader) -> Result<bool> {
         let mut hasher = crc32fast::Hasher::new();
         let mut offset = self.offset + FRAME_HEADER_BYTES as u64;
@@ -304,18 +322,30 @@ pub(crate) fn read_body(handle: &Handle, offset: u64, header: &FrameHeader) -> R
 }
 
 /// Reads a state frame: the floor and the caller's state.
-pub(crate) fn read_state(handle: &Handle, offset: u64, header: &FrameHeader) -> Result<(Lsn, Vec<u8>)> {
+pub(crate) fn read_state(
+    handle: &Handle,
+    offset: u64,
+    header: &FrameHeader,
+) -> Result<(Lsn, Vec<u8>)> {
     let body = read_body(handle, offset, header)?;
     match decode_state(&body) {
-        Some((floor, state)) if crc32fast::hash(&body) == header.body_checksum => Ok((floor, state.to_vec())),
+        Some((floor, state)) if crc32fast::hash(&body) == header.body_checksum => {
+            Ok((floor, state.to_vec()))
+        }
         _ => {
             let lost = LsnRange::empty_before(header.first);
-            Err(Error::corrupt(handle.path(), offset, lost, "a state frame changed while it was read"))
+            Err(Error::corrupt(
+                handle.path(),
+                offset,
+                lost,
+                "a state frame changed while it was read",
+            ))
         }
     }
 }
 
-/// Verifies a completed segment up to the end that its successor's record gives, and returns its index.
+/// Verifies a completed segment up to the end that its successor's record gives, and returns its
+/// index.
 pub(crate) fn check_completed(
     segment: &Segment,
     handle: &Handle,
@@ -383,7 +413,8 @@ pub(crate) struct Tail {
     end: u64,
     last: Option<LastFrame>,
     segment_bytes: u64,
-    /// Whether to fill ahead: not before [`allow_ahead`](Tail::allow_ahead), and no longer once the disk was full.
+    /// Whether to fill ahead: not before [`allow_ahead`](Tail::allow_ahead), and no longer once the
+    /// disk was full.
     ahead: bool,
     /// The file is filled up to here: with frames up to `end`, then with zeros.
     filled_to: u64,
@@ -429,8 +460,8 @@ impl Tail {
         self.segment_bytes = bytes;
     }
 
-    /// Lets zeros be written ahead from now on. On a nearly full disk they would take the room of the spares, so
-    /// those come first.
+    /// Lets zeros be written ahead from now on. On a nearly full disk they would take the room of
+    /// the spares, so those come first.
     pub(crate) fn allow_ahead(&mut self) {
         self.ahead = true;
     }
@@ -458,8 +489,8 @@ impl Tail {
         self.end.saturating_add(bytes) > self.segment_bytes
     }
 
-    /// What a segment that follows this one says of its predecessor: of this one, if it holds a record; else what
-    /// this one says, which it then replaces.
+    /// What a segment that follows this one says of its predecessor: of this one, if it holds a
+    /// record; else what this one says, which it then replaces.
     pub(crate) fn predecessor_of_next(&self) -> Option<Predecessor> {
         match &self.last {
             Some(last) => Some(fence_at(&self.header, last)),
@@ -467,9 +498,13 @@ impl Tail {
         }
     }
 
-    /// Writes a group behind what is there. On failure the tail stands where it stood, and what the file holds
-    /// beyond is unknown until [`undo`](Tail::undo).
-    pub(crate) fn write_group(&mut self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
+    /// Writes a group behind what is there. On failure the tail stands where it stood, and what the
+    /// file holds beyond is unknown until [`undo`](Tail::undo).
+    pub(crate) fn write_group(
+        &mut self,
+        group: &mut FrameBuffer,
+        durable_end: u64,
+    ) -> Result<Written> {
         let (start, mut end, mut last) = (self.end, self.end, self.last);
         self.noted.clear();
         group.finish(&self.header.salt, start, durable_end, |placed| {
@@ -505,7 +540,8 @@ impl Tail {
         Ok(Written { end: self.end, bytes, zeroed_bytes: self.fill_ahead(bytes)? })
     }
 
-    /// Keeps zeros ahead of the end, so that the next syncs change no file size. A full disk here only ends that.
+    /// Keeps zeros ahead of the end, so that the next syncs change no file size. A full disk here
+    /// only ends that.
     fn fill_ahead(&mut self, written_bytes: u64) -> Result<u64> {
         self.filled_to = self.filled_to.max(self.end);
         if !self.ahead || self.end < self.filled_to || written_bytes > AHEAD_BYTES {
@@ -530,8 +566,8 @@ impl Tail {
         Ok(self.filled_to - start)
     }
 
-    /// Cuts the file back to the end of its last whole frame, durably, so that no part of a failed write can
-    /// come back after a crash.
+    /// Cuts the file back to the end of its last whole frame, durably, so that no part of a failed
+    /// write can come back after a crash.
     pub(crate) fn undo(&mut self) -> Result<()> {
         self.handle.set_len(self.end)?;
         self.filled_to = self.end;
@@ -549,7 +585,8 @@ impl Tail {
     }
 }
 
-/// The record that a successor keeps of the segment with that header, whose last live frame is `last`.
+/// The record that a successor keeps of the segment with that header, whose last live frame is
+/// `last`.
 pub(crate) fn fence_at(header: &SegmentHeader, last: &LastFrame) -> Predecessor {
     Predecessor {
         number: header.number,
@@ -583,7 +620,8 @@ mod tests {
         let handle = Handle::open(fs, &path, OpenMode::Create).unwrap();
         let segment = Arc::new(Segment::new(&header, path));
         segment.set_index(Vec::new());
-        let mut tail = Tail::new(segment, Arc::new(handle), header, FRAMES_START, None, FRAMES_START);
+        let mut tail =
+            Tail::new(segment, Arc::new(handle), header, FRAMES_START, None, FRAMES_START);
         tail.write_state(Lsn::FIRST, Lsn::ZERO, b"", 0).unwrap();
         tail
     }
@@ -602,7 +640,8 @@ mod tests {
 
     #[test]
     fn a_walk_from_any_index_entry_meets_every_frame_behind_it() {
-        // Method: 400 groups of about 1 KiB; the index has one entry for each 56 KiB, and each leads to its record.
+        // Method: 400 groups of about 1 KiB; the index has one entry for each 56 KiB, and each
+        // leads to its record.
         let fs = SimFs::new(1);
         let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
         for _ in 0..400 {
@@ -616,7 +655,8 @@ mod tests {
             assert!(first <= lsn && u64::from(lsn) - u64::from(first) <= 64);
             let mut window = Window::new(4096);
             let (salt, start) = (tail.header.salt, (first, offset));
-            let mut walk = Walk::new(&tail.handle, salt, &mut window, Bodies::Verify, start, tail.end());
+            let mut walk =
+                Walk::new(&tail.handle, salt, &mut window, Bodies::Verify, start, tail.end());
             while walk.next_lsn() <= lsn {
                 assert!(matches!(walk.step().unwrap(), Step::Frame { .. }));
             }
@@ -645,7 +685,10 @@ mod tests {
         assert!(matches!(step_at((Lsn::from(3), middle + 8), end), Step::Bad { .. }));
         for at in [middle + 10, middle + 5000, end - 1] {
             fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
-            assert!(matches!(step_at(second, end), Step::Bad { .. }), "offset {at}, the padding included");
+            assert!(
+                matches!(step_at(second, end), Step::Bad { .. }),
+                "offset {at}, the padding included"
+            );
             fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
         }
     }

@@ -1,4 +1,5 @@
-//! Counters and the sync-latency histogram: written with relaxed atomics, read at any time, stopping nobody.
+//! Counters and the sync-latency histogram: written with relaxed atomics, read at any time,
+//! stopping nobody.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -121,7 +122,8 @@ impl Histogram {
     }
 
     fn summary(&self) -> LatencySummary {
-        let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> =
+            self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         let total: u64 = counts.iter().sum();
         let max_ns = self.max_ns.load(Ordering::Relaxed);
         let percentile = |percent: u64| {
@@ -133,7 +135,11 @@ impl Histogram {
             });
             Duration::from_nanos(at.map_or(0, |at| highest_of(at).min(max_ns)))
         };
-        LatencySummary { p50: percentile(50), p99: percentile(99), max: Duration::from_nanos(max_ns) }
+        LatencySummary {
+            p50: percentile(50),
+            p99: percentile(99),
+            max: Duration::from_nanos(max_ns),
+        }
     }
 }
 
@@ -156,12 +162,20 @@ mod tests {
 
     #[test]
     fn every_latency_has_one_bucket_that_is_at_most_an_eighth_too_high() {
-        for ns in (0..10_000).chain((13..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1])) {
+        for ns in
+            (0..10_000).chain((13..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]))
+        {
             let bucket = bucket_of(ns);
             let highest = highest_of(bucket);
-            assert!(highest >= ns && highest - ns <= ns / 8, "{ns} in bucket {bucket} up to {highest}");
+            assert!(
+                highest >= ns && highest - ns <= ns / 8,
+                "{ns} in bucket {bucket} up to {highest}"
+            );
             assert_eq!(bucket_of(highest), bucket, "the highest of a bucket is in it");
-            assert!(highest == u64::MAX || bucket_of(highest + 1) == bucket + 1, "no bucket is left out");
+            assert!(
+                highest == u64::MAX || bucket_of(highest + 1) == bucket + 1,
+                "no bucket is left out"
+            );
         }
         assert_eq!((bucket_of(u64::MAX), highest_of(BUCKETS - 1)), (BUCKETS - 1, u64::MAX));
     }
@@ -174,7 +188,9 @@ mod tests {
             histogram.record(Duration::from_micros(micros));
         }
         let summary = histogram.summary();
-        assert!(summary.p50 >= Duration::from_micros(500) && summary.p50 <= Duration::from_micros(563));
+        assert!(
+            summary.p50 >= Duration::from_micros(500) && summary.p50 <= Duration::from_micros(563)
+        );
         assert!(summary.p99 >= Duration::from_micros(990) && summary.p99 <= summary.max);
         assert_eq!(summary.max, Duration::from_micros(1000));
     }

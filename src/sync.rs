@@ -1,13 +1,14 @@
-//! Locks, condition variables, atomics and threads, for every file that more than one thread runs through. They are
-//! std's, but for two kinds of test builds, which decide themselves who runs next, and so can try one schedule after
-//! the other:
+//! Locks, condition variables, atomics and threads, for every file that more than one thread runs
+//! through. They are std's, but for two kinds of test builds, which decide themselves who runs
+//! next, and so can try one schedule after the other:
 //!
 //! - `--cfg loom`: all schedules of a few threads in `commit`, one by one.
 //! - `--cfg shuttle`: very many random ones, of the whole log on the simulated disk.
 //!
-//! Both are for the unit tests of this crate alone, so that the two crates are no dependencies of a user's. Not from
-//! here: `Arc`, counters that order nothing (`stats`), bugs on purpose (`planted`), and the threads within `open`
-//! (`recovery/verify`), which share nothing but what they hand over.
+//! Both are for the unit tests of this crate alone, so that the two crates are no dependencies of a
+//! user's. Not from here: `Arc`, counters that order nothing (`stats`), bugs on purpose
+//! (`planted`), and the threads within `open` (`recovery/verify`), which share nothing but what
+//! they hand over.
 
 #[cfg(not(any(all(test, loom), all(test, shuttle))))]
 mod chosen {
@@ -40,8 +41,9 @@ pub(crate) fn clear_poison<T>(mutex: &Mutex<T>) {
     let _ = mutex;
 }
 
-/// Waits to be woken, for a time. Where schedules are tried, the time may be over at any moment, which no clock
-/// tells: whoever waits gives way to the others once, for as long as they like, and is then woken.
+/// Waits to be woken, for a time. Where schedules are tried, the time may be over at any moment,
+/// which no clock tells: whoever waits gives way to the others once, for as long as they like, and
+/// is then woken.
 pub(crate) fn wait_timeout<'a, T>(
     condvar: &Condvar,
     mutex: &'a Mutex<T>,
@@ -58,8 +60,8 @@ pub(crate) fn wait_timeout<'a, T>(
     }
 }
 
-/// Lets other threads run, if there are any. Loom takes this to mean that there is nothing to do before they have,
-/// and tries no schedule in which they are late: so it is not told.
+/// Lets other threads run, if there are any. Loom takes this to mean that there is nothing to do
+/// before they have, and tries no schedule in which they are late: so it is not told.
 pub(crate) fn yield_now() {
     if cfg!(not(all(test, loom))) {
         thread::yield_now();

@@ -1,5 +1,5 @@
-//! Writes the seeds anew: `cargo run --example seeds` in `fuzz/`. They are few and small; each reaches a part of the
-//! code that random bytes would take long to find.
+//! Writes the seeds anew: `cargo run --example seeds` in `fuzz/`. They are few and small; each
+//! reaches a part of the code that random bytes would take long to find.
 
 use std::fs;
 use std::path::Path;
@@ -82,7 +82,8 @@ fn closed() -> Files {
 }
 
 fn scan() -> Seeds {
-    let tail = |flags: [u8; 3], files: &Files| [&flags[..], &shrink(&files["wal-000001.log"])].concat();
+    let tail =
+        |flags: [u8; 3], files: &Files| [&flags[..], &shrink(&files["wal-000001.log"])].concat();
     let busy = busy();
     let torn = {
         let mut bytes = tail([UNSEALED, 0, 0], &busy);
@@ -138,19 +139,23 @@ fn frame() -> Seeds {
         (
             "large",
             vec![
-                2, 9, 9, 9, 9, 0, 1, 0, 2, 7, 1, 0, 0, 1, 0, 0, 2, 250, 3, 2, 255, 2, 100, 2, 7, 5, 1, 200,
-                1, 9,
+                2, 9, 9, 9, 9, 0, 1, 0, 2, 7, 1, 0, 0, 1, 0, 0, 2, 250, 3, 2, 255, 2, 100, 2, 7, 5,
+                1, 200, 1, 9,
             ],
         ),
-        ("small", [&[2, 9, 9, 9, 9, 41, 0, 3, 0, 7, 0, 0, 1, 5, 0, 4, 0][..], &b"the state"[..]].concat()),
+        (
+            "small",
+            [&[2, 9, 9, 9, 9, 41, 0, 3, 0, 7, 0, 0, 1, 5, 0, 4, 0][..], &b"the state"[..]].concat(),
+        ),
     ]
 }
 
 fn described(files: &Files, flags: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for (at, name) in ["wal-000001.log", "wal-000002.log", "wal-000003.log", "wal-000004.log", "CURRENT"]
-        .into_iter()
-        .enumerate()
+    for (at, name) in
+        ["wal-000001.log", "wal-000002.log", "wal-000003.log", "wal-000004.log", "CURRENT"]
+            .into_iter()
+            .enumerate()
     {
         if let Some(file) = files.get(name) {
             let content = shrink(file);
@@ -200,7 +205,8 @@ fn open_dir() -> Seeds {
             "current_alone",
             [
                 &[0][..],
-                &Described { name: CURRENT, flags: 0, content: &shrink(&closed()["CURRENT"]) }.to_bytes(),
+                &Described { name: CURRENT, flags: 0, content: &shrink(&closed()["CURRENT"]) }
+                    .to_bytes(),
             ]
             .concat(),
         ),
@@ -241,7 +247,8 @@ fn edit() -> Seeds {
 
 /// Seed, stop, setup, operations.
 fn operations() -> Seeds {
-    let with = |stop: u8, setup: u8, operations: &[u8]| [&[7, 0, stop, 0, setup][..], operations].concat();
+    let with =
+        |stop: u8, setup: u8, operations: &[u8]| [&[7, 0, stop, 0, setup][..], operations].concat();
     vec![
         ("append", with(40, 0, &[0, 20, 0, 30, 4, 2, 10, 20, 6])),
         ("rotate", with(60, 0, &[0, 20, 10, 0, 30, 10, 11, 1, 0, 9])),
@@ -252,6 +259,9 @@ fn operations() -> Seeds {
         ("short", with(45, 0, &[21, 1, 2, 2, 0, 99, 0, 99, 14, 0, 3])),
         ("interrupted", with(45, 1, &[21, 0, 0, 1, 0, 99, 6, 18, 6, 13, 14, 0, 3])),
         ("power_cuts", with(99, 0, &[0, 9, 16, 1, 0, 0, 9, 16, 2, 0, 0, 9, 17, 3, 0, 12, 1])),
-        ("segments", with(200, 2, &[0, 250, 0, 251, 0, 251, 0, 250, 11, 2, 0, 252, 10, 12, 0, 14, 9, 250])),
+        (
+            "segments",
+            with(200, 2, &[0, 250, 0, 251, 0, 251, 0, 250, 11, 2, 0, 252, 10, 12, 0, 14, 9, 250]),
+        ),
     ]
 }

@@ -1,6 +1,7 @@
-//! A valid log and a script that edits its files. Judged by what the format itself still promises after that: an open
-//! either refuses, with nothing changed, or shows every record up to the end that the files vouch for, byte-equal,
-//! and no other. A log that was closed, and whose CURRENT is as it was, or is the only file edited, shows everything.
+//! A valid log and a script that edits its files. Judged by what the format itself still promises
+//! after that: an open either refuses, with nothing changed, or shows every record up to the end
+//! that the files vouch for, byte-equal, and no other. A log that was closed, and whose CURRENT is
+//! as it was, or is the only file edited, shows everything.
 
 #![no_main]
 
@@ -53,7 +54,8 @@ fn make(input: &mut Input<'_>) -> Made {
         .space_ahead(if mode & 1 != 0 { SpaceAhead::Auto } else { SpaceAhead::Off })
         .durability(if mode & 2 != 0 { Durability::Buffered } else { Durability::Sync })
         .verify(if mode & 4 != 0 { Verify::Tail } else { Verify::Full });
-    let open = |disk: &SimFs| options.open_on(Arc::new(disk.clone()), DIR).expect("the disk is sound");
+    let open =
+        |disk: &SimFs| options.open_on(Arc::new(disk.clone()), DIR).expect("the disk is sound");
     let mut wal = open(&disk);
     let (mut records, mut floor, mut state, mut older) = (Vec::new(), 0, Vec::new(), Files::new());
     for _ in 0..calls {
@@ -174,7 +176,9 @@ fn edit(made: &Made, input: &mut Input<'_>) {
             };
             let (start, count) = (place(input, source.len()), length(input));
             let copied = &source[start..source.len().min(start + count)];
-            change(disk, name, at, copied.len(), |bytes| bytes.copy_from_slice(&copied[..bytes.len()]));
+            change(disk, name, at, copied.len(), |bytes| {
+                bytes.copy_from_slice(&copied[..bytes.len()])
+            });
         }
         8 => disk.damage(path(name), |bytes| bytes.truncate(at)),
         9 => {
@@ -261,7 +265,11 @@ fn vouched(edited: &Files) -> Result<Option<Vouched>, &'static str> {
     let newest = edited.keys().filter_map(|name| segment_number(name)).max();
     let current_file = edited.get("CURRENT");
     let Some(number) = newest else {
-        return if current_file.is_some() { Err("CURRENT is there, and no segment") } else { Ok(None) };
+        return if current_file.is_some() {
+            Err("CURRENT is there, and no segment")
+        } else {
+            Ok(None)
+        };
     };
     let bytes = &edited[&format!("wal-{number:06}.log")];
     let header = Segment::read(bytes).ok_or("the newest header is damaged")?;
@@ -324,7 +332,8 @@ fn judge(made: &Made, original: &Files, edited: &Files) {
 
     // Which files are not as they were, whichever those are.
     let changed = |name: &String| original.get(name) != edited.get(name);
-    let names: Vec<&String> = original.keys().chain(edited.keys()).filter(|name| changed(name)).collect();
+    let names: Vec<&String> =
+        original.keys().chain(edited.keys()).filter(|name| changed(name)).collect();
     let current_alone = names.iter().all(|name| *name == "CURRENT");
     let current_same = !names.iter().any(|name| *name == "CURRENT");
     if made.closed && (current_alone || current_same) {
@@ -337,7 +346,8 @@ fn judge(made: &Made, original: &Files, edited: &Files) {
 
     // What it has shown it goes on showing.
     let expected =
-        [&made.records[..usize::try_from(last).expect("few records")], &[b"one more".to_vec()]].concat();
+        [&made.records[..usize::try_from(last).expect("few records")], &[b"one more".to_vec()]]
+            .concat();
     assert_eq!(wal.append(b"one more").expect("it is open"), Lsn::from(last + 1));
     wal.close().expect("it is open");
     drop(wal);
@@ -359,7 +369,8 @@ fn judge(made: &Made, original: &Files, edited: &Files) {
     }
 }
 
-/// Compares every record; `false` where bodies were not verified by the open, and one turns out to be damaged.
+/// Compares every record; `false` where bodies were not verified by the open, and one turns out to
+/// be damaged.
 fn check_records(made: &Made, wal: &Wal) -> bool {
     let (mut next, last) = (u64::from(wal.first_lsn()), u64::from(wal.last_lsn()));
     for record in wal.iter() {

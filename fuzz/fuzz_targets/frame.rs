@@ -1,5 +1,5 @@
-//! Frames: any bytes are decoded without a panic and have one meaning; what was encoded is decoded again; with a
-//! single bit changed, or in another place, it is not.
+//! Frames: any bytes are decoded without a panic and have one meaning; what was encoded is decoded
+//! again; with a single bit changed, or in another place, it is not.
 
 #![no_main]
 
@@ -9,7 +9,9 @@ use seawall::fuzzing::{
 };
 use seawall::{Entry, Lsn};
 use seawall_fuzz::Input;
-use seawall_fuzz::format::{BLOCK, CURRENT_MAGIC, FRAMES, SEGMENT_MAGIC, Seal, put, seal_block, seal_frames};
+use seawall_fuzz::format::{
+    BLOCK, CURRENT_MAGIC, FRAMES, SEGMENT_MAGIC, Seal, put, seal_block, seal_frames,
+};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
@@ -41,10 +43,17 @@ fn check_one(bytes: &[u8], salt: &[u8; 16], offset: u64) {
     assert!(frame.bytes <= bytes.len() as u64 && frame.bytes % 8 == 0);
     let again = match &frame.body {
         Body::Records(records) => {
-            // Records that do not add up are for the reader to refuse. All others have one encoding.
-            let encoded =
-                encode_records(std::slice::from_ref(records), frame.first, salt, offset, frame.durable_end);
-            let adds_up = records.len() == frame.count as usize && encoded.len() as u64 == frame.bytes;
+            // Records that do not add up are for the reader to refuse. All others have one
+            // encoding.
+            let encoded = encode_records(
+                std::slice::from_ref(records),
+                frame.first,
+                salt,
+                offset,
+                frame.durable_end,
+            );
+            let adds_up =
+                records.len() == frame.count as usize && encoded.len() as u64 == frame.bytes;
             if !adds_up || encoded[8..16] != bytes[8..16] {
                 return;
             }
@@ -86,7 +95,8 @@ fn round_trip(mut input: Input<'_>) {
     let offset = 8192 + u64::from(input.byte()) * 8;
     let durable_end = u64::from(input.word());
     if input.byte() & 1 != 0 {
-        let (next, floor) = (Lsn::from(u64::from(input.word())), Lsn::from(u64::from(input.word())));
+        let (next, floor) =
+            (Lsn::from(u64::from(input.word())), Lsn::from(u64::from(input.word())));
         let state = input.rest();
         let bytes = encode_small(&salt, offset, durable_end, next, floor, state);
         let frame = decode_frame(&bytes, &salt, offset).expect("what was encoded is decoded");
@@ -103,8 +113,8 @@ fn round_trip(mut input: Input<'_>) {
     let bytes = encode_records(&appends, first, &salt, offset, durable_end);
     let (mut found, mut at) = (Vec::new(), 0);
     while at < bytes.len() {
-        let frame =
-            decode_frame(&bytes[at..], &salt, offset + at as u64).expect("what was encoded is decoded");
+        let frame = decode_frame(&bytes[at..], &salt, offset + at as u64)
+            .expect("what was encoded is decoded");
         assert_eq!(u64::from(frame.first), u64::from(first) + found.len() as u64, "LSNs are dense");
         assert_eq!(frame.durable_end, durable_end);
         let Body::Records(records) = frame.body else { panic!("a data frame holds records") };
@@ -134,7 +144,11 @@ fn damaged(bytes: &[u8], salt: &[u8; 16], offset: u64, flip: u16, place: u16) {
     let mut changed = frame.to_vec();
     changed[usize::from(flip) % frame.len()] ^= 1 << (place % 8);
     assert_eq!(decode_frame(&changed, salt, offset), None, "a bit was changed");
-    assert_eq!(decode_frame(frame, salt, offset + 8 * (1 + u64::from(place))), None, "it is misplaced");
+    assert_eq!(
+        decode_frame(frame, salt, offset + 8 * (1 + u64::from(place))),
+        None,
+        "it is misplaced"
+    );
     let mut other = *salt;
     other[usize::from(place % 16)] ^= 1 << (flip % 8);
     assert_eq!(decode_frame(frame, &other, offset), None, "it is another segment's");

@@ -1,5 +1,6 @@
-//! Any set of files and names: an open never panics, and either refuses with nothing changed, or gives a log that
-//! can be read and appended to, and that later opens show alike. What has other names is never touched.
+//! Any set of files and names: an open never panics, and either refuses with nothing changed, or
+//! gives a log that can be read and appended to, and that later opens show alike. What has other
+//! names is never touched.
 
 #![no_main]
 
@@ -71,7 +72,11 @@ fuzz_target!(|bytes: &[u8]| {
     let (records, first, state) = (read_all(&wal), wal.first_lsn(), wal.state());
     let last = wal.last_lsn();
     if let Some(records) = &records {
-        assert_eq!(records.len() as u64, u64::from(last) + 1 - u64::from(first), "as many as it says");
+        assert_eq!(
+            records.len() as u64,
+            u64::from(last) + 1 - u64::from(first),
+            "as many as it says"
+        );
     }
     // At the last LSN there is, nothing more can be said.
     if u64::from(last) < u64::MAX - 1000 {
@@ -147,14 +152,17 @@ fn add(disk: &SimFs, put: &mut Files, described: Described<'_>) -> io::Result<()
     let mut bytes = expand(content, flags);
     match number {
         Some(number) => {
-            let older =
-                put.iter().filter(|(other, _)| segment_number(other).is_some_and(|other| other < number));
-            let before = older.max_by_key(|(other, _)| segment_number(other)).map(|(_, bytes)| &bytes[..]);
+            let older = put
+                .iter()
+                .filter(|(other, _)| segment_number(other).is_some_and(|other| other < number));
+            let before =
+                older.max_by_key(|(other, _)| segment_number(other)).map(|(_, bytes)| &bytes[..]);
             finish_segment(&mut bytes, flags, before);
         }
         None => {
             let newest = put.iter().filter(|(other, _)| segment_number(other).is_some());
-            let newest = newest.max_by_key(|(other, _)| segment_number(other)).map(|(_, bytes)| &bytes[..]);
+            let newest =
+                newest.max_by_key(|(other, _)| segment_number(other)).map(|(_, bytes)| &bytes[..]);
             finish_current(&mut bytes, flags, newest);
         }
     }
@@ -186,7 +194,9 @@ fn refused(error: &Error, before: &Files, disk: &SimFs) {
         | Error::MissingSegment { .. }
         | Error::UnsupportedVersion { .. }
         | Error::NotFound { .. }
-        | Error::NotALog { .. } => assert!(*before == files(disk), "{error}, and yet something was changed"),
+        | Error::NotALog { .. } => {
+            assert!(*before == files(disk), "{error}, and yet something was changed")
+        }
         // Directories with names of ours.
         Error::Io { .. } => untouched(before, disk),
         other => panic!("an unexpected answer: {other}"),
@@ -203,7 +213,8 @@ fn untouched(before: &Files, disk: &SimFs) {
                     .strip_suffix(".tmp")
                     .is_some_and(|stem| segment_number(&format!("{stem}.log")).is_some())
         };
-        let ours = ["CURRENT", "CURRENT.tmp", "spare.tmp"].contains(&&name[..]) || ending_is_ours(name);
+        let ours =
+            ["CURRENT", "CURRENT.tmp", "spare.tmp"].contains(&&name[..]) || ending_is_ours(name);
         assert!(ours || after.get(name) == Some(bytes), "{name} is not ours");
     }
 }

@@ -1,5 +1,6 @@
-//! Bytes as a history: calls, faults and crashes on the simulated disk, stopped at a call of the input's choice. Every
-//! image that is looked at is recovered, crashed again while it recovers, and held against what was promised.
+//! Bytes as a history: calls, faults and crashes on the simulated disk, stopped at a call of the
+//! input's choice. Every image that is looked at is recovered, crashed again while it recovers, and
+//! held against what was promised.
 
 #![no_main]
 
@@ -41,7 +42,8 @@ fuzz_target!(|bytes: &[u8]| {
     let examined = examiner.examine(&whole.disk, &whole.ledger, 1);
     examined.unwrap_or_else(|violation| broken(&history, &violation.at("at rest")));
     let call = stop % whole.calls.max(1);
-    let stopped = run(&history, Some(call)).unwrap_or_else(|violation| broken(&history, &violation));
+    let stopped =
+        run(&history, Some(call)).unwrap_or_else(|violation| broken(&history, &violation));
     let examined = examiner.examine(&stopped.disk, &stopped.ledger, DEPTH);
     let place = format!("stopped at call {call}");
     examined.unwrap_or_else(|violation| broken(&history, &violation.at(place)));

@@ -1,5 +1,6 @@
-//! Any bytes as a segment: opening and reading never panics, takes memory of at most twice the file beside a few
-//! windows, and reads each byte a few times, however long the segment is and whatever lengths it claims.
+//! Any bytes as a segment: opening and reading never panics, takes memory of at most twice the file
+//! beside a few windows, and reads each byte a few times, however long the segment is and whatever
+//! lengths it claims.
 
 #![no_main]
 
@@ -15,7 +16,8 @@ use seawall_fuzz::layout::{expand, finish_current, finish_segment};
 
 /// Windows of 1 MiB, of which an open uses two at a time; and small things.
 const WINDOWS_BYTES: usize = (2 << 20) + (256 << 10);
-/// How often each byte may be read, on average, before a log is open: headers, frames, the promise, the carrying over.
+/// How often each byte may be read, on average, before a log is open: headers, frames, the promise,
+/// the carrying over.
 const READS_PER_BYTE: u64 = 8;
 /// The smallest frame there is.
 const FRAME_BYTES: u64 = 40;
@@ -55,7 +57,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Input: flags of the segment, of CURRENT and of a successor, 0 where there is none; then the segment.
+/// Input: flags of the segment, of CURRENT and of a successor, 0 where there is none; then the
+/// segment.
 fn files(bytes: &[u8]) -> Files {
     let mut input = Input::new(bytes);
     let (flags, current_flags, successor_flags) = (input.byte(), input.byte(), input.byte());
@@ -125,7 +128,12 @@ fuzz_target!(|bytes: &[u8]| {
         let (bytes_read, calls) = disk.take_reads();
         // A look-up reads a small window, and less than two strides of frames.
         let lookups = next / 1024 + 1;
-        check("reading", before, file_bytes, (bytes_read.saturating_sub(lookups * (512 << 10)), calls));
+        check(
+            "reading",
+            before,
+            file_bytes,
+            (bytes_read.saturating_sub(lookups * (512 << 10)), calls),
+        );
     }
 });
 
@@ -136,5 +144,8 @@ fn check(what: &str, before: usize, file_bytes: usize, (bytes_read, calls): (u64
     let reads_max = READS_PER_BYTE * file_bytes as u64 + 4 * WINDOW_BYTES;
     assert!(bytes_read <= reads_max, "{what} read {bytes_read} bytes of {file_bytes}");
     // Frames that are carried over are read one by one.
-    assert!(calls <= 64 + file_bytes as u64 / FRAME_BYTES, "{what} made {calls} reads of {file_bytes} bytes");
+    assert!(
+        calls <= 64 + file_bytes as u64 / FRAME_BYTES,
+        "{what} made {calls} reads of {file_bytes} bytes"
+    );
 }

@@ -42,8 +42,8 @@ pub fn files(disk: &SimFs) -> Files {
     own.collect()
 }
 
-/// A disk with a few files that are never changed. New ones take whatever is written, and forget it. What is read
-/// of the old ones is counted.
+/// A disk with a few files that are never changed. New ones take whatever is written, and forget
+/// it. What is read of the old ones is counted.
 #[derive(Debug, Clone)]
 pub struct CountingFs {
     inner: Arc<Inner>,

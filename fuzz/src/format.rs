@@ -1,4 +1,5 @@
-//! `docs/format.md`, written down a second time: what a log must be able to read, and how to make bytes verify.
+//! `docs/format.md`, written down a second time: what a log must be able to read, and how to make
+//! bytes verify.
 
 /// A block of a header or of CURRENT.
 pub const BLOCK: usize = 4096;
@@ -164,7 +165,9 @@ pub fn walk(bytes: &[u8], segment: &Segment) -> Walked {
         let sound = crc32fast::hash(body) == u32_at(bytes, frame.offset + 32)
             && padding.iter().all(|byte| *byte == 0)
             && frame.first == walked.next;
-        let Some(next) = walked.next.checked_add(frame.count.into()).filter(|_| sound) else { break };
+        let Some(next) = walked.next.checked_add(frame.count.into()).filter(|_| sound) else {
+            break;
+        };
         if frame.is_state && body.len() >= 8 {
             walked.small = Some((u64_at(body, 0), body[8..].to_vec()));
         }
@@ -190,8 +193,8 @@ pub enum Seal {
     Dense,
 }
 
-/// Makes the frames of a segment verify, as far as lengths allow: one behind the other, from their start. A frame
-/// whose byte 39, which is zero in all frames, is 255 stays as it is.
+/// Makes the frames of a segment verify, as far as lengths allow: one behind the other, from their
+/// start. A frame whose byte 39, which is zero in all frames, is 255 stays as it is.
 pub fn seal_frames(bytes: &mut [u8], salt: &Salt, first: u64, seal: Seal) {
     let (mut offset, mut next) = (FRAMES, first);
     while bytes.len() >= offset + HEADER {

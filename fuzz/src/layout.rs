@@ -1,5 +1,6 @@
-//! Segments and CURRENT written small: what is between a header and the first frame is zeros, and need not be in the
-//! input. Checksums and links are filled in on demand, since no fuzzer guesses them.
+//! Segments and CURRENT written small: what is between a header and the first frame is zeros, and
+//! need not be in the input. Checksums and links are filled in on demand, since no fuzzer guesses
+//! them.
 //!
 //! ```text
 //! file     name u8 | flags u8 | length u16 | content
@@ -8,8 +9,8 @@
 
 use crate::Input;
 use crate::format::{
-    BLOCK, CURRENT_MAGIC, FRAMES, SEGMENT_MAGIC, Salt, Seal, Segment, put, seal_block, seal_frames, u64_at,
-    walk,
+    BLOCK, CURRENT_MAGIC, FRAMES, SEGMENT_MAGIC, Salt, Seal, Segment, put, seal_block, seal_frames,
+    u64_at, walk,
 };
 
 /// What of a header stands in the input.
@@ -90,7 +91,12 @@ pub fn finish_segment(bytes: &mut [u8], flags: u8, before: Option<&[u8]>) {
     copy_header(bytes, flags);
     let salt: Salt = bytes[32..48].try_into().expect("sixteen bytes");
     let first = u64_at(bytes, 56);
-    seal_frames(bytes, &salt, first, if flags & SPARSE != 0 { Seal::Checksums } else { Seal::Dense });
+    seal_frames(
+        bytes,
+        &salt,
+        first,
+        if flags & SPARSE != 0 { Seal::Checksums } else { Seal::Dense },
+    );
 }
 
 /// Makes CURRENT verify, as far as `flags` say so, and name the newest segment.

@@ -1,5 +1,5 @@
-//! What the fuzz targets share: input taken apart, the format on disk once more, independent of the library's own
-//! code, and small disks.
+//! What the fuzz targets share: input taken apart, the format on disk once more, independent of the
+//! library's own code, and small disks.
 
 pub mod disk;
 pub mod format;

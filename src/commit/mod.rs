@@ -1,11 +1,14 @@
-//! Group commit: who writes and syncs, what is durable, who is woken, when the log is poisoned. It alone knows.
+//! Group commit: who writes and syncs, what is durable, who is woken, when the log is poisoned. It
+//! alone knows.
 //!
-//! One mutex orders everything. An append copies its records into the active buffer under it, and then either
-//! leads the group or waits for the group's outcome. Whoever writes to the tail holds the *writing role*, whoever
-//! syncs it the *syncing role*; the mutex itself is never held during a system call. Nobody waits for an LSN, since
-//! an LSN that was taken back may be given out again: groups are numbered, and their numbers are not.
+//! One mutex orders everything. An append copies its records into the active buffer under it, and
+//! then either leads the group or waits for the group's outcome. Whoever writes to the tail holds
+//! the *writing role*, whoever syncs it the *syncing role*; the mutex itself is never held during a
+//! system call. Nobody waits for an LSN, since an LSN that was taken back may be given out again:
+//! groups are numbered, and their numbers are not.
 //!
-//! Every way out of a role goes through [`Roles::release`] or the drop of [`Roles`], and wakes whoever can go on.
+//! Every way out of a role goes through [`Roles::release`] or the drop of [`Roles`], and wakes
+//! whoever can go on.
 
 mod roles;
 mod state;
@@ -43,7 +46,8 @@ pub(crate) trait Disk: std::fmt::Debug + Send + Sync {
     /// In both roles, after a write that met a full disk: removes what it left, durably.
     fn undo(&self) -> Result<()>;
 
-    /// In the syncing role: makes all that was written before it began durable. Returns how long that took.
+    /// In the syncing role: makes all that was written before it began durable. Returns how long
+    /// that took.
     fn sync(&self) -> Result<Duration>;
 
     fn now(&self) -> Duration;
@@ -56,10 +60,12 @@ const WRITE_OUT_BYTES: u64 = 256 << 10;
 /// A gathering leader gives up when nobody has come for so long.
 const GATHER_IDLE: Duration = Duration::from_micros(30);
 const GATHER_MAX: Duration = Duration::from_micros(100);
-/// Not even on a machine whose clock stands still does it poll for ever. Where schedules are tried, whoever comes may
-/// come between any two of these anyway, and more of them would only be more of the same.
+/// Not even on a machine whose clock stands still does it poll for ever. Where schedules are tried,
+/// whoever comes may come between any two of these anyway, and more of them would only be more of
+/// the same.
 const GATHER_POLLS_MAX: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1000 };
-/// After each gathering to which nobody came, twice as many groups go without, up to 2 to this power.
+/// After each gathering to which nobody came, twice as many groups go without, up to 2 to this
+/// power.
 const GATHER_MISSES_MAX: u32 = 6;
 
 #[derive(Debug)]
@@ -71,7 +77,8 @@ pub(crate) struct Commit {
     pending_bytes_max: usize,
     write_out_bytes: usize,
     state: Mutex<State>,
-    /// Members of a group sleep here by the parity of its number, so that a finished group wakes only its own.
+    /// Members of a group sleep here by the parity of its number, so that a finished group wakes
+    /// only its own.
     members: [Condvar; 2],
     /// Whoever waits for a role sleeps here.
     roles: Condvar,
@@ -128,7 +135,8 @@ impl Commit {
         self.wait_for(state, member, outcome).map(|()| range)
     }
 
-    /// Makes all that was appended before the call durable, and returns the durable LSN. `None`: it all was.
+    /// Makes all that was appended before the call durable, and returns the durable LSN. `None`: it
+    /// all was.
     pub(crate) fn sync(&self) -> Result<Option<Lsn>> {
         let mut state = self.lock();
         state.check_usable()?;
@@ -166,7 +174,8 @@ impl Commit {
         usable.map(|()| exclusive) // Dropped, it passes the roles on.
     }
 
-    /// Syncs every `interval`, but sleeps while there is nothing to sync; returns when the log is closed or poisoned.
+    /// Syncs every `interval`, but sleeps while there is nothing to sync; returns when the log is
+    /// closed or poisoned.
     pub(crate) fn run_timer(&self, interval: Duration) {
         loop {
             let mut state = self.lock();
@@ -261,9 +270,9 @@ impl Commit {
 
     // --- Waiting ---
 
-    /// Waits until there is room for `bytes`, first come, first served: whoever comes while others wait only enters if
-    /// there is room for all of them, too. Were he always to line up, a line once formed would never end, and each
-    /// append would be a change of threads.
+    /// Waits until there is room for `bytes`, first come, first served: whoever comes while others
+    /// wait only enters if there is room for all of them, too. Were he always to line up, a line
+    /// once formed would never end, and each append would be a change of threads.
     fn admit(&self, bytes: usize) -> Result<Locked<'_>> {
         let mut state = self.lock();
         let mut place_in_line: Option<Arc<Condvar>> = None;
@@ -305,7 +314,8 @@ impl Commit {
         }
     }
 
-    /// What a thread does that wants to append `bytes`, while others who came before it want `queued_before`.
+    /// What a thread does that wants to append `bytes`, while others who came before it want
+    /// `queued_before`.
     fn next_step(&self, state: &State, bytes: usize, queued_before: usize) -> Step {
         if let Err(error) = state.check_usable() {
             return Step::Refuse(error);
@@ -314,8 +324,9 @@ impl Commit {
         let wanted = pending.saturating_add(queued_before).saturating_add(bytes);
         // What is larger than the limit enters alone, and in its turn.
         let has_room = wanted <= self.pending_bytes_max || (pending == 0 && queued_before == 0);
-        // In `Buffered` mode, what fills the buffer is written out before anything more gets an LSN: what has an
-        // LSN there is never taken back, so nothing may line up behind what met a full disk.
+        // In `Buffered` mode, what fills the buffer is written out before anything more gets an
+        // LSN: what has an LSN there is never taken back, so nothing may line up behind what met a
+        // full disk.
         let buffered = self.mode == Durability::Buffered;
         let write_first =
             buffered && (state.retained.is_some() || state.active.bytes() >= self.write_out_bytes);
@@ -328,7 +339,8 @@ impl Commit {
         } else if may_enter {
             Step::Enter // Somebody else is writing out what fills the buffer; meanwhile there is room.
         } else if self.backpressure == Backpressure::Fail && !has_room {
-            let (pending_bytes, pending_bytes_max) = (pending as u64, self.pending_bytes_max as u64);
+            let (pending_bytes, pending_bytes_max) =
+                (pending as u64, self.pending_bytes_max as u64);
             Step::Refuse(Error::QueueFull { pending_bytes, pending_bytes_max })
         } else {
             Step::Wait
@@ -336,7 +348,12 @@ impl Commit {
     }
 
     /// Waits for a group's outcome; leads whatever must be led towards it.
-    fn wait_for<'a>(&'a self, mut state: Locked<'a>, member: Member, outcome: Outcome) -> Result<()> {
+    fn wait_for<'a>(
+        &'a self,
+        mut state: Locked<'a>,
+        member: Member,
+        outcome: Outcome,
+    ) -> Result<()> {
         loop {
             if let Some(result) = state.outcome(member, outcome) {
                 if result.is_err() {
@@ -350,7 +367,8 @@ impl Commit {
                         Ok(Some(result)) => return result,
                         Ok(None) => state = self.lock(),
                         Err(error) => {
-                            // In `Buffered` mode the records stay in memory: this call failed, the group did not.
+                            // In `Buffered` mode the records stay in memory: this call failed, the
+                            // group did not.
                             self.lock().leave(member);
                             return Err(error);
                         }
@@ -388,9 +406,10 @@ impl Commit {
 
     // --- Leading ---
 
-    /// Leads one group: takes the buffer, writes it, in `Sync` mode syncs it, and tells everyone. Returns what the
-    /// caller waits for, if it has come. An error is the leader's own only in `Buffered` mode and in a poisoned log;
-    /// else every member, the leader too, reads its group's outcome.
+    /// Leads one group: takes the buffer, writes it, in `Sync` mode syncs it, and tells everyone.
+    /// Returns what the caller waits for, if it has come. An error is the leader's own only in
+    /// `Buffered` mode and in a poisoned log; else every member, the leader too, reads its group's
+    /// outcome.
     fn lead<'a>(
         &'a self,
         state: Locked<'a>,
@@ -461,7 +480,8 @@ impl Commit {
         result.map(|()| outcome)
     }
 
-    /// Gives threads that are about to append the chance to join the group. Returns whether anybody came. Polls: waking from a sleep would take longer than all of this.
+    /// Gives threads that are about to append the chance to join the group. Returns whether anybody
+    /// came. Polls: waking from a sleep would take longer than all of this.
     fn gather(&self, target: usize, limit: Duration) -> bool {
         let start = self.disk.now();
         let present = self.arrived.load(Ordering::Acquire);
@@ -528,11 +548,13 @@ impl Commit {
         Ok(())
     }
 
-    /// Syncs what is written, in the syncing role alone: writes may go on meanwhile, and are not covered.
+    /// Syncs what is written, in the syncing role alone: writes may go on meanwhile, and are not
+    /// covered.
     fn sync_written(&self, state: Locked<'_>, roles: Roles<'_>) {
         let (written, groups, end) = (state.written, state.written_groups, state.place.end);
         drop(state);
-        let synced = if planted::is(Bug::SyncSkipped) { Ok(Duration::ZERO) } else { self.disk.sync() };
+        let synced =
+            if planted::is(Bug::SyncSkipped) { Ok(Duration::ZERO) } else { self.disk.sync() };
         let mut state = self.lock();
         match synced {
             Err(error) => self.poison_state(&mut state, error),
@@ -569,7 +591,8 @@ impl Commit {
         }
     }
 
-    /// Some thread panicked in a critical section: its state cannot be trusted, and the log ends here.
+    /// Some thread panicked in a critical section: its state cannot be trusted, and the log ends
+    /// here.
     fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, State>) -> Locked<'a> {
         sync::clear_poison(&self.state);
         let mut state = Locked::new(self, guard);

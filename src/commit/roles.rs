@@ -1,5 +1,5 @@
-//! The right to write and to sync, and the lock on the state: both are given back on every way out, and both poison
-//! the log if that way is a panic.
+//! The right to write and to sync, and the lock on the state: both are given back on every way out,
+//! and both poison the log if that way is a panic.
 
 use std::time::Duration;
 
@@ -79,7 +79,8 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Roles held. Dropped without [`release`](Roles::release), by an error or a panic, they are given back as well.
+/// Roles held. Dropped without [`release`](Roles::release), by an error or a panic, they are given
+/// back as well.
 #[derive(Debug)]
 pub(super) struct Roles<'a> {
     commit: &'a Commit,
@@ -96,8 +97,8 @@ impl<'a> Roles<'a> {
         Roles { commit, writing, syncing, panicking: std::thread::panicking() }
     }
 
-    /// Adds the syncing role, which its holder gives back without waiting for anything. If his sync failed, the log
-    /// is poisoned, and what he could not sync must not be synced again.
+    /// Adds the syncing role, which its holder gives back without waiting for anything. If his sync
+    /// failed, the log is poisoned, and what he could not sync must not be synced again.
     pub(super) fn take_syncing(&mut self) -> Result<Locked<'a>, Failure> {
         let mut state = self.commit.lock();
         if !self.syncing {
@@ -110,7 +111,8 @@ impl<'a> Roles<'a> {
         }
     }
 
-    /// Gives the roles back, unlocks, and wakes whoever can go on, the members of `finished` among them.
+    /// Gives the roles back, unlocks, and wakes whoever can go on, the members of `finished` among
+    /// them.
     pub(super) fn release(mut self, mut state: Locked<'a>, finished: Option<u64>) {
         self.give_back(&mut state);
         let wakes = self.commit.wakes(&state, finished);
@@ -179,7 +181,8 @@ impl<'a> Exclusive<'a> {
         Ok(())
     }
 
-    /// Takes what came of a change of files: a new place, up to which all is durable; a refusal; or the end of the log.
+    /// Takes what came of a change of files: a new place, up to which all is durable; a refusal; or
+    /// the end of the log.
     pub(crate) fn publish(&mut self, outcome: Result<Place, Failure>) -> Result<()> {
         let commit = self.roles.commit;
         match outcome.and_then(|place| commit.publish(place)) {

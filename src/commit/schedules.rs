@@ -1,15 +1,18 @@
-//! Group commit under loom: every schedule of a few threads, over a disk in memory that keeps the books. Only in builds
-//! with `--cfg loom`; `docs/contributing.md` has the command.
+//! Group commit under loom: every schedule of a few threads, over a disk in memory that keeps the
+//! books. Only in builds with `--cfg loom`; `docs/contributing.md` has the command.
 //!
-//! A model is a list of threads, each a list of calls, and a plan of what goes wrong. Loom runs it once for each
-//! schedule that could make a difference. The disk notes what is written, and what a sync covers that began after;
-//! a call that returns is held against that at once. A thread that is left asleep is a deadlock, which loom reports.
+//! A model is a list of threads, each a list of calls, and a plan of what goes wrong. Loom runs it
+//! once for each schedule that could make a difference. The disk notes what is written, and what a
+//! sync covers that began after; a call that returns is held against that at once. A thread that is
+//! left asleep is a deadlock, which loom reports.
 //!
-//! Time is left to the schedules. A timed wait may end at any moment, gathering looks twice for company and then has
-//! had enough, and the clocks are simple enough to lead every way that a look at one can lead.
+//! Time is left to the schedules. A timed wait may end at any moment, gathering looks twice for
+//! company and then has had enough, and the clocks are simple enough to lead every way that a look
+//! at one can lead.
 //!
-//! What loom does not try: a sleeper that wakes unasked, a `notify_one` that finds another than the one who has slept
-//! longest, a panic. The first two are tried under shuttle, in `src/wal/schedules.rs`.
+//! What loom does not try: a sleeper that wakes unasked, a `notify_one` that finds another than the
+//! one who has slept longest, a panic. The first two are tried under shuttle, in
+//! `src/wal/schedules.rs`.
 
 use std::fmt;
 use std::io;
@@ -69,7 +72,8 @@ struct Model {
     /// Which groups, counted from 0, find the segment full.
     rotations: &'static [usize],
     threads: &'static [&'static [Do]],
-    /// How many times a thread may be interrupted where it could have gone on; `None`: as often as there is.
+    /// How many times a thread may be interrupted where it could have gone on; `None`: as often as
+    /// there is.
     preemptions_max: Option<usize>,
 }
 
@@ -83,7 +87,14 @@ impl Model {
             2 => Some(5),
             _ => Some(3),
         };
-        Model { options, clock: Clock::Still, faults: &[], rotations: &[], threads, preemptions_max }
+        Model {
+            options,
+            clock: Clock::Still,
+            faults: &[],
+            rotations: &[],
+            threads,
+            preemptions_max,
+        }
     }
 
     fn interval(threads: &'static [&'static [Do]]) -> Model {
@@ -151,7 +162,8 @@ struct ModelDisk {
 
 #[derive(Debug, Default)]
 struct Books {
-    /// The records that are written, in LSN order from 1, by their byte; and how many are surely durable.
+    /// The records that are written, in LSN order from 1, by their byte; and how many are surely
+    /// durable.
     records: Vec<u8>,
     durable: usize,
     /// A write that failed has left something, which is not undone.
@@ -199,7 +211,9 @@ impl ModelDisk {
         let number = books.calls[call as usize];
         books.calls[call as usize] += 1;
         match self.model.faults.iter().find(|(other, at, _)| (*other, *at) == (call, number)) {
-            Some((_, _, kind)) => Err(Error::io("model", &Path::new("disk").into(), (*kind).into())),
+            Some((_, _, kind)) => {
+                Err(Error::io("model", &Path::new("disk").into(), (*kind).into()))
+            }
             None => Ok(()),
         }
     }
@@ -367,7 +381,9 @@ impl Log {
                 let is_there = books.records.get(at) == Some(&byte);
                 let is_durable = at < books.durable;
                 match self.commit.mode {
-                    Durability::Sync => books.rule(is_there && is_durable, "Ok means that it is on disk"),
+                    Durability::Sync => {
+                        books.rule(is_there && is_durable, "Ok means that it is on disk")
+                    }
                     Durability::Interval(_) => books.rule(is_there, "Ok means that it is written"),
                     Durability::Buffered => {}
                 }
@@ -388,7 +404,8 @@ impl Log {
             Ok(_) => {
                 let mut books = self.disk.books();
                 // Where a full disk took records back meanwhile, there are fewer of them.
-                let has_all = books.durable as u64 + 1 >= u64::from(before) || books.refused_full > 0;
+                let has_all =
+                    books.durable as u64 + 1 >= u64::from(before) || books.refused_full > 0;
                 let taken_back = self.disk.model.faults.iter().any(|(_, _, kind)| *kind == FULL);
                 books.rule(has_all || taken_back, "a sync covers what was appended before it");
             }
@@ -420,11 +437,13 @@ impl Log {
         }
     }
 
-    /// With both roles held nobody else is at the files, and all that is written is durable after the sync.
+    /// With both roles held nobody else is at the files, and all that is written is durable after
+    /// the sync.
     fn use_both(&self, mut exclusive: Exclusive<'_>) -> Result<()> {
         exclusive.sync()?;
         let mut books = self.disk.books();
-        let (written, alone) = (books.records.len(), !books.writing && !books.syncing && !books.exclusive);
+        let (written, alone) =
+            (books.records.len(), !books.writing && !books.syncing && !books.exclusive);
         books.rule(alone, "who holds both roles is alone");
         let synced = books.durable == written;
         books.rule(synced, "what is written is durable once it was synced in both roles");
@@ -473,7 +492,9 @@ impl Log {
         let (seen, expected) = match error {
             Error::StorageFull { .. } => (Seen::StorageFull, meets(true)),
             Error::Poisoned { .. } => (Seen::Poisoned, meets(false) || poisons),
-            Error::QueueFull { .. } => (Seen::QueueFull, options.backpressure == Backpressure::Fail),
+            Error::QueueFull { .. } => {
+                (Seen::QueueFull, options.backpressure == Backpressure::Fail)
+            }
             Error::Closed => (Seen::Closed, closes),
             _ => (Seen::Closed, false),
         };
@@ -491,7 +512,8 @@ impl Log {
     fn check_end(&self) {
         let state = self.commit.lock();
         let mut books = self.disk.books();
-        let idle = !state.writing && !state.syncing && state.role_waiters == 0 && state.queue.is_empty();
+        let idle =
+            !state.writing && !state.syncing && state.role_waiters == 0 && state.queue.is_empty();
         books.rule(idle, "every role is given back and nobody is left in line");
         let refused = books.refused.clone();
         let none_came_back = refused.iter().all(|byte| !books.records.contains(byte));
@@ -550,7 +572,8 @@ fn explore(model: Model, expected: &[Seen]) {
     // With fewer preemptions than it asks for, a model may miss its case.
     if std::env::var_os("LOOM_MAX_PREEMPTIONS").is_none() {
         let seen = seen.load(StdOrdering::Relaxed);
-        let missed: Vec<_> = expected.iter().filter(|expected| seen & **expected as u64 == 0).collect();
+        let missed: Vec<_> =
+            expected.iter().filter(|expected| seen & **expected as u64 == 0).collect();
         assert!(missed.is_empty(), "never seen: {missed:?}");
     }
 }
@@ -570,7 +593,10 @@ fn ok_means_on_disk_and_nobody_is_left_asleep() {
     for clock in [Clock::Still, Clock::Syncs, Clock::Runs] {
         explore(Model { clock, ..Model::new(DUO) }, &[Seen::Acknowledged, Seen::Waited]);
         explore(Model { clock, ..Model::new(PAIR) }, &[Seen::Acknowledged, Seen::Waited]);
-        explore(Model { clock, ..Model::new(TRIO) }, &[Seen::Acknowledged, Seen::Waited, Seen::Shared]);
+        explore(
+            Model { clock, ..Model::new(TRIO) },
+            &[Seen::Acknowledged, Seen::Waited, Seen::Shared],
+        );
     }
     // Company that the leader waits for: the first sync takes time, the second group gathers.
     let gathers = Model { clock: Clock::Syncs, ..Model::new(PAIR) };
@@ -592,13 +618,19 @@ fn a_failure_is_told_to_everyone_and_nothing_is_acknowledged_behind_it() {
         explore(Model::new(DUO).with_faults(faults), &[Seen::Poisoned]);
         explore(Model::new(PAIR).with_faults(faults), &[Seen::Poisoned]);
         explore(Model::new(TRIO).with_faults(faults), &[Seen::Poisoned]);
-        explore(Model { clock: Clock::Syncs, ..Model::new(PAIR) }.with_faults(faults), &[Seen::Poisoned]);
+        explore(
+            Model { clock: Clock::Syncs, ..Model::new(PAIR) }.with_faults(faults),
+            &[Seen::Poisoned],
+        );
     }
     let elsewhere: &[&[Do]] = &[&[Append(1), Append(3)], &[Append(2)], &[Poison]];
     for model in [Model::new, Model::interval, Model::buffered] {
         explore(model(elsewhere), &[Seen::Poisoned]);
     }
-    explore(Model::new(&[&[Append(1), Append(2)], &[Poison]]), &[Seen::Acknowledged, Seen::Poisoned]);
+    explore(
+        Model::new(&[&[Append(1), Append(2)], &[Poison]]),
+        &[Seen::Acknowledged, Seen::Poisoned],
+    );
     explore(Model::interval(&[&[Append(1), Sync], &[Poison], &[Timer]]), &[Seen::Poisoned]);
     explore(Model::interval(&[&[Append(1), TakeBoth], &[Poison]]), &[Seen::Poisoned]);
 }
@@ -636,7 +668,8 @@ fn close_lets_what_was_appended_reach_its_outcome_and_admits_nothing_more() {
 #[test]
 fn whoever_waits_for_room_gets_it_or_is_told() {
     // Method: only one record may be pending, so that two of three stand in line.
-    let narrow = |threads| Model { options: Options::new().pending_bytes_max(10), ..Model::new(threads) };
+    let narrow =
+        |threads| Model { options: Options::new().pending_bytes_max(10), ..Model::new(threads) };
     explore(narrow(DUO), &[Seen::Waited, Seen::Acknowledged]);
     explore(narrow(PAIR), &[Seen::Waited, Seen::Acknowledged]);
     explore(narrow(TRIO), &[Seen::Waited, Seen::Acknowledged]);
@@ -651,7 +684,10 @@ fn whoever_waits_for_room_gets_it_or_is_told() {
     };
     explore(fails(PAIR), &[Seen::QueueFull, Seen::Acknowledged]);
     explore(fails(TRIO), &[Seen::QueueFull, Seen::Acknowledged]);
-    explore(fails(TRIO).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::QueueFull, Seen::StorageFull]);
+    explore(
+        fails(TRIO).with_faults(&[(Call::Write, 0, FULL)]),
+        &[Seen::QueueFull, Seen::StorageFull],
+    );
 }
 
 #[test]
@@ -664,11 +700,15 @@ fn both_roles_exclude_everyone_else() {
     explore(Model { rotations: &[1], ..Model::interval(threads) }, &[Seen::Rotated]);
     let failing = Model::new(&[&[Append(1)], &[Append(2)], &[TakeBoth]]);
     explore(failing.with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
-    for threads in
-        [&[&[Append(1), Append(2)], &[TakeBoth] as &[Do]] as &[&[Do]], &[&[Append(1)], &[Sync], &[TakeBoth]]]
-    {
+    for threads in [
+        &[&[Append(1), Append(2)], &[TakeBoth] as &[Do]] as &[&[Do]],
+        &[&[Append(1)], &[Sync], &[TakeBoth]],
+    ] {
         explore(Model::interval(threads), &[Seen::Acknowledged]);
-        explore(Model::interval(threads).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+        explore(
+            Model::interval(threads).with_faults(&[(Call::Sync, 0, BROKEN)]),
+            &[Seen::Poisoned],
+        );
     }
 }
 
@@ -700,8 +740,12 @@ fn the_timer_syncs_and_ends_with_the_log() {
     explore(Model::interval(&[&[Append(1), TakeBoth, Close], &[Timer]]), &[Seen::Acknowledged]);
     // Nobody else syncs.
     explore(Model::interval(&[&[Append(1), LookOn, Close], &[Timer]]), &[Seen::Acknowledged]);
-    explore(Model::interval(&[&[Append(1), LookOn, Close], &[Append(2)], &[Timer]]), &[Seen::Acknowledged]);
-    // Nobody closes this log: the timer ends because it was poisoned, also where it has nothing to sync.
+    explore(
+        Model::interval(&[&[Append(1), LookOn, Close], &[Append(2)], &[Timer]]),
+        &[Seen::Acknowledged],
+    );
+    // Nobody closes this log: the timer ends because it was poisoned, also where it has nothing to
+    // sync.
     let poisoned = Model::interval(&[&[Append(1), Append(2)], &[Timer]]);
     explore(poisoned.clone().with_faults(&[(Call::Write, 0, BROKEN)]), &[Seen::Poisoned]);
     explore(poisoned.with_faults(&[(Call::Write, 1, BROKEN)]), &[Seen::Poisoned]);
@@ -721,7 +765,10 @@ fn writes_and_syncs_of_different_threads_do_not_lose_each_other() {
         explore(model.clone().with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
         explore(model.clone().with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
         explore(model.clone().with_faults(&[(Call::Write, 1, FULL)]), &[Seen::StorageFull]);
-        explore(model.with_faults(&[(Call::Write, 0, FULL), (Call::Undo, 0, BROKEN)]), &[Seen::Poisoned]);
+        explore(
+            model.with_faults(&[(Call::Write, 0, FULL), (Call::Undo, 0, BROKEN)]),
+            &[Seen::Poisoned],
+        );
     }
     explore(Model::buffered(&[&[Append(1), Append(2)], &[Append(3), Close]]), &[Seen::Closed]);
 }

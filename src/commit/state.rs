@@ -1,5 +1,5 @@
-//! What the append mutex guards. Each method leaves it true to the invariants of `docs/architecture.md`; none
-//! wakes anyone or waits.
+//! What the append mutex guards. Each method leaves it true to the invariants of
+//! `docs/architecture.md`; none wakes anyone or waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,7 +36,8 @@ pub(super) enum Outcome {
     Synced,
 }
 
-/// One who waits for a group's outcome. `counted`: the group might have been taken back when he joined.
+/// One who waits for a group's outcome. `counted`: the group might have been taken back when he
+/// joined.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     pub(super) group: u64,
@@ -64,8 +65,9 @@ struct FailedGroup {
 pub(super) struct State {
     /// The next LSN to be given out: one above the appended LSN.
     pub(super) next: Lsn,
-    /// The last LSN handed to the system, and the last one covered by a successful sync. durable ≤ written < next;
-    /// durable never falls, written never either, `next` only by [`take_back`](State::take_back).
+    /// The last LSN handed to the system, and the last one covered by a successful sync. durable ≤
+    /// written < next; durable never falls, written never either, `next` only by
+    /// [`take_back`](State::take_back).
     pub(super) written: Lsn,
     pub(super) durable: Lsn,
     /// The tail and the end of what is written in it; and up to where that is durable.
@@ -84,7 +86,8 @@ pub(super) struct State {
     /// Groups up to these have been written, synced, or taken back.
     pub(super) written_groups: u64,
     pub(super) synced_groups: u64,
-    /// How many will read the outcome of the group on its way and of the one being filled, by parity.
+    /// How many will read the outcome of the group on its way and of the one being filled, by
+    /// parity.
     members: [usize; 2],
     failed: Vec<FailedGroup>,
 
@@ -197,8 +200,8 @@ impl State {
         if self.active.is_empty() { self.filling - 1 } else { self.filling }
     }
 
-    /// Makes the caller a member of the group, who will read its outcome. A group that is written can no longer be
-    /// taken back: whoever waits for its sync need not be counted.
+    /// Makes the caller a member of the group, who will read its outcome. A group that is written
+    /// can no longer be taken back: whoever waits for its sync need not be counted.
     pub(super) fn join(&mut self, group: u64) -> Member {
         let counted = group > self.written_groups;
         if counted {
@@ -233,7 +236,8 @@ impl State {
         if reached >= member.group {
             return Some(Ok(())); // True all the same if the log was poisoned or closed since.
         }
-        // Of a group that a poisoned log leaves behind, only `Poisoned` says that its outcome is unknown.
+        // Of a group that a poisoned log leaves behind, only `Poisoned` says that its outcome is
+        // unknown.
         self.poison.clone().or_else(|| self.check_usable().err()).map(Err)
     }
 
@@ -258,7 +262,8 @@ impl State {
 
     pub(super) fn group_written(&mut self, taken: Taken, end: u64) {
         assert!(taken.group == self.written_groups + 1, "groups are written in order");
-        self.written = taken.first.checked_add(taken.records as u64).expect("it was given out").previous();
+        self.written =
+            taken.first.checked_add(taken.records as u64).expect("it was given out").previous();
         self.written_groups = taken.group;
         self.last_group_records = taken.records;
         self.place.end = end;
@@ -283,7 +288,8 @@ impl State {
         self.retained = Some(taken);
     }
 
-    /// Takes back every LSN that was given out and not written: that group and the one being filled.
+    /// Takes back every LSN that was given out and not written: that group and the one being
+    /// filled.
     pub(super) fn take_back(&mut self, taken: Taken, error: &Error, syncs: bool) {
         self.next = if planted::is(Bug::LsnReusedOnFullDisk) {
             taken.first.previous().max(Lsn::FIRST)
@@ -312,7 +318,8 @@ impl State {
         self.in_flight_bytes = 0;
     }
 
-    /// Remembers who is likely to come: whoever was just acknowledged, and whoever was pending meanwhile.
+    /// Remembers who is likely to come: whoever was just acknowledged, and whoever was pending
+    /// meanwhile.
     pub(super) fn note_cohort(&mut self) {
         self.gather.expected = self.last_group_records + self.active_records;
     }

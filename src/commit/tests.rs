@@ -1,4 +1,5 @@
-//! Method throughout: a disk in memory whose next calls are scripted to fail, to panic, or to wait for the test.
+//! Method throughout: a disk in memory whose next calls are scripted to fail, to panic, or to wait
+//! for the test.
 
 use std::collections::VecDeque;
 use std::io;
@@ -41,7 +42,8 @@ impl FakeDisk {
                 go_on.recv().unwrap()
             }
         };
-        failure.map_or(Ok(()), |kind| Err(Error::io("test", &Path::new("disk").into(), kind.into())))
+        failure
+            .map_or(Ok(()), |kind| Err(Error::io("test", &Path::new("disk").into(), kind.into())))
     }
 
     fn calls(&self) -> String {
@@ -164,7 +166,8 @@ fn what_comes_during_a_sync_shares_the_next_one() {
 
 #[test]
 fn a_full_disk_takes_back_what_is_not_written_and_the_log_goes_on() {
-    // Method: the first group waits in its sync while five more come; their write meets a full disk.
+    // Method: the first group waits in its sync while five more come; their write meets a full
+    // disk.
     let (disk, commit) = fixture(&Options::new());
     let (begun, go_on) = hold_sync(&disk);
     disk.writes.lock().unwrap().extend([None, Some(Script::Fail(io::ErrorKind::StorageFull))]);
@@ -199,7 +202,9 @@ fn a_failed_sync_ends_the_log_for_everyone_and_is_not_tried_again() {
     go_on.send(None).unwrap();
     outcome(&first).unwrap();
     for other in &others {
-        assert!(matches!(outcome(other), Err(Error::Poisoned { durable, .. }) if durable == Lsn::from(2)));
+        assert!(
+            matches!(outcome(other), Err(Error::Poisoned { durable, .. }) if durable == Lsn::from(2))
+        );
     }
     assert!(matches!(append(&commit, b""), Err(Error::Poisoned { .. })));
     assert!(matches!(commit.sync(), Err(Error::Poisoned { .. })));
@@ -270,7 +275,11 @@ fn buffered_records_that_meet_a_full_disk_stay_and_go_out_first() {
     assert!(append(&commit, b"refused").unwrap_err().is_storage_full());
     assert_eq!(commit.next_lsn(), Lsn::from(2));
     assert_eq!(append(&commit, b"two").unwrap(), Lsn::from(2));
-    assert_eq!(commit.lock().written, Lsn::from(1), "the first is written before the second has its LSN");
+    assert_eq!(
+        commit.lock().written,
+        Lsn::from(1),
+        "the first is written before the second has its LSN"
+    );
     assert_eq!(commit.sync().unwrap(), Some(Lsn::from(2)));
     assert_eq!(disk.calls(), "wuwuwws");
 }
@@ -296,7 +305,8 @@ fn interval_appends_wait_for_the_write_alone_and_the_timer_syncs_them() {
 
 #[test]
 fn whoever_waits_for_room_is_let_in_in_turn_or_told_that_the_log_is_closed() {
-    // Method: 4 KiB may be pending; one record of that size is in its sync, two more queue for room.
+    // Method: 4 KiB may be pending; one record of that size is in its sync, two more queue for
+    // room.
     let (disk, commit) = fixture(&Options::new().pending_bytes_max(4096));
     let (begun, go_on) = hold_sync(&disk);
     let (sender, outcomes) = channel();
@@ -319,7 +329,8 @@ fn whoever_waits_for_room_is_let_in_in_turn_or_told_that_the_log_is_closed() {
 
 #[test]
 fn too_much_pending_is_refused_where_the_caller_asked_for_that() {
-    let (disk, commit) = fixture(&Options::new().pending_bytes_max(4096).backpressure(Backpressure::Fail));
+    let (disk, commit) =
+        fixture(&Options::new().pending_bytes_max(4096).backpressure(Backpressure::Fail));
     let (begun, go_on) = hold_sync(&disk);
     let first = start_append(&commit);
     outcome(&begun);
@@ -331,8 +342,9 @@ fn too_much_pending_is_refused_where_the_caller_asked_for_that() {
 
 #[test]
 fn only_its_members_read_that_a_group_was_taken_back() {
-    // Method: three members of a group that meets a full disk, held back from reading so by the lock, while a sync
-    // by somebody else looks at the same group. In `Interval` mode it is not a sync that settles the group.
+    // Method: three members of a group that meets a full disk, held back from reading so by the
+    // lock, while a sync by somebody else looks at the same group. In `Interval` mode it is not a
+    // sync that settles the group.
     let interval = Duration::from_secs(1000);
     let (disk, commit) = fixture(&Options::new().durability(Durability::Interval(interval)));
     append(&commit, b"").unwrap();
@@ -371,9 +383,11 @@ fn a_full_disk_leaves_nobody_asleep_who_joined_during_the_write() {
 
 #[test]
 fn a_rotation_that_waited_for_a_sync_that_failed_does_not_sync_again() {
-    // Method: in `Interval` mode a sync is held; an append that must rotate waits for it; the sync fails. The kernel
-    // would say ok to a second sync, and the new segment would vouch for bytes that are lost.
-    let (disk, commit) = fixture(&Options::new().durability(Durability::Interval(Duration::from_secs(1000))));
+    // Method: in `Interval` mode a sync is held; an append that must rotate waits for it; the sync
+    // fails. The kernel would say ok to a second sync, and the new segment would vouch for bytes
+    // that are lost.
+    let (disk, commit) =
+        fixture(&Options::new().durability(Durability::Interval(Duration::from_secs(1000))));
     append(&commit, b"").unwrap();
     let (begun, go_on) = hold_sync(&disk);
     let syncing = commit.clone();
@@ -391,7 +405,8 @@ fn a_rotation_that_waited_for_a_sync_that_failed_does_not_sync_again() {
 
 #[test]
 fn a_rotation_makes_what_is_written_durable_first() {
-    let (disk, commit) = fixture(&Options::new().durability(Durability::Interval(Duration::from_secs(1000))));
+    let (disk, commit) =
+        fixture(&Options::new().durability(Durability::Interval(Duration::from_secs(1000))));
     append(&commit, b"").unwrap();
     disk.full.store(true, Ordering::Relaxed);
     append(&commit, b"").unwrap();
@@ -425,7 +440,8 @@ fn a_clock_that_stands_still_holds_nobody_up() {
     }
     let (disk, _) = fixture(&Options::new());
     let place = Place { number: 1, salt: [0; 16], end: 8192 };
-    let commit = Commit::new(Arc::new(Still(disk)), Arc::default(), &Options::new(), Lsn::FIRST, place);
+    let commit =
+        Commit::new(Arc::new(Still(disk)), Arc::default(), &Options::new(), Lsn::FIRST, place);
     let entries = [Entry::from(b"a"), Entry::from(b"b")];
     commit.append(Unit::batch(&entries)).unwrap();
     let commit = Arc::new(commit);
@@ -438,7 +454,8 @@ fn a_clock_that_stands_still_holds_nobody_up() {
 
 #[test]
 fn whoever_comes_while_others_wait_enters_if_there_is_room_for_all() {
-    // Method: one waits in line; the reason goes, and his wake-up is still on its way when another one comes.
+    // Method: one waits in line; the reason goes, and his wake-up is still on its way when another
+    // one comes.
     let (_, commit) = fixture(&Options::new());
     commit.hold_appends().unwrap();
     let in_line = start_append(&commit);

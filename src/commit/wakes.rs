@@ -1,4 +1,5 @@
-//! Whom to wake. A role given back, a group finished, a thread that goes away: each lets somebody else go on.
+//! Whom to wake. A role given back, a group finished, a thread that goes away: each lets somebody
+//! else go on.
 
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ pub(super) struct Wakes {
 }
 
 impl Commit {
-    /// Unlocks, and wakes whoever can go on now that a role may be free. Called whenever a thread that might have
-    /// been woken to lead goes away instead; [`Roles::release`] does the same.
+    /// Unlocks, and wakes whoever can go on now that a role may be free. Called whenever a thread
+    /// that might have been woken to lead goes away instead; [`Roles::release`] does the same.
     pub(super) fn pass_on(&self, state: Locked<'_>) {
         let wakes = self.wakes(&state, None);
         drop(state);
@@ -37,8 +38,8 @@ impl Commit {
         let next = state.role_waiters == 0 && state.has_pending();
         Wakes {
             roles: state.role_waiters > 0,
-            // Where groups are not synced as they are written, some wait for a write, some for a sync, in groups of
-            // either parity: only they know who can go on.
+            // Where groups are not synced as they are written, some wait for a write, some for a
+            // sync, in groups of either parity: only they know who can go on.
             all_members: any_mode,
             finished: finished.filter(|_| !any_mode).map(parity),
             // Else all who sleep there can lead the group.

@@ -1,10 +1,13 @@
-//! `FrameBuffer`: frames under construction. Records are copied in under the append mutex; salt, offsets and
-//! checksums, which depend on where the frames will lie, are filled in by whoever writes them.
+//! `FrameBuffer`: frames under construction. Records are copied in under the append mutex; salt,
+//! offsets and checksums, which depend on where the frames will lie, are filled in by whoever
+//! writes them.
 
 use crate::entry::Entry;
 use crate::lsn::Lsn;
 
-use super::{FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad};
+use super::{
+    FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad,
+};
 
 /// What one call appends: it lies in one frame, whole or not at all.
 #[derive(Debug)]
@@ -136,12 +139,18 @@ impl FrameBuffer {
         self.drafts.iter().map(|draft| draft.header().frame_bytes()).sum()
     }
 
-    /// Adds a unit whose first record is `first`: to the last frame if it has room, else as a new frame.
+    /// Adds a unit whose first record is `first`: to the last frame if it has room, else as a new
+    /// frame.
     pub(crate) fn push(&mut self, unit: Unit<'_>, first: Lsn) {
         self.bytes += unit.bytes();
         if let Content::Frame(frame) = unit.content {
             let place = Place::Own(frame);
-            self.drafts.push(Draft { place, body_bytes: unit.body_bytes, count: unit.count, first });
+            self.drafts.push(Draft {
+                place,
+                body_bytes: unit.body_bytes,
+                count: unit.count,
+                first,
+            });
             return;
         }
         let draft = match self.drafts.last_mut() {
@@ -150,7 +159,12 @@ impl FrameBuffer {
                 pad(&mut self.shared);
                 let start = self.shared.len();
                 self.shared.resize(start + FRAME_HEADER_BYTES, 0);
-                self.drafts.push(Draft { place: Place::Shared(start), body_bytes: 0, count: 0, first });
+                self.drafts.push(Draft {
+                    place: Place::Shared(start),
+                    body_bytes: 0,
+                    count: 0,
+                    first,
+                });
                 self.drafts.last_mut().expect("one was pushed")
             }
         };
@@ -163,7 +177,8 @@ impl FrameBuffer {
         }
     }
 
-    /// Fills in all headers for frames that begin at `offset`, and tells of each, in order, where it lies.
+    /// Fills in all headers for frames that begin at `offset`, and tells of each, in order, where
+    /// it lies.
     pub(crate) fn finish(
         &mut self,
         salt: &Id,
@@ -203,7 +218,8 @@ impl FrameBuffer {
 
 impl Draft {
     fn has_room(&self, bytes: usize) -> bool {
-        matches!(self.place, Place::Shared(_)) && self.body_bytes as usize + bytes <= FRAME_BODY_BYTES
+        matches!(self.place, Place::Shared(_))
+            && self.body_bytes as usize + bytes <= FRAME_BODY_BYTES
     }
 
     /// The header, as far as it is known before the frame has its place.
@@ -240,7 +256,10 @@ impl<'a> Iterator for Runs<'a> {
             Place::Shared(start) => *start,
         };
         let is_own = |draft: &Draft| matches!(draft.place, Place::Own(_));
-        let own = drafts[self.next..].iter().position(is_own).map_or(drafts.len(), |count| self.next + count);
+        let own = drafts[self.next..]
+            .iter()
+            .position(is_own)
+            .map_or(drafts.len(), |count| self.next + count);
         let behind = drafts[own..].iter().find_map(|draft| match draft.place {
             Place::Shared(start) => Some(start),
             Place::Own(_) => None,
@@ -259,9 +278,12 @@ mod tests {
 
     #[test]
     fn what_is_pushed_is_decoded_again_wherever_frames_end() {
-        // Method: small, large and batched units in turn; the runs, laid end to end, are walked frame by frame.
+        // Method: small, large and batched units in turn; the runs, laid end to end, are walked
+        // frame by frame.
         let payloads: Vec<Vec<u8>> = (0..60)
-            .map(|n: u8| vec![n; [0, 10, 3000, 40_000, 65_528, 65_529, 200_000][usize::from(n) % 7]])
+            .map(|n: u8| {
+                vec![n; [0, 10, 3000, 40_000, 65_528, 65_529, 200_000][usize::from(n) % 7]]
+            })
             .collect();
         let entries: Vec<Entry<'_>> = payloads.iter().map(Entry::from).collect();
         let mut buffer = FrameBuffer::default();
@@ -288,7 +310,9 @@ mod tests {
         let mut at = 0;
         for placed in places {
             assert_eq!(placed.offset, 8192 + at as u64);
-            let HeaderReading::Sound(header) = FrameHeader::decode(&bytes[at..], &SALT, placed.offset) else {
+            let HeaderReading::Sound(header) =
+                FrameHeader::decode(&bytes[at..], &SALT, placed.offset)
+            else {
                 panic!("frame at {at} does not verify");
             };
             assert_eq!((header, header.durable_end), (placed.header, 77));
@@ -307,7 +331,9 @@ mod tests {
         assert_eq!(found, payloads);
         buffer.clear();
         assert!(
-            buffer.is_empty() && buffer.runs().next().is_none() && buffer.shared.capacity() <= CAPACITY_KEPT
+            buffer.is_empty()
+                && buffer.runs().next().is_none()
+                && buffer.shared.capacity() <= CAPACITY_KEPT
         );
     }
 }

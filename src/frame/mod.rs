@@ -1,4 +1,5 @@
-//! Bytes ↔ headers and frames: `docs/format.md` in code. Pure functions on slices, no I/O, no decisions.
+//! Bytes ↔ headers and frames: `docs/format.md` in code. Pure functions on slices, no I/O, no
+//! decisions.
 //!
 //! ```text
 //! segment  | header 4096 | its copy 4096 | frame | frame | … | zeros …
@@ -27,7 +28,8 @@ pub(crate) const FRAMES_START: u64 = TWIN_BYTES as u64;
 pub(crate) const FRAME_HEADER_BYTES: usize = 40;
 /// Frames start on this boundary, so that the tag and checksum of one always share a sector.
 pub(crate) const FRAME_ALIGN_BYTES: usize = 8;
-/// A frame takes no further record when its body would pass this: reading one record verifies no more.
+/// A frame takes no further record when its body would pass this: reading one record verifies no
+/// more.
 pub(crate) const FRAME_BODY_BYTES: usize = 64 << 10;
 pub(crate) const RECORD_HEADER_BYTES: usize = 8;
 /// The largest state of the caller's.
@@ -45,7 +47,8 @@ pub(crate) type Id = [u8; 16];
 /// What a block and its copy, read from disk, turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Twin<T> {
-    /// At least one of them verifies; `damaged` is the offset of the other, where that does not agree.
+    /// At least one of them verifies; `damaged` is the offset of the other, where that does not
+    /// agree.
     Sound { value: T, damaged: Option<u64> },
     /// One of them verifies, and is of a later version.
     Newer { version: u32 },
@@ -89,7 +92,9 @@ pub(crate) trait Twinned: Sized + PartialEq {
                 Some(value) => Twin::Sound { value, damaged: Some(0) },
                 None => Twin::Bad { magic: true },
             },
-            (Block::Sound(value), Block::Bad { .. }) => Twin::Sound { value, damaged: Some(copy_offset) },
+            (Block::Sound(value), Block::Bad { .. }) => {
+                Twin::Sound { value, damaged: Some(copy_offset) }
+            }
             (Block::Bad { .. }, Block::Sound(value)) => Twin::Sound { value, damaged: Some(0) },
             (Block::Bad { magic: first }, Block::Bad { magic: second }) => {
                 Twin::Bad { magic: first || second }
@@ -108,8 +113,8 @@ fn decode_block<T: Twinned>(bytes: &[u8]) -> Block<T> {
     if !bytes.starts_with(T::MAGIC) {
         return Block::Bad { magic: false };
     }
-    let verifies =
-        bytes.len() >= BLOCK_BYTES && crc32fast::hash(&bytes[..CHECKSUM_AT]) == get_u32(bytes, CHECKSUM_AT);
+    let verifies = bytes.len() >= BLOCK_BYTES
+        && crc32fast::hash(&bytes[..CHECKSUM_AT]) == get_u32(bytes, CHECKSUM_AT);
     if !verifies {
         return Block::Bad { magic: true };
     }
@@ -183,7 +188,8 @@ impl Twinned for SegmentHeader {
             birth_end: get_u64(block, 64),
             predecessor,
         };
-        let possible = header.number > 0 && header.first > Lsn::ZERO && header.birth_end > FRAMES_START;
+        let possible =
+            header.number > 0 && header.first > Lsn::ZERO && header.birth_end > FRAMES_START;
         possible.then_some(header)
     }
 
@@ -208,7 +214,8 @@ pub(crate) struct FrameHeader {
     pub(crate) count: u32,
     /// The first record; of a state frame, that of the next data frame.
     pub(crate) first: Lsn,
-    /// Up to here in this segment a sync had already succeeded when the frame was built; born with it: 0.
+    /// Up to here in this segment a sync had already succeeded when the frame was built; born with
+    /// it: 0.
     pub(crate) durable_end: u64,
     pub(crate) body_checksum: u32,
     pub(crate) frame_type: FrameType,
@@ -234,10 +241,12 @@ impl FrameHeader {
 
     /// Header, body and padding.
     pub(crate) fn frame_bytes(&self) -> u64 {
-        FRAME_HEADER_BYTES as u64 + u64::from(self.body_bytes).next_multiple_of(FRAME_ALIGN_BYTES as u64)
+        FRAME_HEADER_BYTES as u64
+            + u64::from(self.body_bytes).next_multiple_of(FRAME_ALIGN_BYTES as u64)
     }
 
-    /// Writes the header into the first 40 bytes of `frame`, for that place, and returns its checksum.
+    /// Writes the header into the first 40 bytes of `frame`, for that place, and returns its
+    /// checksum.
     pub(crate) fn encode(&self, frame: &mut [u8], salt: &Id, offset: u64) -> u32 {
         frame[..4].copy_from_slice(&salt[..4]);
         put_u32(frame, 8, self.body_bytes);
@@ -282,7 +291,9 @@ impl FrameHeader {
             frame_type,
         };
         let possible = match frame_type {
-            FrameType::Data => header.count > 0 && header.first > Lsn::ZERO && header.next().is_some(),
+            FrameType::Data => {
+                header.count > 0 && header.first > Lsn::ZERO && header.next().is_some()
+            }
             FrameType::State => {
                 let bytes = header.body_bytes as usize;
                 header.count == 0 && (FLOOR_BYTES..=FLOOR_BYTES + STATE_BYTES_MAX).contains(&bytes)
@@ -404,7 +415,8 @@ mod tests {
 
     #[test]
     fn a_segment_header_survives_any_one_flipped_bit() {
-        // Method: flip each bit of the block and its copy; the other one counts, and the flip is located.
+        // Method: flip each bit of the block and its copy; the other one counts, and the flip is
+        // located.
         let bytes = header().encode();
         assert_eq!(SegmentHeader::decode(&bytes), Twin::Sound { value: header(), damaged: None });
         for bit in 0..bytes.len() * 8 {

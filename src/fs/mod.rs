@@ -1,7 +1,8 @@
 //! `Fs`: the only door to the operating system, as a small object-safe trait.
 //!
-//! [`OsFs`] is the real one. Tests put others in its place: the trait is public so that users can, too.
-//! Beside it stands `Handle`, an open file that knows its path, so that every error names its place.
+//! [`OsFs`] is the real one. Tests put others in its place: the trait is public so that users can,
+//! too. Beside it stands `Handle`, an open file that knows its path, so that every error names its
+//! place.
 
 mod os;
 #[cfg(any(test, feature = "sim"))]
@@ -20,8 +21,9 @@ use crate::error::{Error, Result};
 
 /// What the log asks of an operating system: files, directories, a lock, a clock and random bytes.
 ///
-/// Errors are told apart by [`io::ErrorKind`]: `NotFound`, `AlreadyExists`, `StorageFull`, `QuotaExceeded`,
-/// `FileTooLarge`, `Interrupted`, and `WouldBlock` from [`lock`](Fs::lock) have the meaning that std gives them.
+/// Errors are told apart by [`io::ErrorKind`]: `NotFound`, `AlreadyExists`, `StorageFull`,
+/// `QuotaExceeded`, `FileTooLarge`, `Interrupted`, and `WouldBlock` from [`lock`](Fs::lock) have
+/// the meaning that std gives them.
 pub trait Fs: Debug + Send + Sync {
     /// Returns the absolute path of an existing directory, without links in it.
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
@@ -44,8 +46,8 @@ pub trait Fs: Debug + Send + Sync {
     /// Makes the names in a directory durable: creations, renames and unlinks that returned before.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Takes the exclusive lock of a file, made if it is not there, until the returned value is dropped or the
-    /// process ends. Fails with `WouldBlock`, at once, when anyone else has it.
+    /// Takes the exclusive lock of a file, made if it is not there, until the returned value is
+    /// dropped or the process ends. Fails with `WouldBlock`, at once, when anyone else has it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>>;
 
     /// Tells what kind of storage a directory is on.
@@ -94,7 +96,8 @@ pub enum OpenMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Medium {
-    /// Overwriting bytes puts them where the old ones were, as on ext4 and xfs; also whatever is not known.
+    /// Overwriting bytes puts them where the old ones were, as on ext4 and xfs; also whatever is
+    /// not known.
     InPlace,
     /// Overwriting bytes puts them elsewhere, as on btrfs and zfs.
     CopyOnWrite,
@@ -104,7 +107,8 @@ pub enum Medium {
     Network,
 }
 
-/// An open file and its path. Interrupted calls are made again; every other error is passed on, with its place.
+/// An open file and its path. Interrupted calls are made again; every other error is passed on,
+/// with its place.
 #[derive(Debug)]
 pub(crate) struct Handle {
     file: Box<dyn FsFile>,
@@ -114,8 +118,8 @@ pub(crate) struct Handle {
 impl Handle {
     pub(crate) fn open(fs: &dyn Fs, path: &Arc<Path>, mode: OpenMode) -> Result<Handle> {
         let operation = if mode == OpenMode::Create { "create" } else { "open" };
-        let file =
-            uninterrupted(|| fs.open(path, mode)).map_err(|error| Error::io(operation, path, error))?;
+        let file = uninterrupted(|| fs.open(path, mode))
+            .map_err(|error| Error::io(operation, path, error))?;
         Ok(Handle { file, path: path.clone() })
     }
 
@@ -132,7 +136,8 @@ impl Handle {
     pub(crate) fn read(&self, bytes: &mut [u8], offset: u64) -> Result<usize> {
         let mut done = 0;
         while done < bytes.len() {
-            let read = uninterrupted(|| self.file.read_at(&mut bytes[done..], offset + done as u64));
+            let read =
+                uninterrupted(|| self.file.read_at(&mut bytes[done..], offset + done as u64));
             match read.map_err(|error| Error::io("read", &self.path, error))? {
                 0 => break,
                 count => done += count,
@@ -145,29 +150,34 @@ impl Handle {
     pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
         let mut done = 0;
         while done < bytes.len() {
-            let written = uninterrupted(|| match self.file.write_at(&bytes[done..], offset + done as u64) {
-                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-                other => other,
-            });
+            let written =
+                uninterrupted(|| match self.file.write_at(&bytes[done..], offset + done as u64) {
+                    Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                    other => other,
+                });
             done += written.map_err(|error| Error::io("write", &self.path, error))?;
         }
         Ok(())
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        uninterrupted(|| self.file.sync_data()).map_err(|error| Error::io("sync", &self.path, error))
+        uninterrupted(|| self.file.sync_data())
+            .map_err(|error| Error::io("sync", &self.path, error))
     }
 
     pub(crate) fn set_len(&self, bytes: u64) -> Result<()> {
-        uninterrupted(|| self.file.set_len(bytes)).map_err(|error| Error::io("cut", &self.path, error))
+        uninterrupted(|| self.file.set_len(bytes))
+            .map_err(|error| Error::io("cut", &self.path, error))
     }
 
     pub(crate) fn size(&self) -> Result<u64> {
-        uninterrupted(|| self.file.size()).map_err(|error| Error::io("ask the size of", &self.path, error))
+        uninterrupted(|| self.file.size())
+            .map_err(|error| Error::io("ask the size of", &self.path, error))
     }
 }
 
-/// Makes a call again for as long as a signal interrupts it, as std does: it has then not been carried out.
+/// Makes a call again for as long as a signal interrupts it, as std does: it has then not been
+/// carried out.
 pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {

@@ -71,7 +71,8 @@ impl Fs for OsFs {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match fs2::FileExt::try_lock_exclusive(&file) {
             Ok(()) => Ok(Box::new(OsLock { file })),
             Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
@@ -164,7 +165,9 @@ fn medium_of_mounts(mounts: &[u8], dir: &[u8]) -> Medium {
     for line in mounts.split(|byte| *byte == b'\n') {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         let Some(separator) = fields.iter().position(|field| *field == b"-") else { continue };
-        let (Some(mount), Some(kind)) = (fields.get(4), fields.get(separator + 1)) else { continue };
+        let (Some(mount), Some(kind)) = (fields.get(4), fields.get(separator + 1)) else {
+            continue;
+        };
         let mount = unescape(mount);
         let rest = dir.strip_prefix(mount.as_slice());
         let above = mount == b"/" || rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
@@ -193,8 +196,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {
-        let octal =
-            |at: usize| tail.get(at).filter(|digit| (b'0'..=b'7').contains(digit)).map(|digit| digit - b'0');
+        let octal = |at: usize| {
+            tail.get(at).filter(|digit| (b'0'..=b'7').contains(digit)).map(|digit| digit - b'0')
+        };
         match (first, octal(0), octal(1), octal(2)) {
             (b'\\', Some(high), Some(middle), Some(low)) if high < 4 => {
                 bytes.push(high * 64 + middle * 8 + low);

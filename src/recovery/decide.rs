@@ -1,4 +1,5 @@
-//! The decisions of recovery: pure tables, no I/O. `docs/durability.md` tells the reason of each row.
+//! The decisions of recovery: pure tables, no I/O. `docs/durability.md` tells the reason of each
+//! row.
 
 use crate::frame::{FRAMES_START, Id, Predecessor, SegmentHeader, Twin};
 use crate::lsn::Lsn;
@@ -42,8 +43,8 @@ pub(super) enum TailEvidence {
     WrongNumber,
     /// A whole frame does not continue the one before it.
     Discontinuous,
-    /// `promise_kept`: whole frames reach as far as a sync is known to have reached. `zeros`: behind them there is
-    /// nothing else.
+    /// `promise_kept`: whole frames reach as far as a sync is known to have reached. `zeros`:
+    /// behind them there is nothing else.
     Frames {
         promise_kept: bool,
         zeros: bool,
@@ -54,7 +55,8 @@ pub(super) enum TailEvidence {
 pub(super) enum Verdict {
     /// There is no log: make one.
     Create,
-    /// Open it. `torn`: bytes behind the last whole frame, of a write that nobody was told of, are dropped.
+    /// Open it. `torn`: bytes behind the last whole frame, of a write that nobody was told of, are
+    /// dropped.
     Open {
         torn: bool,
     },
@@ -92,7 +94,9 @@ pub(super) fn decide(evidence: &Evidence) -> Verdict {
         (Segments::Ours, _, TailEvidence::Frames { promise_kept: false, .. }) => {
             Refuse(Refusal::PromiseBroken)
         }
-        (Segments::Ours, _, TailEvidence::Frames { promise_kept: true, zeros }) => Open { torn: !zeros },
+        (Segments::Ours, _, TailEvidence::Frames { promise_kept: true, zeros }) => {
+            Open { torn: !zeros }
+        }
     }
 }
 
@@ -140,7 +144,10 @@ impl TailFacts {
     pub(super) fn way(&self, promised_record: bool) -> Way {
         let promise = self.promise();
         let as_it_was_closed = self.mark.as_ref().is_some_and(|mark| {
-            mark.closed && !self.torn && (mark.end, mark.last) == (self.end, self.last) && promise == self.end
+            mark.closed
+                && !self.torn
+                && (mark.end, mark.last) == (self.end, self.last)
+                && promise == self.end
         });
         if as_it_was_closed {
             Way::Continue
@@ -152,8 +159,8 @@ impl TailFacts {
     }
 }
 
-/// Compares CURRENT with the highest number that is there. `current`: `None` if there is none, and in it `None` if
-/// it is not sound. `newest`: with its salt, where its header is sound.
+/// Compares CURRENT with the highest number that is there. `current`: `None` if there is none, and
+/// in it `None` if it is not sound. `newest`: with its salt, where its header is sound.
 pub(super) fn current_says(
     current: Option<Option<(u64, Id)>>,
     newest: Option<(u64, Option<Id>)>,
@@ -163,7 +170,11 @@ pub(super) fn current_says(
         (Some(None), _) => CurrentSays::Unsound,
         (Some(Some((number, _))), Some((newest, _))) if number < newest => CurrentSays::Below,
         (Some(Some((number, salt))), Some((newest, found))) if number == newest => {
-            if found.is_none_or(|found| found == salt) { CurrentSays::Tail } else { CurrentSays::OtherSalt }
+            if found.is_none_or(|found| found == salt) {
+                CurrentSays::Tail
+            } else {
+                CurrentSays::OtherSalt
+            }
         }
         (Some(Some(_)), _) => CurrentSays::Above,
     }
@@ -239,7 +250,8 @@ mod tests {
     ];
 
     fn tails() -> Vec<TailEvidence> {
-        let mut tails = vec![TailEvidence::HeaderBad, TailEvidence::WrongNumber, TailEvidence::Discontinuous];
+        let mut tails =
+            vec![TailEvidence::HeaderBad, TailEvidence::WrongNumber, TailEvidence::Discontinuous];
         for promise_kept in [false, true] {
             for zeros in [false, true] {
                 tails.push(TailEvidence::Frames { promise_kept, zeros });
@@ -265,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_log_is_opened_only_if_nothing_speaks_against_it() {
-        // Method: walk every combination; say in other words, as a list of objections, when a log is sound.
+        // Method: walk every combination; say in other words, as a list of objections, when a log
+        // is sound.
         let mut counts = [0; 3];
         for evidence in all() {
             let objections = [
@@ -299,7 +312,8 @@ mod tests {
 
     #[test]
     fn every_refusal_names_the_first_thing_that_is_wrong() {
-        // Method: walk every combination; each refusal must be true, and none listed before it may be.
+        // Method: walk every combination; each refusal must be true, and none listed before it may
+        // be.
         for evidence in all() {
             let ours = evidence.segments == Segments::Ours;
             let current = |says| ours && evidence.current == says;
@@ -318,9 +332,14 @@ mod tests {
                 (tail(TailEvidence::Discontinuous), Refusal::TailDiscontinuous),
                 (ours && broken, Refusal::PromiseBroken),
             ];
-            let first = rows.iter().find(|(holds, _)| *holds).map(|(_, refusal)| Verdict::Refuse(*refusal));
+            let first =
+                rows.iter().find(|(holds, _)| *holds).map(|(_, refusal)| Verdict::Refuse(*refusal));
             let decided = decide(&evidence);
-            assert_eq!(first, matches!(decided, Verdict::Refuse(_)).then_some(decided), "{evidence:?}");
+            assert_eq!(
+                first,
+                matches!(decided, Verdict::Refuse(_)).then_some(decided),
+                "{evidence:?}"
+            );
         }
     }
 
@@ -337,7 +356,8 @@ mod tests {
 
     #[test]
     fn a_tail_goes_on_only_if_it_is_just_as_it_was_closed() {
-        // Method: spoil each thing that has to agree, in turn; the tail is then followed by another segment.
+        // Method: spoil each thing that has to agree, in turn; the tail is then followed by another
+        // segment.
         assert_eq!(closed_tail().way(true), Way::Continue);
         let mark = |closed, end, last| Some(TailMark { closed, end, last: Lsn::from(last) });
         for facts in [
@@ -362,7 +382,8 @@ mod tests {
         for (birth_end, promised_by_frames, marked) in
             [(8240, 0, 0), (8240, 8300, 0), (8240, 8300, 8400), (9, 1, 5)]
         {
-            let mark = (marked > 0).then_some(TailMark { closed: false, end: marked, last: Lsn::ZERO });
+            let mark =
+                (marked > 0).then_some(TailMark { closed: false, end: marked, last: Lsn::ZERO });
             let facts = TailFacts { birth_end, promised_by_frames, mark, ..closed_tail() };
             assert_eq!(facts.promise(), birth_end.max(promised_by_frames).max(marked));
         }
@@ -415,17 +436,31 @@ mod tests {
             (sound(header.clone()), 8999, Link::Short),
             (sound(SegmentHeader { number: 5, ..header.clone() }), 9000, Link::Corrupt("")),
             (sound(SegmentHeader { salt: [3; 16], ..header.clone() }), 9000, Link::Corrupt("")),
-            (sound(SegmentHeader { first: Lsn::from(21), ..header.clone() }), 9000, Link::Corrupt("")),
+            (
+                sound(SegmentHeader { first: Lsn::from(21), ..header.clone() }),
+                9000,
+                Link::Corrupt(""),
+            ),
             (Twin::Bad { magic: true }, 9000, Link::Corrupt("")),
         ];
         for (twin, bytes, expected) in &cases {
             let link = judge_link(&fence, Some((twin, *bytes)), Lsn::from(19));
-            assert_eq!(std::mem::discriminant(&link), std::mem::discriminant(expected), "{twin:?} {bytes}");
+            assert_eq!(
+                std::mem::discriminant(&link),
+                std::mem::discriminant(expected),
+                "{twin:?} {bytes}"
+            );
             assert_eq!(judge_link(&fence, Some((twin, *bytes)), Lsn::from(20)), Link::NotNeeded);
         }
-        for (frame_offset, end) in [(FRAMES_START, 9000), (9000, 9000), (8500, u64::MAX), (u64::MAX, 9000)] {
+        for (frame_offset, end) in
+            [(FRAMES_START, 9000), (9000, 9000), (8500, u64::MAX), (u64::MAX, 9000)]
+        {
             let fence = Predecessor { frame_offset, end, ..fence.clone() };
-            assert_ne!(judge_link(&fence, Some((&cases[0].0, 9000)), Lsn::ZERO), Link::Live, "{fence:?}");
+            assert_ne!(
+                judge_link(&fence, Some((&cases[0].0, 9000)), Lsn::ZERO),
+                Link::Live,
+                "{fence:?}"
+            );
         }
         assert_eq!(judge_link(&fence, None, Lsn::from(19)), Link::Missing);
         assert_eq!(judge_link(&fence, None, Lsn::from(20)), Link::NotNeeded);
@@ -433,10 +468,17 @@ mod tests {
         assert_eq!(discontinuity(&header, Lsn::from(9)), None);
         assert!(discontinuity(&header, Lsn::from(8)).is_some());
         assert!(discontinuity(&header, Lsn::from(u64::MAX)).is_some());
-        let next =
-            SegmentHeader { number: 5, first: Lsn::from(21), predecessor: Some(fence.clone()), ..header };
+        let next = SegmentHeader {
+            number: 5,
+            first: Lsn::from(21),
+            predecessor: Some(fence.clone()),
+            ..header
+        };
         assert_eq!(discontinuity(&next, Lsn::ZERO), None);
-        assert!(discontinuity(&SegmentHeader { first: Lsn::from(22), ..next.clone() }, Lsn::ZERO).is_some());
+        assert!(
+            discontinuity(&SegmentHeader { first: Lsn::from(22), ..next.clone() }, Lsn::ZERO)
+                .is_some()
+        );
         assert!(discontinuity(&SegmentHeader { number: 4, ..next }, Lsn::ZERO).is_some());
     }
 }

@@ -1,5 +1,5 @@
-//! Opening a log: scan → decide → apply. Turns a directory, in whatever state a crash left it, into a tail, a
-//! catalog and a report; or into an error, with nothing changed.
+//! Opening a log: scan → decide → apply. Turns a directory, in whatever state a crash left it, into
+//! a tail, a catalog and a report; or into an error, with nothing changed.
 
 mod decide;
 mod plan;
@@ -75,10 +75,19 @@ fn create(dir: &Arc<Dir>, scan: &Scan) -> Result<Recovered> {
         ancestors: Ancestors::Sync,
     };
     let tail = bear(dir, &mut current.lock(), &birth).map_err(Failure::into_error)?;
-    let report = report(RecoveryAction::Created, Vec::new(), &tail, LsnRange::empty_before(Lsn::FIRST));
+    let report =
+        report(RecoveryAction::Created, Vec::new(), &tail, LsnRange::empty_before(Lsn::FIRST));
     let entry = CatalogEntry { segment: tail.segment.clone(), fence: None };
     let catalog = Catalog { segments: vec![entry], floor: Lsn::ZERO };
-    Ok(Recovered { tail, catalog, current, state: Vec::new(), next: Lsn::FIRST, owed: Vec::new(), report })
+    Ok(Recovered {
+        tail,
+        catalog,
+        current,
+        state: Vec::new(),
+        next: Lsn::FIRST,
+        owed: Vec::new(),
+        report,
+    })
 }
 
 /// Carries the plan out. Whatever fails leaves a log that opens to the same end.
@@ -111,11 +120,16 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
     let mut segments: Vec<CatalogEntry> = plan
         .chain
         .iter()
-        .map(|(segment, fence)| CatalogEntry { segment: segment.clone(), fence: Some(fence.clone()) })
+        .map(|(segment, fence)| CatalogEntry {
+            segment: segment.clone(),
+            fence: Some(fence.clone()),
+        })
         .collect();
     if let Some(fence) = fence {
         let old = Segment::new(&scanned.header, scanned.handle.path().clone());
-        old.set_index(scanned.index.iter().copied().filter(|entry| entry.offset < fence.end).collect());
+        old.set_index(
+            scanned.index.iter().copied().filter(|entry| entry.offset < fence.end).collect(),
+        );
         segments.push(CatalogEntry { segment: Arc::new(old), fence: Some(fence) });
     }
     segments.push(CatalogEntry { segment: tail.segment.clone(), fence: None });
@@ -162,7 +176,8 @@ fn continue_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     Ok(Tail::new(Arc::new(segment), handle, header, end, last, bytes))
 }
 
-/// Bears the next tail with the good frames of the old one from `start` on, which begin with the record `first`.
+/// Bears the next tail with the good frames of the old one from `start` on, which begin with the
+/// record `first`.
 fn follow(
     dir: &Dir,
     scan: &Scan,
@@ -190,11 +205,17 @@ fn follow(
     bear(dir, &mut current.lock(), &birth).map_err(Failure::into_error)
 }
 
-/// Removes the files that are not in the catalog and have a sound header; returns those that could not be removed.
-fn retire(dir: &Dir, scan: &Scan, catalog: &Catalog) -> Result<(Vec<Arc<Path>>, Vec<SegmentReport>)> {
+/// Removes the files that are not in the catalog and have a sound header; returns those that could
+/// not be removed.
+fn retire(
+    dir: &Dir,
+    scan: &Scan,
+    catalog: &Catalog,
+) -> Result<(Vec<Arc<Path>>, Vec<SegmentReport>)> {
     let (mut owed, mut reports, mut removed) = (Vec::new(), Vec::new(), false);
     for file in &scan.files {
-        let live = catalog.segments.binary_search_by_key(&file.number, |entry| entry.segment.number);
+        let live =
+            catalog.segments.binary_search_by_key(&file.number, |entry| entry.segment.number);
         let live = live.ok().map(|at| &catalog.segments[at]);
         let role = match (live, file.sound()) {
             (Some(_), _) => SegmentRole::Completed,
@@ -207,7 +228,8 @@ fn retire(dir: &Dir, scan: &Scan, catalog: &Catalog) -> Result<(Vec<Arc<Path>>, 
             path: file.path.clone(),
             number: file.number,
             role,
-            records: fence.map_or(LsnRange::empty_before(first), |fence| LsnRange::new(first, fence.last)),
+            records: fence
+                .map_or(LsnRange::empty_before(first), |fence| LsnRange::new(first, fence.last)),
             end: fence.map_or(0, |fence| fence.end),
         });
         if role == SegmentRole::Retired {
@@ -267,10 +289,20 @@ fn log_report(dir: &Dir, report: &RecoveryReport) {
     }
     if report.dropped_bytes > 0 {
         let (bytes, frames) = (report.dropped_bytes, report.dropped_frames);
-        log::warn!("{dir}: dropped a torn tail of {bytes} bytes, {frames} frames, that nobody was told of");
+        log::warn!(
+            "{dir}: dropped a torn tail of {bytes} bytes, {frames} frames, that nobody was told of"
+        );
     }
     if !report.carried_records.is_empty() {
-        log::info!("{dir}: wrote again what was not known to be durable: records {}", report.carried_records);
+        log::info!(
+            "{dir}: wrote again what was not known to be durable: records {}",
+            report.carried_records
+        );
     }
-    log::info!("{dir}: {:?} with records {} in {:?}", report.action, report.records, report.elapsed);
+    log::info!(
+        "{dir}: {:?} with records {} in {:?}",
+        report.action,
+        report.records,
+        report.elapsed
+    );
 }

@@ -14,7 +14,8 @@ use crate::report::RecoveryNote;
 use crate::segment::{Bodies, LastFrame, Segment, Window, check_completed};
 
 use super::decide::{
-    self, CurrentSays, Evidence, Link, Refusal, Segments, TailEvidence, TailFacts, TailMark, Verdict, Way,
+    self, CurrentSays, Evidence, Link, Refusal, Segments, TailEvidence, TailFacts, TailMark,
+    Verdict, Way,
 };
 use super::scan::{self, Scan, SegmentFile, TailScan};
 
@@ -26,8 +27,12 @@ pub(super) fn judge(dir: &Dir, scan: &Scan, notes: &mut Vec<RecoveryNote>) -> Re
         scan.current.as_ref().map(|_| mark.map(|mark| (mark.number, mark.salt))),
         newest.map(|file| (file.number, file.sound().map(|header| header.salt))),
     );
-    let has_magic = scan.files.iter().any(|file| !matches!(file.header, Twin::Bad { magic: false }))
-        || scan.current.as_ref().is_some_and(|current| !matches!(current, Twin::Bad { magic: false }));
+    let has_magic =
+        scan.files.iter().any(|file| !matches!(file.header, Twin::Bad { magic: false }))
+            || scan
+                .current
+                .as_ref()
+                .is_some_and(|current| !matches!(current, Twin::Bad { magic: false }));
     let segments = match (scan.files.is_empty(), has_magic) {
         (true, _) => Segments::None,
         (false, true) => Segments::Ours,
@@ -59,7 +64,8 @@ pub(super) fn sound_mark(scan: &Scan) -> Option<&Mark> {
 }
 
 fn facts(tail: &TailScan, mark: Option<&Mark>) -> TailFacts {
-    let names_it = |mark: &&Mark| (mark.number, mark.salt) == (tail.header.number, tail.header.salt);
+    let names_it =
+        |mark: &&Mark| (mark.number, mark.salt) == (tail.header.number, tail.header.salt);
     let of_mark = |mark: &Mark| TailMark { closed: mark.closed, end: mark.end, last: mark.last };
     TailFacts {
         mark: mark.filter(names_it).map(of_mark),
@@ -105,8 +111,9 @@ fn foreign_file(dir: &Dir, scan: &Scan) -> Option<(Arc<Path>, &'static str)> {
 }
 
 fn note_redundancy(dir: &Dir, scan: &Scan, current: CurrentSays, notes: &mut Vec<RecoveryNote>) {
-    let mut note =
-        |path: &Arc<Path>, offset, what| notes.push(RecoveryNote { path: path.clone(), offset, what });
+    let mut note = |path: &Arc<Path>, offset, what| {
+        notes.push(RecoveryNote { path: path.clone(), offset, what })
+    };
     for file in &scan.files {
         if let Twin::Sound { damaged: Some(offset), .. } = file.header {
             note(&file.path, offset, "one copy of the header is damaged; the other one counts");
@@ -117,8 +124,12 @@ fn note_redundancy(dir: &Dir, scan: &Scan, current: CurrentSays, notes: &mut Vec
         (Some(Twin::Sound { damaged: Some(offset), .. }), _) => {
             note(&path, *offset, "one block of CURRENT is damaged; the other one counts");
         }
-        (_, CurrentSays::Absent) => note(&path, 0, "CURRENT is missing; the highest number is the tail"),
-        (_, CurrentSays::Unsound) => note(&path, 0, "CURRENT is damaged; the highest number is the tail"),
+        (_, CurrentSays::Absent) => {
+            note(&path, 0, "CURRENT is missing; the highest number is the tail")
+        }
+        (_, CurrentSays::Unsound) => {
+            note(&path, 0, "CURRENT is damaged; the highest number is the tail")
+        }
         _ => {}
     }
     if current == CurrentSays::Below {
@@ -138,7 +149,12 @@ pub(super) fn refuse(dir: &Dir, scan: &Scan, refusal: Refusal) -> Error {
     match refusal {
         Refusal::Newer => {
             let (path, found) = newer_version(dir, scan).unwrap_or((newest, 0));
-            Error::UnsupportedVersion { path, what: "format version", found, supported: FORMAT_VERSION }
+            Error::UnsupportedVersion {
+                path,
+                what: "format version",
+                found,
+                supported: FORMAT_VERSION,
+            }
         }
         Refusal::NotALog => {
             Error::NotALog { path: scan.files.first().map_or(newest, |file| file.path.clone()) }
@@ -159,7 +175,8 @@ pub(super) fn refuse(dir: &Dir, scan: &Scan, refusal: Refusal) -> Error {
             }
         }
         Refusal::OtherLog => {
-            let (path, reason) = foreign_file(dir, scan).unwrap_or((newest, "it is from another log"));
+            let (path, reason) =
+                foreign_file(dir, scan).unwrap_or((newest, "it is from another log"));
             corrupt(path, reason)
         }
         Refusal::OtherTail => {
@@ -178,8 +195,11 @@ pub(super) fn refuse(dir: &Dir, scan: &Scan, refusal: Refusal) -> Error {
 fn broken_tail(tail: &TailScan, mark: Option<&Mark>, path: Arc<Path>) -> Error {
     let marked = mark.filter(|mark| mark.salt == tail.header.salt).map(|mark| mark.last);
     let last = marked.max(tail.rest.last).unwrap_or(Lsn::ZERO);
-    let lost =
-        if last < tail.next { LsnRange::empty_before(tail.next) } else { LsnRange::new(tail.next, last) };
+    let lost = if last < tail.next {
+        LsnRange::empty_before(tail.next)
+    } else {
+        LsnRange::new(tail.next, last)
+    };
     let reason = tail.discontinuity.unwrap_or("bytes that were synced do not verify");
     Error::Corrupt { path, offset: tail.end, lost, reason }
 }
@@ -232,7 +252,8 @@ pub(super) fn plan<'a>(
         return Err(damaged(tail, promise, "a sync is said to have ended within a frame"));
     };
     let way = if planted::is(Bug::UnclosedTailContinued)
-        || (planted::is(Bug::BirthTakenAsItIs) && mark.is_some_and(|mark| mark.number < tail.header.number))
+        || (planted::is(Bug::BirthTakenAsItIs)
+            && mark.is_some_and(|mark| mark.number < tail.header.number))
     {
         Way::Continue
     } else {
@@ -276,8 +297,9 @@ fn follow_chain(
             Link::Corrupt(reason) => return Err(corrupt(reason)),
             Link::Live | Link::Short => {}
         }
-        let header =
-            file.and_then(SegmentFile::sound).expect("a link that leads to a segment has a sound header");
+        let header = file
+            .and_then(SegmentFile::sound)
+            .expect("a link that leads to a segment has a sound header");
         if let Some(reason) = decide::discontinuity(header, floor) {
             return Err(corrupt(reason));
         }
@@ -296,10 +318,11 @@ fn follow_chain(
     Ok(chain)
 }
 
-/// The records that may be lost with the segment that `fence` names: those above the floor, and not before any older
-/// segment whose beginning is known.
+/// The records that may be lost with the segment that `fence` names: those above the floor, and not
+/// before any older segment whose beginning is known.
 fn lost_with(scan: &Scan, fence: &Predecessor, floor: Lsn) -> LsnRange {
-    let older = scan.files.iter().filter(|file| file.number < fence.number).filter_map(SegmentFile::sound);
+    let older =
+        scan.files.iter().filter(|file| file.number < fence.number).filter_map(SegmentFile::sound);
     let begins = older.map(|header| header.first).max().unwrap_or(Lsn::FIRST);
     LsnRange::new(begins.max(floor.next()), fence.last)
 }
@@ -311,7 +334,9 @@ fn note_orphans(
     chain: &[(Arc<Segment>, Predecessor)],
     notes: &mut Vec<RecoveryNote>,
 ) {
-    for file in scan.files.iter().filter(|file| file.sound().is_none() && file.number != tail.header.number) {
+    for file in
+        scan.files.iter().filter(|file| file.sound().is_none() && file.number != tail.header.number)
+    {
         if chain.binary_search_by_key(&file.number, |(segment, _)| segment.number).is_err() {
             let what = "not part of the log, and its header is damaged: left as it is";
             notes.push(RecoveryNote { path: file.path.clone(), offset: 0, what });

@@ -1,4 +1,5 @@
-//! What recovery reads before it decides anything. It changes nothing; a read that fails is an error, never an end.
+//! What recovery reads before it decides anything. It changes nothing; a read that fails is an
+//! error, never an end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use crate::frame::{
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
-use crate::segment::{Bodies, IndexEntry, LastFrame, Step, Walk, Window, note_frame, read_state, unknown};
+use crate::segment::{
+    Bodies, IndexEntry, LastFrame, Step, Walk, Window, note_frame, read_state, unknown,
+};
 
 pub(super) const WINDOW_BYTES: usize = 1 << 20;
 
@@ -83,9 +86,13 @@ pub(super) fn scan(dir: &Dir) -> Result<Scan> {
         true if planted::is(Bug::LeftoverTrusted)
             && listing.leftovers.contains(&dir.current_spare_path()) =>
         {
-            Some(Mark::decode(&read_twin(&dir.open_file(&dir.current_spare_path(), OpenMode::Read)?)?))
+            Some(Mark::decode(&read_twin(
+                &dir.open_file(&dir.current_spare_path(), OpenMode::Read)?,
+            )?))
         }
-        true => Some(Mark::decode(&read_twin(&dir.open_file(&dir.current_path(), OpenMode::Read)?)?)),
+        true => {
+            Some(Mark::decode(&read_twin(&dir.open_file(&dir.current_path(), OpenMode::Read)?)?))
+        }
         false => None,
     };
     let mut files = Vec::with_capacity(listing.segments.len());
@@ -154,11 +161,24 @@ fn scan_tail(handle: Arc<Handle>, header: SegmentHeader, file_bytes: u64) -> Res
         None => None,
     };
     let rest = scan_rest(&handle, &header, &mut window, end, file_bytes, &mut promised)?;
-    Ok(TailScan { handle, header, file_bytes, end, next, last, state, index, promised, discontinuity, rest })
+    Ok(TailScan {
+        handle,
+        header,
+        file_bytes,
+        end,
+        next,
+        last,
+        state,
+        index,
+        promised,
+        discontinuity,
+        rest,
+    })
 }
 
-/// Looks behind the whole frames for anything but zeros, and for what frame headers there promise. Any header that
-/// verifies counts, since it does so in its own place alone. Bodies are not read: the time is linear.
+/// Looks behind the whole frames for anything but zeros, and for what frame headers there promise.
+/// Any header that verifies counts, since it does so in its own place alone. Bodies are not read:
+/// the time is linear.
 fn scan_rest(
     handle: &Handle,
     header: &SegmentHeader,
@@ -190,25 +210,30 @@ fn scan_rest(
                     // A state frame tells the next record, and so the last one before it.
                     rest.last = rest.last.max(found.next().map(Lsn::previous));
                 }
-                HeaderReading::Unknown { what, found } => return Err(unknown(handle.path(), what, found)),
+                HeaderReading::Unknown { what, found } => {
+                    return Err(unknown(handle.path(), what, found));
+                }
                 HeaderReading::Bad => {}
             }
         }
         // The next piece begins at the first place whose header this one cut.
         let overlap = FRAME_HEADER_BYTES - FRAME_ALIGN_BYTES;
-        offset += if bytes.len() == WINDOW_BYTES { bytes.len() - overlap } else { bytes.len() } as u64;
+        offset +=
+            if bytes.len() == WINDOW_BYTES { bytes.len() - overlap } else { bytes.len() } as u64;
     }
     Ok(rest)
 }
 
-/// Finds the last data frame that ends at or before `limit`, which must be a frame's end: `None` if it is not.
+/// Finds the last data frame that ends at or before `limit`, which must be a frame's end: `None` if
+/// it is not.
 pub(super) fn last_frame_before(tail: &TailScan, limit: u64) -> Result<Option<Option<LastFrame>>> {
     if limit == tail.end {
         return Ok(Some(tail.last));
     }
     let mut window = Window::new(WINDOW_BYTES);
     let start = (tail.header.first, FRAMES_START);
-    let mut walk = Walk::new(&tail.handle, tail.header.salt, &mut window, Bodies::Skip, start, limit);
+    let mut walk =
+        Walk::new(&tail.handle, tail.header.salt, &mut window, Bodies::Skip, start, limit);
     let mut last = None;
     loop {
         match walk.step()? {

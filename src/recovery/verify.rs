@@ -17,7 +17,8 @@ const PARALLEL_BYTES: u64 = 8 << 20;
 const WINDOW_BYTES: usize = 1 << 20;
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
-/// Verifies the completed segments and builds their indexes, on all processors where there is much to read.
+/// Verifies the completed segments and builds their indexes, on all processors where there is much
+/// to read.
 pub(super) fn verify_completed(
     dir: &Dir,
     chain: &[(Arc<Segment>, Predecessor)],
@@ -71,10 +72,9 @@ impl Job<'_> {
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             let Some((segment, fence)) = self.chain.get(at) else { return };
-            let checked = self
-                .dir
-                .open_file(&segment.path, OpenMode::Read)
-                .and_then(|handle| check_completed(segment, &handle, fence, Bodies::Verify, &mut window));
+            let checked = self.dir.open_file(&segment.path, OpenMode::Read).and_then(|handle| {
+                check_completed(segment, &handle, fence, Bodies::Verify, &mut window)
+            });
             match checked {
                 Ok(index) => segment.set_index(index),
                 Err(error) => {
@@ -100,7 +100,8 @@ impl Job<'_> {
     }
 }
 
-/// Checks that the segment's last live frame is the one that its successor names, by its header alone.
+/// Checks that the segment's last live frame is the one that its successor names, by its header
+/// alone.
 fn check_last_frame(dir: &Dir, segment: &Segment, fence: &Predecessor) -> Result<()> {
     let handle = dir.open_file(&segment.path, OpenMode::Read)?;
     let mut bytes = [0; FRAME_HEADER_BYTES];

@@ -31,10 +31,12 @@ const MARK_AGE: Duration = Duration::from_millis(100);
 
 /// A write-ahead log: an open directory of segments.
 ///
-/// It is `Send + Sync`: share it by reference or in an [`Arc`]. Any number of threads may append, read, rotate and
-/// checkpoint at once; appends that come together share one sync. In the default mode no thread is started.
+/// It is `Send + Sync`: share it by reference or in an [`Arc`]. Any number of threads may append,
+/// read, rotate and checkpoint at once; appends that come together share one sync. In the default
+/// mode no thread is started.
 ///
-/// Dropping it closes it, as [`close`](Wal::close) does, and logs what fails; like `close` it may block for a sync.
+/// Dropping it closes it, as [`close`](Wal::close) does, and logs what fails; like `close` it may
+/// block for a sync.
 ///
 /// # Examples
 /// ```
@@ -64,16 +66,18 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Opens the log in `dir` with default [`Options`]: makes it if there is none, recovers it if it was not closed.
+    /// Opens the log in `dir` with default [`Options`]: makes it if there is none, recovers it if
+    /// it was not closed.
     ///
-    /// The directory and those above it are made if need be. What a crash left is settled before this returns, and
-    /// [`recovery`](Wal::recovery) tells what that was. Blocks for as long as that takes: every completed segment
-    /// is read and verified.
+    /// The directory and those above it are made if need be. What a crash left is settled before
+    /// this returns, and [`recovery`](Wal::recovery) tells what that was. Blocks for as long as
+    /// that takes: every completed segment is read and verified.
     ///
     /// # Errors
-    /// [`Error::Locked`] at once if the log is open elsewhere. [`Error::Corrupt`], [`Error::MissingSegment`],
-    /// [`Error::UnsupportedVersion`] and [`Error::NotALog`] leave every file as it was. [`Error::StorageFull`] and
-    /// [`Error::Io`] lose nothing: mend the cause and open again.
+    /// [`Error::Locked`] at once if the log is open elsewhere. [`Error::Corrupt`],
+    /// [`Error::MissingSegment`], [`Error::UnsupportedVersion`] and [`Error::NotALog`] leave every
+    /// file as it was. [`Error::StorageFull`] and [`Error::Io`] lose nothing: mend the cause and
+    /// open again.
     pub fn open(dir: impl AsRef<Path>) -> Result<Wal> {
         Options::new().open(dir)
     }
@@ -98,7 +102,8 @@ impl Wal {
         let (next, report) = (recovered.next, recovered.report.clone());
         let counters = Arc::new(Counters::default());
         let store = Arc::new(Store::new(dir, options, counters.clone(), recovered));
-        let commit = Arc::new(Commit::new(store.clone(), counters.clone(), options, next, store.place()));
+        let commit =
+            Arc::new(Commit::new(store.clone(), counters.clone(), options, next, store.place()));
         let wal = Wal {
             store,
             commit,
@@ -116,22 +121,25 @@ impl Wal {
             let builder = thread::Builder::new().name("seawall-sync".into());
             let timer = builder.spawn(move || commit.run_timer(interval));
             *lock_of(&wal.timer) =
-                Some(timer.map_err(|error| Error::io("start the timer of", wal.store.dir.path(), error))?);
+                Some(timer.map_err(|error| {
+                    Error::io("start the timer of", wal.store.dir.path(), error)
+                })?);
         }
         Ok(wal)
     }
 
     /// Appends `entry` to the log and returns its number.
     ///
-    /// With [`Durability::Sync`], the default, the record survives a power failure once this returns; see
-    /// [`Durability`] for the other modes. Blocks for one device flush, shared with every thread that appends
-    /// meanwhile. An empty payload is a record, too.
+    /// With [`Durability::Sync`], the default, the record survives a power failure once this
+    /// returns; see [`Durability`] for the other modes. Blocks for one device flush, shared with
+    /// every thread that appends meanwhile. An empty payload is a record, too.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] and [`Error::StorageFull`] leave the log as it was; so does [`Error::Io`], where a new
-    /// segment could not be made. [`Error::QueueFull`] only with [`Backpressure::Fail`](crate::Backpressure::Fail).
-    /// [`Error::Poisoned`]: the outcome of this record is unknown, and nothing further is acknowledged until the
-    /// log is opened again. [`Error::Closed`] after `close`.
+    /// [`Error::TooLarge`] and [`Error::StorageFull`] leave the log as it was; so does
+    /// [`Error::Io`], where a new segment could not be made. [`Error::QueueFull`] only with
+    /// [`Backpressure::Fail`](crate::Backpressure::Fail). [`Error::Poisoned`]: the outcome of this
+    /// record is unknown, and nothing further is acknowledged until the log is opened again.
+    /// [`Error::Closed`] after `close`.
     ///
     /// # Examples
     /// ```
@@ -148,14 +156,15 @@ impl Wal {
         Ok(self.append_unit(Unit::entry(&entry))?.first())
     }
 
-    /// Appends all `entries`, or none: they lie in one frame, share one sync, and a crash leaves all or nothing.
+    /// Appends all `entries`, or none: they lie in one frame, share one sync, and a crash leaves
+    /// all or nothing.
     ///
-    /// A batch larger than a segment gets a segment of its own. An empty one writes nothing and returns an empty
-    /// range; it waits for nothing.
+    /// A batch larger than a segment gets a segment of its own. An empty one writes nothing and
+    /// returns an empty range; it waits for nothing.
     ///
     /// # Errors
-    /// As [`append`](Wal::append); [`Error::TooLarge`] also where all together pass 64 MiB, or `record_bytes_max`
-    /// if that is more.
+    /// As [`append`](Wal::append); [`Error::TooLarge`] also where all together pass 64 MiB, or
+    /// `record_bytes_max` if that is more.
     ///
     /// # Examples
     /// ```
@@ -182,8 +191,9 @@ impl Wal {
         self.append_unit(Unit::batch(&entries))
     }
 
-    /// What a birth has left to do is done by the next append, before it takes the room for that: the one that met the
-    /// birth has waited long enough. What an open has left is done after the first.
+    /// What a birth has left to do is done by the next append, before it takes the room for that:
+    /// the one that met the birth has waited long enough. What an open has left is done after the
+    /// first.
     fn append_unit(&self, unit: Unit<'_>) -> Result<LsnRange> {
         let has_kept_house = self.store.has_kept_house();
         if has_kept_house {
@@ -202,13 +212,15 @@ impl Wal {
         check_bytes("meta", entry.meta().len() as u64, u16::MAX.into())
     }
 
-    /// Makes everything that was appended before this call durable, in every mode, and returns the last durable LSN.
+    /// Makes everything that was appended before this call durable, in every mode, and returns the
+    /// last durable LSN.
     ///
-    /// With nothing to sync it returns at once, but for a mark of how far the log reaches, at most every 100 ms.
+    /// With nothing to sync it returns at once, but for a mark of how far the log reaches, at most
+    /// every 100 ms.
     ///
     /// # Errors
-    /// [`Error::StorageFull`]: what is not written yet waits in memory ([`Durability::Buffered`]). [`Error::Poisoned`],
-    /// [`Error::Closed`].
+    /// [`Error::StorageFull`]: what is not written yet waits in memory ([`Durability::Buffered`]).
+    /// [`Error::Poisoned`], [`Error::Closed`].
     pub fn sync(&self) -> Result<Lsn> {
         match self.commit.sync() {
             Ok(Some(durable)) => {
@@ -235,7 +247,9 @@ impl Wal {
         // Not before the lock is held: `close` gives it back with the log closed.
         self.commit.check_usable()?;
         let place = self.commit.durable_place();
-        let lags = current.mark().is_some_and(|mark| mark.number == place.0.number && mark.end < place.0.end);
+        let lags = current
+            .mark()
+            .is_some_and(|mark| mark.number == place.0.number && mark.end < place.0.end);
         if lags && current.age() > MARK_AGE {
             self.mark(&mut current, place)?;
             drop(current);
@@ -244,8 +258,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Hands everything that was appended before this call to the operating system: it then survives the death of
-    /// the process, not a power failure.
+    /// Hands everything that was appended before this call to the operating system: it then
+    /// survives the death of the process, not a power failure.
     ///
     /// # Errors
     /// As [`sync`](Wal::sync).
@@ -257,14 +271,15 @@ impl Wal {
 
     /// Iterates the records above the checkpoint in order, up to the durable LSN of this moment.
     ///
-    /// Records that are appended later are not seen. With [`Durability::Sync`] these are all that were acknowledged.
+    /// Records that are appended later are not seen. With [`Durability::Sync`] these are all that
+    /// were acknowledged.
     #[must_use]
     pub fn iter(&self) -> Iter {
         Iter::new(&self.store.shelf, None, self.durable_lsn())
     }
 
-    /// Iterates the records from `lsn` on, up to the durable LSN of this moment. At or below the checkpoint the
-    /// first item is [`Error::Removed`]; above the durable LSN there is none.
+    /// Iterates the records from `lsn` on, up to the durable LSN of this moment. At or below the
+    /// checkpoint the first item is [`Error::Removed`]; above the durable LSN there is none.
     #[must_use]
     pub fn iter_from(&self, lsn: Lsn) -> Iter {
         Iter::new(&self.store.shelf, Some(lsn), self.durable_lsn())
@@ -279,8 +294,8 @@ impl Wal {
     /// Reads one record: `None` above the durable LSN.
     ///
     /// # Errors
-    /// [`Error::Removed`] at or below the checkpoint, also while the bytes are still there. [`Error::Corrupt`],
-    /// [`Error::Io`], [`Error::Closed`].
+    /// [`Error::Removed`] at or below the checkpoint, also while the bytes are still there.
+    /// [`Error::Corrupt`], [`Error::Io`], [`Error::Closed`].
     pub fn read(&self, lsn: Lsn) -> Result<Option<Record>> {
         reader::read(&self.store.shelf, self.durable_lsn(), lsn)
     }
@@ -288,7 +303,8 @@ impl Wal {
     /// Ends the newest segment and starts another one. One without records stays as it is.
     ///
     /// # Errors
-    /// [`Error::StorageFull`] and [`Error::Io`] leave the old segment usable. [`Error::Poisoned`], [`Error::Closed`].
+    /// [`Error::StorageFull`] and [`Error::Io`] leave the old segment usable. [`Error::Poisoned`],
+    /// [`Error::Closed`].
     pub fn rotate(&self) -> Result<()> {
         let admin = lock_of(&self.admin);
         self.commit.sync()?;
@@ -305,16 +321,17 @@ impl Wal {
         Ok(())
     }
 
-    /// Declares that records up to `lsn`, included, are no longer needed: they are never replayed again, and
-    /// segments that hold no others are removed.
+    /// Declares that records up to `lsn`, included, are no longer needed: they are never replayed
+    /// again, and segments that hold no others are removed.
     ///
-    /// Syncs first if `lsn` is not durable yet. Once this returned, the checkpoint survives a power failure; it
-    /// does before any file is removed. Appends go on meanwhile. Below the present checkpoint it does nothing. It
-    /// works on a full disk, too, and frees what it can.
+    /// Syncs first if `lsn` is not durable yet. Once this returned, the checkpoint survives a power
+    /// failure; it does before any file is removed. Appends go on meanwhile. Below the present
+    /// checkpoint it does nothing. It works on a full disk, too, and frees what it can.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] beyond the last record. [`Error::Io`] where a file could not be removed: the checkpoint
-    /// holds, and the next one tries again. [`Error::StorageFull`], [`Error::Poisoned`], [`Error::Closed`].
+    /// [`Error::OutOfRange`] beyond the last record. [`Error::Io`] where a file could not be
+    /// removed: the checkpoint holds, and the next one tries again. [`Error::StorageFull`],
+    /// [`Error::Poisoned`], [`Error::Closed`].
     pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
         let admin = lock_of(&self.admin);
         self.commit.check_usable()?;
@@ -351,7 +368,8 @@ impl Wal {
         };
         let mut exclusive = self.commit.exclusive()?;
         exclusive.sync()?;
-        // Only now do floor and state stand still. And an LSN that was there may have been taken back meanwhile.
+        // Only now do floor and state stand still. And an LSN that was there may have been taken
+        // back meanwhile.
         let small = self.store.small();
         let (floor, last) = (lsn.max(small.floor), exclusive.next.previous());
         if floor > last {
@@ -387,20 +405,23 @@ impl Wal {
         }
     }
 
-    /// Stores a small state beside the log: at most 64 KiB, replaced as a whole, durable on return in every mode.
+    /// Stores a small state beside the log: at most 64 KiB, replaced as a whole, durable on return
+    /// in every mode.
     ///
-    /// A crash leaves the old one or the new one. It survives checkpoints. A Raft vote, a schema version.
+    /// A crash leaves the old one or the new one. It survives checkpoints. A Raft vote, a schema
+    /// version.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::StorageFull`] and [`Error::Io`] leave the old state. After [`Error::Poisoned`]
-    /// it is unknown which of the two the next open finds. [`Error::Closed`].
+    /// [`Error::TooLarge`], [`Error::StorageFull`] and [`Error::Io`] leave the old state. After
+    /// [`Error::Poisoned`] it is unknown which of the two the next open finds. [`Error::Closed`].
     pub fn set_state(&self, state: &[u8]) -> Result<()> {
         self.store.shelf.check_open()?;
         check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
         let mut exclusive = self.commit.exclusive()?;
         exclusive.sync()?;
         let small = Small { state: state.into(), ..self.store.small() };
-        let put = self.store.put_small(exclusive.next, exclusive.durable_end, &small, Through::Frame);
+        let put =
+            self.store.put_small(exclusive.next, exclusive.durable_end, &small, Through::Frame);
         exclusive.publish(put)?;
         drop(exclusive);
         self.keep_house();
@@ -413,13 +434,15 @@ impl Wal {
         self.store.small().state.to_vec()
     }
 
-    /// The first LSN above the checkpoint: that of the first record, or of the one to be appended next.
+    /// The first LSN above the checkpoint: that of the first record, or of the one to be appended
+    /// next.
     #[must_use]
     pub fn first_lsn(&self) -> Lsn {
         self.store.shelf.catalog().floor.next()
     }
 
-    /// The LSN that the next record will have. On a full disk it falls back to what was last written.
+    /// The LSN that the next record will have. On a full disk it falls back to what was last
+    /// written.
     #[must_use]
     pub fn next_lsn(&self) -> Lsn {
         self.commit.next_lsn()
@@ -449,21 +472,23 @@ impl Wal {
         &self.report
     }
 
-    /// What the log has done since it was opened. Stops nobody; the counts are each exact, and may be of slightly
-    /// different moments.
+    /// What the log has done since it was opened. Stops nobody; the counts are each exact, and may
+    /// be of slightly different moments.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counters.snapshot()
     }
 
-    /// Closes the log: writes and syncs what is pending, marks it as closed, and gives its lock back.
+    /// Closes the log: writes and syncs what is pending, marks it as closed, and gives its lock
+    /// back.
     ///
-    /// Waits for what other threads have under way. Afterwards every call that returns a `Result`, here and in
-    /// iterators, is [`Error::Closed`]; so is a second `close`.
+    /// Waits for what other threads have under way. Afterwards every call that returns a `Result`,
+    /// here and in iterators, is [`Error::Closed`]; so is a second `close`.
     ///
     /// # Errors
-    /// [`Error::StorageFull`]: what is pending, or the mark, found no room; the log stays open. [`Error::Poisoned`]:
-    /// the log was poisoned before or by this; nothing more is written, it is closed and its lock given back.
+    /// [`Error::StorageFull`]: what is pending, or the mark, found no room; the log stays open.
+    /// [`Error::Poisoned`]: the log was poisoned before or by this; nothing more is written, it is
+    /// closed and its lock given back.
     pub fn close(&self) -> Result<()> {
         let admin = lock_of(&self.admin);
         let closed = self.close_files();
@@ -492,7 +517,8 @@ impl Wal {
         if let Err(failure) = self.store.mark(&mut current, place, true) {
             return Err(self.fail(failure));
         }
-        // In both roles and under CURRENT's lock: no thread is changing files now, and none will again.
+        // In both roles and under CURRENT's lock: no thread is changing files now, and none will
+        // again.
         self.commit.close();
         Ok(())
     }
@@ -551,7 +577,10 @@ impl Drop for Wal {
             Ok(()) | Err(Error::Closed) => {}
             Err(error) => {
                 // Also where the log stayed open, since nobody is left who could try again.
-                log::error!("closing the log in {} failed: {error}", self.store.dir.path().display());
+                log::error!(
+                    "closing the log in {} failed: {error}",
+                    self.store.dir.path().display()
+                );
                 self.end();
             }
         }
@@ -573,7 +602,8 @@ impl Options {
     /// Opens the log in `dir`, as [`Wal::open`] does.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`]; [`Error::NotFound`] with `create_if_missing(false)`; else as [`Wal::open`].
+    /// [`Error::InvalidOption`]; [`Error::NotFound`] with `create_if_missing(false)`; else as
+    /// [`Wal::open`].
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Wal> {
         self.open_on(Arc::new(OsFs::new()), dir)
     }

@@ -1,11 +1,14 @@
-//! The whole log under shuttle: short histories of a few threads on the simulated disk, in very many random schedules.
-//! Only in builds with `--cfg shuttle`; `docs/contributing.md` has the command.
+//! The whole log under shuttle: short histories of a few threads on the simulated disk, in very
+//! many random schedules. Only in builds with `--cfg shuttle`; `docs/contributing.md` has the
+//! command.
 //!
-//! A history is a list of threads, each a list of calls, on a log whose newest segment is nearly full. Shuttle decides at
-//! every lock, at every atomic and at every call of the disk who goes on. In some histories a call of the disk fails,
-//! which one is drawn. Every outcome is entered in a ledger when it is known, and an iterator is held against it. At a
-//! moment that the schedule decides, and again at the end, the power is cut: a log opened on what that leaves must have
-//! whatever the ledger had by then. A thread that is left asleep is a deadlock, which shuttle reports.
+//! A history is a list of threads, each a list of calls, on a log whose newest segment is nearly
+//! full. Shuttle decides at every lock, at every atomic and at every call of the disk who goes on.
+//! In some histories a call of the disk fails, which one is drawn. Every outcome is entered in a
+//! ledger when it is known, and an iterator is held against it. At a moment that the schedule
+//! decides, and again at the end, the power is cut: a log opened on what that leaves must have
+//! whatever the ledger had by then. A thread that is left asleep is a deadlock, which shuttle
+//! reports.
 //!
 //! Shuttle prints the schedule of a failure, and its seed: `SHUTTLE_RANDOM_SEED` runs it again.
 
@@ -77,7 +80,8 @@ impl History {
 #[derive(Debug, Clone, Default)]
 struct Ledger {
     submitted: u32,
-    /// The records that are promised to survive, by LSN; and those that have an LSN, but no such promise yet.
+    /// The records that are promised to survive, by LSN; and those that have an LSN, but no such
+    /// promise yet.
     durable: BTreeMap<u64, u32>,
     appended: BTreeMap<u64, u32>,
     /// Checkpoints and states: what was asked for, and what was promised.
@@ -137,7 +141,10 @@ impl Run {
         };
         match outcome {
             Ok(range) => {
-                assert!(!was_poisoned && !was_closed, "nothing is acknowledged once the log has ended");
+                assert!(
+                    !was_poisoned && !was_closed,
+                    "nothing is acknowledged once the log has ended"
+                );
                 let is_sync = self.wal.mode == Durability::Sync;
                 assert!(!is_sync || self.wal.durable_lsn() >= range.last(), "Ok means durable");
                 let mut ledger = self.ledger();
@@ -155,7 +162,10 @@ impl Run {
         let before = self.ledger().appended.clone();
         match self.wal.sync() {
             Ok(durable) => {
-                assert!(before.keys().all(|lsn| *lsn <= durable.into()), "a sync covers what was appended");
+                assert!(
+                    before.keys().all(|lsn| *lsn <= durable.into()),
+                    "a sync covers what was appended"
+                );
                 self.ledger().durable.extend(before);
             }
             Err(error) => self.note(Err(error)),
@@ -202,7 +212,10 @@ impl Run {
         match iter.error() {
             None => {
                 assert!(end > durable.into(), "an iterator ends at the durable LSN");
-                assert!(start <= self.ledger().floor_asked + 1, "an iterator begins at the checkpoint");
+                assert!(
+                    start <= self.ledger().floor_asked + 1,
+                    "an iterator begins at the checkpoint"
+                );
             }
             Some(Error::Removed { .. }) => assert!(self.ledger().floor_asked > 0),
             Some(error) => self.note(Err(error.clone())),
@@ -212,12 +225,17 @@ impl Run {
         acknowledged.extend(ledger.durable);
         for (lsn, number) in &found {
             assert!(*number < ledger.submitted, "a reader meets only what was appended");
-            assert!(acknowledged.get(lsn).is_none_or(|other| other == number), "readers see the truth");
+            assert!(
+                acknowledged.get(lsn).is_none_or(|other| other == number),
+                "readers see the truth"
+            );
         }
         match self.wal.read(durable) {
             Ok(Some(record)) => {
                 assert!(
-                    found.get(&durable.into()).is_none_or(|number| *number == number_of(record.payload()))
+                    found
+                        .get(&durable.into())
+                        .is_none_or(|number| *number == number_of(record.payload()))
                 );
             }
             Ok(None) => panic!("what is durable can be read"),
@@ -247,7 +265,8 @@ impl Run {
     /// Holds an error against what the history gives reason for.
     fn note(&self, outcome: Result<()>) {
         let Err(error) = outcome else { return };
-        let fails = |full: bool| self.history.faults.iter().any(|(_, fault)| (*fault == FULL) == full);
+        let fails =
+            |full: bool| self.history.faults.iter().any(|(_, fault)| (*fault == FULL) == full);
         let expected = match &error {
             Error::Closed => self.history.threads.iter().any(|calls| calls.contains(&Close)),
             Error::StorageFull { .. } => fails(true),
@@ -270,7 +289,11 @@ impl Run {
         let asked = self.ledger().clone();
         assert!(floor <= asked.floor_asked, "a checkpoint that nobody asked for");
         let state = wal.state().first().copied().unwrap_or_default();
-        assert!((known.state..=asked.state_asked).contains(&state), "state {state} after {}", known.state);
+        assert!(
+            (known.state..=asked.state_asked).contains(&state),
+            "state {state} after {}",
+            known.state
+        );
 
         let mut iter = wal.iter();
         let mut numbers = Vec::new();
@@ -301,11 +324,14 @@ fn payload(number: u32) -> Vec<u8> {
 fn number_of(payload: &[u8]) -> u32 {
     let (number, rest) = payload.split_at(4);
     let number = u32::from_le_bytes(number.try_into().expect("four bytes"));
-    assert!(payload.len() == PAYLOAD_BYTES && rest.iter().all(|byte| u32::from(*byte) == number % 251));
+    assert!(
+        payload.len() == PAYLOAD_BYTES && rest.iter().all(|byte| u32::from(*byte) == number % 251)
+    );
     number
 }
 
-/// Runs a history in one schedule. `template`: a disk with a closed log that holds one record, number 0.
+/// Runs a history in one schedule. `template`: a disk with a closed log that holds one record,
+/// number 0.
 fn run(history: &History, template: &PowerCuts) {
     let mut random = shuttle::rand::thread_rng();
     let disk = template.state(0);
@@ -337,10 +363,12 @@ fn run(history: &History, template: &PowerCuts) {
     run.check_cut(known, &cut.random(random.r#gen()));
 }
 
-/// Runs a history in many schedules: `SEAWALL_SCHEDULES` of them, half drawn anew at each step, half by priorities that
-/// change three times (Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", 2010).
+/// Runs a history in many schedules: `SEAWALL_SCHEDULES` of them, half drawn anew at each step,
+/// half by priorities that change three times (Burckhardt et al., "A Randomized Scheduler with
+/// Probabilistic Guarantees of Finding Bugs", 2010).
 fn explore(name: &str, history: History) {
-    let count = std::env::var("SEAWALL_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
+    let count =
+        std::env::var("SEAWALL_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
     let start = SystemTime::now();
     let template: Arc<StdMutex<Option<PowerCuts>>> = Arc::default();
     let made = template.clone();
@@ -368,7 +396,10 @@ fn explore(name: &str, history: History) {
     report(&format!("{:>8} schedules, {seconds:.1} s: {name}", done.load(StdOrdering::Relaxed)));
 }
 
-fn check(scheduler: impl Scheduler + 'static, body: impl Fn() + Send + std::marker::Sync + 'static) {
+fn check(
+    scheduler: impl Scheduler + 'static,
+    body: impl Fn() + Send + std::marker::Sync + 'static,
+) {
     let mut config = shuttle::Config::new();
     config.stack_size = 256 << 10;
     config.max_steps = shuttle::MaxSteps::FailAfter(100_000); // Some thread runs in circles.
@@ -382,7 +413,8 @@ fn report(line: &str) {
 
 #[test]
 fn appends_rotate_while_others_read() {
-    let threads: &[&[Do]] = &[&[Append, Append], &[Append, Batch], &[Read, Rotate, Read], &[CutPower]];
+    let threads: &[&[Do]] =
+        &[&[Append, Append], &[Append, Batch], &[Read, Rotate, Read], &[CutPower]];
     explore("appends, rotations, readers", History::new(threads));
 }
 
@@ -423,9 +455,11 @@ fn a_failed_call_loses_nothing_that_was_acknowledged() {
         (Call::Create, BROKEN),
         (Call::Unlink, BROKEN),
     ];
-    let threads: &[&[Do]] = &[&[Append, Append], &[Append, Checkpoint], &[Append, Rotate], &[CutPower, Read]];
+    let threads: &[&[Do]] =
+        &[&[Append, Append], &[Append, Checkpoint], &[Append, Rotate], &[CutPower, Read]];
     explore("failures, appends", History::new(threads).failing(FAULTS));
-    let threads: &[&[Do]] = &[&[Append, Append], &[SetState, Sync], &[Checkpoint, Close], &[CutPower]];
+    let threads: &[&[Do]] =
+        &[&[Append, Append], &[SetState, Sync], &[Checkpoint, Close], &[CutPower]];
     explore("failures, everything", History::new(threads).failing(FAULTS));
 }
 
@@ -446,7 +480,8 @@ fn the_timer_and_the_callers_sync_together() {
     let mode = Durability::Interval(Duration::from_micros(5));
     let threads: &[&[Do]] = &[&[Append, Append], &[Append, Sync], &[Rotate, Read], &[CutPower]];
     explore("interval", History::new(threads).in_mode(mode));
-    let threads: &[&[Do]] = &[&[Append, Append, Sync], &[Append, Checkpoint], &[Close], &[CutPower]];
+    let threads: &[&[Do]] =
+        &[&[Append, Append, Sync], &[Append, Checkpoint], &[Close], &[CutPower]];
     explore("interval, close", History::new(threads).in_mode(mode));
     let threads: &[&[Do]] = &[&[Append, Sync], &[Append, Append], &[SetState, Rotate], &[CutPower]];
     explore(
@@ -458,8 +493,13 @@ fn the_timer_and_the_callers_sync_together() {
 #[test]
 fn buffered_records_go_out_in_order() {
     let mode = Durability::Buffered;
-    let threads: &[&[Do]] = &[&[Append, Append, Sync], &[Append, Sync, Append], &[Rotate, Read], &[CutPower]];
+    let threads: &[&[Do]] =
+        &[&[Append, Append, Sync], &[Append, Sync, Append], &[Rotate, Read], &[CutPower]];
     explore("buffered", History::new(threads).in_mode(mode));
-    let threads: &[&[Do]] = &[&[Append, Append, Sync], &[Append, Sync], &[Checkpoint, Rotate], &[CutPower]];
-    explore("buffered, full disk", History::new(threads).in_mode(mode).failing(&[(Call::Write, FULL)]));
+    let threads: &[&[Do]] =
+        &[&[Append, Append, Sync], &[Append, Sync], &[Checkpoint, Rotate], &[CutPower]];
+    explore(
+        "buffered, full disk",
+        History::new(threads).in_mode(mode).failing(&[(Call::Write, FULL)]),
+    );
 }

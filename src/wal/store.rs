@@ -1,4 +1,5 @@
-//! The log's files as the holders of the roles see them: the tail, its births, CURRENT, and what is to be removed.
+//! The log's files as the holders of the roles see them: the tail, its births, CURRENT, and what is
+//! to be removed.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -70,8 +71,9 @@ impl Store {
     ) -> Store {
         let Recovered { mut tail, catalog, current, state, owed, .. } = recovered;
         let in_place = dir.medium() == Medium::InPlace;
-        let ahead =
-            in_place && options.space_ahead == SpaceAhead::Auto && options.durability != Durability::Buffered;
+        let ahead = in_place
+            && options.space_ahead == SpaceAhead::Auto
+            && options.durability != Durability::Buffered;
         tail.set_segment_bytes(options.segment_bytes);
         Store {
             shelf: Arc::new(Shelf::new(dir.clone(), catalog.clone())),
@@ -101,9 +103,14 @@ impl Store {
         lock(&self.tail).holds_records()
     }
 
-    /// In both roles, with all that is written synced: starts the next segment, born with `small`. One that holds
-    /// a record gets a successor; one that holds none is replaced.
-    pub(super) fn start_segment(&self, next: Lsn, small: &Small, spare: Spare) -> Result<Place, Failure> {
+    /// In both roles, with all that is written synced: starts the next segment, born with `small`.
+    /// One that holds a record gets a successor; one that holds none is replaced.
+    pub(super) fn start_segment(
+        &self,
+        next: Lsn,
+        small: &Small,
+        spare: Spare,
+    ) -> Result<Place, Failure> {
         let mut tail = lock(&self.tail);
         let predecessor = tail.predecessor_of_next();
         let mut current = self.current.lock();
@@ -127,7 +134,9 @@ impl Store {
         newborn.set_segment_bytes(self.segment_bytes);
         *lock(&self.small) = small.clone();
         *lock(&self.tail_file) = newborn.handle.clone();
-        self.shelf.change(|catalog| (catalog.with_tail(newborn.segment.clone(), predecessor.as_ref()), ()));
+        self.shelf.change(|catalog| {
+            (catalog.with_tail(newborn.segment.clone(), predecessor.as_ref()), ())
+        });
         self.counters.rotations.add(1);
         let mut old = std::mem::replace(&mut *tail, newborn);
         if old.holds_records() {
@@ -153,9 +162,11 @@ impl Store {
         let (full, follows) = (tail.is_full_for_state(small.state.len()), tail.holds_records());
         drop(tail);
         if through == Through::BirthOrFrame || full {
-            // A rotation leaves the spare to a checkpoint, which can free space; a tail born again frees its own.
+            // A rotation leaves the spare to a checkpoint, which can free space; a tail born again
+            // frees its own.
             let rotates = follows && through == Through::Frame;
-            match self.start_segment(next, small, if rotates { Spare::Keep } else { Spare::Spend }) {
+            match self.start_segment(next, small, if rotates { Spare::Keep } else { Spare::Spend })
+            {
                 Err(Failure::Refused(error)) if through != Through::Frame => {
                     log::info!("no new segment for now: {error}");
                 }
@@ -163,7 +174,9 @@ impl Store {
             }
         }
         match self.write_state(next, durable_end, small) {
-            Err(Failure::Refused(error)) if through == Through::FrameOrBirth && error.is_storage_full() => {
+            Err(Failure::Refused(error))
+                if through == Through::FrameOrBirth && error.is_storage_full() =>
+            {
                 self.start_segment(next, small, Spare::Spend)
             }
             outcome => outcome,
@@ -192,7 +205,8 @@ impl Store {
         Ok(place)
     }
 
-    /// In both roles: cuts the unused space at the tail's end, before the log is closed. It may as well stay.
+    /// In both roles: cuts the unused space at the tail's end, before the log is closed. It may as
+    /// well stay.
     pub(super) fn trim_tail(&self) {
         if let Err(error) = lock(&self.tail).trim() {
             log::warn!("the log keeps unused space at its end: {error}");
@@ -210,8 +224,14 @@ impl Store {
         if old.number > place.number {
             return Ok(());
         }
-        let mark =
-            Mark { log_id: old.log_id, closed, number: place.number, salt: place.salt, end: place.end, last };
+        let mark = Mark {
+            log_id: old.log_id,
+            closed,
+            number: place.number,
+            salt: place.salt,
+            end: place.end,
+            last,
+        };
         self.leave_housekeeping();
         current.write(&mark)
     }
@@ -224,8 +244,9 @@ impl Store {
         });
     }
 
-    /// Removes what is no longer part of the log, oldest first: segments wholly below the floor, and whatever could
-    /// not be removed before. Appends go on meanwhile: no lock that they might want is held.
+    /// Removes what is no longer part of the log, oldest first: segments wholly below the floor,
+    /// and whatever could not be removed before. Appends go on meanwhile: no lock that they might
+    /// want is held.
     pub(super) fn remove_retired(&self) -> Removed {
         let retired = self.shelf.change(Catalog::retire);
         let mut paths = std::mem::take(&mut *lock(&self.owed));
@@ -264,7 +285,8 @@ impl Store {
         self.housekeeping_due.swap(false, Ordering::Acquire)
     }
 
-    /// Says that the spares are there. Not to be called under CURRENT's lock, which whoever has the tail may want.
+    /// Says that the spares are there. Not to be called under CURRENT's lock, which whoever has the
+    /// tail may want.
     pub(super) fn spares_are_made(&self) {
         if self.ahead {
             lock(&self.tail).allow_ahead();

@@ -1,4 +1,5 @@
-//! What goes in comes out: appending, reading, checkpoints, the small state, and what the log refuses.
+//! What goes in comes out: appending, reading, checkpoints, the small state, and what the log
+//! refuses.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,8 +28,9 @@ fn open(disk: &MemFs, options: &Options) -> Wal {
 
 /// The files of the log and their sizes, spares and lock aside.
 fn files(disk: &MemFs) -> BTreeMap<PathBuf, Vec<u8>> {
-    let is_log =
-        |path: &PathBuf| path.extension().is_none_or(|ending| ending != "tmp") && !path.ends_with("LOCK");
+    let is_log = |path: &PathBuf| {
+        path.extension().is_none_or(|ending| ending != "tmp") && !path.ends_with("LOCK")
+    };
     disk.files()
         .into_iter()
         .filter(|(path, _)| is_log(path))
@@ -37,7 +39,10 @@ fn files(disk: &MemFs) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 fn segments(disk: &MemFs) -> usize {
-    disk.files().keys().filter(|path| path.extension().is_some_and(|ending| ending == "log")).count()
+    disk.files()
+        .keys()
+        .filter(|path| path.extension().is_some_and(|ending| ending == "log"))
+        .count()
 }
 
 /// Checks that a log holds exactly these records from LSN `first` on, by each way to read.
@@ -54,13 +59,19 @@ fn check(wal: &Wal, first: u64, expected: &[Stored]) {
 
 #[test]
 fn every_kind_of_record_is_read_back_as_it_was_appended() {
-    // Method: payloads, meta and kinds at the ends of their ranges, by single appends and in one batch, with the
-    // smallest segments and the default ones, from memory and after reopening.
+    // Method: payloads, meta and kinds at the ends of their ranges, by single appends and in one
+    // batch, with the smallest segments and the default ones, from memory and after reopening.
     let mut all = Vec::new();
-    for payload_bytes in [0, 1, 7, 8, 9, 8_000, 16 << 10, 65_527, 65_528, 65_529, 200_000, (1 << 20) + 1] {
+    for payload_bytes in
+        [0, 1, 7, 8, 9, 8_000, 16 << 10, 65_527, 65_528, 65_529, 200_000, (1 << 20) + 1]
+    {
         for (meta_bytes, kind) in [(0, 0), (1, 1), (65_535, u16::MAX)] {
             let mut rng = Rng::new(payload_bytes as u64);
-            all.push(Stored { payload: rng.bytes(payload_bytes), meta: rng.bytes(meta_bytes), kind });
+            all.push(Stored {
+                payload: rng.bytes(payload_bytes),
+                meta: rng.bytes(meta_bytes),
+                kind,
+            });
         }
     }
     for options in [small_segments(), Options::new()] {
@@ -72,7 +83,10 @@ fn every_kind_of_record_is_read_back_as_it_was_appended() {
             expected.push(stored.clone());
         }
         let range = wal.append_batch(all.iter().map(Stored::entry)).unwrap();
-        assert_eq!((u64::from(range.first()), range.len()), (expected.len() as u64 + 1, all.len() as u64));
+        assert_eq!(
+            (u64::from(range.first()), range.len()),
+            (expected.len() as u64 + 1, all.len() as u64)
+        );
         expected.extend(all.iter().cloned());
         check(&wal, 1, &expected);
         wal.close().unwrap();
@@ -82,7 +96,8 @@ fn every_kind_of_record_is_read_back_as_it_was_appended() {
 
 #[test]
 fn whatever_is_bytes_can_be_appended() {
-    // Method: each type that converts into an entry; by value and by reference, alone and in a batch.
+    // Method: each type that converts into an entry; by value and by reference, alone and in a
+    // batch.
     let disk = MemFs::new(1);
     let wal = open(&disk, &Options::new());
     let (vec, string) = (b"x".to_vec(), String::from("x"));
@@ -141,7 +156,12 @@ fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
 }
 
 /// Expects `TooLarge` of that thing.
-fn assert_too_large<T: std::fmt::Debug>(outcome: seawall::Result<T>, name: &str, size: u64, limit: u64) {
+fn assert_too_large<T: std::fmt::Debug>(
+    outcome: seawall::Result<T>,
+    name: &str,
+    size: u64,
+    limit: u64,
+) {
     match outcome {
         Err(Error::TooLarge { what, bytes, bytes_max, .. }) => {
             assert_eq!((what, bytes, bytes_max), (name, size, limit));
@@ -152,7 +172,8 @@ fn assert_too_large<T: std::fmt::Debug>(outcome: seawall::Result<T>, name: &str,
 
 #[test]
 fn what_is_too_large_is_refused_before_anything_is_written() {
-    // Method: one byte above each limit, then exactly at it. After a refusal no byte has changed, and no LSN is gone.
+    // Method: one byte above each limit, then exactly at it. After a refusal no byte has changed,
+    // and no LSN is gone.
     let disk = MemFs::new(1);
     let options = Options::new().record_bytes_max(1000);
     let wal = open(&disk, &options);
@@ -161,10 +182,21 @@ fn what_is_too_large_is_refused_before_anything_is_written() {
     let before = files(&disk);
     let large = vec![0; 64 << 20];
     assert_too_large(wal.append(&large[..1001]), "payload", 1001, 1000);
-    assert_too_large(wal.append(Entry::new("x").with_meta(&large[..65_536])), "meta", 65_536, 65_535);
-    assert_too_large(wal.append_batch([&large[..5], &large[..1001], &large[..5]]), "payload", 1001, 1000);
+    assert_too_large(
+        wal.append(Entry::new("x").with_meta(&large[..65_536])),
+        "meta",
+        65_536,
+        65_535,
+    );
+    assert_too_large(
+        wal.append_batch([&large[..5], &large[..1001], &large[..5]]),
+        "payload",
+        1001,
+        1000,
+    );
     assert_too_large(wal.set_state(&large[..65_537]), "state", 65_537, 65_536);
-    // 65,536 records of 992 bytes and a header of 8 each are 64,000 KiB; 67,109 of them are more than 64 MiB.
+    // 65,536 records of 992 bytes and a header of 8 each are 64,000 KiB; 67,109 of them are more
+    // than 64 MiB.
     let entries = |count: usize| std::iter::repeat_n(&large[..992], count);
     assert_too_large(wal.append_batch(entries(67_109)), "batch", 67_109_000, 64 << 20);
     assert!(files(&disk) == before, "a refusal writes nothing");
@@ -181,7 +213,8 @@ fn what_is_too_large_is_refused_before_anything_is_written() {
 
 #[test]
 fn a_batch_may_have_as_much_as_a_record_may() {
-    // Method: with `record_bytes_max` above 64 MiB, a batch that is larger than 64 MiB, and one that is too large.
+    // Method: with `record_bytes_max` above 64 MiB, a batch that is larger than 64 MiB, and one
+    // that is too large.
     let disk = MemFs::new(1);
     let wal = open(&disk, &Options::new().record_bytes_max(70 << 20));
     let piece = vec![1; 1 << 20];
@@ -190,7 +223,8 @@ fn a_batch_may_have_as_much_as_a_record_may() {
     assert_eq!(wal.iter().map(|record| record.unwrap().payload().len()).sum::<usize>(), 69 << 20);
 }
 
-/// A log of several segments, with a checkpoint inside one of them; and its records, that of LSN 1 first.
+/// A log of several segments, with a checkpoint inside one of them; and its records, that of LSN 1
+/// first.
 fn log_with_floor(disk: &MemFs, floor: u64) -> (Wal, Vec<Stored>) {
     let wal = open(disk, &small_segments());
     let records: Vec<Stored> = (1..=60).map(Stored::mixed).collect();
@@ -207,7 +241,8 @@ fn log_with_floor(disk: &MemFs, floor: u64) -> (Wal, Vec<Stored>) {
     (wal, records)
 }
 
-/// What an iterator yields: dense records, and perhaps an error in the end, after which there is nothing.
+/// What an iterator yields: dense records, and perhaps an error in the end, after which there is
+/// nothing.
 fn outcome(mut iter: Iter) -> (Vec<Record>, Option<Error>) {
     let mut records: Vec<Record> = Vec::new();
     let mut failure = None;
@@ -224,7 +259,8 @@ fn outcome(mut iter: Iter) -> (Vec<Record>, Option<Error>) {
 
 #[test]
 fn reading_from_any_lsn_gives_all_from_there_on_or_says_why_not() {
-    // Method: each LSN from 0 to beyond the last, by `iter_from` and by `read`, under several checkpoints.
+    // Method: each LSN from 0 to beyond the last, by `iter_from` and by `read`, under several
+    // checkpoints.
     for floor in [0, 1, 29, 30, 59, 60] {
         let disk = MemFs::new(1);
         let (wal, records) = log_with_floor(&disk, floor);
@@ -247,7 +283,9 @@ fn reading_from_any_lsn_gives_all_from_there_on_or_says_why_not() {
             assert_eq!(lsns, (lsn..=60).collect::<Vec<_>>());
             assert!(found.iter().zip(&records[from..]).all(|(record, stored)| stored.is(record)));
             match (read.unwrap(), records.get(from)) {
-                (Some(record), Some(stored)) => assert!(record.lsn() == Lsn::from(lsn) && stored.is(&record)),
+                (Some(record), Some(stored)) => {
+                    assert!(record.lsn() == Lsn::from(lsn) && stored.is(&record))
+                }
                 (read, stored) => assert!(read.is_none() && stored.is_none(), "read({lsn})"),
             }
         }
@@ -256,8 +294,9 @@ fn reading_from_any_lsn_gives_all_from_there_on_or_says_why_not() {
 
 #[test]
 fn after_a_checkpoint_at_any_lsn_replay_starts_right_behind_it() {
-    // Method: checkpoint at each LSN of a log; then look at the open log, at one that was closed and opened again,
-    // and at one that was killed. Also: what lies wholly below is gone from the disk, and nothing else is.
+    // Method: checkpoint at each LSN of a log; then look at the open log, at one that was closed
+    // and opened again, and at one that was killed. Also: what lies wholly below is gone from the
+    // disk, and nothing else is.
     for floor in 0..=60 {
         let disk = MemFs::new(1);
         let (wal, records) = log_with_floor(&disk, floor);
@@ -340,7 +379,11 @@ fn only_what_is_durable_is_shown() {
         let early = wal.iter();
         assert_eq!(wal.sync().unwrap(), Lsn::from(5));
         assert_eq!(wal.iter().count(), 5);
-        assert_eq!(early.count() as u64, shown, "an iterator ends where the log ended when it was made");
+        assert_eq!(
+            early.count() as u64,
+            shown,
+            "an iterator ends where the log ended when it was made"
+        );
     }
 }
 
@@ -391,7 +434,8 @@ fn in_buffered_mode_the_system_is_handed_256_kib_at_a_time() {
 
 #[test]
 fn rotating_a_segment_without_records_does_nothing() {
-    // Method: the files around `rotate`, on a tail without anything, with a state, and with a record.
+    // Method: the files around `rotate`, on a tail without anything, with a state, and with a
+    // record.
     let disk = MemFs::new(1);
     let wal = open(&disk, &small_segments());
     let before = files(&disk);
@@ -414,8 +458,8 @@ fn rotating_a_segment_without_records_does_nothing() {
 
 #[test]
 fn segments_keep_to_their_size() {
-    // Method: many groups, each far smaller than a segment; no file is larger than the option says, and each but the
-    // tail is well filled.
+    // Method: many groups, each far smaller than a segment; no file is larger than the option says,
+    // and each but the tail is well filled.
     for space_ahead in [SpaceAhead::Auto, SpaceAhead::Off] {
         let disk = MemFs::new(1);
         let wal = open(&disk, &Options::new().segment_bytes(40_000).space_ahead(space_ahead));
@@ -436,16 +480,16 @@ fn segments_keep_to_their_size() {
 
 #[test]
 fn the_state_is_what_was_set_last_whatever_happens_in_between() {
-    // Method: set, append, rotate, checkpoint; after each, look at the open log, a killed one and one without power,
-    // in each mode.
+    // Method: set, append, rotate, checkpoint; after each, look at the open log, a killed one and
+    // one without power, in each mode.
     for mode in MODES {
         let disk = MemFs::new(1);
         let options = small_segments().durability(mode);
         let wal = open(&disk, &options);
         assert_eq!(wal.state(), b"");
         for number in 0..40u64 {
-            let state =
-                Rng::new(number).bytes([0, 5, 3000, 20_000, 65_536][usize::try_from(number % 5).unwrap()]);
+            let state = Rng::new(number)
+                .bytes([0, 5, 3000, 20_000, 65_536][usize::try_from(number % 5).unwrap()]);
             wal.set_state(&state).unwrap();
             let expected =
                 |wal: &Wal| assert!(wal.state() == state, "{mode:?}: another state after {number}");
@@ -469,8 +513,8 @@ fn the_state_is_what_was_set_last_whatever_happens_in_between() {
 
 #[test]
 fn setting_the_state_again_and_again_piles_up_nothing() {
-    // Method: thousands of states, with no record, behind a record, and with a record now and then that a checkpoint
-    // covers; the number of files and their bytes stay bounded.
+    // Method: thousands of states, with no record, behind a record, and with a record now and then
+    // that a checkpoint covers; the number of files and their bytes stay bounded.
     for records in [0, 1, 50] {
         let disk = MemFs::new(1);
         let wal = open(&disk, &small_segments());
@@ -497,7 +541,8 @@ fn setting_the_state_again_and_again_piles_up_nothing() {
 
 #[test]
 fn opening_and_closing_again_and_again_piles_up_nothing() {
-    // Method: on the real disk, open and close a log many times, without and with a record each time.
+    // Method: on the real disk, open and close a log many times, without and with a record each
+    // time.
     for appends in [false, true] {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("wal");
@@ -514,15 +559,24 @@ fn opening_and_closing_again_and_again_piles_up_nothing() {
             assert_eq!(on_disk::segments(&dir).len(), 1, "round {round}");
         }
         let allowed = if appends { bytes + 60 * 56 } else { bytes };
-        assert!(on_disk::bytes(&dir) <= allowed, "{} bytes instead of {bytes}", on_disk::bytes(&dir));
-        assert!(on_disk::names(&dir).len() <= names.len(), "{:?} instead of {names:?}", on_disk::names(&dir));
+        assert!(
+            on_disk::bytes(&dir) <= allowed,
+            "{} bytes instead of {bytes}",
+            on_disk::bytes(&dir)
+        );
+        assert!(
+            on_disk::names(&dir).len() <= names.len(),
+            "{:?} instead of {names:?}",
+            on_disk::names(&dir)
+        );
     }
 }
 
 #[test]
 fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rotation() {
-    // Method: note the calls of each append. The first one after an open does not wait for spares. The one that
-    // rotates does not, either; what it has used up is made anew by the next, before that takes room for itself.
+    // Method: note the calls of each append. The first one after an open does not wait for spares.
+    // The one that rotates does not, either; what it has used up is made anew by the next, before
+    // that takes room for itself.
     let disk = MemFs::new(1);
     let calls = Arc::new(Mutex::new(Vec::new()));
     let noted = calls.clone();
@@ -531,13 +585,15 @@ fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rot
         Ok(())
     });
     let wal = Options::new().segment_bytes(32 << 10).open_on(Arc::new(hooked), DIR).unwrap();
-    // Where in the calls of an append its record, the spare for CURRENT and the spare segment are written.
+    // Where in the calls of an append its record, the spare for CURRENT and the spare segment are
+    // written.
     let append = || {
         calls.lock().unwrap().clear();
         wal.append(&[7; 5000]).unwrap();
         let calls = calls.lock().unwrap();
         let written = |ending: &str| -> Vec<usize> {
-            let is_it = |(call, path): &(Call, String)| *call == Call::Write && path.ends_with(ending);
+            let is_it =
+                |(call, path): &(Call, String)| *call == Call::Write && path.ends_with(ending);
             (0..calls.len()).filter(|at| is_it(&calls[*at])).collect()
         };
         (written(".log"), written("CURRENT.tmp"), written("spare.tmp"))
@@ -571,13 +627,19 @@ fn stats_count_what_was_done() {
     wal.append(&[1; 100]).unwrap();
     wal.append_batch([&[2; 50], &[3; 50]]).unwrap();
     let stats = wal.stats();
-    assert_eq!((stats.records, stats.groups, stats.syncs, stats.rotations, stats.waits), (3, 2, 2, 0, 0));
+    assert_eq!(
+        (stats.records, stats.groups, stats.syncs, stats.rotations, stats.waits),
+        (3, 2, 2, 0, 0)
+    );
     // Headers of frames and records, and padding: 40 + 8 + 100 → 152; 40 + 2 * (8 + 50) → 160.
     assert_eq!(stats.bytes, 152 + 160);
     // Up to the segment's end, once: behind the first group or the second.
     let (room, behind) = ((16 << 10) - 8240, [152, 152 + 160]);
     assert!(behind.iter().any(|bytes| stats.zeroed_bytes == room - bytes), "{stats:?}");
-    assert!((stats.records_per_sync() - 1.5).abs() < 1e-9 && (stats.bytes_per_sync() - 156.0).abs() < 1e-9);
+    assert!(
+        (stats.records_per_sync() - 1.5).abs() < 1e-9
+            && (stats.bytes_per_sync() - 156.0).abs() < 1e-9
+    );
     let latency = stats.sync_latency;
     assert!(latency.p50 > Duration::ZERO && latency.p50 <= latency.p99, "{latency:?}");
     assert!(latency.max > Duration::ZERO && latency.max < Duration::from_secs(1), "{latency:?}");
@@ -610,11 +672,13 @@ fn counting_reads(disk: &MemFs) -> (HookFs, Arc<AtomicU64>) {
 
 #[test]
 fn a_look_up_reads_near_its_record() {
-    // Method: count the reads of single look-ups in a segment of 4 MiB: right after appending, after reopening with
-    // full verification, and without it, where the first look-up must walk the frames.
+    // Method: count the reads of single look-ups in a segment of 4 MiB: right after appending,
+    // after reopening with full verification, and without it, where the first look-up must walk the
+    // frames.
     let disk = MemFs::new(1);
     let (counted, reads) = counting_reads(&disk);
-    let open = |verify| Options::new().verify(verify).open_on(Arc::new(counted.clone()), DIR).unwrap();
+    let open =
+        |verify| Options::new().verify(verify).open_on(Arc::new(counted.clone()), DIR).unwrap();
     let wal = open(Verify::Full);
     for number in 1..=4000 {
         wal.append(Stored::numbered(number, 1000).entry()).unwrap();
@@ -645,13 +709,14 @@ fn a_look_up_reads_near_its_record() {
 
 #[test]
 fn a_look_up_finds_its_record_wherever_its_frame_lies() {
-    // Method: frames of one record each, all of one size; of two sizes, in turns and in runs, with a mean that would do
-    // for all; of any size. Every record of a completed segment and of the tail is looked up, and found; where all
-    // frames are of one size, by a single read. A damaged header is reported, not passed over.
+    // Method: frames of one record each, all of one size; of two sizes, in turns and in runs, with
+    // a mean that would do for all; of any size. Every record of a completed segment and of the
+    // tail is looked up, and found; where all frames are of one size, by a single read. A damaged
+    // header is reported, not passed over.
     let sizes: [fn(u64) -> usize; 5] = [
         |_| 1000,
-        // Frames of 1,152 bytes, 50 to an index entry, but the first two are half as large and the last is twice: where
-        // the n-th should be, there is the one behind it.
+        // Frames of 1,152 bytes, 50 to an index entry, but the first two are half as large and the
+        // last is twice: where the n-th should be, there is the one behind it.
         |number| match number % 50 {
             1 | 2 => 528,
             0 => 2256,
@@ -677,15 +742,18 @@ fn a_look_up_finds_its_record_wherever_its_frame_lies() {
             assert!(record.payload() == bytes(number, size), "case {case}, record {number}");
             at_once += u64::from(reads.load(Ordering::Relaxed) - before == 1);
         }
-        // In the first and the last stretch of the index there are other frames, too, or there is no end.
+        // In the first and the last stretch of the index there are other frames, too, or there is
+        // no end.
         assert!(case != 0 || at_once > 1250, "{at_once} of 1,500 records took a single read");
 
         wal.close().unwrap();
         let path = Path::new(DIR).join("wal-000001.log");
         let mut file = disk.files()[&path].to_vec();
         let damaged = bytes(500, size);
-        let at =
-            file.windows(64).position(|window| window == &damaged[..64]).expect("record 500 is in there");
+        let at = file
+            .windows(64)
+            .position(|window| window == &damaged[..64])
+            .expect("record 500 is in there");
         let header = at as u64 - 48;
         file[at - 30] ^= 1;
         disk.replace(&path, file);
@@ -698,8 +766,9 @@ fn a_look_up_finds_its_record_wherever_its_frame_lies() {
 
 #[test]
 fn a_cursor_lends_what_an_iterator_copies() {
-    // Method: records and batches of all sizes, some larger than what is read at once, one behind the other too; a
-    // cursor from each of them shows what an iterator does, then damages one and sees the cursor stay failed.
+    // Method: records and batches of all sizes, some larger than what is read at once, one behind
+    // the other too; a cursor from each of them shows what an iterator does, then damages one and
+    // sees the cursor stay failed.
     let disk = MemFs::new(1);
     let options = Options::new().durability(Durability::Buffered).segment_bytes(1 << 20);
     let wal = open(&disk, &options);
@@ -719,10 +788,14 @@ fn a_cursor_lends_what_an_iterator_copies() {
             let record = cursor.next().unwrap().expect("as many as the iterator has");
             assert_eq!(record.to_record(), expected);
             let parts = (record.lsn(), record.kind(), record.meta(), record.payload());
-            assert_eq!(parts, (expected.lsn(), expected.kind(), expected.meta(), expected.payload()));
+            assert_eq!(
+                parts,
+                (expected.lsn(), expected.kind(), expected.meta(), expected.payload())
+            );
         }
         for _ in 0..2 {
-            let end = cursor.next().map(|record| record.is_none()).map_err(|error| error.to_string());
+            let end =
+                cursor.next().map(|record| record.is_none()).map_err(|error| error.to_string());
             assert_eq!(end, failure.as_ref().map_or(Ok(true), |error| Err(error.to_string())));
             assert_eq!(cursor.error().is_some(), failure.is_some());
         }
@@ -746,8 +819,8 @@ fn a_cursor_lends_what_an_iterator_copies() {
 
 #[test]
 fn without_full_verification_damage_is_found_by_whoever_reads_it() {
-    // Method: damage one record of an older segment. `Verify::Full` refuses the log; `Verify::Tail` opens it, reads
-    // what is sound, and names the damage when it comes to it.
+    // Method: damage one record of an older segment. `Verify::Full` refuses the log; `Verify::Tail`
+    // opens it, reads what is sound, and names the damage when it comes to it.
     let disk = MemFs::new(1);
     let wal = open(&disk, &small_segments());
     for number in 1..=60 {
@@ -758,7 +831,10 @@ fn without_full_verification_damage_is_found_by_whoever_reads_it() {
     let path = Path::new(DIR).join("wal-000002.log");
     let mut bytes = disk.files()[&path].to_vec();
     let stored = Stored::numbered(15, 700).payload;
-    let at = bytes.windows(64).position(|window| window == &stored[..64]).expect("record 15 is in there");
+    let at = bytes
+        .windows(64)
+        .position(|window| window == &stored[..64])
+        .expect("record 15 is in there");
     bytes[at + 10] ^= 4;
     disk.replace(&path, bytes);
     let damaged = |error: &Error| match error {
@@ -793,8 +869,8 @@ fn without_full_verification_damage_is_found_by_whoever_reads_it() {
 
 #[test]
 fn names_that_are_not_ours_are_left_alone_and_leftovers_go() {
-    // Method: on the real disk, put files beside a log, under names that are nearly ours, and under those of
-    // unfinished files; work with the log, and look which are left.
+    // Method: on the real disk, put files beside a log, under names that are nearly ours, and under
+    // those of unfinished files; work with the log, and look which are left.
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path();
     small_segments().open(dir).unwrap().append("one").unwrap();
@@ -868,15 +944,16 @@ fn options_out_of_range_open_and_make_nothing() {
         }
         assert!(!dir.exists(), "nothing is made");
     }
-    let edge = options().segment_bytes(16 << 10).record_bytes_max(1 << 30).pending_bytes_max(4 << 10);
+    let edge =
+        options().segment_bytes(16 << 10).record_bytes_max(1 << 30).pending_bytes_max(4 << 10);
     let nanosecond = Durability::Interval(Duration::from_nanos(1));
     assert_eq!(edge.durability(nanosecond).open(&dir).unwrap().append("x").unwrap(), Lsn::FIRST);
 }
 
 #[test]
 fn a_log_is_found_by_any_path_to_it() {
-    // Method: open by a relative path with `..`, through a symbolic link, and by the real path; the report names the
-    // real one.
+    // Method: open by a relative path with `..`, through a symbolic link, and by the real path; the
+    // report names the real one.
     let scratch = tempfile::tempdir().unwrap();
     let real = fs::canonicalize(scratch.path()).unwrap().join("deep/er/wal");
     Wal::open(&real).unwrap().append("one").unwrap();
@@ -901,7 +978,10 @@ fn a_new_log_is_empty() {
     assert_eq!((wal.first_lsn(), wal.next_lsn()), (Lsn::FIRST, Lsn::FIRST));
     assert_eq!((wal.last_lsn(), wal.durable_lsn()), (Lsn::ZERO, Lsn::ZERO));
     assert_eq!((wal.iter().count(), wal.iter_from(Lsn::FIRST).count()), (0, 0));
-    assert_eq!((wal.read(Lsn::FIRST).unwrap(), wal.state(), wal.is_poisoned()), (None, Vec::new(), false));
+    assert_eq!(
+        (wal.read(Lsn::FIRST).unwrap(), wal.state(), wal.is_poisoned()),
+        (None, Vec::new(), false)
+    );
     assert_eq!((wal.sync().unwrap(), wal.recovery().notes.len()), (Lsn::ZERO, 0));
     wal.flush().unwrap();
     wal.close().unwrap();

@@ -1,7 +1,8 @@
 //! This test binary once more, as a process of its own: one that can be killed.
 //!
-//! A test that is to run there looks for its variable in the environment, and returns at once where that is not
-//! set. What it says to its parent are lines, each written by a single call, so that a kill never cuts one.
+//! A test that is to run there looks for its variable in the environment, and returns at once where
+//! that is not set. What it says to its parent are lines, each written by a single call, so that a
+//! kill never cuts one.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -29,7 +30,8 @@ impl Child {
         Child::start(Command::new(env::current_exe().expect("it runs")), test, variables)
     }
 
-    /// Likewise, under `ulimit -f`: no file may grow beyond that, and the signal which tells so is ignored.
+    /// Likewise, under `ulimit -f`: no file may grow beyond that, and the signal which tells so is
+    /// ignored.
     #[cfg(unix)]
     pub(crate) fn spawn_with_file_size_limit(
         test: &str,
@@ -63,8 +65,8 @@ impl Child {
         }
     }
 
-    /// Kills it, by SIGKILL where there are signals, and returns what it said and nobody has read. It must have been
-    /// alive.
+    /// Kills it, by SIGKILL where there are signals, and returns what it said and nobody has read.
+    /// It must have been alive.
     pub(crate) fn kill(mut self) -> Vec<String> {
         let ended = self.process.try_wait().expect("it is ours");
         assert!(ended.is_none(), "the child ended by itself: {ended:?}; see its own words above");
@@ -100,7 +102,8 @@ impl Drop for Child {
 fn read_lines(mut stdout: impl BufRead, sender: &mpsc::Sender<String>) {
     let mut line = String::new();
     while stdout.read_line(&mut line).is_ok_and(|count| count > 0) {
-        // The harness does not end its line before it runs a test. A line without an end was cut by the kill.
+        // The harness does not end its line before it runs a test. A line without an end was cut by
+        // the kill.
         if let Some((_, own)) = line.split_once(MARK).filter(|(_, own)| own.ends_with('\n')) {
             let own = own.trim_end();
             if own != ALIVE && sender.send(own.to_owned()).is_err() {

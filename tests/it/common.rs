@@ -6,7 +6,8 @@ use std::{env, panic, process, thread};
 
 use seawall::{Entry, Iter, Lsn, Options, Record, Result, Wal};
 
-/// Runs `body`, and ends the whole test run if it takes longer: a lost wake-up is a failure, never a hang.
+/// Runs `body`, and ends the whole test run if it takes longer: a lost wake-up is a failure, never
+/// a hang.
 pub(crate) fn watchdog<T: Send>(seconds: u64, body: impl FnOnce() -> T + Send) -> T {
     let name = thread::current().name().unwrap_or("a test").to_owned();
     let (done, finished) = mpsc::channel::<()>();
@@ -17,8 +18,12 @@ pub(crate) fn watchdog<T: Send>(seconds: u64, body: impl FnOnce() -> T + Send) -
             outcome
         });
         let worker = worker.expect("a thread can be started");
-        if finished.recv_timeout(Duration::from_secs(seconds)) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("\nWATCHDOG: {name} is not done after {seconds} s: somebody waits for ever\n");
+        if finished.recv_timeout(Duration::from_secs(seconds))
+            == Err(mpsc::RecvTimeoutError::Timeout)
+        {
+            eprintln!(
+                "\nWATCHDOG: {name} is not done after {seconds} s: somebody waits for ever\n"
+            );
             process::abort();
         }
         worker.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
@@ -39,8 +44,8 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    /// Makes record `number`, of `payload_bytes`: a pure function of both, and no two numbers give the same bytes
-    /// (but for empty payloads).
+    /// Makes record `number`, of `payload_bytes`: a pure function of both, and no two numbers give
+    /// the same bytes (but for empty payloads).
     pub(crate) fn numbered(number: u64, payload_bytes: usize) -> Stored {
         let mut rng = Rng::new(number);
         let meta_bytes = if number % 3 == 0 { rng.below(40) } else { 0 };
@@ -48,7 +53,8 @@ impl Stored {
         Stored { payload: rng.bytes(payload_bytes), meta: rng.bytes(meta_bytes), kind }
     }
 
-    /// Makes record `number`, of a size that follows from it: mostly small, some empty, some several KiB.
+    /// Makes record `number`, of a size that follows from it: mostly small, some empty, some
+    /// several KiB.
     pub(crate) fn mixed(number: u64) -> Stored {
         let sizes = [0, 1, 7, 8, 24, 100, 333, 512, 1000, 3000];
         let pick = Rng::new(!number).below(sizes.len());
@@ -67,16 +73,25 @@ impl Stored {
 
 impl From<&Record> for Stored {
     fn from(record: &Record) -> Stored {
-        Stored { payload: record.payload().to_vec(), meta: record.meta().to_vec(), kind: record.kind() }
+        Stored {
+            payload: record.payload().to_vec(),
+            meta: record.meta().to_vec(),
+            kind: record.kind(),
+        }
     }
 }
 
-/// Collects what an iterator yields, and checks on the way that the LSNs are dense. Also returns the first of them.
+/// Collects what an iterator yields, and checks on the way that the LSNs are dense. Also returns
+/// the first of them.
 pub(crate) fn collect(iter: Iter) -> Result<(Option<Lsn>, Vec<Stored>)> {
     let (mut first, mut next, mut records) = (None, None, Vec::new());
     for record in iter {
         let record = record?;
-        assert!(next.is_none_or(|next| next == record.lsn()), "LSNs are dense: {next:?}, {}", record.lsn());
+        assert!(
+            next.is_none_or(|next| next == record.lsn()),
+            "LSNs are dense: {next:?}, {}",
+            record.lsn()
+        );
         first = first.or(Some(record.lsn()));
         next = Some(record.lsn().next());
         records.push(Stored::from(&record));
@@ -94,10 +109,11 @@ pub(crate) fn replay(wal: &Wal) -> Vec<Stored> {
     records
 }
 
-/// Returns the seed of a random test: `SEAWALL_SEED` if that is set, else one from the clock. Prints it, for a second
-/// run.
+/// Returns the seed of a random test: `SEAWALL_SEED` if that is set, else one from the clock.
+/// Prints it, for a second run.
 pub(crate) fn seed() -> u64 {
-    let given = env::var("SEAWALL_SEED").ok().map(|seed| seed.parse().expect("SEAWALL_SEED is a number"));
+    let given =
+        env::var("SEAWALL_SEED").ok().map(|seed| seed.parse().expect("SEAWALL_SEED is a number"));
     let seed = given.unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         u64::from(now.expect("it is after 1970").subsec_nanos())

@@ -1,4 +1,5 @@
-//! Any number of threads may do anything at once: order, acknowledgements and ends hold, and nobody waits for ever.
+//! Any number of threads may do anything at once: order, acknowledgements and ends hold, and nobody
+//! waits for ever.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,7 +35,8 @@ impl Drop for StopOnDrop<'_> {
 /// So many records are to be read while others append.
 const READ_MIN: u64 = 1000;
 
-/// Reads a log while others change it, in the three ways there are, and counts in `read`; returns what was seen.
+/// Reads a log while others change it, in the three ways there are, and counts in `read`; returns
+/// what was seen.
 fn read_until(stop: &AtomicBool, read: &AtomicU64, wal: &Wal, mut rng: Rng) -> Seen {
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
@@ -83,15 +85,19 @@ fn assert_removed(error: &Error, lsn: Lsn) {
     assert!(*first >= lsn, "lsn {lsn}: {error}");
 }
 
-/// Appends as one of many threads: single records, and every seventh time a batch. Not as fast as it can in
-/// `Buffered` mode, where it would be done before the others have begun; and longer than else on a machine so busy
-/// that they have hardly begun even so; but not for ever, since a reader may have failed.
+/// Appends as one of many threads: single records, and every seventh time a batch. Not as fast as
+/// it can in `Buffered` mode, where it would be done before the others have begun; and longer than
+/// else on a machine so busy that they have hardly begun even so; but not for ever, since a reader
+/// may have failed.
 fn append_many(wal: &Wal, ledger: &Ledger, thread: u64, mode: Durability, read: &AtomicU64) {
     let mut number = 0;
     let mut last = Lsn::ZERO;
-    for call in (0u64..2000).take_while(|call| *call < 120 || read.load(Ordering::Relaxed) < READ_MIN) {
+    for call in
+        (0u64..2000).take_while(|call| *call < 120 || read.load(Ordering::Relaxed) < READ_MIN)
+    {
         let first = if call % 7 == 6 {
-            let batch: Vec<Stored> = (number..number + 3).map(|number| record(thread, number, 90)).collect();
+            let batch: Vec<Stored> =
+                (number..number + 3).map(|number| record(thread, number, 90)).collect();
             let range = wal.append_batch(batch.iter().map(Stored::entry)).expect("a sound log");
             ledger.note_batch(range, thread, number);
             number += 3;
@@ -157,13 +163,17 @@ fn do_everything_at_once(mode: Durability) {
             while !stop.load(Ordering::Relaxed) {
                 let last = wal.last_lsn();
                 let durable = wal.sync().unwrap();
-                assert!(durable >= last && wal.durable_lsn() >= durable, "{durable} is durable, not {last}");
+                assert!(
+                    durable >= last && wal.durable_lsn() >= durable,
+                    "{durable} is durable, not {last}"
+                );
                 wal.flush().unwrap();
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        let appenders: Vec<_> =
-            (0..64).map(|thread| scope.spawn(move || append_many(wal, ledger, thread, mode, read))).collect();
+        let appenders: Vec<_> = (0..64)
+            .map(|thread| scope.spawn(move || append_many(wal, ledger, thread, mode, read)))
+            .collect();
         for appender in appenders {
             appender.join().unwrap();
         }
@@ -195,8 +205,9 @@ fn do_everything_at_once(mode: Durability) {
 
 #[test]
 fn in_sync_mode_64_threads_readers_rotation_and_checkpoints_go_together() {
-    // Method: every thread notes what it was told; in the end the LSNs are dense, each thread's records are in its
-    // order, and whatever a reader saw is what was appended there. The state and the floor never fall back.
+    // Method: every thread notes what it was told; in the end the LSNs are dense, each thread's
+    // records are in its order, and whatever a reader saw is what was appended there. The state and
+    // the floor never fall back.
     watchdog(120, || do_everything_at_once(Durability::Sync));
 }
 
@@ -214,8 +225,8 @@ fn in_buffered_mode_64_threads_readers_rotation_and_checkpoints_go_together() {
 
 #[test]
 fn threads_share_syncs() {
-    // Method: threads that do nothing but append, on a real disk; how many records each sync covers is printed. One
-    // sync for each record would be a group commit that does not work.
+    // Method: threads that do nothing but append, on a real disk; how many records each sync covers
+    // is printed. One sync for each record would be a group commit that does not work.
     watchdog(60, || {
         for threads in [1, 2, 8, 64] {
             let scratch = tempfile::tempdir().unwrap();
@@ -227,7 +238,10 @@ fn threads_share_syncs() {
                 }
             });
             let (stats, took) = (wal.stats(), begin.elapsed().as_secs_f64());
-            println!("{threads} threads: {:.1} records a sync, {took:.2} s", stats.records_per_sync());
+            println!(
+                "{threads} threads: {:.1} records a sync, {took:.2} s",
+                stats.records_per_sync()
+            );
             assert_eq!(stats.records, threads * 100);
             assert!(threads < 64 || stats.records_per_sync() > 4.0, "{stats:?}");
         }
@@ -236,7 +250,8 @@ fn threads_share_syncs() {
 
 #[test]
 fn appends_that_wait_for_room_all_get_in() {
-    // Method: the smallest limit, more threads than fit, and entries above the limit in between; in each mode.
+    // Method: the smallest limit, more threads than fit, and entries above the limit in between; in
+    // each mode.
     watchdog(120, || {
         for mode in MODES {
             let scratch = tempfile::tempdir().unwrap();
@@ -266,7 +281,8 @@ fn appends_that_wait_for_room_all_get_in() {
 
 #[test]
 fn a_full_queue_refuses_at_once_and_appends_nothing() {
-    // Method: a sync is held up, so what is pending stays so. One group is on its way; what comes then is pending.
+    // Method: a sync is held up, so what is pending stays so. One group is on its way; what comes
+    // then is pending.
     watchdog(60, || {
         let (gate, hook) = Gate::new();
         let options = Options::new().pending_bytes_max(4 << 10).backpressure(Backpressure::Fail);
@@ -295,18 +311,22 @@ fn a_full_queue_refuses_at_once_and_appends_nothing() {
                 thread::yield_now();
             }
             gate.open();
-            let lsns: Vec<u64> = [first, second, third].map(|thread| thread.join().unwrap().into()).into();
+            let lsns: Vec<u64> =
+                [first, second, third].map(|thread| thread.join().unwrap().into()).into();
             assert_eq!(lsns, [1, 2, 3]);
         });
         assert_eq!(wal.append(&[4; 4000]).unwrap(), Lsn::from(4));
-        assert_eq!(wal.iter().map(|found| found.unwrap().payload()[0]).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(
+            wal.iter().map(|found| found.unwrap().payload()[0]).collect::<Vec<_>>(),
+            [1, 2, 3, 4]
+        );
     });
 }
 
 #[test]
 fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
-    // Method: hold up a sync, and make every call that does not need it. Then let it go: what came meanwhile is one
-    // group.
+    // Method: hold up a sync, and make every call that does not need it. Then let it go: what came
+    // meanwhile is one group.
     watchdog(60, || {
         let (gate, hook) = Gate::new();
         let wal = Options::new().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
@@ -316,7 +336,8 @@ fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
         thread::scope(|scope| {
             let first = scope.spawn(|| wal.append("hangs").unwrap());
             gate.wait_for_arrival();
-            let others: Vec<_> = (0..5).map(|_| scope.spawn(|| wal.append("after").unwrap())).collect();
+            let others: Vec<_> =
+                (0..5).map(|_| scope.spawn(|| wal.append("after").unwrap())).collect();
             while wal.next_lsn() < Lsn::from(8) {
                 thread::yield_now();
             }
@@ -334,7 +355,11 @@ fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
             others.into_iter().for_each(|thread| assert!(thread.join().unwrap() > Lsn::from(2)));
         });
         let stats = wal.stats();
-        assert_eq!((stats.records, stats.groups), (7, 3), "those that came meanwhile share a group");
+        assert_eq!(
+            (stats.records, stats.groups),
+            (7, 3),
+            "those that came meanwhile share a group"
+        );
         assert!(
             stats.sync_latency.max > Duration::ZERO
                 && stats.sync_latency.p50 <= stats.sync_latency.max * 9 / 8
@@ -344,7 +369,8 @@ fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
 
 #[test]
 fn writes_go_on_during_a_sync_and_are_not_covered_by_it() {
-    // Method: in the modes that do not sync each group, hold up a sync, append and flush meanwhile, and let it go.
+    // Method: in the modes that do not sync each group, hold up a sync, append and flush meanwhile,
+    // and let it go.
     watchdog(60, || {
         for mode in [NEVER, Durability::Buffered] {
             let (gate, hook) = Gate::new();
@@ -362,7 +388,11 @@ fn writes_go_on_during_a_sync_and_are_not_covered_by_it() {
                 let killed = options.open_on(Arc::new(disk.fork()), DIR).unwrap();
                 assert_eq!(killed.last_lsn(), Lsn::from(2), "what was flushed survives a kill");
                 gate.open();
-                assert_eq!(synced.join().unwrap(), Lsn::FIRST, "a sync covers what was written before it");
+                assert_eq!(
+                    synced.join().unwrap(),
+                    Lsn::FIRST,
+                    "a sync covers what was written before it"
+                );
             });
             assert_eq!(wal.durable_lsn(), Lsn::FIRST);
             assert_eq!(wal.sync().unwrap(), Lsn::from(2));
@@ -372,8 +402,8 @@ fn writes_go_on_during_a_sync_and_are_not_covered_by_it() {
 
 #[test]
 fn a_failed_sync_wakes_everyone_who_waits() {
-    // Method: hold up a sync until threads wait for every thing there is to wait for, then let it fail. Once more with
-    // a thread that waits to close the log.
+    // Method: hold up a sync until threads wait for every thing there is to wait for, then let it
+    // fail. Once more with a thread that waits to close the log.
     watchdog(60, || {
         for closes in [0, 1] {
             let (gate, hook) = Gate::new();
@@ -417,22 +447,27 @@ fn a_failed_sync_wakes_everyone_who_waits() {
                 assert!(told || closed, "{outcome:?}");
             }
             assert!(wal.is_poisoned() && wal.durable_lsn() == Lsn::FIRST);
-            assert_eq!(wal.append("late").is_err_and(|error| matches!(error, Error::Closed)), closes > 0);
+            assert_eq!(
+                wal.append("late").is_err_and(|error| matches!(error, Error::Closed)),
+                closes > 0
+            );
         }
     });
 }
 
 #[test]
 fn on_a_disk_that_is_full_now_and_then_every_acknowledgement_holds() {
-    // Method: threads append, others sync, and the disk fills and empties all the time. Nobody may be told of a
-    // record that was taken back: in the end the log holds what was told, at those LSNs, and nothing else.
+    // Method: threads append, others sync, and the disk fills and empties all the time. Nobody may
+    // be told of a record that was taken back: in the end the log holds what was told, at those
+    // LSNs, and nothing else.
     watchdog(240, || {
         for (round, mode) in (0..).zip(MODES.into_iter().cycle().take(9)) {
             let disk = MemFs::new(round).with_step_clock();
             let fs = FaultFs::new(disk);
             let options = small_segments().durability(mode).pending_bytes_max(16 << 10);
             let wal = options.open_on(Arc::new(fs.clone()), DIR).unwrap();
-            let (ledger, stop, refused) = (Ledger::default(), AtomicBool::new(false), AtomicU64::new(0));
+            let (ledger, stop, refused) =
+                (Ledger::default(), AtomicBool::new(false), AtomicU64::new(0));
             thread::scope(|scope| {
                 let (wal, ledger, stop, refused) = (&wal, &ledger, &stop, &refused);
                 let stop_after_all = StopOnDrop(stop);
@@ -455,8 +490,12 @@ fn on_a_disk_that_is_full_now_and_then_every_acknowledgement_holds() {
                         })
                     })
                     .collect();
-                let calls: [fn(&Wal) -> Result<()>; 4] =
-                    [|wal| wal.sync().map(drop), Wal::flush, Wal::rotate, |wal| wal.set_state(b"s")];
+                let calls: [fn(&Wal) -> Result<()>; 4] = [
+                    |wal| wal.sync().map(drop),
+                    Wal::flush,
+                    Wal::rotate,
+                    |wal| wal.set_state(b"s"),
+                ];
                 for call in calls {
                     scope.spawn(move || {
                         while !stop.load(Ordering::Relaxed) {
@@ -498,15 +537,17 @@ fn on_a_disk_that_is_full_now_and_then_every_acknowledgement_holds() {
 
 #[test]
 fn a_record_that_was_taken_back_is_never_acknowledged() {
-    // Method: hold up a write until many threads wait for two groups, then let it find the disk full; threads that
-    // sync all the time come in between those that wake. The log must hold what was acknowledged and nothing else.
+    // Method: hold up a write until many threads wait for two groups, then let it find the disk
+    // full; threads that sync all the time come in between those that wake. The log must hold what
+    // was acknowledged and nothing else.
     watchdog(120, || {
         for (round, mode) in (0..60).zip([Durability::Sync, NEVER].into_iter().cycle()) {
             let (gate, hook) = Gate::new();
             let disk = MemFs::new(round).with_step_clock();
             let options = Options::new().durability(mode);
             let wal = options.open_on(Arc::new(HookFs::new(disk.clone(), hook)), DIR).unwrap();
-            let (ledger, stop, refused) = (Ledger::default(), AtomicBool::new(false), AtomicU64::new(0));
+            let (ledger, stop, refused) =
+                (Ledger::default(), AtomicBool::new(false), AtomicU64::new(0));
             gate.close(Call::Write, "wal-000001.log");
             thread::scope(|scope| {
                 let (wal, ledger, stop, refused) = (&wal, &ledger, &stop, &refused);
@@ -553,7 +594,8 @@ fn a_record_that_was_taken_back_is_never_acknowledged() {
     });
 }
 
-/// What one thread does until the log is closed, and then once more: from then on everything is `Closed`.
+/// What one thread does until the log is closed, and then once more: from then on everything is
+/// `Closed`.
 fn work_until_closed(wal: &Wal, ledger: &Ledger, thread: u64) {
     let mut number = 0;
     let mut step = || -> Result<()> {
@@ -592,8 +634,9 @@ fn work_until_closed(wal: &Wal, ledger: &Ledger, thread: u64) {
 
 #[test]
 fn closing_ends_every_call_and_keeps_what_was_acknowledged() {
-    // Method: threads make every call there is; the log is closed at a random moment. Everything is `Closed` from
-    // then on, nobody hangs, the lock is free at once, and what was acknowledged is there.
+    // Method: threads make every call there is; the log is closed at a random moment. Everything is
+    // `Closed` from then on, nobody hangs, the lock is free at once, and what was acknowledged is
+    // there.
     watchdog(240, || {
         let mut rng = Rng::new(seed());
         for round in 0..150 {
@@ -622,8 +665,8 @@ fn closing_ends_every_call_and_keeps_what_was_acknowledged() {
 
 #[test]
 fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
-    // Method: hold up a sync, close meanwhile, and append behind that. Let the sync go: its group is acknowledged,
-    // what came behind the close is not, and not in the log.
+    // Method: hold up a sync, close meanwhile, and append behind that. Let the sync go: its group
+    // is acknowledged, what came behind the close is not, and not in the log.
     watchdog(60, || {
         let (gate, hook) = Gate::new();
         let disk = MemFs::new(1);
@@ -651,9 +694,10 @@ fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
 
 #[test]
 fn a_directory_sync_that_fails_takes_no_birth_of_another_thread_with_it() {
-    // Method: hold up the directory sync behind a checkpoint's unlinks, append meanwhile what needs a new segment, and
-    // let the sync fail. It may take a name with it that was given meanwhile, and the birth's own sync would say ok:
-    // so none is given meanwhile, and the record is not acknowledged.
+    // Method: hold up the directory sync behind a checkpoint's unlinks, append meanwhile what needs
+    // a new segment, and let the sync fail. It may take a name with it that was given meanwhile,
+    // and the birth's own sync would say ok: so none is given meanwhile, and the record is not
+    // acknowledged.
     watchdog(60, || {
         let (unlinked, (begun, has_begun)) = (AtomicBool::new(false), mpsc::channel());
         let hook = move |call: Call, _: &Path| match call {
@@ -668,7 +712,8 @@ fn a_directory_sync_that_fails_takes_no_birth_of_another_thread_with_it() {
             }
             _ => Ok(()),
         };
-        let wal = small_segments().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+        let wal =
+            small_segments().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
         wal.append("first").unwrap();
         wal.rotate().unwrap();
         wal.append_batch([[7; 3000], [8; 3000]].iter()).unwrap();
@@ -684,8 +729,8 @@ fn a_directory_sync_that_fails_takes_no_birth_of_another_thread_with_it() {
 
 #[test]
 fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
-    // Method: hold up one call after the other that changes files, close meanwhile in another thread, and count the
-    // changes that are made after `close` has returned: there are none.
+    // Method: hold up one call after the other that changes files, close meanwhile in another
+    // thread, and count the changes that are made after `close` has returned: there are none.
     watchdog(60, || {
         for (call, name) in [
             (Call::Sync, "wal-000001.log"),
@@ -699,13 +744,15 @@ fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
             let watch = (watched.clone(), late.clone());
             let hook = move |call: Call, path: &Path| {
                 use Call::{Create, Rename, SetLen, Sync, SyncDir, Unlink, Write};
-                let changes = matches!(call, Write | Create | Rename | Unlink | SetLen | Sync | SyncDir);
+                let changes =
+                    matches!(call, Write | Create | Rename | Unlink | SetLen | Sync | SyncDir);
                 if changes && watch.0.load(Ordering::SeqCst) {
                     watch.1.fetch_add(1, Ordering::SeqCst);
                 }
                 hook(call, path)
             };
-            let wal = small_segments().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+            let wal =
+                small_segments().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
             gate.close(call, name);
             thread::scope(|scope| {
                 let worker = scope.spawn(|| -> Result<()> {
@@ -721,7 +768,10 @@ fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
                     closed
                 });
                 thread::sleep(Duration::from_millis(30));
-                assert!(!closing.is_finished(), "{call:?} of {name}: closed while a thread is inside");
+                assert!(
+                    !closing.is_finished(),
+                    "{call:?} of {name}: closed while a thread is inside"
+                );
                 gate.open();
                 closing.join().unwrap().unwrap();
                 let outcome = worker.join().unwrap();
@@ -738,16 +788,19 @@ fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
 
 #[test]
 fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files() {
-    // Method: one thread is held up in making a spare, another one in the sync of its group; then either fails, which
-    // poisons the log, and the other one is still in there: close it, and try to open it again.
+    // Method: one thread is held up in making a spare, another one in the sync of its group; then
+    // either fails, which poisons the log, and the other one is still in there: close it, and try
+    // to open it again.
     watchdog(60, || {
         for spare_fails in [false, true] {
             let ((in_spare, spare_hook), (in_sync, sync_hook)) = (Gate::new(), Gate::new());
-            let hook =
-                move |call: Call, path: &Path| spare_hook(call, path).and_then(|()| sync_hook(call, path));
+            let hook = move |call: Call, path: &Path| {
+                spare_hook(call, path).and_then(|()| sync_hook(call, path))
+            };
             let fs = Arc::new(HookFs::new(MemFs::new(1), hook));
             let wal = small_segments().open_on(fs.clone(), DIR).unwrap();
-            let (fails, hangs) = if spare_fails { (&in_spare, &in_sync) } else { (&in_sync, &in_spare) };
+            let (fails, hangs) =
+                if spare_fails { (&in_spare, &in_sync) } else { (&in_sync, &in_spare) };
             thread::scope(|scope| {
                 in_spare.close(Call::Sync, "spare.tmp");
                 let keeps_house = scope.spawn(|| wal.append("makes the spares"));
@@ -767,7 +820,11 @@ fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files(
                 hangs.open();
                 let closed = closing.join().unwrap();
                 assert!(matches!(closed, Err(Error::Poisoned { .. })), "{closed:?}");
-                assert_eq!(keeps_house.join().unwrap().unwrap(), Lsn::FIRST, "its group had been synced");
+                assert_eq!(
+                    keeps_house.join().unwrap().unwrap(),
+                    Lsn::FIRST,
+                    "its group had been synced"
+                );
                 let led = leads.join().unwrap();
                 assert!(matches!(led, Err(Error::Poisoned { .. } | Error::Closed)), "{led:?}");
             });
@@ -778,8 +835,8 @@ fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files(
 
 #[test]
 fn the_last_owner_closes_whichever_thread_that_is() {
-    // Method: many threads share a log, append, and drop their share in any order; then the lock is free at once and
-    // everything is there. On the real disk, in each mode.
+    // Method: many threads share a log, append, and drop their share in any order; then the lock is
+    // free at once and everything is there. On the real disk, in each mode.
     watchdog(60, || {
         for (round, mode) in (0..12).zip(MODES.into_iter().cycle()) {
             let scratch = tempfile::tempdir().unwrap();
@@ -809,14 +866,15 @@ fn the_last_owner_closes_whichever_thread_that_is() {
 
 #[test]
 fn iterators_that_outlive_the_log_say_that_it_is_closed() {
-    // Method: iterators at their beginning, in the middle of a frame, and at their end; the log is closed, or
-    // dropped. Meanwhile the lock is free: another handle opens the log and goes on.
+    // Method: iterators at their beginning, in the middle of a frame, and at their end; the log is
+    // closed, or dropped. Meanwhile the lock is free: another handle opens the log and goes on.
     watchdog(60, || {
         for drops in [false, true] {
             let scratch = tempfile::tempdir().unwrap();
             let wal = Wal::open(scratch.path()).unwrap();
             wal.append_batch(["a", "b", "c"]).unwrap();
-            let (fresh, mut begun, mut done) = (wal.iter(), wal.iter(), wal.iter_from(Lsn::from(3)));
+            let (fresh, mut begun, mut done) =
+                (wal.iter(), wal.iter(), wal.iter_from(Lsn::from(3)));
             assert_eq!(begun.next().unwrap().unwrap().payload(), b"a");
             assert_eq!(done.next().unwrap().unwrap().payload(), b"c");
             wal.append("d").unwrap();
@@ -837,7 +895,10 @@ fn iterators_that_outlive_the_log_say_that_it_is_closed() {
                 assert!(iter.next().is_none(), "an iterator that failed stays failed");
                 assert!(matches!(iter.error(), Some(Error::Closed)));
             }
-            assert!(done.next().is_none() && done.error().is_none(), "it has seen all that it was made for");
+            assert!(
+                done.next().is_none() && done.error().is_none(),
+                "it has seen all that it was made for"
+            );
         }
     });
 }
@@ -861,7 +922,8 @@ fn child_that_opens_a_log_and_stays() {
 
 #[test]
 fn a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process() {
-    // Method: open twice in this process, then from a second one; then the other way round, and kill that one.
+    // Method: open twice in this process, then from a second one; then the other way round, and
+    // kill that one.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().to_str().unwrap();
@@ -890,7 +952,8 @@ fn a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process() {
 
 #[test]
 fn one_of_many_openers_wins() {
-    // Method: threads open the same directory at once, where there is no log yet; each holds it for a moment.
+    // Method: threads open the same directory at once, where there is no log yet; each holds it for
+    // a moment.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("a/b/c");
@@ -903,7 +966,10 @@ fn one_of_many_openers_wins() {
                             Ok(wal) => {
                                 assert!(!held.swap(true, Ordering::SeqCst), "two have it open");
                                 let lsn = wal.append("mine").unwrap();
-                                assert_eq!(u64::from(lsn), opened.fetch_add(1, Ordering::SeqCst) + 1);
+                                assert_eq!(
+                                    u64::from(lsn),
+                                    opened.fetch_add(1, Ordering::SeqCst) + 1
+                                );
                                 held.store(false, Ordering::SeqCst);
                             }
                             Err(Error::Locked { .. }) => thread::yield_now(),
@@ -922,7 +988,8 @@ fn one_of_many_openers_wins() {
 
 #[test]
 fn the_timer_makes_records_durable_and_sleeps_when_there_is_nothing_to_sync() {
-    // Method: append, make no further call, and wait for the durable LSN. Then count the syncs of an idle log.
+    // Method: append, make no further call, and wait for the durable LSN. Then count the syncs of
+    // an idle log.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let options = Options::new().durability(Durability::Interval(Duration::from_millis(10)));
@@ -994,10 +1061,14 @@ fn child_that_counts_its_threads() {
 #[test]
 #[cfg(target_os = "linux")]
 fn in_the_default_mode_no_thread_is_started() {
-    // Method: a process of its own counts its threads before it opens a log and after it has worked with it.
+    // Method: a process of its own counts its threads before it opens a log and after it has worked
+    // with it.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("wal");
-        assert_eq!(Child::spawn(COUNTER, &[(COUNTER_VARIABLE, dir.to_str().unwrap())]).wait(), ["0"]);
+        assert_eq!(
+            Child::spawn(COUNTER, &[(COUNTER_VARIABLE, dir.to_str().unwrap())]).wait(),
+            ["0"]
+        );
     });
 }

@@ -1,5 +1,5 @@
-//! Damage is never mistaken for anything else: whatever happens to the bytes of a closed log, opening it says so or
-//! returns every record.
+//! Damage is never mistaken for anything else: whatever happens to the bytes of a closed log,
+//! opening it says so or returns every record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -34,7 +34,8 @@ struct Sound {
     history: Vec<Files>,
 }
 
-/// Where the bytes of one file count: two blocks that are each other's copy, and, of a segment, live frames.
+/// Where the bytes of one file count: two blocks that are each other's copy, and, of a segment,
+/// live frames.
 #[derive(Debug, Clone)]
 struct Map {
     frames: Vec<Frame>,
@@ -55,7 +56,8 @@ struct Frame {
 enum Expected {
     /// Nothing that counts was changed.
     Unnoticed,
-    /// Everything is returned, and the report names the block that was damaged; or both, of CURRENT.
+    /// Everything is returned, and the report names the block that was damaged; or both, of
+    /// CURRENT.
     Noted(Range<usize>),
     /// An error that names the file. `from` on, live bytes differ; `None`: the header is lost.
     Corrupt { from: Option<usize> },
@@ -99,8 +101,10 @@ impl History {
     fn append(&mut self, count: u64) {
         let next = self.log.records.len() as u64 + 1;
         let batch: Vec<Stored> = (next..next + count).map(Stored::mixed).collect();
-        let range =
-            self.wal.append_batch(batch.iter().map(Stored::entry)).expect("a memory disk does not fail");
+        let range = self
+            .wal
+            .append_batch(batch.iter().map(Stored::entry))
+            .expect("a memory disk does not fail");
         assert_eq!(range.first(), Lsn::from(next));
         self.log.records.extend(batch);
         self.note();
@@ -117,7 +121,8 @@ impl History {
         self.note();
     }
 
-    /// Appends until the tail has that number and is about half full, closing and reopening on the way.
+    /// Appends until the tail has that number and is about half full, closing and reopening on the
+    /// way.
     fn grow_to_segment(&mut self, number: u64) {
         let tail = segment_path(number);
         while !self.fs.files().contains_key(&tail) {
@@ -133,7 +138,12 @@ impl History {
         self.append(3);
         self.close();
         self.wal = open(&self.fs).expect("a closed log can be opened");
-        assert_eq!(self.wal.recovery().action, RecoveryAction::Continued, "{:?}", self.wal.recovery());
+        assert_eq!(
+            self.wal.recovery().action,
+            RecoveryAction::Continued,
+            "{:?}",
+            self.wal.recovery()
+        );
         self.note();
         for _ in 0..8 {
             self.append(1);
@@ -152,14 +162,15 @@ impl History {
     }
 }
 
-/// A closed log of three segments, in which every kind of frame occurs: small, empty and large records, batches,
-/// states, in a tail that was once closed and opened again.
+/// A closed log of three segments, in which every kind of frame occurs: small, empty and large
+/// records, batches, states, in a tail that was once closed and opened again.
 fn three_segments(seed: u64) -> Sound {
     let mut history = History::begin(seed);
     history.grow_to_segment(3);
     let log = history.end();
     assert_eq!(log.segments().len(), 3);
-    let salts: BTreeSet<&[u8]> = log.segments().iter().map(|path| &log.files[path][32..48]).collect();
+    let salts: BTreeSet<&[u8]> =
+        log.segments().iter().map(|path| &log.files[path][32..48]).collect();
     assert_eq!(salts.len(), 3, "no frame of one segment verifies in another");
     let bytes: usize = log.maps.keys().map(|path| log.files[path].len()).sum();
     assert!(bytes >= 64 << 10, "the log has only {bytes} bytes");
@@ -196,7 +207,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Reads, by the format's description and without the library, where the bytes of a sound closed log count.
+/// Reads, by the format's description and without the library, where the bytes of a sound closed
+/// log count.
 fn maps(files: &Files) -> BTreeMap<PathBuf, Map> {
     let mut maps = BTreeMap::new();
     let current = &files[&current_path()];
@@ -243,7 +255,8 @@ impl Sound {
     fn expected(&self, path: &Path, damaged: &[u8]) -> Expected {
         let (map, sound) = (&self.maps[path], &self.files[path]);
         // A byte that is no longer there differs from any.
-        let difference = |mut range: Range<usize>| range.find(|at| sound.get(*at) != damaged.get(*at));
+        let difference =
+            |mut range: Range<usize>| range.find(|at| sound.get(*at) != damaged.get(*at));
         let differs = |range| difference(range).is_some();
         let live = FRAMES_START..map.live_end;
         match (differs(0..BLOCK_BYTES), differs(BLOCK_BYTES..FRAMES_START)) {
@@ -256,14 +269,21 @@ impl Sound {
         }
     }
 
-    /// Puts `damaged` in place of a file, opens the log, and checks that what must come of it comes.
+    /// Puts `damaged` in place of a file, opens the log, and checks that what must come of it
+    /// comes.
     fn check(&self, path: &Path, damaged: Vec<u8>, what: &dyn Fn() -> String) -> Expected {
         let expected = self.expected(path, &damaged);
         self.check_against(path, damaged, &expected, what);
         expected
     }
 
-    fn check_against(&self, path: &Path, damaged: Vec<u8>, expected: &Expected, what: &dyn Fn() -> String) {
+    fn check_against(
+        &self,
+        path: &Path,
+        damaged: Vec<u8>,
+        expected: &Expected,
+        what: &dyn Fn() -> String,
+    ) {
         let what = || format!("{}: {}", path.display(), what());
         let fs = self.fs.fork();
         fs.replace(path, damaged);
@@ -275,7 +295,12 @@ impl Sound {
                 self.check_contents(wal, &what);
             }
             (Expected::Noted(blocks), Ok(wal)) => {
-                assert!(notes(wal.recovery(), path, blocks), "{}: {:?}", what(), wal.recovery().notes);
+                assert!(
+                    notes(wal.recovery(), path, blocks),
+                    "{}: {:?}",
+                    what(),
+                    wal.recovery().notes
+                );
                 self.check_contents(wal, &what);
             }
             (Expected::Corrupt { from }, Err(error)) => {
@@ -293,14 +318,29 @@ impl Sound {
             let record = record.unwrap_or_else(|error| panic!("{}: {error}", what()));
             next += 1;
             assert_eq!(record.lsn(), Lsn::from(next), "{}", what());
-            assert!(self.record(next).is_some_and(|stored| stored.is(&record)), "{}: record {next}", what());
+            assert!(
+                self.record(next).is_some_and(|stored| stored.is(&record)),
+                "{}: record {next}",
+                what()
+            );
         }
-        assert_eq!(next, self.records.len() as u64, "{}: records are missing without an error", what());
+        assert_eq!(
+            next,
+            self.records.len() as u64,
+            "{}: records are missing without an error",
+            what()
+        );
         assert_eq!(wal.state(), self.state, "{}", what());
     }
 
     /// Checks that an error names the file, the place, and records that it really lost.
-    fn check_error(&self, path: &Path, error: &Error, from: Option<usize>, what: &dyn Fn() -> String) {
+    fn check_error(
+        &self,
+        path: &Path,
+        error: &Error,
+        from: Option<usize>,
+        what: &dyn Fn() -> String,
+    ) {
         let Error::Corrupt { path: named, offset, lost, .. } = error else {
             panic!("{}: expected Corrupt, got {error:?}", what());
         };
@@ -308,9 +348,21 @@ impl Sound {
         let Some(from) = from else { return };
         let frame = self.maps[path].frame_at(from);
         let offset = usize::try_from(*offset).expect("a small file");
-        assert!(frame.bytes.contains(&offset), "{}: {error}, but the damage is in {frame:?}", what());
-        assert!(lost.is_empty() || lost.first() >= Lsn::from(frame.first), "{}: {error}, {frame:?}", what());
-        assert!(frame.count == 0 || lost.contains(Lsn::from(frame.first)), "{}: {error}, {frame:?}", what());
+        assert!(
+            frame.bytes.contains(&offset),
+            "{}: {error}, but the damage is in {frame:?}",
+            what()
+        );
+        assert!(
+            lost.is_empty() || lost.first() >= Lsn::from(frame.first),
+            "{}: {error}, {frame:?}",
+            what()
+        );
+        assert!(
+            frame.count == 0 || lost.contains(Lsn::from(frame.first)),
+            "{}: {error}, {frame:?}",
+            what()
+        );
     }
 
     fn record(&self, lsn: u64) -> Option<&Stored> {
@@ -318,8 +370,8 @@ impl Sound {
         self.records.get(index)
     }
 
-    /// Opens `fs`, which differs from the sound log by more than one file's bytes, and checks that it is refused with
-    /// nothing changed.
+    /// Opens `fs`, which differs from the sound log by more than one file's bytes, and checks that
+    /// it is refused with nothing changed.
     fn check_refused(&self, fs: &MemFs, what: &dyn Fn() -> String) -> Error {
         let before = fs.files();
         let error = open(fs).map(drop).expect_err(&what());
@@ -327,7 +379,8 @@ impl Sound {
         error
     }
 
-    /// Opens `fs`, of which CURRENT is not what it was, and checks that nothing is lost; returns the report.
+    /// Opens `fs`, of which CURRENT is not what it was, and checks that nothing is lost; returns
+    /// the report.
     fn check_nothing_lost(&self, fs: &MemFs, what: &dyn Fn() -> String) -> RecoveryReport {
         let wal = open(fs).unwrap_or_else(|error| panic!("{}: {error}", what()));
         self.check_contents(&wal, what);
@@ -352,15 +405,22 @@ fn assert_unchanged(before: &Files, after: &Files, what: &dyn Fn() -> String) {
         files
     };
     let (before, after) = (but_lock(before.clone()), but_lock(after.clone()));
-    assert!(before.keys().eq(after.keys()), "{}: {:?} became {:?}", what(), before.keys(), after.keys());
+    assert!(
+        before.keys().eq(after.keys()),
+        "{}: {:?} became {:?}",
+        what(),
+        before.keys(),
+        after.keys()
+    );
     assert!(before == after, "{}: a failed open changed a file", what());
 }
 
 #[test]
 fn every_single_flipped_bit_is_corrupt_or_loses_nothing() {
-    // Method: a closed log of three segments; flip each bit of each file in turn; open, replay. The map, read without
-    // the library, says what is redundancy: either block of a header or of CURRENT, while its copy is sound, and
-    // what lies behind a live end. Every other bit must give `Corrupt`, with its file, its frame, its lost records.
+    // Method: a closed log of three segments; flip each bit of each file in turn; open, replay. The
+    // map, read without the library, says what is redundancy: either block of a header or of
+    // CURRENT, while its copy is sound, and what lies behind a live end. Every other bit must give
+    // `Corrupt`, with its file, its frame, its lost records.
     let log = three_segments(1);
     let bytes_of = |path| (0..log.files[path].len()).map(move |at| (path, at));
     let flips: Vec<(&PathBuf, usize)> = log.maps.keys().flat_map(bytes_of).collect();
@@ -374,7 +434,9 @@ fn every_single_flipped_bit_is_corrupt_or_loses_nothing() {
                 let mut damaged = log.files[path].to_vec();
                 damaged[at] ^= 1 << bit;
                 let expected = flip_expected(&log.maps[path], at);
-                log.check_against(path, damaged, &expected, &|| format!("bit {bit} of byte {at} flipped"));
+                log.check_against(path, damaged, &expected, &|| {
+                    format!("bit {bit} of byte {at} flipped")
+                });
                 *mine.entry((path, kind_of(&expected))).or_default() += 1;
             }
         }
@@ -426,7 +488,8 @@ fn check_all<D: IntoIterator<Item = (String, Vec<u8>)>>(log: &Sound, damages: im
 
 #[test]
 fn every_zeroed_sector_is_corrupt_or_loses_nothing() {
-    // Method: zero each 512-byte sector of each file in turn, as a disk that lost a write would show it.
+    // Method: zero each 512-byte sector of each file in turn, as a disk that lost a write would
+    // show it.
     check_all(&three_segments(2), |sound| {
         let sectors = sound.len().div_ceil(SECTOR_BYTES);
         let zeroed = |sector: usize| {
@@ -441,8 +504,8 @@ fn every_zeroed_sector_is_corrupt_or_loses_nothing() {
 
 #[test]
 fn every_swap_of_neighbouring_sectors_is_corrupt_or_loses_nothing() {
-    // Method: swap each 512-byte sector with the next one. At a block's edge that damages a header and its copy at
-    // once. A short last sector moves the others.
+    // Method: swap each 512-byte sector with the next one. At a block's edge that damages a header
+    // and its copy at once. A short last sector moves the others.
     check_all(&three_segments(3), |sound| {
         let swapped = |sector: usize| {
             let mut sectors: Vec<&[u8]> = sound.chunks(SECTOR_BYTES).collect();
@@ -455,7 +518,8 @@ fn every_swap_of_neighbouring_sectors_is_corrupt_or_loses_nothing() {
 
 #[test]
 fn every_cut_is_corrupt_or_loses_nothing() {
-    // Method: cut each file at every 512 bytes, down to nothing, and at every frame's start and at its last byte.
+    // Method: cut each file at every 512 bytes, down to nothing, and at every frame's start and at
+    // its last byte.
     let log = three_segments(4);
     check_all(&log, |sound| {
         let cut = |bytes: usize| (format!("cut to {bytes} bytes"), sound[..bytes].to_vec());
@@ -464,7 +528,9 @@ fn every_cut_is_corrupt_or_loses_nothing() {
     for path in log.segments() {
         for frame in &log.maps[&path].frames {
             for bytes in [frame.bytes.start, frame.bytes.end - 1] {
-                log.check(&path, log.files[&path][..bytes].to_vec(), &|| format!("cut to {bytes} bytes"));
+                log.check(&path, log.files[&path][..bytes].to_vec(), &|| {
+                    format!("cut to {bytes} bytes")
+                });
             }
         }
     }
@@ -472,8 +538,9 @@ fn every_cut_is_corrupt_or_loses_nothing() {
 
 #[test]
 fn bytes_behind_a_live_end_are_dead_whatever_they_hold() {
-    // Method: lengthen each segment by zeros, by noise, by a copy of its own last frame: for a completed one its
-    // successor says where it ends, for the tail CURRENT does, and noise there is a torn write of nobody's.
+    // Method: lengthen each segment by zeros, by noise, by a copy of its own last frame: for a
+    // completed one its successor says where it ends, for the tail CURRENT does, and noise there is
+    // a torn write of nobody's.
     let log = three_segments(5);
     let tail = log.segments().pop().expect("there are segments");
     for path in log.segments() {
@@ -515,7 +582,8 @@ fn a_lost_header_is_corrupt() {
 
 #[test]
 fn every_missing_segment_is_missed() {
-    // Method: remove each proper and improper subset of the segments. CURRENT, or a successor's record, knows them.
+    // Method: remove each proper and improper subset of the segments. CURRENT, or a successor's
+    // record, knows them.
     for log in [three_segments(7), checkpointed(7)] {
         let segments = log.segments();
         for subset in 1..1_usize << segments.len() {
@@ -532,15 +600,19 @@ fn every_missing_segment_is_missed() {
                 panic!("without {gone:?}: {error:?}")
             };
             assert!(gone.iter().any(|gone| gone.as_path() == &**path), "without {gone:?}: {error}");
-            assert!(lost.is_empty() || lost.last() <= Lsn::from(log.records.len() as u64), "{error}");
+            assert!(
+                lost.is_empty() || lost.last() <= Lsn::from(log.records.len() as u64),
+                "{error}"
+            );
         }
     }
 }
 
 #[test]
 fn every_older_copy_of_a_segment_is_noticed() {
-    // Method: put each state in which a segment ever was in place of what it is. All but those that differ only in
-    // dead bytes lack records; in the tail it is CURRENT that knows. The last older copy is that before the last append.
+    // Method: put each state in which a segment ever was in place of what it is. All but those that
+    // differ only in dead bytes lack records; in the tail it is CURRENT that knows. The last older
+    // copy is that before the last append.
     for log in [three_segments(8), checkpointed(8)] {
         for path in log.segments() {
             let mut older: Vec<&Arc<Vec<u8>>> =
@@ -550,7 +622,9 @@ fn every_older_copy_of_a_segment_is_noticed() {
             for (at, copy) in older.iter().enumerate() {
                 let live = &log.files[&path][..log.maps[&path].live_end];
                 if !copy.starts_with(live) {
-                    log.check(&path, copy.to_vec(), &|| format!("its older copy {at} of {}", older.len()));
+                    log.check(&path, copy.to_vec(), &|| {
+                        format!("its older copy {at} of {}", older.len())
+                    });
                     noticed += 1;
                 }
             }
@@ -561,8 +635,9 @@ fn every_older_copy_of_a_segment_is_noticed() {
 
 #[test]
 fn a_lost_or_older_current_loses_nothing_and_is_reported() {
-    // Method: remove CURRENT, or put each of its older contents in its place: with an older number it is noted; with
-    // the tail's number it is what a crash leaves, and so the log is not found as it was left.
+    // Method: remove CURRENT, or put each of its older contents in its place: with an older number
+    // it is noted; with the tail's number it is what a crash leaves, and so the log is not found as
+    // it was left.
     for log in [three_segments(9), checkpointed(9)] {
         let path = current_path();
         let fs = log.fs.fork();
@@ -572,7 +647,8 @@ fn a_lost_or_older_current_loses_nothing_and_is_reported() {
         assert!(!report.is_clean(), "{report:?}");
 
         let newest = &log.files[&path];
-        let mut older: Vec<&Arc<Vec<u8>>> = log.history.iter().filter_map(|files| files.get(&path)).collect();
+        let mut older: Vec<&Arc<Vec<u8>>> =
+            log.history.iter().filter_map(|files| files.get(&path)).collect();
         older.dedup();
         older.retain(|copy| *copy != newest);
         let numbers: Vec<u64> = older.iter().map(|copy| u64_at(copy, 48)).collect();
@@ -596,7 +672,8 @@ fn a_lost_or_older_current_loses_nothing_and_is_reported() {
 
 #[test]
 fn a_segment_of_another_log_is_refused_under_any_number() {
-    // Method: put each segment of another log beside the segments, below, between (in the place of) and above them.
+    // Method: put each segment of another log beside the segments, below, between (in the place of)
+    // and above them.
     let other = checkpointed(100);
     let log = checkpointed(10);
     let numbers: Vec<u64> = (1..=8).chain([999_999, 1_000_000, u64::MAX]).collect();
@@ -617,8 +694,8 @@ fn a_segment_of_another_log_is_refused_under_any_number() {
 
 #[test]
 fn a_segment_under_another_number_is_never_taken_for_that_one() {
-    // Method: copy each segment of the log to every other number. In the place of a live one, and above them, it is
-    // refused; below them it is an orphan of the log's own, and nothing is lost.
+    // Method: copy each segment of the log to every other number. In the place of a live one, and
+    // above them, it is refused; below them it is an orphan of the log's own, and nothing is lost.
     let log = checkpointed(11);
     let segments = log.segments();
     for path in &segments {
@@ -642,8 +719,9 @@ fn a_segment_under_another_number_is_never_taken_for_that_one() {
 
 #[test]
 fn damage_that_a_quick_open_passes_over_is_reported_when_it_is_read() {
-    // Method: with `Verify::Tail`, flip a bit here and there in live frames. The open or the replay fails, the replay
-    // after a byte-equal prefix and for good; reading each record alone gives it or the damage, never another one.
+    // Method: with `Verify::Tail`, flip a bit here and there in live frames. The open or the replay
+    // fails, the replay after a byte-equal prefix and for good; reading each record alone gives it
+    // or the damage, never another one.
     let log = three_segments(12);
     let mut late = 0;
     for path in log.segments() {
@@ -665,8 +743,11 @@ fn damage_that_a_quick_open_passes_over_is_reported_when_it_is_read() {
             let (replayed, error) = replay_to_error(&log, wal.iter(), &what);
             match error {
                 Some(error) => log.check_error(&path, &error, Some(at), &what),
-                // A state that is not the newest is nobody's any more: not reading it loses nothing.
-                None => assert!(frame.count == 0 && replayed == log.records.len() as u64, "{}", what()),
+                // A state that is not the newest is nobody's any more: not reading it loses
+                // nothing.
+                None => {
+                    assert!(frame.count == 0 && replayed == log.records.len() as u64, "{}", what())
+                }
             }
             for lsn in 1..=log.records.len() as u64 {
                 let damaged = (frame.first..frame.first + u64::from(frame.count)).contains(&lsn);
@@ -685,8 +766,9 @@ fn damage_that_a_quick_open_passes_over_is_reported_when_it_is_read() {
 
 #[test]
 fn in_a_crashed_log_only_the_last_group_can_be_taken_for_a_torn_write() {
-    // Method: kill a log after an append, and flip each bit of its tail's frames. Each frame says how far a sync had
-    // succeeded before it, so that all but the last one are known to have been acknowledged.
+    // Method: kill a log after an append, and flip each bit of its tail's frames. Each frame says
+    // how far a sync had succeeded before it, so that all but the last one are known to have been
+    // acknowledged.
     let mut history = History::begin(13);
     history.grow_to_segment(2);
     let files = history.fs.files();
@@ -702,17 +784,27 @@ fn in_a_crashed_log_only_the_last_group_can_be_taken_for_a_torn_write() {
         let before = fs.files();
         match open(&fs) {
             Ok(wal) => {
-                assert!(last.bytes.contains(&at), "byte {at} is acknowledged and lost without an error");
+                assert!(
+                    last.bytes.contains(&at),
+                    "byte {at} is acknowledged and lost without an error"
+                );
                 assert_eq!(u64::from(wal.last_lsn()), last.first - 1, "byte {at}");
                 assert!(wal.recovery().dropped_bytes > 0, "byte {at}: {:?}", wal.recovery());
-                let (count, error) = replay_to_error(&history.log, wal.iter(), &|| format!("byte {at}"));
-                assert!(count == last.first - 1 && error.is_none(), "byte {at}: {count}, {error:?}");
+                let (count, error) =
+                    replay_to_error(&history.log, wal.iter(), &|| format!("byte {at}"));
+                assert!(
+                    count == last.first - 1 && error.is_none(),
+                    "byte {at}: {count}, {error:?}"
+                );
             }
             Err(Error::Corrupt { path, offset, .. }) => {
                 assert_eq!(*path, *tail);
                 let frame = vouched.iter().find(|frame| frame.bytes.contains(&at));
                 let place = usize::try_from(offset).expect("a small file");
-                assert!(frame.is_some_and(|frame| frame.bytes.contains(&place)), "byte {at}: {offset}");
+                assert!(
+                    frame.is_some_and(|frame| frame.bytes.contains(&place)),
+                    "byte {at}: {offset}"
+                );
                 assert_unchanged(&before, &fs.files(), &|| format!("byte {at}"));
             }
             Err(error) => panic!("byte {at}: {error:?}"),
@@ -720,7 +812,8 @@ fn in_a_crashed_log_only_the_last_group_can_be_taken_for_a_torn_write() {
     }
 }
 
-/// Counts the records that an iterator yields, which must be the log's, up to the error that ends it, if any.
+/// Counts the records that an iterator yields, which must be the log's, up to the error that ends
+/// it, if any.
 fn replay_to_error(log: &Sound, mut iter: Iter, what: &dyn Fn() -> String) -> (u64, Option<Error>) {
     let mut count = 0;
     loop {

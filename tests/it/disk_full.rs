@@ -17,7 +17,8 @@ use crate::on_disk;
 const SEVERAL_SEGMENTS: u64 = 1 << 20;
 const ONE_SEGMENT: u64 = 64 << 20;
 
-/// A file system of its own: ext4 on a loop device, or a tmpfs where there is none. Unmounted when dropped.
+/// A file system of its own: ext4 on a loop device, or a tmpfs where there is none. Unmounted when
+/// dropped.
 #[derive(Debug)]
 struct SmallDisk {
     point: PathBuf,
@@ -100,8 +101,10 @@ fn text(path: &Path) -> &str {
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let output =
-        Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
@@ -112,7 +115,8 @@ fn options(segment_bytes: u64, mode: Durability) -> Options {
     Options::new().segment_bytes(segment_bytes).durability(mode)
 }
 
-/// Appends from eight threads until each has met the full disk; `told` hears of every record that was acknowledged.
+/// Appends from eight threads until each has met the full disk; `told` hears of every record that
+/// was acknowledged.
 fn fill(wal: &Wal, told: &(impl Fn(Lsn, u64, u64) + Sync)) {
     thread::scope(|scope| {
         for thread in 0..8 {
@@ -154,8 +158,11 @@ fn child_that_fills_a_disk() {
     // Not a test by itself: what the tests below run, and kill.
     let Ok(arguments) = env::var(VARIABLE) else { return };
     let words: Vec<&str> = arguments.splitn(3, ' ').collect();
-    let mode =
-        if words[0] == "sync" { Durability::Sync } else { Durability::Interval(Duration::from_millis(5)) };
+    let mode = if words[0] == "sync" {
+        Durability::Sync
+    } else {
+        Durability::Interval(Duration::from_millis(5))
+    };
     let segment_bytes = words[1].parse().expect("a number");
     let wal = options(segment_bytes, mode).open(words[2]).expect("a new log can be made");
     wal.set_state(b"before").expect("there is room");
@@ -197,23 +204,33 @@ fn survive_a_full_disk(segment_bytes: u64, mode: Durability, end: End, then: The
             End::Closed => {
                 let closed = wal.close();
                 if let Err(error) = &closed {
-                    // Other threads may have taken the room between a write of CURRENT and the spare for the next.
-                    let allowed =
-                        segment_bytes == SEVERAL_SEGMENTS && matches!(error, Error::StorageFull { .. });
+                    // Other threads may have taken the room between a write of CURRENT and the
+                    // spare for the next.
+                    let allowed = segment_bytes == SEVERAL_SEGMENTS
+                        && matches!(error, Error::StorageFull { .. });
                     assert!(allowed, "{context}: {error}");
                     println!("{context}: it could not be closed, and stays open");
                     ledger.check_log(&wal);
                 }
                 drop(wal);
                 let wal = open();
-                assert_eq!(wal.recovery().is_clean(), closed.is_ok(), "{context}: {:?}", wal.recovery());
+                assert_eq!(
+                    wal.recovery().is_clean(),
+                    closed.is_ok(),
+                    "{context}: {:?}",
+                    wal.recovery()
+                );
                 wal
             }
             _ => wal,
         }
     };
     ledger.check_order();
-    assert_eq!(u64::from(wal.last_lsn()), ledger.len(), "{context}: what was refused is taken back");
+    assert_eq!(
+        u64::from(wal.last_lsn()),
+        ledger.len(),
+        "{context}: what was refused is taken back"
+    );
     assert_eq!(
         wal.sync().unwrap(),
         wal.last_lsn(),
@@ -241,7 +258,13 @@ fn survive_a_full_disk(segment_bytes: u64, mode: Durability, end: End, then: The
 }
 
 /// Checkpoints on the full disk; returns where, and what that freed.
-fn free_the_disk(disk: &SmallDisk, wal: &Wal, ledger: &Ledger, then: Then, context: &str) -> (Lsn, u64) {
+fn free_the_disk(
+    disk: &SmallDisk,
+    wal: &Wal,
+    ledger: &Ledger,
+    then: Then,
+    context: &str,
+) -> (Lsn, u64) {
     let checkpoint = || {
         let free = disk.free_bytes();
         let last = wal.last_lsn();
@@ -255,15 +278,19 @@ fn free_the_disk(disk: &SmallDisk, wal: &Wal, ledger: &Ledger, then: Then, conte
     if freed > 1 << 20 {
         return (last, freed);
     }
-    // The log has just been opened, does not know that the disk is full, and keeps its tail, which here is all there
-    // is. As soon as it is told, it lets that go, too.
-    assert_eq!(then, Then::Checkpoint, "{context}: nothing was freed on a disk that is known to be full");
+    // The log has just been opened, does not know that the disk is full, and keeps its tail, which
+    // here is all there is. As soon as it is told, it lets that go, too.
+    assert_eq!(
+        then,
+        Then::Checkpoint,
+        "{context}: nothing was freed on a disk that is known to be full"
+    );
     append_until_refused(wal, ledger, context);
     checkpoint()
 }
 
-/// What was cut back, or filled with zeros before, and the spares that an open removes, may have room for some more
-/// records. They are the log's like all others.
+/// What was cut back, or filled with zeros before, and the spares that an open removes, may have
+/// room for some more records. They are the log's like all others.
 fn append_until_refused(wal: &Wal, ledger: &Ledger, context: &str) {
     let refused = (0..).find_map(|number| match wal.append(record(50, number, 3000).entry()) {
         Ok(lsn) => {
@@ -280,8 +307,9 @@ fn append_until_refused(wal: &Wal, ledger: &Ledger, context: &str) {
 /// Appends where there is room again: the LSNs go on where they stood.
 fn go_on(wal: &Wal, ledger: &Ledger, last: Lsn, context: &str) {
     for (lsn, number) in (u64::from(last) + 1..).zip(0..500) {
-        let appended =
-            wal.append(record(60, number, 3000).entry()).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let appended = wal
+            .append(record(60, number, 3000).entry())
+            .unwrap_or_else(|error| panic!("{context}: {error}"));
         assert_eq!(u64::from(appended), lsn, "{context}");
         ledger.note(appended, 60, number);
     }
@@ -301,8 +329,8 @@ fn survive_in_every_way(end: End) {
 
 #[test]
 fn a_checkpoint_frees_a_full_disk_and_appends_go_on() {
-    // Method: eight threads fill a small disk with a log of several segments, or of the tail alone; a file takes
-    // what is left. Then checkpoint, and append again without reopening.
+    // Method: eight threads fill a small disk with a log of several segments, or of the tail alone;
+    // a file takes what is left. Then checkpoint, and append again without reopening.
     watchdog(120, || survive_in_every_way(End::StaysOpen));
 }
 
@@ -330,8 +358,9 @@ fn in_interval_mode_a_full_disk_loses_nothing_either() {
 
 #[test]
 fn an_open_that_finds_no_room_loses_nothing() {
-    // Method: kill a log on a full disk, and take the room of its spares as well. It cannot be opened for writing
-    // there, each attempt says so and changes nothing, and with more room it is as if nothing had been.
+    // Method: kill a log on a full disk, and take the room of its spares as well. It cannot be
+    // opened for writing there, each attempt says so and changes nothing, and with more room it is
+    // as if nothing had been.
     watchdog(120, || {
         for mode in [Durability::Sync, INTERVAL] {
             let Some(disk) = SmallDisk::mount(16) else { return };
@@ -361,8 +390,9 @@ fn an_open_that_finds_no_room_loses_nothing() {
 
 #[test]
 fn in_buffered_mode_what_has_an_lsn_waits_in_memory_for_room() {
-    // Method: fill the disk; what was given an LSN and found no room is kept, whatever is called, and goes out once
-    // there is room: made by removing another file, or by a checkpoint on the full disk.
+    // Method: fill the disk; what was given an LSN and found no room is kept, whatever is called,
+    // and goes out once there is room: made by removing another file, or by a checkpoint on the
+    // full disk.
     watchdog(120, || {
         for by_checkpoint in [false, true] {
             let Some(disk) = SmallDisk::mount(36) else { return };
@@ -383,12 +413,18 @@ fn in_buffered_mode_what_has_an_lsn_waits_in_memory_for_room() {
                     ("append", wal.append("no room").map(drop)),
                     ("close", wal.close()),
                 ] {
-                    assert!(matches!(outcome, Err(Error::StorageFull { .. })), "{call}: {outcome:?}");
+                    assert!(
+                        matches!(outcome, Err(Error::StorageFull { .. })),
+                        "{call}: {outcome:?}"
+                    );
                 }
                 assert_eq!((wal.last_lsn(), wal.is_poisoned()), (last, false));
             }
             assert_eq!(wal.read(last).unwrap(), None, "it is not durable");
-            println!("{} of {last} records waited in memory", u64::from(last) - u64::from(wal.durable_lsn()));
+            println!(
+                "{} of {last} records waited in memory",
+                u64::from(last) - u64::from(wal.durable_lsn())
+            );
             if by_checkpoint {
                 wal.checkpoint(wal.durable_lsn()).unwrap();
             } else {
@@ -407,8 +443,8 @@ fn in_buffered_mode_what_has_an_lsn_waits_in_memory_for_room() {
 
 #[test]
 fn every_call_on_a_full_disk_is_refused_whole_and_leaves_the_log_usable() {
-    // Method: on a disk that is full to the last block, and with no spares left, make every call that needs room,
-    // several times. Each succeeds, or is refused and changes nothing.
+    // Method: on a disk that is full to the last block, and with no spares left, make every call
+    // that needs room, several times. Each succeeds, or is refused and changes nothing.
     watchdog(120, || {
         let Some(disk) = SmallDisk::mount(16) else { return };
         let options = options(SEVERAL_SEGMENTS, Durability::Sync);
@@ -460,13 +496,14 @@ fn child_whose_files_may_not_grow() {
     let (wal, ledger) = (Wal::open(&dir).unwrap(), Ledger::default());
     for round in 0..3 {
         let before = ledger.len();
-        let refused = (0..1000).find_map(|number| match wal.append(record(round, number, 4000).entry()) {
-            Ok(lsn) => {
-                ledger.note(lsn, round, number);
-                None
-            }
-            Err(error) => Some(error),
-        });
+        let refused =
+            (0..1000).find_map(|number| match wal.append(record(round, number, 4000).entry()) {
+                Ok(lsn) => {
+                    ledger.note(lsn, round, number);
+                    None
+                }
+                Err(error) => Some(error),
+            });
         assert!(matches!(refused, Some(Error::StorageFull { .. })), "{refused:?}");
         assert!(ledger.len() > before + 20, "{} records", ledger.len() - before);
         ledger.check_log(&wal);
@@ -477,14 +514,18 @@ fn child_whose_files_may_not_grow() {
     wal.close().unwrap();
     let wal = Wal::open(&dir).unwrap();
     ledger.check_log(&wal);
-    say(&format!("{} records in {} segments", ledger.len(), on_disk::segments(Path::new(&dir)).len()));
+    say(&format!(
+        "{} records in {} segments",
+        ledger.len(),
+        on_disk::segments(Path::new(&dir)).len()
+    ));
 }
 
 #[test]
 #[cfg(unix)]
 fn a_file_that_may_not_grow_is_a_full_disk() {
-    // Method: a child under `ulimit -f`, its signal ignored, appends to one segment until that may not grow, and goes
-    // on in the next one.
+    // Method: a child under `ulimit -f`, its signal ignored, appends to one segment until that may
+    // not grow, and goes on in the next one.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let variables = [(LIMITED_VARIABLE, text(scratch.path()))];

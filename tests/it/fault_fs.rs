@@ -44,7 +44,8 @@ pub(crate) struct Site {
 /// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// `EIO`, and nothing was done. A sync that fails so drops what it should have written, as Linux does.
+    /// `EIO`, and nothing was done. A sync that fails so drops what it should have written, as
+    /// Linux does.
     Broken,
     /// `EIO`, though it was done.
     BrokenAfterwards,
@@ -52,7 +53,8 @@ pub(crate) enum Fault {
     Full,
     /// `ENOSPC`, though all was written.
     FullAfterwards,
-    /// `ENOSPC` for all that makes a file or makes it longer, until [`FaultFs::heal`]. Bytes can be overwritten.
+    /// `ENOSPC` for all that makes a file or makes it longer, until [`FaultFs::heal`]. Bytes can be
+    /// overwritten.
     NoRoom,
     /// `ENOSPC` for every write and creation, until [`FaultFs::heal`].
     FullForLong,
@@ -80,7 +82,8 @@ impl Fault {
     /// Whether `call` can fail in this way.
     pub(crate) fn befalls(self, call: Call) -> bool {
         use Call::{
-            Canonicalize, Create, CreateDir, Extend, List, Lock, Open, Random, Read, Size, Unlink, Write,
+            Canonicalize, Create, CreateDir, Extend, List, Lock, Open, Random, Read, Size, Unlink,
+            Write,
         };
         match self {
             Fault::Broken | Fault::Interrupted => true,
@@ -88,10 +91,14 @@ impl Fault {
             Fault::BrokenAfterwards => {
                 !matches!(call, Canonicalize | List | Open | Read | Size | Random | Lock)
             }
-            Fault::Full => !matches!(call, Canonicalize | List | Open | Read | Size | Random | Unlink),
+            Fault::Full => {
+                !matches!(call, Canonicalize | List | Open | Read | Size | Random | Unlink)
+            }
             Fault::NoRoom => matches!(call, Extend | Create | CreateDir),
             Fault::FullForLong => matches!(call, Write | Extend | Create | CreateDir),
-            Fault::FullAfterwards | Fault::Short | Fault::ShortThenFull => matches!(call, Write | Extend),
+            Fault::FullAfterwards | Fault::Short | Fault::ShortThenFull => {
+                matches!(call, Write | Extend)
+            }
         }
     }
 }
@@ -101,14 +108,16 @@ impl Fault {
 pub(crate) struct FaultFs {
     disk: MemFs,
     plan: Arc<Mutex<Plan>>,
-    /// Whether the process that uses it still lives: the calls of a dead one fail and are not counted.
+    /// Whether the process that uses it still lives: the calls of a dead one fail and are not
+    /// counted.
     alive: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 struct Plan {
     calls: Vec<Site>,
-    /// The fault, and the number of the call, counted from 0, from which on the first that it can befall fails.
+    /// The fault, and the number of the call, counted from 0, from which on the first that it can
+    /// befall fails.
     armed: Option<(Fault, usize)>,
     /// After so many more calls the same befalls the log again.
     period: Option<usize>,
@@ -136,12 +145,18 @@ fn full() -> io::Error {
 impl FaultFs {
     /// Wraps `disk` without any fault: it only counts.
     pub(crate) fn new(disk: MemFs) -> FaultFs {
-        let plan =
-            Plan { calls: Vec::new(), armed: None, period: None, fired: Vec::new(), spectating: false };
+        let plan = Plan {
+            calls: Vec::new(),
+            armed: None,
+            period: None,
+            fired: Vec::new(),
+            spectating: false,
+        };
         FaultFs { disk, plan: Arc::new(Mutex::new(plan)), alive: Arc::new(AtomicBool::new(true)) }
     }
 
-    /// Lets `fault` befall the first call that it can befall, of those from number `at` on, counted from 0.
+    /// Lets `fault` befall the first call that it can befall, of those from number `at` on, counted
+    /// from 0.
     pub(crate) fn with_fault(self, fault: Fault, at: usize) -> FaultFs {
         self.plan().armed = Some((fault, at));
         self
@@ -167,7 +182,8 @@ impl FaultFs {
         seen
     }
 
-    /// Kills the process: its calls fail from now on, and the next one finds `disk`. Calls are counted on.
+    /// Kills the process: its calls fail from now on, and the next one finds `disk`. Calls are
+    /// counted on.
     pub(crate) fn next_process(&self, disk: MemFs) -> FaultFs {
         self.alive.store(false, Ordering::SeqCst);
         FaultFs { disk, plan: self.plan.clone(), alive: Arc::new(AtomicBool::new(true)) }
@@ -203,7 +219,9 @@ impl FaultFs {
         }
         let number = plan.calls.len();
         plan.calls.push(site.clone());
-        let Some((fault, _)) = plan.armed.filter(|(fault, at)| *at <= number && fault.befalls(call)) else {
+        let Some((fault, _)) =
+            plan.armed.filter(|(fault, at)| *at <= number && fault.befalls(call))
+        else {
             return Fate::Goes;
         };
         plan.fired.push(site);
@@ -222,7 +240,12 @@ impl FaultFs {
         }
     }
 
-    fn make<T>(&self, call: Call, path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn make<T>(
+        &self,
+        call: Call,
+        path: &Path,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
         match self.fate(call, path) {
             Fate::Goes | Fate::IsShort => work(),
             Fate::Fails(error) => Err(error),

@@ -170,8 +170,8 @@ impl Journal {
         (self.kept, self.durable) = (self.last(), self.last());
     }
 
-    /// Checks a log that was just opened: it holds at least so many records, nothing invented, batches whole.
-    /// Returns the records that it holds, and its floor.
+    /// Checks a log that was just opened: it holds at least so many records, nothing invented,
+    /// batches whole. Returns the records that it holds, and its floor.
     fn check(&self, wal: &Wal, at_least: u64, what: &dyn Fn() -> String) -> (u64, u64) {
         let floor = u64::from(wal.first_lsn()) - 1;
         assert!(self.floors.contains(&floor), "{}: floor {floor} of {:?}", what(), self.floors);
@@ -188,8 +188,13 @@ impl Journal {
     /// Checks that an open log returns exactly the records above `floor` that it calls durable.
     fn check_records(&self, wal: &Wal, floor: u64, what: &dyn Fn() -> String) {
         let durable = u64::from(wal.durable_lsn());
-        let (first, found) = collect(wal.iter()).unwrap_or_else(|error| panic!("{}: {error}", what()));
-        assert!(first.is_none_or(|first| first == Lsn::from(floor + 1)), "{}: starts at {first:?}", what());
+        let (first, found) =
+            collect(wal.iter()).unwrap_or_else(|error| panic!("{}: {error}", what()));
+        assert!(
+            first.is_none_or(|first| first == Lsn::from(floor + 1)),
+            "{}: starts at {first:?}",
+            what()
+        );
         assert_eq!(found.len() as u64, durable - floor, "{}: records above {floor}", what());
         let submitted: Vec<&Stored> = self.accepted.iter().chain(&self.unknown).collect();
         for (lsn, record) in (floor + 1..).zip(&found) {
@@ -249,21 +254,24 @@ fn run(workload: &[Step], mode: Durability, fault: Option<(Fault, usize)>) -> Ou
     let fault_kind = fault.map(|(fault, _)| fault);
     let mut run = Run { mode, fault: fault_kind, fs, wal: None, journal, rng, what, outcome };
     for (number, step) in workload.iter().enumerate() {
-        run.what = format!("{mode:?}, {fault:?}, step {number} {step:?}, after {:?}", run.fs.fired());
+        run.what =
+            format!("{mode:?}, {fault:?}, step {number} {step:?}, after {:?}", run.fs.fired());
         run.step(*step);
     }
     run.end()
 }
 
 impl Run {
-    /// Makes one step, and if it fails checks that the log is truthful about it, and then makes it succeed.
+    /// Makes one step, and if it fails checks that the log is truthful about it, and then makes it
+    /// succeed.
     fn step(&mut self, step: Step) {
         let fired = self.fs.fired().len();
         let done = self.attempt(step);
         self.check_poison(step, self.fs.fired().get(fired));
         let Err(error) = done else { return };
         self.outcome.errors.push(error.clone());
-        let known = matches!(error, Error::Io { .. } | Error::StorageFull { .. } | Error::Poisoned { .. });
+        let known =
+            matches!(error, Error::Io { .. } | Error::StorageFull { .. } | Error::Poisoned { .. });
         assert!(known, "{}: a failed call is not damage: {error:?}", self.what);
         self.check_power_cut();
         if self.wal.as_ref().is_some_and(Wal::is_poisoned) {
@@ -293,8 +301,8 @@ impl Run {
         self.attempt_surely(step);
     }
 
-    /// Goes on for a while on a disk that stays full: every call succeeds or says so, and changes nothing. In the end
-    /// the process may be killed, and even the next one may find no room.
+    /// Goes on for a while on a disk that stays full: every call succeeds or says so, and changes
+    /// nothing. In the end the process may be killed, and even the next one may find no room.
     fn live_on_full_disk(&mut self) {
         let kill: &[Step] = if self.rng.coin() { &[Step::Kill, Step::Open] } else { &[] };
         for step in FULL_DISK.iter().chain(kill) {
@@ -317,10 +325,14 @@ impl Run {
         let unborn = site.name.ends_with(".tmp");
         let fatal = match fault {
             Fault::Broken | Fault::BrokenAfterwards => {
-                matches!(site.call, Call::Write | Call::Extend | Call::Sync | Call::SyncDir | Call::Rename)
+                matches!(
+                    site.call,
+                    Call::Write | Call::Extend | Call::Sync | Call::SyncDir | Call::Rename
+                )
             }
             Fault::Full => {
-                matches!(site.call, Call::SyncDir | Call::Rename) || site.call == Call::Sync && !unborn
+                matches!(site.call, Call::SyncDir | Call::Rename)
+                    || site.call == Call::Sync && !unborn
             }
             _ => false,
         };
@@ -342,9 +354,14 @@ impl Run {
         }
         let Some(wal) = self.wal.take() else { panic!("{}: no log is open", self.what) };
         let done = self.attempt_on(&wal, step);
-        let ends = matches!(step, Step::Kill | Step::KillInWrite) || step == Step::Close && done.is_ok();
+        let ends =
+            matches!(step, Step::Kill | Step::KillInWrite) || step == Step::Close && done.is_ok();
         if !ends {
-            assert!(wal.durable_lsn() >= Lsn::from(self.journal.durable), "{}: durable falls", self.what);
+            assert!(
+                wal.durable_lsn() >= Lsn::from(self.journal.durable),
+                "{}: durable falls",
+                self.what
+            );
             self.wal = Some(wal);
         }
         done
@@ -421,7 +438,10 @@ impl Run {
                 for lsn in floor + 1..=u64::from(wal.durable_lsn()) {
                     let record = wal.read(Lsn::from(lsn))?;
                     let stored = &journal.accepted[usize::try_from(lsn - 1).expect("a short log")];
-                    assert!(record.is_some_and(|record| stored.is(&record)), "{what}: record {lsn}");
+                    assert!(
+                        record.is_some_and(|record| stored.is(&record)),
+                        "{what}: record {lsn}"
+                    );
                 }
                 Ok(())
             }
@@ -442,12 +462,22 @@ impl Run {
     }
 
     /// Notes what an append told, and checks that LSNs stay dense.
-    fn appended(&mut self, wal: &Wal, appended: Result<(Lsn, Lsn)>, records: Vec<Stored>) -> Result<()> {
+    fn appended(
+        &mut self,
+        wal: &Wal,
+        appended: Result<(Lsn, Lsn)>,
+        records: Vec<Stored>,
+    ) -> Result<()> {
         let next = self.journal.last() + 1;
         let count = records.len() as u64;
         match appended {
             Ok((first, last)) => {
-                assert_eq!((first, last), (Lsn::from(next), Lsn::from(next + count - 1)), "{}", self.what);
+                assert_eq!(
+                    (first, last),
+                    (Lsn::from(next), Lsn::from(next + count - 1)),
+                    "{}",
+                    self.what
+                );
                 self.journal.accept(records, self.mode);
                 Ok(())
             }
@@ -456,7 +486,12 @@ impl Run {
                     assert!(matches!(error, Error::Poisoned { .. }), "{}: {error:?}", self.what);
                     self.journal.unknown = records;
                 } else {
-                    assert_eq!(wal.next_lsn(), Lsn::from(next), "{}: nothing was appended", self.what);
+                    assert_eq!(
+                        wal.next_lsn(),
+                        Lsn::from(next),
+                        "{}: nothing was appended",
+                        self.what
+                    );
                 }
                 Err(error)
             }
@@ -505,7 +540,8 @@ impl Run {
         }
     }
 
-    /// Checks that a poisoned log acknowledges nothing, reads on, and writes nothing, not even when it goes.
+    /// Checks that a poisoned log acknowledges nothing, reads on, and writes nothing, not even when
+    /// it goes.
     fn check_poisoned(&mut self, step: Step, error: &Error) {
         let what = format!("{}, poisoned", self.what);
         self.outcome.poisoned += 1;
@@ -514,7 +550,10 @@ impl Run {
         let wal = self.wal.take().expect("a poisoned log is open");
         let durable = wal.durable_lsn();
         assert!(durable >= Lsn::from(self.journal.durable), "{what}: durable fell to {durable}");
-        assert!(u64::from(durable) <= self.journal.last(), "{what}: {durable} was never acknowledged");
+        assert!(
+            u64::from(durable) <= self.journal.last(),
+            "{what}: {durable} was never acknowledged"
+        );
         let before = self.fs.disk().files();
         for refused in [
             wal.append("more").map(drop),
@@ -549,12 +588,13 @@ impl Run {
         assert_eq!(self.fs.disk().files(), before, "{what}: it went on writing");
     }
 
-    /// Checks on copies of the disk that a power cut now, which keeps little or anything of what was not synced,
-    /// loses nothing that was durable.
+    /// Checks on copies of the disk that a power cut now, which keeps little or anything of what
+    /// was not synced, loses nothing that was durable.
     fn check_power_cut(&mut self) {
         let disk = self.fs.disk();
         let durable = self.wal.as_ref().map_or(0, |wal| u64::from(wal.durable_lsn()));
-        for (image, kept) in [(disk.power_cut(), "little"), (disk.torn_power_cut(&mut self.rng), "anything")]
+        for (image, kept) in
+            [(disk.power_cut(), "little"), (disk.torn_power_cut(&mut self.rng), "anything")]
         {
             let what = || format!("{}, after a power cut that kept {kept}", self.what);
             let opened = small_segments().open_on(Arc::new(image), DIR);
@@ -591,7 +631,8 @@ fn tear_tail(disk: &MemFs) {
     disk.replace(path, torn);
 }
 
-/// Runs the workload with each fault at each call that it can befall; calls `check` for each, on both cores.
+/// Runs the workload with each fault at each call that it can befall; calls `check` for each, on
+/// both cores.
 fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
     let sound = run(WORKLOAD, mode, None);
     assert!(sound.errors.is_empty() && sound.fired.is_empty(), "{:?}", sound.errors);
@@ -601,7 +642,11 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
         RecoveryAction::BornAgain,
         RecoveryAction::Succeeded,
     ] {
-        assert!(sound.actions.contains(&action), "the workload never meets {action:?}: {:?}", sound.actions);
+        assert!(
+            sound.actions.contains(&action),
+            "the workload never meets {action:?}: {:?}",
+            sound.actions
+        );
     }
     let calls = &sound.calls;
     let runs = |fault: Fault| {
@@ -629,9 +674,13 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
     };
     watchdog(300, || thread::scope(|scope| (0..2).map(|_| scope.spawn(work)).for_each(drop)));
     let full_checkpoints = full_checkpoints.into_inner();
-    assert!(full_checkpoints >= 10, "only {full_checkpoints} checkpoints had to succeed on a full disk");
+    assert!(
+        full_checkpoints >= 10,
+        "only {full_checkpoints} checkpoints had to succeed on a full disk"
+    );
     println!("{mode:?}: {} calls. Fault and call: runs, with an error, poisoned", calls.len());
-    for ((fault, call), [runs, errors, poisoned]) in tally.into_inner().expect("no thread panicked") {
+    for ((fault, call), [runs, errors, poisoned]) in tally.into_inner().expect("no thread panicked")
+    {
         println!("{fault:?} {call:?}: {runs}, {errors}, {poisoned}");
     }
 }
@@ -641,13 +690,19 @@ fn check_outcome(fault: Fault, outcome: &Outcome) {
     let first = &outcome.fired[0];
     match fault {
         Fault::Interrupted | Fault::Short => {
-            assert!(outcome.errors.is_empty(), "{fault:?} of {first:?} is made good: {:?}", outcome.errors);
+            assert!(
+                outcome.errors.is_empty(),
+                "{fault:?} of {first:?} is made good: {:?}",
+                outcome.errors
+            );
         }
         // A write that meets a full disk is undone, and all of the log goes on.
         Fault::FullAfterwards | Fault::NoRoom | Fault::FullForLong | Fault::ShortThenFull => {
             assert_eq!(outcome.poisoned, 0, "{fault:?} of {first:?}: {:?}", outcome.errors);
         }
-        Fault::Full if matches!(first.call, Call::Write | Call::Extend | Call::Create | Call::Lock) => {
+        Fault::Full
+            if matches!(first.call, Call::Write | Call::Extend | Call::Create | Call::Lock) =>
+        {
             assert_eq!(outcome.poisoned, 0, "{fault:?} of {first:?}: {:?}", outcome.errors);
         }
         Fault::Broken | Fault::BrokenAfterwards | Fault::Full => {}
@@ -656,9 +711,10 @@ fn check_outcome(fault: Fault, outcome: &Outcome) {
 
 #[test]
 fn in_sync_mode_no_failed_call_makes_the_log_lie() {
-    // Method: count the calls of a workload that holds every way to change files and every way to reopen; then let
-    // each of them fail in each way. After every error the log must say what it is, acknowledge nothing once
-    // poisoned, go on if not, and lose nothing in a kill or in a power cut; then the fault ends and all must work.
+    // Method: count the calls of a workload that holds every way to change files and every way to
+    // reopen; then let each of them fail in each way. After every error the log must say what it
+    // is, acknowledge nothing once poisoned, go on if not, and lose nothing in a kill or in a power
+    // cut; then the fault ends and all must work.
     with_every_fault(Durability::Sync, check_outcome);
 }
 
@@ -670,14 +726,15 @@ fn in_interval_mode_no_failed_call_makes_the_log_lie() {
 
 #[test]
 fn in_buffered_mode_no_failed_call_makes_the_log_lie() {
-    // Method: as in `Sync` mode; what was flushed survives a kill, what was synced a power cut, the rest may be gone.
+    // Method: as in `Sync` mode; what was flushed survives a kill, what was synced a power cut, the
+    // rest may be gone.
     with_every_fault(Durability::Buffered, check_outcome);
 }
 
 #[test]
 fn an_interrupted_look_at_the_directory_is_made_again() {
-    // Method: interrupt each listing that opening makes, of a new log, of one that is closed and of one that was
-    // killed. A directory that is there is looked at, too, when it cannot be made.
+    // Method: interrupt each listing that opening makes, of a new log, of one that is closed and of
+    // one that was killed. A directory that is there is looked at, too, when it cannot be made.
     for (steps, listings_min) in [
         (&[Step::Open][..], 1),
         (&[Step::Open, Step::Append(10), Step::Close, Step::Open], 3),
@@ -710,7 +767,8 @@ fn append_all(wal: &Wal, thread: u64, told: &Mutex<Told>) {
     for at in 1..=RECORDS_EACH {
         let number = thread << 32 | at;
         // One entry is large enough for a write of its own in its group.
-        let payload_bytes = if at == RECORDS_EACH / 2 { 70_000 } else { Rng::new(number).below(900) };
+        let payload_bytes =
+            if at == RECORDS_EACH / 2 { 70_000 } else { Rng::new(number).below(900) };
         let record = Stored::numbered(number, payload_bytes);
         loop {
             let appended = wal.append(record.entry());
@@ -729,7 +787,8 @@ fn append_all(wal: &Wal, thread: u64, told: &Mutex<Told>) {
     }
 }
 
-/// Rotates, checkpoints and sets states while others append; returns when the log is poisoned, or they are done.
+/// Rotates, checkpoints and sets states while others append; returns when the log is poisoned, or
+/// they are done.
 fn disturb(wal: &Wal, done: &AtomicU64) {
     for round in 0_u64.. {
         let floor = u64::from(wal.durable_lsn()) / 2;
@@ -761,12 +820,15 @@ fn check_image(image: MemFs, durable: Lsn, told: &BTreeMap<Lsn, Stored>, what: &
     for (lsn, record) in (u64::from(wal.first_lsn())..).map(Lsn::from).zip(&records) {
         // What was not durable yet may have been taken back, and the LSN given out again.
         let promised = told.get(&lsn).filter(|_| lsn <= durable);
-        assert!(promised.is_none_or(|promised| promised == record), "{what}: another record is {lsn}");
+        assert!(
+            promised.is_none_or(|promised| promised == record),
+            "{what}: another record is {lsn}"
+        );
     }
 }
 
-/// Lets many threads use a log on a failing disk, and cuts the power, on copies, at any moment. Returns how many
-/// calls were refused, and whether the log was poisoned.
+/// Lets many threads use a log on a failing disk, and cuts the power, on copies, at any moment.
+/// Returns how many calls were refused, and whether the log was poisoned.
 fn storm(mode: Durability, fs: &FaultFs, rng: &mut Rng) -> (u64, bool) {
     let wal = small_segments().durability(mode).open_on(Arc::new(fs.clone()), DIR);
     let wal = wal.expect("the faults begin later");
@@ -787,7 +849,10 @@ fn storm(mode: Durability, fs: &FaultFs, rng: &mut Rng) -> (u64, bool) {
             let disk = fs.disk();
             let image = if rng.coin() { disk.power_cut() } else { disk.torn_power_cut(rng) };
             if mode == Durability::Sync {
-                assert!(acknowledged.keys().all(|lsn| *lsn <= durable), "what is acknowledged is durable");
+                assert!(
+                    acknowledged.keys().all(|lsn| *lsn <= durable),
+                    "what is acknowledged is durable"
+                );
             }
             check_image(image, durable, &acknowledged, "after a power cut");
         }
@@ -803,7 +868,11 @@ fn storm(mode: Durability, fs: &FaultFs, rng: &mut Rng) -> (u64, bool) {
         );
         let floor = u64::from(wal.first_lsn()) - 1;
         let (_, records) = collect(wal.iter()).expect("what is durable can be read");
-        assert_eq!(records.len() as u64, u64::from(durable) - floor, "reads of what is durable go on");
+        assert_eq!(
+            records.len() as u64,
+            u64::from(durable) - floor,
+            "reads of what is durable go on"
+        );
     } else {
         assert_eq!(acknowledged.len() as u64, THREADS * RECORDS_EACH);
         assert_eq!(
@@ -822,8 +891,9 @@ fn storm(mode: Durability, fs: &FaultFs, rng: &mut Rng) -> (u64, bool) {
 
 #[test]
 fn many_threads_on_a_full_disk_lose_nothing_and_skip_nothing() {
-    // Method: eight threads append while one rotates, checkpoints and sets states; again and again a write finds the
-    // disk full, though all of it was written. Each refused record is tried again. At any moment the power may fail.
+    // Method: eight threads append while one rotates, checkpoints and sets states; again and again
+    // a write finds the disk full, though all of it was written. Each refused record is tried
+    // again. At any moment the power may fail.
     let mut rng = Rng::new(seed());
     for mode in MODES {
         let refused = watchdog(60, || {
@@ -839,7 +909,8 @@ fn many_threads_on_a_full_disk_lose_nothing_and_skip_nothing() {
 
 #[test]
 fn many_threads_on_a_breaking_disk_all_learn_of_it() {
-    // Method: likewise, but one call fails for good, at a random place. Every thread must come back, with an error.
+    // Method: likewise, but one call fails for good, at a random place. Every thread must come
+    // back, with an error.
     let mut rng = Rng::new(seed());
     let mut poisoned = 0;
     for round in 0..30 {

@@ -1,5 +1,6 @@
-//! The bytes on disk are those of `docs/format.md`. Here is a second encoder and decoder, written from that page and
-//! sharing nothing with the library: it reads what the library wrote, and writes what the library must read.
+//! The bytes on disk are those of `docs/format.md`. Here is a second encoder and decoder, written
+//! from that page and sharing nothing with the library: it reads what the library wrote, and writes
+//! what the library must read.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::{env, fs};
 
-use seawall::{Durability, Entry, Error, Fs, Lsn, Options, RecoveryAction, SpaceAhead, Verify, Wal};
+use seawall::{
+    Durability, Entry, Error, Fs, Lsn, Options, RecoveryAction, SpaceAhead, Verify, Wal,
+};
 
 use crate::common::{Stored, collect, replay, small_segments};
 use crate::hook_fs::HookFs;
@@ -94,8 +97,14 @@ impl Header {
     const MAGIC: &[u8; 8] = b"SEAWALL\0";
 
     pub(crate) fn encode(&self, version: u32) -> Vec<u8> {
-        let none =
-            Predecessor { number: 0, salt: [0; 16], end: 0, last: 0, frame_offset: 0, frame_checksum: 0 };
+        let none = Predecessor {
+            number: 0,
+            salt: [0; 16],
+            end: 0,
+            last: 0,
+            frame_offset: 0,
+            frame_checksum: 0,
+        };
         let old = self.predecessor.as_ref().unwrap_or(&none);
         let fields: [(usize, &[u8]); 11] = [
             (16, &self.log_id),
@@ -125,7 +134,10 @@ impl Header {
             frame_checksum: u32_at(block, 120),
         };
         let has_predecessor = predecessor.number != 0;
-        assert!(has_predecessor || block[72..124].iter().all(|byte| *byte == 0), "none is 0 throughout");
+        assert!(
+            has_predecessor || block[72..124].iter().all(|byte| *byte == 0),
+            "none is 0 throughout"
+        );
         Header {
             log_id: id_at(block, 16),
             salt: id_at(block, 32),
@@ -205,7 +217,8 @@ impl Frame {
     pub(crate) fn encode(&self, salt: &Id) -> Vec<u8> {
         let mut frame = vec![0; 40];
         frame[..4].copy_from_slice(&salt[..4]);
-        frame[8..12].copy_from_slice(&u32::try_from(self.body.len()).expect("a small body").to_le_bytes());
+        frame[8..12]
+            .copy_from_slice(&u32::try_from(self.body.len()).expect("a small body").to_le_bytes());
         frame[12..16].copy_from_slice(&self.count.to_le_bytes());
         frame[16..24].copy_from_slice(&self.first.to_le_bytes());
         frame[24..32].copy_from_slice(&self.durable_end.to_le_bytes());
@@ -249,7 +262,11 @@ impl Frame {
         while !rest.is_empty() {
             let (payload_bytes, meta_bytes) = (u32_at(rest, 0) as usize, u16_at(rest, 4) as usize);
             let (meta, payload) = rest[8..8 + meta_bytes + payload_bytes].split_at(meta_bytes);
-            records.push(Stored { payload: payload.to_vec(), meta: meta.to_vec(), kind: u16_at(rest, 6) });
+            records.push(Stored {
+                payload: payload.to_vec(),
+                meta: meta.to_vec(),
+                kind: u16_at(rest, 6),
+            });
             rest = &rest[8 + meta_bytes + payload_bytes..];
         }
         assert_eq!(records.len(), self.count as usize, "a frame counts its records");
@@ -303,7 +320,10 @@ impl Segment {
             frames.push(frame);
         }
         let rest = &file[usize::try_from(end).expect("a small file")..];
-        assert!(rest.iter().all(|byte| *byte == 0), "behind the last frame, at {end}, there are only zeros");
+        assert!(
+            rest.iter().all(|byte| *byte == 0),
+            "behind the last frame, at {end}, there are only zeros"
+        );
         Segment { header, frames, end, zeros: rest.len() as u64 }
     }
 
@@ -330,8 +350,14 @@ pub(crate) struct Build {
 }
 
 impl Build {
-    /// Begins one of a log with that id, born with a state frame alone. Its salt follows from its number.
-    pub(crate) fn new(log_id: Id, number: u64, first: u64, predecessor: Option<Predecessor>) -> Build {
+    /// Begins one of a log with that id, born with a state frame alone. Its salt follows from its
+    /// number.
+    pub(crate) fn new(
+        log_id: Id,
+        number: u64,
+        first: u64,
+        predecessor: Option<Predecessor>,
+    ) -> Build {
         Build::with_floor(log_id, number, first, predecessor, 0, b"")
     }
 
@@ -357,7 +383,14 @@ impl Build {
     }
 
     /// Adds a frame as it is told, sensible or not.
-    pub(crate) fn frame(&mut self, durable_end: u64, kind: u32, count: u32, first: u64, body: Vec<u8>) {
+    pub(crate) fn frame(
+        &mut self,
+        durable_end: u64,
+        kind: u32,
+        count: u32,
+        first: u64,
+        body: Vec<u8>,
+    ) {
         let offset = self.end();
         let mut frame = Frame { offset, checksum: 0, count, first, durable_end, kind, body };
         frame.checksum = u32_at(&frame.encode(&self.header.salt), 4);
@@ -382,7 +415,8 @@ impl Build {
 
     /// What a successor says of it.
     pub(crate) fn fence(&self) -> Predecessor {
-        Segment { header: self.header.clone(), frames: self.frames.clone(), end: 0, zeros: 0 }.fence()
+        Segment { header: self.header.clone(), frames: self.frames.clone(), end: 0, zeros: 0 }
+            .fence()
     }
 
     /// What CURRENT says of it as the tail, durable up to `end`.
@@ -467,16 +501,22 @@ fn the_checksum_is_the_ieee_crc32_and_not_the_castagnoli_one() {
 
 #[test]
 fn every_field_that_the_library_writes_is_as_documented() {
-    // Method: after each call of a short history, decode every file anew and compare each field with what it must
-    // be; a durable end is what the call before had synced.
+    // Method: after each call of a short history, decode every file anew and compare each field
+    // with what it must be; a durable end is what the call before had synced.
     let disk = MemFs::new(1);
     let wal = open(&disk).unwrap();
     let one = |number: u64| segments_of(&disk)[&number].clone();
     let born = one(1);
     let (log_id, first_salt) = (born.header.log_id, born.header.salt);
     assert_ne!(log_id, first_salt, "ids are drawn one by one");
-    let expected =
-        Header { log_id, salt: first_salt, number: 1, first: 1, birth_end: 8240, predecessor: None };
+    let expected = Header {
+        log_id,
+        salt: first_salt,
+        number: 1,
+        first: 1,
+        birth_end: 8240,
+        predecessor: None,
+    };
     assert_eq!((&born.header, born.end, born.frames.len()), (&expected, 8240, 1));
     assert_eq!((born.frames[0].first, born.frames[0].durable_end), (1, 0));
     assert_eq!(born.frames[0].floor_and_state(), (0, &b""[..]));
@@ -504,7 +544,11 @@ fn every_field_that_the_library_writes_is_as_documented() {
     assert_eq!(segment.frames[4].durable_end, segment.frames[3].end());
     let mark = Mark { end: segment.end, last: 3, ..mark };
     assert_eq!(mark_of(&disk), mark, "a checkpoint marks");
-    assert_eq!(segment.end + segment.zeros, 16 << 10, "zeros are written ahead, up to the segment's size");
+    assert_eq!(
+        segment.end + segment.zeros,
+        16 << 10,
+        "zeros are written ahead, up to the segment's size"
+    );
 
     wal.rotate().unwrap();
     let (old, new) = (one(1), one(2));
@@ -519,11 +563,20 @@ fn every_field_that_the_library_writes_is_as_documented() {
         predecessor: Some(old.fence()),
     };
     assert_eq!(new.header, expected);
-    assert!(new.header.salt != first_salt && new.header.salt != log_id, "each segment has its own salt");
+    assert!(
+        new.header.salt != first_salt && new.header.salt != log_id,
+        "each segment has its own salt"
+    );
     assert_eq!((new.frames[0].first, new.frames[0].durable_end), (4, 0));
     assert_eq!(new.frames[0].floor_and_state(), (2, &b"v1"[..]));
-    let mark =
-        Mark { closed: false, log_id, salt: new.header.salt, number: 2, end: new.header.birth_end, last: 3 };
+    let mark = Mark {
+        closed: false,
+        log_id,
+        salt: new.header.salt,
+        number: 2,
+        end: new.header.birth_end,
+        last: 3,
+    };
     assert_eq!(mark_of(&disk), mark);
 
     wal.append(tagged.entry()).unwrap();
@@ -535,9 +588,13 @@ fn every_field_that_the_library_writes_is_as_documented() {
 
 #[test]
 fn a_group_shares_frames_of_at_most_64_kib_and_splits_nothing() {
-    // Method: one group of many records and batches, as `Buffered` mode makes it; the frames that hold it.
+    // Method: one group of many records and batches, as `Buffered` mode makes it; the frames that
+    // hold it.
     let disk = MemFs::new(2);
-    let wal = Options::new().durability(Durability::Buffered).open_on(Arc::new(disk.clone()), DIR).unwrap();
+    let wal = Options::new()
+        .durability(Durability::Buffered)
+        .open_on(Arc::new(disk.clone()), DIR)
+        .unwrap();
     let (small, large) = (Stored::numbered(1, 1000), Stored::numbered(2, 70_000));
     let batch: Vec<Stored> = (0..30).map(|number| Stored::numbered(number, 1500)).collect();
     for _ in 0..70 {
@@ -550,10 +607,14 @@ fn a_group_shares_frames_of_at_most_64_kib_and_splits_nothing() {
     let segment = segments_of(&disk)[&1].clone();
     let frames = &segment.frames[1..];
     let counts: Vec<u32> = frames.iter().map(|frame| frame.count).collect();
-    // 65 records of 1,008 bytes fit 64 KiB; the batch of 30 fits no more into the rest; the large one is alone.
+    // 65 records of 1,008 bytes fit 64 KiB; the batch of 30 fits no more into the rest; the large
+    // one is alone.
     assert_eq!(counts, [65, 5 + 30, 1, 1]);
     assert!(frames.iter().all(|frame| frame.count == 1 || frame.body.len() <= 64 << 10));
-    assert!(frames.iter().all(|frame| frame.durable_end == segment.header.birth_end), "it is one group");
+    assert!(
+        frames.iter().all(|frame| frame.durable_end == segment.header.birth_end),
+        "it is one group"
+    );
     let firsts: Vec<u64> = frames.iter().map(|frame| frame.first).collect();
     assert_eq!(firsts, [1, 66, 101, 102]);
     assert_eq!(frames[2].records(), [large]);
@@ -563,8 +624,8 @@ fn a_group_shares_frames_of_at_most_64_kib_and_splits_nothing() {
 
 #[test]
 fn a_log_made_by_hand_is_opened_read_and_continued() {
-    // Method: two segments, encoded here: open them, replay, append, close, open again. For each number, so that
-    // the names get a seventh digit before, between and behind them.
+    // Method: two segments, encoded here: open them, replay, append, close, open again. For each
+    // number, so that the names get a seventh digit before, between and behind them.
     for number in [1, 999_998, 999_999, 1_000_000, u64::MAX - 10] {
         let mut old = Build::new([7; 16], number, 1, None);
         old.data(old.end(), &records(1..=3));
@@ -587,7 +648,8 @@ fn a_log_made_by_hand_is_opened_read_and_continued() {
 
 #[test]
 fn no_number_is_left_after_the_last_one() {
-    // Method: a log whose tail has the highest number there can be. It opens and appends, and refuses a birth.
+    // Method: a log whose tail has the highest number there can be. It opens and appends, and
+    // refuses a birth.
     let tail = {
         let mut tail = Build::new([7; 16], u64::MAX, 1, None);
         tail.data(tail.end(), &records([1]));
@@ -601,8 +663,9 @@ fn no_number_is_left_after_the_last_one() {
 
 #[test]
 fn records_of_a_predecessors_last_frame_behind_its_last_live_one_are_dead() {
-    // Method: the predecessor record ends the old segment in the middle of a batch. What follows in that frame must
-    // not be shown: those LSNs are the successor's. Also with a floor on either side, and from every start.
+    // Method: the predecessor record ends the old segment in the middle of a batch. What follows in
+    // that frame must not be shown: those LSNs are the successor's. Also with a floor on either
+    // side, and from every start.
     let mut old = Build::new([7; 16], 1, 1, None);
     old.data(old.end(), &records([1, 2]));
     old.data(old.end(), &records([3, 4, 5, 6]));
@@ -629,14 +692,17 @@ fn records_of_a_predecessors_last_frame_behind_its_last_live_one_are_dead() {
 
 #[test]
 fn a_frame_that_does_not_hold_just_its_records_shows_none() {
-    // Method: a batch of two, in a frame with sound checksums whose body goes on behind them, in noise, in what reads
-    // as an empty record, and in what reads as another; or ends before them. No crash and no flipped bit makes that,
-    // so an open finds every checksum and every LSN in place. It is the readers that must stop: what reads as a
-    // record more would have the LSN of the next frame's. The frame is the tail's last one, or another follows it, in
-    // the tail or in a successor.
+    // Method: a batch of two, in a frame with sound checksums whose body goes on behind them, in
+    // noise, in what reads as an empty record, and in what reads as another; or ends before them.
+    // No crash and no flipped bit makes that, so an open finds every checksum and every LSN in
+    // place. It is the readers that must stop: what reads as a record more would have the LSN of
+    // the next frame's. The frame is the tail's last one, or another follows it, in the tail or in
+    // a successor.
     let two = body_of(&records([2, 3]));
-    let longer = [vec![7], vec![b';'; 32], body_of(&[Stored::numbered(0, 0)]), body_of(&records([9]))];
-    let mut bodies: Vec<Vec<u8>> = longer.iter().map(|extra| [two.as_slice(), extra].concat()).collect();
+    let longer =
+        [vec![7], vec![b';'; 32], body_of(&[Stored::numbered(0, 0)]), body_of(&records([9]))];
+    let mut bodies: Vec<Vec<u8>> =
+        longer.iter().map(|extra| [two.as_slice(), extra].concat()).collect();
     bodies.extend([two[..two.len() - 1].to_vec(), body_of(&records([2])), Vec::new()]);
     for (body, place) in bodies.iter().flat_map(|body| (0..3).map(move |place| (body, place))) {
         let mut tail = Build::new([7; 16], 1, 1, None);
@@ -665,7 +731,10 @@ fn a_frame_that_does_not_hold_just_its_records_shows_none() {
                     panic!("{what}: {error:?}")
                 };
                 assert_eq!((path.as_ref(), *at), (segment_path(1).as_path(), offset), "{what}");
-                assert!(lost.first() == Lsn::from(lsn) && lost.last() <= Lsn::from(3), "{what}: {error}");
+                assert!(
+                    lost.first() == Lsn::from(lsn) && lost.last() <= Lsn::from(3),
+                    "{what}: {error}"
+                );
             };
             let mut iter = wal.iter();
             assert!(Stored::mixed(1).is(&iter.next().unwrap().unwrap()), "{what}");
@@ -675,7 +744,10 @@ fn a_frame_that_does_not_hold_just_its_records_shows_none() {
                 match wal.read(Lsn::from(lsn)) {
                     Err(error) if lsn == 2 || lsn == 3 => check_error(&error, lsn),
                     Ok(Some(record)) => {
-                        assert!(lsn != 2 && lsn != 3 && Stored::mixed(lsn).is(&record), "{what}: {lsn}");
+                        assert!(
+                            lsn != 2 && lsn != 3 && Stored::mixed(lsn).is(&record),
+                            "{what}: {lsn}"
+                        );
                     }
                     other => panic!("{what}: {lsn} is {other:?}"),
                 }
@@ -744,13 +816,15 @@ fn golden_text() -> String {
     assert!(paths.contains(&&segment_path(2)) && !paths.contains(&&segment_path(1)), "{paths:?}");
     let segment = hex(&files[&segment_path(2)]);
     let current = hex(&files[&current_path()]);
-    format!("{PROGRAM}\n`wal-000002.log`:\n\n```text\n{segment}```\n\n`CURRENT`:\n\n```text\n{current}```\n")
+    format!(
+        "{PROGRAM}\n`wal-000002.log`:\n\n```text\n{segment}```\n\n`CURRENT`:\n\n```text\n{current}```\n"
+    )
 }
 
 #[test]
 fn a_real_segment_is_as_the_document_shows_it() {
-    // Method: make the log of the document again, with the same ids, and compare its hex byte for byte. With
-    // SEAWALL_REGENERATE=1 the document is written anew instead.
+    // Method: make the log of the document again, with the same ids, and compare its hex byte for
+    // byte. With SEAWALL_REGENERATE=1 the document is written anew instead.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
     let document = fs::read_to_string(&path).unwrap();
     let (before, rest) = document.split_once(BEGIN).expect("the document marks where it begins");
@@ -796,7 +870,8 @@ fn ids_from(first: u8) -> Id {
 /// Reads what `hex` wrote, up to the end of the block.
 fn unhex(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for line in text.lines().take_while(|line| !line.starts_with("```")).filter(|line| *line != "*") {
+    for line in text.lines().take_while(|line| !line.starts_with("```")).filter(|line| *line != "*")
+    {
         let mut words = line.split_whitespace();
         let offset = usize::from_str_radix(words.next().unwrap(), 16).unwrap();
         bytes.resize(offset, 0);

@@ -1,4 +1,5 @@
-//! `HookFs`: a `MemFs` that asks the test before each call. The test may look, wait, or let the call fail.
+//! `HookFs`: a `MemFs` that asks the test before each call. The test may look, wait, or let the
+//! call fail.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -194,7 +195,8 @@ impl Gate {
 
     /// From now on such calls stop here.
     pub(crate) fn close(&self, call: Call, name: &str) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = Some((call, name.to_owned()));
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed =
+            Some((call, name.to_owned()));
     }
 
     /// Waits until a call has stopped here.

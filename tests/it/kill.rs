@@ -1,5 +1,5 @@
-//! What was acknowledged survives SIGKILL, generation after generation in the same directory. This shows that the logic
-//! is right, not the syncs: the page cache outlives the process.
+//! What was acknowledged survives SIGKILL, generation after generation in the same directory. This
+//! shows that the logic is right, not the syncs: the page cache outlives the process.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -18,8 +18,8 @@ const SEGMENT_BYTES: u64 = 16 << 10;
 const CHILD: &str = "kill::child_that_appends_until_it_is_killed";
 const VARIABLE: &str = "SEAWALL_KILL_CHILD";
 
-/// Which record it is: the caller's own name for it, which goes into the log as its meta bytes. All else in the
-/// record follows from it.
+/// Which record it is: the caller's own name for it, which goes into the log as its meta bytes. All
+/// else in the record follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Name {
     generation: u64,
@@ -76,9 +76,15 @@ impl Name {
         let words: Vec<u64> = record
             .meta()
             .chunks(8)
-            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_else(|_| panic!("lsn {lsn}: odd meta"))))
+            .map(|word| {
+                u64::from_le_bytes(
+                    word.try_into().unwrap_or_else(|_| panic!("lsn {lsn}: odd meta")),
+                )
+            })
             .collect();
-        let [generation, thread, call, place] = words[..] else { panic!("lsn {lsn}: meta of another size") };
+        let [generation, thread, call, place] = words[..] else {
+            panic!("lsn {lsn}: meta of another size")
+        };
         let name = Name { generation, thread, call, place };
         assert!(name.payload() == record.payload(), "lsn {lsn}: {name:?} has another payload");
         assert_eq!(u64::from(record.kind()), thread, "lsn {lsn}: {name:?} has another kind");
@@ -153,7 +159,11 @@ fn report(wal: &Wal, dir: &Path) {
     let expected = report.segments.iter().filter(|segment| live(segment.role)).count();
     let names = on_disk::names(dir);
     assert_eq!(on_disk::segments(dir).len(), expected, "{names:?}: {report:?}");
-    assert_eq!(names.len(), expected + 2, "an open leaves LOCK, CURRENT and live segments: {names:?}");
+    assert_eq!(
+        names.len(),
+        expected + 2,
+        "an open leaves LOCK, CURRENT and live segments: {names:?}"
+    );
     // The kill may have come between the two renames of a birth; there is nothing else to note.
     assert!(report.notes.iter().all(|note| note.path.ends_with("CURRENT")), "{:?}", report.notes);
     say(&everything_seen(wal, dir));
@@ -213,8 +223,9 @@ impl Worker<'_> {
     /// Makes one call to append, and returns its first LSN; `None` once the log is closed.
     fn append(&self, name: Name) -> Option<u64> {
         if name.is_batch() {
-            let range =
-                open(self.wal.append_batch((0..name.count()).map(|place| name.in_batch(place).entry())))?;
+            let range = open(
+                self.wal.append_batch((0..name.count()).map(|place| name.in_batch(place).entry())),
+            )?;
             assert_eq!(range.len(), name.count());
             Some(range.first().into())
         } else {
@@ -222,7 +233,8 @@ impl Worker<'_> {
         }
     }
 
-    /// What is done besides appending, a thing for each thread. Each is announced, and acknowledged like an append.
+    /// What is done besides appending, a thing for each thread. Each is announced, and acknowledged
+    /// like an append.
     fn other_call(&self, thread: u64, call: u64, rng: &mut Rng) -> Option<()> {
         let appended = self.appended.load(Ordering::Relaxed);
         match thread {
@@ -236,7 +248,10 @@ impl Worker<'_> {
                 let number = self.generation * 1_000_000 + call;
                 say(&format!("set {number}"));
                 open(self.wal.set_state(&state(number)))?;
-                assert!(self.wal.state() == state(number), "the state that was set is the one that is there");
+                assert!(
+                    self.wal.state() == state(number),
+                    "the state that was set is the one that is there"
+                );
                 say(&format!("was-set {number}"));
             }
             2 if call % 9 == 8 => open(self.wal.rotate())?,
@@ -309,7 +324,8 @@ struct Report {
 }
 
 impl Report {
-    /// Takes the lines of a report from the front of what a child said; `None` if it never came to its end.
+    /// Takes the lines of a report from the front of what a child said; `None` if it never came to
+    /// its end.
     fn take(lines: &mut VecDeque<String>) -> Option<Report> {
         let mut records = Vec::new();
         while let Some(line) = lines.pop_front() {
@@ -323,7 +339,15 @@ impl Report {
                 }
                 (Some("log"), &[first, next, state, segments, bytes, action]) => {
                     let action = usize::try_from(action).expect("a small number");
-                    return Some(Report { floor: first - 1, next, state, segments, bytes, action, records });
+                    return Some(Report {
+                        floor: first - 1,
+                        next,
+                        state,
+                        segments,
+                        bytes,
+                        action,
+                        records,
+                    });
                 }
                 _ => panic!("what does it mean by {line}?"),
             }
@@ -333,7 +357,8 @@ impl Report {
 }
 
 impl Expected {
-    /// Takes what a child said after its report, in order; returns how many records were acknowledged.
+    /// Takes what a child said after its report, in order; returns how many records were
+    /// acknowledged.
     fn hear(&mut self, lines: VecDeque<String>) -> u64 {
         let mut count = 0;
         for line in lines {
@@ -351,7 +376,9 @@ impl Expected {
                     count += name.count();
                 }
                 // Below the floor it does nothing.
-                "checkpoint" => self.floors.under_way = Some(number(1).max(self.floors.acknowledged)),
+                "checkpoint" => {
+                    self.floors.under_way = Some(number(1).max(self.floors.acknowledged))
+                }
                 "checkpointed" => self.floors.acknowledge(number(1).max(self.floors.acknowledged)),
                 "set" => self.states.under_way = Some(number(1)),
                 "was-set" => self.states.acknowledge(number(1)),
@@ -364,18 +391,39 @@ impl Expected {
 
     /// Checks what a child reports against what is known, and takes it for known.
     fn check(&mut self, report: &Report, mode: Durability, context: &str) {
-        assert!(self.floors.allows(report.floor), "{context}: floor {}: {:?}", report.floor, self.floors);
-        assert!(self.states.allows(report.state), "{context}: state {}: {:?}", report.state, self.states);
+        assert!(
+            self.floors.allows(report.floor),
+            "{context}: floor {}: {:?}",
+            report.floor,
+            self.floors
+        );
+        assert!(
+            self.states.allows(report.state),
+            "{context}: state {}: {:?}",
+            report.state,
+            self.states
+        );
         let last = report.floor + report.records.len() as u64;
         assert_eq!(report.next, last + 1, "{context}: the records reach up to the next LSN");
         let most = report.records.len() as u64 + 1;
-        assert!(report.segments <= most, "{context}: {} segments hold nothing that is live", report.segments);
-        let at = |lsn: u64| report.records.get(usize::try_from(lsn.checked_sub(report.floor + 1)?).ok()?);
+        assert!(
+            report.segments <= most,
+            "{context}: {} segments hold nothing that is live",
+            report.segments
+        );
+        let at = |lsn: u64| {
+            report.records.get(usize::try_from(lsn.checked_sub(report.floor + 1)?).ok()?)
+        };
 
         // What was seen once stays.
         let known_last = self.floor + self.records.len() as u64;
-        assert!(last >= known_last, "{context}: {last} is the last record, {known_last} was seen before");
-        for (lsn, name) in (self.floor + 1..).zip(&self.records).filter(|(lsn, _)| *lsn > report.floor) {
+        assert!(
+            last >= known_last,
+            "{context}: {last} is the last record, {known_last} was seen before"
+        );
+        for (lsn, name) in
+            (self.floor + 1..).zip(&self.records).filter(|(lsn, _)| *lsn > report.floor)
+        {
             assert_eq!(at(lsn), Some(name), "{context}: LSN {lsn} was another record before");
         }
         // What was acknowledged is there.
@@ -404,8 +452,9 @@ impl Expected {
         self.appended.clear();
     }
 
-    /// Checks records that no report had before: each was really appended by the last generation, each thread's are
-    /// in its order without a gap, and batches are whole. `from_the_start`: no checkpoint hides the first of them.
+    /// Checks records that no report had before: each was really appended by the last generation,
+    /// each thread's are in its order without a gap, and batches are whole. `from_the_start`: no
+    /// checkpoint hides the first of them.
     fn check_new(&self, new: &[Name], from_the_start: bool, mode: Durability, context: &str) {
         let mut calls: BTreeMap<u64, u64> = BTreeMap::new();
         let mut rest = new;
@@ -434,16 +483,23 @@ impl Expected {
         if mode != Durability::Buffered {
             // One call of each thread was under way at most.
             for (thread, call) in calls {
-                let told = self.appended.values().filter(|name| name.thread == thread).map(|name| name.call);
+                let told = self
+                    .appended
+                    .values()
+                    .filter(|name| name.thread == thread)
+                    .map(|name| name.call);
                 let limit = told.max().map_or(0, |call| call + 1);
-                assert!(call <= limit, "{context}: call {call} of thread {thread} cannot have been made yet");
+                assert!(
+                    call <= limit,
+                    "{context}: call {call} of thread {thread} cannot have been made yet"
+                );
             }
         }
     }
 }
 
-/// Runs one child and kills it; returns what it said. One in eight is killed while it recovers, or about then, the
-/// others some time after their report.
+/// Runs one child and kills it; returns what it said. One in eight is killed while it recovers, or
+/// about then, the others some time after their report.
 fn run_and_kill(arguments: &str, rng: &mut Rng) -> VecDeque<String> {
     let child = Child::spawn(CHILD, &[(VARIABLE, arguments)]);
     let mut lines = VecDeque::from([child.expect_line()]);
@@ -469,8 +525,10 @@ fn survive_kills(mode_name: &str, generations: u64) {
     let (mut most_segments, mut most_bytes) = (0, 0);
     for generation in 1..=generations {
         let context = format!("{mode_name}, generation {generation}, SEAWALL_SEED={seed}");
-        let mut lines =
-            run_and_kill(&format!("{mode_name} {generation} {} {}", rng.next(), dir.display()), &mut rng);
+        let mut lines = run_and_kill(
+            &format!("{mode_name} {generation} {} {}", rng.next(), dir.display()),
+            &mut rng,
+        );
         let Some(report) = Report::take(&mut lines) else {
             in_recovery += 1;
             continue;
@@ -506,9 +564,10 @@ fn survive_kills(mode_name: &str, generations: u64) {
 
 #[test]
 fn in_sync_mode_acknowledged_records_survive_sigkill() {
-    // Method: a child appends from eight threads, and tells over a pipe what was acknowledged; it is killed at a
-    // random moment, also while it recovers or closes. The next child recovers in the same directory and reports
-    // every record, which the parent compares with what it was told before.
+    // Method: a child appends from eight threads, and tells over a pipe what was acknowledged; it
+    // is killed at a random moment, also while it recovers or closes. The next child recovers in
+    // the same directory and reports every record, which the parent compares with what it was told
+    // before.
     watchdog(3600, || survive_kills("sync", 240));
 }
 

@@ -1,4 +1,5 @@
-//! The example `kv`, from outside: what it acknowledged survives SIGKILL, and nothing else is there.
+//! The example `kv`, from outside: what it acknowledged survives SIGKILL, and nothing else is
+//! there.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -14,9 +15,10 @@ const GENERATIONS: u64 = 40;
 
 #[test]
 fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
-    // Method: `fill` makes changes that depend on their LSN alone, each printed once it is acknowledged, with a
-    // snapshot after every 64. It is killed at a random moment. The store must then be as after the last change
-    // that was acknowledged, or the one after it, which may have been under way; and so on in the same directory.
+    // Method: `fill` makes changes that depend on their LSN alone, each printed once it is
+    // acknowledged, with a snapshot after every 64. It is killed at a random moment. The store must
+    // then be as after the last change that was acknowledged, or the one after it, which may have
+    // been under way; and so on in the same directory.
     watchdog(300, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("store");
@@ -24,26 +26,41 @@ fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
         let (mut expected, mut acknowledged_in_all) = (Expected::default(), 0);
         for generation in 0..GENERATIONS {
             let context = format!("generation {generation}, change {}", expected.last);
-            let acknowledged = fill_until_killed(&dir, Duration::from_micros(rng.next() % 60_000), &context);
+            let acknowledged =
+                fill_until_killed(&dir, Duration::from_micros(rng.next() % 60_000), &context);
             acknowledged_in_all += acknowledged.len();
             for number in &acknowledged {
                 expected.change();
-                assert_eq!(*number, expected.last, "{context}: changes go on where the store stood");
+                assert_eq!(
+                    *number, expected.last,
+                    "{context}: changes go on where the store stood"
+                );
             }
             let found = kv(&dir, &["list"]);
             if found != expected.list() {
                 expected.change();
             }
             let count = acknowledged.len();
-            assert!(found == expected.list(), "{context}: {count} more were acknowledged, found\n{found}");
+            assert!(
+                found == expected.list(),
+                "{context}: {count} more were acknowledged, found\n{found}"
+            );
             if rng.below(4) == 0 {
                 kv(&dir, &["snapshot"]);
-                assert_eq!(kv(&dir, &["list"]), expected.list(), "{context}: a snapshot changes nothing");
+                assert_eq!(
+                    kv(&dir, &["list"]),
+                    expected.list(),
+                    "{context}: a snapshot changes nothing"
+                );
             }
         }
-        assert!(acknowledged_in_all as u64 > GENERATIONS, "only {acknowledged_in_all} changes were made");
+        assert!(
+            acknowledged_in_all as u64 > GENERATIONS,
+            "only {acknowledged_in_all} changes were made"
+        );
         kv(&dir, &["snapshot"]);
-        let names = std::fs::read_dir(dir.join("wal")).unwrap().map(|entry| entry.unwrap().file_name());
+        let names =
+            std::fs::read_dir(dir.join("wal")).unwrap().map(|entry| entry.unwrap().file_name());
         let segments = names.filter(|name| name.to_str().unwrap().ends_with(".log")).count();
         assert!(segments <= 2, "a snapshot leaves {segments} segments behind");
         println!("{acknowledged_in_all} changes acknowledged in {GENERATIONS} generations");
@@ -52,7 +69,8 @@ fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
 
 #[test]
 fn a_snapshot_counts_with_and_without_its_checkpoint() {
-    // Method: put the log back to what it was before the checkpoint, as if the kill had come between the two.
+    // Method: put the log back to what it was before the checkpoint, as if the kill had come
+    // between the two.
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("store");
     kv(&dir, &["put", "a", "1"]);
@@ -87,7 +105,8 @@ fn a_lost_or_damaged_snapshot_is_an_error_and_not_an_empty_store() {
     assert!(message.contains("removed by a checkpoint"), "{message}");
 }
 
-/// What the store must hold after the change with the number `last`; `fill` in `examples/kv.rs` told again.
+/// What the store must hold after the change with the number `last`; `fill` in `examples/kv.rs`
+/// told again.
 #[derive(Default)]
 struct Expected {
     last: u64,
@@ -110,7 +129,8 @@ impl Expected {
     }
 }
 
-/// Starts `fill`, kills it some time after its first line, and returns the changes that it acknowledged.
+/// Starts `fill`, kills it some time after its first line, and returns the changes that it
+/// acknowledged.
 fn fill_until_killed(dir: &Path, after: Duration, context: &str) -> Vec<u64> {
     let mut fill = command(dir, &["fill", "600s"]);
     let mut child = fill.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -155,7 +175,8 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// The example's binary, which stands beside this test's: `target/<profile>/deps` and `target/<profile>/examples`.
+/// The example's binary, which stands beside this test's: `target/<profile>/deps` and
+/// `target/<profile>/examples`.
 fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let profile_dir = this.parent().and_then(Path::parent).unwrap();

@@ -7,7 +7,8 @@ use seawall::{Lsn, LsnRange, Record, Wal};
 
 use crate::common::{Rng, Stored};
 
-/// Makes the record that `thread` appends as number `number`. Its meta bytes say so, all else follows from both.
+/// Makes the record that `thread` appends as number `number`. Its meta bytes say so, all else
+/// follows from both.
 pub(crate) fn record(thread: u64, number: u64, payload_bytes: usize) -> Stored {
     let payload = Rng::new(thread << 32 | number).bytes(payload_bytes);
     let meta = [thread.to_le_bytes(), number.to_le_bytes()].concat();
@@ -19,7 +20,11 @@ pub(crate) fn name_of(found: &Record) -> (u64, u64) {
     let (thread, number) = found.meta().split_at(8);
     let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("meta of 16 bytes"));
     let (thread, number) = (word(thread), word(number));
-    assert!(record(thread, number, found.payload().len()).is(found), "lsn {}: other bytes", found.lsn());
+    assert!(
+        record(thread, number, found.payload().len()).is(found),
+        "lsn {}: other bytes",
+        found.lsn()
+    );
     (thread, number)
 }
 
@@ -87,7 +92,11 @@ impl Seen {
     pub(crate) fn note(&mut self, found: &Record) {
         let name = name_of(found);
         let before = self.names.insert(found.lsn(), name);
-        assert!(before.is_none_or(|before| before == name), "lsn {} was {before:?} before", found.lsn());
+        assert!(
+            before.is_none_or(|before| before == name),
+            "lsn {} was {before:?} before",
+            found.lsn()
+        );
         self.count += 1;
     }
 }

@@ -1,4 +1,5 @@
-//! `MemFs`: a disk in memory that is cheap to copy, and that knows what a power cut would leave of it.
+//! `MemFs`: a disk in memory that is cheap to copy, and that knows what a power cut would leave of
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -14,7 +15,8 @@ use crate::common::Rng;
 
 const SECTOR_BYTES: usize = 512;
 
-/// A disk in memory. Clones are the same disk; [`fork`](MemFs::fork) makes another one with the same files.
+/// A disk in memory. Clones are the same disk; [`fork`](MemFs::fork) makes another one with the
+/// same files.
 #[derive(Debug, Clone)]
 pub(crate) struct MemFs {
     disk: Arc<Mutex<Disk>>,
@@ -82,7 +84,8 @@ struct FileState {
     durable: Arc<Vec<u8>>,
     /// What was written since a sync was last tried.
     dirty: Vec<Range<usize>>,
-    /// Whether a sync has failed: what was dirty then stays visible, and no later sync writes it, as on Linux.
+    /// Whether a sync has failed: what was dirty then stays visible, and no later sync writes it,
+    /// as on Linux.
     stale: bool,
 }
 
@@ -151,7 +154,10 @@ impl Disk {
         self.files_made += 1;
         let id = self.files_made;
         self.files.insert(id, FileState::default());
-        self.change_names(NameChange { removed: None, added: Some((path.to_owned(), Node::File(id))) });
+        self.change_names(NameChange {
+            removed: None,
+            added: Some((path.to_owned(), Node::File(id))),
+        });
         Ok(id)
     }
 
@@ -167,15 +173,20 @@ impl Disk {
         self.files.get_mut(&id).expect("an open file is not forgotten")
     }
 
-    /// The disk after the process that had it died: nothing is locked, and files without a name are gone.
+    /// The disk after the process that had it died: nothing is locked, and files without a name are
+    /// gone.
     fn without_process(&self) -> Disk {
         let mut disk = self.clone();
         disk.locked.clear();
-        let pending =
-            disk.unsynced_names.iter().filter_map(|change| change.added.as_ref()).map(|(_, node)| node);
-        let named: BTreeSet<u64> = (disk.names.values().chain(disk.durable_names.values()).chain(pending))
-            .filter_map(|node| if let Node::File(id) = node { Some(*id) } else { None })
-            .collect();
+        let pending = disk
+            .unsynced_names
+            .iter()
+            .filter_map(|change| change.added.as_ref())
+            .map(|(_, node)| node);
+        let named: BTreeSet<u64> =
+            (disk.names.values().chain(disk.durable_names.values()).chain(pending))
+                .filter_map(|node| if let Node::File(id) = node { Some(*id) } else { None })
+                .collect();
         disk.files.retain(|id, _| named.contains(id));
         disk
     }
@@ -193,7 +204,8 @@ impl Disk {
         for node in names.values() {
             if let Node::File(id) = node {
                 let bytes = bytes_left(&self.files[id]);
-                let state = FileState { seen: bytes.clone(), durable: bytes, ..FileState::default() };
+                let state =
+                    FileState { seen: bytes.clone(), durable: bytes, ..FileState::default() };
                 disk.files.insert(*id, state);
             }
         }
@@ -234,19 +246,22 @@ impl MemFs {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the next process finds if this one is killed now: every byte that was written, and no lock.
+    /// What the next process finds if this one is killed now: every byte that was written, and no
+    /// lock.
     pub(crate) fn fork(&self) -> MemFs {
         MemFs::with_disk(self.disk().without_process(), self.clock)
     }
 
-    /// What the next process finds if the power is cut now, and the disk has kept what it had to and nothing else.
+    /// What the next process finds if the power is cut now, and the disk has kept what it had to
+    /// and nothing else.
     pub(crate) fn power_cut(&self) -> MemFs {
         let disk = self.disk();
         let names = disk.durable_names.clone();
         MemFs::with_disk(disk.after_power_cut(names, |file| file.durable.clone()), self.clock)
     }
 
-    /// Likewise, but of what it did not have to keep, it has kept anything: names one by one, bytes by sectors.
+    /// Likewise, but of what it did not have to keep, it has kept anything: names one by one, bytes
+    /// by sectors.
     pub(crate) fn torn_power_cut(&self, rng: &mut Rng) -> MemFs {
         let disk = self.disk();
         let mut names = disk.durable_names.clone();
@@ -255,7 +270,10 @@ impl MemFs {
                 change.apply(&mut names);
             }
         }
-        MemFs::with_disk(disk.after_power_cut(names, |file| Arc::new(file.mixture(rng))), self.clock)
+        MemFs::with_disk(
+            disk.after_power_cut(names, |file| Arc::new(file.mixture(rng))),
+            self.clock,
+        )
     }
 
     /// All files, by path.
@@ -298,8 +316,9 @@ impl MemFs {
         Ok(MemFile { fs: self.clone(), id, writable: mode != OpenMode::Read })
     }
 
-    /// What a failed sync of a directory does: changes of files' names stay visible, and no later sync makes them
-    /// durable. Directories that were made in it are spared: no log promises to survive the loss of its ancestors.
+    /// What a failed sync of a directory does: changes of files' names stay visible, and no later
+    /// sync makes them durable. Directories that were made in it are spared: no log promises to
+    /// survive the loss of its ancestors.
     pub(crate) fn fail_sync_dir(&self, path: &Path) {
         let made_dir = |change: &NameChange| matches!(change.added, Some((_, Node::Dir)));
         self.disk().unsynced_names.retain(|change| !change.is_in(path) || made_dir(change));
@@ -352,7 +371,8 @@ impl Fs for MemFs {
         let mut disk = self.disk();
         disk.require_dir(Some(path))?;
         let changes = std::mem::take(&mut disk.unsynced_names);
-        let (synced, unsynced): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.is_in(path));
+        let (synced, unsynced): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|change| change.is_in(path));
         disk.unsynced_names = unsynced;
         for change in synced {
             change.apply(&mut disk.durable_names);
@@ -411,7 +431,10 @@ impl MemFile {
     /// The name that the file has now, if it has one.
     pub(crate) fn path(&self) -> Option<PathBuf> {
         let disk = self.fs.disk();
-        disk.names.iter().find(|(_, node)| **node == Node::File(self.id)).map(|(path, _)| path.clone())
+        disk.names
+            .iter()
+            .find(|(_, node)| **node == Node::File(self.id))
+            .map(|(path, _)| path.clone())
     }
 
     fn require_writable(&self) -> io::Result<()> {
@@ -484,7 +507,8 @@ fn read(fs: &MemFs, path: &str) -> Option<Vec<u8>> {
 
 #[test]
 fn a_power_cut_leaves_only_what_was_synced_and_a_kill_leaves_all() {
-    // Method: one synced and one unsynced write, first under a name that is not synced, then under one that is.
+    // Method: one synced and one unsynced write, first under a name that is not synced, then under
+    // one that is.
     let (fs, _) = half_synced();
     assert_eq!(read(&fs.power_cut(), "/a"), None);
     fs.sync_dir(Path::new("/")).unwrap();
@@ -495,7 +519,8 @@ fn a_power_cut_leaves_only_what_was_synced_and_a_kill_leaves_all() {
 
 #[test]
 fn what_a_failed_sync_left_unwritten_no_later_sync_writes() {
-    // Method: as Linux does it. The write before the failed sync is seen until the power is cut, then it is zeros.
+    // Method: as Linux does it. The write before the failed sync is seen until the power is cut,
+    // then it is zeros.
     let (fs, file) = half_synced();
     fs.sync_dir(Path::new("/")).unwrap();
     file.fail_sync();

@@ -71,7 +71,8 @@ impl Arbitrary for Operation {
 }
 
 fn payload_bytes(g: &mut Gen) -> usize {
-    let bound = *g.choose(&[1, 10, 300, 300, 300, 4000, 4000, RECORD_BYTES_MAX + 1]).expect("not empty");
+    let bound =
+        *g.choose(&[1, 10, 300, 300, 300, 4000, 4000, RECORD_BYTES_MAX + 1]).expect("not empty");
     usize::arbitrary(g) % bound
 }
 
@@ -179,7 +180,9 @@ impl Pair {
                 self.model.written = self.model.last();
             }
             Operation::Rotate => self.wal().rotate().expect("a memory disk does not fail"),
-            Operation::Checkpoint(hundredths) => self.checkpoint(self.model.last() * hundredths / 100),
+            Operation::Checkpoint(hundredths) => {
+                self.checkpoint(self.model.last() * hundredths / 100)
+            }
             Operation::SetState(bytes) => {
                 self.model.made += 1;
                 self.model.state = Rng::new(self.model.made).bytes(*bytes);
@@ -195,9 +198,14 @@ impl Pair {
 
     fn append_batch(&mut self, sizes: &[usize]) {
         let batch: Vec<Stored> = sizes.iter().map(|bytes| self.model.make(*bytes)).collect();
-        let range =
-            self.wal().append_batch(batch.iter().map(Stored::entry)).expect("a memory disk does not fail");
-        assert_eq!((range.first(), range.len()), (Lsn::from(self.model.last() + 1), sizes.len() as u64));
+        let range = self
+            .wal()
+            .append_batch(batch.iter().map(Stored::entry))
+            .expect("a memory disk does not fail");
+        assert_eq!(
+            (range.first(), range.len()),
+            (Lsn::from(self.model.last() + 1), sizes.len() as u64)
+        );
         if !batch.is_empty() {
             self.model.appended(batch, self.mode);
         }
@@ -212,7 +220,8 @@ impl Pair {
         }
         done.expect("a memory disk does not fail");
         let (after, left) = (self.fs.files(), self.fs.power_cut().files());
-        let returns = before.keys().find(|path| !after.contains_key(*path) && left.contains_key(*path));
+        let returns =
+            before.keys().find(|path| !after.contains_key(*path) && left.contains_key(*path));
         assert_eq!(returns, None, "a power cut brings back what a checkpoint removed");
         self.model.floor = self.model.floor.max(lsn);
         self.model.written = self.model.written.max(lsn);
@@ -281,7 +290,9 @@ impl Pair {
         assert!(start.is_none_or(|start| start == Lsn::from(first)), "iter() starts at {start:?}");
 
         let anywhere = self.rng.below(records(1).len() + 2) as u64;
-        for lsn in [0, 1, model.floor, first, durable, durable + 1, last, last + 1, u64::MAX, anywhere] {
+        for lsn in
+            [0, 1, model.floor, first, durable, durable + 1, last, last + 1, u64::MAX, anywhere]
+        {
             let read = wal.read(Lsn::from(lsn));
             let from = collect(wal.iter_from(Lsn::from(lsn)));
             if lsn <= model.floor && lsn > 0 {
@@ -289,7 +300,8 @@ impl Pair {
                 assert!(read.as_ref().is_err_and(removed), "read({lsn}) is {read:?}");
                 assert!(from.as_ref().is_err_and(removed), "iter_from({lsn}) is {from:?}");
             } else if lsn > 0 {
-                let (read, (start, found)) = (read.expect("it can be read"), from.expect("it can be read"));
+                let (read, (start, found)) =
+                    (read.expect("it can be read"), from.expect("it can be read"));
                 assert!(found == visible(lsn), "iter_from({lsn}) shows other records");
                 assert!(
                     start.is_none_or(|start| start == Lsn::from(lsn)),
@@ -297,23 +309,29 @@ impl Pair {
                 );
                 let stored = visible(lsn).first();
                 assert_eq!(read.is_some(), stored.is_some(), "read({lsn})");
-                let same = read
-                    .zip(stored)
-                    .is_none_or(|(record, stored)| record.lsn() == Lsn::from(lsn) && stored.is(&record));
+                let same = read.zip(stored).is_none_or(|(record, stored)| {
+                    record.lsn() == Lsn::from(lsn) && stored.is(&record)
+                });
                 assert!(same, "read({lsn}) is another record");
             }
         }
         self.compare_files(last - model.floor);
     }
 
-    /// Each segment but the tail holds a record above the floor, and nothing lies about that has another name.
+    /// Each segment but the tail holds a record above the floor, and nothing lies about that has
+    /// another name.
     fn compare_files(&self, records: u64) {
         let names = self.fs.list(DIR.as_ref()).expect("the directory is there");
-        let names: Vec<String> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
+        let names: Vec<String> =
+            names.into_iter().filter_map(|name| name.into_string().ok()).collect();
         let segments = names.iter().filter(|name| name.ends_with(".log")).count();
-        assert!(segments as u64 <= records + 1, "{segments} segments for {records} records: {names:?}");
+        assert!(
+            segments as u64 <= records + 1,
+            "{segments} segments for {records} records: {names:?}"
+        );
         let known = ["LOCK", "CURRENT", "CURRENT.tmp", "spare.tmp"];
-        let others = names.iter().filter(|name| !name.ends_with(".log") && !known.contains(&name.as_str()));
+        let others =
+            names.iter().filter(|name| !name.ends_with(".log") && !known.contains(&name.as_str()));
         assert_eq!(others.count(), 0, "{names:?}");
     }
 }
@@ -339,8 +357,9 @@ fn check(property: fn(Vec<Operation>) -> bool) {
 
 #[test]
 fn in_sync_mode_a_log_is_like_its_model() {
-    // Method: random histories of every call, and of every way to end and reopen, on the smallest segments; all that
-    // can be seen is compared after each step. A failing history is made short and printed.
+    // Method: random histories of every call, and of every way to end and reopen, on the smallest
+    // segments; all that can be seen is compared after each step. A failing history is made short
+    // and printed.
     check(|operations| stay_alike(Durability::Sync, &operations));
 }
 
@@ -352,6 +371,7 @@ fn in_interval_mode_a_log_is_like_its_model() {
 
 #[test]
 fn in_buffered_mode_a_log_is_like_its_model() {
-    // Method: likewise; what was flushed survives a kill, what was synced a power cut, a crash cuts between calls.
+    // Method: likewise; what was flushed survives a kill, what was synced a power cut, a crash cuts
+    // between calls.
     check(|operations| stay_alike(Durability::Buffered, &operations));
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("the directory is there");
     let mut names: Vec<String> = entries
-        .map(|entry| entry.expect("it can be listed").file_name().into_string().expect("names are ASCII"))
+        .map(|entry| {
+            entry.expect("it can be listed").file_name().into_string().expect("names are ASCII")
+        })
         .collect();
     names.sort();
     names

@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seawall::{
-    Error, Fs, Lsn, LsnRange, OpenMode, Options, RecoveryAction, RecoveryReport, SegmentRole, Verify, Wal,
+    Error, Fs, Lsn, LsnRange, OpenMode, Options, RecoveryAction, RecoveryReport, SegmentRole,
+    Verify, Wal,
 };
 
 use crate::common::{Rng, Stored, collect, replay, seed, small_segments, watchdog};
 use crate::fault_fs::{Call, Fault, FaultFs};
 use crate::format::{
-    BLOCK, Build, DATA, DIR, FRAMES_START, Id, Mark, Predecessor, current_path, disk, mark_of, open, records,
-    segment_path, segments_of, u32_at,
+    BLOCK, Build, DATA, DIR, FRAMES_START, Id, Mark, Predecessor, current_path, disk, mark_of,
+    open, records, segment_path, segments_of, u32_at,
 };
 use crate::mem_fs::MemFs;
 use crate::on_disk;
@@ -119,7 +120,8 @@ fn check_all(disk: &MemFs, expected: &[Stored]) -> RecoveryReport {
     wal.close().unwrap();
     drop(wal);
     let wal = opened(disk);
-    let noted = |path: &Path| report.notes.iter().any(|note| *note.path == *path) && path != current_path();
+    let noted =
+        |path: &Path| report.notes.iter().any(|note| *note.path == *path) && path != current_path();
     assert!(wal.recovery().notes.iter().all(|note| noted(&note.path)), "{:?}", wal.recovery());
     assert!(wal.recovery().is_clean(), "{:?}", wal.recovery());
     assert!(replay(&wal) == [expected, &records([next])].concat());
@@ -128,7 +130,8 @@ fn check_all(disk: &MemFs, expected: &[Stored]) -> RecoveryReport {
 
 #[test]
 fn a_closed_log_is_continued_with_nothing_owed() {
-    // Method: the row "nothing": no new segment, and no byte of the old ones changed but CURRENT's state.
+    // Method: the row "nothing": no new segment, and no byte of the old ones changed but CURRENT's
+    // state.
     let three = Three::new();
     let disk = three.disk();
     let before = files(&disk);
@@ -136,7 +139,8 @@ fn a_closed_log_is_continued_with_nothing_owed() {
     assert_eq!(wal.recovery().action, RecoveryAction::Continued);
     assert_eq!((replay(&wal), wal.state()), (records(1..=9), b"state".to_vec()));
     let after = files(&disk);
-    let changed: Vec<&PathBuf> = after.keys().filter(|path| before.get(*path) != after.get(*path)).collect();
+    let changed: Vec<&PathBuf> =
+        after.keys().filter(|path| before.get(*path) != after.get(*path)).collect();
     assert_eq!(changed, [&current_path()]);
     assert_eq!(mark_of(&disk), Mark { closed: false, ..three.closed() });
     drop(wal);
@@ -145,7 +149,8 @@ fn a_closed_log_is_continued_with_nothing_owed() {
 
 #[test]
 fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
-    // Method: a log that was not closed. Its last frame promises the one before it, and nothing promises the last.
+    // Method: a log that was not closed. Its last frame promises the one before it, and nothing
+    // promises the last.
     let three = Three::new();
     let disk = disk(
         &[&three.old, &three.middle, &three.tail],
@@ -179,8 +184,9 @@ fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
 
 #[test]
 fn a_tail_without_promises_is_born_again() {
-    // Method: no sync is known to have reached beyond what the tail was born with; also where it was born with
-    // records, and where only a state frame was promised since. Same predecessor, next number, the old file gone.
+    // Method: no sync is known to have reached beyond what the tail was born with; also where it
+    // was born with records, and where only a state frame was promised since. Same predecessor,
+    // next number, the old file gone.
     let three = Three::new();
     let mut unpromised = Build::new(LOG, 3, 7, Some(three.middle.fence()));
     unpromised.data(unpromised.end(), &records([7]));
@@ -195,7 +201,10 @@ fn a_tail_without_promises_is_born_again() {
         let disk = disk(&[&three.old, &three.middle, tail], Some(open_mark));
         let wal = opened(&disk);
         let report = wal.recovery();
-        assert_eq!((report.action, report.carried_records), (RecoveryAction::BornAgain, range(7, 7)));
+        assert_eq!(
+            (report.action, report.carried_records),
+            (RecoveryAction::BornAgain, range(7, 7))
+        );
         assert_eq!((replay(&wal), wal.state()), (records(1..=7), state.as_bytes().to_vec()));
         let segments = segments_of(&disk);
         assert_eq!(segments.keys().collect::<Vec<_>>(), [&1, &2, &4]);
@@ -208,7 +217,8 @@ fn a_tail_without_promises_is_born_again() {
 
 #[test]
 fn closed_counts_only_where_it_fits() {
-    // Method: CURRENT says closed, but not the end, the LSN, or the tail that are there: then more is owed.
+    // Method: CURRENT says closed, but not the end, the LSN, or the tail that are there: then more
+    // is owed.
     let three = Three::new();
     let segments = [&three.old, &three.middle, &three.tail];
     let shorter = three.tail.frames[2].end();
@@ -231,8 +241,8 @@ fn closed_counts_only_where_it_fits() {
 
 #[test]
 fn a_torn_tail_is_dropped_and_reported() {
-    // Method: behind whole frames, what a torn write leaves: parts of a frame, garbage, a frame whose body is lost
-    // with another one behind it. None of it was promised.
+    // Method: behind whole frames, what a torn write leaves: parts of a frame, garbage, a frame
+    // whose body is lost with another one behind it. None of it was promised.
     let three = Three::new();
     let promised = three.tail.mark(false, three.tail.end());
     let whole = {
@@ -244,7 +254,8 @@ fn a_torn_tail_is_dropped_and_reported() {
     let end = usize::try_from(three.tail.end()).unwrap();
     let mut body_lost = whole.clone();
     body_lost[end + 100] ^= 1;
-    let cuts = (1..250).step_by(9).map(|count| (whole[..end + count].to_vec(), u64::from(count >= 40)));
+    let cuts =
+        (1..250).step_by(9).map(|count| (whole[..end + count].to_vec(), u64::from(count >= 40)));
     let garbage = Rng::new(1).bytes(777);
     let cases = cuts.chain([(body_lost, 2), ([&whole[..end], &garbage].concat(), 0)]);
     for (bytes, frames) in cases {
@@ -265,8 +276,8 @@ fn a_torn_tail_is_dropped_and_reported() {
 
 #[test]
 fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
-    // Method: the end of the tail's whole frames lies before what was promised; by each of the four that promise:
-    // the header's birth end, CURRENT, a frame before the damage, a frame behind it.
+    // Method: the end of the tail's whole frames lies before what was promised; by each of the four
+    // that promise: the header's birth end, CURRENT, a frame before the damage, a frame behind it.
     let path = segment_path(3);
     let three = Three::new();
     let [state, first, second, third] = &three.tail.frames[..] else { panic!("four frames") };
@@ -291,7 +302,8 @@ fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
         found.reason
     );
 
-    // The third frame says that the second one was synced, and is read though it stands behind the damage.
+    // The third frame says that the second one was synced, and is read though it stands behind the
+    // damage.
     let by_later_frame = disk(&segments, nothing_marked.clone());
     spoil(&by_later_frame, first.offset);
     let found = damage(&by_later_frame);
@@ -304,7 +316,8 @@ fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
 
     let mut promises_more = three.tail.clone();
     promises_more.data(promises_more.end() + 64, &records([10]));
-    let by_earlier_frame = disk(&[&three.old, &three.middle, &promises_more], nothing_marked.clone());
+    let by_earlier_frame =
+        disk(&[&three.old, &three.middle, &promises_more], nothing_marked.clone());
     assert_eq!(damage(&by_earlier_frame).path, path);
 
     // Nobody vouches for the last frame alone: it was torn.
@@ -316,8 +329,8 @@ fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
 
 #[test]
 fn a_promise_counts_wherever_it_stands_behind_the_damage() {
-    // Method: much garbage between the damage and the one header that promises, at every alignment to the scan's
-    // pieces that a multiple of 8 allows around 1 MiB.
+    // Method: much garbage between the damage and the one header that promises, at every alignment
+    // to the scan's pieces that a multiple of 8 allows around 1 MiB.
     for gap in [0, 8, 64, (1 << 20) - 96, (1 << 20) - 40, (1 << 20) - 8, 1 << 20, (3 << 20) + 16] {
         let mut tail = Build::new(LOG, 1, 1, None);
         fill(&mut tail, 1);
@@ -348,7 +361,12 @@ fn a_promise_counts_wherever_it_stands_behind_the_damage() {
             check_all(&disk, &records(1..=3));
         } else {
             let found = damage(&disk);
-            assert_eq!((found.offset, found.lost), (promise, range(4, 9)), "gap {gap}: {}", found.reason);
+            assert_eq!(
+                (found.offset, found.lost),
+                (promise, range(4, 9)),
+                "gap {gap}: {}",
+                found.reason
+            );
         }
     }
 }
@@ -377,7 +395,8 @@ fn where_there_is_nothing_a_log_is_made() {
 
 #[test]
 fn create_if_missing_false_makes_nothing() {
-    // Method: on the real disk; no directory, an empty one, one with a LOCK only, and one with a log.
+    // Method: on the real disk; no directory, an empty one, one with a LOCK only, and one with a
+    // log.
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("a/wal");
     let options = Options::new().create_if_missing(false);
@@ -441,7 +460,8 @@ fn a_missing_older_segment_is_told_by_its_successor() {
                 Error::MissingSegment { path, lost, .. } => {
                     assert_eq!(*path, *segment_path(gone));
                     assert_eq!(lost.last(), Lsn::from(last), "floor {floor}");
-                    // Where it began is not known, since that was in it; but not at or below the floor.
+                    // Where it began is not known, since that was in it; but not at or below the
+                    // floor.
                     let latest = Lsn::from(first.max(floor + 1));
                     assert!(
                         lost.first() > Lsn::from(floor) && lost.first() <= latest,
@@ -456,8 +476,8 @@ fn a_missing_older_segment_is_told_by_its_successor() {
 
 #[test]
 fn files_of_another_log_are_refused() {
-    // Method: the tail's number in CURRENT with another salt; another log id in a segment under any number, and in
-    // CURRENT, also where CURRENT is missing.
+    // Method: the tail's number in CURRENT with another salt; another log id in a segment under any
+    // number, and in CURRENT, also where CURRENT is missing.
     let three = Three::new();
     let segments = [&three.old, &three.middle, &three.tail];
     let other_salt = Mark { salt: [9; 16], ..three.closed() };
@@ -480,32 +500,42 @@ fn files_of_another_log_are_refused() {
 
 #[test]
 fn a_higher_number_than_currents_is_the_tail_all_the_same() {
-    // Method: CURRENT names the segment before the tail, as between the two renames of a birth: nothing is lost, and
-    // the report says so.
+    // Method: CURRENT names the segment before the tail, as between the two renames of a birth:
+    // nothing is lost, and the report says so.
     let three = Three::new();
     for closed in [false, true] {
         let older = three.middle.mark(closed, three.middle.end());
         let disk = disk(&[&three.old, &three.middle, &three.tail], Some(older.encode(1)));
         let report = check_all(&disk, &records(1..=9));
         assert_ne!(report.action, RecoveryAction::Continued);
-        assert!(report.notes.len() == 1 && *report.notes[0].path == *current_path(), "{:?}", report.notes);
+        assert!(
+            report.notes.len() == 1 && *report.notes[0].path == *current_path(),
+            "{:?}",
+            report.notes
+        );
     }
 }
 
 #[test]
 fn without_a_sound_current_the_highest_number_is_the_tail() {
-    // Method: CURRENT removed, cut, zeroed, or both of its blocks damaged: reported, and nothing is lost.
+    // Method: CURRENT removed, cut, zeroed, or both of its blocks damaged: reported, and nothing is
+    // lost.
     let three = Three::new();
     let sound = three.closed().encode(1);
     let mut both = sound.clone();
     both[20] ^= 1;
     both[BLOCK + 20] ^= 1;
-    for current in [None, Some(Vec::new()), Some(sound[..300].to_vec()), Some(vec![0; 2 * BLOCK]), Some(both)]
+    for current in
+        [None, Some(Vec::new()), Some(sound[..300].to_vec()), Some(vec![0; 2 * BLOCK]), Some(both)]
     {
         let disk = disk(&[&three.old, &three.middle, &three.tail], current);
         let report = check_all(&disk, &records(1..=9));
         assert_ne!(report.action, RecoveryAction::Continued);
-        assert!(report.notes.len() == 1 && *report.notes[0].path == *current_path(), "{:?}", report.notes);
+        assert!(
+            report.notes.len() == 1 && *report.notes[0].path == *current_path(),
+            "{:?}",
+            report.notes
+        );
     }
 }
 
@@ -533,7 +563,8 @@ fn one_damaged_copy_is_reported_and_the_other_counts() {
 
 #[test]
 fn two_sound_copies_that_differ_are_damage_in_a_header_and_old_and_new_in_current() {
-    // Method: pair the blocks of two versions. Of CURRENT the newer counts: what the older one would miss is damage.
+    // Method: pair the blocks of two versions. Of CURRENT the newer counts: what the older one
+    // would miss is damage.
     let three = Three::new();
     let longer = Build { next: 99, ..three.tail.clone() };
     let mut other = longer.header.clone();
@@ -560,7 +591,9 @@ fn two_sound_copies_that_differ_are_damage_in_a_header_and_old_and_new_in_curren
 #[test]
 fn what_is_not_a_log_is_told_apart() {
     // Method: files with our names and other contents, with and without a CURRENT of such a kind.
-    for contents in [Vec::new(), b"#!/bin/sh\n".to_vec(), vec![0; 20_000], Rng::new(1).bytes(20_000)] {
+    for contents in
+        [Vec::new(), b"#!/bin/sh\n".to_vec(), vec![0; 20_000], Rng::new(1).bytes(20_000)]
+    {
         let fs = disk(&[], None);
         fs.replace(&segment_path(1), contents.clone());
         fs.replace(&segment_path(8), b"something else".to_vec());
@@ -591,21 +624,24 @@ fn unsupported(disk: &MemFs) -> (PathBuf, &'static str, u32) {
 
 #[test]
 fn what_a_later_release_wrote_is_refused_by_name() {
-    // Method: a header and a CURRENT of version 2, sound in every other way; in one block or in both. A version that
-    // does not verify is damage.
+    // Method: a header and a CURRENT of version 2, sound in every other way; in one block or in
+    // both. A version that does not verify is damage.
     let three = Three::new();
     for path in [segment_path(1), segment_path(2), segment_path(3), current_path()] {
         let newer = match path == current_path() {
             true => three.closed().encode(2),
             false => {
-                let build =
-                    [&three.old, &three.middle, &three.tail].into_iter().find(|build| build.path() == path);
+                let build = [&three.old, &three.middle, &three.tail]
+                    .into_iter()
+                    .find(|build| build.path() == path);
                 build.expect("one of the three").header.encode(2)
             }
         };
         for blocks in [0..BLOCK, BLOCK..2 * BLOCK, 0..2 * BLOCK] {
             let disk = three.disk();
-            edit(&disk, &path, |bytes| bytes[blocks.clone()].copy_from_slice(&newer[blocks.clone()]));
+            edit(&disk, &path, |bytes| {
+                bytes[blocks.clone()].copy_from_slice(&newer[blocks.clone()])
+            });
             assert_eq!(unsupported(&disk), (path.clone(), "format version", 2));
         }
         let disk = three.disk();
@@ -617,8 +653,8 @@ fn what_a_later_release_wrote_is_refused_by_name() {
 
 #[test]
 fn unknown_frames_that_verify_are_refused_by_name() {
-    // Method: a frame of type 3, and one of codec 1, with right checksums: in the tail, in a completed segment, and
-    // behind damage in the tail, where only headers are looked at.
+    // Method: a frame of type 3, and one of codec 1, with right checksums: in the tail, in a
+    // completed segment, and behind damage in the tail, where only headers are looked at.
     for (kind, what, found) in [(3, "frame type", 3), (1 | 1 << 8, "codec", 1)] {
         let three = Three::new();
         let mut tail = three.tail.clone();
@@ -636,8 +672,10 @@ fn unknown_frames_that_verify_are_refused_by_name() {
         fill(&mut middle, 4);
         let mut tail = Build::new(LOG, 3, 7, Some(middle.fence()));
         fill(&mut tail, 7);
-        let in_middle = disk(&[&three.old, &middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
-        let opened = small_segments().verify(Verify::Full).open_on(Arc::new(in_middle.clone()), DIR);
+        let in_middle =
+            disk(&[&three.old, &middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+        let opened =
+            small_segments().verify(Verify::Full).open_on(Arc::new(in_middle.clone()), DIR);
         assert!(matches!(opened, Err(Error::UnsupportedVersion { .. })), "{opened:?}");
         let wal = small_segments().verify(Verify::Tail).open_on(Arc::new(in_middle), DIR).unwrap();
         let last = wal.iter().last().unwrap();
@@ -659,7 +697,11 @@ fn a_chain_that_does_not_fit_together_is_damage() {
         ("an LSN gap", tail(fence.clone(), 8), 3),
         ("an LSN repeated", tail(fence.clone(), 6), 3),
         ("a foreign salt", tail(Predecessor { salt: [9; 16], ..fence.clone() }, 7), 2),
-        ("an end beyond the file", tail(Predecessor { end: fence.end + 8000, ..fence.clone() }, 7), 2),
+        (
+            "an end beyond the file",
+            tail(Predecessor { end: fence.end + 8000, ..fence.clone() }, 7),
+            2,
+        ),
         (
             "itself as predecessor",
             tail(Predecessor { number: 3, salt: three.tail.header.salt, ..fence.clone() }, 7),
@@ -668,19 +710,27 @@ fn a_chain_that_does_not_fit_together_is_damage() {
         ("a later one as predecessor", tail(Predecessor { number: 4, ..fence.clone() }, 7), 3),
     ];
     for (what, tail, named) in cases {
-        let disk = disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+        let disk =
+            disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
         let found = damage(&disk);
         assert_eq!(found.path, segment_path(named), "{what}: {}", found.reason);
     }
     // These are found by reading the frames, so by full verification, or when they are read.
     let frames = [
-        ("another last frame", Predecessor { frame_offset: three.middle.frames[2].offset, ..fence.clone() }),
-        ("another checksum", Predecessor { frame_checksum: fence.frame_checksum ^ 1, ..fence.clone() }),
+        (
+            "another last frame",
+            Predecessor { frame_offset: three.middle.frames[2].offset, ..fence.clone() },
+        ),
+        (
+            "another checksum",
+            Predecessor { frame_checksum: fence.frame_checksum ^ 1, ..fence.clone() },
+        ),
         ("an end within a frame", Predecessor { end: fence.end - 8, ..fence.clone() }),
     ];
     for (what, wrong) in frames {
         let tail = tail(wrong, 7);
-        let disk = disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+        let disk =
+            disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
         let before = files(&disk);
         match open(&disk) {
             Err(Error::Corrupt { path, .. }) => assert_eq!(*path, *segment_path(2), "{what}"),
@@ -690,12 +740,17 @@ fn a_chain_that_does_not_fit_together_is_damage() {
     }
     let renamed = disk(&[&three.old, &three.middle], None);
     renamed.replace(&segment_path(5), three.tail.bytes());
-    assert_eq!(damage(&renamed).path, segment_path(5), "a header with another number than its name");
+    assert_eq!(
+        damage(&renamed).path,
+        segment_path(5),
+        "a header with another number than its name"
+    );
 }
 
 #[test]
 fn frames_that_do_not_continue_one_another_are_damage() {
-    // Method: in the tail, and in a completed segment: whole frames with a gap or a repeat in the LSNs.
+    // Method: in the tail, and in a completed segment: whole frames with a gap or a repeat in the
+    // LSNs.
     for wrong in [5, 7, 4] {
         let mut middle = Build::new(LOG, 2, 4, None);
         middle.header.predecessor = Some(Three::new().old.fence());
@@ -703,7 +758,8 @@ fn frames_that_do_not_continue_one_another_are_damage() {
         middle.next = wrong;
         middle.data(middle.end(), &records([6]));
         let old = Three::new().old;
-        let as_tail = disk(&[&old, &middle], Some(middle.mark(false, middle.header.birth_end).encode(1)));
+        let as_tail =
+            disk(&[&old, &middle], Some(middle.mark(false, middle.header.birth_end).encode(1)));
         assert_eq!(damage(&as_tail).path, segment_path(2));
         let mut tail = Build::new(LOG, 3, wrong + 1, Some(middle.fence()));
         fill(&mut tail, wrong + 1);
@@ -732,7 +788,8 @@ fn a_tail_that_begins_without_a_state_frame_is_damage() {
 
 #[test]
 fn bytes_behind_a_predecessors_end_are_dead_whatever_they_hold() {
-    // Method: behind the end that the successor gives: zeros, garbage, and whole frames that would continue the log.
+    // Method: behind the end that the successor gives: zeros, garbage, and whole frames that would
+    // continue the log.
     let three = Three::new();
     let mut longer = three.middle.clone();
     longer.data(longer.end() + 4096, &records([70, 71]));
@@ -747,13 +804,15 @@ fn bytes_behind_a_predecessors_end_are_dead_whatever_they_hold() {
 
 #[test]
 fn segments_that_the_chain_passes_by_are_removed_if_they_are_sound() {
-    // Method: the tail's predecessor record points past a segment, as when a suffix was cut off: what lies between is
-    // no part of the log. One with a sound header goes, one without stays and is reported.
+    // Method: the tail's predecessor record points past a segment, as when a suffix was cut off:
+    // what lies between is no part of the log. One with a sound header goes, one without stays and
+    // is reported.
     let three = Three::new();
     for sound in [true, false] {
         let mut tail = Build::new(LOG, 3, 4, Some(three.old.fence()));
         tail.data(tail.end(), &records([14]));
-        let disk = disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+        let disk =
+            disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
         if !sound {
             edit(&disk, &segment_path(2), |bytes| bytes[..2 * BLOCK].fill(0xEE));
         }
@@ -771,8 +830,9 @@ fn segments_that_the_chain_passes_by_are_removed_if_they_are_sound() {
 
 #[test]
 fn damage_wholly_below_the_floor_never_stops_an_open() {
-    // Method: everything below the floor is damaged in turn: header, frames, cut, replaced by anything; it must not
-    // even be noticed but by a note. With the floor at the end of a segment and within the next one.
+    // Method: everything below the floor is damaged in turn: header, frames, cut, replaced by
+    // anything; it must not even be noticed but by a note. With the floor at the end of a segment
+    // and within the next one.
     let three = Three::new();
     for floor in [6, 7] {
         let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.fence()), floor, b"");
@@ -804,11 +864,13 @@ fn damage_wholly_below_the_floor_never_stops_an_open() {
 
 #[test]
 fn a_read_that_fails_is_an_error_and_never_the_end_of_the_log() {
-    // Method: each read, and each look at a size, of an open fails in turn; the error is the disk's, nothing is
-    // changed, and the next open finds everything.
+    // Method: each read, and each look at a size, of an open fails in turn; the error is the
+    // disk's, nothing is changed, and the next open finds everything.
     let three = Three::new();
-    let disk =
-        disk(&[&three.old, &three.middle, &three.tail], Some(three.tail.mark(false, FRAMES_START).encode(1)));
+    let disk = disk(
+        &[&three.old, &three.middle, &three.tail],
+        Some(three.tail.mark(false, FRAMES_START).encode(1)),
+    );
     let counted = FaultFs::new(disk.fork());
     drop(small_segments().open_on(Arc::new(counted.clone()), DIR).unwrap());
     let calls = counted.calls();
@@ -821,7 +883,8 @@ fn a_read_that_fails_is_an_error_and_never_the_end_of_the_log() {
         let before = files(fs.disk());
         match small_segments().open_on(Arc::new(fs.clone()), DIR) {
             Err(Error::Io { .. }) => failed += 1,
-            // Those that come after the decision may fail in other ways; they are not reads of the log.
+            // Those that come after the decision may fail in other ways; they are not reads of the
+            // log.
             Ok(_) | Err(_) if fs.fired().is_empty() => continue,
             Ok(wal) => assert!(replay(&wal) == records(1..=9), "call {at}, {site:?}"),
             Err(error) => panic!("call {at}, {site:?}: {error}"),
@@ -839,8 +902,8 @@ fn a_read_that_fails_is_an_error_and_never_the_end_of_the_log() {
 
 #[test]
 fn a_crash_loop_piles_up_nothing() {
-    // Method: open, do one thing, and let the process die, hundreds of times over; the files, their number and their
-    // bytes stay bounded, whatever that thing is.
+    // Method: open, do one thing, and let the process die, hundreds of times over; the files, their
+    // number and their bytes stay bounded, whatever that thing is.
     type Act = fn(&Wal, u64);
     fn append(wal: &Wal, number: u64) -> Lsn {
         wal.append(Stored::mixed(number % 7).entry()).unwrap()
@@ -867,7 +930,8 @@ fn a_crash_loop_piles_up_nothing() {
             |wal, number| assert!(append(wal, number) > Lsn::FIRST),
             |crashes| 3 + crashes * 1000 / 8000,
         ),
-        // The second one proves that the first was synced, so that the tail ends there and a successor is due.
+        // The second one proves that the first was synced, so that the tail ends there and a
+        // successor is due.
         (
             "two appends",
             |wal, number| {
@@ -892,7 +956,10 @@ fn a_crash_loop_piles_up_nothing() {
             disk = next;
             let segments = segments_of(&disk).len() as u64;
             most = most.max(segments);
-            assert!(segments <= bound(number), "{what}: {segments} segments after {number} crashes");
+            assert!(
+                segments <= bound(number),
+                "{what}: {segments} segments after {number} crashes"
+            );
             let names = disk.files().len() as u64;
             assert!(names <= segments + 4, "{what}: {:?}", disk.files().keys().collect::<Vec<_>>());
         }
@@ -902,7 +969,8 @@ fn a_crash_loop_piles_up_nothing() {
 
 #[test]
 fn a_crash_loop_on_the_real_disk_piles_up_nothing() {
-    // Method: likewise, with directories copied while the log is open, which is what a kill leaves of it.
+    // Method: likewise, with directories copied while the log is open, which is what a kill leaves
+    // of it.
     let scratch = tempfile::tempdir().unwrap();
     let dir = |generation: usize| scratch.path().join(format!("{generation}"));
     for generation in 0..40 {
@@ -919,14 +987,17 @@ fn a_crash_loop_on_the_real_disk_piles_up_nothing() {
 
 #[test]
 fn a_crash_at_any_call_of_recovery_leads_to_the_same_end() {
-    // Method: a log that crashed with a torn tail and frames without a promise; its recovery crashes at each call,
-    // by a kill and by a power cut of either kind, and the next one too. What an open has once reported stays.
+    // Method: a log that crashed with a torn tail and frames without a promise; its recovery
+    // crashes at each call, by a kill and by a power cut of either kind, and the next one too. What
+    // an open has once reported stays.
     watchdog(120, || {
         let three = Three::new();
         let mut tail = three.tail.clone();
         tail.data(tail.frames[3].offset, &records([10, 11]));
-        let crashed =
-            disk(&[&three.old, &three.middle, &tail], Some(three.tail.mark(false, FRAMES_START).encode(1)));
+        let crashed = disk(
+            &[&three.old, &three.middle, &tail],
+            Some(three.tail.mark(false, FRAMES_START).encode(1)),
+        );
         edit(&crashed, &segment_path(3), |bytes| bytes.extend(Rng::new(2).bytes(500)));
         let expected = records(1..=11);
         let count = {
@@ -960,7 +1031,8 @@ fn a_crash_at_any_call_of_recovery_leads_to_the_same_end() {
 
 #[test]
 fn the_lock_file_is_never_changed() {
-    // Method: on the real disk, a LOCK with contents of somebody else's: it keeps them, and it is the same file.
+    // Method: on the real disk, a LOCK with contents of somebody else's: it keeps them, and it is
+    // the same file.
     let scratch = tempfile::tempdir().unwrap();
     let lock = scratch.path().join("LOCK");
     fs::write(&lock, "not ours").unwrap();
@@ -976,11 +1048,13 @@ fn the_lock_file_is_never_changed() {
 
 #[test]
 fn the_report_tells_what_is_there() {
-    // Method: the report of a log with a floor in its second segment and a retired first one, field by field.
+    // Method: the report of a log with a floor in its second segment and a retired first one, field
+    // by field.
     let three = Three::new();
     let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.fence()), 4, b"");
     fill(&mut tail, 7);
-    let disk = disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+    let disk =
+        disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
     let wal = opened(&disk);
     let report = wal.recovery();
     assert_eq!((report.records, report.action), (range(5, 9), RecoveryAction::Continued));

@@ -36,8 +36,8 @@ struct Arguments {
     /// Writes the plots that are lines to files in this directory, which is made.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// The directory to measure in: it decides on the disk. A fresh one is made inside, and removed; `cpu` makes its
-    /// own in /dev/shm [default: `target`, else the working directory].
+    /// The directory to measure in: it decides on the disk. A fresh one is made inside, and
+    /// removed; `cpu` makes its own in /dev/shm [default: `target`, else the working directory].
     #[arg(long)]
     dir: Option<PathBuf>,
     /// How many turns each engine has.
@@ -77,13 +77,15 @@ pub(crate) fn main() -> ExitCode {
 
 /// One measurement, in a process of its own.
 fn do_job(job: &str) -> ExitCode {
-    // An engine that panics in a thread of its own, or in one of several, would leave the others waiting.
+    // An engine that panics in a thread of its own, or in one of several, would leave the others
+    // waiting.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         hook(panic);
         std::process::exit(101);
     }));
-    let done = serde_json::from_str::<Job>(job).map_err(Into::into).and_then(|job| tasks::run(&job));
+    let done =
+        serde_json::from_str::<Job>(job).map_err(Into::into).and_then(|job| tasks::run(&job));
     let report = match done {
         Ok(outcome) => Report::Done(Box::new(outcome)),
         Err(error) => Report::Failed(error.to_string()),
@@ -107,16 +109,22 @@ fn list() -> Result<()> {
 
 fn measure(arguments: &Arguments) -> Result<()> {
     if cfg!(debug_assertions) {
-        return Err("this is a debug build, whose figures mean nothing: run it with --release".into());
+        return Err(
+            "this is a debug build, whose figures mean nothing: run it with --release".into()
+        );
     }
     let mut effort = if arguments.quick { Effort::quick() } else { Effort::full() };
     if let Some(rounds) = arguments.rounds {
         effort.rounds = rounds.into();
     }
-    let chosen =
-        |workload: &Workload| arguments.workloads.is_empty() || arguments.workloads.contains(workload);
-    let cases: Vec<Case> =
-        Workload::ALL.into_iter().filter(chosen).flat_map(|workload| cases(workload, &effort)).collect();
+    let chosen = |workload: &Workload| {
+        arguments.workloads.is_empty() || arguments.workloads.contains(workload)
+    };
+    let cases: Vec<Case> = Workload::ALL
+        .into_iter()
+        .filter(chosen)
+        .flat_map(|workload| cases(workload, &effort))
+        .collect();
     let dir = match &arguments.dir {
         Some(dir) => dir.clone(),
         None if Path::new("target").is_dir() => PathBuf::from("target"),
@@ -164,7 +172,8 @@ fn check_space(dir: &Path, cases: &[Case]) -> Result<()> {
     for (dir, in_memory) in [(dir, false), (Path::new(MEMORY_DIR), true)] {
         let here = cases.iter().filter(|case| case.is_in_memory() == in_memory);
         let Some(needed) = here.map(|case| case.space_bytes).max() else { continue };
-        let system = rustix::fs::statvfs(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        let system =
+            rustix::fs::statvfs(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         let free = system.f_bavail * system.f_frsize;
         let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
         tell(&format!(

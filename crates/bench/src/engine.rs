@@ -1,4 +1,5 @@
-//! `Engine`: what every log here can be asked for; and the list of them, with what their `Ok` promises.
+//! `Engine`: what every log here can be asked for; and the list of them, with what their `Ok`
+//! promises.
 
 use std::path::Path;
 
@@ -10,7 +11,8 @@ pub(crate) type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::r
 
 /// A log that is open in a directory of its own, or a floor: the same work done straight on a file.
 ///
-/// Shared by all appending threads. One whose own calls need `&mut` sits in a mutex, which is what its users do.
+/// Shared by all appending threads. One whose own calls need `&mut` sits in a mutex, which is what
+/// its users do.
 pub(crate) trait Engine: Send + Sync {
     /// Appends a record; when it returns, the record is as safe as the mode promises.
     ///
@@ -51,7 +53,8 @@ pub(crate) enum Mode {
     Durable,
     /// Nothing yet: they are synced when a segment is full, and when `sync` is called.
     Buffered,
-    /// Nothing: a log is written, as fast as it goes, to be read later. Nothing of it is thrown away.
+    /// Nothing: a log is written, as fast as it goes, to be read later. Nothing of it is thrown
+    /// away.
     Load(Framing),
     /// The log is there, and is to be read.
     Read,
@@ -133,7 +136,8 @@ pub(crate) enum Segments {
     None,
 }
 
-/// All engines of this build, the one to be measured first, then the floors, then the peers by name.
+/// All engines of this build, the one to be measured first, then the floors, then the peers by
+/// name.
 pub(crate) fn all() -> Vec<Spec> {
     vec![
         engines::seawall::spec(),

@@ -6,9 +6,9 @@ use crate::engine::{BUFFERED, Framing, GROWING, PREAD, SEAWALL, ZEROED};
 use crate::job::{Latency, Outcome};
 use crate::summary::{CaseResult, Spread};
 use crate::workloads::{
-    BARE, BATCH_ID, CHECKPOINT_ID, CLEAN_FULL, CLEAN_TAIL, CPU_RECORD_BYTES, Effort, GROWTH_ID, LENT,
-    MEMORY_OPEN_ID, MEMORY_REPLAY_ID, OWNED, ROTATION_ID, THREADS, VERIFIED, buffered_id, cpu_id, durable_id,
-    growth_open_id, open_id, read_id, replay_id,
+    BARE, BATCH_ID, CHECKPOINT_ID, CLEAN_FULL, CLEAN_TAIL, CPU_RECORD_BYTES, Effort, GROWTH_ID,
+    LENT, MEMORY_OPEN_ID, MEMORY_REPLAY_ID, OWNED, ROTATION_ID, THREADS, VERIFIED, buffered_id,
+    cpu_id, durable_id, growth_open_id, open_id, read_id, replay_id,
 };
 
 #[derive(Debug, Serialize)]
@@ -85,7 +85,12 @@ impl Results<'_> {
         Some(self.case(id)?.compare(label, reference, compare)?.median)
     }
 
-    fn median(&self, id: &str, label: &str, figure: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
+    fn median(
+        &self,
+        id: &str,
+        label: &str,
+        figure: impl Fn(&Outcome) -> Option<f64>,
+    ) -> Option<f64> {
         self.case(id)?.row(label)?.median(figure)
     }
 }
@@ -134,7 +139,8 @@ fn many_threads(results: &Results<'_>) -> Vec<Goal> {
     let id = durable_id(64, 256);
     let rate = results.ratio(&id, SEAWALL, "raft-engine");
     goals.push(Goal::new(path, "≥ 1.3 × raft-engine", "×", Bound::AtLeast(1.3), rate));
-    let p99 = results.compare(&id, SEAWALL, "raft-engine", |own, other| p99_us(own) / p99_us(other));
+    let p99 =
+        results.compare(&id, SEAWALL, "raft-engine", |own, other| p99_us(own) / p99_us(other));
     goals.push(Goal::new(path, "p99 below raft-engine's", "×", Bound::AtMost(1.0), p99));
     let rate = results.ratio(&durable_id(8, 256), SEAWALL, "okaywal");
     goals.push(Goal::new("8 threads durable", "≥ 1.3 × okaywal", "×", Bound::AtLeast(1.3), rate));
@@ -156,8 +162,13 @@ fn cpu(results: &Results<'_>) -> Vec<Goal> {
 
 fn batches_and_buffers(results: &Results<'_>) -> Vec<Goal> {
     let batch = results.ratio(BATCH_ID, SEAWALL, GROWING);
-    let mut goals =
-        vec![Goal::new("batch 100 × 256 B", "≥ 1.0 × growing floor", "×", Bound::AtLeast(1.0), batch)];
+    let mut goals = vec![Goal::new(
+        "batch 100 × 256 B",
+        "≥ 1.0 × growing floor",
+        "×",
+        Bound::AtLeast(1.0),
+        batch,
+    )];
     for (bytes, name, least) in [(256, "256 B", 0.9), (4 << 10, "4 KiB", 0.9), (64, "64 B", 0.6)] {
         let figure = results.ratio(&buffered_id(1, bytes), SEAWALL, BUFFERED);
         let goal = format!("{name}, 1 thread: ≥ {least} × floor");
@@ -168,9 +179,10 @@ fn batches_and_buffers(results: &Results<'_>) -> Vec<Goal> {
 
 fn reading(results: &Results<'_>) -> Vec<Goal> {
     let mut goals = Vec::new();
-    for (framing, name, least) in
-        [(Framing::Grouped, "256 B, grouped", 1.2), (Framing::Single, "256 B, single-record frames", 1.0)]
-    {
+    for (framing, name, least) in [
+        (Framing::Grouped, "256 B, grouped", 1.2),
+        (Framing::Single, "256 B, single-record frames", 1.0),
+    ] {
         for (label, way) in [(OWNED, "owned"), (LENT, "lending")] {
             let figure = results.ratio(&replay_id(framing, 256), label, PREAD);
             let goal = format!("{name}, {way}: ≥ {least} × pread floor");
@@ -197,14 +209,16 @@ fn opening(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
     let mut goals = Vec::new();
     for segments in [effort.segments.div_ceil(10), effort.segments] {
         let id = open_id(segments);
-        let speed = results
-            .median(&id, CLEAN_FULL, |outcome| Some(outcome.log_bytes? as f64 / outcome.seconds / 1e9));
+        let speed = results.median(&id, CLEAN_FULL, |outcome| {
+            Some(outcome.log_bytes? as f64 / outcome.seconds / 1e9)
+        });
         let goal = format!("{segments} segments, Verify::Full: ≥ 3 GB/s warm");
         goals.push(Goal::new(path, goal, "GB/s", Bound::AtLeast(3.0), speed));
         let above = |outcome: &Outcome| Some((outcome.seconds - outcome.alone_seconds?) * 1e3);
         let limit_ms = 2.0 + 0.015 * segments as f64;
-        let goal =
-            format!("{segments} segments, Verify::Tail, closed: ≤ {limit_ms:.1} ms above CURRENT's syncs");
+        let goal = format!(
+            "{segments} segments, Verify::Tail, closed: ≤ {limit_ms:.1} ms above CURRENT's syncs"
+        );
         let figure = results.median(&id, CLEAN_TAIL, above);
         goals.push(Goal::new(path, goal, "ms", Bound::AtMost(limit_ms), figure));
     }
@@ -249,7 +263,13 @@ fn memory(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
     let growth = peak(16).zip(peak(4)).map(|(large, small)| (large - small - index_bytes) / 1024.0);
     vec![
         Goal::new(path, goal, "MiB", Bound::AtMost(limit), open),
-        Goal::new(path, "replay: ≤ 2 × the largest frame + 1 MiB", "MiB", Bound::AtMost(1.125), replay),
+        Goal::new(
+            path,
+            "replay: ≤ 2 × the largest frame + 1 MiB",
+            "MiB",
+            Bound::AtMost(1.125),
+            replay,
+        ),
         Goal::new(
             path,
             "from 4 to 16 GiB of log (a sixteenth with --quick): the index, and ≤ 512 KiB of noise",

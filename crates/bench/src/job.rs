@@ -1,5 +1,5 @@
-//! A job is one measurement of one engine. It runs in a process of its own, so that memory peaks, CPU time and panics
-//! do not mix, and an engine that hangs can be given up.
+//! A job is one measurement of one engine. It runs in a process of its own, so that memory peaks,
+//! CPU time and panics do not mix, and an engine that hangs can be given up.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -36,13 +36,15 @@ pub(crate) enum Task {
     Read { reads: u64 },
     /// As many bytes as such a record's frame has are read from the same files.
     BareRead { reads: u64, frame_bytes: u64, look: Look },
-    /// A thread appends to seawall's log; meanwhile all that was there is checkpointed, or, to compare, is not.
+    /// A thread appends to seawall's log; meanwhile all that was there is checkpointed, or, to
+    /// compare, is not.
     Checkpoint { millis: u64, checkpoints: bool },
     /// What memory it takes to have the log open, after so many appends by one thread.
     MemoryOpen { setup: Setup, appends: u64 },
     /// What memory it takes to read it all.
     MemoryReplay,
-    /// So many steps of so many bytes are appended to seawall's log, which is checkpointed behind each.
+    /// So many steps of so many bytes are appended to seawall's log, which is checkpointed behind
+    /// each.
     Growth { steps: u64, step_bytes: u64, record_bytes: usize },
 }
 
@@ -64,8 +66,8 @@ pub(crate) enum Amount {
     Millis(u64),
     /// So many calls of all threads together, after a warm-up of a twentieth. Every call is timed.
     Calls(u64),
-    /// So many calls, or fewer if time is up, and a last sync, which belongs to the time. No call is timed by itself:
-    /// that would cost too much.
+    /// So many calls, or fewer if time is up, and a last sync, which belongs to the time. No call
+    /// is timed by itself: that would cost too much.
     CallsAndSync { calls: u64, millis_max: u64 },
 }
 
@@ -121,7 +123,8 @@ pub(crate) struct Outcome {
     pub(crate) segments: Option<u64>,
     /// Bytes of its files.
     pub(crate) log_bytes: Option<u64>,
-    /// The file and directory syncs that the operation contains, done alone: of opens the median, of births the worst.
+    /// The file and directory syncs that the operation contains, done alone: of opens the median,
+    /// of births the worst.
     pub(crate) alone_seconds: Option<f64>,
     /// How long each step took, where there are steps.
     pub(crate) step_seconds: Vec<f64>,

@@ -30,14 +30,18 @@ impl Machine {
                 .unwrap_or(0)
                 >> 10,
             kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
-            file_system: file_system(&read("/proc/self/mountinfo"), dir).unwrap_or_else(|| "unknown".into()),
+            file_system: file_system(&read("/proc/self/mountinfo"), dir)
+                .unwrap_or_else(|| "unknown".into()),
             date: date(SystemTime::now()),
         }
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
         vec![
-            format!("{}, {} processors, {} MiB of memory", self.processor, self.processors, self.memory_mib),
+            format!(
+                "{}, {} processors, {} MiB of memory",
+                self.processor, self.processors, self.memory_mib
+            ),
             format!("{}, {}", self.kernel, self.file_system),
             self.date.clone(),
         ]
@@ -77,7 +81,8 @@ fn date(time: SystemTime) -> String {
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;
@@ -98,7 +103,8 @@ mod tests {
 
     #[test]
     fn the_file_system_is_that_of_the_longest_mount_point() {
-        let mounts = "1 0 8:1 / / rw shared:1 - ext4 /dev/a rw\n2 1 0:2 / /proc rw,nosuid - proc proc rw\n";
+        let mounts =
+            "1 0 8:1 / / rw shared:1 - ext4 /dev/a rw\n2 1 0:2 / /proc rw,nosuid - proc proc rw\n";
         assert_eq!(file_system(mounts, Path::new("/proc")).unwrap(), "proc on proc (rw,nosuid)");
         assert_eq!(file_system(mounts, Path::new("/")).unwrap(), "ext4 on /dev/a (rw)");
     }

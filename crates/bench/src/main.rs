@@ -5,8 +5,9 @@
 //! cargo run --release -p seawall-bench --features peers -- --list
 //! ```
 //!
-//! Disks are noisy, and drift: the engines take turns, each measurement in a process and a directory of its own, and
-//! what counts are the ratios within a round. The README beside this tells what the columns mean.
+//! Disks are noisy, and drift: the engines take turns, each measurement in a process and a
+//! directory of its own, and what counts are the ratios within a round. The README beside this
+//! tells what the columns mean.
 
 #[cfg(target_os = "linux")]
 mod command;

@@ -26,9 +26,12 @@ pub(crate) struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     pub(crate) fn new(scratch: &'a Path, effort: &'a Effort, cases: &[Case]) -> Runner<'a> {
-        let measurements: usize = cases.iter().map(|case| case.rows.len() * case.rounds(effort)).sum();
+        let measurements: usize =
+            cases.iter().map(|case| case.rows.len() * case.rounds(effort)).sum();
         let progress = ProgressBar::new(measurements as u64);
-        if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} {msg}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} {msg}")
+        {
             progress.set_style(style);
         }
         Runner { scratch, effort, progress }
@@ -57,7 +60,12 @@ impl<'a> Runner<'a> {
         for name in kept {
             self.remove(&self.kept_dir(&name));
         }
-        CaseResult { id: case.id.clone(), kind: case.kind, reference: case.reference.into(), rows: results }
+        CaseResult {
+            id: case.id.clone(),
+            kind: case.kind,
+            reference: case.reference.into(),
+            rows: results,
+        }
     }
 
     /// Writes the log that a row reads, unless another row has had it written.
@@ -70,7 +78,12 @@ impl<'a> Runner<'a> {
             }
             _ => None,
         };
-        RowResult { label: row.label.clone(), remark: row.remark.clone(), rounds: Vec::new(), failure }
+        RowResult {
+            label: row.label.clone(),
+            remark: row.remark.clone(),
+            rounds: Vec::new(),
+            failure,
+        }
     }
 
     fn measure(&self, row: &Row) -> Result<Outcome> {

@@ -28,7 +28,8 @@ impl CaseResult {
         self.rows.iter().find(|row| row.label == label)
     }
 
-    /// How many times as fast `label` was as `reference`, by the rounds in which both were measured.
+    /// How many times as fast `label` was as `reference`, by the rounds in which both were
+    /// measured.
     pub(crate) fn ratio(&self, label: &str, reference: &str) -> Option<Spread> {
         self.compare(label, reference, |own, other| own.rate() / other.rate())
     }
@@ -89,7 +90,8 @@ mod tests {
     use super::*;
 
     fn row(label: &str, rates: &[Option<f64>]) -> RowResult {
-        let outcome = |rate: f64| Outcome { operations: 1, seconds: 1.0 / rate, ..Outcome::default() };
+        let outcome =
+            |rate: f64| Outcome { operations: 1, seconds: 1.0 / rate, ..Outcome::default() };
         let rounds = rates.iter().map(|rate| rate.map(outcome)).collect();
         RowResult { label: label.into(), remark: String::new(), rounds, failure: None }
     }
@@ -104,17 +106,23 @@ mod tests {
         assert_eq!(spread(&[]), None);
         assert_eq!(spread(&[4.0]), Some(Spread { least: 4.0, median: 4.0, most: 4.0 }));
         assert_eq!(spread(&[9.0, 1.0, 2.0]), Some(Spread { least: 1.0, median: 2.0, most: 9.0 }));
-        assert_eq!(spread(&[9.0, 1.0, 2.0, 4.0]), Some(Spread { least: 1.0, median: 3.0, most: 9.0 }));
+        assert_eq!(
+            spread(&[9.0, 1.0, 2.0, 4.0]),
+            Some(Spread { least: 1.0, median: 3.0, most: 9.0 })
+        );
     }
 
     #[test]
     fn a_ratio_is_taken_round_by_round() {
-        // Method: a disk that becomes ten times as slow. In every round the log does twice what the floor does; the
-        // ratio of the medians would be 10.
+        // Method: a disk that becomes ten times as slow. In every round the log does twice what the
+        // floor does; the ratio of the medians would be 10.
         let floor = row("floor", &[Some(100.0), Some(10.0), Some(10.0)]);
         let log = row("log", &[Some(200.0), Some(20.0), Some(20.0)]);
         let ratio = case(vec![floor, log]).ratio("log", "floor").unwrap();
-        assert!((ratio.median - 2.0).abs() < 1e-9 && (ratio.most - ratio.least).abs() < 1e-9, "{ratio:?}");
+        assert!(
+            (ratio.median - 2.0).abs() < 1e-9 && (ratio.most - ratio.least).abs() < 1e-9,
+            "{ratio:?}"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! No append allocates once the log has warmed up: shown by counting allocations of the appending thread.
+//! No append allocates once the log has warmed up: shown by counting allocations of the appending
+//! thread.
 
 use allocation_counter::measure;
 use seawall::{Durability, Options, Wal};

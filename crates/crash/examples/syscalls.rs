@@ -1,16 +1,19 @@
-//! Fails, and kills, the log at its system calls, with strace: every n-th call of each kind, on a real file system.
+//! Fails, and kills, the log at its system calls, with strace: every n-th call of each kind, on a
+//! real file system.
 //!
 //! ```text
 //! cargo run -p seawall-crash --example syscalls                    every call, one thread
 //! cargo run -p seawall-crash --example syscalls -- --every 5       every fifth
 //! cargo run -p seawall-crash --example syscalls -- --threads 3     three threads; strace counts in each by itself
 //! ```
-//! A child process works on a log that an earlier one has left as a kill leaves it, so that it recovers first. One of
-//! its calls fails or is its last. It goes on as a user would: what was refused is passed over, a poisoned log is
-//! opened again. Then the log is opened once more, without strace: all that was acknowledged is there, nothing else
-//! but what was under way, and nobody waits for ever.
+//! A child process works on a log that an earlier one has left as a kill leaves it, so that it
+//! recovers first. One of its calls fails or is its last. It goes on as a user would: what was
+//! refused is passed over, a poisoned log is opened again. Then the log is opened once more,
+//! without strace: all that was acknowledged is there, nothing else but what was under way, and
+//! nobody waits for ever.
 //!
-//! `fallocate` is not among the calls, since the log makes none. Where strace is not there, it says so, and that is all.
+//! `fallocate` is not among the calls, since the log makes none. Where strace is not there, it says
+//! so, and that is all.
 
 #![allow(clippy::print_stdout, reason = "it is a program")]
 
@@ -25,7 +28,8 @@ use std::time::{Duration, Instant};
 
 use seawall::{Entry, Error, Lsn, Options, Record, Wal};
 
-/// What a row of the table is called, and the calls it stands for: not every machine has all of them.
+/// What a row of the table is called, and the calls it stands for: not every machine has all of
+/// them.
 const CALLS: [(&str, &str); 9] = [
     ("pwrite64", "pwrite64"),
     ("fdatasync", "fdatasync"),
@@ -137,7 +141,8 @@ fn options() -> Options {
     Options::new().segment_bytes(SEGMENT_BYTES)
 }
 
-/// Opens the log, works, closes it, and so on. The first child is killed by itself at the end of its first round.
+/// Opens the log, works, closes it, and so on. The first child is killed by itself at the end of
+/// its first round.
 fn work(dir: &Path, threads: u64, base: u64) -> ExitCode {
     for round in 0..ROUNDS {
         let Some(wal) = open(dir) else { return ExitCode::from(3) };
@@ -255,7 +260,8 @@ impl Known {
                     let (step, target) = begun[&number(1)];
                     match step.kind() {
                         Kind::Append | Kind::Batch => {
-                            self.appends.get_mut(&step.number).expect("it began").1 = Some(number(2));
+                            self.appends.get_mut(&step.number).expect("it began").1 =
+                                Some(number(2));
                         }
                         Kind::SetState => self.states = vec![step.number],
                         Kind::Checkpoint => self.floors = vec![target.max(self.floors[0])],
@@ -288,8 +294,9 @@ impl Known {
             return Err(format!("the floor is {floor}, none of {:?}", self.floors));
         }
         let state = wal.state();
-        let is_state =
-            |number: &u64| if *number == 0 { state.is_empty() } else { state == payload(*number, 0) };
+        let is_state = |number: &u64| {
+            if *number == 0 { state.is_empty() } else { state == payload(*number, 0) }
+        };
         if !self.states.iter().any(is_state) {
             return Err(format!("the state of {} bytes is none of {:?}", state.len(), self.states));
         }
@@ -300,17 +307,22 @@ impl Known {
         for record in wal.iter() {
             let record = record.map_err(|error| format!("a record cannot be read: {error}"))?;
             let lsn = u64::from(record.lsn());
-            let (number, place) = origin(&record).ok_or(format!("record {lsn} was never appended"))?;
-            let (count, _) = *self.appends.get(&number).ok_or(format!("step {number} was never begun"))?;
+            let (number, place) =
+                origin(&record).ok_or(format!("record {lsn} was never appended"))?;
+            let (count, _) =
+                *self.appends.get(&number).ok_or(format!("step {number} was never begun"))?;
             if self.refused.contains(&number) {
                 return Err(format!("step {number} was refused, and is there at {lsn}"));
             }
             if place >= count || !seen.insert((number, place)) {
-                return Err(format!("step {number}, record {place}, is there twice, again at {lsn}"));
+                return Err(format!(
+                    "step {number}, record {place}, is there twice, again at {lsn}"
+                ));
             }
             found.insert(lsn, (number, place));
-            let whole_before =
-                place == 0 || lsn == floor + 1 || found.get(&(lsn - 1)) == Some(&(number, place - 1));
+            let whole_before = place == 0
+                || lsn == floor + 1
+                || found.get(&(lsn - 1)) == Some(&(number, place - 1));
             if !whole_before || (lsn == last && place + 1 != count) {
                 return Err(format!("step {number} is there in part, at {lsn}"));
             }
@@ -362,7 +374,13 @@ struct Driver {
 }
 
 fn drive(every: u64, threads: u64) -> ExitCode {
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+    if Command::new("strace")
+        .arg("-V")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_err()
+    {
         println!("SKIPPED: strace is not installed, so no system call was made to fail");
         return ExitCode::SUCCESS;
     }
@@ -422,7 +440,8 @@ impl Driver {
                     at += every;
                 }
                 println!("{name:<10} {fault:<8} {made:>5} {row}");
-                // With one thread the calls are the same in each run; but the log may look at the clock.
+                // With one thread the calls are the same in each run; but the log may look at the
+                // clock.
                 if row.injected == 0 {
                     return Err(format!("{name}: strace has injected nothing"));
                 }
@@ -453,9 +472,11 @@ impl Driver {
     /// One run in which the call number `at` of each thread fails.
     fn case(&self, set: &str, fault: &str, at: u64, row: &mut Row) -> Result<(), String> {
         let trace = self.scratch.join("trace");
-        let how = if fault == "SIGKILL" { "signal=KILL".to_owned() } else { format!("error={fault}") };
+        let how =
+            if fault == "SIGKILL" { "signal=KILL".to_owned() } else { format!("error={fault}") };
         let inject = format!("inject={set}:{how}:when={at}");
-        let lines = self.trial(&["-e".into(), format!("trace={set}"), "-e".into(), inject], &trace)?;
+        let lines =
+            self.trial(&["-e".into(), format!("trace={set}"), "-e".into(), inject], &trace)?;
         let traced = fs::read_to_string(&trace).map_err(|error| error.to_string())?;
         let killed = traced.contains("killed by SIGKILL");
         row.runs += 1;
@@ -465,10 +486,13 @@ impl Driver {
         row.not_opened += u64::from(said("not-opened"));
         row.refused += u64::from(said("refused"));
         row.poisoned += u64::from(said("poisoned") || said("not-closed"));
-        let noticed = killed || ["not-opened", "refused", "poisoned", "not-closed"].into_iter().any(said);
+        let noticed =
+            killed || ["not-opened", "refused", "poisoned", "not-closed"].into_iter().any(said);
         row.unnoticed += u64::from(!noticed);
         if fault == "EINTR" && noticed {
-            return Err(format!("an interrupted call is to be made again; the child said:\n{lines}"));
+            return Err(format!(
+                "an interrupted call is to be made again; the child said:\n{lines}"
+            ));
         }
         if !killed && !said("end") {
             return Err(format!("the child ended by itself, and said:\n{lines}"));
@@ -525,7 +549,8 @@ impl Driver {
             }
             thread::sleep(Duration::from_millis(2));
         }
-        let lines = reader.join().map_err(|_| "the reader panicked")?.map_err(|error| error.to_string())?;
+        let lines =
+            reader.join().map_err(|_| "the reader panicked")?.map_err(|error| error.to_string())?;
         // A line that a kill has cut was not said.
         let whole = lines.rfind('\n').map_or(0, |end| end + 1);
         Ok(lines[..whole].to_owned())
@@ -544,7 +569,8 @@ fn paths(dir: &Path) -> Vec<PathBuf> {
 
 /// Opens what a child has left, twice, and once more after an append.
 fn open_and_check(dir: &Path, known: &Known) -> Result<(), String> {
-    let open = || options().open(dir).map_err(|error| format!("what it left does not open: {error}"));
+    let open =
+        || options().open(dir).map_err(|error| format!("what it left does not open: {error}"));
     let wal = open()?;
     known.check(&wal)?;
     let last = wal.last_lsn();

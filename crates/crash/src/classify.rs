@@ -1,5 +1,5 @@
-//! How crashes and damage are told apart: what share of damaged logs opens as if nothing were lost, and what share
-//! of healthy ones is refused.
+//! How crashes and damage are told apart: what share of damaged logs opens as if nothing were lost,
+//! and what share of healthy ones is refused.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,8 +87,14 @@ impl Row {
 #[must_use]
 pub fn run(images: u64, seed: u64) -> Vec<Row> {
     let row = |case| {
-        let mut row =
-            Row { case, images: 0, silent: 0, silent_beyond_last_group: 0, refused_healthy: 0, noticed: 0 };
+        let mut row = Row {
+            case,
+            images: 0,
+            silent: 0,
+            silent_beyond_last_group: 0,
+            refused_healthy: 0,
+            noticed: 0,
+        };
         let mut index = 0;
         while row.images < images {
             let mut dice = Dice::part(seed, index);
@@ -101,8 +107,10 @@ pub fn run(images: u64, seed: u64) -> Vec<Row> {
 }
 
 fn classify(row: &mut Row, dice: &mut Dice) {
-    let setup =
-        Setup { durability: Durability::Sync, space_ahead: *dice.pick(&[SpaceAhead::Off, SpaceAhead::Auto]) };
+    let setup = Setup {
+        durability: Durability::Sync,
+        space_ahead: *dice.pick(&[SpaceAhead::Off, SpaceAhead::Auto]),
+    };
     let mut history = History::random(dice);
     // The last group is to be a small part of the log.
     for _ in 0..3 {
@@ -115,7 +123,11 @@ fn classify(row: &mut Row, dice: &mut Dice) {
     });
     let busy = matches!(row.case, Case::CrashOnly | Case::BusyBit);
     if !busy {
-        history.operations.extend([Operation::Reopen, Operation::Append { bytes: 50 }, Operation::Close]);
+        history.operations.extend([
+            Operation::Reopen,
+            Operation::Append { bytes: 50 },
+            Operation::Close,
+        ]);
     }
     let Ok(whole) = machine::run(&history, None) else { return };
     for _ in 0..8 {
@@ -129,13 +141,16 @@ fn classify(row: &mut Row, dice: &mut Dice) {
         let Some(healthy) = damage(&image, row.case, dice) else { continue };
         row.images += 1;
         let opened = setup.options().open_on(Arc::new(image.clone()), DIR);
-        let judged =
-            |wal| (ledger.judge(&Seen::of(&wal), Survived::PowerCut), ledger.keeps_all_but_last(&wal));
+        let judged = |wal| {
+            (ledger.judge(&Seen::of(&wal), Survived::PowerCut), ledger.keeps_all_but_last(&wal))
+        };
         match opened.map(judged) {
             Err(_) if healthy => row.refused_healthy += 1,
             Err(_) => row.noticed += 1,
             Ok((Ok(_), _)) => {}
-            Ok((Err(violation), _)) if violation.what.contains("cannot be read") => row.noticed += 1,
+            Ok((Err(violation), _)) if violation.what.contains("cannot be read") => {
+                row.noticed += 1
+            }
             Ok((Err(_), all_but_last)) => {
                 row.silent += 1;
                 row.silent_beyond_last_group += u64::from(!all_but_last);
@@ -144,7 +159,8 @@ fn classify(row: &mut Row, dice: &mut Dice) {
     }
 }
 
-/// Damages an image; returns whether only bytes that do not count were hit, or `None` if there was nothing to hit.
+/// Damages an image; returns whether only bytes that do not count were hit, or `None` if there was
+/// nothing to hit.
 fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
     let probe = image.process_kill();
     let wal = Setup { durability: Durability::Sync, space_ahead: SpaceAhead::Off }
@@ -153,12 +169,15 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
         .ok()?;
     let report = wal.recovery().clone();
     drop(wal);
-    let segments: Vec<PathBuf> = image.files().into_iter().filter(|path| is_segment(path)).collect();
+    let segments: Vec<PathBuf> =
+        image.files().into_iter().filter(|path| is_segment(path)).collect();
     let newest = segments.last()?.clone();
     // Where nothing retired is left behind, every segment counts.
     let counts = |path: &PathBuf| {
         report.segments.iter().all(|segment| {
-            *segment.path != **path || segment.role != seawall::SegmentRole::Retired || *path == newest
+            *segment.path != **path
+                || segment.role != seawall::SegmentRole::Retired
+                || *path == newest
         })
     };
     let live: Vec<PathBuf> = segments.iter().filter(|path| counts(path)).cloned().collect();
@@ -170,7 +189,8 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
     match case {
         Case::CrashOnly => Some(true),
         Case::BusyBit | Case::ClosedBit => {
-            // Most of a header is zeros, and all of it is there twice: mostly, what is hit is a frame.
+            // Most of a header is zeros, and all of it is there twice: mostly, what is hit is a
+            // frame.
             let start = if used > FRAMES_START && !dice.once_in(8) { FRAMES_START } else { 0 };
             let (at, bit) = (start + dice.length(used - start), dice.below(8));
             let dropped = usize::try_from(report.dropped_bytes).unwrap_or(usize::MAX);
@@ -204,8 +224,8 @@ fn is_segment(path: &std::path::Path) -> bool {
 }
 
 impl Ledger {
-    /// Whether the log shows every acknowledged record but those of the last group, and the floor and state, which
-    /// may have been that group.
+    /// Whether the log shows every acknowledged record but those of the last group, and the floor
+    /// and state, which may have been that group.
     fn keeps_all_but_last(&self, wal: &seawall::Wal) -> bool {
         u64::from(wal.last_lsn()) >= self.durable_before_last_unit()
     }

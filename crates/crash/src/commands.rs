@@ -19,15 +19,20 @@ pub(crate) fn random(args: &Random) -> Outcome {
     let start = Instant::now();
     let stop = if args.stop_at_first { Stop::AtFirst } else { Stop::Never };
     let (images, seed) = (args.images, args.common.seed);
-    let report = random::run(images, seed, threads(&args.common), stop, |images| bar.set_position(images));
+    let report =
+        random::run(images, seed, threads(&args.common), stop, |images| bar.set_position(images));
     bar.finish_and_clear();
     let (judged, histories) = (report.tally.images, report.histories);
     if args.common.json {
-        let counts = counts(&report.failures, |kind, count| format!("\"{}\":{count}", kind.name()), ",");
-        say(&format!("{{\"images\":{judged},\"histories\":{histories},\"seed\":{seed},{counts}}}"))?;
+        let counts =
+            counts(&report.failures, |kind, count| format!("\"{}\":{count}", kind.name()), ",");
+        say(&format!(
+            "{{\"images\":{judged},\"histories\":{histories},\"seed\":{seed},{counts}}}"
+        ))?;
     } else {
         show(&report.failures)?;
-        let counts = counts(&report.failures, |kind, count| format!("{}={count}", kind.name()), " ");
+        let counts =
+            counts(&report.failures, |kind, count| format!("{}={count}", kind.name()), " ");
         let seconds = start.elapsed().as_secs().max(1);
         let rate = judged / seconds;
         say(&format!(
@@ -58,7 +63,8 @@ pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
     let (tally, whole) = (reached.tally, reached.whole_length());
     let whole = whole.map_or("none".to_owned(), |length| length.to_string());
     if args.common.json {
-        let counts = counts(&reached.failures, |kind, count| format!("\"{}\":{count}", kind.name()), ",");
+        let counts =
+            counts(&reached.failures, |kind, count| format!("\"{}\":{count}", kind.name()), ",");
         say(&format!(
             "{{\"operations\":{},\"depth\":{},\"operations_whole\":\"{whole}\",\"workloads\":{},\
              \"workloads_left_out\":{},\"images\":{},\"images_looked_up\":{},\"points_whole\":{},\
@@ -85,12 +91,19 @@ pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
         say(&format!(
             "points of which every state was judged: {}; whose states are all among those of a later point: {}; \
              with more than {} states of the names or of a file, of which {} random ones were judged: {}",
-            tally.points_whole, tally.points_covered, args.states, args.samples, tally.points_sampled
+            tally.points_whole,
+            tally.points_covered,
+            args.states,
+            args.samples,
+            tally.points_sampled
         ))?;
-        let counts = counts(&reached.failures, |kind, count| format!("{}={count}", kind.name()), " ");
+        let counts =
+            counts(&reached.failures, |kind, count| format!("{}={count}", kind.name()), " ");
         let (images, looked_up, seed) = (tally.images, tally.looked_up, args.common.seed);
         let seconds = start.elapsed().as_secs();
-        say(&format!("images={images} seed={seed} {counts} looked_up={looked_up} seconds={seconds}"))?;
+        say(&format!(
+            "images={images} seed={seed} {counts} looked_up={looked_up} seconds={seconds}"
+        ))?;
     }
     Ok(reached.failures.is_empty())
 }
@@ -112,7 +125,9 @@ pub(crate) fn classify(args: &Classify) -> Outcome {
         });
         say(&format!("[{}]", rows.collect::<Vec<_>>().join(",")))?;
     } else {
-        say("| what was done | images | silent loss | beyond the last group | healthy refused | noticed |")?;
+        say(
+            "| what was done | images | silent loss | beyond the last group | healthy refused | noticed |",
+        )?;
         say("|---|---|---|---|---|---|")?;
         for row in &rows {
             let share = |count: u64| format!("{count} ({:.2} %)", percent(count, row.images));
@@ -132,8 +147,9 @@ pub(crate) fn classify(args: &Classify) -> Outcome {
 
 /// Shows how far it is, how fast, and how long it will take, where there is a terminal.
 fn bar(length: u64, what: &str) -> ProgressBar {
-    let template =
-        format!("{{elapsed_precise}} {{wide_bar}} {{pos}} of {{len}} {what}, {{per_sec}}, {{eta}} left");
+    let template = format!(
+        "{{elapsed_precise}} {{wide_bar}} {{pos}} of {{len}} {what}, {{per_sec}}, {{eta}} left"
+    );
     let style = ProgressStyle::with_template(&template).expect("the template is sound");
     ProgressBar::new(length).with_style(style)
 }

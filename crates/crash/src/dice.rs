@@ -1,4 +1,5 @@
-//! Numbers that look random and depend on a seed alone, so that whatever was found can be found again.
+//! Numbers that look random and depend on a seed alone, so that whatever was found can be found
+//! again.
 
 /// A sequence of numbers (Sebastiano Vigna's SplitMix64).
 #[derive(Debug, Clone)]

@@ -1,5 +1,5 @@
-//! From one disk in doubt to some of the images that a crash may leave, and from each through recovery and further
-//! crashes.
+//! From one disk in doubt to some of the images that a crash may leave, and from each through
+//! recovery and further crashes.
 
 use std::sync::Arc;
 
@@ -65,7 +65,8 @@ impl Examiner {
         Examiner { cuts, setup, dice, tally: Tally::default() }
     }
 
-    /// Judges some images of a disk that has stopped: recovers each, and crashes up to `depth - 1` times more.
+    /// Judges some images of a disk that has stopped: recovers each, and crashes up to `depth - 1`
+    /// times more.
     ///
     /// # Errors
     /// The first promise that is broken.
@@ -113,8 +114,9 @@ impl Examiner {
         self.tally.images += 1;
         let before = image.process_kill();
         let opened = self.setup.options().open_on(Arc::new(image.clone()), DIR);
-        let wal = opened
-            .map_err(|error| Violation::new(Kind::FalseCorrupt, format!("open says: {error} {error:?}")))?;
+        let wal = opened.map_err(|error| {
+            Violation::new(Kind::FalseCorrupt, format!("open says: {error} {error:?}"))
+        })?;
         let calls = image.calls();
         let seen = Seen::of(&wal);
         ledger.judge(&seen, survived)?;
@@ -138,7 +140,11 @@ impl Examiner {
         }
         image.crash_at(image.calls());
         drop(wal);
-        if depth > 1 { self.crash_recovery(&before, ledger, survived, calls, depth) } else { Ok(()) }
+        if depth > 1 {
+            self.crash_recovery(&before, ledger, survived, calls, depth)
+        } else {
+            Ok(())
+        }
     }
 
     /// Crashes the recovery of `image`, which takes so many calls.
@@ -155,8 +161,9 @@ impl Examiner {
             let disk = image.process_kill();
             disk.crash_at(call);
             drop(self.setup.options().open_on(Arc::new(disk.clone()), DIR));
-            self.examine_as(&disk, ledger, depth - 1, Place::WithinOpen(survived))
-                .map_err(|violation| violation.at(format!("in recovery: stopped at call {call}")))?;
+            self.examine_as(&disk, ledger, depth - 1, Place::WithinOpen(survived)).map_err(
+                |violation| violation.at(format!("in recovery: stopped at call {call}")),
+            )?;
         }
         Ok(())
     }

@@ -26,15 +26,15 @@ pub struct Bound {
     pub operations_min: usize,
     /// … with so many crashes one after another, recovery included.
     pub depth: u32,
-    /// Every state of the names, and of each file that is read, where there are no more than this; else `samples`
-    /// random ones.
+    /// Every state of the names, and of each file that is read, where there are no more than this;
+    /// else `samples` random ones.
     pub states: u128,
     /// See `states`.
     pub samples: u64,
     /// Only so many workloads of the full length, drawn at random; `None`: all.
     pub workloads_max: Option<u64>,
-    /// How long new workloads are begun; `None`: without end. The short ones come first, those of one length in an
-    /// order drawn at random.
+    /// How long new workloads are begun; `None`: without end. The short ones come first, those of
+    /// one length in an order drawn at random.
     pub time_max: Option<Duration>,
     /// Whether to go on behind a failure.
     pub stop: Stop,
@@ -73,7 +73,8 @@ impl Reached {
 
 /// The operations of which workloads consist; some take two steps of a history.
 fn alphabet() -> Vec<Vec<Operation>> {
-    let fail_sync = Operation::Fail { call: Call::Sync, after: 0, fault: Fault::Error(ErrorKind::Other) };
+    let fail_sync =
+        Operation::Fail { call: Call::Sync, after: 0, fault: Fault::Error(ErrorKind::Other) };
     vec![
         vec![Operation::Append { bytes: 40 }],
         // Two of these do not fit into a segment.
@@ -106,8 +107,14 @@ fn setups() -> Vec<Setup> {
     setups
 }
 
-/// Runs all workloads within `bound`, on so many threads. `progress` is told how many are done, and of how many.
-pub fn run(bound: &Bound, seed: u64, threads: usize, progress: impl Fn(u64, u64) + Sync) -> Reached {
+/// Runs all workloads within `bound`, on so many threads. `progress` is told how many are done, and
+/// of how many.
+pub fn run(
+    bound: &Bound,
+    seed: u64,
+    threads: usize,
+    progress: impl Fn(u64, u64) + Sync,
+) -> Reached {
     let workloads = Workloads::new(bound, seed);
     let (memo, start) = (Memo::new(), Instant::now());
     let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -116,14 +123,17 @@ pub fn run(bound: &Bound, seed: u64, threads: usize, progress: impl Fn(u64, u64)
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) && bound.time_max.is_none_or(|max| start.elapsed() < max)
+                while !done.load(Ordering::Relaxed)
+                    && bound.time_max.is_none_or(|max| start.elapsed() < max)
                 {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some((length, history, stem)) = workloads.get(index) else { return };
                     let dice = Dice::part(seed, index);
-                    let mut explorer = Explorer::new(&memo, history.setup, bound.states, bound.samples, dice);
-                    let checked =
-                        guarded(AssertUnwindSafe(|| check(&history, stem, bound.depth, &mut explorer)));
+                    let mut explorer =
+                        Explorer::new(&memo, history.setup, bound.states, bound.samples, dice);
+                    let checked = guarded(AssertUnwindSafe(|| {
+                        check(&history, stem, bound.depth, &mut explorer)
+                    }));
                     let mut reached = reached.lock().expect("no thread panics");
                     reached.lengths[length].0 += 1;
                     reached.tally.add(&explorer.tally);
@@ -149,8 +159,8 @@ struct Workloads {
     lengths: Vec<Length>,
 }
 
-/// The workloads of one length: the number of the one at a place is `first + place * step`, modulo `count`. That is
-/// each number once, since `step` and `count` have no common divisor.
+/// The workloads of one length: the number of the one at a place is `first + place * step`, modulo
+/// `count`. That is each number once, since `step` and `count` have no common divisor.
 struct Length {
     count: u64,
     taken: u64,
@@ -181,8 +191,9 @@ impl Workloads {
         self.lengths.iter().map(|length| length.taken).sum()
     }
 
-    /// The workload at a place, with its length, and the number of its steps before the last operation. What is
-    /// stopped before that is the same as in the workload without it, and is looked at there.
+    /// The workload at a place, with its length, and the number of its steps before the last
+    /// operation. What is stopped before that is the same as in the workload without it, and is
+    /// looked at there.
     fn get(&self, mut at: u64) -> Option<(usize, History, usize)> {
         let digit = |number: &mut u128, base: usize| {
             let digit = usize::try_from(*number % base as u128).expect("below a length");
@@ -213,10 +224,16 @@ fn common_divisor(one: u64, other: u64) -> u64 {
 }
 
 /// Stops a workload at every call behind its first `stem` steps, and at its end.
-fn check(history: &History, stem: usize, depth: u32, explorer: &mut Explorer) -> Result<(), Violation> {
+fn check(
+    history: &History,
+    stem: usize,
+    depth: u32,
+    explorer: &mut Explorer,
+) -> Result<(), Violation> {
     let whole = machine::run(history, None)?;
     let first = if history.operations.is_empty() { 0 } else { whole.began[stem + 1] };
-    // What is submitted grows when an operation begins: the states before that are not those after it.
+    // What is submitted grows when an operation begins: the states before that are not those after
+    // it.
     let mut began: Vec<u64> = whole.began.iter().copied().filter(|began| *began > first).collect();
     began.insert(0, first);
     began.push(whole.calls);

@@ -1,4 +1,5 @@
-//! From one disk in doubt to everything that a crash may leave of it, and to all that any of that may show.
+//! From one disk in doubt to everything that a crash may leave of it, and to all that any of that
+//! may show.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,13 +16,15 @@ use crate::violation::{Kind, Violation};
 
 /// What is known of images that were opened, by all threads and for all workloads.
 ///
-/// Opening an image goes by its names and by what it reads, and by nothing else. So two images with equal names are
-/// the same to it as long as the files that it reads are equal, in the order in which it reads them: a step says which
-/// file is read next, or, where nothing more is read, what came of it. That includes what the image showed when its
-/// recovery was crashed, and what was read there. What no ledger decides is kept, so an image that is possible after
-/// many workloads is opened once, and then only held against the ledger of each.
+/// Opening an image goes by its names and by what it reads, and by nothing else. So two images with
+/// equal names are the same to it as long as the files that it reads are equal, in the order in
+/// which it reads them: a step says which file is read next, or, where nothing more is read, what
+/// came of it. That includes what the image showed when its recovery was crashed, and what was read
+/// there. What no ledger decides is kept, so an image that is possible after many workloads is
+/// opened once, and then only held against the ledger of each.
 ///
-/// The ids that a log draws are not compared: whatever is drawn is new, and otherwise one is as good as another.
+/// The ids that a log draws are not compared: whatever is drawn is new, and otherwise one is as
+/// good as another.
 #[derive(Debug)]
 pub(crate) struct Memo {
     shards: Vec<Mutex<HashMap<u128, Step>>>,
@@ -74,19 +77,32 @@ pub(crate) struct Explorer<'a> {
 }
 
 impl<'a> Explorer<'a> {
-    pub(crate) fn new(memo: &'a Memo, setup: Setup, states: u128, samples: u64, dice: Dice) -> Explorer<'a> {
+    pub(crate) fn new(
+        memo: &'a Memo,
+        setup: Setup,
+        states: u128,
+        samples: u64,
+        dice: Dice,
+    ) -> Explorer<'a> {
         Explorer { memo, setup, states, samples, dice, tally: Tally::default() }
     }
 
-    /// Holds all that a stopped disk may show against `ledger`, with `depth` crashes one after another.
-    pub(crate) fn examine(&mut self, disk: &SimFs, ledger: &Ledger, depth: u32) -> Result<(), Violation> {
+    /// Holds all that a stopped disk may show against `ledger`, with `depth` crashes one after
+    /// another.
+    pub(crate) fn examine(
+        &mut self,
+        disk: &SimFs,
+        ledger: &Ledger,
+        depth: u32,
+    ) -> Result<(), Violation> {
         self.examine_as(disk, ledger, depth, Cuts::Judged).map(drop)
     }
 
-    /// Does so for a disk stopped at each of the calls in turn, the last one first; of each call, `stops` says whether
-    /// it is a sync. Nothing but a sync makes anything durable, so what a power cut may leave at one call it may leave
-    /// at the next one, too, up to a sync: the power need only be cut there, and earlier where that was only sampled.
-    /// The process is killed at all.
+    /// Does so for a disk stopped at each of the calls in turn, the last one first; of each call,
+    /// `stops` says whether it is a sync. Nothing but a sync makes anything durable, so what a
+    /// power cut may leave at one call it may leave at the next one, too, up to a sync: the power
+    /// need only be cut there, and earlier where that was only sampled. The process is killed at
+    /// all.
     pub(crate) fn examine_calls(
         &mut self,
         stops: impl Iterator<Item = (u64, bool)>,
@@ -113,12 +129,22 @@ impl<'a> Explorer<'a> {
     ) -> Result<bool, Violation> {
         let mut found = Found::default();
         let whole = self.crash(disk, depth, cuts, &mut found)?;
-        found.judge(ledger, |power_cut| if power_cut { Survived::PowerCut } else { Survived::Kill })?;
+        found.judge(
+            ledger,
+            |power_cut| if power_cut { Survived::PowerCut } else { Survived::Kill },
+        )?;
         Ok(whole)
     }
 
-    /// Finds all that a stopped disk may show. Returns whether all states were looked at, here or elsewhere.
-    fn crash(&mut self, disk: &SimFs, depth: u32, cuts: Cuts, found: &mut Found) -> Result<bool, Violation> {
+    /// Finds all that a stopped disk may show. Returns whether all states were looked at, here or
+    /// elsewhere.
+    fn crash(
+        &mut self,
+        disk: &SimFs,
+        depth: u32,
+        cuts: Cuts,
+        found: &mut Found,
+    ) -> Result<bool, Violation> {
         let mut whole = true;
         if cuts == Cuts::Covered {
             self.tally.points_covered += 1;
@@ -138,7 +164,8 @@ impl<'a> Explorer<'a> {
         Ok(whole)
     }
 
-    /// Opens `image`, with all contents of those files that this reads. Returns whether that were all that there are.
+    /// Opens `image`, with all contents of those files that this reads. Returns whether that were
+    /// all that there are.
     fn explore(
         &mut self,
         image: Image,
@@ -153,7 +180,8 @@ impl<'a> Explorer<'a> {
         while let Some((image, key)) = unexplored.pop() {
             match self.memo.step(key) {
                 None => {
-                    self.open(&image, key, depth).map_err(|violation| violation.at(place(&image)))?;
+                    self.open(&image, key, depth)
+                        .map_err(|violation| violation.at(place(&image)))?;
                     unexplored.push((image, key));
                 }
                 Some(Step::Shows(outcomes)) => {
@@ -185,8 +213,9 @@ impl<'a> Explorer<'a> {
             disk.record();
         }
         let wal = self.setup.options().open_on(Arc::new(disk.clone()), DIR);
-        let wal =
-            wal.map_err(|error| Violation::new(Kind::FalseCorrupt, format!("open says: {error} {error:?}")))?;
+        let wal = wal.map_err(|error| {
+            Violation::new(Kind::FalseCorrupt, format!("open says: {error} {error:?}"))
+        })?;
         let stops = disk.recorded();
         let seen = Seen::of(&wal);
         let mut found = Found::default();
@@ -215,7 +244,12 @@ impl<'a> Explorer<'a> {
     }
 
     /// Crashes an opened log at rest: just what is in `ledger` must be there.
-    fn crash_after(&mut self, disk: &SimFs, ledger: &Ledger, found: &mut Found) -> Result<(), Violation> {
+    fn crash_after(
+        &mut self,
+        disk: &SimFs,
+        ledger: &Ledger,
+        found: &mut Found,
+    ) -> Result<(), Violation> {
         let mut after = Found::default();
         self.crash(&disk.process_kill(), 1, Cuts::Judged, &mut after)?;
         found.note_read(&after.read);
@@ -223,7 +257,12 @@ impl<'a> Explorer<'a> {
     }
 
     /// Crashes a recovery at its stops.
-    fn crash_within(&mut self, stops: &[Stop], depth: u32, found: &mut Found) -> Result<(), Violation> {
+    fn crash_within(
+        &mut self,
+        stops: &[Stop],
+        depth: u32,
+        found: &mut Found,
+    ) -> Result<(), Violation> {
         let mut covered = false;
         for stop in stops.iter().rev() {
             covered &= !stop.is_sync; // As in `examine_calls`.
@@ -244,7 +283,8 @@ impl<'a> Explorer<'a> {
         if count <= self.states {
             return ((0..count).collect(), true);
         }
-        let mut draw = || (u128::from(self.dice.roll()) << 64 | u128::from(self.dice.roll())) % count;
+        let mut draw =
+            || (u128::from(self.dice.roll()) << 64 | u128::from(self.dice.roll())) % count;
         ((0..self.samples).map(|_| draw()).collect(), false)
     }
 }
@@ -266,8 +306,8 @@ impl Memo {
         self.shard(key).get(&key).cloned()
     }
 
-    /// Enters what was found on opening `image`, whose steps are known as far as `key`. Returns whether it is new:
-    /// another thread may have been faster.
+    /// Enters what was found on opening `image`, whose steps are known as far as `key`. Returns
+    /// whether it is new: another thread may have been faster.
     fn remember(&self, image: &Image, mut key: u128, found: Found) -> bool {
         let read = found.read.iter().filter(|file| !image.is_chosen(**file));
         let mut read: Vec<usize> = read.filter_map(|file| image.index(*file)).collect();
@@ -303,21 +343,35 @@ impl Found {
 
     fn add_own(&mut self, seen: Seen) {
         let digest = seen.digest();
-        self.outcomes.push(Arc::new(Outcome { seen, digest, power_cut: false, place: String::new() }));
+        self.outcomes.push(Arc::new(Outcome {
+            seen,
+            digest,
+            power_cut: false,
+            place: String::new(),
+        }));
     }
 
     /// Adds what an image shows.
     fn add(&mut self, outcomes: &[Arc<Outcome>], power_cut: bool, place: &dyn Fn() -> String) {
         for outcome in outcomes {
             let (digest, power_cut) = (outcome.digest, outcome.power_cut || power_cut);
-            if self.outcomes.iter().any(|other| other.digest == digest && other.power_cut == power_cut) {
+            if self
+                .outcomes
+                .iter()
+                .any(|other| other.digest == digest && other.power_cut == power_cut)
+            {
                 continue;
             }
             let place = match outcome.place.as_str() {
                 "" => place(),
                 inner => format!("{}: {inner}", place()),
             };
-            self.outcomes.push(Arc::new(Outcome { seen: outcome.seen.clone(), digest, power_cut, place }));
+            self.outcomes.push(Arc::new(Outcome {
+                seen: outcome.seen.clone(),
+                digest,
+                power_cut,
+                place,
+            }));
         }
     }
 
@@ -349,7 +403,8 @@ mod tests {
     fn shown_one_by_one(setup: Setup, disk: &SimFs) -> BTreeSet<(u64, bool)> {
         let cuts = disk.power_cuts();
         assert!(cuts.count() < 100_000, "{}", cuts.count());
-        let mut images: Vec<_> = (0..cuts.count()).map(|number| (cuts.state(number), true)).collect();
+        let mut images: Vec<_> =
+            (0..cuts.count()).map(|number| (cuts.state(number), true)).collect();
         images.push((disk.process_kill(), false));
         let shown = images.into_iter().map(|(image, power_cut)| {
             let wal = setup.options().open_on(Arc::new(image.clone()), DIR).unwrap();
@@ -368,9 +423,11 @@ mod tests {
 
     #[test]
     fn what_is_not_opened_shows_nothing_else() {
-        // Method: at every call of a few workloads, and of the recovery from each, open every state there is, and
-        // compare what they show with what was found by opening those alone that differ in what is read.
-        let setup = Setup { durability: Setup::DURABILITIES[0], space_ahead: seawall::SpaceAhead::Off };
+        // Method: at every call of a few workloads, and of the recovery from each, open every state
+        // there is, and compare what they show with what was found by opening those alone that
+        // differ in what is read.
+        let setup =
+            Setup { durability: Setup::DURABILITIES[0], space_ahead: seawall::SpaceAhead::Off };
         let workloads = [
             vec![Operation::Append { bytes: 40 }, Operation::Checkpoint { behind: 0 }],
             vec![Operation::Batch { bytes: vec![30, 700] }, Operation::Kill],
@@ -393,7 +450,11 @@ mod tests {
                     }
                     let mut explorer = Explorer::new(&memo, setup, 4096, 0, Dice::new(1));
                     let shown = shown_one_by_one(setup, &disk);
-                    assert_eq!(explored(&mut explorer, &disk), shown, "{history} stopped at call {call}");
+                    assert_eq!(
+                        explored(&mut explorer, &disk),
+                        shown,
+                        "{history} stopped at call {call}"
+                    );
                     disks += 1;
                     largest = largest.max(shown.len());
                 }

@@ -83,20 +83,27 @@ pub struct Setup {
 
 impl Setup {
     /// The three modes. The interval never ends, so that nothing depends on time.
-    pub const DURABILITIES: [Durability; 3] =
-        [Durability::Sync, Durability::Interval(Duration::from_secs(1_000_000)), Durability::Buffered];
+    pub const DURABILITIES: [Durability; 3] = [
+        Durability::Sync,
+        Durability::Interval(Duration::from_secs(1_000_000)),
+        Durability::Buffered,
+    ];
 
     /// Another one for each setup.
     #[must_use]
     pub fn number(&self) -> u128 {
-        let durability = Setup::DURABILITIES.iter().position(|durability| *durability == self.durability);
+        let durability =
+            Setup::DURABILITIES.iter().position(|durability| *durability == self.durability);
         let number = durability.unwrap_or(Setup::DURABILITIES.len()) * 2;
         (number + usize::from(self.space_ahead == SpaceAhead::Auto)) as u128
     }
 
     /// Options to open a log with.
     pub fn options(&self) -> Options {
-        Options::new().segment_bytes(SEGMENT_BYTES).durability(self.durability).space_ahead(self.space_ahead)
+        Options::new()
+            .segment_bytes(SEGMENT_BYTES)
+            .durability(self.durability)
+            .space_ahead(self.space_ahead)
     }
 }
 
@@ -184,7 +191,8 @@ fn random_fault(dice: &mut Dice) -> Operation {
         7 => (Call::Write, Fault::Error(ErrorKind::StorageFull)),
         8 => (*dice.pick(&[Call::Write, Call::Read]), Fault::Short),
         9 => {
-            let calls = [Call::Write, Call::Sync, Call::SyncDir, Call::Rename, Call::Read, Call::Open];
+            let calls =
+                [Call::Write, Call::Sync, Call::SyncDir, Call::Rename, Call::Read, Call::Open];
             (*dice.pick(&calls), Fault::Error(ErrorKind::Interrupted))
         }
         10 => {

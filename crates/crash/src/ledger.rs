@@ -1,4 +1,5 @@
-//! What a log has been given and has promised: the oracle. Whatever opens after a crash is held against it.
+//! What a log has been given and has promised: the oracle. Whatever opens after a crash is held
+//! against it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use crate::violation::{Kind, Violation};
 pub struct Ledger {
     /// Every record submitted and not taken back, by LSN, from 1.
     records: Vec<Submitted>,
-    /// The last record that a power cut must leave, and the last that the death of the process must leave.
+    /// The last record that a power cut must leave, and the last that the death of the process must
+    /// leave.
     durable: u64,
     written: u64,
     /// The checkpoint, and one that may have taken its place.
@@ -58,7 +60,8 @@ impl Seen {
     #[must_use]
     pub fn of(wal: &Wal) -> Seen {
         let (last, floor) = (u64::from(wal.last_lsn()), u64::from(wal.first_lsn()) - 1);
-        let mut seen = Seen { last, floor, state: wal.state().into(), records: Vec::new(), broken: None };
+        let mut seen =
+            Seen { last, floor, state: wal.state().into(), records: Vec::new(), broken: None };
         seen.broken = seen.read(wal).err();
         seen
     }
@@ -69,7 +72,9 @@ impl Seen {
         let (last, durable) = (self.last, u64::from(wal.durable_lsn()));
         if durable != last || u64::from(wal.recovery().records.last()) != last {
             let reported = wal.recovery().records;
-            return broken(format!("open reports {reported} and {durable} as durable, but ends at {last}"));
+            return broken(format!(
+                "open reports {reported} and {durable} as durable, but ends at {last}"
+            ));
         }
         let mut next = self.floor + 1;
         for record in wal.iter() {
@@ -81,7 +86,10 @@ impl Seen {
             next += 1;
         }
         if next != last + 1 {
-            return Err(Violation::new(Kind::Lost, format!("reading ends before {next}, the log at {last}")));
+            return Err(Violation::new(
+                Kind::Lost,
+                format!("reading ends before {next}, the log at {last}"),
+            ));
         }
         let Some(expected) = self.records.last() else { return Ok(()) };
         match wal.read(Lsn::from(last)) {
@@ -111,12 +119,10 @@ impl Ledger {
     /// Enters a record or a batch that is about to be appended.
     pub fn submit(&mut self, payloads: &[Arc<[u8]>]) {
         let count = payloads.len();
-        self.records.extend(
-            payloads
-                .iter()
-                .enumerate()
-                .map(|(at, payload)| Submitted { payload: payload.clone(), ends_unit: at + 1 == count }),
-        );
+        self.records.extend(payloads.iter().enumerate().map(|(at, payload)| Submitted {
+            payload: payload.clone(),
+            ends_unit: at + 1 == count,
+        }));
     }
 
     /// Takes back all records behind `last`: an append has failed, and the log goes on.
@@ -216,7 +222,9 @@ impl Ledger {
     pub fn judge(&self, seen: &Seen, survived: Survived) -> Result<(), Violation> {
         let judged = self.judge_inner(seen, survived);
         judged.map_err(|violation| match (survived, violation.kind) {
-            (Survived::Report, Kind::Lost | Kind::Invented) => Violation { kind: Kind::Shrunk, ..violation },
+            (Survived::Report, Kind::Lost | Kind::Invented) => {
+                Violation { kind: Kind::Shrunk, ..violation }
+            }
             _ => violation,
         })
     }
@@ -229,10 +237,16 @@ impl Ledger {
             Survived::Kill | Survived::Report => self.written,
         };
         if last < promised {
-            return broken(Kind::Lost, format!("the log ends at {last}, {promised} was acknowledged"));
+            return broken(
+                Kind::Lost,
+                format!("the log ends at {last}, {promised} was acknowledged"),
+            );
         }
         if last > self.last() {
-            return broken(Kind::Invented, format!("the log ends at {last}, {} was submitted", self.last()));
+            return broken(
+                Kind::Invented,
+                format!("the log ends at {last}, {} was submitted", self.last()),
+            );
         }
         if floor != self.floor && Some(floor) != self.floor_unsure {
             let kind = if floor < self.floor { Kind::Lost } else { Kind::Invented };

@@ -1,5 +1,5 @@
-//! Crash tests of seawall on its simulated disk: histories of calls and faults, stopped anywhere; every image that
-//! a crash may leave, recovered, and held against a ledger of what was promised.
+//! Crash tests of seawall on its simulated disk: histories of calls and faults, stopped anywhere;
+//! every image that a crash may leave, recovered, and held against a ledger of what was promised.
 
 pub mod classify;
 mod dice;

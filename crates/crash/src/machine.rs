@@ -43,7 +43,8 @@ pub struct Outcome {
 pub fn run(history: &History, crash_at: Option<u64>) -> Result<Outcome, Violation> {
     let mut machine = Machine::new(history, crash_at);
     let mut began = vec![0];
-    let mut step = machine.open(Survived::Report).map_err(|violation| violation.at("making the log"));
+    let mut step =
+        machine.open(Survived::Report).map_err(|violation| violation.at("making the log"));
     for (at, operation) in history.operations.iter().enumerate() {
         step?;
         if machine.disk.has_crashed() {
@@ -137,7 +138,9 @@ impl Machine {
                         _ if stopped => {}
                         Ok(()) => self.ledger.adopt(&seen),
                         // A read that was planned to fail; the next open will tell.
-                        Err(violation) if self.faults && violation.what.contains("cannot be read") => {
+                        Err(violation)
+                            if self.faults && violation.what.contains("cannot be read") =>
+                        {
                             self.restart(self.disk.process_kill());
                             continue;
                         }
@@ -147,7 +150,9 @@ impl Machine {
                 }
                 Err(Error::StorageFull { .. }) if self.faults => self.disk.set_capacity(None),
                 Err(Error::Io { .. } | Error::Poisoned { .. }) if self.faults => {}
-                Err(error) => return Err(Violation::new(Kind::FalseCorrupt, format!("open says: {error}"))),
+                Err(error) => {
+                    return Err(Violation::new(Kind::FalseCorrupt, format!("open says: {error}")));
+                }
             }
         }
         Err(Violation::new(Kind::Broken, "the log does not open, however often it is tried"))
@@ -172,8 +177,10 @@ impl Machine {
             Operation::Fail { call, after, fault } => self.disk.plan(*call, *after, fault.clone()),
             Operation::Full { bytes } => {
                 let files = self.disk.files();
-                let used =
-                    files.iter().filter_map(|path| self.disk.bytes(path)).map(|file| file.len() as u64);
+                let used = files
+                    .iter()
+                    .filter_map(|path| self.disk.bytes(path))
+                    .map(|file| file.len() as u64);
                 self.disk.set_capacity(Some(used.sum::<u64>() + bytes));
             }
             Operation::Free => self.disk.set_capacity(None),
@@ -249,7 +256,8 @@ impl Machine {
         self.note_durable(wal)
     }
 
-    /// Enters what is about to be done; returns what is to be stored. A log that is at its end takes nothing.
+    /// Enters what is about to be done; returns what is to be stored. A log that is at its end
+    /// takes nothing.
     fn begin(&mut self, operation: &Operation, before: &Before) -> Vec<Arc<[u8]>> {
         let takes = !before.poisoned && !self.closed;
         match operation {
@@ -302,7 +310,9 @@ impl Machine {
             Ok(_) if before.poisoned => broken("a poisoned log says ok".into()),
             Err(Error::Poisoned { .. }) if before.poisoned => Ok(()),
             Err(error) if before.poisoned => broken(format!("a poisoned log says: {error}")),
-            Err(_) if !self.faults => broken(format!("nothing fails, and yet {operation}: {result:?}")),
+            Err(_) if !self.faults => {
+                broken(format!("nothing fails, and yet {operation}: {result:?}"))
+            }
             Err(Error::Io { .. } | Error::StorageFull { .. }) => Ok(()),
             Err(Error::Poisoned { .. }) if wal.is_poisoned() => Ok(()),
             Err(error) => broken(format!("an unexpected answer: {error}")),
@@ -336,15 +346,24 @@ impl Machine {
     }
 
     /// A call failed, and the log goes on: it is as if the call had not been made.
-    fn not_done(&mut self, wal: &Wal, operation: &Operation, before: &Before) -> Result<(), Violation> {
+    fn not_done(
+        &mut self,
+        wal: &Wal,
+        operation: &Operation,
+        before: &Before,
+    ) -> Result<(), Violation> {
         if self.closed {
             return Ok(());
         }
         match operation {
-            Operation::Append { .. } | Operation::Batch { .. } => self.ledger.take_back(before.last),
+            Operation::Append { .. } | Operation::Batch { .. } => {
+                self.ledger.take_back(before.last)
+            }
             Operation::SetState { .. } => self.ledger.state_is_not_set(),
             // A checkpoint that could not remove a file holds all the same, and the log says so.
-            Operation::Checkpoint { .. } => self.ledger.settle_floor(u64::from(wal.first_lsn()) - 1),
+            Operation::Checkpoint { .. } => {
+                self.ledger.settle_floor(u64::from(wal.first_lsn()) - 1)
+            }
             _ => {}
         }
         self.check_at_rest(wal)
@@ -368,7 +387,8 @@ impl Machine {
     fn note_durable(&mut self, wal: &Wal) -> Result<(), Violation> {
         let durable = u64::from(wal.durable_lsn());
         if durable > self.ledger.last() || durable < self.ledger.durable() {
-            let what = format!("the log says {durable} is durable, {} is promised", self.ledger.durable());
+            let what =
+                format!("the log says {durable} is durable, {} is promised", self.ledger.durable());
             return Err(Violation::new(Kind::Broken, what));
         }
         self.ledger.note_durable(durable);

@@ -21,8 +21,9 @@ enum Command {
     Random(Random),
     /// Every workload of a few operations, crashed at every call into every possible state.
     Exhaustive(Exhaustive),
-    /// Runs `random`, then `classify`, then `exhaustive` on each of the bugs planted in the library, and prints a
-    /// table of what caught them. Only in a build with RUSTFLAGS="--cfg seawall_planted".
+    /// Runs `random`, then `classify`, then `exhaustive` on each of the bugs planted in the
+    /// library, and prints a table of what caught them. Only in a build with RUSTFLAGS="--cfg
+    /// seawall_planted".
     Planted(Planted),
     /// How crashes and damage are told apart, as a table.
     Classify(Classify),
@@ -33,7 +34,8 @@ struct Common {
     /// Decides everything; the same one finds the same.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many threads work. The outcome does not depend on it. 0: as many as there are processors.
+    /// How many threads work. The outcome does not depend on it. 0: as many as there are
+    /// processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
     /// Prints JSON.
@@ -67,7 +69,8 @@ struct Exhaustive {
     /// Crashes one after another: 1 crashes the workload alone, 2 its recovery, too.
     #[arg(long, default_value_t = 1)]
     depth: u32,
-    /// Where the names, or a file that is read, have more possible states than this, only some are looked at.
+    /// Where the names, or a file that is read, have more possible states than this, only some are
+    /// looked at.
     #[arg(long, default_value_t = 4096)]
     states: u64,
     /// How many of those.
@@ -115,12 +118,16 @@ struct Classify {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Random(args) => planted::plant(args.common.bug).and_then(|()| commands::random(&args)),
+        Command::Random(args) => {
+            planted::plant(args.common.bug).and_then(|()| commands::random(&args))
+        }
         Command::Exhaustive(args) => {
             planted::plant(args.common.bug).and_then(|()| commands::exhaustive(&args))
         }
         Command::Planted(args) => planted::run(&args),
-        Command::Classify(args) => planted::plant(args.common.bug).and_then(|()| commands::classify(&args)),
+        Command::Classify(args) => {
+            planted::plant(args.common.bug).and_then(|()| commands::classify(&args))
+        }
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,4 +1,5 @@
-//! `planted`: a harness that cannot fail proves nothing. Runs itself on each bug that the library was built with.
+//! `planted`: a harness that cannot fail proves nothing. Runs itself on each bug that the library
+//! was built with.
 
 use std::io;
 
@@ -84,7 +85,9 @@ mod present {
             by_any += usize::from(caught.is_some());
             by_random += usize::from(by == "`random`");
         }
-        say(&format!("\nOf {taken} bugs {by_any} are caught, {by_random} of them by `random` alone."))?;
+        say(&format!(
+            "\nOf {taken} bugs {by_any} are caught, {by_random} of them by `random` alone."
+        ))?;
         // Those that were asked for by number must all be caught.
         let enough = if args.only.is_empty() {
             by_random >= RANDOM_MIN && by_any >= CAUGHT_MIN
@@ -116,8 +119,8 @@ mod present {
         Ok(None)
     }
 
-    /// Runs a part of this program on one bug. A panic or a hang is its own, then; one that does not end in time has
-    /// caught nothing: it hangs, or the machine is too slow to tell.
+    /// Runs a part of this program on one bug. A panic or a hang is its own, then; one that does
+    /// not end in time has caught nothing: it hangs, or the machine is too slow to tell.
     fn run_part(args: &Planted, bug: u32, part: &[&str]) -> io::Result<Option<Caught>> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(part).args(["--json", "--bug", &bug.to_string()]);
@@ -139,7 +142,8 @@ mod present {
         }
         let text = String::from_utf8_lossy(&output.stdout);
         let kinds = ["lost", "invented", "false_corrupt", "shrunk", "broken"];
-        let found = kinds.into_iter().filter(|kind| field(&text, kind).is_some_and(|count| count != "0"));
+        let found =
+            kinds.into_iter().filter(|kind| field(&text, kind).is_some_and(|count| count != "0"));
         let kinds = match found.collect::<Vec<_>>() {
             none if none.is_empty() => "a goal not met".into(),
             found => found.join(", "),
@@ -169,7 +173,8 @@ mod present {
     /// Builds the ordinary tests with the bugs in them; returns their programs.
     fn build_suite() -> io::Result<Vec<PathBuf>> {
         let target = std::env::current_exe()?;
-        let target = target.ancestors().nth(2).expect("it is built into a folder of the target directory");
+        let target =
+            target.ancestors().nth(2).expect("it is built into a folder of the target directory");
         let cargo = |args: &[&str]| {
             let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
                 .args(args)
@@ -186,15 +191,16 @@ mod present {
             }
         };
         cargo(&["build", "--examples", "--profile", "test", "-p", "seawall"])?; // A test runs one of them.
-        let packages = ["-p", "seawall", "-p", "seawall-crash", "--lib", "--test", "it", "--test", "crash"];
+        let packages =
+            ["-p", "seawall", "-p", "seawall-crash", "--lib", "--test", "it", "--test", "crash"];
         let text = cargo(&[&["test", "--no-run"], &packages[..]].concat())?;
         let programs = text.lines().filter(|line| line.trim_start().starts_with("Executable"));
         let programs = programs.filter_map(|line| line.split_once(" (")?.1.strip_suffix(')'));
         Ok(programs.map(|path| Path::new(ROOT).join(path)).collect())
     }
 
-    /// Runs tests on one bug, until the first one fails; returns its name. As above, what does not end in
-    /// time has caught nothing.
+    /// Runs tests on one bug, until the first one fails; returns its name. As above, what does not
+    /// end in time has caught nothing.
     fn run_tests(args: &Planted, bug: u32, tests: &Path) -> io::Result<Option<String>> {
         let mut child = Command::new(tests)
             .arg("--test-threads=1") // So that each is named before it runs.

@@ -60,9 +60,15 @@ pub enum Stop {
 /// How many failing histories are shrunk.
 const SHRUNK_MAX: usize = 3;
 
-/// Runs histories of `seed` until `images` were judged, on so many threads. The outcome depends on `images`, `seed`
-/// and `stop` alone. `progress` is told how many images there are so far.
-pub fn run(images: u64, seed: u64, threads: usize, stop: Stop, progress: impl Fn(u64) + Sync) -> Report {
+/// Runs histories of `seed` until `images` were judged, on so many threads. The outcome depends on
+/// `images`, `seed` and `stop` alone. `progress` is told how many images there are so far.
+pub fn run(
+    images: u64,
+    seed: u64,
+    threads: usize,
+    stop: Stop,
+    progress: impl Fn(u64) + Sync,
+) -> Report {
     let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
     let finished: Mutex<Finished> = Mutex::default();
     std::thread::scope(|scope| {
@@ -126,7 +132,11 @@ fn one(seed: u64, index: u64) -> (Tally, Option<Failure>) {
 }
 
 /// Stops the history at a call, and looks at what is left.
-pub(crate) fn check_point(history: &History, call: u64, examiner: &mut Examiner) -> Result<(), Violation> {
+pub(crate) fn check_point(
+    history: &History,
+    call: u64,
+    examiner: &mut Examiner,
+) -> Result<(), Violation> {
     let place = |violation: Violation| violation.at(format!("stopped at call {call}"));
     let outcome = machine::run(history, Some(call)).map_err(place)?;
     examine(examiner, &outcome).map_err(place)

@@ -28,7 +28,8 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which they are printed.
-    pub const ALL: [Kind; 5] = [Kind::Lost, Kind::Invented, Kind::FalseCorrupt, Kind::Shrunk, Kind::Broken];
+    pub const ALL: [Kind; 5] =
+        [Kind::Lost, Kind::Invented, Kind::FalseCorrupt, Kind::Shrunk, Kind::Broken];
 
     /// Its name in a printed line.
     #[must_use]

@@ -1,5 +1,5 @@
-//! Notes at which calls a disk is synced. Between two syncs more and more becomes possible, so only there is the
-//! set of possible states as large as it gets.
+//! Notes at which calls a disk is synced. Between two syncs more and more becomes possible, so only
+//! there is the set of possible states as large as it gets.
 
 use std::ffi::OsString;
 use std::io;
@@ -124,9 +124,10 @@ mod tests {
 
     #[test]
     fn what_a_full_disk_refused_does_not_come_back_after_a_power_cut() {
-        // Method: four threads append at once, on a slow disk, so that three wait together for the first one. No two
-        // of their records fit into a frame; the disk has room for the first one's and one frame more, which is cut
-        // off again. After a power cut, in many of the states that are possible, it must not be there.
+        // Method: four threads append at once, on a slow disk, so that three wait together for the
+        // first one. No two of their records fit into a frame; the disk has room for the first
+        // one's and one frame more, which is cut off again. After a power cut, in many of the
+        // states that are possible, it must not be there.
         let mut refused = 0;
         for round in 0..12 {
             let disk = SimFs::new(round);
@@ -145,7 +146,8 @@ mod tests {
             };
             let mut acknowledged: Vec<_> = std::thread::scope(|scope| {
                 let append = &append;
-                let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || append(thread))).collect();
+                let threads: Vec<_> =
+                    (0..4).map(|thread| scope.spawn(move || append(thread))).collect();
                 threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
             });
             acknowledged.push(Vec::new());

@@ -42,7 +42,8 @@ fn every_workload_of_two_operations_survives_a_crash_at_every_call() {
 
 #[test]
 fn recovery_survives_a_crash_at_every_call_of_its_own() {
-    // Method: as above, after one operation; each recovery is stopped at every call, and each image opened again.
+    // Method: as above, after one operation; each recovery is stopped at every call, and each image
+    // opened again.
     let reached = exhaustive::run(&bound(1, 2), 1, THREADS, |_, _| {});
     assert_none(&reached.failures);
     assert!(reached.tally.images > 1_000, "{reached:?}");
@@ -86,7 +87,8 @@ fn damage_is_told_from_a_crash() {
 
 #[test]
 fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
-    // Found by `random --seed 2`: the new floor was durable, the log said the old one, and a crash brought the new.
+    // Found by `random --seed 2`: the new floor was durable, the log said the old one, and a crash
+    // brought the new.
     let refused = |call| Operation::Fail { call, after: 0, fault: Fault::Error(ErrorKind::Other) };
     for call in [Call::Open, Call::Create, Call::Rename] {
         let operations = vec![
@@ -102,7 +104,8 @@ fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
         for durability in [Durability::Sync, Durability::Buffered] {
             let setup = Setup { durability, space_ahead: SpaceAhead::Off };
             let history = History { seed: 1, setup, operations: operations.clone() };
-            seawall_crash::check(&history).unwrap_or_else(|violation| panic!("{violation}\n{history}"));
+            seawall_crash::check(&history)
+                .unwrap_or_else(|violation| panic!("{violation}\n{history}"));
         }
     }
 }
@@ -134,5 +137,8 @@ fn any_history_survives_a_crash_at_every_call() {
     fn survives(history: Drawn) -> Result<(), String> {
         seawall_crash::check(&history.0).map_err(|violation| format!("{violation}\n{}", history.0))
     }
-    QuickCheck::new().rng(Gen::new(7)).tests(12).quickcheck(survives as fn(Drawn) -> Result<(), String>);
+    QuickCheck::new()
+        .rng(Gen::new(7))
+        .tests(12)
+        .quickcheck(survives as fn(Drawn) -> Result<(), String>);
 }

@@ -87,7 +87,10 @@ impl Tally {
         }
         let place = || {
             let (events, fault) = (round.events(), round.fault.map_or("no fault", Fault::name));
-            format!("round seed {:#x}, {} of {events} events, {}, {fault}", round.seed, task.events, task.cut)
+            format!(
+                "round seed {:#x}, {} of {events} events, {}, {fault}",
+                round.seed, task.events, task.cut
+            )
         };
         match verdict {
             Verdict::Sound { .. } => {}
@@ -187,21 +190,33 @@ impl Bench<'_> {
             self.beat.fetch_add(1, Ordering::Relaxed);
             self.tally().note_round(&mut round);
             let count = usize::try_from(self.plan.images_per_round.min(left)).unwrap_or(usize::MAX);
-            let tasks =
-                if CONTROL { round.control_tasks(&mut dice, count) } else { round.tasks(&mut dice, count) };
+            let tasks = if CONTROL {
+                round.control_tasks(&mut dice, count)
+            } else {
+                round.tasks(&mut dice, count)
+            };
             let next = AtomicUsize::new(0);
             std::thread::scope(|scope| {
                 let (round, tasks, next) = (&round, &tasks, &next);
                 let judge = |image| scope.spawn(move || self.judge_some(image, round, tasks, next));
                 let judges: Vec<_> = (0..self.plan.judges).map(judge).collect();
-                judges.into_iter().try_for_each(|judge| judge.join().expect("a judge catches panics"))
+                judges
+                    .into_iter()
+                    .try_for_each(|judge| judge.join().expect("a judge catches panics"))
             })?;
         }
         Ok(())
     }
 
-    /// One judge's share of a round: an image of its own, and in turn the tasks that nobody has taken yet.
-    fn judge_some(&self, image: usize, round: &Round, tasks: &[Task], next: &AtomicUsize) -> io::Result<()> {
+    /// One judge's share of a round: an image of its own, and in turn the tasks that nobody has
+    /// taken yet.
+    fn judge_some(
+        &self,
+        image: usize,
+        round: &Round,
+        tasks: &[Task],
+        next: &AtomicUsize,
+    ) -> io::Result<()> {
         let mut ledger = Ledger::new(round.seed);
         let mut noted = 0;
         while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -240,7 +255,9 @@ pub(crate) fn report(plan: &Plan, tally: &Tally, json: bool) -> String {
         ("images", tally.images.to_string()),
         ("seed", plan.seed.to_string()),
     ];
-    pairs.extend(Kind::ALL.iter().zip(tally.broken).map(|(kind, count)| (kind.name(), count.to_string())));
+    pairs.extend(
+        Kind::ALL.iter().zip(tally.broken).map(|(kind, count)| (kind.name(), count.to_string())),
+    );
     let reopened = [tally.reopened_same_mount, tally.reopened_anew, tally.reopened_never];
     pairs.extend([
         ("unmountable", tally.unmountable.to_string()),

@@ -103,12 +103,16 @@ pub(crate) fn main() -> ExitCode {
         images: arguments.images,
         images_per_round: arguments.images_per_round,
         judges: arguments.judges.into(),
-        seed: arguments.seed.unwrap_or_else(|| Dice::of(&[clock, std::process::id().into()]).next() >> 32),
+        seed: arguments
+            .seed
+            .unwrap_or_else(|| Dice::of(&[clock, std::process::id().into()]).next() >> 32),
         faults: arguments.faults.list(),
         keep: arguments.keep,
     };
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+    for signal in
+        [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
+    {
         if let Err(error) = signal_hook::flag::register(signal, stop.clone()) {
             say(&format!("powercut: {error}"));
             return ExitCode::from(2);

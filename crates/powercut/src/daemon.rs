@@ -1,5 +1,5 @@
-//! The process that serves the disks, through FUSE. It touches memory only: whatever it waited for on a disk might
-//! be waiting for it.
+//! The process that serves the disks, through FUSE. It touches memory only: whatever it waited for
+//! on a disk might be waiting for it.
 //!
 //! ```text
 //! disk       the disk that a workload runs on; everything done to it is logged
@@ -17,9 +17,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig,
-    LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, Request, WriteFlags,
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyWrite, Request, WriteFlags,
 };
 use rustix::process::Signal;
 
@@ -65,11 +65,17 @@ impl Fault {
 ///
 /// # Errors
 /// Those of mounting.
-pub(crate) fn serve(mountpoint: &Path, bytes: u64, images: usize, whole: Vec<u64>) -> io::Result<()> {
-    // Whoever waits for this process is freed with errors if it ends; it must not outlive the one that cleans up.
+pub(crate) fn serve(
+    mountpoint: &Path,
+    bytes: u64,
+    images: usize,
+    whole: Vec<u64>,
+) -> io::Result<()> {
+    // Whoever waits for this process is freed with errors if it ends; it must not outlive the one
+    // that cleans up.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Its own allocations must not wait for pages to be written to the disks that it serves. Where that is not allowed
-    // there had better be memory enough.
+    // Its own allocations must not wait for pages to be written to the disks that it serves. Where
+    // that is not allowed there had better be memory enough.
     let _ = rustix::process::configure_io_flusher_behavior(true);
     let disks = Disks {
         disk: Disk::new(bytes),
@@ -139,7 +145,9 @@ impl Disks {
                 let text = String::from_utf8_lossy(bytes).into_owned();
                 self.marks.push((self.disk.log().len(), text));
             }
-            DISK if holds_payload(bytes) && self.strikes(|fault| fault == Fault::Write).is_some() => {
+            DISK if holds_payload(bytes)
+                && self.strikes(|fault| fault == Fault::Write).is_some() =>
+            {
                 self.disk.lose_write(offset, bytes.len() as u64);
                 return Err(Errno::EIO);
             }
@@ -192,7 +200,9 @@ impl Disks {
                 let fault = Fault::ALL.into_iter().find(|known| known.name() == fault)?;
                 self.armed = Some((fault, count.parse().ok()?));
             }
-            ["disarm"] => return Some(if self.armed.take().is_some() { "armed" } else { "struck" }.into()),
+            ["disarm"] => {
+                return Some(if self.armed.take().is_some() { "armed" } else { "struck" }.into());
+            }
             ["cut", image, events, cut, seed] => {
                 let image = self.images.get_mut(image.parse::<usize>().ok()?)?;
                 let (events, cut): (usize, Cut) = (events.parse().ok()?, cut.parse().ok()?);
@@ -204,7 +214,9 @@ impl Disks {
                 image.cut_again(events, cut, seed.parse().ok()?, &self.whole);
             }
             ["count", image] => {
-                return Some(self.images.get(image.parse::<usize>().ok()?)?.log().len().to_string());
+                return Some(
+                    self.images.get(image.parse::<usize>().ok()?)?.log().len().to_string(),
+                );
             }
             _ => return None,
         }
@@ -232,7 +244,9 @@ impl Disks {
                 let _ = writeln!(text, "mark {mark}");
             }
             let _ = match self.disk.log().get(at) {
-                Some(Event::Write { offset, bytes }) => writeln!(text, "write {offset} {}", bytes.len()),
+                Some(Event::Write { offset, bytes }) => {
+                    writeln!(text, "write {offset} {}", bytes.len())
+                }
                 Some(Event::Punch { offset, len }) => writeln!(text, "punch {offset} {len}"),
                 Some(Event::Flush) => writeln!(text, "flush"),
                 Some(Event::FailedFlush) => writeln!(text, "failed-flush"),
@@ -300,7 +314,13 @@ impl Filesystem for Server {
         }
     }
 
-    fn getattr(&self, _request: &Request, file: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(
+        &self,
+        _request: &Request,
+        file: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
         match self.disks().attributes(file.0) {
             Some(attributes) => reply.attr(&TTL, &attributes),
             None => reply.error(Errno::ENOENT),
@@ -347,7 +367,14 @@ impl Filesystem for Server {
         }
     }
 
-    fn fsync(&self, _request: &Request, file: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        _request: &Request,
+        file: INodeNo,
+        _handle: FileHandle,
+        _data: bool,
+        reply: ReplyEmpty,
+    ) {
         let flushed = self.disks().flush(file.0);
         match flushed {
             Ok(()) => reply.ok(),

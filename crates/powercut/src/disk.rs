@@ -1,4 +1,5 @@
-//! A disk in memory that keeps an ordered log of what was done to it, and can be cut off at any place of that log.
+//! A disk in memory that keeps an ordered log of what was done to it, and can be cut off at any
+//! place of that log.
 //!
 //! ```text
 //! base      what all disks of a run have in common: the fresh file system
@@ -34,7 +35,8 @@ pub(crate) enum Event {
     Flush,
     /// A flush that was told to have failed; makes nothing durable.
     FailedFlush,
-    /// A write that was told to have failed, or was lost by a failed flush; the disk does not have it.
+    /// A write that was told to have failed, or was lost by a failed flush; the disk does not have
+    /// it.
     Lost { offset: u64, len: u64 },
 }
 
@@ -165,7 +167,8 @@ impl Disk {
         self.log.push(Event::Flush);
     }
 
-    /// A flush that fails; with it go those writes not flushed yet that `loses` names, though reads still see them.
+    /// A flush that fails; with it go those writes not flushed yet that `loses` names, though reads
+    /// still see them.
     pub(crate) fn fail_flush(&mut self, loses: impl Fn(&[u8]) -> bool) {
         let from = flushed(&self.log);
         for event in &mut self.log[from..] {
@@ -179,10 +182,19 @@ impl Disk {
     }
 
     /// Becomes what `source` is after a power cut behind the first `events` of its log.
-    pub(crate) fn cut_from(&mut self, source: &Disk, events: usize, cut: Cut, seed: u64, whole: &[u64]) {
+    pub(crate) fn cut_from(
+        &mut self,
+        source: &Disk,
+        events: usize,
+        cut: Cut,
+        seed: u64,
+        whole: &[u64],
+    ) {
         let log = &source.log[..events.min(source.log.len())];
         let flushed = flushed(log);
-        if !Arc::ptr_eq(&self.base, &source.base) || self.durable_events > flushed || self.durable_events == 0
+        if !Arc::ptr_eq(&self.base, &source.base)
+            || self.durable_events > flushed
+            || self.durable_events == 0
         {
             self.base = source.base.clone();
             self.durable = source.start.clone();
@@ -198,7 +210,8 @@ impl Disk {
         self.log.clear();
     }
 
-    /// Becomes what it is after a power cut behind the first `events` of its own log, and forgets the rest.
+    /// Becomes what it is after a power cut behind the first `events` of its own log, and forgets
+    /// the rest.
     pub(crate) fn cut_again(&mut self, events: usize, cut: Cut, seed: u64, whole: &[u64]) {
         let log = std::mem::take(&mut self.log);
         let log = &log[..events.min(log.len())];
@@ -262,7 +275,8 @@ fn leave(target: &mut Pages, below: &[&Pages], log: &[Event], cut: Cut, seed: u6
     }
 }
 
-/// Splits a range at multiples of `unit`: the number of each unit, and where the piece in it begins and ends.
+/// Splits a range at multiples of `unit`: the number of each unit, and where the piece in it begins
+/// and ends.
 fn pieces(offset: u64, len: u64, unit: u64) -> impl Iterator<Item = (u64, u64, u64)> {
     let end = offset + len;
     let mut at = offset;
@@ -294,7 +308,8 @@ fn zero(target: &mut Pages, below: &[&Pages], offset: u64, len: u64) {
 
 fn page_mut<'a>(target: &'a mut Pages, below: &[&Pages], number: u64) -> &'a mut [u8; PAGE] {
     let page = target.0.entry(number);
-    let page = page.or_insert_with(|| find(below, number).cloned().unwrap_or_else(|| Arc::new([0; PAGE])));
+    let page =
+        page.or_insert_with(|| find(below, number).cloned().unwrap_or_else(|| Arc::new([0; PAGE])));
     Arc::make_mut(page)
 }
 
@@ -355,7 +370,10 @@ mod tests {
             for sector in bytes.chunks(512) {
                 assert!(sector.iter().all(|byte| *byte == sector[0]), "no sector is torn");
             }
-            assert!(bytes[4096..8192].iter().all(|byte| *byte == bytes[4096]), "a whole page is not torn");
+            assert!(
+                bytes[4096..8192].iter().all(|byte| *byte == bytes[4096]),
+                "a whole page is not torn"
+            );
             torn += usize::from(bytes[1024..4096].iter().any(|byte| *byte != bytes[1024]));
         }
         assert!(torn > 20, "{torn} images are torn");

@@ -32,7 +32,13 @@ pub(crate) enum Verdict {
 ///
 /// # Errors
 /// The rig failed; nothing is known of the log.
-pub(crate) fn judge(rig: &Rig, image: usize, task: Task, seed: u64, ledger: &Ledger) -> io::Result<Verdict> {
+pub(crate) fn judge(
+    rig: &Rig,
+    image: usize,
+    task: Task,
+    seed: u64,
+    ledger: &Ledger,
+) -> io::Result<Verdict> {
     let mut dice = Dice::of(&[task.seed, 0x1A]);
     rig.cut(image, task.events, task.cut, task.seed)?;
     let drive = Drive::Image(image);
@@ -61,7 +67,8 @@ pub(crate) fn judge(rig: &Rig, image: usize, task: Task, seed: u64, ledger: &Led
             return Ok(Verdict::Unmountable(what));
         }
     };
-    let judged = guarded(|| open(&mounted.join(WAL), seed).and_then(|wal| ledger.judge(&wal).map(drop)));
+    let judged =
+        guarded(|| open(&mounted.join(WAL), seed).and_then(|wal| ledger.judge(&wal).map(drop)));
     rig.unmount(drive)?;
     Ok(match judged {
         Ok(()) => Verdict::Sound { images: 2 },
@@ -76,11 +83,18 @@ pub(crate) fn judge(rig: &Rig, image: usize, task: Task, seed: u64, ledger: &Led
     })
 }
 
-/// Leaves the files of a broken image in a directory below `keep`, as they were before the log was opened.
+/// Leaves the files of a broken image in a directory below `keep`, as they were before the log was
+/// opened.
 ///
 /// # Errors
 /// They could not be copied.
-pub(crate) fn keep(rig: &Rig, image: usize, task: Task, seed: u64, keep: &Path) -> io::Result<PathBuf> {
+pub(crate) fn keep(
+    rig: &Rig,
+    image: usize,
+    task: Task,
+    seed: u64,
+    keep: &Path,
+) -> io::Result<PathBuf> {
     rig.cut(image, task.events, task.cut, task.seed)?;
     let drive = Drive::Image(image);
     let source = rig.mount(drive)?.join(WAL);

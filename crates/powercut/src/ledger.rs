@@ -1,4 +1,5 @@
-//! The oracle: what a log has been given and has promised, as the marks tell it, and whether an opened log keeps it.
+//! The oracle: what a log has been given and has promised, as the marks tell it, and whether an
+//! opened log keeps it.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -7,7 +8,8 @@ use seawall::{Error, Lsn, Wal};
 
 use crate::payload::{Identity, state_of};
 
-/// What a workload notes, in the order of the disk's log. `Began` comes before the call, the others after it.
+/// What a workload notes, in the order of the disk's log. `Began` comes before the call, the others
+/// after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
     /// An append of so many records.
@@ -39,7 +41,9 @@ pub(crate) enum Mark {
 impl fmt::Display for Mark {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Mark::Began { thread, operation, count } => write!(formatter, "b {thread} {operation} {count}"),
+            Mark::Began { thread, operation, count } => {
+                write!(formatter, "b {thread} {operation} {count}")
+            }
             Mark::Done { thread, operation, count, first } => {
                 write!(formatter, "d {thread} {operation} {count} {first}")
             }
@@ -213,7 +217,10 @@ impl Ledger {
         let floor = u64::from(wal.first_lsn()) - 1;
         let last = u64::from(wal.last_lsn());
         if last < self.last {
-            return broken(Kind::Lost, format!("the log ends at {last}, {} was acknowledged", self.last));
+            return broken(
+                Kind::Lost,
+                format!("the log ends at {last}, {} was acknowledged", self.last),
+            );
         }
         if floor != self.floor && Some(floor) != self.floor_unsure {
             let kind = if floor < self.floor { Kind::Lost } else { Kind::Invented };
@@ -222,7 +229,8 @@ impl Ledger {
         }
         let (durable, reported) = (u64::from(wal.durable_lsn()), wal.recovery().records);
         if durable != last || (!reported.is_empty() && u64::from(reported.last()) != last) {
-            let what = format!("the log ends at {last}, reports {reported} and {durable} as durable");
+            let what =
+                format!("the log ends at {last}, reports {reported} and {durable} as durable");
             return broken(Kind::Broken, what);
         }
         let state = wal.state();
@@ -230,8 +238,10 @@ impl Ledger {
             Some(number) if number == self.state || Some(number) == self.state_unsure => number,
             other => {
                 let (sure, unsure) = (self.state, self.state_unsure);
-                let what =
-                    format!("state {other:?} of {} bytes, not {sure} or {unsure:?}, is there", state.len());
+                let what = format!(
+                    "state {other:?} of {} bytes, not {sure} or {unsure:?}, is there",
+                    state.len()
+                );
                 return broken(Kind::Lost, what);
             }
         };
@@ -239,15 +249,24 @@ impl Ledger {
         Ok(Seen { records, floor, state })
     }
 
-    /// Reads all there is: dense, known, in each thread's order, whole batches, and all that was acknowledged.
-    fn judge_records(&self, wal: &Wal, floor: u64, last: u64) -> Result<Vec<(u64, Identity)>, Violation> {
+    /// Reads all there is: dense, known, in each thread's order, whole batches, and all that was
+    /// acknowledged.
+    fn judge_records(
+        &self,
+        wal: &Wal,
+        floor: u64,
+        last: u64,
+    ) -> Result<Vec<(u64, Identity)>, Violation> {
         let mut records: Vec<(u64, Identity)> = Vec::new();
         for record in wal.iter() {
             let record = record.map_err(|error| Violation::of_error("reading", &error))?;
             let lsn = u64::from(record.lsn());
             let expected = floor + 1 + records.len() as u64;
             if lsn != expected {
-                return Err(Violation::new(Kind::Broken, format!("record {lsn} where {expected} should be")));
+                return Err(Violation::new(
+                    Kind::Broken,
+                    format!("record {lsn} where {expected} should be"),
+                ));
             }
             let Some(identity) = Identity::of(record.payload()) else {
                 return Err(Violation::new(Kind::Invented, format!("record {lsn} is nobody's")));
@@ -256,7 +275,10 @@ impl Ledger {
             records.push((lsn, identity));
         }
         if floor + records.len() as u64 != last {
-            let what = format!("{} records above {floor} can be read, the log ends at {last}", records.len());
+            let what = format!(
+                "{} records above {floor} can be read, the log ends at {last}",
+                records.len()
+            );
             return Err(Violation::new(Kind::Lost, what));
         }
         let Some((_, end)) = records.last() else { return Ok(records) };
@@ -275,9 +297,15 @@ impl Ledger {
         Ok(records)
     }
 
-    fn judge_record(&self, before: Option<Identity>, lsn: u64, identity: Identity) -> Result<(), Violation> {
-        let invented =
-            |what: &str| Err(Violation::new(Kind::Invented, format!("record {lsn}, {identity:?}, {what}")));
+    fn judge_record(
+        &self,
+        before: Option<Identity>,
+        lsn: u64,
+        identity: Identity,
+    ) -> Result<(), Violation> {
+        let invented = |what: &str| {
+            Err(Violation::new(Kind::Invented, format!("record {lsn}, {identity:?}, {what}")))
+        };
         let key = (identity.thread, identity.operation);
         if identity.seed != self.seed {
             return invented("is another log's");
@@ -305,7 +333,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Each operation at most once and in its thread's order; in the place of each acknowledged one, that one.
+    /// Each operation at most once and in its thread's order; in the place of each acknowledged
+    /// one, that one.
     fn judge_order(&self, records: &[(u64, Identity)]) -> Result<(), Violation> {
         let mut newest: HashMap<u16, u32> = HashMap::new();
         let mut there = HashMap::new();
@@ -313,19 +342,25 @@ impl Ledger {
             there.insert(*lsn, (identity.thread, identity.operation));
             let before = newest.insert(identity.thread, identity.operation);
             let begins = identity.index == 0;
-            if before
-                .is_some_and(|before| before > identity.operation || (begins && before == identity.operation))
-            {
-                let what = format!("record {lsn}, {identity:?}, stands behind that of operation {before:?}");
+            if before.is_some_and(|before| {
+                before > identity.operation || (begins && before == identity.operation)
+            }) {
+                let what = format!(
+                    "record {lsn}, {identity:?}, stands behind that of operation {before:?}"
+                );
                 return Err(Violation::new(Kind::Invented, what));
             }
         }
         let floor = records.first().map_or(0, |(lsn, _)| lsn - 1);
         for (key, first) in &self.done {
             let end = first + u64::from(self.began.get(key).copied().unwrap_or(1));
-            if let Some(lsn) = (*first.max(&(floor + 1))..end).find(|lsn| there.get(lsn) != Some(key)) {
-                let what =
-                    format!("record {lsn} of {key:?} was acknowledged, {:?} is there", there.get(&lsn));
+            if let Some(lsn) =
+                (*first.max(&(floor + 1))..end).find(|lsn| there.get(lsn) != Some(key))
+            {
+                let what = format!(
+                    "record {lsn} of {key:?} was acknowledged, {:?} is there",
+                    there.get(&lsn)
+                );
                 return Err(Violation::new(Kind::Lost, what));
             }
         }
@@ -364,8 +399,9 @@ mod tests {
         wal.close().unwrap();
         let wal = Wal::open(&dir).unwrap();
         let mut ledger = Ledger::new(1);
-        let kind =
-            |ledger: &Ledger| ledger.judge(&wal).map(|seen| seen.records.len()).map_err(|found| found.kind);
+        let kind = |ledger: &Ledger| {
+            ledger.judge(&wal).map(|seen| seen.records.len()).map_err(|found| found.kind)
+        };
         ledger.note(Mark::Began { thread: 0, operation: 0, count: 1 });
         assert_eq!(kind(&ledger), Err(Kind::Invented));
         ledger.note(Mark::Began { thread: 0, operation: 1, count: 2 });

@@ -1,8 +1,9 @@
 //! Power cuts under real file systems.
 //!
-//! A workload runs on ext4, xfs or btrfs, on a disk that logs every write, discard and flush. Afterwards the disk is
-//! rebuilt as a power cut may have left it, at many places of that log; it is mounted, the log on it opened, and held
-//! against what the workload had been promised by then. Devices that fail are tried as well.
+//! A workload runs on ext4, xfs or btrfs, on a disk that logs every write, discard and flush.
+//! Afterwards the disk is rebuilt as a power cut may have left it, at many places of that log; it
+//! is mounted, the log on it opened, and held against what the workload had been promised by then.
+//! Devices that fail are tried as well.
 //!
 //! ```text
 //! cargo run --release -p seawall-powercut -- ext4 --images 20000
@@ -11,8 +12,8 @@
 //!
 //! The second form is the control: the library does not sync, and nearly every image must show it.
 //!
-//! The exit code is 0 if every promise is kept, 1 if one is broken, 2 if nothing can be said. The line printed counts the
-//! images by what they show:
+//! The exit code is 0 if every promise is kept, 1 if one is broken, 2 if nothing can be said. The
+//! line printed counts the images by what they show:
 //!
 //! ```text
 //! lost            something acknowledged is not there
@@ -26,8 +27,9 @@
 //! cut_again       of the images: those made by a second cut, within the recovery from the first
 //! ```
 //!
-//! It needs Linux, root, `/dev/fuse`, loop devices and the file system's mkfs; where one of them is missing it says so
-//! and does nothing. It removes what it made: mounts, loop devices, a directory in the one for temporary files.
+//! It needs Linux, root, `/dev/fuse`, loop devices and the file system's mkfs; where one of them is
+//! missing it says so and does nothing. It removes what it made: mounts, loop devices, a directory
+//! in the one for temporary files.
 
 #[cfg(target_os = "linux")]
 mod campaign;

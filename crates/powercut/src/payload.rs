@@ -1,4 +1,5 @@
-//! What the workload stores: every byte of a record follows from who appended it and as its how-manieth.
+//! What the workload stores: every byte of a record follows from who appended it and as its
+//! how-manieth.
 
 use crate::dice::Dice;
 
@@ -86,12 +87,14 @@ pub(crate) fn state_bytes(seed: u64, number: u64) -> Vec<u8> {
 
 /// Which state these bytes are.
 pub(crate) fn state_of(seed: u64, bytes: &[u8]) -> Option<u64> {
-    let number =
-        bytes.get(..8).map_or(Some(0), |number| Some(u64::from_le_bytes(number.try_into().ok()?)))?;
+    let number = bytes
+        .get(..8)
+        .map_or(Some(0), |number| Some(u64::from_le_bytes(number.try_into().ok()?)))?;
     (state_bytes(seed, number) == bytes).then_some(number)
 }
 
-/// Whether records are in what is written to a disk. A frame's first record lies at a multiple of eight.
+/// Whether records are in what is written to a disk. A frame's first record lies at a multiple of
+/// eight.
 pub(crate) fn holds_payload(bytes: &[u8]) -> bool {
     bytes.chunks_exact(MAGIC.len()).any(|chunk| chunk == MAGIC)
 }

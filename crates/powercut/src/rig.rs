@@ -1,5 +1,5 @@
-//! What stands around the disks: the process that serves them, loop devices, mounts. All of it goes when it is dropped;
-//! what a run that was killed has left goes when the next one starts.
+//! What stands around the disks: the process that serves them, loop devices, mounts. All of it goes
+//! when it is dropped; what a run that was killed has left goes when the next one starts.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -56,7 +56,8 @@ impl FileSystem {
         }
     }
 
-    /// Pages that it takes the device never to tear: it keeps copies of them, but does not look there by itself.
+    /// Pages that it takes the device never to tear: it keeps copies of them, but does not look
+    /// there by itself.
     pub(crate) fn whole_pages(self) -> &'static [u64] {
         match self {
             FileSystem::Ext4 => &[0], // The superblock: two sectors under one checksum.
@@ -67,7 +68,9 @@ impl FileSystem {
 
     fn maker_arguments(self) -> &'static [&'static str] {
         match self {
-            FileSystem::Ext4 => &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
+            FileSystem::Ext4 => {
+                &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
+            }
             FileSystem::Xfs => &["-q", "-f"],
             FileSystem::Btrfs => &["-q", "-f"],
         }
@@ -100,11 +103,12 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Starts the process that serves the disks, attaches loop devices to them, and makes a file system.
+    /// Starts the process that serves the disks, attaches loop devices to them, and makes a file
+    /// system.
     ///
     /// # Errors
-    /// What could not be done; whatever had been done is undone. `Unsupported` where FUSE or loop devices are not to
-    /// be had, though they seemed to be.
+    /// What could not be done; whatever had been done is undone. `Unsupported` where FUSE or loop
+    /// devices are not to be had, though they seemed to be.
     pub(crate) fn new(file_system: FileSystem, images: usize) -> io::Result<Rig> {
         clear_leftovers();
         let dir = std::env::temp_dir().join(format!("{DIR}{}", std::process::id()));
@@ -130,8 +134,9 @@ impl Rig {
     /// The daemon did not take it, or is gone.
     pub(crate) fn command(&self, command: &str) -> io::Result<String> {
         let ctl = self.ctl.lock().unwrap_or_else(PoisonError::into_inner);
-        ctl.write_all_at(command.as_bytes(), 0)
-            .map_err(|error| io::Error::new(error.kind(), format!("command `{command}`: {error}")))?;
+        ctl.write_all_at(command.as_bytes(), 0).map_err(|error| {
+            io::Error::new(error.kind(), format!("command `{command}`: {error}"))
+        })?;
         let mut answer = [0; 64];
         let len = ctl.read_at(&mut answer, 0)?;
         Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
@@ -143,7 +148,13 @@ impl Rig {
     }
 
     /// Makes an image what it is after a power cut behind the first `events` since it was cut.
-    pub(crate) fn cut_again(&self, image: usize, events: usize, cut: Cut, seed: u64) -> io::Result<()> {
+    pub(crate) fn cut_again(
+        &self,
+        image: usize,
+        events: usize,
+        cut: Cut,
+        seed: u64,
+    ) -> io::Result<()> {
         self.command(&format!("cut-again {image} {events} {cut} {seed}")).map(drop)
     }
 
@@ -220,7 +231,8 @@ fn release_disks(dir: &Path, loops: &[PathBuf]) {
     }
     // Only once a device is idle is it really free; the files below it must not go before.
     for _ in 0..250 {
-        let attached: Vec<&PathBuf> = loops.iter().filter(|device| is_attached(device, dir)).collect();
+        let attached: Vec<&PathBuf> =
+            loops.iter().filter(|device| is_attached(device, dir)).collect();
         if attached.is_empty() {
             break;
         }
@@ -240,7 +252,8 @@ fn unmount_somehow(target: &Path) {
     }
 }
 
-/// Does for a run that was killed what it could not do itself. Its directory's name tells its process.
+/// Does for a run that was killed what it could not do itself. Its directory's name tells its
+/// process.
 fn clear_leftovers() {
     for dir in subdirs(&std::env::temp_dir()) {
         let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or("");
@@ -295,7 +308,10 @@ fn start_daemon(file_system: FileSystem, images: usize, dir: &Path) -> io::Resul
                 if ended.is_some() || start.elapsed() > Duration::from_secs(10) {
                     let _ = daemon.kill();
                     let _ = daemon.wait();
-                    return Err(io::Error::new(error.kind(), format!("FUSE did not start: {error}")));
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!("FUSE did not start: {error}"),
+                    ));
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -303,7 +319,8 @@ fn start_daemon(file_system: FileSystem, images: usize, dir: &Path) -> io::Resul
     }
 }
 
-/// Attaches a free loop device. Between finding it and attaching it somebody else may: then another one.
+/// Attaches a free loop device. Between finding it and attaching it somebody else may: then another
+/// one.
 fn attach(file: &Path) -> io::Result<PathBuf> {
     let mut failure = io::Error::other("no attempt");
     for _ in 0..50 {
@@ -339,7 +356,10 @@ fn remove_dirs(dir: &Path) {
 /// Runs a command; its error is what it said.
 fn run(command: &mut Command) -> io::Result<String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| {
-        io::Error::new(error.kind(), format!("{}: {error}", command.get_program().to_string_lossy()))
+        io::Error::new(
+            error.kind(),
+            format!("{}: {error}", command.get_program().to_string_lossy()),
+        )
     })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

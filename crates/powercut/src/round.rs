@@ -23,7 +23,8 @@ pub(crate) struct Round {
     pub(crate) seed: u64,
     /// The fault that struck.
     pub(crate) fault: Option<Fault>,
-    /// How the log did after it: reopened in the same boot, only after the file system was mounted anew, or not.
+    /// How the log did after it: reopened in the same boot, only after the file system was mounted
+    /// anew, or not.
     pub(crate) reopened: Reopened,
     /// Marks, and how many events came before each.
     pub(crate) marks: Vec<(usize, Mark)>,
@@ -107,10 +108,14 @@ impl Round {
         let what = match ended {
             Ok(Ending::Done) if self.fault.is_none() => return false,
             Ok(_) | Err(Stop::Closing) if self.fault.is_some() => return true,
-            Err(Stop::Open(error)) if self.fault.is_some() && workload::is_device_failure(&error) => {
+            Err(Stop::Open(error))
+                if self.fault.is_some() && workload::is_device_failure(&error) =>
+            {
                 return true;
             }
-            Ok(ending) => Violation::new(crate::ledger::Kind::Broken, format!("{ending:?}, with no fault")),
+            Ok(ending) => {
+                Violation::new(crate::ledger::Kind::Broken, format!("{ending:?}, with no fault"))
+            }
             Err(Stop::Violation(violation)) => violation,
             Err(stop) => Violation::new(crate::ledger::Kind::FalseCorrupt, format!("{stop:?}")),
         };
@@ -118,7 +123,8 @@ impl Round {
         false
     }
 
-    /// Opens the log again in the same boot, and goes on with it. What it reports is a promise from then on.
+    /// Opens the log again in the same boot, and goes on with it. What it reports is a promise from
+    /// then on.
     fn reopen(&mut self, rig: &Rig, dir: &Path, marks: &Marks) -> io::Result<()> {
         for reopened in [Reopened::SameMount, Reopened::MountedAnew] {
             if reopened == Reopened::MountedAnew {
@@ -131,7 +137,8 @@ impl Round {
                     self.reopened = reopened;
                     return Ok(());
                 }
-                // A file system may well refuse to work on after an error; then it tells an error, not damage.
+                // A file system may well refuse to work on after an error; then it tells an error,
+                // not damage.
                 Ok(Ending::Failed) | Err(Stop::Closing) => return Ok(()),
                 Err(Stop::Open(error)) if workload::is_device_failure(&error) => {
                     self.reopened = Reopened::Never
@@ -163,7 +170,8 @@ impl Round {
         for line in journal.lines() {
             match line.strip_prefix("mark ") {
                 Some(mark) => {
-                    let mark = Mark::parse(mark).ok_or_else(|| io::Error::other(format!("mark {mark:?}")))?;
+                    let mark = Mark::parse(mark)
+                        .ok_or_else(|| io::Error::other(format!("mark {mark:?}")))?;
                     self.marks.push((self.flushes.len(), mark));
                 }
                 None => self.flushes.push(line == "flush"),
@@ -202,11 +210,15 @@ impl Round {
                 Cut::Sectors,
                 Cut::Sectors,
             ][below(dice, 8)];
-            let since_flush = self.flushes[..events].iter().rev().take_while(|flush| !**flush).count();
-            // Nothing is pending: there is but one disk. And with nothing kept, the one with the most promises counts.
+            let since_flush =
+                self.flushes[..events].iter().rev().take_while(|flush| !**flush).count();
+            // Nothing is pending: there is but one disk. And with nothing kept, the one with the
+            // most promises counts.
             let cut = if since_flush == 0 { Cut::Dropped } else { cut };
             let events = match cut {
-                Cut::Dropped => events + self.flushes[events..].iter().take_while(|flush| !**flush).count(),
+                Cut::Dropped => {
+                    events + self.flushes[events..].iter().take_while(|flush| !**flush).count()
+                }
                 _ => events,
             };
             let seed = dice.next();
@@ -222,8 +234,9 @@ impl Round {
 
     /// As `tasks`, behind promises: for a log that makes them without a flush.
     pub(crate) fn control_tasks(&self, dice: &mut Dice, count: usize) -> Vec<Task> {
-        let promises: Vec<usize> =
-            (0..self.marks.len()).filter(|at| matches!(self.marks[*at].1, Mark::Done { .. })).collect();
+        let promises: Vec<usize> = (0..self.marks.len())
+            .filter(|at| matches!(self.marks[*at].1, Mark::Done { .. }))
+            .collect();
         let mut tasks: Vec<Task> = (0..if promises.is_empty() { 0 } else { count })
             .map(|_| {
                 let at = promises[below(dice, promises.len())];

@@ -1,4 +1,5 @@
-//! What runs on the disk: a log, several threads that append to it, one that rotates, checkpoints and sets the state.
+//! What runs on the disk: a log, several threads that append to it, one that rotates, checkpoints
+//! and sets the state.
 
 use std::fs::File;
 use std::io;
@@ -63,7 +64,12 @@ fn durability(seed: u64) -> Durability {
 ///
 /// # Errors
 /// The log could not be opened, or what it shows breaks what `ledger` says.
-pub(crate) fn run(dir: &Path, stint: Stint, marks: &Marks, ledger: &Ledger) -> Result<Ending, Stop> {
+pub(crate) fn run(
+    dir: &Path,
+    stint: Stint,
+    marks: &Marks,
+    ledger: &Ledger,
+) -> Result<Ending, Stop> {
     let wal = options(stint.seed).open(dir).map_err(Stop::Open)?;
     let seen = ledger.judge(&wal).map_err(Stop::Violation)?;
     for mark in ledger.marks_of(&seen) {
@@ -116,7 +122,9 @@ fn append(wal: &Wal, stint: Stint, thread: u16, marks: &Marks, failed: &AtomicBo
             _ => wal.append_batch(&payloads).map(|range| range.first()),
         };
         match appended {
-            Ok(first) => promised.push(Mark::Done { thread, operation, count, first: first.into() }),
+            Ok(first) => {
+                promised.push(Mark::Done { thread, operation, count, first: first.into() })
+            }
             Err(_) => failed.store(true, Ordering::Relaxed),
         }
         if !syncs && dice.chance(5) {
@@ -130,7 +138,14 @@ fn append(wal: &Wal, stint: Stint, thread: u16, marks: &Marks, failed: &AtomicBo
     }
 }
 
-fn administer(wal: &Wal, stint: Stint, state: u64, marks: &Marks, failed: &AtomicBool, working: &AtomicBool) {
+fn administer(
+    wal: &Wal,
+    stint: Stint,
+    state: u64,
+    marks: &Marks,
+    failed: &AtomicBool,
+    working: &AtomicBool,
+) {
     let mut dice = Dice::of(&[stint.seed, stint.thread.into(), 0xAD]);
     let mut state = state.max(stint.state);
     while working.load(Ordering::Relaxed) && !failed.load(Ordering::Relaxed) {
@@ -168,15 +183,17 @@ fn administer(wal: &Wal, stint: Stint, state: u64, marks: &Marks, failed: &Atomi
     }
 }
 
-/// Appends to a log that was recovered, as `operation` of `thread`: one record and a batch of three.
+/// Appends to a log that was recovered, as `operation` of `thread`: one record and a batch of
+/// three.
 ///
 /// # Errors
 /// That of the log, or that it gave them other LSNs than the next ones.
 pub(crate) fn append_some(wal: &Wal, seed: u64, thread: u16) -> Result<[Mark; 2], Violation> {
     let next = u64::from(wal.next_lsn());
     let single = Identity { seed, thread, operation: 0, index: 0, count: 1 };
-    let batch: Vec<Vec<u8>> =
-        (0..3).map(|index| Identity { seed, thread, operation: 1, index, count: 3 }.payload()).collect();
+    let batch: Vec<Vec<u8>> = (0..3)
+        .map(|index| Identity { seed, thread, operation: 1, index, count: 3 }.payload())
+        .collect();
     let failed = |error: Error| Violation::of_error("appending after recovery", &error);
     let first = wal.append(single.payload()).map_err(failed)?;
     let range = wal.append_batch(&batch).map_err(failed)?;
@@ -193,7 +210,8 @@ pub(crate) fn append_some(wal: &Wal, seed: u64, thread: u16) -> Result<[Mark; 2]
     ])
 }
 
-/// Whether an open may fail so on a file system whose device has just failed: told as what it is, not as damage.
+/// Whether an open may fail so on a file system whose device has just failed: told as what it is,
+/// not as damage.
 pub(crate) fn is_device_failure(error: &Error) -> bool {
     matches!(error, Error::Io { .. } | Error::Poisoned { .. })
 }

@@ -1,5 +1,6 @@
-//! Which disks a program can tell apart: by their names, and by the contents of the files that it has read. For
-//! seawall's own crash tests, which need not open two disks that look the same to whoever opens them.
+//! Which disks a program can tell apart: by their names, and by the contents of the files that it
+//! has read. For seawall's own crash tests, which need not open two disks that look the same to
+//! whoever opens them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -55,7 +56,8 @@ enum Crash {
 #[derive(Debug)]
 pub struct Contents {
     count: u128,
-    /// For each size: the digest of all that is certain, and of each sector that is not the digests of its versions.
+    /// For each size: the digest of all that is certain, and of each sector that is not the digests
+    /// of its versions.
     sizes: Vec<(u128, Vec<Vec<u128>>)>,
 }
 
@@ -65,13 +67,15 @@ impl SimFs {
         self.machine().record = Some(Record::default());
     }
 
-    /// What was kept; keeps nothing more. A call that changes nothing, and follows none that does, is left out.
+    /// What was kept; keeps nothing more. A call that changes nothing, and follows none that does,
+    /// is left out.
     #[must_use]
     pub fn recorded(&self) -> Vec<Stop> {
         self.machine().record.take().map_or_else(Vec::new, |record| record.stops)
     }
 
-    /// The files whose bytes or sizes anybody asked for since the machine started, in the order of the first times.
+    /// The files whose bytes or sizes anybody asked for since the machine started, in the order of
+    /// the first times.
     #[must_use]
     pub fn files_read(&self) -> Vec<FileId> {
         self.machine().files_read.clone()
@@ -85,7 +89,12 @@ impl SimFs {
             let machine = disk.machine();
             names(|dir| machine.disk.dirs.get(&dir).map(|dir| (&dir.visible, Some(dir))), doubts)
         };
-        Image { crash: Crash::Kill { disk, doubts }, digest, files: Arc::new(files), chosen: BTreeMap::new() }
+        Image {
+            crash: Crash::Kill { disk, doubts },
+            digest,
+            files: Arc::new(files),
+            chosen: BTreeMap::new(),
+        }
     }
 }
 
@@ -94,7 +103,10 @@ impl PowerCuts {
     #[must_use]
     pub fn names_count(&self) -> u128 {
         let unsure: usize = self.disk.dirs.values().map(|dir| dir.unsure.len()).sum();
-        u32::try_from(unsure).ok().and_then(|unsure| 1_u128.checked_shl(unsure)).unwrap_or(u128::MAX)
+        u32::try_from(unsure)
+            .ok()
+            .and_then(|unsure| 1_u128.checked_shl(unsure))
+            .unwrap_or(u128::MAX)
     }
 
     /// All disks with the names in that state.
@@ -111,8 +123,10 @@ impl PowerCuts {
             }
             chosen.insert(*node, names);
         }
-        let (digest, files) = names(|dir| chosen.get(&dir).map(|names| (names, None)), Doubts::Ignored);
-        let crash = Crash::PowerCut { disk: self.disk.clone(), seed: self.seed, names: Arc::new(chosen) };
+        let (digest, files) =
+            names(|dir| chosen.get(&dir).map(|names| (names, None)), Doubts::Ignored);
+        let crash =
+            Crash::PowerCut { disk: self.disk.clone(), seed: self.seed, names: Arc::new(chosen) };
         Image { crash, digest, files: Arc::new(files), chosen: BTreeMap::new() }
     }
 }
@@ -124,8 +138,8 @@ impl Image {
         self.digest
     }
 
-    /// The place of a file in an order that is the same for all images of the same digest; `None` if no name leads
-    /// to it.
+    /// The place of a file in an order that is the same for all images of the same digest; `None`
+    /// if no name leads to it.
     #[must_use]
     pub fn index(&self, file: FileId) -> Option<usize> {
         self.files.iter().position(|node| *node == file.0)
@@ -239,8 +253,8 @@ fn changes(call: Call) -> bool {
     !matches!(call, Call::List | Call::Open | Call::Read | Call::Size)
 }
 
-/// A digest of names, and the files that they lead to. Files and directories count by the order in which they are
-/// met, since no program sees their numbers.
+/// A digest of names, and the files that they lead to. Files and directories count by the order in
+/// which they are met, since no program sees their numbers.
 fn names<'a>(
     dir: impl Fn(Node) -> Option<(&'a BTreeMap<OsString, Node>, Option<&'a DirState>)>,
     doubts: Doubts,
@@ -342,7 +356,8 @@ fn whole_digest(bytes: &[u8], size: u64) -> u128 {
 fn certain_digest(file: &FileState, size: u64) -> u128 {
     let sectors = (0_u64..).zip(file.durable.chunks(SECTOR_BYTES));
     let unsure = unsure_sectors(file);
-    let certain = sectors.filter(|(at, _)| unsure.binary_search_by_key(at, |(unsure, _)| *unsure).is_err());
+    let certain =
+        sectors.filter(|(at, _)| unsure.binary_search_by_key(at, |(unsure, _)| *unsure).is_err());
     certain.map(|(at, sector)| sector_digest(at, sector, size)).fold(0, u128::wrapping_add)
 }
 
@@ -352,7 +367,8 @@ fn size_digest(size: u64) -> u128 {
     digest.finish()
 }
 
-/// Of what a file of that size shows of a sector. Most are zeros, and all are looked at often: so no general hash.
+/// Of what a file of that size shows of a sector. Most are zeros, and all are looked at often: so
+/// no general hash.
 fn sector_digest(at: u64, sector: &[u8], size: u64) -> u128 {
     const ODD: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93];
     let start = at * SECTOR_BYTES as u64;

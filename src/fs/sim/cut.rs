@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::disk::{DirState, Disk, FileState, Node, ROOT, SECTOR_BYTES, Sector, put_sector, sector_of};
+use super::disk::{
+    DirState, Disk, FileState, Node, ROOT, SECTOR_BYTES, Sector, put_sector, sector_of,
+};
 use super::{Seeded, SimFs};
 
-/// All states that a power cut may leave, numbered from 0: any of its versions for each sector that is not certain,
-/// any of its sizes for each file, any subset of the directory operations that are not certain.
+/// All states that a power cut may leave, numbered from 0: any of its versions for each sector that
+/// is not certain, any of its sizes for each file, any subset of the directory operations that are
+/// not certain.
 ///
-/// Number 0 is the state with nothing but what is durable. Torn sectors are left to [`random`](PowerCuts::random).
+/// Number 0 is the state with nothing but what is durable. Torn sectors are left to
+/// [`random`](PowerCuts::random).
 #[derive(Debug, Clone)]
 pub struct PowerCuts {
     pub(super) disk: Arc<Disk>,
@@ -50,16 +54,20 @@ impl PowerCuts {
     pub(super) fn new(disk: Disk, seed: u64) -> PowerCuts {
         let mut choices = Vec::new();
         for (dir, state) in &disk.dirs {
-            choices.extend((0..state.unsure.len()).map(|operation| Choice::Name { dir: *dir, operation }));
+            choices.extend(
+                (0..state.unsure.len()).map(|operation| Choice::Name { dir: *dir, operation }),
+            );
         }
         for (file, state) in &disk.files {
-            let sizes = distinct([state.durable_bytes].into_iter().chain(state.sizes.iter().copied()));
+            let sizes =
+                distinct([state.durable_bytes].into_iter().chain(state.sizes.iter().copied()));
             if sizes.len() > 1 {
                 choices.push(Choice::Size { file: *file, sizes });
             }
             for (at, unsure) in &state.unsure {
                 let durable = sector_of(&state.durable, *at);
-                let versions = distinct([durable].into_iter().chain(unsure.versions.iter().cloned()));
+                let versions =
+                    distinct([durable].into_iter().chain(unsure.versions.iter().cloned()));
                 if versions.len() > 1 {
                     choices.push(Choice::Sector { file: *file, at: *at, versions });
                 }
@@ -74,7 +82,8 @@ impl PowerCuts {
         self.choices.iter().fold(1, |count, choice| u128::saturating_mul(count, choice.count()))
     }
 
-    /// The disk in state `number`, which is below [`count`](PowerCuts::count), after the machine has started again.
+    /// The disk in state `number`, which is below [`count`](PowerCuts::count), after the machine
+    /// has started again.
     #[must_use]
     pub fn state(&self, mut number: u128) -> SimFs {
         self.build(|choice| {
@@ -84,8 +93,8 @@ impl PowerCuts {
         })
     }
 
-    /// The disk in a state drawn by `seed`. One sector in 16 that has several versions is torn: it begins as one
-    /// version and ends as another.
+    /// The disk in a state drawn by `seed`. One sector in 16 that has several versions is torn: it
+    /// begins as one version and ends as another.
     #[must_use]
     pub fn random(&self, seed: u64) -> SimFs {
         let mut random = Seeded::new(seed);
@@ -100,8 +109,8 @@ impl PowerCuts {
                 3 if random.below(8) > 0 => 0,
                 _ => random.below(count),
             };
-            let torn =
-                (random.below(16) == 0).then(|| (random.below(count), random.below(SECTOR_BYTES as u64)));
+            let torn = (random.below(16) == 0)
+                .then(|| (random.below(count), random.below(SECTOR_BYTES as u64)));
             let index = |value: u64| usize::try_from(value).expect("below the count of one choice");
             (index(chosen), torn.map(|(other, at)| (index(other), index(at))))
         })
@@ -157,7 +166,10 @@ pub(super) fn start_again(
         }
         if let Some(names) = names.remove(&node) {
             unvisited.extend(names.values());
-            disk.dirs.insert(node, DirState { visible: names.clone(), durable: names, unsure: Vec::new() });
+            disk.dirs.insert(
+                node,
+                DirState { visible: names.clone(), durable: names, unsure: Vec::new() },
+            );
         } else if let Some((mut bytes, size)) = files.remove(&node) {
             let size = usize::try_from(size).expect("files fit into memory");
             if bytes.len() != size {

@@ -1,5 +1,5 @@
-//! The simulated disk itself: a tree of directories and files, each with what reads see, what is durable, and what
-//! is not certain.
+//! The simulated disk itself: a tree of directories and files, each with what reads see, what is
+//! durable, and what is not certain.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -24,7 +24,8 @@ pub(super) struct Disk {
     pub(super) capacity: Option<u64>,
 }
 
-/// A file. Reads see `visible`; a power cut leaves `durable`, changed by any choice of what is unsure.
+/// A file. Reads see `visible`; a power cut leaves `durable`, changed by any choice of what is
+/// unsure.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FileState {
     pub(super) visible: Arc<Vec<u8>>,
@@ -45,7 +46,8 @@ pub(super) struct UnsureSector {
     pub(super) dirty: bool,
 }
 
-/// A directory: a power cut leaves `durable`, changed by any subset of the unsure operations, in their order.
+/// A directory: a power cut leaves `durable`, changed by any subset of the unsure operations, in
+/// their order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DirState {
     pub(super) visible: BTreeMap<OsString, Node>,
@@ -90,7 +92,11 @@ impl Disk {
                 }
             }
         }
-        if self.dirs.contains_key(&node) { Ok(node) } else { Err(io::ErrorKind::NotADirectory.into()) }
+        if self.dirs.contains_key(&node) {
+            Ok(node)
+        } else {
+            Err(io::ErrorKind::NotADirectory.into())
+        }
     }
 
     /// Finds the directory that holds `path`, and the name in it.
@@ -102,7 +108,11 @@ impl Disk {
     pub(super) fn file(&self, path: &Path) -> io::Result<Node> {
         let (dir, name) = self.split(path)?;
         let node = *self.dirs[&dir].visible.get(name).ok_or(io::ErrorKind::NotFound)?;
-        if self.files.contains_key(&node) { Ok(node) } else { Err(io::ErrorKind::IsADirectory.into()) }
+        if self.files.contains_key(&node) {
+            Ok(node)
+        } else {
+            Err(io::ErrorKind::IsADirectory.into())
+        }
     }
 
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
@@ -156,8 +166,10 @@ impl Disk {
     pub(super) fn room(&self) -> u64 {
         let Some(capacity) = self.capacity else { return u64::MAX };
         let named = self.dirs.values().flat_map(|dir| dir.visible.values());
-        let used: u64 =
-            named.filter_map(|node| self.files.get(node)).map(|file| file.visible.len() as u64).sum();
+        let used: u64 = named
+            .filter_map(|node| self.files.get(node))
+            .map(|file| file.visible.len() as u64)
+            .sum();
         capacity.saturating_sub(used)
     }
 
@@ -254,7 +266,8 @@ impl FileState {
     }
 
     pub(super) fn set_len(&mut self, bytes: u64) {
-        let (old, new) = (self.visible.len(), usize::try_from(bytes).expect("files fit into memory"));
+        let (old, new) =
+            (self.visible.len(), usize::try_from(bytes).expect("files fit into memory"));
         if old == new {
             return;
         }
@@ -278,7 +291,8 @@ impl FileState {
         }
     }
 
-    /// As Linux does it: the pages stay visible, and are taken for clean, so that no later sync writes them.
+    /// As Linux does it: the pages stay visible, and are taken for clean, so that no later sync
+    /// writes them.
     pub(super) fn fail_sync(&mut self) {
         self.unsure.values_mut().for_each(|unsure| unsure.dirty = false);
         self.size_dirty = false;

@@ -1,21 +1,25 @@
-//! A simulated disk that crashes, for the tests of whatever stands on a log: deterministic, without threads or a
-//! clock of its own.
+//! A simulated disk that crashes, for the tests of whatever stands on a log: deterministic, without
+//! threads or a clock of its own.
 //!
 //! [`SimFs`] implements [`Fs`](crate::Fs), so a log opens on it with
-//! [`Options::open_on`](crate::Options::open_on). Of each file it keeps what reads see, what is durable, and what is
-//! in between; names likewise, by themselves. [`crash_at`](SimFs::crash_at) stops the machine at any call;
-//! then [`power_cuts`](SimFs::power_cuts) tells all states that POSIX allows the disk to be in, and
-//! [`process_kill`](SimFs::process_kill) the one that is left if only the process died:
+//! [`Options::open_on`](crate::Options::open_on). Of each file it keeps what reads see, what is
+//! durable, and what is in between; names likewise, by themselves. [`crash_at`](SimFs::crash_at)
+//! stops the machine at any call; then [`power_cuts`](SimFs::power_cuts) tells all states that
+//! POSIX allows the disk to be in, and [`process_kill`](SimFs::process_kill) the one that is left
+//! if only the process died:
 //!
-//! - a sector of 512 bytes that was written and not synced holds any of its versions, each sector by itself, or is
-//!   torn between two of them;
+//! - a sector of 512 bytes that was written and not synced holds any of its versions, each sector
+//!   by itself, or is torn between two of them;
 //! - a file has any of the sizes that it had since its last sync, whatever its sectors hold;
-//! - any of the creations, renames and removals since the directory's last sync have taken place, or not;
+//! - any of the creations, renames and removals since the directory's last sync have taken place,
+//!   or not;
 //! - `sync_data` makes a file's bytes and size durable, and no name;
-//! - a sync that fails leaves everything visible and nothing durable, and the next one says ok, as Linux does.
+//! - a sync that fails leaves everything visible and nothing durable, and the next one says ok, as
+//!   Linux does.
 //!
 //! # Examples
-//! A store of one's own, crash-tested: whatever it acknowledged must be there after a crash at any call.
+//! A store of one's own, crash-tested: whatever it acknowledged must be there after a crash at any
+//! call.
 //! ```
 //! use std::sync::Arc;
 //! use seawall::{Options, Wal, sim::SimFs};
@@ -102,7 +106,8 @@ pub enum Call {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It fails with this error and does nothing; a sync that fails drops what it should have written.
+    /// It fails with this error and does nothing; a sync that fails drops what it should have
+    /// written.
     Error(io::ErrorKind),
     /// It writes or reads half of what it was asked for. Other calls are not changed.
     Short,
@@ -117,7 +122,8 @@ struct Planned {
     fault: Fault,
 }
 
-/// A simulated disk and the machine around it. Clones are handles of the same one; see the [module](self).
+/// A simulated disk and the machine around it. Clones are handles of the same one; see the
+/// [module](self).
 #[derive(Debug, Clone)]
 pub struct SimFs {
     machine: Arc<Mutex<Machine>>,
@@ -144,7 +150,8 @@ struct Machine {
 enum Go {
     Whole,
     Half,
-    /// The machine stops during this call. It may have begun: what it does is in doubt, and its caller hears nothing.
+    /// The machine stops during this call. It may have begun: what it does is in doubt, and its
+    /// caller hears nothing.
     Crash,
 }
 
@@ -179,8 +186,8 @@ impl SimFs {
         self.machine().calls
     }
 
-    /// Stops the machine during call `number`, counted from 0 since the disk was made or started again: that call
-    /// may have had its effect, and it and all later ones fail.
+    /// Stops the machine during call `number`, counted from 0 since the disk was made or started
+    /// again: that call may have had its effect, and it and all later ones fail.
     pub fn crash_at(&self, number: u64) {
         self.machine().crash_at = Some(number);
     }
@@ -192,12 +199,13 @@ impl SimFs {
         machine.crash_at.is_some_and(|number| machine.calls > number)
     }
 
-    /// The machine after the process was killed: everything that reads saw is there, whatever is in doubt stays so,
-    /// and its locks are free. This disk is not changed.
+    /// The machine after the process was killed: everything that reads saw is there, whatever is in
+    /// doubt stays so, and its locks are free. This disk is not changed.
     #[must_use]
     pub fn process_kill(&self) -> SimFs {
         let machine = self.machine();
-        let (disk, seed, medium) = (machine.disk.clone(), machine.seed.wrapping_add(1), machine.medium);
+        let (disk, seed, medium) =
+            (machine.disk.clone(), machine.seed.wrapping_add(1), machine.medium);
         drop(machine);
         let killed = SimFs::from_disk(disk, seed);
         killed.machine().medium = medium;
@@ -216,13 +224,14 @@ impl SimFs {
         PowerCuts::new(machine.disk.clone(), machine.seed.wrapping_add(1))
     }
 
-    /// Plans a fault for the call of that kind after the next `after` ones. The next plan of the same kind counts
-    /// on from there.
+    /// Plans a fault for the call of that kind after the next `after` ones. The next plan of the
+    /// same kind counts on from there.
     pub fn plan(&self, call: Call, after: u64, fault: Fault) {
         self.machine().planned.push(Planned { call, after, fault });
     }
 
-    /// Sets how many bytes all files may have together. Writes beyond that are short, or [`io::ErrorKind::StorageFull`].
+    /// Sets how many bytes all files may have together. Writes beyond that are short, or
+    /// [`io::ErrorKind::StorageFull`].
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.machine().disk.capacity = bytes;
     }
@@ -264,7 +273,8 @@ impl SimFs {
         Some(machine.disk.files[&node].visible.to_vec())
     }
 
-    /// Damages a file on the disk: `change` may flip, zero, swap, cut or replace its bytes, durably and unseen.
+    /// Damages a file on the disk: `change` may flip, zero, swap, cut or replace its bytes, durably
+    /// and unseen.
     ///
     /// # Panics
     /// If there is no such file.
@@ -301,8 +311,11 @@ impl SimFs {
         let mut machine = self.machine();
         if let Some(mut record) = machine.record.take() {
             if record.wants(call) {
-                let mut stopped =
-                    Machine { calls: machine.calls + 1, crash_at: Some(machine.calls), ..machine.clone() };
+                let mut stopped = Machine {
+                    calls: machine.calls + 1,
+                    crash_at: Some(machine.calls),
+                    ..machine.clone()
+                };
                 drop(carry_out(&mut stopped, &Go::Crash));
                 record.note(machine.calls, call, SimFs { machine: Arc::new(Mutex::new(stopped)) });
             }
@@ -325,7 +338,11 @@ impl SimFs {
         }
     }
 
-    fn simple<T>(&self, call: Call, mut carry_out: impl FnMut(&mut Disk) -> io::Result<T>) -> io::Result<T> {
+    fn simple<T>(
+        &self,
+        call: Call,
+        mut carry_out: impl FnMut(&mut Disk) -> io::Result<T>,
+    ) -> io::Result<T> {
         self.call(call, |machine, _| carry_out(&mut machine.disk), |_| {})
     }
 }
@@ -412,7 +429,8 @@ impl Fs for SimFs {
             Call::SyncDir,
             |machine, go| {
                 let node = dir(machine)?;
-                // Stopped in its midst, a sync has made durable whatever a power cut may leave anyway.
+                // Stopped in its midst, a sync has made durable whatever a power cut may leave
+                // anyway.
                 if !matches!(go, Go::Crash) {
                     machine.disk.dirs.get_mut(&node).expect("it was found").sync();
                 }
@@ -433,7 +451,11 @@ impl Fs for SimFs {
                 if machine.disk.file(path).is_err() {
                     machine.disk.create_file(path)?;
                 }
-                if machine.locks.insert(path.into()) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+                if machine.locks.insert(path.into()) {
+                    Ok(())
+                } else {
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
             },
             |_| {},
         )?;
@@ -485,7 +507,8 @@ impl FsFile for SimFile {
             Call::Read,
             |machine, go| {
                 machine.note_read(self.node);
-                let count = if matches!(go, Go::Half) { bytes.len().div_ceil(2) } else { bytes.len() };
+                let count =
+                    if matches!(go, Go::Half) { bytes.len().div_ceil(2) } else { bytes.len() };
                 let count = machine.disk.files[&self.node].read(&mut bytes[..count], offset);
                 if machine.is_unreadable(self.node, &(offset..offset + count as u64)) {
                     return Err(io::Error::from_raw_os_error(5));
@@ -503,7 +526,8 @@ impl FsFile for SimFile {
                 let size = machine.disk.files[&self.node].visible.len() as u64;
                 let end_max = size.saturating_add(machine.disk.room()).max(size);
                 let room = usize::try_from(end_max.saturating_sub(offset)).unwrap_or(usize::MAX);
-                let wanted = if matches!(go, Go::Half) { bytes.len().div_ceil(2) } else { bytes.len() };
+                let wanted =
+                    if matches!(go, Go::Half) { bytes.len().div_ceil(2) } else { bytes.len() };
                 let count = wanted.min(room);
                 if count == 0 && !bytes.is_empty() {
                     return Err(io::ErrorKind::StorageFull.into());

@@ -53,7 +53,8 @@ fn a_failed_sync_drops_what_it_should_have_written_and_the_next_one_says_ok() {
     file.write_at(&[2; 512], 512).unwrap();
     file.sync_data().unwrap();
     assert_eq!(fs.bytes("/f").unwrap()[..512], [1; 512], "it is visible");
-    let firsts: BTreeSet<_> = possible(&fs, "/f").into_iter().map(|bytes| bytes.unwrap()[0]).collect();
+    let firsts: BTreeSet<_> =
+        possible(&fs, "/f").into_iter().map(|bytes| bytes.unwrap()[0]).collect();
     assert_eq!(firsts, [0, 1].into(), "and may be lost");
     let killed = fs.process_kill();
     assert_eq!(killed.bytes("/f"), fs.bytes("/f"), "a kill keeps the page cache");

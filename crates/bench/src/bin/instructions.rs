@@ -1,12 +1,14 @@
-//! How many instructions one append, one record replayed and one look-up take: counts repeat where times do not.
+//! How many instructions one append, one record replayed and one look-up take: counts repeat where
+//! times do not.
 //!
 //! ```text
 //! cargo run --release -p seawall-bench --bin instructions              compares with instructions.txt
 //! cargo run --release -p seawall-bench --bin instructions -- --update  writes it anew
 //! ```
-//! Each task runs twice under callgrind, once with more work than the other; the difference, divided by the work, is
-//! free of whatever the start and the end of a process cost. Only user-mode instructions count: what the kernel does
-//! for a write or a sync is not in it. It fails where a count is more than a tenth above what was written down.
+//! Each task runs twice under callgrind, once with more work than the other; the difference,
+//! divided by the work, is free of whatever the start and the end of a process cost. Only user-mode
+//! instructions count: what the kernel does for a write or a sync is not in it. It fails where a
+//! count is more than a tenth above what was written down.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
@@ -89,7 +91,9 @@ fn work(name: &str, times: usize) -> Result<()> {
 /// Counts every task and compares. `false`: one takes more than it may.
 fn compare(update: bool) -> Result<bool> {
     if Command::new("valgrind").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no valgrind on this machine (Debian: apt-get install valgrind)");
+        eprintln!(
+            "skipped: there is no valgrind on this machine (Debian: apt-get install valgrind)"
+        );
         return Ok(true);
     }
     let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt"));
@@ -101,7 +105,8 @@ fn compare(update: bool) -> Result<bool> {
         let operations = (task.times[1] - task.times[0]) * task.operations;
         let now = (counts[1] - counts[0]) / operations as f64;
         writeln!(table, "{} {now:.0}", task.name)?;
-        let before = known.lines().find_map(|line| line.strip_prefix(task.name)?.trim().parse::<f64>().ok());
+        let before =
+            known.lines().find_map(|line| line.strip_prefix(task.name)?.trim().parse::<f64>().ok());
         let Some(before) = before else {
             println!("{:20} {:>12} {now:>12.0}", task.name, "—");
             good &= update;
@@ -137,7 +142,8 @@ fn count(task: &Task, times: usize) -> Result<f64> {
     if !output.status.success() {
         return Err(format!("{} under callgrind: {}\n{said}", task.name, output.status).into());
     }
-    let collected = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
+    let collected =
+        said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
     collected.ok_or_else(|| format!("callgrind does not say what it counted:\n{said}").into())
 }
 
@@ -189,8 +195,9 @@ fn cursor_single(dir: &Path, times: usize) -> seawall::Result<()> {
 
 fn iter_grouped(dir: &Path, times: usize) -> seawall::Result<()> {
     let wal = stored(dir, true)?;
-    (0..times)
-        .try_for_each(|_| wal.iter().try_for_each(|record| record.map(|record| drop(black_box(record)))))
+    (0..times).try_for_each(|_| {
+        wal.iter().try_for_each(|record| record.map(|record| drop(black_box(record))))
+    })
 }
 
 fn read_grouped(dir: &Path, times: usize) -> seawall::Result<()> {

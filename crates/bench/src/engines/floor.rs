@@ -1,7 +1,7 @@
 //! The floors: the least that can be done on a file for the same promise, without being a log.
 //!
-//! None of them can be opened again after a crash, and none shares a sync: many threads take turns. A record is its
-//! length and payload, with a checksum of its own or of the block it is in.
+//! None of them can be opened again after a crash, and none shares a sync: many threads take turns.
+//! A record is its length and payload, with a checksum of its own or of the block it is in.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -12,15 +12,16 @@ use rustix::fs::FallocateFlags;
 
 use super::lock;
 use crate::engine::{
-    BUFFERED, Engine, FALLOCATED, GROWING, Mode, PREAD, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec,
-    Tally, ZEROED, unsupported,
+    BUFFERED, Engine, FALLOCATED, GROWING, Mode, PREAD, Replay, Result, SEGMENT_BYTES, Segments,
+    Setup, Spec, Tally, ZEROED, unsupported,
 };
 
 const FILE: &str = "floor";
 /// Blocks and zeros are written in this size: larger folios in the page cache cost 25 to 30 %.
 const BLOCK_BYTES: usize = 64 << 10;
 const HEAD_BYTES: usize = 8;
-/// What a frame of one record has beside its payload, in seawall: two headers, and padding to eight.
+/// What a frame of one record has beside its payload, in seawall: two headers, and padding to
+/// eight.
 const FRAME_BYTES: usize = 48;
 const FRAME_ALIGN_BYTES: usize = 8;
 /// What replay reads at once; as much as seawall's own window.
@@ -121,7 +122,12 @@ impl SyncedFile {
         match self.space {
             Space::Growing => self.space_end = u64::MAX,
             Space::Fallocated => {
-                rustix::fs::fallocate(&self.file, FallocateFlags::empty(), self.space_end, SEGMENT_BYTES)?;
+                rustix::fs::fallocate(
+                    &self.file,
+                    FallocateFlags::empty(),
+                    self.space_end,
+                    SEGMENT_BYTES,
+                )?;
                 self.space_end += SEGMENT_BYTES;
             }
             Space::Zeroed if self.space_end == 0 => {
@@ -336,7 +342,8 @@ fn see_records(bytes: &[u8], tally: &mut Tally) -> Result<usize> {
     let mut rest = bytes;
     while let Some((head, behind)) = rest.split_first_chunk::<HEAD_BYTES>() {
         let [a, b, c, d, checksum @ ..] = *head;
-        let Some((payload, behind)) = behind.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize)
+        let Some((payload, behind)) =
+            behind.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize)
         else {
             break;
         };

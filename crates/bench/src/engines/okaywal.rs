@@ -1,4 +1,5 @@
-//! okaywal: entries of chunks, files that are zero-filled when they are made and used again once checkpointed.
+//! okaywal: entries of chunks, files that are zero-filled when they are made and used again once
+//! checkpointed.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,9 @@ pub(crate) fn spec() -> Spec {
         name: "okaywal",
         what: "okaywal 0.3.1, files of 64 MiB, zero-filled before anything is measured",
         sharing: "shared; group commit",
-        durable: Some("on disk, by fdatasync; after a failed sync every later commit hangs for ever"),
+        durable: Some(
+            "on disk, by fdatasync; after a failed sync every later commit hangs for ever",
+        ),
         batch: Some("one entry of many chunks"),
         buffered: Some("in an open entry, which no crash keeps, until 64 MiB are there"),
         replay: Some("chunks copied and verified while it is opened, which is all it offers"),

@@ -1,4 +1,5 @@
-//! raft-engine: the log of TiKV. Each thread has a Raft group of its own, as there: within one, entries are in order.
+//! raft-engine: the log of TiKV. Each thread has a Raft group of its own, as there: within one,
+//! entries are in order.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -48,7 +49,8 @@ struct Log {
     next_indexes: Vec<Mutex<u64>>,
 }
 
-/// An entry must be a message of protobuf with an index; this one has a number and bytes, and comes with the library.
+/// An entry must be a message of protobuf with an index; this one has a number and bytes, and comes
+/// with the library.
 #[derive(Clone)]
 struct Message;
 

@@ -18,7 +18,9 @@ pub(crate) fn spec() -> Spec {
         ),
         batch: Some("one frame: whole or absent"),
         buffered: Some("in a queue of 4,096; synced every 64 MiB"),
-        replay: Some("records lent from a memory map, frames verified; the first bad one is the end"),
+        replay: Some(
+            "records lent from a memory map, frames verified; the first bad one is the end",
+        ),
         segments: Segments::None,
         open,
     }
@@ -41,7 +43,8 @@ impl Log {
         match self.mode {
             Mode::Durable => self.sync(),
             Mode::Buffered => {
-                if self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= SEGMENT_BYTES {
+                if self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= SEGMENT_BYTES
+                {
                     self.unsynced_bytes.store(0, Ordering::Relaxed);
                     self.sync()?;
                 }

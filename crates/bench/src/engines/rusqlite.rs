@@ -31,8 +31,9 @@ fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
     };
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", synchronous)?;
-    connection
-        .execute_batch("CREATE TABLE IF NOT EXISTS log (lsn INTEGER PRIMARY KEY, payload BLOB NOT NULL)")?;
+    connection.execute_batch(
+        "CREATE TABLE IF NOT EXISTS log (lsn INTEGER PRIMARY KEY, payload BLOB NOT NULL)",
+    )?;
     Ok(Box::new(Log(Mutex::new(connection))))
 }
 

@@ -4,14 +4,18 @@ use std::path::Path;
 
 use seawall::{Durability, Options, Verify, Wal};
 
-use crate::engine::{Counters, Engine, Mode, Replay, Result, SEAWALL, Segments, Setup, Spec, Tally};
+use crate::engine::{
+    Counters, Engine, Mode, Replay, Result, SEAWALL, Segments, Setup, Spec, Tally,
+};
 
 pub(crate) fn spec() -> Spec {
     Spec {
         name: SEAWALL,
         what: "seawall, this repository",
         sharing: "shared; group commit",
-        durable: Some("on disk, by fdatasync; after a failed sync nothing is acknowledged any more"),
+        durable: Some(
+            "on disk, by fdatasync; after a failed sync nothing is acknowledged any more",
+        ),
         batch: Some("one frame: whole or absent"),
         buffered: Some("in memory until 256 KiB are there; synced with each segment"),
         replay: Some("owned records, frames verified"),
@@ -37,8 +41,8 @@ struct Log {
 }
 
 impl Log {
-    /// Of a log to be read later, every call is a group of its own: later records do not join its frame, and a segment
-    /// is as full as it was meant to be.
+    /// Of a log to be read later, every call is a group of its own: later records do not join its
+    /// frame, and a segment is as full as it was meant to be.
     fn end_group(&self) -> Result<()> {
         if matches!(self.mode, Mode::Load(_)) {
             self.wal.flush()?;

@@ -1,4 +1,5 @@
-//! seglog: one file of fixed size and a single writer; the row of files, and when they are full, is the caller's.
+//! seglog: one file of fixed size and a single writer; the row of files, and when they are full, is
+//! the caller's.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

@@ -13,7 +13,9 @@ pub(crate) fn spec() -> Spec {
         name: "walogs",
         what: "walogs 0.1.0",
         sharing: "`&mut self`, so in a mutex; no sync is shared",
-        durable: Some("on disk, by fdatasync; after a failed sync it goes on, and gives the same LSN again"),
+        durable: Some(
+            "on disk, by fdatasync; after a failed sync it goes on, and gives the same LSN again",
+        ),
         batch: None,
         buffered: None,
         replay: Some("owned records, each verified; the first bad one is the end"),

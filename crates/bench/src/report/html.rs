@@ -16,8 +16,10 @@ pub(crate) fn page(run: &Run) -> Result<String> {
         body += &format!("<li>{}</li>", escaped(&line));
     }
     let rounds = run.effort.rounds;
-    body +=
-        &format!("<li>seawall {}; {rounds} rounds in turns; medians over the rounds</li></ul>", run.version);
+    body += &format!(
+        "<li>seawall {}; {rounds} rounds in turns; medians over the rounds</li></ul>",
+        run.version
+    );
     body += &table(&goals_table(&run.goals));
     let peers = peers_table(run);
     if !peers.rows.is_empty() {
@@ -39,7 +41,8 @@ pub(crate) fn page(run: &Run) -> Result<String> {
 
 fn table(table: &Table) -> String {
     let row = |cells: &[String], tag: &str| {
-        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell))).collect();
+        let cells: String =
+            cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell))).collect();
         format!("<tr>{cells}</tr>")
     };
     let header: Vec<String> = table.header.iter().map(ToString::to_string).collect();

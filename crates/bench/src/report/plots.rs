@@ -28,19 +28,25 @@ type Points = Vec<(f64, f64)>;
 /// What is seen better as lines: against the number of threads, and against the size of the log.
 pub(crate) fn lines(run: &Run) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
-    let mut plot = |name, title: &str, across: &str, mut series: Vec<(&str, Points)>| -> Result<()> {
-        series.retain(|(_, points)| !points.is_empty());
-        if series.iter().any(|(_, points)| points.len() > 1) {
-            plots.push(Plot { name, svg: chart(title, across, &series)? });
-        }
-        Ok(())
-    };
+    let mut plot =
+        |name, title: &str, across: &str, mut series: Vec<(&str, Points)>| -> Result<()> {
+            series.retain(|(_, points)| !points.is_empty());
+            if series.iter().any(|(_, points)| points.len() > 1) {
+                plots.push(Plot { name, svg: chart(title, across, &series)? });
+            }
+            Ok(())
+        };
     let names: Vec<&str> = run.engines.iter().map(|engine| engine.name).collect();
     let rates = against_threads(run, &names, |outcome| Some(outcome.rate()));
     plot("threads", "records/s, durable, 256 B", "threads", rates)?;
     let shared = against_threads(run, &[SEAWALL], records_per_sync);
     plot("records-per-sync", "records per sync, durable, 256 B", "threads", shared)?;
-    plot("growth-appends", "MiB/s of appends, a checkpoint at each step", "GiB appended", steps(run))?;
+    plot(
+        "growth-appends",
+        "MiB/s of appends, a checkpoint at each step",
+        "GiB appended",
+        steps(run),
+    )?;
     let open = |figure: fn(&Outcome) -> Option<f64>| against_size(run, figure);
     plot("growth-open", "ms to open", "GiB of log", open(|outcome| Some(outcome.seconds * 1e3)))?;
     let peak = open(|outcome| Some(outcome.peak_bytes? as f64 / MIB_BYTES));
@@ -77,7 +83,10 @@ fn steps(run: &Run) -> Vec<(&'static str, Points)> {
 
 fn against_size(run: &Run, figure: fn(&Outcome) -> Option<f64>) -> Vec<(&'static str, Points)> {
     let point = |row: &RowResult| {
-        Some((row.median(|outcome| Some(outcome.log_bytes? as f64))? / GIB_BYTES, row.median(figure)?))
+        Some((
+            row.median(|outcome| Some(outcome.log_bytes? as f64))? / GIB_BYTES,
+            row.median(figure)?,
+        ))
     };
     let cases = || run.cases.iter().filter(|case| case.kind == Kind::GrowthOpen);
     let points = |label| cases().filter_map(|case| point(case.row(label)?)).collect();
@@ -99,9 +108,11 @@ fn chart(title: &str, across: &str, series: &[(&str, Points)]) -> Result<String>
             .build_cartesian_2d(0.0..right * 1.03, 0.0..top * 1.05)?;
         chart.configure_mesh().light_line_style(TRANSPARENT).x_desc(across).draw()?;
         for (at, (name, points)) in series.iter().enumerate() {
-            let color = if *name == SEAWALL { OURS.to_rgba() } else { Palette99::pick(at).to_rgba() };
+            let color =
+                if *name == SEAWALL { OURS.to_rgba() } else { Palette99::pick(at).to_rgba() };
             let line = LineSeries::new(points.iter().copied(), color.stroke_width(2)).point_size(2);
-            let sample = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2));
+            let sample =
+                move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2));
             chart.draw_series(line)?.label(*name).legend(sample);
         }
         if series.len() > 1 {
@@ -117,7 +128,8 @@ fn chart(title: &str, across: &str, series: &[(&str, Points)]) -> Result<String>
     Ok(svg)
 }
 
-/// A bar for each row, from the least to the most marked on it; nothing where the figures are not of one kind.
+/// A bar for each row, from the least to the most marked on it; nothing where the figures are not
+/// of one kind.
 pub(crate) fn bars(case: &CaseResult) -> Result<String> {
     let figures: Vec<(&RowResult, Spread)> =
         case.rows.iter().filter_map(|row| Some((row, figure(case.kind, row)?))).collect();
@@ -139,7 +151,10 @@ pub(crate) fn bars(case: &CaseResult) -> Result<String> {
         for (place, (row, spread)) in figures.iter().rev().enumerate() {
             let middle = place as f64 + 0.5;
             let color = if row.label.starts_with(SEAWALL) { OURS } else { OTHERS };
-            let bar = Rectangle::new([(0.0, middle - 0.35), (spread.median, middle + 0.35)], color.filled());
+            let bar = Rectangle::new(
+                [(0.0, middle - 0.35), (spread.median, middle + 0.35)],
+                color.filled(),
+            );
             let range = PathElement::new([(spread.least, middle), (spread.most, middle)], BLACK);
             chart.draw_series([bar])?;
             chart.draw_series([range])?;

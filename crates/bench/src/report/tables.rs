@@ -23,8 +23,8 @@ impl Table {
         let header: Vec<String> = self.header.iter().map(ToString::to_string).collect();
         // Names stand left, figures right; words in the last column, left again.
         let last = header.len() - 1;
-        let rules =
-            (0..header.len()).map(|at| if at == 0 || at == last { ":---" } else { "---:" }.to_owned());
+        let rules = (0..header.len())
+            .map(|at| if at == 0 || at == last { ":---" } else { "---:" }.to_owned());
         let rules: Vec<String> = rules.collect();
         let rows: String = self.rows.iter().map(|row| line(row)).collect();
         format!("### {}\n\n{}{}{rows}", self.title, line(&header), line(&rules))
@@ -35,29 +35,38 @@ impl Table {
 type Column = (&'static str, fn(&CaseResult, &RowResult) -> String);
 
 const RATE: Column = ("calls/s", |_, row| number(row.rate().map(|rate| rate.median)));
-const RATIO: Column = ("ratio", |case, row| ratio(case, row, |ratio| format!("{:.2}", ratio.median)));
-const RANGE: Column =
-    ("least–most", |case, row| ratio(case, row, |ratio| format!("{:.2}–{:.2}", ratio.least, ratio.most)));
+const RATIO: Column =
+    ("ratio", |case, row| ratio(case, row, |ratio| format!("{:.2}", ratio.median)));
+const RANGE: Column = ("least–most", |case, row| {
+    ratio(case, row, |ratio| format!("{:.2}–{:.2}", ratio.least, ratio.most))
+});
 const MIB: Column = ("MiB/s", |_, row| {
     number(row.median(|outcome| Some(outcome.bytes as f64 / outcome.seconds / MIB_BYTES)))
 });
-const P50: Column = ("p50, µs", |_, row| number(row.median(|outcome| Some(outcome.latency?.p50_us))));
-const P99: Column = ("p99, µs", |_, row| number(row.median(|outcome| Some(outcome.latency?.p99_us))));
+const P50: Column =
+    ("p50, µs", |_, row| number(row.median(|outcome| Some(outcome.latency?.p50_us))));
+const P99: Column =
+    ("p99, µs", |_, row| number(row.median(|outcome| Some(outcome.latency?.p99_us))));
 /// Of all rounds, unlike the others: a worst case has no median.
-const MAX: Column =
-    ("max, µs", |_, row| number(row.spread(|outcome| Some(outcome.latency?.max_us)).map(|max| max.most)));
-const CPU: Column = ("CPU, µs/call", |_, row| number(row.median(|outcome| Some(outcome.cpu_us()))));
+const MAX: Column = ("max, µs", |_, row| {
+    number(row.spread(|outcome| Some(outcome.latency?.max_us)).map(|max| max.most))
+});
+const CPU: Column =
+    ("CPU, µs/call", |_, row| number(row.median(|outcome| Some(outcome.cpu_us()))));
 const RECORDS: Column = ("records/sync", |_, row| number(row.median(records_per_sync)));
 const BYTES: Column = ("bytes/sync", |_, row| number(row.median(bytes_per_sync)));
-const LOG: Column =
-    ("log, MiB", |_, row| number(row.median(|outcome| Some(outcome.log_bytes? as f64 / MIB_BYTES))));
-const SEGMENTS: Column = ("segments", |_, row| number(row.median(|outcome| Some(outcome.segments? as f64))));
+const LOG: Column = ("log, MiB", |_, row| {
+    number(row.median(|outcome| Some(outcome.log_bytes? as f64 / MIB_BYTES)))
+});
+const SEGMENTS: Column =
+    ("segments", |_, row| number(row.median(|outcome| Some(outcome.segments? as f64))));
 const MILLIS: Column = ("ms", |_, row| number(row.median(|outcome| Some(outcome.seconds * 1e3))));
 const ABOVE: Column = ("ms above its syncs", |_, row| {
     number(row.median(|outcome| Some((outcome.seconds - outcome.alone_seconds?) * 1e3)))
 });
-const SPEED: Column =
-    ("GB/s", |_, row| number(row.median(|outcome| Some(outcome.log_bytes? as f64 / outcome.seconds / 1e9))));
+const SPEED: Column = ("GB/s", |_, row| {
+    number(row.median(|outcome| Some(outcome.log_bytes? as f64 / outcome.seconds / 1e9)))
+});
 const ALONE: Column = ("births alone, µs", |_, row| number(row.median(alone_us)));
 const TOOK: Column = ("checkpoint, µs", |_, row| number(row.median(alone_us)));
 const WORST: Column = ("max ÷ (p99 + birth)", |_, row| number(row.median(worst_of_rotation)));
@@ -101,8 +110,11 @@ pub(crate) fn case_table(case: &CaseResult) -> Table {
     let (columns, remark) = columns(case.kind);
     let with_ratio = columns.iter().any(|(name, _)| *name == RATIO.0);
     let against = if with_ratio { format!("; ratio to {}", case.reference) } else { String::new() };
-    let header =
-        ["engine"].into_iter().chain(columns.iter().map(|(name, _)| *name)).chain([remark]).collect();
+    let header = ["engine"]
+        .into_iter()
+        .chain(columns.iter().map(|(name, _)| *name))
+        .chain([remark])
+        .collect();
     let cells = |row: &RowResult| {
         let figures = columns.iter().map(|(_, figure)| figure(case, row));
         let remark = match &row.failure {
@@ -111,13 +123,18 @@ pub(crate) fn case_table(case: &CaseResult) -> Table {
         };
         [row.label.clone()].into_iter().chain(figures).chain([remark]).collect()
     };
-    Table { title: format!("{}{against}", case.id), header, rows: case.rows.iter().map(cells).collect() }
+    Table {
+        title: format!("{}{against}", case.id),
+        header,
+        rows: case.rows.iter().map(cells).collect(),
+    }
 }
 
 pub(crate) fn goals_table(goals: &[Goal]) -> Table {
     let row = |goal: &Goal| {
-        let figure =
-            goal.figure.map_or_else(String::new, |figure| format!("{} {}", number(Some(figure)), goal.unit));
+        let figure = goal
+            .figure
+            .map_or_else(String::new, |figure| format!("{} {}", number(Some(figure)), goal.unit));
         vec![
             goal.path.to_owned(),
             goal.goal.clone(),
@@ -127,7 +144,8 @@ pub(crate) fn goals_table(goals: &[Goal]) -> Table {
     };
     let of = |verdict| goals.iter().filter(|goal| goal.verdict == verdict).count();
     let (met, not_met) = (of(Verdict::Met), of(Verdict::NotMet));
-    let title = format!("Goals: {met} met, {not_met} not met, {} not measured", of(Verdict::NotMeasured));
+    let title =
+        format!("Goals: {met} met, {not_met} not met, {} not measured", of(Verdict::NotMeasured));
     Table {
         title,
         header: vec!["path", "goal", "this run", "verdict"],
@@ -146,13 +164,15 @@ pub(crate) fn engines_table(run: &Run) -> Table {
 
 /// In each table of speeds: seawall, and the fastest of the other logs.
 pub(crate) fn peers_table(run: &Run) -> Table {
-    let is_log =
-        |row: &&RowResult| run.engines.iter().any(|engine| engine.name == row.label && !engine.is_floor());
+    let is_log = |row: &&RowResult| {
+        run.engines.iter().any(|engine| engine.name == row.label && !engine.is_floor())
+    };
     let row = |case: &CaseResult| -> Option<Vec<String>> {
         let ratio_of = |row: &RowResult| Some(case.ratio(&row.label, &case.reference)?.median);
         let own = case.rows.iter().rfind(|row| row.label.starts_with(SEAWALL))?;
         let others = case.rows.iter().filter(is_log).filter(|row| row.label != SEAWALL);
-        let best = others.max_by(|a, b| ratio_of(a).partial_cmp(&ratio_of(b)).unwrap_or(Ordering::Equal))?;
+        let best = others
+            .max_by(|a, b| ratio_of(a).partial_cmp(&ratio_of(b)).unwrap_or(Ordering::Equal))?;
         let speed = |row: &RowResult| number(ratio_of(row));
         let times = case.ratio(&own.label, &best.label).map(|ratio| ratio.median);
         Some(vec![
@@ -164,10 +184,18 @@ pub(crate) fn peers_table(run: &Run) -> Table {
             number(times),
         ])
     };
-    let compared = |case: &&CaseResult| matches!(case.kind, Kind::Durable | Kind::Buffered | Kind::Replay);
+    let compared =
+        |case: &&CaseResult| matches!(case.kind, Kind::Durable | Kind::Buffered | Kind::Replay);
     Table {
         title: "Beside the fastest of the other logs".into(),
-        header: vec!["table", "seawall", "ratio to floor", "the other", "ratio to floor", "seawall ÷ it"],
+        header: vec![
+            "table",
+            "seawall",
+            "ratio to floor",
+            "the other",
+            "ratio to floor",
+            "seawall ÷ it",
+        ],
         rows: run.cases.iter().filter(compared).filter_map(row).collect(),
     }
 }
@@ -229,7 +257,8 @@ mod tests {
 
     #[test]
     fn numbers_have_the_digits_that_mean_something() {
-        let shown = [0.974, 12.34, 100.0, 74_000.4, 1_234_567.0, -1234.0].map(|value| number(Some(value)));
+        let shown =
+            [0.974, 12.34, 100.0, 74_000.4, 1_234_567.0, -1234.0].map(|value| number(Some(value)));
         assert_eq!(shown, ["0.97", "12.3", "100", "74,000", "1,234,567", "-1,234"]);
         assert_eq!(number(None), "");
     }

@@ -26,7 +26,8 @@ pub(super) fn run(engine: &str, dir: &Path, append: &Append) -> Result<Outcome> 
 }
 
 fn append_all(log: &dyn Engine, append: &Append) -> Result<Outcome> {
-    // All threads warm up; the clock starts between the two meetings behind that, when none of them runs.
+    // All threads warm up; the clock starts between the two meetings behind that, when none of them
+    // runs.
     let meeting = Barrier::new(append.threads + 1);
     let failed = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -88,12 +89,14 @@ impl Worker<'_> {
         let threads = self.append.threads as u64;
         match self.append.amount {
             Amount::Millis(millis) => (Amount::Millis(millis.div_ceil(5)), Amount::Millis(millis)),
-            Amount::Calls(calls) => {
-                (Amount::Calls((calls / 20).div_ceil(threads)), Amount::Calls(calls.div_ceil(threads)))
-            }
-            Amount::CallsAndSync { calls, millis_max } => {
-                (Amount::Calls(0), Amount::CallsAndSync { calls: calls.div_ceil(threads), millis_max })
-            }
+            Amount::Calls(calls) => (
+                Amount::Calls((calls / 20).div_ceil(threads)),
+                Amount::Calls(calls.div_ceil(threads)),
+            ),
+            Amount::CallsAndSync { calls, millis_max } => (
+                Amount::Calls(0),
+                Amount::CallsAndSync { calls: calls.div_ceil(threads), millis_max },
+            ),
         }
     }
 
@@ -143,7 +146,8 @@ impl Worker<'_> {
 /// How long the appends go on alone before the checkpoint, and behind it.
 const ALONE: u32 = 4;
 
-/// Appends 256 B from one thread; a while after the beginning, checkpoints everything that was there, or does not.
+/// Appends 256 B from one thread; a while after the beginning, checkpoints everything that was
+/// there, or does not.
 pub(super) fn beside_checkpoint(dir: &Path, time: Duration, checkpoints: bool) -> Result<Outcome> {
     let wal = Options::new().verify(seawall::Verify::Tail).open(dir)?;
     let segments = wal.recovery().segments.len() as u64;

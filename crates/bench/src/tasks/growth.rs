@@ -11,7 +11,12 @@ use crate::engine::{Result, SEGMENT_BYTES};
 use crate::job::Outcome;
 
 /// Each step ends with a sync and a checkpoint of all that is there, which belong to its time.
-pub(super) fn append(dir: &Path, steps: u64, step_bytes: u64, record_bytes: usize) -> Result<Outcome> {
+pub(super) fn append(
+    dir: &Path,
+    steps: u64,
+    step_bytes: u64,
+    record_bytes: usize,
+) -> Result<Outcome> {
     let options = Options::new().durability(Durability::Buffered).segment_bytes(SEGMENT_BYTES);
     let (payload, records) = (payload(record_bytes), step_bytes / record_bytes as u64);
     let (stopwatch, resident) = (Stopwatch::start(), Resident::now()?);

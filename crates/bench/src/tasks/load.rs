@@ -27,7 +27,8 @@ pub(super) fn run(engine: &str, dir: &Path, load: &Load) -> Result<Outcome> {
     let group = if grouped { GROUP_BYTES / (load.record_bytes + RECORD_HEADER_BYTES) } else { 1 };
     let batch = vec![payload.as_slice(); group.max(1)];
     while written < records && start.elapsed() < time_max {
-        let count = usize::try_from(records - written).map_or(batch.len(), |rest| rest.min(batch.len()));
+        let count =
+            usize::try_from(records - written).map_or(batch.len(), |rest| rest.min(batch.len()));
         match &batch[..count] {
             [payload] => log.append(0, payload)?,
             payloads => log.append_batch(0, payloads)?,
@@ -42,8 +43,9 @@ pub(super) fn run(engine: &str, dir: &Path, load: &Load) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Has the page cache hold the files as it does after a restart: read from the disk, in pages of its own choice.
-/// Written in small pieces, they lie in small pages, which take longer to read; each engine writes other pieces.
+/// Has the page cache hold the files as it does after a restart: read from the disk, in pages of
+/// its own choice. Written in small pieces, they lie in small pages, which take longer to read;
+/// each engine writes other pieces.
 fn reread(dir: &Path) -> Result<()> {
     for path in files_in(dir)? {
         let mut file = File::open(path)?;

@@ -42,8 +42,8 @@ pub(super) struct Resident {
 
 impl Resident {
     pub(super) fn now() -> Result<Resident> {
-        // Sets the peak to what is resident now. Where that is not allowed, the peak so far counts as resident:
-        // it is little above, since nothing was done before.
+        // Sets the peak to what is resident now. Where that is not allowed, the peak so far counts
+        // as resident: it is little above, since nothing was done before.
         let reset = std::fs::write("/proc/self/clear_refs", "5");
         let field = if reset.is_ok() { "VmRSS:" } else { "VmHWM:" };
         Ok(Resident { bytes: status_bytes(field)? })
@@ -56,7 +56,10 @@ impl Resident {
 
 fn status_bytes(field: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).ok_or("the system does not tell")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .ok_or("the system does not tell")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib << 10)
 }

@@ -139,7 +139,8 @@ fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
 /// Bytes that do not compress, so that nobody gains by that; always the same.
 fn payload(bytes: usize) -> Vec<u8> {
     let mut draw = Draw::new();
-    let mut payload: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| draw.next().to_le_bytes()).collect();
+    let mut payload: Vec<u8> =
+        (0..bytes.div_ceil(8)).flat_map(|_| draw.next().to_le_bytes()).collect();
     payload.truncate(bytes);
     payload
 }
@@ -147,7 +148,8 @@ fn payload(bytes: usize) -> Vec<u8> {
 /// Numbers without order, the same in every run.
 ///
 /// # Source
-/// xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016.
+/// xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled",
+/// 2016.
 pub(crate) struct Draw(u64);
 
 impl Draw {
@@ -195,19 +197,34 @@ mod tests {
 
     fn append(mode: Mode, threads: usize, batch: usize, amount: Amount) -> Task {
         let setup = Setup { mode, segment_bytes: SEGMENT_BYTES };
-        Task::Append(Append { setup, threads, record_bytes: 100, batch, amount, beside: Beside::Births(1) })
+        Task::Append(Append {
+            setup,
+            threads,
+            record_bytes: 100,
+            batch,
+            amount,
+            beside: Beside::Births(1),
+        })
     }
 
     fn load(framing: Framing, segment_bytes: u64) -> Task {
-        Task::Load(Load { record_bytes: 100, bytes: 100_000, framing, segment_bytes, millis_max: 2000 })
+        Task::Load(Load {
+            record_bytes: 100,
+            bytes: 100_000,
+            framing,
+            segment_bytes,
+            millis_max: 2000,
+        })
     }
 
     #[test]
     fn every_engine_appends_as_often_as_it_is_asked() {
-        // Method: each discipline that an engine says it takes part in, with few calls, peers too where they are built.
+        // Method: each discipline that an engine says it takes part in, with few calls, peers too
+        // where they are built.
         for spec in engine::all() {
             if spec.durable.is_some() {
-                let outcome = &run_all(spec.name, &[append(Mode::Durable, 2, 1, Amount::Calls(40))])[0];
+                let outcome =
+                    &run_all(spec.name, &[append(Mode::Durable, 2, 1, Amount::Calls(40))])[0];
                 assert_eq!((outcome.operations, outcome.bytes), (40, 4000), "{}", spec.name);
                 let latency = outcome.latency.unwrap();
                 assert!(
@@ -218,13 +235,19 @@ mod tests {
                 assert!(outcome.alone_seconds.unwrap() > 0.0);
             }
             if spec.batch.is_some() {
-                let outcome = &run_all(spec.name, &[append(Mode::Durable, 1, 5, Amount::Calls(20))])[0];
+                let outcome =
+                    &run_all(spec.name, &[append(Mode::Durable, 1, 5, Amount::Calls(20))])[0];
                 assert_eq!((outcome.operations, outcome.bytes), (20, 10_000), "{}", spec.name);
             }
             if spec.buffered.is_some() {
                 let outcome = &run_all(
                     spec.name,
-                    &[append(Mode::Buffered, 2, 1, Amount::CallsAndSync { calls: 2000, millis_max: 60_000 })],
+                    &[append(
+                        Mode::Buffered,
+                        2,
+                        1,
+                        Amount::CallsAndSync { calls: 2000, millis_max: 60_000 },
+                    )],
                 )[0];
                 assert_eq!((outcome.operations, outcome.bytes), (2000, 200_000), "{}", spec.name);
             }
@@ -236,7 +259,8 @@ mod tests {
         let read = Task::Replay { replay: Replay::Owned, segment_bytes: SEGMENT_BYTES };
         for spec in engine::all().into_iter().filter(|spec| spec.replay.is_some()) {
             for framing in [Framing::Single, Framing::Grouped] {
-                let outcomes = run_all(spec.name, &[load(framing, SEGMENT_BYTES), read, Task::MemoryReplay]);
+                let outcomes =
+                    run_all(spec.name, &[load(framing, SEGMENT_BYTES), read, Task::MemoryReplay]);
                 let seen = outcomes.iter().map(|outcome| (outcome.operations, outcome.bytes));
                 let written = (outcomes[0].operations, outcomes[0].bytes);
                 assert!(
@@ -277,7 +301,9 @@ mod tests {
     #[test]
     fn single_frames_are_larger_together_than_grouped_ones() {
         // Method: by the size of the log; else the two rows of a replay would be one.
-        let bytes = |framing| run_all(engine::SEAWALL, &[load(framing, SEGMENT_BYTES)])[0].log_bytes.unwrap();
+        let bytes = |framing| {
+            run_all(engine::SEAWALL, &[load(framing, SEGMENT_BYTES)])[0].log_bytes.unwrap()
+        };
         assert!(bytes(Framing::Single) > bytes(Framing::Grouped) + 30_000);
     }
 }

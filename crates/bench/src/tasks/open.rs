@@ -34,7 +34,8 @@ pub(super) fn open(dir: &Path, verify: Verification) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Opens, appends a few records, and keeps the log from being closed: with this process it ends as it is.
+/// Opens, appends a few records, and keeps the log from being closed: with this process it ends as
+/// it is.
 pub(super) fn abandon(dir: &Path) -> Result<Outcome> {
     let wal = Options::new().verify(Verify::Tail).open(dir)?;
     let stopwatch = Stopwatch::start();

@@ -11,7 +11,12 @@ use super::{Draw, Stopwatch, dir_bytes, files_in, histogram, record, summary};
 use crate::engine::{self, Mode, Replay, Result, Setup, Tally};
 use crate::job::{Look, Outcome};
 
-pub(super) fn replay(engine: &str, dir: &Path, replay: Replay, segment_bytes: u64) -> Result<Outcome> {
+pub(super) fn replay(
+    engine: &str,
+    dir: &Path,
+    replay: Replay,
+    segment_bytes: u64,
+) -> Result<Outcome> {
     let log = (engine::find(engine)?.open)(dir, &Setup { mode: Mode::Read, segment_bytes })?;
     let (mut warm, mut tally) = (Tally::default(), Tally::default());
     log.replay(replay, &mut warm)?;

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::engine::{
-    self, BUFFERED, Framing, GROWING, Mode, PREAD, Replay, SEAWALL, SEGMENT_BYTES, Segments, Setup, Spec,
+    self, BUFFERED, Framing, GROWING, Mode, PREAD, Replay, SEAWALL, SEGMENT_BYTES, Segments, Setup,
+    Spec,
 };
 use crate::job::{Amount, Append, Beside, Load, Look, Task, Verification};
 
@@ -17,7 +18,9 @@ pub(crate) fn cases(workload: Workload, effort: &Effort) -> Vec<Case> {
         Workload::Batch => vec![batch(effort)],
         Workload::Buffered => [1, 2, 8]
             .into_iter()
-            .flat_map(|threads| [64, 256, 4 << 10, 64 << 10].map(|bytes| buffered(threads, bytes, effort)))
+            .flat_map(|threads| {
+                [64, 256, 4 << 10, 64 << 10].map(|bytes| buffered(threads, bytes, effort))
+            })
             .collect(),
         Workload::Replay => [256, 4 << 10]
             .into_iter()
@@ -25,9 +28,9 @@ pub(crate) fn cases(workload: Workload, effort: &Effort) -> Vec<Case> {
                 [Framing::Single, Framing::Grouped].map(|framing| replay(framing, bytes, effort))
             })
             .collect(),
-        Workload::Open => {
-            [1, effort.segments.div_ceil(10), effort.segments].map(|count| open(count, effort)).into()
-        }
+        Workload::Open => [1, effort.segments.div_ceil(10), effort.segments]
+            .map(|count| open(count, effort))
+            .into(),
         Workload::Read => [
             (Framing::Single, 256),
             (Framing::Single, 4 << 10),
@@ -52,7 +55,11 @@ fn setup(mode: Mode) -> Setup {
 }
 
 /// A row for every engine for which `remark` has something to say.
-fn rows(remark: impl Fn(&Spec) -> Option<String>, place: impl Fn(&Spec) -> Place, measure: Task) -> Vec<Row> {
+fn rows(
+    remark: impl Fn(&Spec) -> Option<String>,
+    place: impl Fn(&Spec) -> Place,
+    measure: Task,
+) -> Vec<Row> {
     let row = |spec: Spec| {
         let (label, remark, place) = (spec.name.to_owned(), remark(&spec)?, place(&spec));
         Some(Row { label, engine: spec.name, remark, place, before: None, measure })
@@ -77,7 +84,11 @@ fn durable(threads: usize, record_bytes: usize, effort: &Effort) -> Case {
     Case {
         id: durable_id(threads, record_bytes),
         kind: Kind::Durable,
-        rows: rows(|spec| promise(spec, spec.durable), |_| Place::Fresh(None), Task::Append(append)),
+        rows: rows(
+            |spec| promise(spec, spec.durable),
+            |_| Place::Fresh(None),
+            Task::Append(append),
+        ),
         reference: GROWING,
         space_bytes: 512 << 20,
     }
@@ -116,7 +127,11 @@ fn buffered(threads: usize, record_bytes: usize, effort: &Effort) -> Case {
     Case {
         id: buffered_id(threads, record_bytes),
         kind: Kind::Buffered,
-        rows: rows(|spec| promise(spec, spec.buffered), |_| Place::Fresh(None), Task::Append(append)),
+        rows: rows(
+            |spec| promise(spec, spec.buffered),
+            |_| Place::Fresh(None),
+            Task::Append(append),
+        ),
         reference: BUFFERED,
         space_bytes: 4 * effort.buffered_bytes,
     }
@@ -174,7 +189,13 @@ fn replay(framing: Framing, record_bytes: usize, effort: &Effort) -> Case {
     };
     rows.insert(1, lent);
     let space_bytes = rows.len() as u64 * effort.log_bytes * 3 / 2;
-    Case { id: replay_id(framing, record_bytes), kind: Kind::Replay, rows, reference: PREAD, space_bytes }
+    Case {
+        id: replay_id(framing, record_bytes),
+        kind: Kind::Replay,
+        rows,
+        reference: PREAD,
+        space_bytes,
+    }
 }
 
 fn open(segments: u64, effort: &Effort) -> Case {
@@ -218,7 +239,11 @@ fn read(framing: Framing, record_bytes: usize, effort: &Effort) -> Case {
         id: read_id(framing, record_bytes),
         kind: Kind::Read,
         rows: vec![
-            row(SEAWALL, "the frame verified, the record owned", Task::Read { reads: effort.reads }),
+            row(
+                SEAWALL,
+                "the frame verified, the record owned",
+                Task::Read { reads: effort.reads },
+            ),
             row(BARE, "nothing verified, nothing looked at", bare(Look::Nothing)),
             row(VERIFIED, "verified, nothing found in it", bare(Look::Checksum)),
         ],
@@ -238,7 +263,8 @@ fn rotation(effort: &Effort) -> Case {
         amount: Amount::Calls(effort.rotation_calls),
         beside: Beside::Births(u32::try_from(rotations).unwrap_or(u32::MAX)),
     };
-    let rotated = |spec: &Spec| promise(spec, spec.durable.filter(|_| spec.segments == Segments::Rotated));
+    let rotated =
+        |spec: &Spec| promise(spec, spec.durable.filter(|_| spec.segments == Segments::Rotated));
     Case {
         id: ROTATION_ID.into(),
         kind: Kind::Rotation,
@@ -296,13 +322,18 @@ fn memory(effort: &Effort) -> Vec<Case> {
     );
     let replay_bytes = replay.len() as u64 * effort.log_bytes * 3 / 2;
     vec![
-        case(MEMORY_OPEN_ID, vec![row(SEAWALL, many), row(MEMORY_SMALL, sixteenth)], effort.log_bytes * 2),
+        case(
+            MEMORY_OPEN_ID,
+            vec![row(SEAWALL, many), row(MEMORY_SMALL, sixteenth)],
+            effort.log_bytes * 2,
+        ),
         case(MEMORY_APPEND_ID, append, 256 << 20),
         case(MEMORY_REPLAY_ID, replay, replay_bytes),
     ]
 }
 
-/// As a durable append, but nothing is waited for: what is left is the log's own work. It writes no zeros there.
+/// As a durable append, but nothing is waited for: what is left is the log's own work. It writes no
+/// zeros there.
 fn cpu(record_bytes: usize, effort: &Effort) -> Case {
     const BYTES_MAX: u64 = 32 << 20;
     let mut case = durable(1, record_bytes, effort);

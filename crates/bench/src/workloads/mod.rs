@@ -66,7 +66,9 @@ impl Workload {
         match self {
             Workload::Durable => "one thread appends, each record synced: 100 B, 4 KiB, 64 KiB",
             Workload::Threads => "2, 4, 8, 32, 64 threads append 256 B, each record synced",
-            Workload::Batch => "one thread appends atomic batches of 100 records of 256 B, each batch synced",
+            Workload::Batch => {
+                "one thread appends atomic batches of 100 records of 256 B, each batch synced"
+            }
             Workload::Buffered => {
                 "1, 2, 8 threads append 64 B, 256 B, 4 KiB, 64 KiB; a sync every 64 MiB and one at the end"
             }
@@ -79,7 +81,9 @@ impl Workload {
             Workload::Read => {
                 "records are read by number at random, warm, against one bare pread of the frame"
             }
-            Workload::Rotation => "4 KiB records, each synced, in segments of 4 MiB: the worst append",
+            Workload::Rotation => {
+                "4 KiB records, each synced, in segments of 4 MiB: the worst append"
+            }
             Workload::Checkpoint => {
                 "1,000 segments (200) are checkpointed while one thread appends, and are not: the worst append"
             }
