@@ -21,7 +21,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use seawall::{Stats, Wal};
+use seawall::Wal;
+use seawall::stats::Stats;
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 

@@ -8,12 +8,12 @@ mod dir;
 mod entry;
 mod error;
 mod frame;
-mod fs;
+pub mod fs;
 #[doc(hidden)]
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod lsn;
-mod options;
+pub mod options;
 #[cfg(not(seawall_planted))]
 mod planted;
 #[doc(hidden)]
@@ -21,9 +21,9 @@ mod planted;
 pub mod planted;
 mod reader;
 mod recovery;
-mod report;
+pub mod report;
 mod segment;
-mod stats;
+pub mod stats;
 mod sync;
 mod wal;
 
@@ -31,10 +31,7 @@ pub use entry::Entry;
 pub use error::{Error, Result};
 #[cfg(feature = "sim")]
 pub use fs::sim;
-pub use fs::{Fs, FsFile, FsLock, Medium, OpenMode, OsFs};
-pub use lsn::{Lsn, LsnRange, LsnRangeIter};
-pub use options::{Backpressure, Durability, Options, SpaceAhead, Verify};
+pub use lsn::{Lsn, LsnRange};
+pub use options::{Durability, Options};
 pub use reader::{Cursor, Iter, Record, RecordRef};
-pub use report::{RecoveryAction, RecoveryNote, RecoveryReport, SegmentReport, SegmentRole};
-pub use stats::{LatencySummary, Stats};
 pub use wal::Wal;

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use seawall::options::SpaceAhead;
 use seawall::sim::SimFs;
-use seawall::{Entry, Lsn, Options, SpaceAhead, Wal};
+use seawall::{Entry, Lsn, Options, Wal};
 use seawall_fuzz::disk::{DIR, Files, files};
 use seawall_fuzz::layout::{Described, HEADER_SHOWN, SPARSE, UNLINKED, UNSEALED, shrink};
 

@@ -8,8 +8,10 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
+use seawall::options::{SpaceAhead, Verify};
+use seawall::report::RecoveryAction;
 use seawall::sim::SimFs;
-use seawall::{Durability, Error, Lsn, Options, RecoveryAction, SpaceAhead, Verify, Wal};
+use seawall::{Durability, Error, Lsn, Options, Wal};
 use seawall_fuzz::Input;
 use seawall_fuzz::disk::{DIR, Files, files, path, put_file};
 use seawall_fuzz::format::{Current, Segment, segment_number, walk};

@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
+use seawall::fs::Fs;
+use seawall::options::{SpaceAhead, Verify};
 use seawall::sim::SimFs;
-use seawall::{Durability, Error, Fs, Lsn, Options, Record, Result, SpaceAhead, Verify, Wal};
+use seawall::{Durability, Error, Lsn, Options, Record, Result, Wal};
 use seawall_fuzz::Input;
 use seawall_fuzz::disk::{DIR, Files, files, path, put_file};
 use seawall_fuzz::format::segment_number;

@@ -7,8 +7,9 @@
 use std::io::ErrorKind;
 
 use libfuzzer_sys::fuzz_target;
+use seawall::Durability;
+use seawall::options::SpaceAhead;
 use seawall::sim::{Call, Fault};
-use seawall::{Durability, SpaceAhead};
 use seawall_crash::{Dice, Examiner, History, Operation, Setup, Violation, run};
 use seawall_fuzz::Input;
 

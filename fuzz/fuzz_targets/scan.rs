@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libfuzzer_sys::fuzz_target;
-use seawall::{Options, SpaceAhead, Verify};
+use seawall::Options;
+use seawall::options::{SpaceAhead, Verify};
 use seawall_fuzz::Input;
 use seawall_fuzz::disk::{CountingFs, DIR, Files};
 use seawall_fuzz::layout::{expand, finish_current, finish_segment};

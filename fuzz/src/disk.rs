@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use seawall::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
 use seawall::sim::SimFs;
-use seawall::{Fs, FsFile, FsLock, Medium, OpenMode};
 
 /// Where the log is.
 pub const DIR: &str = "/log";

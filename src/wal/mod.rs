@@ -137,7 +137,7 @@ impl Wal {
     /// # Errors
     /// [`Error::TooLarge`] and [`Error::StorageFull`] leave the log as it was; so does
     /// [`Error::Io`], where a new segment could not be made. [`Error::QueueFull`] only with
-    /// [`Backpressure::Fail`](crate::Backpressure::Fail). [`Error::Poisoned`]: the outcome of this
+    /// [`Backpressure::Fail`](crate::options::Backpressure::Fail). [`Error::Poisoned`]: the outcome of this
     /// record is unknown, and nothing further is acknowledged until the log is opened again.
     /// [`Error::Closed`] after `close`.
     ///

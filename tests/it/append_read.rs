@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use seawall::{
-    Durability, Entry, Error, Iter, Lsn, LsnRange, Options, Record, SpaceAhead, Stats, Verify, Wal,
-};
+use seawall::options::{SpaceAhead, Verify};
+use seawall::stats::Stats;
+use seawall::{Durability, Entry, Error, Iter, Lsn, LsnRange, Options, Record, Wal};
 
 use crate::common::{Rng, Stored, collect, replay, small_segments};
 use crate::fault_fs::Call;

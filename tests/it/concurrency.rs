@@ -7,7 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
-use seawall::{Backpressure, Durability, Error, Iter, Lsn, Options, Result, Wal};
+use seawall::options::Backpressure;
+use seawall::{Durability, Error, Iter, Lsn, Options, Result, Wal};
 
 use crate::child::{Child, say, wait_to_be_killed};
 use crate::common::{Rng, Stored, seed, small_segments, watchdog};

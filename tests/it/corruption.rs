@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use seawall::{Error, Iter, Lsn, Options, RecoveryAction, RecoveryReport, Verify, Wal};
+use seawall::options::Verify;
+use seawall::report::{RecoveryAction, RecoveryReport};
+use seawall::{Error, Iter, Lsn, Options, Wal};
 
 use crate::common::{Rng, Stored, watchdog};
 use crate::mem_fs::MemFs;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use seawall::{Fs, FsFile, FsLock, Medium, OpenMode};
+use seawall::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
 
 use crate::mem_fs::{MemFile, MemFs};
 

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use seawall::{Durability, Error, Fs, Lsn, RecoveryAction, Result, Wal};
+use seawall::fs::Fs;
+use seawall::report::RecoveryAction;
+use seawall::{Durability, Error, Lsn, Result, Wal};
 
 use crate::common::{Rng, Stored, collect, seed, small_segments, watchdog};
 use crate::fault_fs::{Call, Fault, FaultFs, Site};

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::{env, fs};
 
-use seawall::{
-    Durability, Entry, Error, Fs, Lsn, Options, RecoveryAction, SpaceAhead, Verify, Wal,
-};
+use seawall::fs::Fs;
+use seawall::options::{SpaceAhead, Verify};
+use seawall::report::RecoveryAction;
+use seawall::{Durability, Entry, Error, Lsn, Options, Wal};
 
 use crate::common::{Stored, collect, replay, small_segments};
 use crate::hook_fs::HookFs;

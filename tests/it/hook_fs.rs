@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use seawall::{Fs, FsFile, FsLock, Medium, OpenMode};
+use seawall::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
 
 use crate::fault_fs::Call;
 use crate::mem_fs::{MemFile, MemFs};

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use seawall::{Durability, Entry, Error, Lsn, Options, Record, RecoveryAction, SegmentRole, Wal};
+use seawall::report::{RecoveryAction, SegmentRole};
+use seawall::{Durability, Entry, Error, Lsn, Options, Record, Wal};
 
 use crate::child::{Child, say, wait_to_be_killed};
 use crate::common::{Rng, seed, watchdog};

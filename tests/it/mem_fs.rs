@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use seawall::{Fs, FsFile, FsLock, Medium, OpenMode};
+use seawall::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
 
 use crate::common::Rng;
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
-use seawall::{Durability, Error, Fs, Lsn, Options, RecoveryAction, Verify, Wal};
+use seawall::fs::Fs;
+use seawall::options::Verify;
+use seawall::report::RecoveryAction;
+use seawall::{Durability, Error, Lsn, Options, Wal};
 
 use crate::common::{Rng, Stored, collect, seed, small_segments, watchdog};
 use crate::mem_fs::MemFs;

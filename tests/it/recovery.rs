@@ -6,10 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use seawall::{
-    Error, Fs, Lsn, LsnRange, OpenMode, Options, RecoveryAction, RecoveryReport, SegmentRole,
-    Verify, Wal,
-};
+use seawall::fs::{Fs, OpenMode};
+use seawall::options::Verify;
+use seawall::report::{RecoveryAction, RecoveryReport, SegmentRole};
+use seawall::{Error, Lsn, LsnRange, Options, Wal};
 
 use crate::common::{Rng, Stored, collect, replay, seed, small_segments, watchdog};
 use crate::fault_fs::{Call, Fault, FaultFs};

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use seawall::Durability;
+use seawall::options::SpaceAhead;
 use seawall::sim::SimFs;
-use seawall::{Durability, SpaceAhead};
 
 use crate::dice::Dice;
 use crate::history::{History, Operation, Setup};
@@ -176,7 +177,7 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
     let counts = |path: &PathBuf| {
         report.segments.iter().all(|segment| {
             *segment.path != **path
-                || segment.role != seawall::SegmentRole::Retired
+                || segment.role != seawall::report::SegmentRole::Retired
                 || *path == newest
         })
     };

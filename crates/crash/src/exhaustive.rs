@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use seawall::SpaceAhead;
+use seawall::options::SpaceAhead;
 use seawall::sim::{Call, Fault};
 
 use crate::dice::Dice;

@@ -426,8 +426,10 @@ mod tests {
         // Method: at every call of a few workloads, and of the recovery from each, open every state
         // there is, and compare what they show with what was found by opening those alone that
         // differ in what is read.
-        let setup =
-            Setup { durability: Setup::DURABILITIES[0], space_ahead: seawall::SpaceAhead::Off };
+        let setup = Setup {
+            durability: Setup::DURABILITIES[0],
+            space_ahead: seawall::options::SpaceAhead::Off,
+        };
         let workloads = [
             vec![Operation::Append { bytes: 40 }, Operation::Checkpoint { behind: 0 }],
             vec![Operation::Batch { bytes: vec![30, 700] }, Operation::Kill],

@@ -4,8 +4,9 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use seawall::options::SpaceAhead;
 use seawall::sim::{Call, Fault};
-use seawall::{Durability, Options, SpaceAhead};
+use seawall::{Durability, Options};
 
 use crate::dice::Dice;
 

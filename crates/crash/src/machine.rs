@@ -185,8 +185,8 @@ impl Machine {
             }
             Operation::Free => self.disk.set_capacity(None),
             Operation::Idle => {
-                let until = seawall::Fs::now(&self.disk) + IDLE;
-                while seawall::Fs::now(&self.disk) < until {}
+                let until = seawall::fs::Fs::now(&self.disk) + IDLE;
+                while seawall::fs::Fs::now(&self.disk) < until {}
             }
             Operation::Kill => {
                 self.restart(self.disk.process_kill());

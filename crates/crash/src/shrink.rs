@@ -1,6 +1,7 @@
 //! Makes a failing history shorter, for as long as it fails in the same way.
 
-use seawall::{Durability, SpaceAhead};
+use seawall::Durability;
+use seawall::options::SpaceAhead;
 
 use crate::dice::Dice;
 use crate::examine::Examiner;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use seawall::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
 use seawall::sim::SimFs;
-use seawall::{Fs, FsFile, FsLock, Medium, OpenMode};
 
 /// A disk that is watched.
 #[derive(Debug, Clone)]
@@ -118,7 +118,8 @@ impl FsFile for WatchedFile {
 mod tests {
     use std::sync::Barrier;
 
-    use seawall::{Options, SpaceAhead};
+    use seawall::Options;
+    use seawall::options::SpaceAhead;
 
     use super::*;
 

@@ -4,8 +4,9 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
+use seawall::Durability;
+use seawall::options::SpaceAhead;
 use seawall::sim::{Call, Fault};
-use seawall::{Durability, SpaceAhead};
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::{self, Failure, Stop};
 use seawall_crash::{Dice, History, Operation, Setup, classify};

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use seawall::{Durability, Options, Verify, Wal};
+use seawall::options::Verify;
+use seawall::{Durability, Options, Wal};
 
 use crate::engine::{
     Counters, Engine, Mode, Replay, Result, SEAWALL, Segments, Setup, Spec, Tally,

@@ -149,7 +149,7 @@ const ALONE: u32 = 4;
 /// Appends 256 B from one thread; a while after the beginning, checkpoints everything that was
 /// there, or does not.
 pub(super) fn beside_checkpoint(dir: &Path, time: Duration, checkpoints: bool) -> Result<Outcome> {
-    let wal = Options::new().verify(seawall::Verify::Tail).open(dir)?;
+    let wal = Options::new().verify(seawall::options::Verify::Tail).open(dir)?;
     let segments = wal.recovery().segments.len() as u64;
     let last = wal.last_lsn();
     let checkpointed = AtomicBool::new(false);

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use seawall::{Options, Verify};
+use seawall::Options;
+use seawall::options::Verify;
 
 use super::{Stopwatch, Syncs, dir_bytes, do_syncs};
 use crate::engine::Result;

@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use seawall::{Lsn, Options, Verify};
+use seawall::options::Verify;
+use seawall::{Lsn, Options};
 
 use super::{Draw, Stopwatch, dir_bytes, files_in, histogram, record, summary};
 use crate::engine::{self, Mode, Replay, Result, Setup, Tally};
