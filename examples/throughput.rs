@@ -218,7 +218,7 @@ fn stats_cells(stats: &Stats) -> String {
         stats.syncs,
         stats.records_per_sync(),
         stats.bytes_per_sync(),
-        stats.zeroed_bytes as f64 / f64::from(1 << 20),
+        stats.preallocated_bytes as f64 / f64::from(1 << 20),
         micros(stats.sync_latency.p50),
         micros(stats.sync_latency.p99),
         micros(stats.sync_latency.max),

@@ -46,10 +46,10 @@ pub enum Backpressure {
     Fail,
 }
 
-/// Whether the newest segment is kept filled with zeros ahead of its records.
+/// Whether space in the tail is preallocated: filled with zeros before records need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum SpaceAhead {
+pub enum Preallocate {
     /// Where it pays: in file systems that overwrite in place, except with
     /// [`Durability::Buffered`]. A sync that changes no file size is 1.3 to 2.4 times faster there.
     /// The default.
@@ -79,7 +79,7 @@ pub struct Options {
     pub(crate) record_bytes_max: u64,
     pub(crate) pending_bytes_max: u64,
     pub(crate) backpressure: Backpressure,
-    pub(crate) space_ahead: SpaceAhead,
+    pub(crate) preallocate: Preallocate,
     pub(crate) durability: Durability,
     pub(crate) verify: Verify,
     pub(crate) create_if_missing: bool,
@@ -96,7 +96,7 @@ impl Options {
             record_bytes_max: 16 << 20,
             pending_bytes_max: 8 << 20,
             backpressure: Backpressure::default(),
-            space_ahead: SpaceAhead::default(),
+            preallocate: Preallocate::default(),
             durability: Durability::default(),
             verify: Verify::default(),
             create_if_missing: true,
@@ -132,9 +132,9 @@ impl Options {
         self
     }
 
-    /// Whether the newest segment is zero-filled ahead. Default [`SpaceAhead::Auto`].
-    pub fn space_ahead(mut self, space_ahead: SpaceAhead) -> Options {
-        self.space_ahead = space_ahead;
+    /// Sets whether space in the tail is preallocated. Default [`Preallocate::Auto`].
+    pub fn preallocate(mut self, preallocate: Preallocate) -> Options {
+        self.preallocate = preallocate;
         self
     }
 

@@ -13,7 +13,7 @@ use crate::frame::{
 };
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
-use crate::segment::{Bodies, Near, Segment, Window, check_completed, unknown};
+use crate::segment::{Bodies, Near, Segment, Window, check_sealed, unknown};
 
 /// What a cursor reads at once.
 const REPLAY_WINDOW_BYTES: usize = 256 << 10;
@@ -150,7 +150,7 @@ struct Source {
     segment: Arc<Segment>,
     handle: Arc<Handle>,
     offset: u64,
-    /// If it is complete: the end of its live frames, and its last live record. Records behind that
+    /// If it is sealed: the end of its live frames, and its last live record. Records behind that
     /// one in the last frame are dead, and others have their numbers.
     end: Option<(u64, Lsn)>,
 }
@@ -324,13 +324,8 @@ impl Cursor {
         let handle = self.shelf.file(&entry.segment)?;
         if let Some(fence) = entry.fence.as_ref().filter(|_| self.next > entry.segment.first) {
             if !entry.segment.has_index() {
-                let index = check_completed(
-                    &entry.segment,
-                    &handle,
-                    fence,
-                    Bodies::Skip,
-                    &mut self.window,
-                )?;
+                let index =
+                    check_sealed(&entry.segment, &handle, fence, Bodies::Skip, &mut self.window)?;
                 entry.segment.set_index(index);
             }
         }

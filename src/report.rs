@@ -20,7 +20,7 @@ pub struct RecoveryReport {
     /// Frames whose header was still whole among them.
     pub dropped_frames: u64,
     /// Records written again into the new segment, since nothing proved them durable.
-    pub carried_records: LsnRange,
+    pub rewritten_records: LsnRange,
     /// Oddities that lost nothing, such as a damaged copy of a header.
     pub notes: Vec<RecoveryNote>,
     /// The records that the log now has, above its checkpoint.
@@ -33,7 +33,7 @@ impl RecoveryReport {
     /// Whether the log had been closed and was found just as it was left.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.action != RecoveryAction::BornAgain && self.action != RecoveryAction::Succeeded
+        self.action != RecoveryAction::RewroteTail && self.action != RecoveryAction::SealedTail
     }
 }
 
@@ -44,13 +44,13 @@ pub enum RecoveryAction {
     /// There was none: a new log was made.
     Created,
     /// It had been closed: appends go on in its newest segment.
-    Continued,
+    Resumed,
     /// It had not been closed, and nothing in its newest segment was known to be durable: that was
     /// written again under the next number.
-    BornAgain,
+    RewroteTail,
     /// It had not been closed: a new segment follows the newest one, and takes over what was not
     /// known to be durable in it.
-    Succeeded,
+    SealedTail,
 }
 
 /// What opening found in one segment.
@@ -73,8 +73,8 @@ pub struct SegmentReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SegmentRole {
-    /// A completed segment, with records above the checkpoint.
-    Completed,
+    /// A sealed segment, with records above the checkpoint.
+    Sealed,
     /// The newest segment: appends go there.
     Tail,
     /// Below the checkpoint, or replaced: removed.
@@ -92,6 +92,6 @@ pub struct RecoveryNote {
     pub path: Arc<Path>,
     /// The position in it, in bytes.
     pub offset: u64,
-    /// What is odd.
-    pub what: &'static str,
+    /// What was found.
+    pub message: &'static str,
 }

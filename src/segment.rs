@@ -22,9 +22,9 @@ const INDEX_STRIDE_BYTES: u64 = 56 << 10;
 const INDEX_RESERVED_MAX: usize = 1280;
 const _: () = assert!(INDEX_RESERVED_MAX as u64 * INDEX_STRIDE_BYTES >= 64 << 20);
 /// The tail is zero-filled up to a multiple of this …
-const AHEAD_BYTES: u64 = 256 << 10;
+const PREALLOCATE_BYTES: u64 = 256 << 10;
 /// … or of this, when groups are large.
-const AHEAD_BYTES_LARGE: u64 = 1 << 20;
+const PREALLOCATE_BYTES_LARGE: u64 = 1 << 20;
 const LARGE_GROUP_BYTES: u64 = 64 << 10;
 /// Larger writes than this cost a quarter more: the page cache then allocates in larger pieces.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -344,9 +344,9 @@ pub(crate) fn read_state(
     }
 }
 
-/// Verifies a completed segment up to the end that its successor's record gives, and returns its
+/// Verifies a sealed segment up to the end that its successor's record gives, and returns its
 /// index.
-pub(crate) fn check_completed(
+pub(crate) fn check_sealed(
     segment: &Segment,
     handle: &Handle,
     fence: &Predecessor,
@@ -413,9 +413,9 @@ pub(crate) struct Tail {
     end: u64,
     last: Option<LastFrame>,
     segment_bytes: u64,
-    /// Whether to fill ahead: not before [`allow_ahead`](Tail::allow_ahead), and no longer once the
+    /// Whether to preallocate: not before [`allow_preallocation`](Tail::allow_preallocation), and no longer once the
     /// disk was full.
-    ahead: bool,
+    preallocates: bool,
     /// The file is filled up to here: with frames up to `end`, then with zeros.
     filled_to: u64,
     /// What the group being written will add to the index; kept for its memory.
@@ -429,8 +429,8 @@ pub(crate) struct Written {
     pub(crate) end: u64,
     /// Bytes of frames.
     pub(crate) bytes: u64,
-    /// Bytes of zeros ahead of them.
-    pub(crate) zeroed_bytes: u64,
+    /// Bytes of preallocated zeros.
+    pub(crate) preallocated_bytes: u64,
 }
 
 impl Tail {
@@ -449,7 +449,7 @@ impl Tail {
             end,
             last,
             segment_bytes: u64::MAX,
-            ahead: false,
+            preallocates: false,
             filled_to,
             noted: Vec::new(),
         }
@@ -460,10 +460,10 @@ impl Tail {
         self.segment_bytes = bytes;
     }
 
-    /// Lets zeros be written ahead from now on. On a nearly full disk they would take the room of
+    /// Lets space be preallocated from now on. On a nearly full disk they would take the room of
     /// the spares, so those come first.
-    pub(crate) fn allow_ahead(&mut self) {
-        self.ahead = true;
+    pub(crate) fn allow_preallocation(&mut self) {
+        self.preallocates = true;
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -522,7 +522,7 @@ impl Tail {
         self.segment.extend_index(&self.noted, self.segment_bytes);
         (self.end, self.last) = (end, last);
         let bytes = end - start;
-        Ok(Written { end, bytes, zeroed_bytes: self.fill_ahead(bytes)? })
+        Ok(Written { end, bytes, preallocated_bytes: self.preallocate(bytes)? })
     }
 
     /// Writes a state frame behind what is there; `next` is the LSN of the next data frame.
@@ -537,17 +537,21 @@ impl Tail {
         self.handle.write(&frame, self.end)?;
         let bytes = frame.len() as u64;
         self.end += bytes;
-        Ok(Written { end: self.end, bytes, zeroed_bytes: self.fill_ahead(bytes)? })
+        Ok(Written { end: self.end, bytes, preallocated_bytes: self.preallocate(bytes)? })
     }
 
     /// Keeps zeros ahead of the end, so that the next syncs change no file size. A full disk here
     /// only ends that.
-    fn fill_ahead(&mut self, written_bytes: u64) -> Result<u64> {
+    fn preallocate(&mut self, written_bytes: u64) -> Result<u64> {
         self.filled_to = self.filled_to.max(self.end);
-        if !self.ahead || self.end < self.filled_to || written_bytes > AHEAD_BYTES {
+        if !self.preallocates || self.end < self.filled_to || written_bytes > PREALLOCATE_BYTES {
             return Ok(0);
         }
-        let step = if written_bytes > LARGE_GROUP_BYTES { AHEAD_BYTES_LARGE } else { AHEAD_BYTES };
+        let step = if written_bytes > LARGE_GROUP_BYTES {
+            PREALLOCATE_BYTES_LARGE
+        } else {
+            PREALLOCATE_BYTES
+        };
         let target = (self.end + 1).next_multiple_of(step).min(self.segment_bytes);
         let start = self.filled_to;
         while self.filled_to < target {
@@ -556,8 +560,10 @@ impl Tail {
             match self.handle.write(zeros, self.filled_to) {
                 Ok(()) => self.filled_to += count,
                 Err(error) if error.is_storage_full() => {
-                    log::info!("no zeros are written ahead any more: {error}");
-                    self.ahead = false;
+                    log::info!(
+                        "preallocation is off: no zeros are written after the frames any more: {error}"
+                    );
+                    self.preallocates = false;
                     break;
                 }
                 Err(error) => return Err(error),
@@ -694,23 +700,27 @@ mod tests {
     }
 
     #[test]
-    fn zeros_lie_ahead_of_the_end_and_a_full_disk_only_ends_that() {
+    fn space_is_preallocated_and_a_full_disk_only_ends_that() {
         let fs = SimFs::new(1);
         let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
-        tail.set_segment_bytes(4 * AHEAD_BYTES);
-        tail.allow_ahead();
-        assert!(write(&mut tail, &mut next, b"one").unwrap().zeroed_bytes > 0);
-        assert_eq!(size(&fs), AHEAD_BYTES);
-        assert_eq!(write(&mut tail, &mut next, b"two").unwrap().zeroed_bytes, 0);
-        while tail.end() < AHEAD_BYTES - 100_000 {
+        tail.set_segment_bytes(4 * PREALLOCATE_BYTES);
+        tail.allow_preallocation();
+        assert!(write(&mut tail, &mut next, b"one").unwrap().preallocated_bytes > 0);
+        assert_eq!(size(&fs), PREALLOCATE_BYTES);
+        assert_eq!(write(&mut tail, &mut next, b"two").unwrap().preallocated_bytes, 0);
+        while tail.end() < PREALLOCATE_BYTES - 100_000 {
             write(&mut tail, &mut next, &[7; 50_000]).unwrap();
         }
-        assert_eq!(size(&fs), AHEAD_BYTES);
-        fs.set_capacity(Some(AHEAD_BYTES + 150_000));
+        assert_eq!(size(&fs), PREALLOCATE_BYTES);
+        fs.set_capacity(Some(PREALLOCATE_BYTES + 150_000));
         for _ in 0..3 {
             write(&mut tail, &mut next, &[7; 50_000]).unwrap();
         }
-        assert!(!tail.ahead && size(&fs) > AHEAD_BYTES && size(&fs) < 2 * AHEAD_BYTES);
+        assert!(
+            !tail.preallocates
+                && size(&fs) > PREALLOCATE_BYTES
+                && size(&fs) < 2 * PREALLOCATE_BYTES
+        );
         assert!(write(&mut tail, &mut next, &[7; 200_000]).unwrap_err().is_storage_full());
         tail.undo().unwrap();
         assert_eq!(size(&fs), tail.end());
@@ -724,11 +734,11 @@ mod tests {
         let fs = SimFs::new(1);
         let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
         tail.set_segment_bytes(100_000);
-        assert_eq!(write(&mut tail, &mut next, b"").unwrap().zeroed_bytes, 0);
-        tail.allow_ahead();
+        assert_eq!(write(&mut tail, &mut next, b"").unwrap().preallocated_bytes, 0);
+        tail.allow_preallocation();
         write(&mut tail, &mut next, b"one").unwrap();
         assert_eq!(size(&fs), 100_000);
-        assert_eq!(write(&mut tail, &mut next, &[7; 300_000]).unwrap().zeroed_bytes, 0);
+        assert_eq!(write(&mut tail, &mut next, &[7; 300_000]).unwrap().preallocated_bytes, 0);
         assert_eq!(size(&fs), tail.end());
         assert!(tail.is_full_for(1) && tail.is_full_for_state(0));
     }

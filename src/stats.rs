@@ -18,8 +18,8 @@ pub struct Stats {
     pub syncs: u64,
     /// Segments started.
     pub rotations: u64,
-    /// Bytes of zeros written ahead of the records.
-    pub zeroed_bytes: u64,
+    /// Bytes of zeros written to preallocate space.
+    pub preallocated_bytes: u64,
     /// How often a thread slept: for its group's sync, or for room.
     pub waits: u64,
     /// How long those syncs took.
@@ -64,7 +64,7 @@ pub(crate) struct Counters {
     pub(crate) groups: Counter,
     pub(crate) syncs: Counter,
     pub(crate) rotations: Counter,
-    pub(crate) zeroed_bytes: Counter,
+    pub(crate) preallocated_bytes: Counter,
     pub(crate) waits: Counter,
     pub(crate) sync_latency: Histogram,
 }
@@ -77,7 +77,7 @@ impl Counters {
             groups: self.groups.get(),
             syncs: self.syncs.get(),
             rotations: self.rotations.get(),
-            zeroed_bytes: self.zeroed_bytes.get(),
+            preallocated_bytes: self.preallocated_bytes.get(),
             waits: self.waits.get(),
             sync_latency: self.sync_latency.summary(),
         }

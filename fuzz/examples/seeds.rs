@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use seawall::options::SpaceAhead;
+use seawall::options::Preallocate;
 use seawall::sim::SimFs;
 use seawall::{Entry, Lsn, Options, Wal};
 use seawall_fuzz::disk::{DIR, Files, files};
@@ -38,7 +38,7 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 /// The files of a small log, as a call of `work` leaves them.
 fn log(work: impl Fn(&Wal)) -> Files {
     let disk = SimFs::new(1);
-    let options = Options::new().segment_bytes(16 << 10).space_ahead(SpaceAhead::Off);
+    let options = Options::new().segment_bytes(16 << 10).preallocate(Preallocate::Off);
     let wal = options.open_on(Arc::new(disk.clone()), DIR).expect("the disk is sound");
     work(&wal);
     let left = files(&disk);
@@ -109,7 +109,7 @@ fn scan() -> Seeds {
         ("tail", tail([0, 0, 0], &busy)),
         ("sparse", tail([SPARSE, 0, 0], &busy)),
         ("closed", tail([0, 1, 0], &busy)),
-        ("completed", tail([0, 1, 1], &busy)),
+        ("sealed", tail([0, 1, 1], &busy)),
         ("thrice", tail([5 << 5, 1, 0], &busy)),
         ("long", tail([6 << 5, 1, 1], &busy)),
         ("very_long", tail([7 << 5, 1, 0], &busy)),
@@ -254,7 +254,7 @@ fn operations() -> Seeds {
         ("append", with(40, 0, &[0, 20, 0, 30, 4, 2, 10, 20, 6])),
         ("rotate", with(60, 0, &[0, 20, 10, 0, 30, 10, 11, 1, 0, 9])),
         ("buffered", with(30, 1, &[0, 20, 0, 240, 8, 0, 230, 6, 0, 7])),
-        ("space_ahead", with(50, 2, &[0, 20, 0, 250, 0, 251, 9, 30, 14, 0, 5])),
+        ("preallocate", with(50, 2, &[0, 20, 0, 250, 0, 251, 9, 30, 14, 0, 5])),
         ("failed_sync", with(70, 0, &[0, 20, 21, 0, 1, 0, 0, 9, 15, 0, 9, 16, 7, 0, 0, 5])),
         ("full", with(80, 0, &[0, 90, 19, 99, 0, 250, 11, 0, 0, 240, 20, 0, 99])),
         ("short", with(45, 0, &[21, 1, 2, 2, 0, 99, 0, 99, 14, 0, 3])),

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use seawall::options::{SpaceAhead, Verify};
+use seawall::options::{Preallocate, Verify};
 use seawall::report::RecoveryAction;
 use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, Options, Wal};
@@ -53,7 +53,7 @@ fn make(input: &mut Input<'_>) -> Made {
     let mut disk = SimFs::new(u64::from(mode));
     let options = Options::new()
         .segment_bytes(16 << 10)
-        .space_ahead(if mode & 1 != 0 { SpaceAhead::Auto } else { SpaceAhead::Off })
+        .preallocate(if mode & 1 != 0 { Preallocate::Auto } else { Preallocate::Off })
         .durability(if mode & 2 != 0 { Durability::Buffered } else { Durability::Sync })
         .verify(if mode & 4 != 0 { Verify::Tail } else { Verify::Full });
     let open =

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use seawall::fs::Fs;
-use seawall::options::{SpaceAhead, Verify};
+use seawall::options::{Preallocate, Verify};
 use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, Options, Record, Result, Wal};
 use seawall_fuzz::Input;
@@ -61,7 +61,7 @@ fuzz_target!(|bytes: &[u8]| {
 
     let options = Options::new()
         .segment_bytes(16 << 10)
-        .space_ahead(if mode & 1 != 0 { SpaceAhead::Auto } else { SpaceAhead::Off })
+        .preallocate(if mode & 1 != 0 { Preallocate::Auto } else { Preallocate::Off })
         .durability(if mode & 2 != 0 { Durability::Buffered } else { Durability::Sync })
         .verify(if mode & 4 != 0 { Verify::Tail } else { Verify::Full })
         .create_if_missing(mode & 8 == 0);

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 
 use libfuzzer_sys::fuzz_target;
 use seawall::Durability;
-use seawall::options::SpaceAhead;
+use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall_crash::{Dice, Examiner, History, Operation, Setup, Violation, run};
 use seawall_fuzz::Input;
@@ -58,12 +58,12 @@ fn history(input: &mut Input<'_>, seed: u64) -> History {
     let setup = input.byte();
     // Not the mode with a timer: it starts a thread.
     let durability = if setup & 1 == 0 { Durability::Sync } else { Durability::Buffered };
-    let space_ahead = if setup & 2 == 0 { SpaceAhead::Off } else { SpaceAhead::Auto };
+    let preallocate = if setup & 2 == 0 { Preallocate::Off } else { Preallocate::Auto };
     let mut operations = Vec::new();
     while !input.is_empty() && operations.len() < OPERATIONS_MAX {
         operations.push(operation(input));
     }
-    History { seed, setup: Setup { durability, space_ahead }, operations }
+    History { seed, setup: Setup { durability, preallocate }, operations }
 }
 
 fn operation(input: &mut Input<'_>) -> Operation {

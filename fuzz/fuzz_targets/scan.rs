@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libfuzzer_sys::fuzz_target;
 use seawall::Options;
-use seawall::options::{SpaceAhead, Verify};
+use seawall::options::{Preallocate, Verify};
 use seawall_fuzz::Input;
 use seawall_fuzz::disk::{CountingFs, DIR, Files};
 use seawall_fuzz::layout::{expand, finish_current, finish_segment};
@@ -67,7 +67,7 @@ fn files(bytes: &[u8]) -> Files {
     finish_segment(&mut segment, flags, None);
     let mut files = Files::new();
     if successor_flags != 0 {
-        // The segment is a completed one, and what follows it says where it ends.
+        // The segment is a sealed one, and what follows it says where it ends.
         let mut successor = expand(&SUCCESSOR, 0);
         finish_segment(&mut successor, 0, Some(&segment));
         files.insert("wal-000002.log".into(), successor);
@@ -113,7 +113,7 @@ fuzz_target!(|bytes: &[u8]| {
         let before = NOW.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);
         // What is written goes nowhere, so that only reading takes memory.
-        let options = Options::new().verify(verify).space_ahead(SpaceAhead::Off);
+        let options = Options::new().verify(verify).preallocate(Preallocate::Off);
         let opened = options.open_on(Arc::new(disk.clone()), DIR);
         check("opening", before, file_bytes, disk.take_reads());
         let Ok(wal) = opened else { continue };

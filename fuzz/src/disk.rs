@@ -131,7 +131,7 @@ impl Fs for CountingFs {
     }
 
     fn medium(&self, _dir: &Path) -> Medium {
-        Medium::Memory // No zeros ahead: nothing is appended here.
+        Medium::Memory // No preallocation: nothing is appended here.
     }
 
     fn now(&self) -> Duration {

@@ -568,7 +568,7 @@ impl Commit {
         self.counters.records.add(taken.records as u64);
         self.counters.groups.add(1);
         self.counters.bytes.add(written.bytes);
-        self.counters.zeroed_bytes.add(written.zeroed_bytes);
+        self.counters.preallocated_bytes.add(written.preallocated_bytes);
     }
 
     /// Nothing is acknowledged after this. The first cause stays.

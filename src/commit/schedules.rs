@@ -285,7 +285,7 @@ impl Disk for ModelDisk {
             self.see(Seen::Shared);
         }
         let end = 8192 + 64 * books.records.len() as u64;
-        Ok(Written { end, bytes: 64, zeroed_bytes: 0 })
+        Ok(Written { end, bytes: 64, preallocated_bytes: 0 })
     }
 
     fn undo(&self) -> Result<()> {

@@ -67,7 +67,7 @@ impl Disk for FakeDisk {
         self.call('w', script)?;
         let mut end = self.end.lock().unwrap();
         *end += group.frame_bytes();
-        Ok(Written { end: *end, bytes: group.frame_bytes(), zeroed_bytes: 0 })
+        Ok(Written { end: *end, bytes: group.frame_bytes(), preallocated_bytes: 0 })
     }
 
     fn undo(&self) -> Result<()> {

@@ -104,11 +104,11 @@ pub(super) fn decide(evidence: &Evidence) -> Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// Nothing is owed: appends go on in the tail.
-    Continue,
+    Resume,
     /// The tail is written again under the next number, with the same predecessor.
-    BearAgain,
+    RewriteTail,
     /// A new segment follows, which fences the tail at what was promised and carries over the rest.
-    Succeed,
+    SealTail,
 }
 
 /// What is known of a tail that may be opened.
@@ -150,11 +150,11 @@ impl TailFacts {
                 && promise == self.end
         });
         if as_it_was_closed {
-            Way::Continue
+            Way::Resume
         } else if promise > self.birth_end && promised_record {
-            Way::Succeed
+            Way::SealTail
         } else {
-            Way::BearAgain
+            Way::RewriteTail
         }
     }
 }
@@ -358,7 +358,7 @@ mod tests {
     fn a_tail_goes_on_only_if_it_is_just_as_it_was_closed() {
         // Method: spoil each thing that has to agree, in turn; the tail is then followed by another
         // segment.
-        assert_eq!(closed_tail().way(true), Way::Continue);
+        assert_eq!(closed_tail().way(true), Way::Resume);
         let mark = |closed, end, last| Some(TailMark { closed, end, last: Lsn::from(last) });
         for facts in [
             TailFacts { mark: None, ..closed_tail() },
@@ -369,12 +369,12 @@ mod tests {
             TailFacts { last: Lsn::from(8), ..closed_tail() },
             TailFacts { torn: true, ..closed_tail() },
         ] {
-            assert_eq!(facts.way(true), Way::Succeed, "{facts:?}");
-            assert_eq!(facts.way(false), Way::BearAgain, "{facts:?}: no record is kept");
+            assert_eq!(facts.way(true), Way::SealTail, "{facts:?}");
+            assert_eq!(facts.way(false), Way::RewriteTail, "{facts:?}: no record is kept");
         }
         let nothing_since_birth =
             TailFacts { mark: mark(false, 8240, 7), promised_by_frames: 0, ..closed_tail() };
-        assert_eq!(nothing_since_birth.way(true), Way::BearAgain);
+        assert_eq!(nothing_since_birth.way(true), Way::RewriteTail);
     }
 
     #[test]

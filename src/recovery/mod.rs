@@ -48,7 +48,7 @@ pub(crate) fn recover(dir: &Arc<Dir>, verify: Verify) -> Result<Recovered> {
         Verdict::Create => create(dir, &scan)?,
         Verdict::Open { torn } => {
             let plan = plan::plan(dir, &scan, torn, &mut notes)?;
-            verify::verify_completed(dir, &plan.chain, verify)?;
+            verify::verify_sealed(dir, &plan.chain, verify)?;
             apply(dir, &scan, plan)?
         }
         Verdict::Refuse(refusal) => return Err(plan::refuse(dir, &scan, refusal)),
@@ -96,12 +96,12 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
     let scanned = plan.tail;
     let current = Current::new(dir.clone(), sound_mark(scan).cloned());
     let (tail, fence, action) = match plan.way {
-        Way::Continue => (continue_tail(scanned, &current)?, None, RecoveryAction::Continued),
-        Way::BearAgain => {
+        Way::Resume => (resume_tail(scanned, &current)?, None, RecoveryAction::Resumed),
+        Way::RewriteTail => {
             let frames = (FRAMES_START, scanned.header.first, scanned.header.predecessor.clone());
-            (follow(dir, scan, &plan, &current, frames)?, None, RecoveryAction::BornAgain)
+            (follow(dir, scan, &plan, &current, frames)?, None, RecoveryAction::RewroteTail)
         }
-        Way::Succeed => {
+        Way::SealTail => {
             let (last, promise) = plan.promised;
             let last = last.expect("a tail is followed only if it keeps a record");
             let fence = fence_at(&scanned.header, &last);
@@ -110,11 +110,11 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
             if let Err(error) = scanned.handle.set_len(fence.end) {
                 log::warn!("what was carried over stays behind in the old segment, too: {error}");
             }
-            (tail, Some(fence), RecoveryAction::Succeeded)
+            (tail, Some(fence), RecoveryAction::SealedTail)
         }
     };
     let carried = match plan.way {
-        Way::Continue => LsnRange::empty_before(scanned.next),
+        Way::Resume => LsnRange::empty_before(scanned.next),
         _ => LsnRange::new(tail.segment.first, scanned.next.previous()),
     };
     let mut segments: Vec<CatalogEntry> = plan
@@ -139,7 +139,7 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
     reports.retain(|report| report.number != tail.segment.number);
     let mut report =
         report(action, reports, &tail, LsnRange::new(plan.floor.next(), scanned.next.previous()));
-    report.carried_records = carried;
+    report.rewritten_records = carried;
     if plan.torn {
         (report.dropped_bytes, report.dropped_frames) = (scanned.rest.bytes, scanned.rest.frames);
     }
@@ -156,7 +156,7 @@ fn remove_leftovers(dir: &Dir, scan: &Scan) {
 }
 
 /// Goes on in a tail that was closed.
-fn continue_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
+fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     let header = scanned.header.clone();
     let mark = Mark {
         log_id: header.log_id,
@@ -218,7 +218,7 @@ fn retire(
             catalog.segments.binary_search_by_key(&file.number, |entry| entry.segment.number);
         let live = live.ok().map(|at| &catalog.segments[at]);
         let role = match (live, file.sound()) {
-            (Some(_), _) => SegmentRole::Completed,
+            (Some(_), _) => SegmentRole::Sealed,
             (None, Some(_)) => SegmentRole::Retired,
             (None, None) => SegmentRole::Unreadable,
         };
@@ -271,7 +271,7 @@ fn report(
         segments,
         dropped_bytes: 0,
         dropped_frames: 0,
-        carried_records: LsnRange::empty_before(records.last().next()),
+        rewritten_records: LsnRange::empty_before(records.last().next()),
         notes: Vec::new(),
         records,
         elapsed: Duration::ZERO,
@@ -281,7 +281,7 @@ fn report(
 fn log_report(dir: &Dir, report: &RecoveryReport) {
     let dir = dir.path().display();
     for note in &report.notes {
-        log::warn!("{} at {}: {}", note.path.display(), note.offset, note.what);
+        log::warn!("{} at {}: {}", note.path.display(), note.offset, note.message);
     }
     for segment in &report.segments {
         let (name, end) = (segment.path.display(), segment.end);
@@ -293,10 +293,10 @@ fn log_report(dir: &Dir, report: &RecoveryReport) {
             "{dir}: dropped a torn tail of {bytes} bytes, {frames} frames, that nobody was told of"
         );
     }
-    if !report.carried_records.is_empty() {
+    if !report.rewritten_records.is_empty() {
         log::info!(
             "{dir}: wrote again what was not known to be durable: records {}",
-            report.carried_records
+            report.rewritten_records
         );
     }
     log::info!(

@@ -11,7 +11,7 @@ use crate::fs::OpenMode;
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
 use crate::report::RecoveryNote;
-use crate::segment::{Bodies, LastFrame, Segment, Window, check_completed};
+use crate::segment::{Bodies, LastFrame, Segment, Window, check_sealed};
 
 use super::decide::{
     self, CurrentSays, Evidence, Link, Refusal, Segments, TailEvidence, TailFacts, TailMark,
@@ -111,8 +111,8 @@ fn foreign_file(dir: &Dir, scan: &Scan) -> Option<(Arc<Path>, &'static str)> {
 }
 
 fn note_redundancy(dir: &Dir, scan: &Scan, current: CurrentSays, notes: &mut Vec<RecoveryNote>) {
-    let mut note = |path: &Arc<Path>, offset, what| {
-        notes.push(RecoveryNote { path: path.clone(), offset, what })
+    let mut note = |path: &Arc<Path>, offset, message| {
+        notes.push(RecoveryNote { path: path.clone(), offset, message })
     };
     for file in &scan.files {
         if let Twin::Sound { damaged: Some(offset), .. } = file.header {
@@ -213,7 +213,7 @@ pub(super) struct Plan<'a> {
     pub(super) number: u64,
     pub(super) floor: Lsn,
     pub(super) state: Vec<u8>,
-    /// Completed segments above the floor, oldest first, with what their successors say of them.
+    /// Sealed segments above the floor, oldest first, with what their successors say of them.
     pub(super) chain: Vec<(Arc<Segment>, Predecessor)>,
     /// The tail's last frame that a sync is known to have reached, and that sync's end.
     pub(super) promised: (Option<LastFrame>, u64),
@@ -255,14 +255,14 @@ pub(super) fn plan<'a>(
         || (planted::is(Bug::BirthTakenAsItIs)
             && mark.is_some_and(|mark| mark.number < tail.header.number))
     {
-        Way::Continue
+        Way::Resume
     } else {
         facts.way(last.is_some())
     };
     let highest = mark.map_or(0, |mark| mark.number).max(tail.header.number);
     let number = match highest.checked_add(1) {
         Some(number) => number,
-        None if way == Way::Continue => highest, // None is born now; the next rotation says that there is none left.
+        None if way == Way::Resume => highest, // None is born now; the next rotation says that there is none left.
         None => return Err(damaged(tail, 0, "no segment number is left after it")),
     };
     let chain = follow_chain(dir, scan, &tail.header.predecessor, floor)?;
@@ -308,7 +308,7 @@ fn follow_chain(
             // Where it breaks off, and what is lost with that, only its frames can tell.
             let handle = dir.open_file(&path, OpenMode::Read)?;
             let mut window = Window::new(scan::WINDOW_BYTES);
-            check_completed(&segment, &handle, &fence, Bodies::Verify, &mut window)?;
+            check_sealed(&segment, &handle, &fence, Bodies::Verify, &mut window)?;
             return Err(corrupt("it is shorter than its successor says"));
         }
         record = header.predecessor.clone();
@@ -338,8 +338,8 @@ fn note_orphans(
         scan.files.iter().filter(|file| file.sound().is_none() && file.number != tail.header.number)
     {
         if chain.binary_search_by_key(&file.number, |(segment, _)| segment.number).is_err() {
-            let what = "not part of the log, and its header is damaged: left as it is";
-            notes.push(RecoveryNote { path: file.path.clone(), offset: 0, what });
+            let message = "not part of the log, and its header is damaged: left as it is";
+            notes.push(RecoveryNote { path: file.path.clone(), offset: 0, message });
         }
     }
 }

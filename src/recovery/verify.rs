@@ -1,4 +1,4 @@
-//! Verifying the completed segments before a log is opened, and building their indexes.
+//! Verifying the sealed segments before a log is opened, and building their indexes.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,16 +10,16 @@ use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Predecessor};
 use crate::fs::OpenMode;
 use crate::lsn::LsnRange;
 use crate::options::Verify;
-use crate::segment::{Bodies, Segment, Window, check_completed, is_last_live};
+use crate::segment::{Bodies, Segment, Window, check_sealed, is_last_live};
 
 /// Above this, several threads verify.
 const PARALLEL_BYTES: u64 = 8 << 20;
 const WINDOW_BYTES: usize = 1 << 20;
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
-/// Verifies the completed segments and builds their indexes, on all processors where there is much
+/// Verifies the sealed segments and builds their indexes, on all processors where there is much
 /// to read.
-pub(super) fn verify_completed(
+pub(super) fn verify_sealed(
     dir: &Dir,
     chain: &[(Arc<Segment>, Predecessor)],
     verify: Verify,
@@ -73,7 +73,7 @@ impl Job<'_> {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             let Some((segment, fence)) = self.chain.get(at) else { return };
             let checked = self.dir.open_file(&segment.path, OpenMode::Read).and_then(|handle| {
-                check_completed(segment, &handle, fence, Bodies::Verify, &mut window)
+                check_sealed(segment, &handle, fence, Bodies::Verify, &mut window)
             });
             match checked {
                 Ok(index) => segment.set_index(index),

@@ -71,7 +71,7 @@ impl Wal {
     ///
     /// The directory and those above it are made if need be. What a crash left is settled before
     /// this returns, and [`recovery`](Wal::recovery) tells what that was. Blocks for as long as
-    /// that takes: every completed segment is read and verified.
+    /// that takes: every sealed segment is read and verified.
     ///
     /// # Errors
     /// [`Error::Locked`] at once if the log is open elsewhere. [`Error::Corrupt`],

@@ -23,7 +23,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 
 use super::*;
 use crate::fs::sim::{Call, Fault, PowerCuts, SimFs};
-use crate::options::SpaceAhead;
+use crate::options::Preallocate;
 
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ const PAYLOAD_BYTES: usize = 3000;
 
 impl History {
     fn new(threads: &'static [&'static [Do]]) -> History {
-        let options = Options::new().segment_bytes(16 << 10).space_ahead(SpaceAhead::Off);
+        let options = Options::new().segment_bytes(16 << 10).preallocate(Preallocate::Off);
         History { options, threads, faults: &[], calls_before_fault_max: 12 }
     }
 
@@ -374,7 +374,7 @@ fn explore(name: &str, history: History) {
     let made = template.clone();
     check(RandomScheduler::new(1), move || {
         let disk = SimFs::new(7);
-        let options = Options::new().segment_bytes(16 << 10).space_ahead(SpaceAhead::Off);
+        let options = Options::new().segment_bytes(16 << 10).preallocate(Preallocate::Off);
         let wal = options.open_on(Arc::new(disk.clone()), DIR).expect("the disk is sound");
         wal.append(payload(0)).expect("the disk is sound");
         wal.close().expect("the disk is sound");

@@ -14,7 +14,7 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::FrameBuffer;
 use crate::fs::{Handle, Medium};
 use crate::lsn::{Lsn, LsnRange};
-use crate::options::{Durability, Options, SpaceAhead};
+use crate::options::{Durability, Options, Preallocate};
 use crate::planted::{self, Bug};
 use crate::recovery::Recovered;
 use crate::segment::{Tail, Written};
@@ -29,7 +29,7 @@ pub(super) struct Store {
     pub(super) current: Current,
     counters: Arc<Counters>,
     segment_bytes: u64,
-    ahead: bool,
+    preallocates: bool,
     /// For the holder of the writing role; locked only so that the compiler sees that he is alone.
     tail: Mutex<Tail>,
     /// The tail's file, for the holder of the syncing role; changed by births, which hold both.
@@ -71,8 +71,8 @@ impl Store {
     ) -> Store {
         let Recovered { mut tail, catalog, current, state, owed, .. } = recovered;
         let in_place = dir.medium() == Medium::InPlace;
-        let ahead = in_place
-            && options.space_ahead == SpaceAhead::Auto
+        let preallocates = in_place
+            && options.preallocate == Preallocate::Auto
             && options.durability != Durability::Buffered;
         tail.set_segment_bytes(options.segment_bytes);
         Store {
@@ -81,7 +81,7 @@ impl Store {
             current,
             counters,
             segment_bytes: options.segment_bytes,
-            ahead,
+            preallocates,
             tail_file: Mutex::new(tail.handle.clone()),
             tail: Mutex::new(tail),
             small: Mutex::new(Small { floor: catalog.floor, state: state.into() }),
@@ -141,7 +141,7 @@ impl Store {
         let mut old = std::mem::replace(&mut *tail, newborn);
         if old.holds_records() {
             if let Err(error) = old.trim() {
-                log::warn!("a completed segment keeps unused space at its end: {error}");
+                log::warn!("a sealed segment keeps unused space at its end: {error}");
             }
         } else {
             lock(&self.owed).push(old.segment.path.clone());
@@ -188,7 +188,7 @@ impl Store {
         match tail.write_state(next, small.floor, &small.state, durable_end) {
             Ok(written) => {
                 self.counters.bytes.add(written.bytes);
-                self.counters.zeroed_bytes.add(written.zeroed_bytes);
+                self.counters.preallocated_bytes.add(written.preallocated_bytes);
             }
             Err(error) if error.is_storage_full() => {
                 tail.undo().map_err(Failure::Fatal)?;
@@ -288,8 +288,8 @@ impl Store {
     /// Says that the spares are there. Not to be called under CURRENT's lock, which whoever has the
     /// tail may want.
     pub(super) fn spares_are_made(&self) {
-        if self.ahead {
-            lock(&self.tail).allow_ahead();
+        if self.preallocates {
+            lock(&self.tail).allow_preallocation();
         }
     }
 

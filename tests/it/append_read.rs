@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use seawall::options::{SpaceAhead, Verify};
+use seawall::options::{Preallocate, Verify};
 use seawall::stats::Stats;
 use seawall::{Durability, Entry, Error, Iter, Lsn, LsnRange, Options, Record, Wal};
 
@@ -460,9 +460,9 @@ fn rotating_a_segment_without_records_does_nothing() {
 fn segments_keep_to_their_size() {
     // Method: many groups, each far smaller than a segment; no file is larger than the option says,
     // and each but the tail is well filled.
-    for space_ahead in [SpaceAhead::Auto, SpaceAhead::Off] {
+    for preallocate in [Preallocate::Auto, Preallocate::Off] {
         let disk = MemFs::new(1);
-        let wal = open(&disk, &Options::new().segment_bytes(40_000).space_ahead(space_ahead));
+        let wal = open(&disk, &Options::new().segment_bytes(40_000).preallocate(preallocate));
         for number in 0..400 {
             wal.append(Stored::numbered(number, 500).entry()).unwrap();
         }
@@ -635,7 +635,7 @@ fn stats_count_what_was_done() {
     assert_eq!(stats.bytes, 152 + 160);
     // Up to the segment's end, once: behind the first group or the second.
     let (room, behind) = ((16 << 10) - 8240, [152, 152 + 160]);
-    assert!(behind.iter().any(|bytes| stats.zeroed_bytes == room - bytes), "{stats:?}");
+    assert!(behind.iter().any(|bytes| stats.preallocated_bytes == room - bytes), "{stats:?}");
     assert!(
         (stats.records_per_sync() - 1.5).abs() < 1e-9
             && (stats.bytes_per_sync() - 156.0).abs() < 1e-9
@@ -648,7 +648,10 @@ fn stats_count_what_was_done() {
     }
     let stats = wal.stats();
     assert_eq!((stats.records, stats.groups), (43, 42));
-    assert!(stats.zeroed_bytes <= (16 << 10) * (stats.rotations + 1), "no byte is zeroed twice");
+    assert!(
+        stats.preallocated_bytes <= (16 << 10) * (stats.rotations + 1),
+        "no byte is zeroed twice"
+    );
     assert_eq!(stats.rotations, segments(&disk) as u64 - 1);
     let buffered = open(&MemFs::new(2), &Options::new().durability(Durability::Buffered));
     for _ in 0..10 {
@@ -656,7 +659,7 @@ fn stats_count_what_was_done() {
     }
     buffered.sync().unwrap();
     let stats = buffered.stats();
-    assert_eq!((stats.records, stats.groups, stats.syncs, stats.zeroed_bytes), (10, 1, 1, 0));
+    assert_eq!((stats.records, stats.groups, stats.syncs, stats.preallocated_bytes), (10, 1, 1, 0));
 }
 
 /// A disk that counts how often it is read.
@@ -710,7 +713,7 @@ fn a_look_up_reads_near_its_record() {
 #[test]
 fn a_look_up_finds_its_record_wherever_its_frame_lies() {
     // Method: frames of one record each, all of one size; of two sizes, in turns and in runs, with
-    // a mean that would do for all; of any size. Every record of a completed segment and of the
+    // a mean that would do for all; of any size. Every record of a sealed segment and of the
     // tail is looked up, and found; where all frames are of one size, by a single read. A damaged
     // header is reported, not passed over.
     let sizes: [fn(u64) -> usize; 5] = [

@@ -142,7 +142,7 @@ impl History {
         self.wal = open(&self.fs).expect("a closed log can be opened");
         assert_eq!(
             self.wal.recovery().action,
-            RecoveryAction::Continued,
+            RecoveryAction::Resumed,
             "{:?}",
             self.wal.recovery()
         );
@@ -541,7 +541,7 @@ fn every_cut_is_corrupt_or_loses_nothing() {
 #[test]
 fn bytes_behind_a_live_end_are_dead_whatever_they_hold() {
     // Method: lengthen each segment by zeros, by noise, by a copy of its own last frame: for a
-    // completed one its successor says where it ends, for the tail CURRENT does, and noise there is
+    // sealed one its successor says where it ends, for the tail CURRENT does, and noise there is
     // a torn write of nobody's.
     let log = three_segments(5);
     let tail = log.segments().pop().expect("there are segments");

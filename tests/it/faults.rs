@@ -81,7 +81,7 @@ const WORKLOAD: &[Step] = {
         Append(500),
         Checkpoint(1),
         Close,
-        Open, // Continued.
+        Open, // Resumed.
         SetState(10),
         Append(60),
         Sync,
@@ -640,9 +640,9 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
     assert!(sound.errors.is_empty() && sound.fired.is_empty(), "{:?}", sound.errors);
     for action in [
         RecoveryAction::Created,
-        RecoveryAction::Continued,
-        RecoveryAction::BornAgain,
-        RecoveryAction::Succeeded,
+        RecoveryAction::Resumed,
+        RecoveryAction::RewroteTail,
+        RecoveryAction::SealedTail,
     ] {
         assert!(
             sound.actions.contains(&action),

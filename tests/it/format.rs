@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::{env, fs};
 
 use seawall::fs::Fs;
-use seawall::options::{SpaceAhead, Verify};
+use seawall::options::{Preallocate, Verify};
 use seawall::report::RecoveryAction;
 use seawall::{Durability, Entry, Error, Lsn, Options, Wal};
 
@@ -548,12 +548,12 @@ fn every_field_that_the_library_writes_is_as_documented() {
     assert_eq!(
         segment.end + segment.zeros,
         16 << 10,
-        "zeros are written ahead, up to the segment's size"
+        "space is preallocated, up to the segment's size"
     );
 
     wal.rotate().unwrap();
     let (old, new) = (one(1), one(2));
-    assert_eq!(old.zeros, 0, "a completed segment has no zeros ahead");
+    assert_eq!(old.zeros, 0, "a sealed segment has no preallocated space");
     assert_eq!(old.frames, segment.frames);
     let expected = Header {
         log_id,
@@ -635,7 +635,7 @@ fn a_log_made_by_hand_is_opened_read_and_continued() {
         tail.data(tail.end(), &records([5, 6]));
         let disk = disk(&[&old, &tail], Some(tail.mark(true, tail.end()).encode(1)));
         let wal = open(&disk).unwrap_or_else(|error| panic!("segment {number}: {error}"));
-        assert_eq!(wal.recovery().action, RecoveryAction::Continued);
+        assert_eq!(wal.recovery().action, RecoveryAction::Resumed);
         assert_eq!((replay(&wal), wal.state()), (records(1..=6), b"by hand".to_vec()));
         wal.append(Stored::mixed(7).entry()).unwrap();
         wal.rotate().unwrap();
@@ -726,7 +726,7 @@ fn a_frame_that_does_not_hold_just_its_records_shows_none() {
             let what = format!("{} bytes for {}, place {place}, {verify:?}", body.len(), two.len());
             let fs = Arc::new(disk(&segments, Some(mark.clone())));
             let wal = small_segments().verify(verify).open_on(fs, DIR).unwrap();
-            assert_eq!(wal.recovery().action, RecoveryAction::Continued, "{what}");
+            assert_eq!(wal.recovery().action, RecoveryAction::Resumed, "{what}");
             let check_error = |error: &Error, lsn: u64| {
                 let Error::Corrupt { path, offset: at, lost, .. } = error else {
                     panic!("{what}: {error:?}")
@@ -764,7 +764,7 @@ const END: &str = "<!-- golden:end -->";
 const PROGRAM: &str = r#"This program makes it, where the system's random bytes are 0, 1, 2 and so on. A `*` stands for rows of zeros.
 
 ```rust,ignore
-let wal = Options::new().space_ahead(SpaceAhead::Off).open("wal")?;
+let wal = Options::new().preallocate(Preallocate::Off).open("wal")?;
 wal.append("debit 7")?;
 wal.rotate()?;
 wal.append(Entry::new("credit 7").with_meta("account 3").with_kind(2))?;
@@ -780,7 +780,7 @@ fn golden_disk() -> MemFs {
     let next = AtomicU8::new(0);
     let count = move |bytes: &mut [u8]| bytes.fill_with(|| next.fetch_add(1, Ordering::Relaxed));
     let fs = HookFs::new(disk.clone(), |_, _| Ok(())).with_random(count);
-    let wal = Options::new().space_ahead(SpaceAhead::Off).open_on(Arc::new(fs), DIR).unwrap();
+    let wal = Options::new().preallocate(Preallocate::Off).open_on(Arc::new(fs), DIR).unwrap();
     wal.append("debit 7").unwrap();
     wal.rotate().unwrap();
     wal.append(Entry::new("credit 7").with_meta("account 3").with_kind(2)).unwrap();

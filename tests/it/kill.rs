@@ -156,7 +156,7 @@ fn child_that_appends_until_it_is_killed() {
 /// Tells the parent everything that can be seen in the log, and checks what only the child can see.
 fn report(wal: &Wal, dir: &Path) {
     let report = wal.recovery();
-    let live = |role| matches!(role, SegmentRole::Completed | SegmentRole::Tail);
+    let live = |role| matches!(role, SegmentRole::Sealed | SegmentRole::Tail);
     let expected = report.segments.iter().filter(|segment| live(segment.role)).count();
     let names = on_disk::names(dir);
     assert_eq!(on_disk::segments(dir).len(), expected, "{names:?}: {report:?}");
@@ -181,8 +181,8 @@ fn everything_seen(wal: &Wal, dir: &Path) -> String {
     let state = number_of_state(&wal.state());
     let action = match report.action {
         RecoveryAction::Created => 0,
-        RecoveryAction::Continued => 1,
-        RecoveryAction::BornAgain => 2,
+        RecoveryAction::Resumed => 1,
+        RecoveryAction::RewroteTail => 2,
         _ => 3,
     };
     let (first, next) = (wal.first_lsn(), wal.next_lsn());
@@ -549,11 +549,11 @@ fn survive_kills(mode_name: &str, generations: u64) {
     wal.checkpoint(wal.last_lsn()).expect("a sound log can be checkpointed");
     assert_eq!(on_disk::segments(&dir).len(), 1, "a checkpoint leaves the tail alone");
 
-    let [created, continued, born_again, succeeded] = actions;
+    let [created, resumed, rewrote_tail, sealed_tail] = actions;
     println!(
         "{mode_name}: {generations} generations killed in {:.1} s, {in_recovery} of them before they had recovered, \
          {closed} after they had closed; {acknowledged} records acknowledged, the last LSN is {}; opened as created \
-         {created}, continued {continued}, born again {born_again}, succeeded {succeeded}; at most {most_segments} \
+         {created}, resumed {resumed}, rewrote tail {rewrote_tail}, sealed tail {sealed_tail}; at most {most_segments} \
          segments and {most_bytes} bytes were there",
         begin.elapsed().as_secs_f64(),
         wal.last_lsn(),

@@ -257,7 +257,7 @@ impl Pair {
         assert!(self.model.boundaries.contains(&last), "{end:?} leaves a part of a batch: {last}");
         let clean = matches!(end, End::Close | End::Drop);
         assert_eq!(
-            wal.recovery().action == RecoveryAction::Continued,
+            wal.recovery().action == RecoveryAction::Resumed,
             clean,
             "{end:?}: {:?}",
             wal.recovery()

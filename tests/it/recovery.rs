@@ -136,7 +136,7 @@ fn a_closed_log_is_continued_with_nothing_owed() {
     let disk = three.disk();
     let before = files(&disk);
     let wal = opened(&disk);
-    assert_eq!(wal.recovery().action, RecoveryAction::Continued);
+    assert_eq!(wal.recovery().action, RecoveryAction::Resumed);
     assert_eq!((replay(&wal), wal.state()), (records(1..=9), b"state".to_vec()));
     let after = files(&disk);
     let changed: Vec<&PathBuf> =
@@ -144,7 +144,7 @@ fn a_closed_log_is_continued_with_nothing_owed() {
     assert_eq!(changed, [&current_path()]);
     assert_eq!(mark_of(&disk), Mark { closed: false, ..three.closed() });
     drop(wal);
-    assert_eq!(check_all(&disk, &records(1..=9)).action, RecoveryAction::Continued);
+    assert_eq!(check_all(&disk, &records(1..=9)).action, RecoveryAction::Resumed);
 }
 
 #[test]
@@ -158,7 +158,10 @@ fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
     );
     let wal = opened(&disk);
     let report = wal.recovery();
-    assert_eq!((report.action, report.carried_records), (RecoveryAction::Succeeded, range(9, 9)));
+    assert_eq!(
+        (report.action, report.rewritten_records),
+        (RecoveryAction::SealedTail, range(9, 9))
+    );
     assert_eq!((report.dropped_bytes, report.dropped_frames), (0, 0));
     assert_eq!(replay(&wal), records(1..=9));
     let born = &segments_of(&disk)[&4];
@@ -202,8 +205,8 @@ fn a_tail_without_promises_is_born_again() {
         let wal = opened(&disk);
         let report = wal.recovery();
         assert_eq!(
-            (report.action, report.carried_records),
-            (RecoveryAction::BornAgain, range(7, 7))
+            (report.action, report.rewritten_records),
+            (RecoveryAction::RewroteTail, range(7, 7))
         );
         assert_eq!((replay(&wal), wal.state()), (records(1..=7), state.as_bytes().to_vec()));
         let segments = segments_of(&disk);
@@ -228,13 +231,13 @@ fn closed_counts_only_where_it_fits() {
         Mark { closed: false, ..three.closed() },
     ] {
         let disk = disk(&segments, Some(mark.encode(1)));
-        assert_ne!(check_all(&disk, &records(1..=9)).action, RecoveryAction::Continued, "{mark:?}");
+        assert_ne!(check_all(&disk, &records(1..=9)).action, RecoveryAction::Resumed, "{mark:?}");
     }
     let disk = disk(&segments, Some(three.closed().encode(1)));
     edit(&disk, &segment_path(3), |bytes| bytes.extend([0; 5000]));
     assert_eq!(
         check_all(&disk, &records(1..=9)).action,
-        RecoveryAction::Continued,
+        RecoveryAction::Resumed,
         "zeros behind the end are none"
     );
 }
@@ -270,7 +273,7 @@ fn a_torn_tail_is_dropped_and_reported() {
             "{} bytes",
             rest.len()
         );
-        assert_ne!(report.action, RecoveryAction::Continued);
+        assert_ne!(report.action, RecoveryAction::Resumed);
     }
 }
 
@@ -507,7 +510,7 @@ fn a_higher_number_than_currents_is_the_tail_all_the_same() {
         let older = three.middle.mark(closed, three.middle.end());
         let disk = disk(&[&three.old, &three.middle, &three.tail], Some(older.encode(1)));
         let report = check_all(&disk, &records(1..=9));
-        assert_ne!(report.action, RecoveryAction::Continued);
+        assert_ne!(report.action, RecoveryAction::Resumed);
         assert!(
             report.notes.len() == 1 && *report.notes[0].path == *current_path(),
             "{:?}",
@@ -530,7 +533,7 @@ fn without_a_sound_current_the_highest_number_is_the_tail() {
     {
         let disk = disk(&[&three.old, &three.middle, &three.tail], current);
         let report = check_all(&disk, &records(1..=9));
-        assert_ne!(report.action, RecoveryAction::Continued);
+        assert_ne!(report.action, RecoveryAction::Resumed);
         assert!(
             report.notes.len() == 1 && *report.notes[0].path == *current_path(),
             "{:?}",
@@ -551,7 +554,7 @@ fn one_damaged_copy_is_reported_and_the_other_counts() {
             let notes: Vec<_> =
                 report.notes.iter().map(|note| (note.path.to_path_buf(), note.offset)).collect();
             assert_eq!(notes, [(path.clone(), (block * BLOCK) as u64)]);
-            assert_eq!(report.action, RecoveryAction::Continued);
+            assert_eq!(report.action, RecoveryAction::Resumed);
         }
         if path != current_path() {
             let disk = three.disk();
@@ -654,7 +657,7 @@ fn what_a_later_release_wrote_is_refused_by_name() {
 #[test]
 fn unknown_frames_that_verify_are_refused_by_name() {
     // Method: a frame of type 3, and one of codec 1, with right checksums: in the tail, in a
-    // completed segment, and behind damage in the tail, where only headers are looked at.
+    // sealed segment, and behind damage in the tail, where only headers are looked at.
     for (kind, what, found) in [(3, "frame type", 3), (1 | 1 << 8, "codec", 1)] {
         let three = Three::new();
         let mut tail = three.tail.clone();
@@ -749,7 +752,7 @@ fn a_chain_that_does_not_fit_together_is_damage() {
 
 #[test]
 fn frames_that_do_not_continue_one_another_are_damage() {
-    // Method: in the tail, and in a completed segment: whole frames with a gap or a repeat in the
+    // Method: in the tail, and in a sealed segment: whole frames with a gap or a repeat in the
     // LSNs.
     for wrong in [5, 7, 4] {
         let mut middle = Build::new(LOG, 2, 4, None);
@@ -798,7 +801,7 @@ fn bytes_behind_a_predecessors_end_are_dead_whatever_they_hold() {
         let disk = three.disk();
         edit(&disk, &segment_path(2), |bytes| bytes.extend(&extra));
         let report = check_all(&disk, &records(1..=9));
-        assert_eq!((report.action, report.notes.len()), (RecoveryAction::Continued, 0));
+        assert_eq!((report.action, report.notes.len()), (RecoveryAction::Resumed, 0));
     }
 }
 
@@ -821,7 +824,7 @@ fn segments_that_the_chain_passes_by_are_removed_if_they_are_sound() {
         let role = |number: u64| {
             wal.recovery().segments.iter().find(|segment| segment.number == number).unwrap().role
         };
-        assert_eq!((role(1), role(3)), (SegmentRole::Completed, SegmentRole::Tail));
+        assert_eq!((role(1), role(3)), (SegmentRole::Sealed, SegmentRole::Tail));
         assert_eq!(role(2), if sound { SegmentRole::Retired } else { SegmentRole::Unreadable });
         assert_eq!(disk.files().contains_key(&segment_path(2)), !sound);
         assert_eq!(wal.recovery().notes.iter().any(|note| *note.path == *segment_path(2)), !sound);
@@ -1057,9 +1060,9 @@ fn the_report_tells_what_is_there() {
         disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
     let wal = opened(&disk);
     let report = wal.recovery();
-    assert_eq!((report.records, report.action), (range(5, 9), RecoveryAction::Continued));
+    assert_eq!((report.records, report.action), (range(5, 9), RecoveryAction::Resumed));
     assert_eq!((report.dropped_bytes, report.dropped_frames, report.notes.len()), (0, 0, 0));
-    assert!(report.carried_records.is_empty());
+    assert!(report.rewritten_records.is_empty());
     let rows: Vec<_> = report
         .segments
         .iter()
@@ -1068,7 +1071,7 @@ fn the_report_tells_what_is_there() {
     assert_eq!(
         rows[1..],
         [
-            (2, SegmentRole::Completed, range(4, 6), three.middle.end()),
+            (2, SegmentRole::Sealed, range(4, 6), three.middle.end()),
             (3, SegmentRole::Tail, range(7, 9), tail.end()),
         ]
     );

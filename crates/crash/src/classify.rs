@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use seawall::Durability;
-use seawall::options::SpaceAhead;
+use seawall::options::Preallocate;
 use seawall::sim::SimFs;
 
 use crate::dice::Dice;
@@ -110,7 +110,7 @@ pub fn run(images: u64, seed: u64) -> Vec<Row> {
 fn classify(row: &mut Row, dice: &mut Dice) {
     let setup = Setup {
         durability: Durability::Sync,
-        space_ahead: *dice.pick(&[SpaceAhead::Off, SpaceAhead::Auto]),
+        preallocate: *dice.pick(&[Preallocate::Off, Preallocate::Auto]),
     };
     let mut history = History::random(dice);
     // The last group is to be a small part of the log.
@@ -164,7 +164,7 @@ fn classify(row: &mut Row, dice: &mut Dice) {
 /// nothing to hit.
 fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
     let probe = image.process_kill();
-    let wal = Setup { durability: Durability::Sync, space_ahead: SpaceAhead::Off }
+    let wal = Setup { durability: Durability::Sync, preallocate: Preallocate::Off }
         .options()
         .open_on(Arc::new(probe), DIR)
         .ok()?;

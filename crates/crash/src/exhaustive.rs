@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use seawall::options::SpaceAhead;
+use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 
 use crate::dice::Dice;
@@ -97,10 +97,10 @@ fn alphabet() -> Vec<Vec<Operation>> {
 fn setups() -> Vec<Setup> {
     let mut setups = Vec::new();
     for durability in [Setup::DURABILITIES[0], Setup::DURABILITIES[2]] {
-        for space_ahead in [SpaceAhead::Off, SpaceAhead::Auto] {
-            // `Buffered` never writes ahead.
-            if durability == Setup::DURABILITIES[0] || space_ahead == SpaceAhead::Off {
-                setups.push(Setup { durability, space_ahead });
+        for preallocate in [Preallocate::Off, Preallocate::Auto] {
+            // `Buffered` never preallocates.
+            if durability == Setup::DURABILITIES[0] || preallocate == Preallocate::Off {
+                setups.push(Setup { durability, preallocate });
             }
         }
     }

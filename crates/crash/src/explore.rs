@@ -428,7 +428,7 @@ mod tests {
         // differ in what is read.
         let setup = Setup {
             durability: Setup::DURABILITIES[0],
-            space_ahead: seawall::options::SpaceAhead::Off,
+            preallocate: seawall::options::Preallocate::Off,
         };
         let workloads = [
             vec![Operation::Append { bytes: 40 }, Operation::Checkpoint { behind: 0 }],

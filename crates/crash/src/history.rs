@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use seawall::options::SpaceAhead;
+use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall::{Durability, Options};
 
@@ -78,8 +78,8 @@ pub enum Operation {
 pub struct Setup {
     /// When an append is durable.
     pub durability: Durability,
-    /// Whether zeros are written ahead.
-    pub space_ahead: SpaceAhead,
+    /// Whether space is preallocated.
+    pub preallocate: Preallocate,
 }
 
 impl Setup {
@@ -96,7 +96,7 @@ impl Setup {
         let durability =
             Setup::DURABILITIES.iter().position(|durability| *durability == self.durability);
         let number = durability.unwrap_or(Setup::DURABILITIES.len()) * 2;
-        (number + usize::from(self.space_ahead == SpaceAhead::Auto)) as u128
+        (number + usize::from(self.preallocate == Preallocate::Auto)) as u128
     }
 
     /// Options to open a log with.
@@ -104,7 +104,7 @@ impl Setup {
         Options::new()
             .segment_bytes(SEGMENT_BYTES)
             .durability(self.durability)
-            .space_ahead(self.space_ahead)
+            .preallocate(self.preallocate)
     }
 }
 
@@ -126,13 +126,13 @@ impl History {
         let seed = dice.roll();
         // Timer threads are slow to start, so that mode comes seldom.
         let durability = Setup::DURABILITIES[*dice.pick(&[0, 0, 0, 0, 1, 2, 2])];
-        let space_ahead = *dice.pick(&[SpaceAhead::Off, SpaceAhead::Auto]);
+        let preallocate = *dice.pick(&[Preallocate::Off, Preallocate::Auto]);
         let longest = *dice.pick(&[40, 14, 14, 14]);
         let count = 3 + dice.length(longest);
         // Some logs never meet a fault, some often.
         let fault_every = *dice.pick(&[u64::MAX, 12, 5]);
         let operations = (0..count).map(|_| random_operation(dice, fault_every)).collect();
-        History { seed, setup: Setup { durability, space_ahead }, operations }
+        History { seed, setup: Setup { durability, preallocate }, operations }
     }
 
     /// Whether anything but a crash goes wrong in it.
@@ -228,11 +228,11 @@ impl fmt::Display for History {
             Durability::Interval(_) => "Setup::DURABILITIES[1]".to_owned(),
             other => format!("Durability::{other:?}"),
         };
-        let ahead = self.setup.space_ahead;
+        let preallocate = self.setup.preallocate;
         writeln!(formatter, "History {{\n    seed: {},", self.seed)?;
         writeln!(
             formatter,
-            "    setup: Setup {{ durability: {durability}, space_ahead: SpaceAhead::{ahead:?} }},"
+            "    setup: Setup {{ durability: {durability}, preallocate: Preallocate::{preallocate:?} }},"
         )?;
         writeln!(formatter, "    operations: vec![")?;
         for operation in &self.operations {

@@ -1,7 +1,7 @@
 //! Makes a failing history shorter, for as long as it fails in the same way.
 
 use seawall::Durability;
-use seawall::options::SpaceAhead;
+use seawall::options::Preallocate;
 
 use crate::dice::Dice;
 use crate::examine::Examiner;
@@ -47,7 +47,7 @@ pub(crate) fn shrink(failure: &mut Failure) {
     simpler.setup.durability = Durability::Sync;
     attempt(failure, simpler);
     let mut simpler = failure.history.clone();
-    simpler.setup.space_ahead = SpaceAhead::Off;
+    simpler.setup.preallocate = Preallocate::Off;
     attempt(failure, simpler);
     for at in 0..failure.history.operations.len() {
         let mut simpler = failure.history.clone();

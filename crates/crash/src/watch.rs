@@ -119,7 +119,7 @@ mod tests {
     use std::sync::Barrier;
 
     use seawall::Options;
-    use seawall::options::SpaceAhead;
+    use seawall::options::Preallocate;
 
     use super::*;
 
@@ -134,7 +134,7 @@ mod tests {
             let disk = SimFs::new(round);
             let sync_time = Duration::from_millis(10);
             let slow = Watched { sync_time, ..Watched::new(disk.clone()) };
-            let options = Options::new().space_ahead(SpaceAhead::Off);
+            let options = Options::new().preallocate(Preallocate::Off);
             let wal = options.open_on(Arc::new(slow), "/log").unwrap();
             wal.append(&[]).unwrap(); // The first one makes the spares, which take room of their own.
             let files = disk.files();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 use seawall::Durability;
-use seawall::options::SpaceAhead;
+use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::{self, Failure, Stop};
@@ -103,7 +103,7 @@ fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
             Operation::Append { bytes: 1 },
         ];
         for durability in [Durability::Sync, Durability::Buffered] {
-            let setup = Setup { durability, space_ahead: SpaceAhead::Off };
+            let setup = Setup { durability, preallocate: Preallocate::Off };
             let history = History { seed: 1, setup, operations: operations.clone() };
             seawall_crash::check(&history)
                 .unwrap_or_else(|violation| panic!("{violation}\n{history}"));
