@@ -2,7 +2,7 @@
 //! hold. And the files of older segments that are open for reading.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::dir::Dir;
 use crate::error::{Error, Result};
@@ -11,8 +11,8 @@ use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 use crate::segment::{Segment, Window};
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, MutexGuard, RwLock};
+use crate::threads::atomic::{AtomicBool, Ordering};
+use crate::threads::{self, Mutex, MutexGuard, RwLock};
 
 /// The live segments at one moment, oldest first; the last one is the tail.
 #[derive(Debug, Clone)]
@@ -85,13 +85,13 @@ impl Shelf {
 
     /// Returns the catalog as it is now.
     pub(crate) fn catalog(&self) -> Arc<Catalog> {
-        self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
+        threads::read(&self.catalog).clone()
     }
 
     /// Puts another catalog in its place, made from the present one; returns what `change` returns
     /// beside it.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&Catalog) -> (Catalog, T)) -> T {
-        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        let mut catalog = threads::write(&self.catalog);
         let (next, value) = change(&catalog);
         *catalog = Arc::new(next);
         value
@@ -125,11 +125,11 @@ impl Shelf {
 
     /// A window for a look-up, if one is left from the last.
     pub(crate) fn take_window(&self) -> Option<Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).take()
+        threads::lock(&self.window).take()
     }
 
     pub(crate) fn leave_window(&self, window: Window) {
-        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Some(window);
+        *threads::lock(&self.window) = Some(window);
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -174,7 +174,7 @@ impl Files {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<Handle>)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        threads::lock(&self.kept)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::frame::{Id, TWIN_BYTES, Twinned, get_id, get_u32, get_u64, put_u32, p
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
-use crate::sync::{Mutex, MutexGuard};
+use crate::threads::{Mutex, MutexGuard};
 
 /// The size of the spare segment: room for headers and the largest state frame. Where there is no
 /// room for that, it is smaller; a birth with a small state fits the smallest.

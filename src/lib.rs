@@ -24,7 +24,7 @@ mod recovery;
 pub mod report;
 mod segment;
 pub mod stats;
-mod sync;
+mod threads;
 mod wal;
 
 pub use entry::Entry;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::frame::{
@@ -12,7 +12,7 @@ use crate::frame::{
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
-use crate::sync::RwLock;
+use crate::threads::{self, RwLock};
 
 /// One index entry stands for at least this much log: a little less than a full frame of small
 /// records, so that each of those has one.
@@ -76,16 +76,16 @@ impl Segment {
     }
 
     pub(crate) fn has_index(&self) -> bool {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        threads::read(&self.index).is_some()
     }
 
     pub(crate) fn set_index(&self, entries: Vec<IndexEntry>) {
-        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(entries);
+        *threads::write(&self.index) = Some(entries);
     }
 
     /// Returns what the index tells of where `lsn` lies, and the segment's end, if that is known.
     pub(crate) fn near(&self, lsn: Lsn, fence: Option<&Predecessor>) -> Near {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = threads::read(&self.index);
         let entries = index.as_deref().unwrap_or_default();
         let behind = entries.partition_point(|entry| entry.lsn <= lsn);
         let start = match behind.checked_sub(1) {
@@ -106,7 +106,7 @@ impl Segment {
     /// Enters the data frames of a group that was just written; `segment_bytes` tells how many
     /// there may be.
     fn extend_index(&self, entries: &[IndexEntry], segment_bytes: u64) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = threads::write(&self.index);
         let index = index.get_or_insert_default();
         if index.capacity() == 0 {
             let count = usize::try_from(segment_bytes / INDEX_STRIDE_BYTES).unwrap_or(usize::MAX);

@@ -24,8 +24,8 @@ use crate::options::{Backpressure, Durability, Options};
 use crate::planted::{self, Bug};
 use crate::segment::Written;
 use crate::stats::Counters;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{self, Condvar, Mutex, MutexGuard};
+use crate::threads::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::threads::{self, Condvar, Mutex, MutexGuard};
 
 pub(crate) use roles::Exclusive;
 use roles::{Locked, Role, Roles};
@@ -498,7 +498,7 @@ impl Commit {
             if now.saturating_sub(seen_at) >= GATHER_IDLE || now.saturating_sub(start) >= limit {
                 break;
             }
-            sync::yield_now();
+            threads::yield_now();
         }
         seen > present
     }
@@ -594,7 +594,7 @@ impl Commit {
     /// Some thread panicked in a critical section: its state cannot be trusted, and the log ends
     /// here.
     fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, State>) -> Locked<'a> {
-        sync::clear_poison(&self.state);
+        threads::clear_poison(&self.state);
         let mut state = Locked::new(self, guard);
         self.poison_state(&mut state, Error::Panicked);
         state

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Failure, Result};
 use crate::lsn::Lsn;
-use crate::sync::{self, Condvar, MutexGuard};
+use crate::threads::{self, Condvar, MutexGuard};
 
 use super::Commit;
 use super::state::{Place, State};
@@ -45,7 +45,7 @@ impl<'a> Locked<'a> {
 
     pub(super) fn wait_timeout(mut self, condvar: &Condvar, timeout: Duration) -> Locked<'a> {
         let (commit, guard) = (self.commit, self.guard.take().expect("held until dropped"));
-        match sync::wait_timeout(condvar, &commit.state, guard, timeout) {
+        match threads::wait_timeout(condvar, &commit.state, guard, timeout) {
             Ok(guard) => Locked::new(commit, guard),
             Err(poisoned) => commit.enter_poisoned(poisoned.into_inner()),
         }

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::entry::Entry;
 use crate::frame::{FRAME_HEADER_BYTES, decode_record};
-use crate::sync::thread;
+use crate::threads::thread;
 
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::frame::{FrameBuffer, Id, Unit};
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
-use crate::sync::Condvar;
+use crate::threads::Condvar;
 
 use super::{GATHER_MISSES_MAX, Role, parity};
 

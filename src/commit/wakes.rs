@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::options::Durability;
-use crate::sync::Condvar;
+use crate::threads::Condvar;
 
 use super::roles::Locked;
 use super::state::State;

@@ -4,7 +4,7 @@ mod store;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
 use crate::birth::Spare;
@@ -22,7 +22,7 @@ use crate::reader::{self, Cursor, Iter, Record};
 use crate::recovery::recover;
 use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
-use crate::sync::{Mutex, MutexGuard, thread};
+use crate::threads::{self, Mutex, thread};
 
 use store::{Small, Store, Through};
 
@@ -120,7 +120,7 @@ impl Wal {
             let commit = wal.commit.clone();
             let builder = thread::Builder::new().name("seawall-sync".into());
             let timer = builder.spawn(move || commit.run_timer(interval));
-            *lock_of(&wal.timer) =
+            *threads::lock(&wal.timer) =
                 Some(timer.map_err(|error| {
                     Error::io("start the timer of", wal.store.dir.path(), error)
                 })?);
@@ -306,7 +306,7 @@ impl Wal {
     /// [`Error::StorageFull`] and [`Error::Io`] leave the old segment usable. [`Error::Poisoned`],
     /// [`Error::Closed`].
     pub fn rotate(&self) -> Result<()> {
-        let admin = lock_of(&self.admin);
+        let admin = threads::lock(&self.admin);
         self.commit.sync()?;
         let mut exclusive = self.commit.exclusive()?;
         if self.store.tail_holds_records() {
@@ -333,7 +333,7 @@ impl Wal {
     /// removed: the checkpoint holds, and the next one tries again. [`Error::StorageFull`],
     /// [`Error::Poisoned`], [`Error::Closed`].
     pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
-        let admin = lock_of(&self.admin);
+        let admin = threads::lock(&self.admin);
         self.commit.check_usable()?;
         let met_full_disk = self.commit.met_full_disk();
         let mut marked = true;
@@ -490,7 +490,7 @@ impl Wal {
     /// [`Error::Poisoned`]: the log was poisoned before or by this; nothing more is written, it is
     /// closed and its lock given back.
     pub fn close(&self) -> Result<()> {
-        let admin = lock_of(&self.admin);
+        let admin = threads::lock(&self.admin);
         let closed = self.close_files();
         match &closed {
             Err(Error::Closed) => return closed,
@@ -529,11 +529,11 @@ impl Wal {
         self.commit.close();
         self.commit.wait_until_idle();
         drop(self.store.current.lock());
-        let timer = lock_of(&self.timer).take();
+        let timer = threads::lock(&self.timer).take();
         if timer.is_some_and(|timer| timer.join().is_err()) {
             log::error!("the log's timer panicked");
         }
-        drop(lock_of(&self.lock).take());
+        drop(threads::lock(&self.lock).take());
     }
 
     /// Makes spares and removes retired segments, where that is due.
@@ -619,11 +619,6 @@ impl Options {
 
 fn check_bytes(what: &'static str, bytes: u64, bytes_max: u64) -> Result<()> {
     if bytes > bytes_max { Err(Error::TooLarge { what, bytes, bytes_max }) } else { Ok(()) }
-}
-
-/// A panic while one of these was locked is found by the log's own state.
-fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(test, shuttle))]

@@ -2,7 +2,7 @@
 //! to be removed.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::birth::{Ancestors, Birth, Spare, bear};
@@ -19,8 +19,8 @@ use crate::planted::{self, Bug};
 use crate::recovery::Recovered;
 use crate::segment::{Tail, Written};
 use crate::stats::Counters;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::threads::atomic::{AtomicBool, Ordering};
+use crate::threads::{Mutex, lock};
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -350,9 +350,4 @@ impl Disk for Store {
 
 fn place_of(tail: &Tail) -> Place {
     Place { number: tail.header.number, salt: tail.header.salt, end: tail.end() }
-}
-
-/// A panic while one of these was locked has poisoned the log, whose holder of the roles it was.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -72,13 +72,13 @@ use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use cut::PowerCuts;
 
 use crate::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
-use crate::sync::{Mutex, MutexGuard};
+use crate::threads::{Mutex, MutexGuard, lock};
 use apart::{FileId, Record};
 use disk::{Disk, Node};
 
@@ -298,7 +298,7 @@ impl SimFs {
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.machine)
     }
 
     /// Carries a call out on the disk.

@@ -12,26 +12,49 @@
 
 #[cfg(not(any(all(test, loom), all(test, shuttle))))]
 mod chosen {
-    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use std::sync::{
+        Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic,
+    };
     pub(crate) use std::thread;
 }
 
 #[cfg(all(test, loom))]
 mod chosen {
-    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use loom::sync::{
+        Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic,
+    };
     pub(crate) use loom::thread;
 }
 
 #[cfg(all(test, shuttle))]
 mod chosen {
-    pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use shuttle::sync::{
+        Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic,
+    };
     pub(crate) use shuttle::thread;
 }
 
 pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, atomic, thread};
+use chosen::{RwLockReadGuard, RwLockWriteGuard};
 
-use std::sync::LockResult;
+use std::sync::{LockResult, PoisonError};
 use std::time::Duration;
+
+/// Locks a mutex, also one whose holder has panicked: that poisons the log by other means, and what
+/// the mutex guards is whole after each statement.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks for reading; the rest is as in [`lock`].
+pub(crate) fn read<T>(shared: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    shared.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks for writing; the rest is as in [`lock`].
+pub(crate) fn write<T>(shared: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    shared.write().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Makes a mutex usable again whose holder has panicked. Loom's do not know of panics.
 pub(crate) fn clear_poison<T>(mutex: &Mutex<T>) {
