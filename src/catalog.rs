@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::frame::Predecessor;
+use crate::frame::Seal;
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
@@ -26,7 +26,7 @@ pub(crate) struct Catalog {
 pub(crate) struct CatalogEntry {
     pub(crate) segment: Arc<Segment>,
     /// Where it ends, as its successor says; `None` for the tail.
-    pub(crate) fence: Option<Predecessor>,
+    pub(crate) seal: Option<Seal>,
 }
 
 impl Catalog {
@@ -40,17 +40,17 @@ impl Catalog {
     }
 
     /// The catalog once the tail has been followed, or replaced, by another segment.
-    pub(crate) fn with_tail(&self, segment: Arc<Segment>, fence: Option<&Predecessor>) -> Catalog {
+    pub(crate) fn with_tail(&self, segment: Arc<Segment>, seal: Option<&Seal>) -> Catalog {
         let mut segments = self.segments.clone();
         let old = segments.pop();
         // One that holds no record has the same predecessor as its replacement, and goes.
-        if let Some((mut old, fence)) =
-            old.zip(fence).filter(|(old, fence)| old.segment.number == fence.number)
+        if let Some((mut old, seal)) =
+            old.zip(seal).filter(|(old, seal)| old.segment.number == seal.number)
         {
-            old.fence = Some(fence.clone());
+            old.seal = Some(seal.clone());
             segments.push(old);
         }
-        segments.push(CatalogEntry { segment, fence: None });
+        segments.push(CatalogEntry { segment, seal: None });
         Catalog { segments, floor: self.floor }
     }
 
@@ -58,7 +58,7 @@ impl Catalog {
     pub(crate) fn retire(&self) -> (Catalog, Vec<Arc<Segment>>) {
         let floor = if planted::is(Bug::FloorOffByOne) { self.floor.next() } else { self.floor };
         let below =
-            |entry: &CatalogEntry| entry.fence.as_ref().is_some_and(|fence| fence.last <= floor);
+            |entry: &CatalogEntry| entry.seal.as_ref().is_some_and(|seal| seal.last <= floor);
         let count = self.segments.iter().take_while(|entry| below(entry)).count();
         let retired = self.segments[..count].iter().map(|entry| entry.segment.clone()).collect();
         (Catalog { segments: self.segments[count..].to_vec(), floor: self.floor }, retired)
@@ -190,30 +190,23 @@ mod tests {
             salt: [0; 16],
             number,
             first: Lsn::from(first),
-            birth_end: 8240,
-            predecessor: None,
+            initial_end: 8240,
+            seal: None,
         };
         Arc::new(Segment::new(&header, Path::new("segment").into()))
     }
 
-    fn fence(number: u64, last: u64) -> Predecessor {
+    fn seal(number: u64, last: u64) -> Seal {
         let last = Lsn::from(last);
-        Predecessor {
-            number,
-            salt: [0; 16],
-            end: 9000,
-            last,
-            frame_offset: 8240,
-            frame_checksum: 0,
-        }
+        Seal { number, salt: [0; 16], end: 9000, last, frame_offset: 8240, frame_checksum: 0 }
     }
 
     /// Segments 1 to 3 with the records 1 to 10, 11 to 20, and 21 and on.
     fn catalog() -> Catalog {
-        let tail = CatalogEntry { segment: segment(1, 1), fence: None };
+        let tail = CatalogEntry { segment: segment(1, 1), seal: None };
         Catalog { segments: vec![tail], floor: Lsn::ZERO }
-            .with_tail(segment(2, 11), Some(&fence(1, 10)))
-            .with_tail(segment(3, 21), Some(&fence(2, 20)))
+            .with_tail(segment(2, 11), Some(&seal(1, 10)))
+            .with_tail(segment(3, 21), Some(&seal(2, 20)))
     }
 
     fn numbers(catalog: &Catalog) -> Vec<u64> {
@@ -241,13 +234,10 @@ mod tests {
     #[test]
     fn a_tail_without_records_is_replaced_and_one_with_records_is_followed() {
         assert_eq!(numbers(&catalog()), [1, 2, 3]);
-        assert_eq!(numbers(&catalog().with_tail(segment(4, 21), Some(&fence(2, 20)))), [1, 2, 4]);
-        assert_eq!(
-            numbers(&catalog().with_tail(segment(4, 30), Some(&fence(3, 29)))),
-            [1, 2, 3, 4]
-        );
+        assert_eq!(numbers(&catalog().with_tail(segment(4, 21), Some(&seal(2, 20)))), [1, 2, 4]);
+        assert_eq!(numbers(&catalog().with_tail(segment(4, 30), Some(&seal(3, 29)))), [1, 2, 3, 4]);
         let new = Catalog {
-            segments: vec![CatalogEntry { segment: segment(1, 1), fence: None }],
+            segments: vec![CatalogEntry { segment: segment(1, 1), seal: None }],
             floor: Lsn::ZERO,
         };
         assert_eq!(numbers(&new.with_tail(segment(2, 1), None)), [2]);

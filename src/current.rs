@@ -3,7 +3,7 @@
 //!
 //! CURRENT is never changed in place. A new one is staged as `CURRENT.tmp`, synced, renamed, and
 //! the directory synced: a crash shows the old one or the new one. One lock covers the file and
-//! everything named `.tmp`; a birth holds it throughout.
+//! everything named `.tmp`; the creation of a segment holds it throughout.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::planted::{self, Bug};
 use crate::threads::{Mutex, MutexGuard};
 
 /// The size of the spare segment: room for headers and the largest state frame. Where there is no
-/// room for that, it is smaller; a birth with a small state fits the smallest.
+/// room for that, it is smaller; a new segment with a small state fits the smallest.
 const SPARE_BYTES: [usize; 4] = [128 << 10, 64 << 10, 32 << 10, 16 << 10];
 
 /// What CURRENT says.

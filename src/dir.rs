@@ -85,7 +85,7 @@ impl Dir {
     }
 
     /// The name under which a segment is made.
-    pub(crate) fn unborn_path(&self, number: u64) -> Arc<Path> {
+    pub(crate) fn staging_path(&self, number: u64) -> Arc<Path> {
         self.path.join(format!("wal-{number:06}.tmp")).into()
     }
 

@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod birth;
 mod catalog;
 mod commit;
 mod current;
@@ -13,6 +12,7 @@ pub mod fs;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod lsn;
+mod new_segment;
 pub mod options;
 #[cfg(not(seawall_planted))]
 mod planted;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[repr(u32)]
 #[rustfmt::skip]
 pub(crate) enum Bug {
-    BirthDirNotSynced = 1,
+    NewSegmentDirNotSynced = 1,
     CurrentDirNotSynced = 2,
     UnlinkDirNotSynced = 3,
     SegmentNotSynced = 4,
@@ -19,8 +19,8 @@ pub(crate) enum Bug {
     CurrentKeptAtOpen = 7,
     CurrentInPlace = 8,
     CurrentNotSynced = 9,
-    BirthDiscarded = 10,
-    BirthTakenAsItIs = 11,
+    NewSegmentDiscarded = 10,
+    NewSegmentTakenAsItIs = 11,
     AcknowledgedBeforeSync = 12,
     NotPoisoned = 13,
     SyncRetried = 14,
@@ -56,8 +56,8 @@ pub const BUGS: [(u32, &str); 32] = [
     (7, "CURRENT not written anew when a closed log is opened"),
     (8, "CURRENT changed in place"),
     (9, "CURRENT not synced before its rename"),
-    (10, "a birth that CURRENT does not name is discarded"),
-    (11, "a birth that CURRENT does not name is taken as it is"),
+    (10, "a new segment that CURRENT does not name is discarded"),
+    (11, "a new segment that CURRENT does not name is taken as it is"),
     (12, "appends acknowledged before the sync"),
     (13, "a failed write or sync does not poison"),
     (14, "a failed sync is tried again"),

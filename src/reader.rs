@@ -322,15 +322,15 @@ impl Cursor {
         let at = self.catalog.position(self.next).expect("the catalog reaches down to its floor");
         let entry = &self.catalog.segments[at];
         let handle = self.shelf.file(&entry.segment)?;
-        if let Some(fence) = entry.fence.as_ref().filter(|_| self.next > entry.segment.first) {
+        if let Some(seal) = entry.seal.as_ref().filter(|_| self.next > entry.segment.first) {
             if !entry.segment.has_index() {
                 let index =
-                    check_sealed(&entry.segment, &handle, fence, Bodies::Skip, &mut self.window)?;
+                    check_sealed(&entry.segment, &handle, seal, Bodies::Skip, &mut self.window)?;
                 entry.segment.set_index(index);
             }
         }
-        let near = entry.segment.near(self.next, entry.fence.as_ref());
-        let end = entry.fence.as_ref().map(|fence| (fence.end, fence.last));
+        let near = entry.segment.near(self.next, entry.seal.as_ref());
+        let end = entry.seal.as_ref().map(|seal| (seal.end, seal.last));
         self.window.clear();
         let offset = if self.next == self.limit {
             aim(&mut self.window, &handle, &entry.segment.salt, self.next, &near)?

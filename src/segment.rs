@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::frame::{
     FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FRAMES_START, FrameBuffer, FrameHeader, FrameType,
-    HeaderReading, Id, Predecessor, SegmentHeader, decode_state, encode_state,
+    HeaderReading, Id, Seal, SegmentHeader, decode_state, encode_state,
 };
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
@@ -84,7 +84,7 @@ impl Segment {
     }
 
     /// Returns what the index tells of where `lsn` lies, and the segment's end, if that is known.
-    pub(crate) fn near(&self, lsn: Lsn, fence: Option<&Predecessor>) -> Near {
+    pub(crate) fn near(&self, lsn: Lsn, seal: Option<&Seal>) -> Near {
         let index = threads::read(&self.index);
         let entries = index.as_deref().unwrap_or_default();
         let behind = entries.partition_point(|entry| entry.lsn <= lsn);
@@ -93,9 +93,8 @@ impl Segment {
             None => IndexEntry { lsn: self.first, offset: FRAMES_START },
         };
         let end = entries.get(behind).copied();
-        let end = end.or_else(|| {
-            fence.map(|fence| IndexEntry { lsn: fence.last.next(), offset: fence.end })
-        });
+        let end =
+            end.or_else(|| seal.map(|seal| IndexEntry { lsn: seal.last.next(), offset: seal.end }));
         Near {
             start,
             end: end.map(|end| end.offset),
@@ -349,14 +348,14 @@ pub(crate) fn read_state(
 pub(crate) fn check_sealed(
     segment: &Segment,
     handle: &Handle,
-    fence: &Predecessor,
+    seal: &Seal,
     bodies: Bodies,
     window: &mut Window,
 ) -> Result<Vec<IndexEntry>> {
     let mut index = Vec::new();
     let mut last = None;
     let start = (segment.first, FRAMES_START);
-    let mut walk = Walk::new(handle, segment.salt, window, bodies, start, fence.end);
+    let mut walk = Walk::new(handle, segment.salt, window, bodies, start, seal.end);
     let (offset, reason) = loop {
         match walk.step()? {
             Step::Frame { offset, header } if header.frame_type == FrameType::Data => {
@@ -365,7 +364,7 @@ pub(crate) fn check_sealed(
             }
             Step::Frame { .. } => {}
             Step::End => match &last {
-                Some((offset, header)) if is_last_live(fence, *offset, header) => {
+                Some((offset, header)) if is_last_live(seal, *offset, header) => {
                     index.shrink_to_fit(); // It stays, and nothing is added.
                     return Ok(index);
                 }
@@ -374,16 +373,16 @@ pub(crate) fn check_sealed(
             Step::Bad { reason } | Step::Discontinuous { reason } => break (walk.offset(), reason),
         }
     };
-    let lost = LsnRange::new(walk.next_lsn(), fence.last);
+    let lost = LsnRange::new(walk.next_lsn(), seal.last);
     Err(Error::corrupt(&segment.path, offset, lost, reason))
 }
 
-/// Whether a frame is the one that `fence` names as its segment's last live one.
-pub(crate) fn is_last_live(fence: &Predecessor, offset: u64, header: &FrameHeader) -> bool {
-    let holds = header.first <= fence.last && header.next().is_some_and(|next| next > fence.last);
+/// Whether a frame is the one that `seal` names as its segment's last live one.
+pub(crate) fn is_last_live(seal: &Seal, offset: u64, header: &FrameHeader) -> bool {
+    let holds = header.first <= seal.last && header.next().is_some_and(|next| next > seal.last);
     holds
-        && (offset, header.checksum) == (fence.frame_offset, fence.frame_checksum)
-        && offset + header.frame_bytes() == fence.end
+        && (offset, header.checksum) == (seal.frame_offset, seal.frame_checksum)
+        && offset + header.frame_bytes() == seal.end
 }
 
 /// The last data frame of a tail.
@@ -413,8 +412,8 @@ pub(crate) struct Tail {
     end: u64,
     last: Option<LastFrame>,
     segment_bytes: u64,
-    /// Whether to preallocate: not before [`allow_preallocation`](Tail::allow_preallocation), and no longer once the
-    /// disk was full.
+    /// Whether to preallocate: not before [`allow_preallocation`](Tail::allow_preallocation), and
+    /// no longer once the disk was full.
     preallocates: bool,
     /// The file is filled up to here: with frames up to `end`, then with zeros.
     filled_to: u64,
@@ -482,7 +481,7 @@ impl Tail {
     /// Whether a state frame of that size goes into a new segment.
     pub(crate) fn is_full_for_state(&self, state_bytes: usize) -> bool {
         let bytes = (FRAME_HEADER_BYTES + 8 + state_bytes) as u64;
-        (self.last.is_some() || self.end > self.header.birth_end) && self.passes(bytes)
+        (self.last.is_some() || self.end > self.header.initial_end) && self.passes(bytes)
     }
 
     fn passes(&self, bytes: u64) -> bool {
@@ -491,10 +490,10 @@ impl Tail {
 
     /// What a segment that follows this one says of its predecessor: of this one, if it holds a
     /// record; else what this one says, which it then replaces.
-    pub(crate) fn predecessor_of_next(&self) -> Option<Predecessor> {
+    pub(crate) fn seal_of_next(&self) -> Option<Seal> {
         match &self.last {
-            Some(last) => Some(fence_at(&self.header, last)),
-            None => self.header.predecessor.clone(),
+            Some(last) => Some(seal_at(&self.header, last)),
+            None => self.header.seal.clone(),
         }
     }
 
@@ -593,8 +592,8 @@ impl Tail {
 
 /// The record that a successor keeps of the segment with that header, whose last live frame is
 /// `last`.
-pub(crate) fn fence_at(header: &SegmentHeader, last: &LastFrame) -> Predecessor {
-    Predecessor {
+pub(crate) fn seal_at(header: &SegmentHeader, last: &LastFrame) -> Seal {
+    Seal {
         number: header.number,
         salt: header.salt,
         end: last.end(),
@@ -619,8 +618,8 @@ mod tests {
             salt: *b"0123456789abcdef",
             number: 1,
             first: Lsn::FIRST,
-            birth_end: FRAMES_START,
-            predecessor: None,
+            initial_end: FRAMES_START,
+            seal: None,
         };
         let path: Arc<Path> = Path::new("/segment").into();
         let handle = Handle::open(fs, &path, OpenMode::Create).unwrap();

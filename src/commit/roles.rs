@@ -142,7 +142,7 @@ impl Drop for Roles<'_> {
     }
 }
 
-/// Both roles, for a birth, a state frame, or the end.
+/// Both roles, for a new segment, a state frame, or the end.
 #[derive(Debug)]
 pub(crate) struct Exclusive<'a> {
     roles: Roles<'a>,

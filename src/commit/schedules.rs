@@ -234,9 +234,9 @@ impl Disk for ModelDisk {
         let mut books = self.books();
         books.settles();
         let alone = !books.writing && !books.syncing && !books.exclusive;
-        books.rule(alone, "a segment is born in both roles");
+        books.rule(alone, "a segment is created in both roles");
         let synced = books.durable == books.records.len();
-        books.rule(synced, "what a birth covers is synced first");
+        books.rule(synced, "what a seal covers is synced first");
         let follows = u64::from(next) == books.records.len() as u64 + 1;
         books.rule(follows, "LSNs go on in the next segment");
         if books.durable > 0 {

@@ -133,14 +133,14 @@ pub(crate) struct SegmentHeader {
     pub(crate) number: u64,
     /// The LSN of its first record.
     pub(crate) first: Lsn,
-    /// The end of what it was born with: synced before it had its name.
-    pub(crate) birth_end: u64,
-    pub(crate) predecessor: Option<Predecessor>,
+    /// The end of the content that it was created with: synced before it had its name.
+    pub(crate) initial_end: u64,
+    pub(crate) seal: Option<Seal>,
 }
 
 /// What a segment says of the one before it. For that one's end this record alone counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Predecessor {
+pub(crate) struct Seal {
     pub(crate) number: u64,
     pub(crate) salt: Id,
     /// The end of its last live frame; bytes after it are dead.
@@ -160,19 +160,19 @@ impl Twinned for SegmentHeader {
         block[32..48].copy_from_slice(&self.salt);
         put_u64(block, 48, self.number);
         put_u64(block, 56, self.first.into());
-        put_u64(block, 64, self.birth_end);
-        if let Some(predecessor) = &self.predecessor {
-            put_u64(block, 72, predecessor.number);
-            block[80..96].copy_from_slice(&predecessor.salt);
-            put_u64(block, 96, predecessor.end);
-            put_u64(block, 104, predecessor.last.into());
-            put_u64(block, 112, predecessor.frame_offset);
-            put_u32(block, 120, predecessor.frame_checksum);
+        put_u64(block, 64, self.initial_end);
+        if let Some(seal) = &self.seal {
+            put_u64(block, 72, seal.number);
+            block[80..96].copy_from_slice(&seal.salt);
+            put_u64(block, 96, seal.end);
+            put_u64(block, 104, seal.last.into());
+            put_u64(block, 112, seal.frame_offset);
+            put_u32(block, 120, seal.frame_checksum);
         }
     }
 
     fn decode_fields(block: &[u8]) -> Option<SegmentHeader> {
-        let predecessor = (get_u64(block, 72) != 0).then(|| Predecessor {
+        let seal = (get_u64(block, 72) != 0).then(|| Seal {
             number: get_u64(block, 72),
             salt: get_id(block, 80),
             end: get_u64(block, 96),
@@ -185,11 +185,11 @@ impl Twinned for SegmentHeader {
             salt: get_id(block, 32),
             number: get_u64(block, 48),
             first: Lsn::from(get_u64(block, 56)),
-            birth_end: get_u64(block, 64),
-            predecessor,
+            initial_end: get_u64(block, 64),
+            seal,
         };
         let possible =
-            header.number > 0 && header.first > Lsn::ZERO && header.birth_end > FRAMES_START;
+            header.number > 0 && header.first > Lsn::ZERO && header.initial_end > FRAMES_START;
         possible.then_some(header)
     }
 
@@ -214,8 +214,8 @@ pub(crate) struct FrameHeader {
     pub(crate) count: u32,
     /// The first record; of a state frame, that of the next data frame.
     pub(crate) first: Lsn,
-    /// Up to here in this segment a sync had already succeeded when the frame was built; born with
-    /// it: 0.
+    /// Up to here in this segment a sync had already succeeded when the frame was built; created
+    /// with it: 0.
     pub(crate) durable_end: u64,
     pub(crate) body_checksum: u32,
     pub(crate) frame_type: FrameType,
@@ -395,7 +395,7 @@ mod tests {
     const SALT: Id = *b"0123456789abcdef";
 
     fn header() -> SegmentHeader {
-        let predecessor = Predecessor {
+        let seal = Seal {
             number: 6,
             salt: [9; 16],
             end: 9000,
@@ -408,8 +408,8 @@ mod tests {
             salt: SALT,
             number: 7,
             first: Lsn::from(42),
-            birth_end: 8240,
-            predecessor: Some(predecessor),
+            initial_end: 8240,
+            seal: Some(seal),
         }
     }
 

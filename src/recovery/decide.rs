@@ -1,7 +1,7 @@
 //! The decisions of recovery: pure tables, no I/O. `docs/durability.md` tells the reason of each
 //! row.
 
-use crate::frame::{FRAMES_START, Id, Predecessor, SegmentHeader, Twin};
+use crate::frame::{FRAMES_START, Id, Seal, SegmentHeader, Twin};
 use crate::lsn::Lsn;
 
 /// What the scan found, as far as it decides whether the log may be opened.
@@ -107,7 +107,7 @@ pub(super) enum Way {
     Resume,
     /// The tail is written again under the next number, with the same predecessor.
     RewriteTail,
-    /// A new segment follows, which fences the tail at what was promised and carries over the rest.
+    /// A new segment follows, which seals the tail at what was promised and carries over the rest.
     SealTail,
 }
 
@@ -116,7 +116,7 @@ pub(super) enum Way {
 pub(super) struct TailFacts {
     /// What a sound CURRENT says of this very segment, number and salt.
     pub(super) mark: Option<TailMark>,
-    pub(super) birth_end: u64,
+    pub(super) initial_end: u64,
     /// The highest durable end that a frame promises.
     pub(super) promised_by_frames: u64,
     /// The end of its whole frames, and the last record in them.
@@ -137,7 +137,7 @@ impl TailFacts {
     /// How far the tail is known to have been synced.
     pub(super) fn promise(&self) -> u64 {
         let marked = self.mark.as_ref().map_or(0, |mark| mark.end);
-        self.birth_end.max(self.promised_by_frames).max(marked)
+        self.initial_end.max(self.promised_by_frames).max(marked)
     }
 
     /// What the tail is owed. `promised_record`: a record lies below the promise.
@@ -151,7 +151,7 @@ impl TailFacts {
         });
         if as_it_was_closed {
             Way::Resume
-        } else if promise > self.birth_end && promised_record {
+        } else if promise > self.initial_end && promised_record {
             Way::SealTail
         } else {
             Way::RewriteTail
@@ -180,7 +180,7 @@ pub(super) fn current_says(
     }
 }
 
-/// What a predecessor record leads to.
+/// What a seal leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Link {
     /// All that it covers is below the floor: whatever is there is not needed.
@@ -192,13 +192,13 @@ pub(super) enum Link {
     Corrupt(&'static str),
 }
 
-/// Judges the segment that `fence` names. `found`: what its file begins with, and the file's size.
+/// Judges the segment that `seal` names. `found`: what its file begins with, and the file's size.
 pub(super) fn judge_link(
-    fence: &Predecessor,
+    seal: &Seal,
     found: Option<(&Twin<SegmentHeader>, u64)>,
     floor: Lsn,
 ) -> Link {
-    if fence.last <= floor {
+    if seal.last <= floor {
         return Link::NotNeeded;
     }
     let (header, file_bytes) = match found {
@@ -206,15 +206,15 @@ pub(super) fn judge_link(
         Some((Twin::Sound { value, .. }, file_bytes)) => (value, file_bytes),
         Some(_) => return Link::Corrupt("neither its header nor the copy verifies"),
     };
-    if header.number != fence.number {
+    if header.number != seal.number {
         Link::Corrupt("its header has another number than its name")
-    } else if header.salt != fence.salt {
+    } else if header.salt != seal.salt {
         Link::Corrupt("it is not the segment that its successor names")
-    } else if header.first > fence.last {
+    } else if header.first > seal.last {
         Link::Corrupt("it begins behind the end that its successor gives")
-    } else if fence.frame_offset <= FRAMES_START || fence.frame_offset >= fence.end {
+    } else if seal.frame_offset <= FRAMES_START || seal.frame_offset >= seal.end {
         Link::Corrupt("its successor gives it an impossible end")
-    } else if fence.end > file_bytes {
+    } else if seal.end > file_bytes {
         Link::Short
     } else {
         Link::Live
@@ -223,9 +223,9 @@ pub(super) fn judge_link(
 
 /// Whether a live segment continues the one before it, by its own header; `None` if it does.
 pub(super) fn discontinuity(header: &SegmentHeader, floor: Lsn) -> Option<&'static str> {
-    match &header.predecessor {
-        Some(fence) if fence.number >= header.number => Some("its predecessor has a higher number"),
-        Some(fence) if fence.last.checked_add(1) != Some(header.first) => {
+    match &header.seal {
+        Some(seal) if seal.number >= header.number => Some("its predecessor has a higher number"),
+        Some(seal) if seal.last.checked_add(1) != Some(header.first) => {
             Some("its first LSN does not follow its predecessor's last")
         }
         None if floor.checked_add(1).is_none_or(|start| header.first > start) => {
@@ -346,7 +346,7 @@ mod tests {
     fn closed_tail() -> TailFacts {
         TailFacts {
             mark: Some(TailMark { closed: true, end: 9000, last: Lsn::from(7) }),
-            birth_end: 8240,
+            initial_end: 8240,
             promised_by_frames: 8800,
             end: 9000,
             last: Lsn::from(7),
@@ -372,20 +372,20 @@ mod tests {
             assert_eq!(facts.way(true), Way::SealTail, "{facts:?}");
             assert_eq!(facts.way(false), Way::RewriteTail, "{facts:?}: no record is kept");
         }
-        let nothing_since_birth =
+        let nothing_since_creation =
             TailFacts { mark: mark(false, 8240, 7), promised_by_frames: 0, ..closed_tail() };
-        assert_eq!(nothing_since_birth.way(true), Way::RewriteTail);
+        assert_eq!(nothing_since_creation.way(true), Way::RewriteTail);
     }
 
     #[test]
     fn every_promise_counts_and_the_highest_binds() {
-        for (birth_end, promised_by_frames, marked) in
+        for (initial_end, promised_by_frames, marked) in
             [(8240, 0, 0), (8240, 8300, 0), (8240, 8300, 8400), (9, 1, 5)]
         {
             let mark =
                 (marked > 0).then_some(TailMark { closed: false, end: marked, last: Lsn::ZERO });
-            let facts = TailFacts { birth_end, promised_by_frames, mark, ..closed_tail() };
-            assert_eq!(facts.promise(), birth_end.max(promised_by_frames).max(marked));
+            let facts = TailFacts { initial_end, promised_by_frames, mark, ..closed_tail() };
+            assert_eq!(facts.promise(), initial_end.max(promised_by_frames).max(marked));
         }
     }
 
@@ -418,10 +418,10 @@ mod tests {
             salt: [2; 16],
             number: 4,
             first: Lsn::from(10),
-            birth_end: 8240,
-            predecessor: None,
+            initial_end: 8240,
+            seal: None,
         };
-        let fence = Predecessor {
+        let seal = Seal {
             number: 4,
             salt: [2; 16],
             end: 9000,
@@ -444,36 +444,32 @@ mod tests {
             (Twin::Bad { magic: true }, 9000, Link::Corrupt("")),
         ];
         for (twin, bytes, expected) in &cases {
-            let link = judge_link(&fence, Some((twin, *bytes)), Lsn::from(19));
+            let link = judge_link(&seal, Some((twin, *bytes)), Lsn::from(19));
             assert_eq!(
                 std::mem::discriminant(&link),
                 std::mem::discriminant(expected),
                 "{twin:?} {bytes}"
             );
-            assert_eq!(judge_link(&fence, Some((twin, *bytes)), Lsn::from(20)), Link::NotNeeded);
+            assert_eq!(judge_link(&seal, Some((twin, *bytes)), Lsn::from(20)), Link::NotNeeded);
         }
         for (frame_offset, end) in
             [(FRAMES_START, 9000), (9000, 9000), (8500, u64::MAX), (u64::MAX, 9000)]
         {
-            let fence = Predecessor { frame_offset, end, ..fence.clone() };
+            let seal = Seal { frame_offset, end, ..seal.clone() };
             assert_ne!(
-                judge_link(&fence, Some((&cases[0].0, 9000)), Lsn::ZERO),
+                judge_link(&seal, Some((&cases[0].0, 9000)), Lsn::ZERO),
                 Link::Live,
-                "{fence:?}"
+                "{seal:?}"
             );
         }
-        assert_eq!(judge_link(&fence, None, Lsn::from(19)), Link::Missing);
-        assert_eq!(judge_link(&fence, None, Lsn::from(20)), Link::NotNeeded);
+        assert_eq!(judge_link(&seal, None, Lsn::from(19)), Link::Missing);
+        assert_eq!(judge_link(&seal, None, Lsn::from(20)), Link::NotNeeded);
 
         assert_eq!(discontinuity(&header, Lsn::from(9)), None);
         assert!(discontinuity(&header, Lsn::from(8)).is_some());
         assert!(discontinuity(&header, Lsn::from(u64::MAX)).is_some());
-        let next = SegmentHeader {
-            number: 5,
-            first: Lsn::from(21),
-            predecessor: Some(fence.clone()),
-            ..header
-        };
+        let next =
+            SegmentHeader { number: 5, first: Lsn::from(21), seal: Some(seal.clone()), ..header };
         assert_eq!(discontinuity(&next, Lsn::ZERO), None);
         assert!(
             discontinuity(&SegmentHeader { first: Lsn::from(22), ..next.clone() }, Lsn::ZERO)

@@ -10,17 +10,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::birth::{Ancestors, Birth, Carried, Spare, bear};
 use crate::catalog::{Catalog, CatalogEntry};
 use crate::current::{Current, Mark};
 use crate::dir::Dir;
 use crate::error::{Failure, Result};
-use crate::frame::{FRAMES_START, Predecessor};
+use crate::frame::{FRAMES_START, Seal};
 use crate::lsn::{Lsn, LsnRange};
+use crate::new_segment::{Carried, ParentDirs, Spare, Succession, create_segment};
 use crate::options::Verify;
 use crate::planted::{self, Bug};
 use crate::report::{RecoveryAction, RecoveryReport, SegmentReport, SegmentRole};
-use crate::segment::{Segment, Tail, fence_at};
+use crate::segment::{Segment, Tail, seal_at};
 
 use decide::{Verdict, Way};
 use plan::{Plan, sound_mark};
@@ -63,21 +63,22 @@ pub(crate) fn recover(dir: &Arc<Dir>, verify: Verify) -> Result<Recovered> {
 fn create(dir: &Arc<Dir>, scan: &Scan) -> Result<Recovered> {
     remove_leftovers(dir, scan);
     let current = Current::new(dir.clone(), None);
-    let birth = Birth {
+    let succession = Succession {
         log_id: dir.random_id()?,
         number: 1,
         first: Lsn::FIRST,
-        predecessor: None,
+        seal: None,
         floor: Lsn::ZERO,
         state: &[],
         carried: None,
         spare: Spare::Keep,
-        ancestors: Ancestors::Sync,
+        parent_dirs: ParentDirs::Sync,
     };
-    let tail = bear(dir, &mut current.lock(), &birth).map_err(Failure::into_error)?;
+    let tail =
+        create_segment(dir, &mut current.lock(), &succession).map_err(Failure::into_error)?;
     let report =
         report(RecoveryAction::Created, Vec::new(), &tail, LsnRange::empty_before(Lsn::FIRST));
-    let entry = CatalogEntry { segment: tail.segment.clone(), fence: None };
+    let entry = CatalogEntry { segment: tail.segment.clone(), seal: None };
     let catalog = Catalog { segments: vec![entry], floor: Lsn::ZERO };
     Ok(Recovered {
         tail,
@@ -95,22 +96,22 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
     remove_leftovers(dir, scan);
     let scanned = plan.tail;
     let current = Current::new(dir.clone(), sound_mark(scan).cloned());
-    let (tail, fence, action) = match plan.way {
+    let (tail, seal, action) = match plan.way {
         Way::Resume => (resume_tail(scanned, &current)?, None, RecoveryAction::Resumed),
         Way::RewriteTail => {
-            let frames = (FRAMES_START, scanned.header.first, scanned.header.predecessor.clone());
+            let frames = (FRAMES_START, scanned.header.first, scanned.header.seal.clone());
             (follow(dir, scan, &plan, &current, frames)?, None, RecoveryAction::RewroteTail)
         }
         Way::SealTail => {
             let (last, promise) = plan.promised;
             let last = last.expect("a tail is followed only if it keeps a record");
-            let fence = fence_at(&scanned.header, &last);
-            let frames = (promise, fence.last.next(), Some(fence.clone()));
+            let seal = seal_at(&scanned.header, &last);
+            let frames = (promise, seal.last.next(), Some(seal.clone()));
             let tail = follow(dir, scan, &plan, &current, frames)?;
-            if let Err(error) = scanned.handle.set_len(fence.end) {
+            if let Err(error) = scanned.handle.set_len(seal.end) {
                 log::warn!("what was carried over stays behind in the old segment, too: {error}");
             }
-            (tail, Some(fence), RecoveryAction::SealedTail)
+            (tail, Some(seal), RecoveryAction::SealedTail)
         }
     };
     let carried = match plan.way {
@@ -120,19 +121,16 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
     let mut segments: Vec<CatalogEntry> = plan
         .chain
         .iter()
-        .map(|(segment, fence)| CatalogEntry {
-            segment: segment.clone(),
-            fence: Some(fence.clone()),
-        })
+        .map(|(segment, seal)| CatalogEntry { segment: segment.clone(), seal: Some(seal.clone()) })
         .collect();
-    if let Some(fence) = fence {
+    if let Some(seal) = seal {
         let old = Segment::new(&scanned.header, scanned.handle.path().clone());
         old.set_index(
-            scanned.index.iter().copied().filter(|entry| entry.offset < fence.end).collect(),
+            scanned.index.iter().copied().filter(|entry| entry.offset < seal.end).collect(),
         );
-        segments.push(CatalogEntry { segment: Arc::new(old), fence: Some(fence) });
+        segments.push(CatalogEntry { segment: Arc::new(old), seal: Some(seal) });
     }
-    segments.push(CatalogEntry { segment: tail.segment.clone(), fence: None });
+    segments.push(CatalogEntry { segment: tail.segment.clone(), seal: None });
     // What is wholly below the floor, the old tail perhaps, is no longer part of the log.
     let (catalog, _) = Catalog { segments, floor: plan.floor }.retire();
     let (owed, mut reports) = retire(dir, scan, &catalog)?;
@@ -176,21 +174,21 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     Ok(Tail::new(Arc::new(segment), handle, header, end, last, bytes))
 }
 
-/// Bears the next tail with the good frames of the old one from `start` on, which begin with the
+/// Creates the next tail with the good frames of the old one from `start` on, which begin with the
 /// record `first`.
 fn follow(
     dir: &Dir,
     scan: &Scan,
     plan: &Plan<'_>,
     current: &Current,
-    (start, first, predecessor): (u64, Lsn, Option<Predecessor>),
+    (start, first, seal): (u64, Lsn, Option<Seal>),
 ) -> Result<Tail> {
     let old = plan.tail;
-    let birth = Birth {
+    let succession = Succession {
         log_id: old.header.log_id,
         number: plan.number,
         first,
-        predecessor,
+        seal,
         floor: plan.floor,
         state: &plan.state,
         carried: (!planted::is(Bug::NotCarriedOver)).then_some(Carried {
@@ -200,9 +198,13 @@ fn follow(
             end: old.end,
         }),
         spare: Spare::Keep,
-        ancestors: if sound_mark(scan).is_some() { Ancestors::Durable } else { Ancestors::Sync },
+        parent_dirs: if sound_mark(scan).is_some() {
+            ParentDirs::Durable
+        } else {
+            ParentDirs::Sync
+        },
     };
-    bear(dir, &mut current.lock(), &birth).map_err(Failure::into_error)
+    create_segment(dir, &mut current.lock(), &succession).map_err(Failure::into_error)
 }
 
 /// Removes the files that are not in the catalog and have a sound header; returns those that could
@@ -222,15 +224,15 @@ fn retire(
             (None, Some(_)) => SegmentRole::Retired,
             (None, None) => SegmentRole::Unreadable,
         };
-        let fence = live.and_then(|entry| entry.fence.as_ref());
+        let seal = live.and_then(|entry| entry.seal.as_ref());
         let first = file.sound().map_or(Lsn::FIRST, |header| header.first);
         reports.push(SegmentReport {
             path: file.path.clone(),
             number: file.number,
             role,
-            records: fence
-                .map_or(LsnRange::empty_before(first), |fence| LsnRange::new(first, fence.last)),
-            end: fence.map_or(0, |fence| fence.end),
+            records: seal
+                .map_or(LsnRange::empty_before(first), |seal| LsnRange::new(first, seal.last)),
+            end: seal.map_or(0, |seal| seal.end),
         });
         if role == SegmentRole::Retired {
             match dir.unlink(&file.path) {

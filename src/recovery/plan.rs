@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::current::Mark;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::frame::{FORMAT_VERSION, FRAMES_START, Predecessor, Twin};
+use crate::frame::{FORMAT_VERSION, FRAMES_START, Seal, Twin};
 use crate::fs::OpenMode;
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
@@ -69,7 +69,7 @@ fn facts(tail: &TailScan, mark: Option<&Mark>) -> TailFacts {
     let of_mark = |mark: &Mark| TailMark { closed: mark.closed, end: mark.end, last: mark.last };
     TailFacts {
         mark: mark.filter(names_it).map(of_mark),
-        birth_end: tail.header.birth_end,
+        initial_end: tail.header.initial_end,
         promised_by_frames: tail.promised,
         end: tail.end,
         last: tail.next.previous(),
@@ -136,7 +136,7 @@ fn note_redundancy(dir: &Dir, scan: &Scan, current: CurrentSays, notes: &mut Vec
         note(
             &path,
             0,
-            "CURRENT names an older segment, as an unfinished birth leaves it; the highest number is the tail",
+            "CURRENT names an older segment, as an unfinished creation leaves it; the highest number is the tail",
         );
     }
 }
@@ -209,12 +209,12 @@ pub(super) struct Plan<'a> {
     pub(super) tail: &'a TailScan,
     pub(super) torn: bool,
     pub(super) way: Way,
-    /// The number of the segment to be born, where one is.
+    /// The number of the segment to be created, where one is.
     pub(super) number: u64,
     pub(super) floor: Lsn,
     pub(super) state: Vec<u8>,
     /// Sealed segments above the floor, oldest first, with what their successors say of them.
-    pub(super) chain: Vec<(Arc<Segment>, Predecessor)>,
+    pub(super) chain: Vec<(Arc<Segment>, Seal)>,
     /// The tail's last frame that a sync is known to have reached, and that sync's end.
     pub(super) promised: (Option<LastFrame>, u64),
 }
@@ -252,7 +252,7 @@ pub(super) fn plan<'a>(
         return Err(damaged(tail, promise, "a sync is said to have ended within a frame"));
     };
     let way = if planted::is(Bug::UnclosedTailContinued)
-        || (planted::is(Bug::BirthTakenAsItIs)
+        || (planted::is(Bug::NewSegmentTakenAsItIs)
             && mark.is_some_and(|mark| mark.number < tail.header.number))
     {
         Way::Resume
@@ -262,36 +262,36 @@ pub(super) fn plan<'a>(
     let highest = mark.map_or(0, |mark| mark.number).max(tail.header.number);
     let number = match highest.checked_add(1) {
         Some(number) => number,
-        None if way == Way::Resume => highest, // None is born now; the next rotation says that there is none left.
+        None if way == Way::Resume => highest, // None is created now; the next rotation says that there is none left.
         None => return Err(damaged(tail, 0, "no segment number is left after it")),
     };
-    let chain = follow_chain(dir, scan, &tail.header.predecessor, floor)?;
+    let chain = follow_chain(dir, scan, &tail.header.seal, floor)?;
     note_orphans(scan, tail, &chain, notes);
     Ok(Plan { tail, torn, way, number, floor, state, chain, promised: (last, promise) })
 }
 
-/// Walks the predecessor records from the tail back to the floor.
+/// Walks the seals from the tail back to the floor.
 fn follow_chain(
     dir: &Dir,
     scan: &Scan,
-    first: &Option<Predecessor>,
+    first: &Option<Seal>,
     floor: Lsn,
-) -> Result<Vec<(Arc<Segment>, Predecessor)>> {
+) -> Result<Vec<(Arc<Segment>, Seal)>> {
     let mut chain = Vec::new();
     let mut record = first.clone();
-    while let Some(fence) = record {
-        let at = scan.files.binary_search_by_key(&fence.number, |file| file.number).ok();
+    while let Some(seal) = record {
+        let at = scan.files.binary_search_by_key(&seal.number, |file| file.number).ok();
         let file = at.map(|at| &scan.files[at]);
-        let path = dir.segment_path(fence.number);
+        let path = dir.segment_path(seal.number);
         let corrupt = |reason| {
-            let lost = lost_with(scan, &fence, floor);
+            let lost = lost_with(scan, &seal, floor);
             Error::Corrupt { path: path.clone(), offset: 0, lost, reason }
         };
-        let link = decide::judge_link(&fence, file.map(|file| (&file.header, file.bytes)), floor);
+        let link = decide::judge_link(&seal, file.map(|file| (&file.header, file.bytes)), floor);
         match link {
             Link::NotNeeded => break,
             Link::Missing => {
-                let lost = lost_with(scan, &fence, floor);
+                let lost = lost_with(scan, &seal, floor);
                 return Err(Error::MissingSegment { path, lost, reason: "its successor names it" });
             }
             Link::Corrupt(reason) => return Err(corrupt(reason)),
@@ -308,30 +308,30 @@ fn follow_chain(
             // Where it breaks off, and what is lost with that, only its frames can tell.
             let handle = dir.open_file(&path, OpenMode::Read)?;
             let mut window = Window::new(scan::WINDOW_BYTES);
-            check_sealed(&segment, &handle, &fence, Bodies::Verify, &mut window)?;
+            check_sealed(&segment, &handle, &seal, Bodies::Verify, &mut window)?;
             return Err(corrupt("it is shorter than its successor says"));
         }
-        record = header.predecessor.clone();
-        chain.push((segment, fence));
+        record = header.seal.clone();
+        chain.push((segment, seal));
     }
     chain.reverse();
     Ok(chain)
 }
 
-/// The records that may be lost with the segment that `fence` names: those above the floor, and not
+/// The records that may be lost with the segment that `seal` names: those above the floor, and not
 /// before any older segment whose beginning is known.
-fn lost_with(scan: &Scan, fence: &Predecessor, floor: Lsn) -> LsnRange {
+fn lost_with(scan: &Scan, seal: &Seal, floor: Lsn) -> LsnRange {
     let older =
-        scan.files.iter().filter(|file| file.number < fence.number).filter_map(SegmentFile::sound);
+        scan.files.iter().filter(|file| file.number < seal.number).filter_map(SegmentFile::sound);
     let begins = older.map(|header| header.first).max().unwrap_or(Lsn::FIRST);
-    LsnRange::new(begins.max(floor.next()), fence.last)
+    LsnRange::new(begins.max(floor.next()), seal.last)
 }
 
 /// Notes the files that are neither the tail nor in the chain, and cannot be told to be the log's.
 fn note_orphans(
     scan: &Scan,
     tail: &TailScan,
-    chain: &[(Arc<Segment>, Predecessor)],
+    chain: &[(Arc<Segment>, Seal)],
     notes: &mut Vec<RecoveryNote>,
 ) {
     for file in

@@ -102,7 +102,9 @@ pub(super) fn scan(dir: &Dir) -> Result<Scan> {
         let header = SegmentHeader::decode(&read_twin(&handle)?);
         files.push(SegmentFile { number: *number, path, header, bytes: handle.size()? });
     }
-    if let (Some(Twin::Sound { value, .. }), true) = (&current, planted::is(Bug::BirthDiscarded)) {
+    if let (Some(Twin::Sound { value, .. }), true) =
+        (&current, planted::is(Bug::NewSegmentDiscarded))
+    {
         files.retain(|file| file.number <= value.number);
     }
     let tail = match files.last().and_then(|file| Some((file, file.sound()?))) {

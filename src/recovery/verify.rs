@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Predecessor};
+use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Seal};
 use crate::fs::OpenMode;
 use crate::lsn::LsnRange;
 use crate::options::Verify;
@@ -21,13 +21,13 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 /// to read.
 pub(super) fn verify_sealed(
     dir: &Dir,
-    chain: &[(Arc<Segment>, Predecessor)],
+    chain: &[(Arc<Segment>, Seal)],
     verify: Verify,
 ) -> Result<()> {
     if verify == Verify::Tail {
-        return chain.iter().try_for_each(|(segment, fence)| check_last_frame(dir, segment, fence));
+        return chain.iter().try_for_each(|(segment, seal)| check_last_frame(dir, segment, seal));
     }
-    let bytes: u64 = chain.iter().map(|(_, fence)| fence.end).sum();
+    let bytes: u64 = chain.iter().map(|(_, seal)| seal.end).sum();
     let helpers = if bytes > PARALLEL_BYTES {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         processors.min(chain.len()).saturating_sub(1)
@@ -57,7 +57,7 @@ pub(super) fn verify_sealed(
 
 struct Job<'a> {
     dir: &'a Dir,
-    chain: &'a [(Arc<Segment>, Predecessor)],
+    chain: &'a [(Arc<Segment>, Seal)],
     bytes: u64,
     next: AtomicUsize,
     done: AtomicU64,
@@ -71,9 +71,9 @@ impl Job<'_> {
         let mut reported_at = self.dir.now();
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some((segment, fence)) = self.chain.get(at) else { return };
+            let Some((segment, seal)) = self.chain.get(at) else { return };
             let checked = self.dir.open_file(&segment.path, OpenMode::Read).and_then(|handle| {
-                check_sealed(segment, &handle, fence, Bodies::Verify, &mut window)
+                check_sealed(segment, &handle, seal, Bodies::Verify, &mut window)
             });
             match checked {
                 Ok(index) => segment.set_index(index),
@@ -85,7 +85,7 @@ impl Job<'_> {
                     return self.next.store(self.chain.len(), Ordering::Relaxed);
                 }
             }
-            let done = self.done.fetch_add(fence.end, Ordering::Relaxed) + fence.end;
+            let done = self.done.fetch_add(seal.end, Ordering::Relaxed) + seal.end;
             let now = self.dir.now();
             if now.saturating_sub(reported_at) >= PROGRESS_EVERY {
                 reported_at = now;
@@ -102,16 +102,16 @@ impl Job<'_> {
 
 /// Checks that the segment's last live frame is the one that its successor names, by its header
 /// alone.
-fn check_last_frame(dir: &Dir, segment: &Segment, fence: &Predecessor) -> Result<()> {
+fn check_last_frame(dir: &Dir, segment: &Segment, seal: &Seal) -> Result<()> {
     let handle = dir.open_file(&segment.path, OpenMode::Read)?;
     let mut bytes = [0; FRAME_HEADER_BYTES];
-    let count = handle.read(&mut bytes, fence.frame_offset)?;
-    match FrameHeader::decode(&bytes[..count], &fence.salt, fence.frame_offset) {
-        HeaderReading::Sound(header) if is_last_live(fence, fence.frame_offset, &header) => Ok(()),
+    let count = handle.read(&mut bytes, seal.frame_offset)?;
+    match FrameHeader::decode(&bytes[..count], &seal.salt, seal.frame_offset) {
+        HeaderReading::Sound(header) if is_last_live(seal, seal.frame_offset, &header) => Ok(()),
         _ => {
-            let lost = LsnRange::new(fence.last, fence.last);
+            let lost = LsnRange::new(seal.last, seal.last);
             let reason = "its end is not as its successor says";
-            Err(Error::corrupt(&segment.path, fence.frame_offset, lost, reason))
+            Err(Error::corrupt(&segment.path, seal.frame_offset, lost, reason))
         }
     }
 }

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
-use crate::birth::Spare;
 use crate::commit::{Commit, Place};
 use crate::current::{CurrentGuard, Spares};
 use crate::dir::Dir;
@@ -16,6 +15,7 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::{STATE_BYTES_MAX, Unit, record_bytes};
 use crate::fs::{Fs, FsLock, Medium, OsFs};
 use crate::lsn::{Lsn, LsnRange};
+use crate::new_segment::Spare;
 use crate::options::{Durability, Options};
 use crate::planted::{self, Bug};
 use crate::reader::{self, Cursor, Iter, Record};
@@ -24,7 +24,7 @@ use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
 use crate::threads::{self, Mutex, thread};
 
-use store::{Small, Store, Through};
+use store::{Small, StatePlacement, Store};
 
 /// A `sync` with nothing to sync writes CURRENT anew if it is older than this.
 const MARK_AGE: Duration = Duration::from_millis(100);
@@ -137,9 +137,9 @@ impl Wal {
     /// # Errors
     /// [`Error::TooLarge`] and [`Error::StorageFull`] leave the log as it was; so does
     /// [`Error::Io`], where a new segment could not be made. [`Error::QueueFull`] only with
-    /// [`Backpressure::Fail`](crate::options::Backpressure::Fail). [`Error::Poisoned`]: the outcome of this
-    /// record is unknown, and nothing further is acknowledged until the log is opened again.
-    /// [`Error::Closed`] after `close`.
+    /// [`Backpressure::Fail`](crate::options::Backpressure::Fail). [`Error::Poisoned`]: the outcome
+    /// of this record is unknown, and nothing further is acknowledged until the log is opened
+    /// again. [`Error::Closed`] after `close`.
     ///
     /// # Examples
     /// ```
@@ -191,8 +191,8 @@ impl Wal {
         self.append_unit(Unit::batch(&entries))
     }
 
-    /// What a birth has left to do is done by the next append, before it takes the room for that:
-    /// the one that met the birth has waited long enough. What an open has left is done after the
+    /// Spare files are made by the append after the one that rotated, before it takes the room for
+    /// them: the one that rotated has waited long enough. What an open has left is done after the
     /// first.
     fn append_unit(&self, unit: Unit<'_>) -> Result<LsnRange> {
         let has_kept_house = self.store.has_kept_house();
@@ -312,8 +312,8 @@ impl Wal {
         if self.store.tail_holds_records() {
             exclusive.sync()?;
             let small = self.store.small();
-            let born = self.store.start_segment(exclusive.next, &small, Spare::Keep);
-            exclusive.publish(born)?;
+            let created = self.store.start_segment(exclusive.next, &small, Spare::Keep);
+            exclusive.publish(created)?;
         }
         drop(exclusive);
         drop(admin);
@@ -338,7 +338,11 @@ impl Wal {
         let met_full_disk = self.commit.met_full_disk();
         let mut marked = true;
         if lsn > self.store.small().floor || met_full_disk {
-            let through = if met_full_disk { Through::BirthOrFrame } else { Through::FrameOrBirth };
+            let through = if met_full_disk {
+                StatePlacement::NewSegmentElseTail
+            } else {
+                StatePlacement::TailElseNewSegment
+            };
             self.raise_floor(lsn, through)?;
             marked = self.mark_durable()?;
         }
@@ -356,7 +360,7 @@ impl Wal {
     }
 
     /// Makes `lsn` the floor, durably, and tells readers.
-    fn raise_floor(&self, lsn: Lsn, through: Through) -> Result<()> {
+    fn raise_floor(&self, lsn: Lsn, through: StatePlacement) -> Result<()> {
         let last = self.last_lsn();
         if lsn > last {
             return Err(Error::OutOfRange { lsn, last });
@@ -420,8 +424,12 @@ impl Wal {
         let mut exclusive = self.commit.exclusive()?;
         exclusive.sync()?;
         let small = Small { state: state.into(), ..self.store.small() };
-        let put =
-            self.store.put_small(exclusive.next, exclusive.durable_end, &small, Through::Frame);
+        let put = self.store.put_small(
+            exclusive.next,
+            exclusive.durable_end,
+            &small,
+            StatePlacement::Tail,
+        );
         exclusive.publish(put)?;
         drop(exclusive);
         self.keep_house();

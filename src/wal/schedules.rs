@@ -429,10 +429,10 @@ fn checkpoints_overtake_appends_and_readers() {
 }
 
 #[test]
-fn states_go_between_groups_and_births() {
+fn states_go_between_groups_and_new_segments() {
     let threads: &[&[Do]] =
         &[&[Append, Append], &[SetState, SetState], &[Rotate, Checkpoint], &[CutPower, Read]];
-    explore("appends, states, births", History::new(threads));
+    explore("appends, states, new segments", History::new(threads));
 }
 
 #[test]

@@ -1,11 +1,10 @@
-//! The log's files as the holders of the roles see them: the tail, its births, CURRENT, and what is
-//! to be removed.
+//! The log's files as the holders of the roles see them: the tail, its successors, CURRENT, and
+//! what is to be removed.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::birth::{Ancestors, Birth, Spare, bear};
 use crate::catalog::{Catalog, Shelf};
 use crate::commit::{Disk, Place};
 use crate::current::{Current, CurrentGuard, Mark};
@@ -14,6 +13,7 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::FrameBuffer;
 use crate::fs::{Handle, Medium};
 use crate::lsn::{Lsn, LsnRange};
+use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
 use crate::options::{Durability, Options, Preallocate};
 use crate::planted::{self, Bug};
 use crate::recovery::Recovered;
@@ -32,7 +32,8 @@ pub(super) struct Store {
     preallocates: bool,
     /// For the holder of the writing role; locked only so that the compiler sees that he is alone.
     tail: Mutex<Tail>,
-    /// The tail's file, for the holder of the syncing role; changed by births, which hold both.
+    /// The tail's file, for the holder of the syncing role; changed by the creation of a segment,
+    /// which holds both.
     tail_file: Mutex<Arc<Handle>>,
     /// The newest floor and state that were written. Changed in both roles.
     small: Mutex<Small>,
@@ -53,13 +54,14 @@ pub(super) struct Small {
 
 /// How a new floor or state goes to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Through {
+pub(super) enum StatePlacement {
     /// A state frame in the tail, unless the tail is full.
-    Frame,
-    /// A state frame, or, where that finds the disk full, a birth that may use the spare segment.
-    FrameOrBirth,
-    /// Such a birth; where it finds no room, a state frame after all.
-    BirthOrFrame,
+    Tail,
+    /// A state frame, or, where that finds the disk full, a new segment that may use the spare
+    /// segment.
+    TailElseNewSegment,
+    /// Such a new segment; where it finds no room, a state frame after all.
+    NewSegmentElseTail,
 }
 
 impl Store {
@@ -103,8 +105,8 @@ impl Store {
         lock(&self.tail).holds_records()
     }
 
-    /// In both roles, with all that is written synced: starts the next segment, born with `small`.
-    /// One that holds a record gets a successor; one that holds none is replaced.
+    /// In both roles, with all that is written synced: creates the next segment, with `small` in
+    /// it. One that holds a record gets a successor; one that holds none is replaced.
     pub(super) fn start_segment(
         &self,
         next: Lsn,
@@ -112,33 +114,31 @@ impl Store {
         spare: Spare,
     ) -> Result<Place, Failure> {
         let mut tail = lock(&self.tail);
-        let predecessor = tail.predecessor_of_next();
+        let seal = tail.seal_of_next();
         let mut current = self.current.lock();
         let Some(number) = tail.header.number.checked_add(1) else {
             let lost = LsnRange::empty_before(next);
             let reason = "no segment number is left after it";
             return Err(Failure::Refused(Error::corrupt(&tail.segment.path, 0, lost, reason)));
         };
-        let birth = Birth {
+        let succession = Succession {
             log_id: tail.header.log_id,
             number,
             first: next,
-            predecessor: predecessor.clone(),
+            seal: seal.clone(),
             floor: small.floor,
             state: &small.state,
             carried: None,
             spare,
-            ancestors: Ancestors::Durable,
+            parent_dirs: ParentDirs::Durable,
         };
-        let mut newborn = bear(&self.dir, &mut current, &birth)?;
-        newborn.set_segment_bytes(self.segment_bytes);
+        let mut staged = create_segment(&self.dir, &mut current, &succession)?;
+        staged.set_segment_bytes(self.segment_bytes);
         *lock(&self.small) = small.clone();
-        *lock(&self.tail_file) = newborn.handle.clone();
-        self.shelf.change(|catalog| {
-            (catalog.with_tail(newborn.segment.clone(), predecessor.as_ref()), ())
-        });
+        *lock(&self.tail_file) = staged.handle.clone();
+        self.shelf.change(|catalog| (catalog.with_tail(staged.segment.clone(), seal.as_ref()), ()));
         self.counters.rotations.add(1);
-        let mut old = std::mem::replace(&mut *tail, newborn);
+        let mut old = std::mem::replace(&mut *tail, staged);
         if old.holds_records() {
             if let Err(error) = old.trim() {
                 log::warn!("a sealed segment keeps unused space at its end: {error}");
@@ -156,18 +156,18 @@ impl Store {
         next: Lsn,
         durable_end: u64,
         small: &Small,
-        through: Through,
+        through: StatePlacement,
     ) -> Result<Place, Failure> {
         let tail = lock(&self.tail);
         let (full, follows) = (tail.is_full_for_state(small.state.len()), tail.holds_records());
         drop(tail);
-        if through == Through::BirthOrFrame || full {
-            // A rotation leaves the spare to a checkpoint, which can free space; a tail born again
+        if through == StatePlacement::NewSegmentElseTail || full {
+            // A rotation leaves the spare to a checkpoint, which can free space; a rewritten tail
             // frees its own.
-            let rotates = follows && through == Through::Frame;
+            let rotates = follows && through == StatePlacement::Tail;
             match self.start_segment(next, small, if rotates { Spare::Keep } else { Spare::Spend })
             {
-                Err(Failure::Refused(error)) if through != Through::Frame => {
+                Err(Failure::Refused(error)) if through != StatePlacement::Tail => {
                     log::info!("no new segment for now: {error}");
                 }
                 outcome => return outcome,
@@ -175,7 +175,7 @@ impl Store {
         }
         match self.write_state(next, durable_end, small) {
             Err(Failure::Refused(error))
-                if through == Through::FrameOrBirth && error.is_storage_full() =>
+                if through == StatePlacement::TailElseNewSegment && error.is_storage_full() =>
             {
                 self.start_segment(next, small, Spare::Spend)
             }
@@ -213,7 +213,8 @@ impl Store {
         }
     }
 
-    /// Writes CURRENT with what is durable. One that a birth has just written is newer, and stays.
+    /// Writes CURRENT with what is durable. One that the creation of a segment has just written is
+    /// newer, and stays.
     pub(super) fn mark(
         &self,
         current: &mut CurrentGuard<'_>,

@@ -6,8 +6,25 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first: a module uses only those before it.
 const LAYERS: [&str; 20] = [
-    "planted", "threads", "lsn", "error", "entry", "report", "options", "frame", "fs", "dir",
-    "current", "segment", "catalog", "birth", "recovery", "stats", "commit", "reader", "wal",
+    "planted",
+    "threads",
+    "lsn",
+    "error",
+    "entry",
+    "report",
+    "options",
+    "frame",
+    "fs",
+    "dir",
+    "current",
+    "segment",
+    "catalog",
+    "new_segment",
+    "recovery",
+    "stats",
+    "commit",
+    "reader",
+    "wal",
     "fuzzing",
 ];
 

@@ -1,8 +1,8 @@
-//! The birth of a segment: the one act that commits anything but an append. Rotation, recovery and
-//! a checkpoint on a full disk are all it.
+//! Creating a segment: the only operation that commits anything other than an append. Rotation,
+//! recovery and a checkpoint on a full disk are all it.
 //!
 //! Its order is what makes it safe, and each step is durable before the next begins: the segment's
-//! file, with all that it is born with, and the new CURRENT, both as `.tmp`; the segment's name;
+//! file, with all that it is created with, and the new CURRENT, both as `.tmp`; the segment's name;
 //! CURRENT's name. A crash before the segment's name leaves the old tail; after it, the new one, of
 //! which nobody has been told yet.
 
@@ -13,8 +13,8 @@ use crate::current::{CurrentGuard, Mark, is_refused_for_space, remove_unfinished
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
 use crate::frame::{
-    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, Id, Predecessor, SegmentHeader,
-    Twinned, encode_state, pad,
+    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, Id, Seal, SegmentHeader, Twinned,
+    encode_state, pad,
 };
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::{Lsn, LsnRange};
@@ -26,23 +26,23 @@ use crate::segment::{
 /// Frames are copied in pieces of this size.
 const COPY_BYTES: usize = 1 << 20;
 
-/// What a segment is to be born with. What its predecessor record covers is durable already.
+/// What a new segment is to hold, and whom it succeeds. What its seal covers is durable already.
 #[derive(Debug)]
-pub(crate) struct Birth<'a> {
+pub(crate) struct Succession<'a> {
     pub(crate) log_id: Id,
     pub(crate) number: u64,
     /// The LSN of its first record: that behind the predecessor's last live one.
     pub(crate) first: Lsn,
-    pub(crate) predecessor: Option<Predecessor>,
+    pub(crate) seal: Option<Seal>,
     pub(crate) floor: Lsn,
     pub(crate) state: &'a [u8],
     pub(crate) carried: Option<Carried<'a>>,
     pub(crate) spare: Spare,
-    pub(crate) ancestors: Ancestors,
+    pub(crate) parent_dirs: ParentDirs,
 }
 
 /// Whole frames of the old tail that go into the new one; they begin with the record
-/// `Birth::first`.
+/// `Succession::first`.
 #[derive(Debug)]
 pub(crate) struct Carried<'a> {
     pub(crate) handle: &'a Handle,
@@ -60,46 +60,46 @@ pub(crate) enum Spare {
 
 /// Whether the directory's own name may not be durable yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ancestors {
+pub(crate) enum ParentDirs {
     Durable,
     Sync,
 }
 
 /// Makes a segment, and the tail of it. Refused, everything is as it was.
-pub(crate) fn bear(
+pub(crate) fn create_segment(
     dir: &Dir,
     current: &mut CurrentGuard<'_>,
-    birth: &Birth<'_>,
+    succession: &Succession<'_>,
 ) -> Result<Tail, Failure> {
     current.check()?;
     let salt = dir.random_id().map_err(Failure::Refused)?;
-    let salt = if planted::is(Bug::SaltNotFresh) { birth.log_id } else { salt };
-    let own_path = dir.unborn_path(birth.number);
-    let spend_spare = birth.spare == Spare::Spend && current.has_segment_spare();
-    let (path, newborn) = match make(dir, &own_path, OpenMode::Create, birth, salt) {
+    let salt = if planted::is(Bug::SaltNotFresh) { succession.log_id } else { salt };
+    let own_path = dir.staging_path(succession.number);
+    let spend_spare = succession.spare == Spare::Spend && current.has_segment_spare();
+    let (path, staged) = match make(dir, &own_path, OpenMode::Create, succession, salt) {
         Err(full) if spend_spare && is_refused_for_space(&full) => {
             remove_unfinished(dir, &own_path);
             let path = dir.segment_spare_path();
-            let newborn = match make(dir, &path, OpenMode::ReadWrite, birth, salt) {
+            let staged = match make(dir, &path, OpenMode::ReadWrite, succession, salt) {
                 Err(Failure::Refused(error)) if error.is_not_found() => {
                     current.segment_spare_gone(); // Somebody removed it; what is wrong is still the full disk.
                     Err(full)
                 }
                 outcome => outcome,
             };
-            (path, newborn)
+            (path, staged)
         }
         outcome => (own_path.clone(), outcome),
     };
-    let staged = newborn.and_then(|newborn| {
-        let mark = newborn.mark(birth);
+    let staged = staged.and_then(|staged| {
+        let mark = staged.mark(succession);
         current.stage(&mark)?;
-        if birth.ancestors == Ancestors::Sync {
+        if succession.parent_dirs == ParentDirs::Sync {
             dir.sync_ancestors().map_err(Failure::Fatal)?;
         }
-        Ok((newborn, mark))
+        Ok((staged, mark))
     });
-    let (newborn, mark) = match staged {
+    let (staged, mark) = match staged {
         Ok(staged) => staged,
         Err(Failure::Fatal(error)) => return Err(current.fail(error)),
         Err(refused) => {
@@ -112,25 +112,26 @@ pub(crate) fn bear(
     if path != own_path {
         current.segment_spare_gone();
     }
-    if let Some(old) = birth.carried.as_ref().filter(|_| planted::is(Bug::PredecessorCutEarly)) {
+    if let Some(old) = succession.carried.as_ref().filter(|_| planted::is(Bug::PredecessorCutEarly))
+    {
         drop(old.handle.set_len(old.start));
     }
     // From here on a failure leaves it open which names a crash would show.
-    let final_path = dir.segment_path(birth.number);
+    let final_path = dir.segment_path(succession.number);
     if planted::is(Bug::CurrentBeforeSegment) {
         current.publish(&mark)?;
     }
     dir.rename(&path, &final_path)
-        .and_then(|()| if planted::is(Bug::BirthDirNotSynced) { Ok(()) } else { dir.sync() })
+        .and_then(|()| if planted::is(Bug::NewSegmentDirNotSynced) { Ok(()) } else { dir.sync() })
         .map_err(|error| current.fail(error))?;
     if !planted::is(Bug::CurrentBeforeSegment) {
         current.publish(&mark)?;
     }
-    Ok(newborn.into_tail(final_path))
+    Ok(staged.into_tail(final_path))
 }
 
 /// A segment that has no final name yet.
-struct Newborn {
+struct Staged {
     handle: Handle,
     header: SegmentHeader,
     last: Option<LastFrame>,
@@ -138,15 +139,15 @@ struct Newborn {
     filled_to: u64,
 }
 
-impl Newborn {
-    fn mark(&self, birth: &Birth<'_>) -> Mark {
+impl Staged {
+    fn mark(&self, succession: &Succession<'_>) -> Mark {
         Mark {
-            log_id: birth.log_id,
+            log_id: succession.log_id,
             closed: false,
-            number: birth.number,
+            number: succession.number,
             salt: self.header.salt,
-            end: self.header.birth_end,
-            last: self.last.map_or(birth.first.previous(), |frame| frame.last()),
+            end: self.header.initial_end,
+            last: self.last.map_or(succession.first.previous(), |frame| frame.last()),
         }
     }
 
@@ -154,7 +155,7 @@ impl Newborn {
         let handle = Arc::new(self.handle.renamed(path.clone()));
         let segment = Segment::new(&self.header, path);
         segment.set_index(self.index);
-        let end = self.header.birth_end;
+        let end = self.header.initial_end;
         Tail::new(Arc::new(segment), handle, self.header, end, self.last, self.filled_to)
     }
 }
@@ -164,19 +165,20 @@ fn make(
     dir: &Dir,
     path: &Arc<Path>,
     mode: OpenMode,
-    birth: &Birth<'_>,
+    succession: &Succession<'_>,
     salt: Id,
-) -> Result<Newborn, Failure> {
+) -> Result<Staged, Failure> {
     let handle = dir.open_file(path, mode).map_err(Failure::Refused)?;
-    let newborn = write(handle, birth, salt, mode).map_err(Failure::unless_full)?;
+    let staged = write(handle, succession, salt, mode).map_err(Failure::unless_full)?;
     if !planted::is(Bug::SegmentNotSynced) {
-        newborn.handle.sync().map_err(Failure::unless_full)?;
+        staged.handle.sync().map_err(Failure::unless_full)?;
     }
-    Ok(newborn)
+    Ok(staged)
 }
 
-fn write(handle: Handle, birth: &Birth<'_>, salt: Id, mode: OpenMode) -> Result<Newborn> {
-    let (frame, _) = encode_state(&salt, FRAMES_START, 0, birth.first, birth.floor, birth.state);
+fn write(handle: Handle, succession: &Succession<'_>, salt: Id, mode: OpenMode) -> Result<Staged> {
+    let (frame, _) =
+        encode_state(&salt, FRAMES_START, 0, succession.first, succession.floor, succession.state);
     let mut writer = Writer {
         handle: &handle,
         salt,
@@ -185,17 +187,17 @@ fn write(handle: Handle, birth: &Birth<'_>, salt: Id, mode: OpenMode) -> Result<
         index: Vec::new(),
         last: None,
     };
-    if let Some(carried) = &birth.carried {
-        copy_frames(&mut writer, carried, birth.first)?;
+    if let Some(carried) = &succession.carried {
+        copy_frames(&mut writer, carried, succession.first)?;
     }
     writer.flush()?;
     let header = SegmentHeader {
-        log_id: birth.log_id,
+        log_id: succession.log_id,
         salt,
-        number: birth.number,
-        first: birth.first,
-        birth_end: writer.end,
-        predecessor: birth.predecessor.clone(),
+        number: succession.number,
+        first: succession.first,
+        initial_end: writer.end,
+        seal: succession.seal.clone(),
     };
     handle.write(&header.encode(), 0)?;
     let mut filled_to = writer.end;
@@ -207,7 +209,7 @@ fn write(handle: Handle, birth: &Birth<'_>, salt: Id, mode: OpenMode) -> Result<
         filled_to = file_bytes;
     }
     let Writer { last, index, .. } = writer;
-    Ok(Newborn { handle, header, last, index, filled_to })
+    Ok(Staged { handle, header, last, index, filled_to })
 }
 
 /// Writes data frames again, for their new place: salt, offset and header are new, bodies and LSNs
