@@ -67,7 +67,7 @@ impl Catalog {
 
 /// What readers share with the log: its catalog, its files, and whether it was closed.
 #[derive(Debug)]
-pub(crate) struct Shelf {
+pub(crate) struct Segments {
     catalog: RwLock<Arc<Catalog>>,
     files: Files,
     /// What the last look-up read through, for the next one: it need not be made and filled with
@@ -76,11 +76,11 @@ pub(crate) struct Shelf {
     closed: AtomicBool,
 }
 
-impl Shelf {
-    pub(crate) fn new(dir: Arc<Dir>, catalog: Catalog) -> Shelf {
+impl Segments {
+    pub(crate) fn new(dir: Arc<Dir>, catalog: Catalog) -> Segments {
         let files = Files { dir, kept: Mutex::new(VecDeque::new()) };
         let (window, closed) = (Mutex::new(None), AtomicBool::new(false));
-        Shelf { catalog: RwLock::new(Arc::new(catalog)), files, window, closed }
+        Segments { catalog: RwLock::new(Arc::new(catalog)), files, window, closed }
     }
 
     /// Returns the catalog as it is now.

@@ -70,11 +70,11 @@ impl Twinned for Mark {
 #[derive(Debug)]
 pub(crate) struct Current {
     dir: Arc<Dir>,
-    state: Mutex<State>,
+    state: Mutex<CurrentState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct CurrentState {
     /// What CURRENT says, where that is known and sound, and since when.
     mark: Option<Mark>,
     written_at: Duration,
@@ -90,7 +90,7 @@ struct State {
 impl Current {
     pub(crate) fn new(dir: Arc<Dir>, mark: Option<Mark>) -> Current {
         let written_at = dir.now();
-        let state = State {
+        let state = CurrentState {
             mark,
             written_at,
             has_current_spare: false,
@@ -117,7 +117,7 @@ impl Current {
 #[derive(Debug)]
 pub(crate) struct CurrentGuard<'a> {
     dir: &'a Dir,
-    state: MutexGuard<'a, State>,
+    state: MutexGuard<'a, CurrentState>,
 }
 
 impl CurrentGuard<'_> {
@@ -229,15 +229,15 @@ impl CurrentGuard<'_> {
             self.state.has_segment_spare = made.map_err(|error| self.fail(error))?;
         }
         let both = self.state.has_current_spare && self.state.has_segment_spare;
-        Ok(if both { Spares::Made } else { Spares::Wanting })
+        Ok(if both { Spares::Ready } else { Spares::Missing })
     }
 }
 
 /// Whether both spares are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spares {
-    Made,
-    Wanting,
+    Ready,
+    Missing,
 }
 
 /// Makes and syncs a file of zeros, of the first of these sizes that there is room for; `false`

@@ -111,7 +111,7 @@ pub fn encode_records(
 }
 
 /// Makes a state frame for the place `offset`.
-pub fn encode_small(
+pub fn encode_state_frame(
     salt: &[u8; 16],
     offset: u64,
     durable_end: u64,

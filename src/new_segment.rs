@@ -36,7 +36,7 @@ pub(crate) struct Succession<'a> {
     pub(crate) seal: Option<Seal>,
     pub(crate) floor: Lsn,
     pub(crate) state: &'a [u8],
-    pub(crate) carried: Option<Carried<'a>>,
+    pub(crate) copied: Option<CopiedFrames<'a>>,
     pub(crate) spare: Spare,
     pub(crate) parent_dirs: ParentDirs,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Succession<'a> {
 /// Whole frames of the old tail that go into the new one; they begin with the record
 /// `Succession::first`.
 #[derive(Debug)]
-pub(crate) struct Carried<'a> {
+pub(crate) struct CopiedFrames<'a> {
     pub(crate) handle: &'a Handle,
     pub(crate) salt: Id,
     pub(crate) start: u64,
@@ -112,7 +112,7 @@ pub(crate) fn create_segment(
     if path != own_path {
         current.segment_spare_gone();
     }
-    if let Some(old) = succession.carried.as_ref().filter(|_| planted::is(Bug::PredecessorCutEarly))
+    if let Some(old) = succession.copied.as_ref().filter(|_| planted::is(Bug::PredecessorCutEarly))
     {
         drop(old.handle.set_len(old.start));
     }
@@ -187,8 +187,8 @@ fn write(handle: Handle, succession: &Succession<'_>, salt: Id, mode: OpenMode) 
         index: Vec::new(),
         last: None,
     };
-    if let Some(carried) = &succession.carried {
-        copy_frames(&mut writer, carried, succession.first)?;
+    if let Some(copied) = &succession.copied {
+        copy_frames(&mut writer, copied, succession.first)?;
     }
     writer.flush()?;
     let header = SegmentHeader {
@@ -214,32 +214,32 @@ fn write(handle: Handle, succession: &Succession<'_>, salt: Id, mode: OpenMode) 
 
 /// Writes data frames again, for their new place: salt, offset and header are new, bodies and LSNs
 /// stay.
-fn copy_frames(writer: &mut Writer<'_>, carried: &Carried<'_>, first: Lsn) -> Result<()> {
+fn copy_frames(writer: &mut Writer<'_>, copied: &CopiedFrames<'_>, first: Lsn) -> Result<()> {
     let mut window = Window::new(COPY_BYTES);
-    let start = (first, carried.start);
+    let start = (first, copied.start);
     let mut walk =
-        Walk::new(carried.handle, carried.salt, &mut window, Bodies::Skip, start, carried.end);
+        Walk::new(copied.handle, copied.salt, &mut window, Bodies::Skip, start, copied.end);
     loop {
         match walk.step()? {
             Step::End => return Ok(()),
             Step::Frame { offset, header } if header.frame_type == FrameType::Data => {
-                let body = read_body(carried.handle, offset, &header)?;
+                let body = read_body(copied.handle, offset, &header)?;
                 if crc32fast::hash(&body) != header.body_checksum {
-                    return Err(changed(carried, offset, header.first));
+                    return Err(changed(copied, offset, header.first));
                 }
                 writer.push(&header, &body)?;
             }
             Step::Frame { .. } => {} // The newest state is in the segment's own state frame.
             Step::Bad { .. } | Step::Discontinuous { .. } => {
-                return Err(changed(carried, walk.offset(), walk.next_lsn()));
+                return Err(changed(copied, walk.offset(), walk.next_lsn()));
             }
         }
     }
 }
 
-fn changed(carried: &Carried<'_>, offset: u64, next: Lsn) -> Error {
+fn changed(copied: &CopiedFrames<'_>, offset: u64, next: Lsn) -> Error {
     let lost = LsnRange::empty_before(next);
-    Error::corrupt(carried.handle.path(), offset, lost, "a frame changed while it was copied")
+    Error::corrupt(copied.handle.path(), offset, lost, "a frame changed while it was copied")
 }
 
 struct Writer<'a> {

@@ -5,7 +5,7 @@ use std::iter::FusedIterator;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Shelf};
+use crate::catalog::{Catalog, Segments};
 use crate::error::{Error, Result};
 use crate::frame::{
     FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, HeaderReading, Id, RawRecord,
@@ -13,7 +13,7 @@ use crate::frame::{
 };
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
-use crate::segment::{Bodies, Near, Segment, Window, check_sealed, unknown};
+use crate::segment::{Bodies, IndexHint, Segment, Window, check_sealed, unknown};
 
 /// What a cursor reads at once.
 const REPLAY_WINDOW_BYTES: usize = 256 << 10;
@@ -130,7 +130,7 @@ impl<'a> RecordRef<'a> {
 /// ```
 #[derive(Debug)]
 pub struct Cursor {
-    shelf: Arc<Shelf>,
+    segments: Arc<Segments>,
     catalog: Arc<Catalog>,
     next: Lsn,
     limit: Lsn,
@@ -158,16 +158,21 @@ struct Source {
 impl Cursor {
     /// Reads from `start`, or from the checkpoint on where that is `None`, to `limit`: the durable
     /// LSN, which the caller read before this call takes the catalog.
-    pub(crate) fn new(shelf: &Arc<Shelf>, start: Option<Lsn>, limit: Lsn) -> Cursor {
-        Cursor::with_window(shelf, start, limit, Window::new(REPLAY_WINDOW_BYTES))
+    pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>, limit: Lsn) -> Cursor {
+        Cursor::with_window(segments, start, limit, Window::new(REPLAY_WINDOW_BYTES))
     }
 
-    fn with_window(shelf: &Arc<Shelf>, start: Option<Lsn>, limit: Lsn, window: Window) -> Cursor {
-        let catalog = shelf.catalog();
+    fn with_window(
+        segments: &Arc<Segments>,
+        start: Option<Lsn>,
+        limit: Lsn,
+        window: Window,
+    ) -> Cursor {
+        let catalog = segments.catalog();
         let next = start.unwrap_or(catalog.floor.next());
-        let shelf = shelf.clone();
+        let segments = segments.clone();
         Cursor {
-            shelf,
+            segments,
             catalog,
             next,
             limit,
@@ -191,7 +196,7 @@ impl Cursor {
     )]
     #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
-        Ok(if self.find()? { Some(self.take()) } else { None })
+        Ok(if self.advance()? { Some(self.lend()) } else { None })
     }
 
     /// Why it failed, if it did.
@@ -201,7 +206,7 @@ impl Cursor {
     }
 
     /// Goes to the record `self.next`: it is the first unread one then. `false` at the end.
-    fn find(&mut self) -> Result<bool> {
+    fn advance(&mut self) -> Result<bool> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
@@ -218,7 +223,7 @@ impl Cursor {
     }
 
     fn read_on(&mut self) -> Result<()> {
-        self.shelf.check_open()?;
+        self.segments.check_open()?;
         if self.next <= self.catalog.floor {
             return Err(Error::Removed { first: self.catalog.floor.next() });
         }
@@ -235,7 +240,7 @@ impl Cursor {
 
     /// Lends the record that was found, and goes past it.
     #[inline]
-    fn take(&mut self) -> RecordRef<'_> {
+    fn lend(&mut self) -> RecordRef<'_> {
         let body = body(&self.window, self.large.as_deref(), self.unread.clone());
         let RawRecord { meta, payload, kind, rest } =
             decode_record(body).expect("the frame was checked");
@@ -321,7 +326,7 @@ impl Cursor {
     fn open_source(&mut self) -> Result<()> {
         let at = self.catalog.position(self.next).expect("the catalog reaches down to its floor");
         let entry = &self.catalog.segments[at];
-        let handle = self.shelf.file(&entry.segment)?;
+        let handle = self.segments.file(&entry.segment)?;
         if let Some(seal) = entry.seal.as_ref().filter(|_| self.next > entry.segment.first) {
             if !entry.segment.has_index() {
                 let index =
@@ -329,13 +334,13 @@ impl Cursor {
                 entry.segment.set_index(index);
             }
         }
-        let near = entry.segment.near(self.next, entry.seal.as_ref());
+        let hint = entry.segment.hint(self.next, entry.seal.as_ref());
         let end = entry.seal.as_ref().map(|seal| (seal.end, seal.last));
         self.window.clear();
         let offset = if self.next == self.limit {
-            aim(&mut self.window, &handle, &entry.segment.salt, self.next, &near)?
+            prefetch(&mut self.window, &handle, &entry.segment.salt, self.next, &hint)?
         } else {
-            near.start.offset
+            hint.start.offset
         };
         self.source = Some(Source { segment: entry.segment.clone(), handle, offset, end });
         Ok(())
@@ -353,8 +358,14 @@ impl Cursor {
 /// in its own place alone, and this one must name the very record. Else it is the frame that the
 /// index names, read with those up to the next one that it names, where both are known and fit into
 /// the window.
-fn aim(window: &mut Window, handle: &Handle, salt: &Id, lsn: Lsn, near: &Near) -> Result<u64> {
-    if let Some((offset, frame_bytes)) = near.guess {
+fn prefetch(
+    window: &mut Window,
+    handle: &Handle,
+    salt: &Id,
+    lsn: Lsn,
+    hint: &IndexHint,
+) -> Result<u64> {
+    if let Some((offset, frame_bytes)) = hint.exact {
         let frame = window.read_just(handle, offset, frame_bytes)?;
         let holds = |header: FrameHeader| {
             header.frame_type == FrameType::Data && header.first <= lsn && header.next() > Some(lsn)
@@ -364,10 +375,10 @@ fn aim(window: &mut Window, handle: &Handle, salt: &Id, lsn: Lsn, near: &Near) -
             return Ok(offset);
         }
     }
-    if let Some(end) = near.end {
-        window.read_just(handle, near.start.offset, end - near.start.offset)?;
+    if let Some(end) = hint.end {
+        window.read_just(handle, hint.start.offset, end - hint.start.offset)?;
     }
-    Ok(near.start.offset)
+    Ok(hint.start.offset)
 }
 
 /// Bytes of a frame that was read.
@@ -403,8 +414,8 @@ pub struct Iter {
 
 impl Iter {
     /// As [`Cursor::new`].
-    pub(crate) fn new(shelf: &Arc<Shelf>, start: Option<Lsn>, limit: Lsn) -> Iter {
-        Iter { cursor: Cursor::new(shelf, start, limit) }
+    pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>, limit: Lsn) -> Iter {
+        Iter { cursor: Cursor::new(segments, start, limit) }
     }
 
     /// Why it failed, if it did. `None` at the end of an iteration says that every record was seen.
@@ -422,8 +433,8 @@ impl Iterator for Iter {
         if self.cursor.failure.is_some() {
             return None;
         }
-        match self.cursor.find() {
-            Ok(true) => Some(Ok(self.cursor.take().to_record())),
+        match self.cursor.advance() {
+            Ok(true) => Some(Ok(self.cursor.lend().to_record())),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }
@@ -433,11 +444,11 @@ impl Iterator for Iter {
 impl FusedIterator for Iter {}
 
 /// Reads one record: `None` above `durable`.
-pub(crate) fn read(shelf: &Arc<Shelf>, durable: Lsn, lsn: Lsn) -> Result<Option<Record>> {
-    shelf.check_open()?;
-    let window = shelf.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));
-    let mut cursor = Cursor::with_window(shelf, Some(lsn), durable.min(lsn), window);
+pub(crate) fn read(segments: &Arc<Segments>, durable: Lsn, lsn: Lsn) -> Result<Option<Record>> {
+    segments.check_open()?;
+    let window = segments.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));
+    let mut cursor = Cursor::with_window(segments, Some(lsn), durable.min(lsn), window);
     let record = cursor.next()?.map(|record| record.to_record());
-    shelf.leave_window(cursor.window);
+    segments.leave_window(cursor.window);
     Ok(record)
 }

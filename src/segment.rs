@@ -50,17 +50,17 @@ pub(crate) struct IndexEntry {
 
 /// What is known of where a record lies.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Near {
+pub(crate) struct IndexHint {
     /// A frame at or before the one that holds it.
     pub(crate) start: IndexEntry,
     /// Where that one ends at the latest.
     pub(crate) end: Option<u64>,
     /// Offset and size of its frame, if it has one of its own, and those around it are as large.
-    pub(crate) guess: Option<(u64, u64)>,
+    pub(crate) exact: Option<(u64, u64)>,
 }
 
-/// See [`Near::guess`]: `None` where it cannot be so.
-fn guess(lsn: Lsn, start: IndexEntry, end: IndexEntry) -> Option<(u64, u64)> {
+/// See [`IndexHint::exact`]: `None` where it cannot be so.
+fn exact_frame(lsn: Lsn, start: IndexEntry, end: IndexEntry) -> Option<(u64, u64)> {
     let frames = u64::from(end.lsn).checked_sub(start.lsn.into())?;
     let bytes = end.offset.checked_sub(start.offset)?;
     let frame_bytes = bytes.checked_div(frames)?;
@@ -84,7 +84,7 @@ impl Segment {
     }
 
     /// Returns what the index tells of where `lsn` lies, and the segment's end, if that is known.
-    pub(crate) fn near(&self, lsn: Lsn, seal: Option<&Seal>) -> Near {
+    pub(crate) fn hint(&self, lsn: Lsn, seal: Option<&Seal>) -> IndexHint {
         let index = threads::read(&self.index);
         let entries = index.as_deref().unwrap_or_default();
         let behind = entries.partition_point(|entry| entry.lsn <= lsn);
@@ -95,10 +95,10 @@ impl Segment {
         let end = entries.get(behind).copied();
         let end =
             end.or_else(|| seal.map(|seal| IndexEntry { lsn: seal.last.next(), offset: seal.end }));
-        Near {
+        IndexHint {
             start,
             end: end.map(|end| end.offset),
-            guess: end.and_then(|end| guess(lsn, start, end)),
+            exact: end.and_then(|end| exact_frame(lsn, start, end)),
         }
     }
 
@@ -656,7 +656,7 @@ mod tests {
         assert_eq!(entries.len() as u64, (tail.end() - FRAMES_START) / INDEX_STRIDE_BYTES);
         for lsn in 1..=400 {
             let lsn = Lsn::from(lsn);
-            let IndexEntry { lsn: first, offset } = tail.segment.near(lsn, None).start;
+            let IndexEntry { lsn: first, offset } = tail.segment.hint(lsn, None).start;
             assert!(first <= lsn && u64::from(lsn) - u64::from(first) <= 64);
             let mut window = Window::new(4096);
             let (salt, start) = (tail.header.salt, (first, offset));

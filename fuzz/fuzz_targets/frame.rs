@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use seawall::fuzzing::{
-    Body, decode_frame, encode_records, encode_small, recode_current, recode_segment_header,
+    Body, decode_frame, encode_records, encode_state_frame, recode_current, recode_segment_header,
 };
 use seawall::{Entry, Lsn};
 use seawall_fuzz::Input;
@@ -60,7 +60,7 @@ fn check_one(bytes: &[u8], salt: &[u8; 16], offset: u64) {
             encoded
         }
         Body::State(floor, state) => {
-            encode_small(salt, offset, frame.durable_end, frame.first, *floor, state)
+            encode_state_frame(salt, offset, frame.durable_end, frame.first, *floor, state)
         }
     };
     assert!(again == bytes[..again.len()], "one frame, one encoding: {frame:?}");
@@ -98,7 +98,7 @@ fn round_trip(mut input: Input<'_>) {
         let (next, floor) =
             (Lsn::from(u64::from(input.word())), Lsn::from(u64::from(input.word())));
         let state = input.rest();
-        let bytes = encode_small(&salt, offset, durable_end, next, floor, state);
+        let bytes = encode_state_frame(&salt, offset, durable_end, next, floor, state);
         let frame = decode_frame(&bytes, &salt, offset).expect("what was encoded is decoded");
         assert_eq!((frame.first, frame.durable_end, frame.count), (next, durable_end, 0));
         assert_eq!(frame.body, Body::State(floor, state.to_vec()));

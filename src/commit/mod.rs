@@ -29,8 +29,8 @@ use crate::threads::{self, Condvar, Mutex, MutexGuard};
 
 pub(crate) use roles::Exclusive;
 use roles::{Locked, Role, Roles};
-pub(crate) use state::Place;
-use state::{Admission, Member, Outcome, State, Taken};
+pub(crate) use state::TailEnd;
+use state::{Admission, CommitState, Member, Milestone, Taken};
 
 /// The files under the log: what holders of a role do to them.
 pub(crate) trait Disk: std::fmt::Debug + Send + Sync {
@@ -38,7 +38,7 @@ pub(crate) trait Disk: std::fmt::Debug + Send + Sync {
     fn is_full_for(&self, group: &FrameBuffer) -> bool;
 
     /// In both roles, when all that is written is synced: starts a new segment.
-    fn rotate(&self, next: Lsn) -> Result<Place, Failure>;
+    fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure>;
 
     /// In the writing role: writes a group behind what is there.
     fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written>;
@@ -76,7 +76,7 @@ pub(crate) struct Commit {
     backpressure: Backpressure,
     pending_bytes_max: usize,
     write_out_bytes: usize,
-    state: Mutex<State>,
+    state: Mutex<CommitState>,
     /// Members of a group sleep here by the parity of its number, so that a finished group wakes
     /// only its own.
     members: [Condvar; 2],
@@ -97,7 +97,7 @@ impl Commit {
         counters: Arc<Counters>,
         options: &Options,
         next: Lsn,
-        place: Place,
+        place: TailEnd,
     ) -> Commit {
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Commit {
@@ -109,7 +109,7 @@ impl Commit {
             write_out_bytes: bytes(
                 WRITE_OUT_BYTES.min(options.segment_bytes / 2).min(options.pending_bytes_max),
             ),
-            state: Mutex::new(State::new(next, place)),
+            state: Mutex::new(CommitState::new(next, place)),
             members: [Condvar::new(), Condvar::new()],
             roles: Condvar::new(),
             timer: Condvar::new(),
@@ -128,8 +128,8 @@ impl Commit {
         self.arrived.store(state.active_records, Ordering::Release);
         let outcome = match self.mode {
             Durability::Buffered => return Ok(range),
-            Durability::Interval(_) => Outcome::Written,
-            Durability::Sync => Outcome::Synced,
+            Durability::Interval(_) => Milestone::Written,
+            Durability::Sync => Milestone::Synced,
         };
         let member = state.join(group);
         self.wait_for(state, member, outcome).map(|()| range)
@@ -145,7 +145,7 @@ impl Commit {
             return Ok(None);
         }
         let member = state.join(group);
-        self.wait_for(state, member, Outcome::Synced)?;
+        self.wait_for(state, member, Milestone::Synced)?;
         Ok(Some(self.lock().durable))
     }
 
@@ -158,7 +158,7 @@ impl Commit {
             return Ok(());
         }
         let member = state.join(group);
-        self.wait_for(state, member, Outcome::Written)
+        self.wait_for(state, member, Milestone::Written)
     }
 
     /// Waits until both roles are free, and takes them.
@@ -207,7 +207,7 @@ impl Commit {
 
     pub(crate) fn poison(&self, cause: Error) {
         let mut state = self.lock();
-        self.poison_state(&mut state, cause);
+        self.poison_log(&mut state, cause);
     }
 
     pub(crate) fn check_usable(&self) -> Result<()> {
@@ -227,9 +227,9 @@ impl Commit {
     }
 
     /// The tail, how far it is durable, and the last durable LSN, at one moment.
-    pub(crate) fn durable_place(&self) -> (Place, Lsn) {
+    pub(crate) fn durable_tail_end(&self) -> (TailEnd, Lsn) {
         let state = self.lock();
-        (Place { end: state.durable_end, ..state.place }, state.durable)
+        (TailEnd { end: state.durable_end, ..state.place }, state.durable)
     }
 
     /// Whether the last group met a full disk.
@@ -275,9 +275,9 @@ impl Commit {
     /// once formed would never end, and each append would be a change of threads.
     fn admit(&self, bytes: usize) -> Result<Locked<'_>> {
         let mut state = self.lock();
-        let mut place_in_line: Option<Arc<Condvar>> = None;
+        let mut slot: Option<Arc<Condvar>> = None;
         let admitted = loop {
-            let queued_before = match (&place_in_line, state.queue.front()) {
+            let queued_before = match (&slot, state.queue.front()) {
                 (Some(own), Some(front)) if Arc::ptr_eq(own, front) => 0,
                 _ => state.queued_bytes,
             };
@@ -292,14 +292,14 @@ impl Commit {
                     }
                 }
                 Step::Wait => {
-                    let own = place_in_line.get_or_insert_with(|| state.line_up(bytes)).clone();
+                    let own = slot.get_or_insert_with(|| state.enter_queue(bytes)).clone();
                     self.counters.waits.add(1);
                     state = state.wait(&own);
                 }
             }
         };
-        if let Some(own) = place_in_line {
-            state.leave_line(&own, bytes);
+        if let Some(own) = slot {
+            state.leave_queue(&own, bytes);
             // Whoever leaves the line lets the next one look: there may be room for both.
             if let Some(front) = state.queue.front() {
                 front.notify_one();
@@ -316,7 +316,7 @@ impl Commit {
 
     /// What a thread does that wants to append `bytes`, while others who came before it want
     /// `queued_before`.
-    fn next_step(&self, state: &State, bytes: usize, queued_before: usize) -> Step {
+    fn next_step(&self, state: &CommitState, bytes: usize, queued_before: usize) -> Step {
         if let Err(error) = state.check_usable() {
             return Step::Refuse(error);
         }
@@ -352,10 +352,10 @@ impl Commit {
         &'a self,
         mut state: Locked<'a>,
         member: Member,
-        outcome: Outcome,
+        milestone: Milestone,
     ) -> Result<()> {
         loop {
-            if let Some(result) = state.outcome(member, outcome) {
+            if let Some(result) = state.reached(member, milestone) {
                 if result.is_err() {
                     self.pass_on(state);
                 }
@@ -363,7 +363,7 @@ impl Commit {
             }
             if state.written_groups < member.group {
                 if self.may_write(&state) {
-                    match self.lead(state, Some((member, outcome))) {
+                    match self.lead(state, Some((member, milestone))) {
                         Ok(Some(result)) => return result,
                         Ok(None) => state = self.lock(),
                         Err(error) => {
@@ -387,7 +387,7 @@ impl Commit {
         }
     }
 
-    fn may_write(&self, state: &State) -> bool {
+    fn may_write(&self, state: &CommitState) -> bool {
         let free = !state.writing && state.role_waiters == 0;
         // Only a leader that syncs as well needs both roles.
         free && (self.mode != Durability::Sync || !state.syncing)
@@ -413,7 +413,7 @@ impl Commit {
     fn lead<'a>(
         &'a self,
         state: Locked<'a>,
-        awaited: Option<(Member, Outcome)>,
+        awaited: Option<(Member, Milestone)>,
     ) -> Result<Option<Result<()>>> {
         let syncs = self.mode == Durability::Sync;
         let held: &[Role] = if syncs { &[Role::Writing, Role::Syncing] } else { &[Role::Writing] };
@@ -439,14 +439,15 @@ impl Commit {
         let durable_end = state.durable_end;
         drop(state);
 
-        let mut carried_out = self.carry_out(&mut roles, &mut taken, durable_end);
+        let mut outcome_of_write = self.write_and_sync(&mut roles, &mut taken, durable_end);
         if planted::is(Bug::NotPoisoned) {
-            carried_out = carried_out.map_err(|failure| Failure::Refused(failure.into_error()));
+            outcome_of_write =
+                outcome_of_write.map_err(|failure| Failure::Refused(failure.into_error()));
         }
 
         let mut state = self.lock();
         let group = taken.group;
-        let result = match carried_out {
+        let result = match outcome_of_write {
             _ if state.poison.is_some() => Err(state.poisoned()),
             Ok((written, sync_took)) => {
                 self.disk_full.store(false, Ordering::Relaxed);
@@ -465,17 +466,17 @@ impl Commit {
                     state.retain(taken);
                     Err(error)
                 } else {
-                    state.take_back(taken, &error, syncs);
+                    state.revoke(taken, &error, syncs);
                     self.wake_all(&state); // Two groups have their outcome.
                     Ok(())
                 }
             }
             Err(Failure::Fatal(error)) => {
-                self.poison_state(&mut state, error);
+                self.poison_log(&mut state, error);
                 Err(state.poisoned())
             }
         };
-        let outcome = awaited.and_then(|(member, outcome)| state.outcome(member, outcome));
+        let outcome = awaited.and_then(|(member, milestone)| state.reached(member, milestone));
         roles.release(state, Some(group));
         result.map(|()| outcome)
     }
@@ -504,7 +505,7 @@ impl Commit {
     }
 
     /// Brings a group to disk. Holds no lock.
-    fn carry_out(
+    fn write_and_sync(
         &self,
         roles: &mut Roles<'_>,
         taken: &mut Taken,
@@ -539,7 +540,7 @@ impl Commit {
     }
 
     /// Records that all that is written is durable, and where the tail is now.
-    fn publish(&self, place: Place) -> Result<(), Failure> {
+    fn publish(&self, place: TailEnd) -> Result<(), Failure> {
         let mut state = self.lock();
         state.check_usable().map_err(Failure::Refused)?;
         state.place = place;
@@ -557,7 +558,7 @@ impl Commit {
             if planted::is(Bug::SyncSkipped) { Ok(Duration::ZERO) } else { self.disk.sync() };
         let mut state = self.lock();
         match synced {
-            Err(error) => self.poison_state(&mut state, error),
+            Err(error) => self.poison_log(&mut state, error),
             Ok(_) if state.poison.is_none() => state.synced(written, groups, end),
             Ok(_) => {}
         }
@@ -572,7 +573,7 @@ impl Commit {
     }
 
     /// Nothing is acknowledged after this. The first cause stays.
-    fn poison_state(&self, state: &mut Locked<'_>, cause: Error) {
+    fn poison_log(&self, state: &mut Locked<'_>, cause: Error) {
         if state.poison.is_none() {
             let poisoned = Error::Poisoned { durable: state.durable, cause: Arc::new(cause) };
             state.poison = Some(poisoned.clone());
@@ -593,10 +594,10 @@ impl Commit {
 
     /// Some thread panicked in a critical section: its state cannot be trusted, and the log ends
     /// here.
-    fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, State>) -> Locked<'a> {
+    fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, CommitState>) -> Locked<'a> {
         threads::clear_poison(&self.state);
         let mut state = Locked::new(self, guard);
-        self.poison_state(&mut state, Error::Panicked);
+        self.poison_log(&mut state, Error::Panicked);
         state
     }
 }

@@ -8,7 +8,7 @@ use crate::lsn::Lsn;
 use crate::threads::{self, Condvar, MutexGuard};
 
 use super::Commit;
-use super::state::{Place, State};
+use super::state::{CommitState, TailEnd};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -19,14 +19,14 @@ pub(super) enum Role {
 /// The state, locked. A panic while it is held poisons the log and wakes everyone.
 pub(super) struct Locked<'a> {
     commit: &'a Commit,
-    guard: Option<MutexGuard<'a, State>>,
+    guard: Option<MutexGuard<'a, CommitState>>,
     /// Whether the thread was panicking before it took the lock, which then is no fault of ours.
     panicking: bool,
     unlogged: Option<Error>,
 }
 
 impl<'a> Locked<'a> {
-    pub(super) fn new(commit: &'a Commit, guard: MutexGuard<'a, State>) -> Locked<'a> {
+    pub(super) fn new(commit: &'a Commit, guard: MutexGuard<'a, CommitState>) -> Locked<'a> {
         Locked { commit, guard: Some(guard), panicking: std::thread::panicking(), unlogged: None }
     }
 
@@ -53,15 +53,15 @@ impl<'a> Locked<'a> {
 }
 
 impl std::ops::Deref for Locked<'_> {
-    type Target = State;
+    type Target = CommitState;
 
-    fn deref(&self) -> &State {
+    fn deref(&self) -> &CommitState {
         self.guard.as_ref().expect("held until dropped")
     }
 }
 
 impl std::ops::DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut State {
+    fn deref_mut(&mut self) -> &mut CommitState {
         self.guard.as_mut().expect("held until dropped")
     }
 }
@@ -70,7 +70,7 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if self.guard.is_some() && !self.panicking && std::thread::panicking() {
             let commit = self.commit;
-            commit.poison_state(self, Error::Panicked);
+            commit.poison_log(self, Error::Panicked);
         }
         self.guard = None;
         if let Some(error) = self.unlogged.take() {
@@ -120,7 +120,7 @@ impl<'a> Roles<'a> {
         self.commit.send(wakes);
     }
 
-    fn give_back(&mut self, state: &mut State) {
+    fn give_back(&mut self, state: &mut CommitState) {
         state.writing &= !self.writing;
         state.syncing &= !self.syncing;
         (self.writing, self.syncing) = (false, false);
@@ -136,7 +136,7 @@ impl Drop for Roles<'_> {
         let mut state = commit.lock();
         self.give_back(&mut state);
         if std::thread::panicking() && !self.panicking {
-            commit.poison_state(&mut state, Error::Panicked);
+            commit.poison_log(&mut state, Error::Panicked);
         }
         commit.pass_on(state);
     }
@@ -154,7 +154,7 @@ pub(crate) struct Exclusive<'a> {
 }
 
 impl<'a> Exclusive<'a> {
-    pub(super) fn new(roles: Roles<'a>, state: &State) -> Exclusive<'a> {
+    pub(super) fn new(roles: Roles<'a>, state: &CommitState) -> Exclusive<'a> {
         let (next, durable_end) = (state.written.next(), state.place.end);
         Exclusive { roles, next, durable_end, unsynced: state.written_unsynced() }
     }
@@ -172,7 +172,7 @@ impl<'a> Exclusive<'a> {
                     commit.wake_all(&state);
                 }
                 Err(error) => {
-                    commit.poison_state(&mut state, error);
+                    commit.poison_log(&mut state, error);
                     return Err(state.poisoned());
                 }
             }
@@ -183,14 +183,14 @@ impl<'a> Exclusive<'a> {
 
     /// Takes what came of a change of files: a new place, up to which all is durable; a refusal; or
     /// the end of the log.
-    pub(crate) fn publish(&mut self, outcome: Result<Place, Failure>) -> Result<()> {
+    pub(crate) fn publish(&mut self, outcome: Result<TailEnd, Failure>) -> Result<()> {
         let commit = self.roles.commit;
         match outcome.and_then(|place| commit.publish(place)) {
             Ok(()) => Ok(()),
             Err(Failure::Refused(error)) => Err(error),
             Err(Failure::Fatal(error)) => {
                 let mut state = commit.lock();
-                commit.poison_state(&mut state, error);
+                commit.poison_log(&mut state, error);
                 Err(state.poisoned())
             }
         }

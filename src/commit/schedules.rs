@@ -230,7 +230,7 @@ impl Disk for ModelDisk {
         self.model.rotations.contains(&(books.groups - 1))
     }
 
-    fn rotate(&self, next: Lsn) -> Result<Place, Failure> {
+    fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure> {
         let mut books = self.books();
         books.settles();
         let alone = !books.writing && !books.syncing && !books.exclusive;
@@ -245,7 +245,7 @@ impl Disk for ModelDisk {
         self.fails(&mut books, Call::Rotate).map_err(|error| {
             if error.is_storage_full() { Failure::Refused(error) } else { Failure::Fatal(error) }
         })?;
-        Ok(Place { number: 2, salt: [0; 16], end: 8192 })
+        Ok(TailEnd { number: 2, salt: [0; 16], end: 8192 })
     }
 
     fn write(&self, group: &mut FrameBuffer, _durable_end: u64) -> Result<Written> {
@@ -343,7 +343,7 @@ impl Log {
             clock_ns: StdAtomicU64::new(0),
             seen: StdAtomicU64::new(0),
         });
-        let place = Place { number: 1, salt: [0; 16], end: 8192 };
+        let place = TailEnd { number: 1, salt: [0; 16], end: 8192 };
         let commit = Commit::new(disk.clone(), Arc::default(), &model.options, Lsn::FIRST, place);
         Log { disk, commit }
     }
@@ -452,7 +452,7 @@ impl Log {
         books.exclusive = true;
         drop(books);
         self.disk.books().exclusive = false;
-        exclusive.publish(Ok(Place { number: 1, salt: [0; 16], end: 8192 + 64 * written as u64 }))
+        exclusive.publish(Ok(TailEnd { number: 1, salt: [0; 16], end: 8192 + 64 * written as u64 }))
     }
 
     fn close(&self) {

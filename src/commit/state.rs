@@ -15,7 +15,7 @@ use super::{GATHER_MISSES_MAX, Role, parity};
 
 /// The tail and an offset in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct TailEnd {
     pub(crate) number: u64,
     pub(crate) salt: Id,
     pub(crate) end: u64,
@@ -31,7 +31,7 @@ pub(super) enum Admission {
 
 /// What a waiter waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum Milestone {
     Written,
     Synced,
 }
@@ -62,16 +62,16 @@ struct FailedGroup {
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct CommitState {
     /// The next LSN to be given out: one above the appended LSN.
     pub(super) next: Lsn,
     /// The last LSN handed to the system, and the last one covered by a successful sync. durable ≤
     /// written < next; durable never falls, written never either, `next` only by
-    /// [`take_back`](State::take_back).
+    /// [`revoke`](CommitState::revoke).
     pub(super) written: Lsn,
     pub(super) durable: Lsn,
     /// The tail and the end of what is written in it; and up to where that is durable.
-    pub(super) place: Place,
+    pub(super) place: TailEnd,
     pub(super) durable_end: u64,
 
     /// The number of the group that is being filled; never reused.
@@ -106,9 +106,9 @@ pub(super) struct State {
     last_group_records: usize,
 }
 
-impl State {
-    pub(super) fn new(next: Lsn, place: Place) -> State {
-        State {
+impl CommitState {
+    pub(super) fn new(next: Lsn, place: TailEnd) -> CommitState {
+        CommitState {
             next,
             written: next.previous(),
             durable: next.previous(),
@@ -173,7 +173,7 @@ impl State {
     }
 
     /// Takes a place at the end of the line for room.
-    pub(super) fn line_up(&mut self, bytes: usize) -> Arc<Condvar> {
+    pub(super) fn enter_queue(&mut self, bytes: usize) -> Arc<Condvar> {
         let place = Arc::new(Condvar::new());
         self.queue.push_back(place.clone());
         self.queued_bytes += bytes;
@@ -181,7 +181,7 @@ impl State {
     }
 
     /// Leaves the line.
-    pub(super) fn leave_line(&mut self, place: &Arc<Condvar>, bytes: usize) {
+    pub(super) fn leave_queue(&mut self, place: &Arc<Condvar>, bytes: usize) {
         self.queue.retain(|other| !Arc::ptr_eq(other, place));
         self.queued_bytes -= bytes;
     }
@@ -210,7 +210,7 @@ impl State {
         Member { group, counted }
     }
 
-    /// Undoes [`join`](State::join), where the group has no outcome yet.
+    /// Undoes [`join`](CommitState::join), where the group has no outcome yet.
     pub(super) fn leave(&mut self, member: Member) {
         if member.counted && member.group > self.written_groups {
             self.members[parity(member.group)] -= 1;
@@ -218,7 +218,7 @@ impl State {
     }
 
     /// The outcome of a group, once it has one; a member reads it once.
-    pub(super) fn outcome(&mut self, member: Member, outcome: Outcome) -> Option<Result<()>> {
+    pub(super) fn reached(&mut self, member: Member, milestone: Milestone) -> Option<Result<()>> {
         let is_own = |failed: &FailedGroup| member.counted && failed.group == member.group;
         if let Some(at) = self.failed.iter().position(is_own) {
             let failed = &mut self.failed[at];
@@ -229,9 +229,9 @@ impl State {
             }
             return Some(Err(error));
         }
-        let reached = match outcome {
-            Outcome::Written => self.written_groups,
-            Outcome::Synced => self.synced_groups,
+        let reached = match milestone {
+            Milestone::Written => self.written_groups,
+            Milestone::Synced => self.synced_groups,
         };
         if reached >= member.group {
             return Some(Ok(())); // True all the same if the log was poisoned or closed since.
@@ -268,7 +268,7 @@ impl State {
         self.last_group_records = taken.records;
         self.place.end = end;
         self.members[parity(taken.group)] = 0;
-        self.put_away(taken.buffer);
+        self.recycle(taken.buffer);
     }
 
     pub(super) fn all_written_is_synced(&mut self) {
@@ -290,7 +290,7 @@ impl State {
 
     /// Takes back every LSN that was given out and not written: that group and the one being
     /// filled.
-    pub(super) fn take_back(&mut self, taken: Taken, error: &Error, syncs: bool) {
+    pub(super) fn revoke(&mut self, taken: Taken, error: &Error, syncs: bool) {
         self.next = if planted::is(Bug::LsnReusedOnFullDisk) {
             taken.first.previous().max(Lsn::FIRST)
         } else {
@@ -302,7 +302,7 @@ impl State {
                 self.failed.push(FailedGroup { group, members, error: error.clone() });
             }
         }
-        self.put_away(taken.buffer);
+        self.recycle(taken.buffer);
         self.active.clear();
         self.active_records = 0;
         self.written_groups = self.filling;
@@ -312,7 +312,7 @@ impl State {
         self.filling += 1;
     }
 
-    fn put_away(&mut self, mut buffer: FrameBuffer) {
+    fn recycle(&mut self, mut buffer: FrameBuffer) {
         buffer.clear();
         self.idle = Some(buffer);
         self.in_flight_bytes = 0;

@@ -56,10 +56,10 @@ impl Disk for FakeDisk {
         self.full.swap(false, Ordering::Relaxed)
     }
 
-    fn rotate(&self, _next: Lsn) -> Result<Place, Failure> {
+    fn rotate(&self, _next: Lsn) -> Result<TailEnd, Failure> {
         self.call('r', None).map_err(Failure::Fatal)?;
         *self.end.lock().unwrap() = 8192;
-        Ok(Place { number: 2, salt: [0; 16], end: 8192 })
+        Ok(TailEnd { number: 2, salt: [0; 16], end: 8192 })
     }
 
     fn write(&self, group: &mut FrameBuffer, _durable_end: u64) -> Result<Written> {
@@ -95,7 +95,7 @@ fn fixture(options: &Options) -> (Arc<FakeDisk>, Arc<Commit>) {
         calls: Mutex::default(),
         end: Mutex::new(8192),
     });
-    let place = Place { number: 1, salt: [0; 16], end: 8192 };
+    let place = TailEnd { number: 1, salt: [0; 16], end: 8192 };
     let commit = Commit::new(disk.clone(), Arc::default(), options, Lsn::FIRST, place);
     (disk, Arc::new(commit))
 }
@@ -355,11 +355,11 @@ fn only_its_members_read_that_a_group_was_taken_back() {
     let members = [state.join(group), state.join(group)];
     let taken = state.take();
     let full = Error::io("test", &Path::new("disk").into(), io::ErrorKind::StorageFull.into());
-    state.take_back(taken, &full, false);
+    state.revoke(taken, &full, false);
     drop(state);
     assert_eq!(commit.sync().unwrap(), Some(Lsn::from(1)));
     for member in members {
-        let outcome = commit.lock().outcome(member, Outcome::Written);
+        let outcome = commit.lock().reached(member, Milestone::Written);
         assert!(matches!(outcome, Some(Err(Error::StorageFull { .. }))));
     }
     assert_eq!(disk.calls(), "ws");
@@ -411,7 +411,7 @@ fn a_rotation_makes_what_is_written_durable_first() {
     disk.full.store(true, Ordering::Relaxed);
     append(&commit, b"").unwrap();
     assert_eq!((disk.calls().as_str(), commit.durable_lsn()), ("wsrw", Lsn::FIRST));
-    assert_eq!(commit.durable_place().0, Place { number: 2, salt: [0; 16], end: 8192 });
+    assert_eq!(commit.durable_tail_end().0, TailEnd { number: 2, salt: [0; 16], end: 8192 });
 }
 
 #[test]
@@ -422,7 +422,7 @@ fn a_clock_that_stands_still_holds_nobody_up() {
         fn is_full_for(&self, group: &FrameBuffer) -> bool {
             self.0.is_full_for(group)
         }
-        fn rotate(&self, next: Lsn) -> Result<Place, Failure> {
+        fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure> {
             self.0.rotate(next)
         }
         fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
@@ -439,7 +439,7 @@ fn a_clock_that_stands_still_holds_nobody_up() {
         }
     }
     let (disk, _) = fixture(&Options::new());
-    let place = Place { number: 1, salt: [0; 16], end: 8192 };
+    let place = TailEnd { number: 1, salt: [0; 16], end: 8192 };
     let commit =
         Commit::new(Arc::new(Still(disk)), Arc::default(), &Options::new(), Lsn::FIRST, place);
     let entries = [Entry::from(b"a"), Entry::from(b"b")];

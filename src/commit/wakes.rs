@@ -7,7 +7,7 @@ use crate::options::Durability;
 use crate::threads::Condvar;
 
 use super::roles::Locked;
-use super::state::State;
+use super::state::CommitState;
 use super::{Commit, parity};
 
 /// Who is to be woken.
@@ -32,7 +32,7 @@ impl Commit {
     }
 
     /// Who can go on. `finished`: a group that has reached its outcome.
-    pub(super) fn wakes(&self, state: &State, finished: Option<u64>) -> Wakes {
+    pub(super) fn wakes(&self, state: &CommitState, finished: Option<u64>) -> Wakes {
         let unsynced = state.written > state.durable;
         let any_mode = self.mode != Durability::Sync;
         let next = state.role_waiters == 0 && state.has_pending();
@@ -72,7 +72,7 @@ impl Commit {
         }
     }
 
-    pub(super) fn wake_all(&self, state: &State) {
+    pub(super) fn wake_all(&self, state: &CommitState) {
         self.members.iter().for_each(Condvar::notify_all);
         self.roles.notify_all();
         self.timer.notify_all();

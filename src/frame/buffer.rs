@@ -101,14 +101,14 @@ pub(crate) struct FrameBuffer {
 
 #[derive(Debug)]
 struct Draft {
-    place: Place,
+    bytes: DraftBytes,
     body_bytes: u32,
     count: u32,
     first: Lsn,
 }
 
 #[derive(Debug)]
-enum Place {
+enum DraftBytes {
     /// From here in `shared`.
     Shared(usize),
     Own(Vec<u8>),
@@ -144,9 +144,9 @@ impl FrameBuffer {
     pub(crate) fn push(&mut self, unit: Unit<'_>, first: Lsn) {
         self.bytes += unit.bytes();
         if let Content::Frame(frame) = unit.content {
-            let place = Place::Own(frame);
+            let bytes = DraftBytes::Own(frame);
             self.drafts.push(Draft {
-                place,
+                bytes,
                 body_bytes: unit.body_bytes,
                 count: unit.count,
                 first,
@@ -160,7 +160,7 @@ impl FrameBuffer {
                 let start = self.shared.len();
                 self.shared.resize(start + FRAME_HEADER_BYTES, 0);
                 self.drafts.push(Draft {
-                    place: Place::Shared(start),
+                    bytes: DraftBytes::Shared(start),
                     body_bytes: 0,
                     count: 0,
                     first,
@@ -190,9 +190,9 @@ impl FrameBuffer {
         for draft in &mut self.drafts {
             let header = draft.header();
             let body_bytes = draft.body_bytes as usize;
-            let frame = match &mut draft.place {
-                Place::Shared(start) => &mut self.shared[*start..],
-                Place::Own(frame) => frame,
+            let frame = match &mut draft.bytes {
+                DraftBytes::Shared(start) => &mut self.shared[*start..],
+                DraftBytes::Own(frame) => frame,
             };
             let body_checksum = crc32fast::hash(&frame[FRAME_HEADER_BYTES..][..body_bytes]);
             let mut header = FrameHeader { durable_end, body_checksum, ..header };
@@ -218,7 +218,7 @@ impl FrameBuffer {
 
 impl Draft {
     fn has_room(&self, bytes: usize) -> bool {
-        matches!(self.place, Place::Shared(_))
+        matches!(self.bytes, DraftBytes::Shared(_))
             && self.body_bytes as usize + bytes <= FRAME_BODY_BYTES
     }
 
@@ -248,21 +248,21 @@ impl<'a> Iterator for Runs<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let drafts = &self.buffer.drafts;
-        let start = match &drafts.get(self.next)?.place {
-            Place::Own(frame) => {
+        let start = match &drafts.get(self.next)?.bytes {
+            DraftBytes::Own(frame) => {
                 self.next += 1;
                 return Some(frame);
             }
-            Place::Shared(start) => *start,
+            DraftBytes::Shared(start) => *start,
         };
-        let is_own = |draft: &Draft| matches!(draft.place, Place::Own(_));
+        let is_own = |draft: &Draft| matches!(draft.bytes, DraftBytes::Own(_));
         let own = drafts[self.next..]
             .iter()
             .position(is_own)
             .map_or(drafts.len(), |count| self.next + count);
-        let behind = drafts[own..].iter().find_map(|draft| match draft.place {
-            Place::Shared(start) => Some(start),
-            Place::Own(_) => None,
+        let behind = drafts[own..].iter().find_map(|draft| match draft.bytes {
+            DraftBytes::Shared(start) => Some(start),
+            DraftBytes::Own(_) => None,
         });
         self.next = own;
         Some(&self.buffer.shared[start..behind.unwrap_or(self.buffer.shared.len())])

@@ -7,7 +7,7 @@ use crate::lsn::Lsn;
 /// What the scan found, as far as it decides whether the log may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Evidence {
-    pub(super) segments: Segments,
+    pub(super) segments: SegmentFiles,
     pub(super) current: CurrentSays,
     /// A sound block of a later version is among the headers, or is CURRENT.
     pub(super) newer: bool,
@@ -17,7 +17,7 @@ pub(super) struct Evidence {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Segments {
+pub(super) enum SegmentFiles {
     None,
     /// There are names of ours, and no file that begins as ours do.
     Foreign,
@@ -82,19 +82,19 @@ pub(super) fn decide(evidence: &Evidence) -> Verdict {
     use Verdict::{Create, Open, Refuse};
     match (evidence.segments, evidence.current, evidence.tail) {
         _ if evidence.newer => Refuse(Refusal::Newer),
-        (Segments::None, CurrentSays::Absent, _) => Create,
-        (Segments::None, _, _) => Refuse(Refusal::NoSegments),
-        (Segments::Foreign, _, _) => Refuse(Refusal::NotALog),
-        (Segments::Ours, _, _) if evidence.ids_differ => Refuse(Refusal::OtherLog),
-        (Segments::Ours, CurrentSays::Above, _) => Refuse(Refusal::TailMissing),
-        (Segments::Ours, CurrentSays::OtherSalt, _) => Refuse(Refusal::OtherTail),
-        (Segments::Ours, _, TailEvidence::HeaderBad) => Refuse(Refusal::TailHeader),
-        (Segments::Ours, _, TailEvidence::WrongNumber) => Refuse(Refusal::TailNumber),
-        (Segments::Ours, _, TailEvidence::Discontinuous) => Refuse(Refusal::TailDiscontinuous),
-        (Segments::Ours, _, TailEvidence::Frames { promise_kept: false, .. }) => {
+        (SegmentFiles::None, CurrentSays::Absent, _) => Create,
+        (SegmentFiles::None, _, _) => Refuse(Refusal::NoSegments),
+        (SegmentFiles::Foreign, _, _) => Refuse(Refusal::NotALog),
+        (SegmentFiles::Ours, _, _) if evidence.ids_differ => Refuse(Refusal::OtherLog),
+        (SegmentFiles::Ours, CurrentSays::Above, _) => Refuse(Refusal::TailMissing),
+        (SegmentFiles::Ours, CurrentSays::OtherSalt, _) => Refuse(Refusal::OtherTail),
+        (SegmentFiles::Ours, _, TailEvidence::HeaderBad) => Refuse(Refusal::TailHeader),
+        (SegmentFiles::Ours, _, TailEvidence::WrongNumber) => Refuse(Refusal::TailNumber),
+        (SegmentFiles::Ours, _, TailEvidence::Discontinuous) => Refuse(Refusal::TailDiscontinuous),
+        (SegmentFiles::Ours, _, TailEvidence::Frames { promise_kept: false, .. }) => {
             Refuse(Refusal::PromiseBroken)
         }
-        (Segments::Ours, _, TailEvidence::Frames { promise_kept: true, zeros }) => {
+        (SegmentFiles::Ours, _, TailEvidence::Frames { promise_kept: true, zeros }) => {
             Open { torn: !zeros }
         }
     }
@@ -239,7 +239,8 @@ pub(super) fn discontinuity(header: &SegmentHeader, floor: Lsn) -> Option<&'stat
 mod tests {
     use super::*;
 
-    const SEGMENTS: [Segments; 3] = [Segments::None, Segments::Foreign, Segments::Ours];
+    const SEGMENTS: [SegmentFiles; 3] =
+        [SegmentFiles::None, SegmentFiles::Foreign, SegmentFiles::Ours];
     const CURRENTS: [CurrentSays; 6] = [
         CurrentSays::Absent,
         CurrentSays::Unsound,
@@ -283,13 +284,13 @@ mod tests {
         for evidence in all() {
             let objections = [
                 evidence.newer,
-                evidence.segments != Segments::Ours,
+                evidence.segments != SegmentFiles::Ours,
                 evidence.ids_differ,
                 [CurrentSays::OtherSalt, CurrentSays::Above].contains(&evidence.current),
                 !matches!(evidence.tail, TailEvidence::Frames { promise_kept: true, .. }),
             ];
             let nothing_there =
-                evidence.segments == Segments::None && evidence.current == CurrentSays::Absent;
+                evidence.segments == SegmentFiles::None && evidence.current == CurrentSays::Absent;
             let new = nothing_there && !evidence.newer;
             let zeros = matches!(evidence.tail, TailEvidence::Frames { zeros: true, .. });
             match decide(&evidence) {
@@ -315,15 +316,15 @@ mod tests {
         // Method: walk every combination; each refusal must be true, and none listed before it may
         // be.
         for evidence in all() {
-            let ours = evidence.segments == Segments::Ours;
+            let ours = evidence.segments == SegmentFiles::Ours;
             let current = |says| ours && evidence.current == says;
             let tail = |found| ours && evidence.tail == found;
             let broken = matches!(evidence.tail, TailEvidence::Frames { promise_kept: false, .. });
-            let none = evidence.segments == Segments::None;
+            let none = evidence.segments == SegmentFiles::None;
             let rows = [
                 (evidence.newer, Refusal::Newer),
                 (none && evidence.current != CurrentSays::Absent, Refusal::NoSegments),
-                (evidence.segments == Segments::Foreign, Refusal::NotALog),
+                (evidence.segments == SegmentFiles::Foreign, Refusal::NotALog),
                 (ours && evidence.ids_differ, Refusal::OtherLog),
                 (current(CurrentSays::Above), Refusal::TailMissing),
                 (current(CurrentSays::OtherSalt), Refusal::OtherTail),

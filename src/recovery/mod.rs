@@ -16,7 +16,7 @@ use crate::dir::Dir;
 use crate::error::{Failure, Result};
 use crate::frame::{FRAMES_START, Seal};
 use crate::lsn::{Lsn, LsnRange};
-use crate::new_segment::{Carried, ParentDirs, Spare, Succession, create_segment};
+use crate::new_segment::{CopiedFrames, ParentDirs, Spare, Succession, create_segment};
 use crate::options::Verify;
 use crate::planted::{self, Bug};
 use crate::report::{RecoveryAction, RecoveryReport, SegmentReport, SegmentRole};
@@ -35,7 +35,7 @@ pub(crate) struct Recovered {
     pub(crate) state: Vec<u8>,
     pub(crate) next: Lsn,
     /// Files that are no longer part of the log and could not be removed.
-    pub(crate) owed: Vec<Arc<Path>>,
+    pub(crate) pending_removal: Vec<Arc<Path>>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -70,7 +70,7 @@ fn create(dir: &Arc<Dir>, scan: &Scan) -> Result<Recovered> {
         seal: None,
         floor: Lsn::ZERO,
         state: &[],
-        carried: None,
+        copied: None,
         spare: Spare::Keep,
         parent_dirs: ParentDirs::Sync,
     };
@@ -86,7 +86,7 @@ fn create(dir: &Arc<Dir>, scan: &Scan) -> Result<Recovered> {
         current,
         state: Vec::new(),
         next: Lsn::FIRST,
-        owed: Vec::new(),
+        pending_removal: Vec::new(),
         report,
     })
 }
@@ -109,12 +109,12 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
             let frames = (promise, seal.last.next(), Some(seal.clone()));
             let tail = follow(dir, scan, &plan, &current, frames)?;
             if let Err(error) = scanned.handle.set_len(seal.end) {
-                log::warn!("what was carried over stays behind in the old segment, too: {error}");
+                log::warn!("what was copied over stays behind in the old segment, too: {error}");
             }
             (tail, Some(seal), RecoveryAction::SealedTail)
         }
     };
-    let carried = match plan.way {
+    let copied = match plan.way {
         Way::Resume => LsnRange::empty_before(scanned.next),
         _ => LsnRange::new(tail.segment.first, scanned.next.previous()),
     };
@@ -133,15 +133,23 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
     segments.push(CatalogEntry { segment: tail.segment.clone(), seal: None });
     // What is wholly below the floor, the old tail perhaps, is no longer part of the log.
     let (catalog, _) = Catalog { segments, floor: plan.floor }.retire();
-    let (owed, mut reports) = retire(dir, scan, &catalog)?;
+    let (pending_removal, mut reports) = retire(dir, scan, &catalog)?;
     reports.retain(|report| report.number != tail.segment.number);
     let mut report =
         report(action, reports, &tail, LsnRange::new(plan.floor.next(), scanned.next.previous()));
-    report.rewritten_records = carried;
+    report.rewritten_records = copied;
     if plan.torn {
         (report.dropped_bytes, report.dropped_frames) = (scanned.rest.bytes, scanned.rest.frames);
     }
-    Ok(Recovered { tail, catalog, current, state: plan.state, next: scanned.next, owed, report })
+    Ok(Recovered {
+        tail,
+        catalog,
+        current,
+        state: plan.state,
+        next: scanned.next,
+        pending_removal,
+        report,
+    })
 }
 
 /// Unfinished files are worth nothing, and may take room that a full disk needs.
@@ -191,7 +199,7 @@ fn follow(
         seal,
         floor: plan.floor,
         state: &plan.state,
-        carried: (!planted::is(Bug::NotCarriedOver)).then_some(Carried {
+        copied: (!planted::is(Bug::NotCarriedOver)).then_some(CopiedFrames {
             handle: &old.handle,
             salt: old.header.salt,
             start,
@@ -214,7 +222,7 @@ fn retire(
     scan: &Scan,
     catalog: &Catalog,
 ) -> Result<(Vec<Arc<Path>>, Vec<SegmentReport>)> {
-    let (mut owed, mut reports, mut removed) = (Vec::new(), Vec::new(), false);
+    let (mut pending_removal, mut reports, mut removed) = (Vec::new(), Vec::new(), false);
     for file in &scan.files {
         let live =
             catalog.segments.binary_search_by_key(&file.number, |entry| entry.segment.number);
@@ -239,7 +247,7 @@ fn retire(
                 Ok(()) => removed = true,
                 Err(error) => {
                     log::warn!("a retired segment stays behind until the next checkpoint: {error}");
-                    owed.push(file.path.clone());
+                    pending_removal.push(file.path.clone());
                 }
             }
         }
@@ -247,7 +255,7 @@ fn retire(
     if removed && !planted::is(Bug::UnlinkDirNotSynced) {
         dir.sync()?;
     }
-    Ok((owed, reports))
+    Ok((pending_removal, reports))
 }
 
 fn report(

@@ -14,7 +14,7 @@ use crate::report::RecoveryNote;
 use crate::segment::{Bodies, LastFrame, Segment, Window, check_sealed};
 
 use super::decide::{
-    self, CurrentSays, Evidence, Link, Refusal, Segments, TailEvidence, TailFacts, TailMark,
+    self, CurrentSays, Evidence, Link, Refusal, SegmentFiles, TailEvidence, TailFacts, TailMark,
     Verdict, Way,
 };
 use super::scan::{self, Scan, SegmentFile, TailScan};
@@ -34,9 +34,9 @@ pub(super) fn judge(dir: &Dir, scan: &Scan, notes: &mut Vec<RecoveryNote>) -> Re
                 .as_ref()
                 .is_some_and(|current| !matches!(current, Twin::Bad { magic: false }));
     let segments = match (scan.files.is_empty(), has_magic) {
-        (true, _) => Segments::None,
-        (false, true) => Segments::Ours,
-        (false, false) => Segments::Foreign,
+        (true, _) => SegmentFiles::None,
+        (false, true) => SegmentFiles::Ours,
+        (false, false) => SegmentFiles::Foreign,
     };
     let newer = newer_version(dir, scan).is_some();
     let tail = match (&scan.tail, newest) {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
-use crate::commit::{Commit, Place};
+use crate::commit::{Commit, TailEnd};
 use crate::current::{CurrentGuard, Spares};
 use crate::dir::Dir;
 use crate::entry::Entry;
@@ -24,7 +24,7 @@ use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
 use crate::threads::{self, Mutex, thread};
 
-use store::{Small, StatePlacement, Store};
+use store::{StateFrame, StatePlacement, Store};
 
 /// A `sync` with nothing to sync writes CURRENT anew if it is older than this.
 const MARK_AGE: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ pub struct Wal {
     record_bytes_max: u64,
     batch_bytes_max: u64,
     /// `checkpoint`, `rotate` and `close` exclude one another. Locked before any role is taken.
-    admin: Mutex<()>,
+    maintenance_lock: Mutex<()>,
     /// Held as long as the log is open; given back by whoever closes it.
     lock: Mutex<Option<Box<dyn FsLock>>>,
     timer: Mutex<Option<thread::JoinHandle<()>>>,
@@ -112,7 +112,7 @@ impl Wal {
             mode: options.durability,
             record_bytes_max: options.record_bytes_max,
             batch_bytes_max: options.batch_bytes_max(),
-            admin: Mutex::new(()),
+            maintenance_lock: Mutex::new(()),
             lock: Mutex::new(Some(lock)),
             timer: Mutex::new(None),
         };
@@ -197,17 +197,17 @@ impl Wal {
     fn append_unit(&self, unit: Unit<'_>) -> Result<LsnRange> {
         let has_kept_house = self.store.has_kept_house();
         if has_kept_house {
-            self.keep_house();
+            self.run_maintenance();
         }
         let range = self.commit.append(unit)?;
         if !has_kept_house {
-            self.keep_house();
+            self.run_maintenance();
         }
         Ok(range)
     }
 
     fn check_size(&self, entry: &Entry<'_>) -> Result<()> {
-        self.store.shelf.check_open()?; // A closed log says so, whatever it is given.
+        self.store.segments.check_open()?; // A closed log says so, whatever it is given.
         check_bytes("payload", entry.payload().len() as u64, self.record_bytes_max)?;
         check_bytes("meta", entry.meta().len() as u64, u16::MAX.into())
     }
@@ -224,7 +224,7 @@ impl Wal {
     pub fn sync(&self) -> Result<Lsn> {
         match self.commit.sync() {
             Ok(Some(durable)) => {
-                self.keep_house();
+                self.run_maintenance();
                 return Ok(durable);
             }
             Ok(None) => {}
@@ -246,14 +246,14 @@ impl Wal {
         let mut current = self.store.current.lock();
         // Not before the lock is held: `close` gives it back with the log closed.
         self.commit.check_usable()?;
-        let place = self.commit.durable_place();
+        let place = self.commit.durable_tail_end();
         let lags = current
             .mark()
             .is_some_and(|mark| mark.number == place.0.number && mark.end < place.0.end);
         if lags && current.age() > MARK_AGE {
             self.mark(&mut current, place)?;
             drop(current);
-            self.keep_house();
+            self.run_maintenance();
         }
         Ok(())
     }
@@ -265,7 +265,7 @@ impl Wal {
     /// As [`sync`](Wal::sync).
     pub fn flush(&self) -> Result<()> {
         self.commit.flush()?;
-        self.keep_house();
+        self.run_maintenance();
         Ok(())
     }
 
@@ -275,20 +275,20 @@ impl Wal {
     /// were acknowledged.
     #[must_use]
     pub fn iter(&self) -> Iter {
-        Iter::new(&self.store.shelf, None, self.durable_lsn())
+        Iter::new(&self.store.segments, None, self.durable_lsn())
     }
 
     /// Iterates the records from `lsn` on, up to the durable LSN of this moment. At or below the
     /// checkpoint the first item is [`Error::Removed`]; above the durable LSN there is none.
     #[must_use]
     pub fn iter_from(&self, lsn: Lsn) -> Iter {
-        Iter::new(&self.store.shelf, Some(lsn), self.durable_lsn())
+        Iter::new(&self.store.segments, Some(lsn), self.durable_lsn())
     }
 
     /// As [`iter_from`](Wal::iter_from), but lends the records instead of copying them.
     #[must_use]
     pub fn cursor(&self, lsn: Lsn) -> Cursor {
-        Cursor::new(&self.store.shelf, Some(lsn), self.durable_lsn())
+        Cursor::new(&self.store.segments, Some(lsn), self.durable_lsn())
     }
 
     /// Reads one record: `None` above the durable LSN.
@@ -297,7 +297,7 @@ impl Wal {
     /// [`Error::Removed`] at or below the checkpoint, also while the bytes are still there.
     /// [`Error::Corrupt`], [`Error::Io`], [`Error::Closed`].
     pub fn read(&self, lsn: Lsn) -> Result<Option<Record>> {
-        reader::read(&self.store.shelf, self.durable_lsn(), lsn)
+        reader::read(&self.store.segments, self.durable_lsn(), lsn)
     }
 
     /// Ends the newest segment and starts another one. One without records stays as it is.
@@ -306,18 +306,18 @@ impl Wal {
     /// [`Error::StorageFull`] and [`Error::Io`] leave the old segment usable. [`Error::Poisoned`],
     /// [`Error::Closed`].
     pub fn rotate(&self) -> Result<()> {
-        let admin = threads::lock(&self.admin);
+        let maintenance_lock = threads::lock(&self.maintenance_lock);
         self.commit.sync()?;
         let mut exclusive = self.commit.exclusive()?;
         if self.store.tail_holds_records() {
             exclusive.sync()?;
-            let small = self.store.small();
+            let small = self.store.state_frame();
             let created = self.store.start_segment(exclusive.next, &small, Spare::Keep);
             exclusive.publish(created)?;
         }
         drop(exclusive);
-        drop(admin);
-        self.keep_house();
+        drop(maintenance_lock);
+        self.run_maintenance();
         Ok(())
     }
 
@@ -333,17 +333,17 @@ impl Wal {
     /// removed: the checkpoint holds, and the next one tries again. [`Error::StorageFull`],
     /// [`Error::Poisoned`], [`Error::Closed`].
     pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
-        let admin = threads::lock(&self.admin);
+        let maintenance_lock = threads::lock(&self.maintenance_lock);
         self.commit.check_usable()?;
         let met_full_disk = self.commit.met_full_disk();
         let mut marked = true;
-        if lsn > self.store.small().floor || met_full_disk {
-            let through = if met_full_disk {
+        if lsn > self.store.state_frame().floor || met_full_disk {
+            let placement = if met_full_disk {
                 StatePlacement::NewSegmentElseTail
             } else {
                 StatePlacement::TailElseNewSegment
             };
-            self.raise_floor(lsn, through)?;
+            self.raise_floor(lsn, placement)?;
             marked = self.mark_durable()?;
         }
         let removed = self.store.remove_retired();
@@ -354,13 +354,13 @@ impl Wal {
         if !marked {
             self.mark_durable()?; // What was removed has made room.
         }
-        drop(admin);
-        self.keep_house();
+        drop(maintenance_lock);
+        self.run_maintenance();
         removed.failure.map_or(Ok(()), Err)
     }
 
     /// Makes `lsn` the floor, durably, and tells readers.
-    fn raise_floor(&self, lsn: Lsn, through: StatePlacement) -> Result<()> {
+    fn raise_floor(&self, lsn: Lsn, placement: StatePlacement) -> Result<()> {
         let last = self.last_lsn();
         if lsn > last {
             return Err(Error::OutOfRange { lsn, last });
@@ -374,17 +374,18 @@ impl Wal {
         exclusive.sync()?;
         // Only now do floor and state stand still. And an LSN that was there may have been taken
         // back meanwhile.
-        let small = self.store.small();
+        let small = self.store.state_frame();
         let (floor, last) = (lsn.max(small.floor), exclusive.next.previous());
         if floor > last {
             return Err(full.unwrap_or(Error::OutOfRange { lsn, last }));
         }
-        let small = Small { floor, ..small };
+        let small = StateFrame { floor, ..small };
         if planted::is(Bug::UnlinkedBeforeFloor) {
             self.store.raise_floor(floor);
             self.store.remove_retired();
         }
-        let put = self.store.put_small(exclusive.next, exclusive.durable_end, &small, through);
+        let put =
+            self.store.put_state_frame(exclusive.next, exclusive.durable_end, &small, placement);
         exclusive.publish(put)?;
         self.store.raise_floor(floor);
         Ok(())
@@ -394,10 +395,10 @@ impl Wal {
     fn mark_durable(&self) -> Result<bool> {
         let mut current = self.store.current.lock();
         self.commit.check_usable()?;
-        self.mark(&mut current, self.commit.durable_place())
+        self.mark(&mut current, self.commit.durable_tail_end())
     }
 
-    fn mark(&self, current: &mut CurrentGuard<'_>, place: (Place, Lsn)) -> Result<bool> {
+    fn mark(&self, current: &mut CurrentGuard<'_>, place: (TailEnd, Lsn)) -> Result<bool> {
         match self.store.mark(current, place, false) {
             Ok(()) => Ok(true),
             Err(Failure::Refused(error)) => {
@@ -419,12 +420,12 @@ impl Wal {
     /// [`Error::TooLarge`], [`Error::StorageFull`] and [`Error::Io`] leave the old state. After
     /// [`Error::Poisoned`] it is unknown which of the two the next open finds. [`Error::Closed`].
     pub fn set_state(&self, state: &[u8]) -> Result<()> {
-        self.store.shelf.check_open()?;
+        self.store.segments.check_open()?;
         check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
         let mut exclusive = self.commit.exclusive()?;
         exclusive.sync()?;
-        let small = Small { state: state.into(), ..self.store.small() };
-        let put = self.store.put_small(
+        let small = StateFrame { state: state.into(), ..self.store.state_frame() };
+        let put = self.store.put_state_frame(
             exclusive.next,
             exclusive.durable_end,
             &small,
@@ -432,21 +433,21 @@ impl Wal {
         );
         exclusive.publish(put)?;
         drop(exclusive);
-        self.keep_house();
+        self.run_maintenance();
         Ok(())
     }
 
     /// Returns the state that was set last; empty if none was.
     #[must_use]
     pub fn state(&self) -> Vec<u8> {
-        self.store.small().state.to_vec()
+        self.store.state_frame().state.to_vec()
     }
 
     /// The first LSN above the checkpoint: that of the first record, or of the one to be appended
     /// next.
     #[must_use]
     pub fn first_lsn(&self) -> Lsn {
-        self.store.shelf.catalog().floor.next()
+        self.store.segments.catalog().floor.next()
     }
 
     /// The LSN that the next record will have. On a full disk it falls back to what was last
@@ -498,14 +499,14 @@ impl Wal {
     /// [`Error::Poisoned`]: the log was poisoned before or by this; nothing more is written, it is
     /// closed and its lock given back.
     pub fn close(&self) -> Result<()> {
-        let admin = threads::lock(&self.admin);
+        let maintenance_lock = threads::lock(&self.maintenance_lock);
         let closed = self.close_files();
         match &closed {
             Err(Error::Closed) => return closed,
-            Ok(()) | Err(Error::Poisoned { .. }) => self.end(),
+            Ok(()) | Err(Error::Poisoned { .. }) => self.shut_down(),
             Err(_) => self.commit.admit_again(),
         }
-        drop(admin);
+        drop(maintenance_lock);
         closed
     }
 
@@ -521,7 +522,7 @@ impl Wal {
         exclusive.sync()?;
         self.store.trim_tail();
         let mut current = self.store.current.lock();
-        let place = self.commit.durable_place();
+        let place = self.commit.durable_tail_end();
         if let Err(failure) = self.store.mark(&mut current, place, true) {
             return Err(self.fail(failure));
         }
@@ -532,8 +533,8 @@ impl Wal {
     }
 
     /// Ends the handle, and gives the lock back once no thread is changing files.
-    fn end(&self) {
-        self.store.shelf.close();
+    fn shut_down(&self) {
+        self.store.segments.close();
         self.commit.close();
         self.commit.wait_until_idle();
         drop(self.store.current.lock());
@@ -545,26 +546,26 @@ impl Wal {
     }
 
     /// Makes spares and removes retired segments, where that is due.
-    fn keep_house(&self) {
+    fn run_maintenance(&self) {
         if !self.store.is_housekeeping_due() || !self.store.take_housekeeping() {
             return;
         }
         // Whoever has this lock keeps house when he is done, or ends the log. He is not waited for.
-        let admin = match self.admin.try_lock() {
-            Ok(admin) => admin,
+        let maintenance_lock = match self.maintenance_lock.try_lock() {
+            Ok(maintenance_lock) => maintenance_lock,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return self.store.leave_housekeeping(),
+            Err(TryLockError::WouldBlock) => return self.store.request_maintenance(),
         };
         if self.commit.check_usable().is_ok() {
             self.store.remove_retired();
             let mut current = self.store.current.lock();
             let made = current.make_spares().map_err(|fatal| self.fail(fatal));
             drop(current);
-            if let Ok(Spares::Made) = made {
+            if let Ok(Spares::Ready) = made {
                 self.store.spares_are_made();
             }
         }
-        drop(admin);
+        drop(maintenance_lock);
     }
 
     /// The error to return for a failure; a fatal one poisons the log.
@@ -589,7 +590,7 @@ impl Drop for Wal {
                     "closing the log in {} failed: {error}",
                     self.store.dir.path().display()
                 );
-                self.end();
+                self.shut_down();
             }
         }
     }

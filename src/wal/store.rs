@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalog::{Catalog, Shelf};
-use crate::commit::{Disk, Place};
+use crate::catalog::{Catalog, Segments};
+use crate::commit::{Disk, TailEnd};
 use crate::current::{Current, CurrentGuard, Mark};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
@@ -25,7 +25,7 @@ use crate::threads::{Mutex, lock};
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) dir: Arc<Dir>,
-    pub(super) shelf: Arc<Shelf>,
+    pub(super) segments: Arc<Segments>,
     pub(super) current: Current,
     counters: Arc<Counters>,
     segment_bytes: u64,
@@ -36,9 +36,9 @@ pub(super) struct Store {
     /// which holds both.
     tail_file: Mutex<Arc<Handle>>,
     /// The newest floor and state that were written. Changed in both roles.
-    small: Mutex<Small>,
+    small: Mutex<StateFrame>,
     /// Files that are no longer part of the log, oldest first; removed when that is next done.
-    owed: Mutex<Vec<Arc<Path>>>,
+    pending_removal: Mutex<Vec<Arc<Path>>>,
     /// Whether there may be spares to make or files to remove.
     housekeeping_due: AtomicBool,
     /// Whether any was done since the log was opened.
@@ -47,7 +47,7 @@ pub(super) struct Store {
 
 /// What a state frame holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Small {
+pub(super) struct StateFrame {
     pub(super) floor: Lsn,
     pub(super) state: Arc<[u8]>,
 }
@@ -71,14 +71,14 @@ impl Store {
         counters: Arc<Counters>,
         recovered: Recovered,
     ) -> Store {
-        let Recovered { mut tail, catalog, current, state, owed, .. } = recovered;
+        let Recovered { mut tail, catalog, current, state, pending_removal, .. } = recovered;
         let in_place = dir.medium() == Medium::InPlace;
         let preallocates = in_place
             && options.preallocate == Preallocate::Auto
             && options.durability != Durability::Buffered;
         tail.set_segment_bytes(options.segment_bytes);
         Store {
-            shelf: Arc::new(Shelf::new(dir.clone(), catalog.clone())),
+            segments: Arc::new(Segments::new(dir.clone(), catalog.clone())),
             dir,
             current,
             counters,
@@ -86,18 +86,18 @@ impl Store {
             preallocates,
             tail_file: Mutex::new(tail.handle.clone()),
             tail: Mutex::new(tail),
-            small: Mutex::new(Small { floor: catalog.floor, state: state.into() }),
-            owed: Mutex::new(owed),
+            small: Mutex::new(StateFrame { floor: catalog.floor, state: state.into() }),
+            pending_removal: Mutex::new(pending_removal),
             housekeeping_due: AtomicBool::new(true),
             kept_house: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn place(&self) -> Place {
-        place_of(&lock(&self.tail))
+    pub(super) fn place(&self) -> TailEnd {
+        tail_end_of(&lock(&self.tail))
     }
 
-    pub(super) fn small(&self) -> Small {
+    pub(super) fn state_frame(&self) -> StateFrame {
         lock(&self.small).clone()
     }
 
@@ -110,9 +110,9 @@ impl Store {
     pub(super) fn start_segment(
         &self,
         next: Lsn,
-        small: &Small,
+        small: &StateFrame,
         spare: Spare,
-    ) -> Result<Place, Failure> {
+    ) -> Result<TailEnd, Failure> {
         let mut tail = lock(&self.tail);
         let seal = tail.seal_of_next();
         let mut current = self.current.lock();
@@ -128,7 +128,7 @@ impl Store {
             seal: seal.clone(),
             floor: small.floor,
             state: &small.state,
-            carried: None,
+            copied: None,
             spare,
             parent_dirs: ParentDirs::Durable,
         };
@@ -136,7 +136,8 @@ impl Store {
         staged.set_segment_bytes(self.segment_bytes);
         *lock(&self.small) = small.clone();
         *lock(&self.tail_file) = staged.handle.clone();
-        self.shelf.change(|catalog| (catalog.with_tail(staged.segment.clone(), seal.as_ref()), ()));
+        self.segments
+            .change(|catalog| (catalog.with_tail(staged.segment.clone(), seal.as_ref()), ()));
         self.counters.rotations.add(1);
         let mut old = std::mem::replace(&mut *tail, staged);
         if old.holds_records() {
@@ -144,30 +145,30 @@ impl Store {
                 log::warn!("a sealed segment keeps unused space at its end: {error}");
             }
         } else {
-            lock(&self.owed).push(old.segment.path.clone());
+            lock(&self.pending_removal).push(old.segment.path.clone());
         }
-        self.leave_housekeeping();
-        Ok(place_of(&tail))
+        self.request_maintenance();
+        Ok(tail_end_of(&tail))
     }
 
     /// In both roles, with all that is written synced: makes a new floor or state durable.
-    pub(super) fn put_small(
+    pub(super) fn put_state_frame(
         &self,
         next: Lsn,
         durable_end: u64,
-        small: &Small,
-        through: StatePlacement,
-    ) -> Result<Place, Failure> {
+        small: &StateFrame,
+        placement: StatePlacement,
+    ) -> Result<TailEnd, Failure> {
         let tail = lock(&self.tail);
         let (full, follows) = (tail.is_full_for_state(small.state.len()), tail.holds_records());
         drop(tail);
-        if through == StatePlacement::NewSegmentElseTail || full {
+        if placement == StatePlacement::NewSegmentElseTail || full {
             // A rotation leaves the spare to a checkpoint, which can free space; a rewritten tail
             // frees its own.
-            let rotates = follows && through == StatePlacement::Tail;
+            let rotates = follows && placement == StatePlacement::Tail;
             match self.start_segment(next, small, if rotates { Spare::Keep } else { Spare::Spend })
             {
-                Err(Failure::Refused(error)) if through != StatePlacement::Tail => {
+                Err(Failure::Refused(error)) if placement != StatePlacement::Tail => {
                     log::info!("no new segment for now: {error}");
                 }
                 outcome => return outcome,
@@ -175,7 +176,7 @@ impl Store {
         }
         match self.write_state(next, durable_end, small) {
             Err(Failure::Refused(error))
-                if through == StatePlacement::TailElseNewSegment && error.is_storage_full() =>
+                if placement == StatePlacement::TailElseNewSegment && error.is_storage_full() =>
             {
                 self.start_segment(next, small, Spare::Spend)
             }
@@ -183,7 +184,12 @@ impl Store {
         }
     }
 
-    fn write_state(&self, next: Lsn, durable_end: u64, small: &Small) -> Result<Place, Failure> {
+    fn write_state(
+        &self,
+        next: Lsn,
+        durable_end: u64,
+        small: &StateFrame,
+    ) -> Result<TailEnd, Failure> {
         let mut tail = lock(&self.tail);
         match tail.write_state(next, small.floor, &small.state, durable_end) {
             Ok(written) => {
@@ -196,7 +202,7 @@ impl Store {
             }
             Err(error) => return Err(Failure::Fatal(error)),
         }
-        let place = place_of(&tail);
+        let place = tail_end_of(&tail);
         drop(tail);
         if !planted::is(Bug::StateNotSynced) {
             self.sync().map_err(Failure::Fatal)?;
@@ -218,7 +224,7 @@ impl Store {
     pub(super) fn mark(
         &self,
         current: &mut CurrentGuard<'_>,
-        (place, last): (Place, Lsn),
+        (place, last): (TailEnd, Lsn),
         closed: bool,
     ) -> Result<(), Failure> {
         let Some(old) = current.mark() else { unreachable!("every open writes CURRENT") };
@@ -233,13 +239,13 @@ impl Store {
             end: place.end,
             last,
         };
-        self.leave_housekeeping();
+        self.request_maintenance();
         current.write(&mark)
     }
 
     /// Raises the floor, durable by now, for readers.
     pub(super) fn raise_floor(&self, floor: Lsn) {
-        self.shelf.change(|catalog| {
+        self.segments.change(|catalog| {
             let floor = floor.max(catalog.floor);
             (Catalog { floor, ..catalog.clone() }, ())
         });
@@ -249,10 +255,10 @@ impl Store {
     /// and whatever could not be removed before. Appends go on meanwhile: no lock that they might
     /// want is held.
     pub(super) fn remove_retired(&self) -> Removed {
-        let retired = self.shelf.change(Catalog::retire);
-        let mut paths = std::mem::take(&mut *lock(&self.owed));
+        let retired = self.segments.change(Catalog::retire);
+        let mut paths = std::mem::take(&mut *lock(&self.pending_removal));
         for segment in retired {
-            self.shelf.forget(&segment);
+            self.segments.forget(&segment);
             paths.push(segment.path.clone());
         }
         paths.extend(planted::is(Bug::TailUnlinked).then(|| lock(&self.tail).segment.path.clone()));
@@ -268,7 +274,7 @@ impl Store {
                 true
             }
         });
-        lock(&self.owed).splice(0..0, paths);
+        lock(&self.pending_removal).splice(0..0, paths);
         removed
     }
 
@@ -294,7 +300,7 @@ impl Store {
         }
     }
 
-    pub(super) fn leave_housekeeping(&self) {
+    pub(super) fn request_maintenance(&self) {
         self.housekeeping_due.store(true, Ordering::Release);
     }
 }
@@ -311,8 +317,8 @@ impl Disk for Store {
         lock(&self.tail).is_full_for(group.frame_bytes())
     }
 
-    fn rotate(&self, next: Lsn) -> Result<Place, Failure> {
-        let small = self.small();
+    fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure> {
+        let small = self.state_frame();
         self.start_segment(next, &small, Spare::Keep)
     }
 
@@ -349,6 +355,6 @@ impl Disk for Store {
     }
 }
 
-fn place_of(tail: &Tail) -> Place {
-    Place { number: tail.header.number, salt: tail.header.salt, end: tail.end() }
+fn tail_end_of(tail: &Tail) -> TailEnd {
+    TailEnd { number: tail.header.number, salt: tail.header.salt, end: tail.end() }
 }
