@@ -21,11 +21,35 @@ use crate::threads::{Mutex, MutexGuard};
 /// room for that, it is smaller; a new segment with a small state fits the smallest.
 const SPARE_BYTES: [usize; 4] = [128 << 10, 64 << 10, 32 << 10, 16 << 10];
 
+/// Whether the log was closed after its last append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LogState {
+    Open,
+    Closed,
+}
+
+impl LogState {
+    fn code(self) -> u32 {
+        match self {
+            LogState::Open => 1,
+            LogState::Closed => 2,
+        }
+    }
+
+    fn from_code(code: u32) -> Option<LogState> {
+        match code {
+            1 => Some(LogState::Open),
+            2 => Some(LogState::Closed),
+            _ => None,
+        }
+    }
+}
+
 /// What CURRENT says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) log_id: Id,
-    pub(crate) closed: bool,
+    pub(crate) state: LogState,
     /// The tail's number and salt.
     pub(crate) number: u64,
     pub(crate) salt: Id,
@@ -39,7 +63,7 @@ impl Twinned for Mark {
     const MAGIC: &'static [u8; 8] = b"SEAWALLC";
 
     fn encode_fields(&self, block: &mut [u8]) {
-        put_u32(block, 12, if self.closed { 2 } else { 1 });
+        put_u32(block, 12, self.state.code());
         block[16..32].copy_from_slice(&self.log_id);
         block[32..48].copy_from_slice(&self.salt);
         put_u64(block, 48, self.number);
@@ -50,18 +74,18 @@ impl Twinned for Mark {
     fn decode_fields(block: &[u8]) -> Option<Mark> {
         let mark = Mark {
             log_id: get_id(block, 16),
-            closed: get_u32(block, 12) == 2,
+            state: LogState::from_code(get_u32(block, 12))?,
             number: get_u64(block, 48),
             salt: get_id(block, 32),
             end: get_u64(block, 56),
             last: Lsn::from(get_u64(block, 64)),
         };
-        ((1..=2).contains(&get_u32(block, 12)) && mark.number > 0).then_some(mark)
+        (mark.number > 0).then_some(mark)
     }
 
     /// Of an older and a newer promise, both made, the newer one binds.
     fn choose(first: Mark, second: Mark) -> Option<Mark> {
-        let key = |mark: &Mark| (mark.number, mark.end, mark.closed);
+        let key = |mark: &Mark| (mark.number, mark.end, mark.state);
         Some(if key(&first) >= key(&second) { first } else { second })
     }
 }
@@ -282,7 +306,14 @@ mod tests {
     use crate::frame::{BLOCK_BYTES, Twin};
 
     fn mark(end: u64) -> Mark {
-        Mark { log_id: [1; 16], closed: false, number: 3, salt: [2; 16], end, last: Lsn::from(9) }
+        Mark {
+            log_id: [1; 16],
+            state: LogState::Open,
+            number: 3,
+            salt: [2; 16],
+            end,
+            last: Lsn::from(9),
+        }
     }
 
     #[test]
@@ -293,7 +324,7 @@ mod tests {
             let both = [&first[..BLOCK_BYTES], &second[..BLOCK_BYTES]].concat();
             assert_eq!(Mark::decode(&both), Twin::Sound { value: mark(9000), damaged: Some(0) });
         }
-        let closed = Mark { closed: true, ..mark(9000) };
+        let closed = Mark { state: LogState::Closed, ..mark(9000) };
         assert_eq!(Mark::decode(&closed.encode()), Twin::Sound { value: closed, damaged: None });
     }
 }

@@ -24,6 +24,7 @@ mod recovery;
 pub mod report;
 mod segment;
 pub mod stats;
+mod store;
 mod threads;
 mod wal;
 

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::current::{CurrentGuard, Mark, is_refused_for_space, remove_unfinished};
+use crate::current::{CurrentGuard, LogState, Mark, is_refused_for_space, remove_unfinished};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
 use crate::frame::{
@@ -143,7 +143,7 @@ impl Staged {
     fn mark(&self, succession: &Succession<'_>) -> Mark {
         Mark {
             log_id: succession.log_id,
-            closed: false,
+            state: LogState::Open,
             number: succession.number,
             salt: self.header.salt,
             end: self.header.initial_end,

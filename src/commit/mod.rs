@@ -18,40 +18,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Failure, Result};
-use crate::frame::{FrameBuffer, Unit};
+use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Backpressure, Durability, Options};
 use crate::planted::{self, Bug};
 use crate::segment::Written;
 use crate::stats::Counters;
+use crate::store::{Disk, DurableEnd, TailEnd};
 use crate::threads::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::threads::{self, Condvar, Mutex, MutexGuard};
+use crate::threads::{self, Condvar, Mutex};
 
-pub(crate) use roles::Exclusive;
-use roles::{Locked, Role, Roles};
-pub(crate) use state::TailEnd;
-use state::{Admission, CommitState, Member, Milestone, Taken};
-
-/// The files under the log: what holders of a role do to them.
-pub(crate) trait Disk: std::fmt::Debug + Send + Sync {
-    /// In the writing role: whether the group goes into a new segment.
-    fn is_full_for(&self, group: &FrameBuffer) -> bool;
-
-    /// In both roles, when all that is written is synced: starts a new segment.
-    fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure>;
-
-    /// In the writing role: writes a group behind what is there.
-    fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written>;
-
-    /// In both roles, after a write that met a full disk: removes what it left, durably.
-    fn undo(&self) -> Result<()>;
-
-    /// In the syncing role: makes all that was written before it began durable. Returns how long
-    /// that took.
-    fn sync(&self) -> Result<Duration>;
-
-    fn now(&self) -> Duration;
-}
+pub(crate) use roles::Quiesced;
+use roles::{Locked, Roles, Shared};
+use state::{Admission, CommitState, Gathered, Member, Milestone, Role, Taken};
+use wakes::Sleepers;
 
 /// A gathering leader takes its group once it has this much.
 const GROUP_BYTES: usize = 1 << 20;
@@ -64,26 +44,14 @@ const GATHER_MAX: Duration = Duration::from_micros(100);
 /// whoever comes may come between any two of these anyway, and more of them would only be more of
 /// the same.
 const GATHER_POLLS_MAX: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1000 };
-/// After each gathering to which nobody came, twice as many groups go without, up to 2 to this
-/// power.
-const GATHER_MISSES_MAX: u32 = 6;
-
 #[derive(Debug)]
 pub(crate) struct Commit {
-    disk: Arc<dyn Disk>,
+    shared: Shared,
     counters: Arc<Counters>,
     mode: Durability,
     backpressure: Backpressure,
     pending_bytes_max: usize,
     write_out_bytes: usize,
-    state: Mutex<CommitState>,
-    /// Members of a group sleep here by the parity of its number, so that a finished group wakes
-    /// only its own.
-    members: [Condvar; 2],
-    /// Whoever waits for a role sleeps here.
-    roles: Condvar,
-    /// The timer of `Interval` mode sleeps here.
-    timer: Condvar,
     /// Records and bytes in the active buffer, for a gathering leader to poll.
     arrived: AtomicUsize,
     arrived_bytes: AtomicUsize,
@@ -97,11 +65,15 @@ impl Commit {
         counters: Arc<Counters>,
         options: &Options,
         next: Lsn,
-        place: TailEnd,
+        tail_end: TailEnd,
     ) -> Commit {
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Commit {
-            disk,
+            shared: Shared {
+                disk,
+                state: Mutex::new(CommitState::new(next, tail_end)),
+                sleepers: Sleepers::new(options.durability),
+            },
             counters,
             mode: options.durability,
             backpressure: options.backpressure,
@@ -109,10 +81,6 @@ impl Commit {
             write_out_bytes: bytes(
                 WRITE_OUT_BYTES.min(options.segment_bytes / 2).min(options.pending_bytes_max),
             ),
-            state: Mutex::new(CommitState::new(next, place)),
-            members: [Condvar::new(), Condvar::new()],
-            roles: Condvar::new(),
-            timer: Condvar::new(),
             arrived: AtomicUsize::new(0),
             arrived_bytes: AtomicUsize::new(0),
             disk_full: AtomicBool::new(false),
@@ -126,13 +94,13 @@ impl Commit {
         let range = state.push(unit);
         self.arrived_bytes.store(state.active.bytes(), Ordering::Relaxed);
         self.arrived.store(state.active_records, Ordering::Release);
-        let outcome = match self.mode {
+        let milestone = match self.mode {
             Durability::Buffered => return Ok(range),
             Durability::Interval(_) => Milestone::Written,
             Durability::Sync => Milestone::Synced,
         };
         let member = state.join(group);
-        self.wait_for(state, member, outcome).map(|()| range)
+        self.wait_for(state, member, milestone).map(|()| range)
     }
 
     /// Makes all that was appended before the call durable, and returns the durable LSN. `None`: it
@@ -161,17 +129,9 @@ impl Commit {
         self.wait_for(state, member, Milestone::Written)
     }
 
-    /// Waits until both roles are free, and takes them.
-    pub(crate) fn exclusive(&self) -> Result<Exclusive<'_>> {
-        let mut state = self.lock();
-        state.check_usable()?;
-        state = self.take_role(state, Role::Writing);
-        state = self.take_role(state, Role::Syncing);
-        let roles = Roles::new(self, &[Role::Writing, Role::Syncing]);
-        let usable = state.check_usable();
-        let exclusive = Exclusive::new(roles, &state);
-        drop(state);
-        usable.map(|()| exclusive) // Dropped, it passes the roles on.
+    /// Waits until both roles are free, takes them, and syncs what is written.
+    pub(crate) fn quiesce(&self) -> Result<Quiesced<'_>> {
+        self.shared.quiesce()
     }
 
     /// Syncs every `interval`, but sleeps while there is nothing to sync; returns when the log is
@@ -181,22 +141,22 @@ impl Commit {
             let mut state = self.lock();
             while state.written == state.durable && state.check_usable().is_ok() {
                 state.timer_sleeps = true;
-                state = state.wait(&self.timer);
+                state = state.wait(&self.shared.sleepers.timer);
             }
             state.timer_sleeps = false;
-            let deadline = self.disk.now().saturating_add(interval);
+            let deadline = self.shared.disk.now().saturating_add(interval);
             loop {
                 if state.check_usable().is_err() {
                     return;
                 }
-                let left = deadline.saturating_sub(self.disk.now());
+                let left = deadline.saturating_sub(self.shared.disk.now());
                 if left.is_zero() {
                     break;
                 }
-                state = state.wait_timeout(&self.timer, left);
+                state = state.wait_timeout(&self.shared.sleepers.timer, left);
             }
-            state = self.take_role(state, Role::Syncing);
-            let roles = Roles::new(self, &[Role::Syncing]);
+            state = state.take_role(Role::Syncing);
+            let roles = Roles::new(&self.shared, &[Role::Syncing]);
             if state.check_usable().is_err() {
                 drop(state);
                 return;
@@ -207,7 +167,7 @@ impl Commit {
 
     pub(crate) fn poison(&self, cause: Error) {
         let mut state = self.lock();
-        self.poison_log(&mut state, cause);
+        state.poison_log(cause);
     }
 
     pub(crate) fn check_usable(&self) -> Result<()> {
@@ -226,10 +186,11 @@ impl Commit {
         self.lock().durable
     }
 
-    /// The tail, how far it is durable, and the last durable LSN, at one moment.
-    pub(crate) fn durable_tail_end(&self) -> (TailEnd, Lsn) {
+    /// Returns how far the log is durable.
+    pub(crate) fn durable_end(&self) -> DurableEnd {
         let state = self.lock();
-        (TailEnd { end: state.durable_end, ..state.place }, state.durable)
+        let tail = TailEnd { end: state.durable_end, ..state.tail_end };
+        DurableEnd { tail, last: state.durable }
     }
 
     /// Whether the last group met a full disk.
@@ -250,22 +211,22 @@ impl Commit {
         if state.admission == Admission::Held {
             state.admission = Admission::Open;
         }
-        self.wake_all(&state);
+        self.shared.sleepers.wake_all(&state);
     }
 
     /// From now on every call is `Closed`; wakes everyone.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.admission = Admission::Closed;
-        self.wake_all(&state);
+        self.shared.sleepers.wake_all(&state);
     }
 
     /// Waits until nobody holds a role. Once the log is closed, nobody takes one again.
     pub(crate) fn wait_until_idle(&self) {
         let mut state = self.lock();
-        state = self.take_role(state, Role::Writing);
-        state = self.take_role(state, Role::Syncing);
-        Roles::new(self, &[Role::Writing, Role::Syncing]).release(state, None);
+        state = state.take_role(Role::Writing);
+        state = state.take_role(Role::Syncing);
+        Roles::new(&self.shared, &[Role::Writing, Role::Syncing]).release(state, None);
     }
 
     // --- Waiting ---
@@ -287,7 +248,7 @@ impl Commit {
                 Step::Lead => {
                     let led = self.lead(state, None);
                     state = self.lock();
-                    if let Err(error) = led {
+                    if let Led::Failed(error) = led {
                         break Err(error);
                     }
                 }
@@ -308,7 +269,7 @@ impl Commit {
         match admitted {
             Ok(()) => Ok(state),
             Err(error) => {
-                self.pass_on(state);
+                self.shared.pass_on(state);
                 Err(error)
             }
         }
@@ -357,18 +318,16 @@ impl Commit {
         loop {
             if let Some(result) = state.reached(member, milestone) {
                 if result.is_err() {
-                    self.pass_on(state);
+                    self.shared.pass_on(state);
                 }
                 return result;
             }
             if state.written_groups < member.group {
                 if self.may_write(&state) {
                     match self.lead(state, Some((member, milestone))) {
-                        Ok(Some(result)) => return result,
-                        Ok(None) => state = self.lock(),
-                        Err(error) => {
-                            // In `Buffered` mode the records stay in memory: this call failed, the
-                            // group did not.
+                        Led::Reached(result) => return result,
+                        Led::NotYet => state = self.lock(),
+                        Led::Failed(error) => {
                             self.lock().leave(member);
                             return Err(error);
                         }
@@ -377,13 +336,13 @@ impl Commit {
                 }
             } else if !state.syncing && state.role_waiters == 0 {
                 state.syncing = true;
-                let roles = Roles::new(self, &[Role::Syncing]);
+                let roles = Roles::new(&self.shared, &[Role::Syncing]);
                 self.sync_written(state, roles);
                 state = self.lock();
                 continue;
             }
             self.counters.waits.add(1);
-            state = state.wait(&self.members[parity(member.group)]);
+            state = state.wait(self.shared.sleepers.members_of(member.group));
         }
     }
 
@@ -393,31 +352,14 @@ impl Commit {
         free && (self.mode != Durability::Sync || !state.syncing)
     }
 
-    /// Waits for a role and takes it. Whoever waits here goes before the next leader.
-    fn take_role<'a>(&'a self, mut state: Locked<'a>, role: Role) -> Locked<'a> {
-        state.role_waiters += 1;
-        while *state.role(role) {
-            state = state.wait(&self.roles);
-        }
-        state.role_waiters -= 1;
-        *state.role(role) = true;
-        state
-    }
-
     // --- Leading ---
 
-    /// Leads one group: takes the buffer, writes it, in `Sync` mode syncs it, and tells everyone.
-    /// Returns what the caller waits for, if it has come. An error is the leader's own only in
-    /// `Buffered` mode and in a poisoned log; else every member, the leader too, reads its group's
-    /// outcome.
-    fn lead<'a>(
-        &'a self,
-        state: Locked<'a>,
-        awaited: Option<(Member, Milestone)>,
-    ) -> Result<Option<Result<()>>> {
+    /// Leads one group: takes the buffer, writes it, in `Sync` mode syncs it, and wakes the threads
+    /// that can go on. `awaited`: what the caller waits for.
+    fn lead<'a>(&'a self, state: Locked<'a>, awaited: Option<(Member, Milestone)>) -> Led {
         let syncs = self.mode == Durability::Sync;
         let held: &[Role] = if syncs { &[Role::Writing, Role::Syncing] } else { &[Role::Writing] };
-        let mut roles = Roles::new(self, held);
+        let mut roles = Roles::new(&self.shared, held);
         let mut state = state; // Declared after the roles: a panic unlocks it before they are given back.
         state.writing = true;
         state.syncing |= syncs;
@@ -425,12 +367,12 @@ impl Commit {
         if let Some(target) = if syncs { state.gather.target(present) } else { None } {
             let limit = (state.gather.average_sync / 4).min(GATHER_MAX);
             drop(state);
-            let met = self.gather(target, limit);
+            let gathered = self.gather(target, limit);
             state = self.lock();
-            state.gather.learn(met);
+            state.gather.learn(gathered);
             if let Some(poisoned) = state.poison.clone() {
                 roles.release(state, None);
-                return Err(poisoned);
+                return Led::Failed(poisoned);
             }
         }
         let mut taken = state.take();
@@ -439,15 +381,14 @@ impl Commit {
         let durable_end = state.durable_end;
         drop(state);
 
-        let mut outcome_of_write = self.write_and_sync(&mut roles, &mut taken, durable_end);
+        let mut outcome = self.write_and_sync(&mut roles, &mut taken, durable_end);
         if planted::is(Bug::NotPoisoned) {
-            outcome_of_write =
-                outcome_of_write.map_err(|failure| Failure::Refused(failure.into_error()));
+            outcome = outcome.map_err(|failure| Failure::Refused(failure.into_error()));
         }
 
         let mut state = self.lock();
         let group = taken.group;
-        let result = match outcome_of_write {
+        let result = match outcome {
             _ if state.poison.is_some() => Err(state.poisoned()),
             Ok((written, sync_took)) => {
                 self.disk_full.store(false, Ordering::Relaxed);
@@ -466,33 +407,38 @@ impl Commit {
                     state.retain(taken);
                     Err(error)
                 } else {
-                    state.revoke(taken, &error, syncs);
-                    self.wake_all(&state); // Two groups have their outcome.
+                    let milestone = if syncs { Milestone::Synced } else { Milestone::Written };
+                    state.revoke(taken, &error, milestone);
+                    self.shared.sleepers.wake_all(&state); // Two groups have their outcome.
                     Ok(())
                 }
             }
             Err(Failure::Fatal(error)) => {
-                self.poison_log(&mut state, error);
+                state.poison_log(error);
                 Err(state.poisoned())
             }
         };
-        let outcome = awaited.and_then(|(member, milestone)| state.reached(member, milestone));
+        let reached = awaited.and_then(|(member, milestone)| state.reached(member, milestone));
         roles.release(state, Some(group));
-        result.map(|()| outcome)
+        match (result, reached) {
+            (Err(error), _) => Led::Failed(error),
+            (Ok(()), Some(reached)) => Led::Reached(reached),
+            (Ok(()), None) => Led::NotYet,
+        }
     }
 
-    /// Gives threads that are about to append the chance to join the group. Returns whether anybody
-    /// came. Polls: waking from a sleep would take longer than all of this.
-    fn gather(&self, target: usize, limit: Duration) -> bool {
-        let start = self.disk.now();
+    /// Gives threads that are about to append the chance to join the group. Polls: waking from a
+    /// sleep would take longer than all of this.
+    fn gather(&self, target: usize, limit: Duration) -> Gathered {
+        let start = self.shared.disk.now();
         let present = self.arrived.load(Ordering::Acquire);
         let (mut seen, mut seen_at) = (present, start);
         for _ in 0..GATHER_POLLS_MAX {
             let arrived = self.arrived.load(Ordering::Acquire);
             if arrived >= target || self.arrived_bytes.load(Ordering::Relaxed) >= GROUP_BYTES {
-                return true;
+                return Gathered::Joined;
             }
-            let now = self.disk.now();
+            let now = self.shared.disk.now();
             if arrived != seen {
                 (seen, seen_at) = (arrived, now);
             }
@@ -501,7 +447,7 @@ impl Commit {
             }
             threads::yield_now();
         }
-        seen > present
+        if seen > present { Gathered::Joined } else { Gathered::Alone }
     }
 
     /// Brings a group to disk. Holds no lock.
@@ -511,19 +457,19 @@ impl Commit {
         taken: &mut Taken,
         mut durable_end: u64,
     ) -> Result<(Written, Option<Duration>), Failure> {
-        if self.disk.is_full_for(&taken.buffer) {
+        if self.shared.disk.is_full_for(&taken.buffer) {
             if roles.take_syncing()?.written_unsynced() && !planted::is(Bug::RotatedUnsynced) {
-                self.disk.sync().map_err(Failure::Fatal)?;
+                self.shared.disk.sync().map_err(Failure::Fatal)?;
             }
-            let place = self.disk.rotate(taken.first)?;
-            durable_end = place.end;
-            self.publish(place)?;
+            let tail_end = self.shared.disk.rotate(taken.first)?;
+            durable_end = tail_end.end;
+            self.shared.publish(tail_end).map_err(Failure::Fatal)?;
         }
-        let written = match self.disk.write(&mut taken.buffer, durable_end) {
+        let written = match self.shared.disk.write(&mut taken.buffer, durable_end) {
             Ok(written) => written,
             Err(error) if error.is_storage_full() => {
                 drop(roles.take_syncing()?);
-                self.disk.undo().map_err(Failure::Fatal)?;
+                self.shared.disk.undo().map_err(Failure::Fatal)?;
                 return Err(Failure::Refused(error));
             }
             Err(error) => return Err(Failure::Fatal(error)),
@@ -534,32 +480,25 @@ impl Commit {
         let took = if planted::is(Bug::AcknowledgedBeforeSync) {
             Duration::ZERO
         } else {
-            self.disk.sync().map_err(Failure::Fatal)?
+            self.shared.disk.sync().map_err(Failure::Fatal)?
         };
         Ok((written, Some(took)))
-    }
-
-    /// Records that all that is written is durable, and where the tail is now.
-    fn publish(&self, place: TailEnd) -> Result<(), Failure> {
-        let mut state = self.lock();
-        state.check_usable().map_err(Failure::Refused)?;
-        state.place = place;
-        state.all_written_is_synced();
-        self.wake_all(&state);
-        Ok(())
     }
 
     /// Syncs what is written, in the syncing role alone: writes may go on meanwhile, and are not
     /// covered.
     fn sync_written(&self, state: Locked<'_>, roles: Roles<'_>) {
-        let (written, groups, end) = (state.written, state.written_groups, state.place.end);
+        let covered = state.written_extent();
         drop(state);
-        let synced =
-            if planted::is(Bug::SyncSkipped) { Ok(Duration::ZERO) } else { self.disk.sync() };
+        let synced = if planted::is(Bug::SyncSkipped) {
+            Ok(Duration::ZERO)
+        } else {
+            self.shared.disk.sync()
+        };
         let mut state = self.lock();
         match synced {
-            Err(error) => self.poison_log(&mut state, error),
-            Ok(_) if state.poison.is_none() => state.synced(written, groups, end),
+            Err(error) => state.poison_log(error),
+            Ok(_) if state.poison.is_none() => state.synced(covered),
             Ok(_) => {}
         }
         roles.release(state, None);
@@ -572,34 +511,21 @@ impl Commit {
         self.counters.preallocated_bytes.add(written.preallocated_bytes);
     }
 
-    /// Nothing is acknowledged after this. The first cause stays.
-    fn poison_log(&self, state: &mut Locked<'_>, cause: Error) {
-        if state.poison.is_none() {
-            let poisoned = Error::Poisoned { durable: state.durable, cause: Arc::new(cause) };
-            state.poison = Some(poisoned.clone());
-            state.log_when_unlocked(poisoned);
-        }
-        if planted::is(Bug::WaitersNotWoken) {
-            return;
-        }
-        self.wake_all(state);
-    }
-
     fn lock(&self) -> Locked<'_> {
-        match self.state.lock() {
-            Ok(guard) => Locked::new(self, guard),
-            Err(poisoned) => self.enter_poisoned(poisoned.into_inner()),
-        }
+        self.shared.lock()
     }
+}
 
-    /// Some thread panicked in a critical section: its state cannot be trusted, and the log ends
-    /// here.
-    fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, CommitState>) -> Locked<'a> {
-        threads::clear_poison(&self.state);
-        let mut state = Locked::new(self, guard);
-        self.poison_log(&mut state, Error::Panicked);
-        state
-    }
+/// What leading a group came to, for the thread that led.
+enum Led {
+    /// What the thread waits for has come to this.
+    Reached(Result<()>),
+    /// What the thread waits for is still to come.
+    NotYet,
+    /// The log is poisoned; or, in `Buffered` mode, the disk is full and the group stays in memory.
+    /// The thread's call fails. In the other modes each member of a group, the leader too, reads
+    /// the group's outcome.
+    Failed(Error),
 }
 
 /// See [`Commit::next_step`].
@@ -609,10 +535,6 @@ enum Step {
     Lead,
     Wait,
     Refuse(Error),
-}
-
-fn parity(group: u64) -> usize {
-    usize::from(group % 2 == 1)
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]

@@ -1,24 +1,86 @@
-//! The right to write and to sync, and the lock on the state: both are given back on every way out,
+//! The lock on the state, and the right to write and to sync. Both are given back on every way out,
 //! and both poison the log if that way is a panic.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Failure, Result};
 use crate::lsn::Lsn;
-use crate::threads::{self, Condvar, MutexGuard};
+use crate::planted::{self, Bug};
+use crate::store::{Disk, TailEnd};
+use crate::threads::{self, Condvar, Mutex, MutexGuard};
 
-use super::Commit;
-use super::state::{CommitState, TailEnd};
+use super::state::{CommitState, Role};
+use super::wakes::Sleepers;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    Writing,
-    Syncing,
+/// What the appending threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) state: Mutex<CommitState>,
+    pub(super) sleepers: Sleepers,
 }
 
-/// The state, locked. A panic while it is held poisons the log and wakes everyone.
+impl Shared {
+    pub(super) fn lock(&self) -> Locked<'_> {
+        match self.state.lock() {
+            Ok(guard) => Locked::new(self, guard),
+            Err(poisoned) => self.enter_poisoned(poisoned.into_inner()),
+        }
+    }
+
+    /// A thread panicked in a critical section: its state cannot be trusted, and the log ends here.
+    fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, CommitState>) -> Locked<'a> {
+        threads::clear_poison(&self.state);
+        let mut state = Locked::new(self, guard);
+        state.poison_log(Error::Panicked);
+        state
+    }
+
+    /// Unlocks, and wakes the threads that can go on now that a role may be free. Called whenever a
+    /// thread that might have been woken to lead goes away instead; [`Roles::release`] does the
+    /// same.
+    pub(super) fn pass_on(&self, state: Locked<'_>) {
+        let wakes = self.sleepers.wakes(&state, None);
+        drop(state);
+        self.sleepers.send(wakes);
+    }
+
+    /// Records that all that is written is durable, and where the tail ends now. Fails if the log
+    /// was poisoned or closed meanwhile.
+    pub(super) fn publish(&self, tail_end: TailEnd) -> Result<()> {
+        let mut state = self.lock();
+        state.check_usable()?;
+        state.tail_end = tail_end;
+        state.all_written_is_synced();
+        self.sleepers.wake_all(&state);
+        Ok(())
+    }
+
+    /// Waits until both roles are free, takes them, and syncs what is written.
+    pub(super) fn quiesce(&self) -> Result<Quiesced<'_>> {
+        let mut state = self.lock();
+        state.check_usable()?;
+        state = state.take_role(Role::Writing);
+        state = state.take_role(Role::Syncing);
+        // Dropped by an error below, it passes the roles on.
+        let roles = Roles::new(self, &[Role::Writing, Role::Syncing]);
+        let usable = state.check_usable();
+        let next = state.written.next();
+        let end = state.tail_end.end;
+        let unsynced = state.written_unsynced();
+        drop(state);
+        usable?;
+        if unsynced {
+            roles.sync()?;
+        }
+        Ok(Quiesced { roles, next, end })
+    }
+}
+
+/// The state, locked. A panic while it is held poisons the log and wakes every waiter.
 pub(super) struct Locked<'a> {
-    commit: &'a Commit,
+    shared: &'a Shared,
     guard: Option<MutexGuard<'a, CommitState>>,
     /// Whether the thread was panicking before it took the lock, which then is no fault of ours.
     panicking: bool,
@@ -26,28 +88,51 @@ pub(super) struct Locked<'a> {
 }
 
 impl<'a> Locked<'a> {
-    pub(super) fn new(commit: &'a Commit, guard: MutexGuard<'a, CommitState>) -> Locked<'a> {
-        Locked { commit, guard: Some(guard), panicking: std::thread::panicking(), unlogged: None }
+    fn new(shared: &'a Shared, guard: MutexGuard<'a, CommitState>) -> Locked<'a> {
+        Locked { shared, guard: Some(guard), panicking: std::thread::panicking(), unlogged: None }
     }
 
-    /// Leaves an error to be logged once the lock is free: a logger may look at the log.
-    pub(super) fn log_when_unlocked(&mut self, error: Error) {
-        self.unlogged = Some(error);
+    /// Ends the log: nothing is acknowledged after this. The first cause stays.
+    pub(super) fn poison_log(&mut self, cause: Error) {
+        if self.poison.is_none() {
+            let poisoned = Error::Poisoned { durable: self.durable, cause: Arc::new(cause) };
+            self.poison = Some(poisoned.clone());
+            // Logged once the lock is free: a logger may look at the log.
+            self.unlogged = Some(poisoned);
+        }
+        if planted::is(Bug::WaitersNotWoken) {
+            return;
+        }
+        self.shared.sleepers.wake_all(self);
+    }
+
+    /// Waits for a role and takes it. A thread that waits here goes before the next leader.
+    pub(super) fn take_role(mut self, role: Role) -> Locked<'a> {
+        let shared = self.shared;
+        self.role_waiters += 1;
+        while *self.role(role) {
+            self = self.wait(&shared.sleepers.roles);
+        }
+        self.role_waiters -= 1;
+        *self.role(role) = true;
+        self
     }
 
     pub(super) fn wait(mut self, condvar: &Condvar) -> Locked<'a> {
-        let (commit, guard) = (self.commit, self.guard.take().expect("held until dropped"));
+        let shared = self.shared;
+        let guard = self.guard.take().expect("held until dropped");
         match condvar.wait(guard) {
-            Ok(guard) => Locked::new(commit, guard),
-            Err(poisoned) => commit.enter_poisoned(poisoned.into_inner()),
+            Ok(guard) => Locked::new(shared, guard),
+            Err(poisoned) => shared.enter_poisoned(poisoned.into_inner()),
         }
     }
 
     pub(super) fn wait_timeout(mut self, condvar: &Condvar, timeout: Duration) -> Locked<'a> {
-        let (commit, guard) = (self.commit, self.guard.take().expect("held until dropped"));
-        match threads::wait_timeout(condvar, &commit.state, guard, timeout) {
-            Ok(guard) => Locked::new(commit, guard),
-            Err(poisoned) => commit.enter_poisoned(poisoned.into_inner()),
+        let shared = self.shared;
+        let guard = self.guard.take().expect("held until dropped");
+        match threads::wait_timeout(condvar, &shared.state, guard, timeout) {
+            Ok(guard) => Locked::new(shared, guard),
+            Err(poisoned) => shared.enter_poisoned(poisoned.into_inner()),
         }
     }
 }
@@ -69,8 +154,7 @@ impl std::ops::DerefMut for Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if self.guard.is_some() && !self.panicking && std::thread::panicking() {
-            let commit = self.commit;
-            commit.poison_log(self, Error::Panicked);
+            self.poison_log(Error::Panicked);
         }
         self.guard = None;
         if let Some(error) = self.unlogged.take() {
@@ -80,10 +164,10 @@ impl Drop for Locked<'_> {
 }
 
 /// Roles held. Dropped without [`release`](Roles::release), by an error or a panic, they are given
-/// back as well.
+/// back all the same.
 #[derive(Debug)]
 pub(super) struct Roles<'a> {
-    commit: &'a Commit,
+    shared: &'a Shared,
     writing: bool,
     syncing: bool,
     /// As in [`Locked`].
@@ -92,17 +176,22 @@ pub(super) struct Roles<'a> {
 
 impl<'a> Roles<'a> {
     /// Notes that the caller has taken these roles.
-    pub(super) fn new(commit: &'a Commit, held: &[Role]) -> Roles<'a> {
-        let (writing, syncing) = (held.contains(&Role::Writing), held.contains(&Role::Syncing));
-        Roles { commit, writing, syncing, panicking: std::thread::panicking() }
+    pub(super) fn new(shared: &'a Shared, held: &[Role]) -> Roles<'a> {
+        Roles {
+            shared,
+            writing: held.contains(&Role::Writing),
+            syncing: held.contains(&Role::Syncing),
+            panicking: std::thread::panicking(),
+        }
     }
 
-    /// Adds the syncing role, which its holder gives back without waiting for anything. If his sync
-    /// failed, the log is poisoned, and what he could not sync must not be synced again.
+    /// Adds the syncing role. A thread that holds only that role gives it back without waiting for
+    /// anything. If that thread's sync failed, the log is poisoned, and what it could not sync must
+    /// not be synced again.
     pub(super) fn take_syncing(&mut self) -> Result<Locked<'a>, Failure> {
-        let mut state = self.commit.lock();
+        let mut state = self.shared.lock();
         if !self.syncing {
-            state = self.commit.take_role(state, Role::Syncing);
+            state = state.take_role(Role::Syncing);
             self.syncing = true;
         }
         match state.poison.clone() {
@@ -111,19 +200,38 @@ impl<'a> Roles<'a> {
         }
     }
 
-    /// Gives the roles back, unlocks, and wakes whoever can go on, the members of `finished` among
-    /// them.
+    /// With both roles held: makes what is written durable.
+    fn sync(&self) -> Result<()> {
+        let synced = self.shared.disk.sync();
+        let mut state = self.shared.lock();
+        match synced {
+            Ok(_) => {
+                state.check_usable()?;
+                state.all_written_is_synced();
+                self.shared.sleepers.wake_all(&state);
+                Ok(())
+            }
+            Err(error) => {
+                state.poison_log(error);
+                Err(state.poisoned())
+            }
+        }
+    }
+
+    /// Gives the roles back, unlocks, and wakes the threads that can go on, the members of
+    /// `finished` among them.
     pub(super) fn release(mut self, mut state: Locked<'a>, finished: Option<u64>) {
         self.give_back(&mut state);
-        let wakes = self.commit.wakes(&state, finished);
+        let wakes = self.shared.sleepers.wakes(&state, finished);
         drop(state);
-        self.commit.send(wakes);
+        self.shared.sleepers.send(wakes);
     }
 
     fn give_back(&mut self, state: &mut CommitState) {
         state.writing &= !self.writing;
         state.syncing &= !self.syncing;
-        (self.writing, self.syncing) = (false, false);
+        self.writing = false;
+        self.syncing = false;
     }
 }
 
@@ -132,65 +240,37 @@ impl Drop for Roles<'_> {
         if !self.writing && !self.syncing {
             return;
         }
-        let commit = self.commit;
-        let mut state = commit.lock();
+        let shared = self.shared;
+        let mut state = shared.lock();
         self.give_back(&mut state);
         if std::thread::panicking() && !self.panicking {
-            commit.poison_log(&mut state, Error::Panicked);
+            state.poison_log(Error::Panicked);
         }
-        commit.pass_on(state);
+        shared.pass_on(state);
     }
 }
 
-/// Both roles, for a new segment, a state frame, or the end.
+/// Both roles, with all that is written synced: for a new segment, a state frame, or the end.
 #[derive(Debug)]
-pub(crate) struct Exclusive<'a> {
+pub(crate) struct Quiesced<'a> {
     roles: Roles<'a>,
-    /// The LSN behind the last written record.
+    /// The LSN after the last written record.
     pub(crate) next: Lsn,
-    /// The tail's durable end, once [`sync`](Exclusive::sync) has returned.
-    pub(crate) durable_end: u64,
-    unsynced: bool,
+    /// The tail's end, which is durable.
+    pub(crate) end: u64,
 }
 
-impl<'a> Exclusive<'a> {
-    pub(super) fn new(roles: Roles<'a>, state: &CommitState) -> Exclusive<'a> {
-        let (next, durable_end) = (state.written.next(), state.place.end);
-        Exclusive { roles, next, durable_end, unsynced: state.written_unsynced() }
-    }
-
-    /// Makes what is written durable.
-    pub(crate) fn sync(&mut self) -> Result<()> {
-        if self.unsynced {
-            let commit = self.roles.commit;
-            let synced = commit.disk.sync();
-            let mut state = commit.lock();
-            match synced {
-                Ok(_) => {
-                    state.check_usable()?;
-                    state.all_written_is_synced();
-                    commit.wake_all(&state);
-                }
-                Err(error) => {
-                    commit.poison_log(&mut state, error);
-                    return Err(state.poisoned());
-                }
-            }
-            self.unsynced = false;
-        }
-        Ok(())
-    }
-
-    /// Takes what came of a change of files: a new place, up to which all is durable; a refusal; or
-    /// the end of the log.
+impl Quiesced<'_> {
+    /// Takes what came of a change of files: a new end of the tail, up to which all is durable; a
+    /// refusal; or the end of the log.
     pub(crate) fn publish(&mut self, outcome: Result<TailEnd, Failure>) -> Result<()> {
-        let commit = self.roles.commit;
-        match outcome.and_then(|place| commit.publish(place)) {
-            Ok(()) => Ok(()),
+        let shared = self.roles.shared;
+        match outcome {
+            Ok(tail_end) => shared.publish(tail_end),
             Err(Failure::Refused(error)) => Err(error),
             Err(Failure::Fatal(error)) => {
-                let mut state = commit.lock();
-                commit.poison_log(&mut state, error);
+                let mut state = shared.lock();
+                state.poison_log(error);
                 Err(state.poisoned())
             }
         }

@@ -22,8 +22,8 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::entry::Entry;
-use crate::frame::{FRAME_HEADER_BYTES, decode_record};
-use crate::threads::thread;
+use crate::frame::{FRAME_HEADER_BYTES, FrameBuffer, decode_record};
+use crate::threads::{MutexGuard, thread};
 
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ enum Do {
     Sync,
     Flush,
     /// Takes both roles, as a state frame does, syncs what is written, and gives them back.
-    Exclusive,
+    Quiesce,
     /// Ends the log as `Wal::close` does.
     Close,
     /// The timer of `Interval` mode.
@@ -43,7 +43,7 @@ enum Do {
     /// Ends the log for a reason that lies elsewhere: another file, a panic.
     Poison,
 }
-use Do::{Append, Close, Exclusive as TakeBoth, Flush, LookOn, Poison, Sync, Timer};
+use Do::{Append, Close, Flush, LookOn, Poison, Quiesce, Sync, Timer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
@@ -343,8 +343,9 @@ impl Log {
             clock_ns: StdAtomicU64::new(0),
             seen: StdAtomicU64::new(0),
         });
-        let place = TailEnd { number: 1, salt: [0; 16], end: 8192 };
-        let commit = Commit::new(disk.clone(), Arc::default(), &model.options, Lsn::FIRST, place);
+        let tail_end = TailEnd { number: 1, salt: [0; 16], end: 8192 };
+        let commit =
+            Commit::new(disk.clone(), Arc::default(), &model.options, Lsn::FIRST, tail_end);
         Log { disk, commit }
     }
 
@@ -354,7 +355,7 @@ impl Log {
                 Append(byte) => self.append(*byte),
                 Sync => self.sync(),
                 Flush => self.flush(),
-                TakeBoth => self.take_both(),
+                Quiesce => self.take_both(),
                 Close => self.close(),
                 Timer => self.commit.run_timer(INTERVAL),
                 Poison => {
@@ -427,9 +428,9 @@ impl Log {
     }
 
     fn take_both(&self) {
-        match self.commit.exclusive() {
-            Ok(exclusive) => {
-                if let Err(error) = self.use_both(exclusive) {
+        match self.commit.quiesce() {
+            Ok(quiesced) => {
+                if let Err(error) = self.use_both(quiesced) {
                     self.note(&mut self.disk.books(), &error);
                 }
             }
@@ -439,20 +440,19 @@ impl Log {
 
     /// With both roles held nobody else is at the files, and all that is written is durable after
     /// the sync.
-    fn use_both(&self, mut exclusive: Exclusive<'_>) -> Result<()> {
-        exclusive.sync()?;
+    fn use_both(&self, mut quiesced: Quiesced<'_>) -> Result<()> {
         let mut books = self.disk.books();
-        let (written, alone) =
-            (books.records.len(), !books.writing && !books.syncing && !books.exclusive);
+        let written = books.records.len();
+        let alone = !books.writing && !books.syncing && !books.exclusive;
         books.rule(alone, "who holds both roles is alone");
         let synced = books.durable == written;
         books.rule(synced, "what is written is durable once it was synced in both roles");
-        let known = u64::from(exclusive.next) == written as u64 + 1;
+        let known = u64::from(quiesced.next) == written as u64 + 1;
         books.rule(known, "who holds both roles knows how much is written");
         books.exclusive = true;
         drop(books);
         self.disk.books().exclusive = false;
-        exclusive.publish(Ok(TailEnd { number: 1, salt: [0; 16], end: 8192 + 64 * written as u64 }))
+        quiesced.publish(Ok(TailEnd { number: 1, salt: [0; 16], end: 8192 + 64 * written as u64 }))
     }
 
     fn close(&self) {
@@ -477,9 +477,9 @@ impl Log {
             Err(Error::StorageFull { .. }) if self.commit.mode != Durability::Buffered => {}
             outcome => drop(outcome?),
         }
-        let mut exclusive = self.commit.exclusive()?;
-        exclusive.sync()?;
+        let quiesced = self.commit.quiesce()?;
         self.commit.close();
+        drop(quiesced);
         Ok(())
     }
 
@@ -632,7 +632,7 @@ fn a_failure_is_told_to_everyone_and_nothing_is_acknowledged_behind_it() {
         &[Seen::Acknowledged, Seen::Poisoned],
     );
     explore(Model::interval(&[&[Append(1), Sync], &[Poison], &[Timer]]), &[Seen::Poisoned]);
-    explore(Model::interval(&[&[Append(1), TakeBoth], &[Poison]]), &[Seen::Poisoned]);
+    explore(Model::interval(&[&[Append(1), Quiesce], &[Poison]]), &[Seen::Poisoned]);
 }
 
 #[test]
@@ -677,7 +677,7 @@ fn whoever_waits_for_room_gets_it_or_is_told() {
     explore(narrow(TRIO).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
     let closing: &[&[Do]] = &[&[Append(1)], &[Append(2)], &[Append(3)], &[Close]];
     explore(Model { preemptions_max: Some(2), ..narrow(closing) }, &[Seen::Closed]);
-    explore(narrow(&[&[Append(1), Append(3)], &[Append(2)], &[TakeBoth]]), &[Seen::Waited]);
+    explore(narrow(&[&[Append(1), Append(3)], &[Append(2)], &[Quiesce]]), &[Seen::Waited]);
     let fails = |threads| {
         let options = Options::new().pending_bytes_max(10).backpressure(Backpressure::Fail);
         Model { options, ..Model::new(threads) }
@@ -692,17 +692,17 @@ fn whoever_waits_for_room_gets_it_or_is_told() {
 
 #[test]
 fn both_roles_exclude_everyone_else() {
-    explore(Model::new(&[&[Append(1), Append(2)], &[TakeBoth, TakeBoth]]), &[Seen::Acknowledged]);
-    explore(Model::new(&[&[Append(1)], &[Append(2)], &[TakeBoth]]), &[Seen::Acknowledged]);
-    explore(Model::new(&[&[Append(1)], &[TakeBoth], &[TakeBoth]]), &[Seen::Acknowledged]);
+    explore(Model::new(&[&[Append(1), Append(2)], &[Quiesce, Quiesce]]), &[Seen::Acknowledged]);
+    explore(Model::new(&[&[Append(1)], &[Append(2)], &[Quiesce]]), &[Seen::Acknowledged]);
+    explore(Model::new(&[&[Append(1)], &[Quiesce], &[Quiesce]]), &[Seen::Acknowledged]);
     // One waits for the writing role, another, who has that and must rotate, for the syncing role.
-    let threads: &[&[Do]] = &[&[Append(1), Append(2)], &[Sync], &[TakeBoth]];
+    let threads: &[&[Do]] = &[&[Append(1), Append(2)], &[Sync], &[Quiesce]];
     explore(Model { rotations: &[1], ..Model::interval(threads) }, &[Seen::Rotated]);
-    let failing = Model::new(&[&[Append(1)], &[Append(2)], &[TakeBoth]]);
+    let failing = Model::new(&[&[Append(1)], &[Append(2)], &[Quiesce]]);
     explore(failing.with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
     for threads in [
-        &[&[Append(1), Append(2)], &[TakeBoth] as &[Do]] as &[&[Do]],
-        &[&[Append(1)], &[Sync], &[TakeBoth]],
+        &[&[Append(1), Append(2)], &[Quiesce] as &[Do]] as &[&[Do]],
+        &[&[Append(1)], &[Sync], &[Quiesce]],
     ] {
         explore(Model::interval(threads), &[Seen::Acknowledged]);
         explore(
@@ -737,7 +737,7 @@ fn the_timer_syncs_and_ends_with_the_log() {
     explore(Model::interval(alone).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
     explore(Model::interval(joined).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
     explore(Model::interval(joined).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
-    explore(Model::interval(&[&[Append(1), TakeBoth, Close], &[Timer]]), &[Seen::Acknowledged]);
+    explore(Model::interval(&[&[Append(1), Quiesce, Close], &[Timer]]), &[Seen::Acknowledged]);
     // Nobody else syncs.
     explore(Model::interval(&[&[Append(1), LookOn, Close], &[Timer]]), &[Seen::Acknowledged]);
     explore(

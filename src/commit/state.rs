@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::frame::{FrameBuffer, Id, Unit};
+use crate::frame::{FrameBuffer, Unit};
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
+use crate::store::TailEnd;
 use crate::threads::Condvar;
 
-use super::{GATHER_MISSES_MAX, Role, parity};
+/// After each gathering that no record joined, twice as many groups go without one, up to 2 to this
+/// power.
+const GATHER_MISSES_MAX: u32 = 6;
 
-/// The tail and an offset in it.
+/// What a thread may do to the tail while it holds the role, and no other thread may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TailEnd {
-    pub(crate) number: u64,
-    pub(crate) salt: Id,
-    pub(crate) end: u64,
+pub(super) enum Role {
+    Writing,
+    Syncing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +38,20 @@ pub(super) enum Milestone {
     Synced,
 }
 
-/// One who waits for a group's outcome. `counted`: the group might have been taken back when he
-/// joined.
+/// A thread that waits for a group's outcome. `counted`: the group might still be revoked when the
+/// thread joined.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     pub(super) group: u64,
     counted: bool,
+}
+
+/// How much of the log something covers: records, groups, and bytes of the tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    last: Lsn,
+    groups: u64,
+    end: u64,
 }
 
 /// A group on its way to disk.
@@ -71,7 +81,7 @@ pub(super) struct CommitState {
     pub(super) written: Lsn,
     pub(super) durable: Lsn,
     /// The tail and the end of what is written in it; and up to where that is durable.
-    pub(super) place: TailEnd,
+    pub(super) tail_end: TailEnd,
     pub(super) durable_end: u64,
 
     /// The number of the group that is being filled; never reused.
@@ -91,11 +101,12 @@ pub(super) struct CommitState {
     members: [usize; 2],
     failed: Vec<FailedGroup>,
 
-    /// Whether somebody holds the role.
+    /// Whether a thread holds the role.
     pub(super) writing: bool,
     pub(super) syncing: bool,
     pub(super) role_waiters: usize,
-    /// Who waits for room, first come first, each on its own; and the room that all of them want.
+    /// The threads that wait for room, first come first, each on its own; and the room that all of
+    /// them want.
     pub(super) queue: VecDeque<Arc<Condvar>>,
     pub(super) queued_bytes: usize,
     pub(super) timer_sleeps: bool,
@@ -107,13 +118,13 @@ pub(super) struct CommitState {
 }
 
 impl CommitState {
-    pub(super) fn new(next: Lsn, place: TailEnd) -> CommitState {
+    pub(super) fn new(next: Lsn, tail_end: TailEnd) -> CommitState {
         CommitState {
             next,
             written: next.previous(),
             durable: next.previous(),
-            place,
-            durable_end: place.end,
+            tail_end,
+            durable_end: tail_end.end,
             filling: 1,
             active: FrameBuffer::default(),
             active_records: 0,
@@ -159,7 +170,8 @@ impl CommitState {
 
     /// Gives a unit its LSNs and adds it to the group being filled.
     pub(super) fn push(&mut self, unit: Unit<'_>) -> LsnRange {
-        let (first, count) = (self.next, unit.count());
+        let first = self.next;
+        let count = unit.count();
         self.active.push(unit, first);
         self.active_records += count as usize;
         self.next = first.checked_add(count.into()).expect("a log never holds 2^64 records");
@@ -172,17 +184,17 @@ impl CommitState {
         self.active.bytes() + self.in_flight_bytes + retained
     }
 
-    /// Takes a place at the end of the line for room.
+    /// Takes a slot at the end of the queue for room.
     pub(super) fn enter_queue(&mut self, bytes: usize) -> Arc<Condvar> {
-        let place = Arc::new(Condvar::new());
-        self.queue.push_back(place.clone());
+        let slot = Arc::new(Condvar::new());
+        self.queue.push_back(slot.clone());
         self.queued_bytes += bytes;
-        place
+        slot
     }
 
-    /// Leaves the line.
-    pub(super) fn leave_queue(&mut self, place: &Arc<Condvar>, bytes: usize) {
-        self.queue.retain(|other| !Arc::ptr_eq(other, place));
+    /// Leaves the queue.
+    pub(super) fn leave_queue(&mut self, slot: &Arc<Condvar>, bytes: usize) {
+        self.queue.retain(|other| !Arc::ptr_eq(other, slot));
         self.queued_bytes -= bytes;
     }
 
@@ -266,20 +278,27 @@ impl CommitState {
             taken.first.checked_add(taken.records as u64).expect("it was given out").previous();
         self.written_groups = taken.group;
         self.last_group_records = taken.records;
-        self.place.end = end;
+        self.tail_end.end = end;
         self.members[parity(taken.group)] = 0;
         self.recycle(taken.buffer);
     }
 
     pub(super) fn all_written_is_synced(&mut self) {
-        let (written, groups, end) = (self.written, self.written_groups, self.place.end);
-        self.synced(written, groups, end);
+        self.synced(self.written_extent());
+    }
+
+    /// Returns how much is written: what a sync that begins now will cover.
+    pub(super) fn written_extent(&self) -> Extent {
+        Extent { last: self.written, groups: self.written_groups, end: self.tail_end.end }
     }
 
     /// A sync that began when this much was written has succeeded.
-    pub(super) fn synced(&mut self, written: Lsn, groups: u64, end: u64) {
-        assert!(self.durable <= written && written <= self.written, "durable ≤ written");
-        (self.durable, self.synced_groups, self.durable_end) = (written, groups, end);
+    pub(super) fn synced(&mut self, covered: Extent) {
+        let Extent { last, groups, end } = covered;
+        assert!(self.durable <= last && last <= self.written, "durable ≤ written");
+        self.durable = last;
+        self.synced_groups = groups;
+        self.durable_end = end;
     }
 
     /// Keeps a group that met a full disk; it goes out first.
@@ -289,8 +308,8 @@ impl CommitState {
     }
 
     /// Takes back every LSN that was given out and not written: that group and the one being
-    /// filled.
-    pub(super) fn revoke(&mut self, taken: Taken, error: &Error, syncs: bool) {
+    /// filled. One lead would have brought each of them to `milestone`.
+    pub(super) fn revoke(&mut self, taken: Taken, error: &Error, milestone: Milestone) {
         self.next = if planted::is(Bug::LsnReusedOnFullDisk) {
             taken.first.previous().max(Lsn::FIRST)
         } else {
@@ -306,7 +325,7 @@ impl CommitState {
         self.active.clear();
         self.active_records = 0;
         self.written_groups = self.filling;
-        if syncs {
+        if milestone == Milestone::Synced {
             self.synced_groups = self.filling;
         }
         self.filling += 1;
@@ -325,7 +344,19 @@ impl CommitState {
     }
 }
 
-/// What decides whether a leader waits for company, and how long.
+/// Returns where the members of a group are counted, and where they sleep.
+pub(super) fn parity(group: u64) -> usize {
+    usize::from(group % 2 == 1)
+}
+
+/// Whether a record joined a group while its leader gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gathered {
+    Joined,
+    Alone,
+}
+
+/// What decides whether a leader waits for more records, and how long.
 #[derive(Debug, Default)]
 pub(super) struct Gather {
     /// Records that may come into the next group.
@@ -350,12 +381,13 @@ impl Gather {
     }
 
     /// Backs off after misses.
-    pub(super) fn learn(&mut self, met: bool) {
-        if met {
-            self.misses = 0;
-        } else {
-            self.misses = (self.misses + 1).min(GATHER_MISSES_MAX);
-            self.skip = (1 << self.misses) - 1;
+    pub(super) fn learn(&mut self, gathered: Gathered) {
+        match gathered {
+            Gathered::Joined => self.misses = 0,
+            Gathered::Alone => {
+                self.misses = (self.misses + 1).min(GATHER_MISSES_MAX);
+                self.skip = (1 << self.misses) - 1;
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
 use crate::entry::Entry;
+use crate::frame::FrameBuffer;
 use crate::fs::{Fs, OsFs};
 
 #[derive(Debug)]
@@ -95,8 +96,8 @@ fn fixture(options: &Options) -> (Arc<FakeDisk>, Arc<Commit>) {
         calls: Mutex::default(),
         end: Mutex::new(8192),
     });
-    let place = TailEnd { number: 1, salt: [0; 16], end: 8192 };
-    let commit = Commit::new(disk.clone(), Arc::default(), options, Lsn::FIRST, place);
+    let tail_end = TailEnd { number: 1, salt: [0; 16], end: 8192 };
+    let commit = Commit::new(disk.clone(), Arc::default(), options, Lsn::FIRST, tail_end);
     (disk, Arc::new(commit))
 }
 
@@ -130,7 +131,8 @@ fn outcome<T>(receiver: &Receiver<T>) -> T {
 }
 
 fn wait_until(mut condition: impl FnMut() -> bool) {
-    let (clock, limit) = (OsFs::new(), Duration::from_secs(10));
+    let clock = OsFs::new();
+    let limit = Duration::from_secs(10);
     while !condition() {
         assert!(clock.now() < limit, "it does not come about");
         std::thread::yield_now();
@@ -208,7 +210,7 @@ fn a_failed_sync_ends_the_log_for_everyone_and_is_not_tried_again() {
     }
     assert!(matches!(append(&commit, b""), Err(Error::Poisoned { .. })));
     assert!(matches!(commit.sync(), Err(Error::Poisoned { .. })));
-    assert!(matches!(commit.exclusive().map(drop), Err(Error::Poisoned { .. })));
+    assert!(matches!(commit.quiesce().map(drop), Err(Error::Poisoned { .. })));
     assert_eq!((disk.calls().as_str(), commit.durable_lsn()), ("wswsws", Lsn::from(2)));
 }
 
@@ -341,9 +343,9 @@ fn too_much_pending_is_refused_where_the_caller_asked_for_that() {
 }
 
 #[test]
-fn only_its_members_read_that_a_group_was_taken_back() {
+fn only_its_members_read_that_a_group_was_revoked() {
     // Method: three members of a group that meets a full disk, held back from reading so by the
-    // lock, while a sync by somebody else looks at the same group. In `Interval` mode it is not a
+    // lock, while a sync by another thread looks at the same group. In `Interval` mode it is not a
     // sync that settles the group.
     let interval = Duration::from_secs(1000);
     let (disk, commit) = fixture(&Options::new().durability(Durability::Interval(interval)));
@@ -355,7 +357,7 @@ fn only_its_members_read_that_a_group_was_taken_back() {
     let members = [state.join(group), state.join(group)];
     let taken = state.take();
     let full = Error::io("test", &Path::new("disk").into(), io::ErrorKind::StorageFull.into());
-    state.revoke(taken, &full, false);
+    state.revoke(taken, &full, Milestone::Written);
     drop(state);
     assert_eq!(commit.sync().unwrap(), Some(Lsn::from(1)));
     for member in members {
@@ -366,7 +368,7 @@ fn only_its_members_read_that_a_group_was_taken_back() {
 }
 
 #[test]
-fn a_full_disk_leaves_nobody_asleep_who_joined_during_the_write() {
+fn a_full_disk_leaves_no_thread_asleep_that_joined_during_the_write() {
     // Method: the write of one group is held, and fails once the next group has members, too.
     let (disk, commit) = fixture(&Options::new());
     let (begun, go_on) = hold(&disk.writes);
@@ -411,11 +413,11 @@ fn a_rotation_makes_what_is_written_durable_first() {
     disk.full.store(true, Ordering::Relaxed);
     append(&commit, b"").unwrap();
     assert_eq!((disk.calls().as_str(), commit.durable_lsn()), ("wsrw", Lsn::FIRST));
-    assert_eq!(commit.durable_tail_end().0, TailEnd { number: 2, salt: [0; 16], end: 8192 });
+    assert_eq!(commit.durable_end().tail, TailEnd { number: 2, salt: [0; 16], end: 8192 });
 }
 
 #[test]
-fn a_clock_that_stands_still_holds_nobody_up() {
+fn a_clock_that_stands_still_holds_no_thread_up() {
     #[derive(Debug)]
     struct Still(Arc<FakeDisk>);
     impl Disk for Still {
@@ -439,9 +441,9 @@ fn a_clock_that_stands_still_holds_nobody_up() {
         }
     }
     let (disk, _) = fixture(&Options::new());
-    let place = TailEnd { number: 1, salt: [0; 16], end: 8192 };
+    let tail_end = TailEnd { number: 1, salt: [0; 16], end: 8192 };
     let commit =
-        Commit::new(Arc::new(Still(disk)), Arc::default(), &Options::new(), Lsn::FIRST, place);
+        Commit::new(Arc::new(Still(disk)), Arc::default(), &Options::new(), Lsn::FIRST, tail_end);
     let entries = [Entry::from(b"a"), Entry::from(b"b")];
     commit.append(Unit::batch(&entries)).unwrap();
     let commit = Arc::new(commit);
@@ -449,19 +451,19 @@ fn a_clock_that_stands_still_holds_nobody_up() {
     let gathers = commit.clone();
     let (sender, gathered) = channel();
     std::thread::spawn(move || sender.send(gathers.gather(9, Duration::from_secs(1))));
-    assert!(!outcome(&gathered));
+    assert_eq!(outcome(&gathered), Gathered::Alone);
 }
 
 #[test]
-fn whoever_comes_while_others_wait_enters_if_there_is_room_for_all() {
-    // Method: one waits in line; the reason goes, and his wake-up is still on its way when another
-    // one comes.
+fn a_newcomer_enters_while_others_wait_if_there_is_room_for_all() {
+    // Method: one thread waits in the queue; the reason goes, and its wake-up is still on its way when
+    // another thread comes.
     let (_, commit) = fixture(&Options::new());
     commit.hold_appends().unwrap();
-    let in_line = start_append(&commit);
+    let queued = start_append(&commit);
     wait_until(|| commit.lock().queue.len() == 1);
     commit.lock().admission = Admission::Open;
     let newcomer = start_append(&commit);
     assert_eq!(outcome(&newcomer).unwrap(), Lsn::FIRST);
-    assert_eq!(outcome(&in_line).unwrap(), Lsn::from(2));
+    assert_eq!(outcome(&queued).unwrap(), Lsn::from(2));
 }

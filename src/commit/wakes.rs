@@ -1,16 +1,28 @@
-//! Whom to wake. A role given back, a group finished, a thread that goes away: each lets somebody
-//! else go on.
+//! Which threads to wake. A role given back, a group finished, a thread that goes away: each lets
+//! another thread go on.
 
 use std::sync::Arc;
 
 use crate::options::Durability;
 use crate::threads::Condvar;
 
-use super::roles::Locked;
-use super::state::CommitState;
-use super::{Commit, parity};
+use super::state::{CommitState, parity};
 
-/// Who is to be woken.
+/// Where threads sleep. A thread that waits for space has a condition variable of its own, in
+/// [`CommitState::queue`].
+#[derive(Debug)]
+pub(super) struct Sleepers {
+    mode: Durability,
+    /// Members of a group, by the parity of its number, so that a finished group wakes only its
+    /// own.
+    pub(super) members: [Condvar; 2],
+    /// Threads that wait for a role.
+    pub(super) roles: Condvar,
+    /// The timer of `Interval` mode.
+    pub(super) timer: Condvar,
+}
+
+/// The threads to be woken.
 #[derive(Debug)]
 pub(super) struct Wakes {
     roles: bool,
@@ -22,27 +34,33 @@ pub(super) struct Wakes {
     timer: bool,
 }
 
-impl Commit {
-    /// Unlocks, and wakes whoever can go on now that a role may be free. Called whenever a thread
-    /// that might have been woken to lead goes away instead; [`Roles::release`] does the same.
-    pub(super) fn pass_on(&self, state: Locked<'_>) {
-        let wakes = self.wakes(&state, None);
-        drop(state);
-        self.send(wakes);
+impl Sleepers {
+    pub(super) fn new(mode: Durability) -> Sleepers {
+        Sleepers {
+            mode,
+            members: [Condvar::new(), Condvar::new()],
+            roles: Condvar::new(),
+            timer: Condvar::new(),
+        }
     }
 
-    /// Who can go on. `finished`: a group that has reached its outcome.
+    /// Where the members of that group sleep.
+    pub(super) fn members_of(&self, group: u64) -> &Condvar {
+        &self.members[parity(group)]
+    }
+
+    /// Decides which threads can go on. `finished`: a group that has reached its outcome.
     pub(super) fn wakes(&self, state: &CommitState, finished: Option<u64>) -> Wakes {
         let unsynced = state.written > state.durable;
         let any_mode = self.mode != Durability::Sync;
         let next = state.role_waiters == 0 && state.has_pending();
         Wakes {
             roles: state.role_waiters > 0,
-            // Where groups are not synced as they are written, some wait for a write, some for a
-            // sync, in groups of either parity: only they know who can go on.
+            // Where groups are not synced as they are written, some members wait for a write and
+            // some for a sync, in groups of either parity. Only they know which of them can go on.
             all_members: any_mode,
             finished: finished.filter(|_| !any_mode).map(parity),
-            // Else all who sleep there can lead the group.
+            // Otherwise each thread that sleeps there can lead the group.
             leader: (next && !any_mode).then_some(parity(state.filling)),
             front: state.queue.front().cloned(),
             timer: state.timer_sleeps && unsynced,
@@ -72,6 +90,7 @@ impl Commit {
         }
     }
 
+    /// Wakes every thread.
     pub(super) fn wake_all(&self, state: &CommitState) {
         self.members.iter().for_each(Condvar::notify_all);
         self.roles.notify_all();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::{Catalog, CatalogEntry};
-use crate::current::{Current, Mark};
+use crate::current::{Current, LogState, Mark};
 use crate::dir::Dir;
 use crate::error::{Failure, Result};
 use crate::frame::{FRAMES_START, Seal};
@@ -166,7 +166,7 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     let header = scanned.header.clone();
     let mark = Mark {
         log_id: header.log_id,
-        closed: false,
+        state: LogState::Open,
         number: header.number,
         salt: header.salt,
         end: scanned.end,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::current::Mark;
+use crate::current::{LogState, Mark};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::frame::{FORMAT_VERSION, FRAMES_START, Seal, Twin};
@@ -66,7 +66,11 @@ pub(super) fn sound_mark(scan: &Scan) -> Option<&Mark> {
 fn facts(tail: &TailScan, mark: Option<&Mark>) -> TailFacts {
     let names_it =
         |mark: &&Mark| (mark.number, mark.salt) == (tail.header.number, tail.header.salt);
-    let of_mark = |mark: &Mark| TailMark { closed: mark.closed, end: mark.end, last: mark.last };
+    let of_mark = |mark: &Mark| TailMark {
+        closed: mark.state == LogState::Closed,
+        end: mark.end,
+        last: mark.last,
+    };
     TailFacts {
         mark: mark.filter(names_it).map(of_mark),
         initial_end: tail.header.initial_end,

@@ -1,33 +1,26 @@
-//! `Wal`: the public handle. Wires the layers together; holds no byte layout and no system call.
+//! `Wal`: the public handle. Wires the layers together; contains no byte layout and no system call.
+//! What keeps the files in order, from `rotate` to `close`, is in [`maintain`].
 
-mod store;
+mod maintain;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, TryLockError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::commit::{Commit, TailEnd};
-use crate::current::{CurrentGuard, Spares};
+use crate::commit::Commit;
 use crate::dir::Dir;
 use crate::entry::Entry;
-use crate::error::{Error, Failure, Result};
-use crate::frame::{STATE_BYTES_MAX, Unit, record_bytes};
+use crate::error::{Error, Result};
+use crate::frame::{Unit, record_bytes};
 use crate::fs::{Fs, FsLock, Medium, OsFs};
 use crate::lsn::{Lsn, LsnRange};
-use crate::new_segment::Spare;
 use crate::options::{Durability, Options};
-use crate::planted::{self, Bug};
 use crate::reader::{self, Cursor, Iter, Record};
 use crate::recovery::recover;
 use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
+use crate::store::Store;
 use crate::threads::{self, Mutex, thread};
-
-use store::{StateFrame, StatePlacement, Store};
-
-/// A `sync` with nothing to sync writes CURRENT anew if it is older than this.
-const MARK_AGE: Duration = Duration::from_millis(100);
 
 /// A write-ahead log: an open directory of segments.
 ///
@@ -103,7 +96,7 @@ impl Wal {
         let counters = Arc::new(Counters::default());
         let store = Arc::new(Store::new(dir, options, counters.clone(), recovered));
         let commit =
-            Arc::new(Commit::new(store.clone(), counters.clone(), options, next, store.place()));
+            Arc::new(Commit::new(store.clone(), counters.clone(), options, next, store.tail_end()));
         let wal = Wal {
             store,
             commit,
@@ -193,16 +186,14 @@ impl Wal {
 
     /// Spare files are made by the append after the one that rotated, before it takes the room for
     /// them: the one that rotated has waited long enough. What an open has left is done after the
-    /// first.
+    /// first append.
     fn append_unit(&self, unit: Unit<'_>) -> Result<LsnRange> {
-        let has_kept_house = self.store.has_kept_house();
-        if has_kept_house {
+        if self.store.maintenance.was_claimed() {
             self.run_maintenance();
+            return self.commit.append(unit);
         }
         let range = self.commit.append(unit)?;
-        if !has_kept_house {
-            self.run_maintenance();
-        }
+        self.run_maintenance();
         Ok(range)
     }
 
@@ -229,33 +220,13 @@ impl Wal {
             }
             Ok(None) => {}
             Err(full @ Error::StorageFull { .. }) => {
-                self.commit.exclusive()?.sync()?; // What is written is no worse off for what is not.
+                drop(self.commit.quiesce()?); // What is written is no worse off for what is not.
                 return Err(full);
             }
             Err(error) => return Err(error),
         }
         self.mark_if_old()?;
         Ok(self.durable_lsn())
-    }
-
-    /// Writes CURRENT anew if it lags behind and is old. Nobody is promised that it succeeds.
-    fn mark_if_old(&self) -> Result<()> {
-        if self.commit.met_full_disk() {
-            return Ok(());
-        }
-        let mut current = self.store.current.lock();
-        // Not before the lock is held: `close` gives it back with the log closed.
-        self.commit.check_usable()?;
-        let place = self.commit.durable_tail_end();
-        let lags = current
-            .mark()
-            .is_some_and(|mark| mark.number == place.0.number && mark.end < place.0.end);
-        if lags && current.age() > MARK_AGE {
-            self.mark(&mut current, place)?;
-            drop(current);
-            self.run_maintenance();
-        }
-        Ok(())
     }
 
     /// Hands everything that was appended before this call to the operating system: it then
@@ -298,143 +269,6 @@ impl Wal {
     /// [`Error::Corrupt`], [`Error::Io`], [`Error::Closed`].
     pub fn read(&self, lsn: Lsn) -> Result<Option<Record>> {
         reader::read(&self.store.segments, self.durable_lsn(), lsn)
-    }
-
-    /// Ends the newest segment and starts another one. One without records stays as it is.
-    ///
-    /// # Errors
-    /// [`Error::StorageFull`] and [`Error::Io`] leave the old segment usable. [`Error::Poisoned`],
-    /// [`Error::Closed`].
-    pub fn rotate(&self) -> Result<()> {
-        let maintenance_lock = threads::lock(&self.maintenance_lock);
-        self.commit.sync()?;
-        let mut exclusive = self.commit.exclusive()?;
-        if self.store.tail_holds_records() {
-            exclusive.sync()?;
-            let small = self.store.state_frame();
-            let created = self.store.start_segment(exclusive.next, &small, Spare::Keep);
-            exclusive.publish(created)?;
-        }
-        drop(exclusive);
-        drop(maintenance_lock);
-        self.run_maintenance();
-        Ok(())
-    }
-
-    /// Declares that records up to `lsn`, included, are no longer needed: they are never replayed
-    /// again, and segments that hold no others are removed.
-    ///
-    /// Syncs first if `lsn` is not durable yet. Once this returned, the checkpoint survives a power
-    /// failure; it does before any file is removed. Appends go on meanwhile. Below the present
-    /// checkpoint it does nothing. It works on a full disk, too, and frees what it can.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] beyond the last record. [`Error::Io`] where a file could not be
-    /// removed: the checkpoint holds, and the next one tries again. [`Error::StorageFull`],
-    /// [`Error::Poisoned`], [`Error::Closed`].
-    pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
-        let maintenance_lock = threads::lock(&self.maintenance_lock);
-        self.commit.check_usable()?;
-        let met_full_disk = self.commit.met_full_disk();
-        let mut marked = true;
-        if lsn > self.store.state_frame().floor || met_full_disk {
-            let placement = if met_full_disk {
-                StatePlacement::NewSegmentElseTail
-            } else {
-                StatePlacement::TailElseNewSegment
-            };
-            self.raise_floor(lsn, placement)?;
-            marked = self.mark_durable()?;
-        }
-        let removed = self.store.remove_retired();
-        if removed.files > 0 && !planted::is(Bug::UnlinkDirNotSynced) {
-            let mut current = self.store.current.lock();
-            current.sync_dir().map_err(|fatal| self.fail(fatal))?; // Poisoned before the lock is free.
-        }
-        if !marked {
-            self.mark_durable()?; // What was removed has made room.
-        }
-        drop(maintenance_lock);
-        self.run_maintenance();
-        removed.failure.map_or(Ok(()), Err)
-    }
-
-    /// Makes `lsn` the floor, durably, and tells readers.
-    fn raise_floor(&self, lsn: Lsn, placement: StatePlacement) -> Result<()> {
-        let last = self.last_lsn();
-        if lsn > last {
-            return Err(Error::OutOfRange { lsn, last });
-        }
-        // Records that find no room do not stand in the way of those that are written already.
-        let full = match self.commit.sync() {
-            Err(full @ Error::StorageFull { .. }) => Some(full),
-            outcome => outcome.map(|_| None)?,
-        };
-        let mut exclusive = self.commit.exclusive()?;
-        exclusive.sync()?;
-        // Only now do floor and state stand still. And an LSN that was there may have been taken
-        // back meanwhile.
-        let small = self.store.state_frame();
-        let (floor, last) = (lsn.max(small.floor), exclusive.next.previous());
-        if floor > last {
-            return Err(full.unwrap_or(Error::OutOfRange { lsn, last }));
-        }
-        let small = StateFrame { floor, ..small };
-        if planted::is(Bug::UnlinkedBeforeFloor) {
-            self.store.raise_floor(floor);
-            self.store.remove_retired();
-        }
-        let put =
-            self.store.put_state_frame(exclusive.next, exclusive.durable_end, &small, placement);
-        exclusive.publish(put)?;
-        self.store.raise_floor(floor);
-        Ok(())
-    }
-
-    /// Writes CURRENT anew with what is durable; `false` where that is refused for now.
-    fn mark_durable(&self) -> Result<bool> {
-        let mut current = self.store.current.lock();
-        self.commit.check_usable()?;
-        self.mark(&mut current, self.commit.durable_tail_end())
-    }
-
-    fn mark(&self, current: &mut CurrentGuard<'_>, place: (TailEnd, Lsn)) -> Result<bool> {
-        match self.store.mark(current, place, false) {
-            Ok(()) => Ok(true),
-            Err(Failure::Refused(error)) => {
-                log::info!("CURRENT is not marked for now: {error}");
-                Ok(false)
-            }
-            // Poisoned before the lock is free: nobody changes files between.
-            Err(fatal) => Err(self.fail(fatal)),
-        }
-    }
-
-    /// Stores a small state beside the log: at most 64 KiB, replaced as a whole, durable on return
-    /// in every mode.
-    ///
-    /// A crash leaves the old one or the new one. It survives checkpoints. A Raft vote, a schema
-    /// version.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`], [`Error::StorageFull`] and [`Error::Io`] leave the old state. After
-    /// [`Error::Poisoned`] it is unknown which of the two the next open finds. [`Error::Closed`].
-    pub fn set_state(&self, state: &[u8]) -> Result<()> {
-        self.store.segments.check_open()?;
-        check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
-        let mut exclusive = self.commit.exclusive()?;
-        exclusive.sync()?;
-        let small = StateFrame { state: state.into(), ..self.store.state_frame() };
-        let put = self.store.put_state_frame(
-            exclusive.next,
-            exclusive.durable_end,
-            &small,
-            StatePlacement::Tail,
-        );
-        exclusive.publish(put)?;
-        drop(exclusive);
-        self.run_maintenance();
-        Ok(())
     }
 
     /// Returns the state that was set last; empty if none was.
@@ -486,113 +320,6 @@ impl Wal {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counters.snapshot()
-    }
-
-    /// Closes the log: writes and syncs what is pending, marks it as closed, and gives its lock
-    /// back.
-    ///
-    /// Waits for what other threads have under way. Afterwards every call that returns a `Result`,
-    /// here and in iterators, is [`Error::Closed`]; so is a second `close`.
-    ///
-    /// # Errors
-    /// [`Error::StorageFull`]: what is pending, or the mark, found no room; the log stays open.
-    /// [`Error::Poisoned`]: the log was poisoned before or by this; nothing more is written, it is
-    /// closed and its lock given back.
-    pub fn close(&self) -> Result<()> {
-        let maintenance_lock = threads::lock(&self.maintenance_lock);
-        let closed = self.close_files();
-        match &closed {
-            Err(Error::Closed) => return closed,
-            Ok(()) | Err(Error::Poisoned { .. }) => self.shut_down(),
-            Err(_) => self.commit.admit_again(),
-        }
-        drop(maintenance_lock);
-        closed
-    }
-
-    /// Everything that `close` does to files. With `Ok` every later call is `Closed`.
-    fn close_files(&self) -> Result<()> {
-        self.commit.hold_appends()?;
-        match self.commit.sync() {
-            // Told to their callers, and taken back: nothing is pending, unless it waits in memory.
-            Err(Error::StorageFull { .. }) if self.mode != Durability::Buffered => {}
-            outcome => drop(outcome?),
-        }
-        let mut exclusive = self.commit.exclusive()?;
-        exclusive.sync()?;
-        self.store.trim_tail();
-        let mut current = self.store.current.lock();
-        let place = self.commit.durable_tail_end();
-        if let Err(failure) = self.store.mark(&mut current, place, true) {
-            return Err(self.fail(failure));
-        }
-        // In both roles and under CURRENT's lock: no thread is changing files now, and none will
-        // again.
-        self.commit.close();
-        Ok(())
-    }
-
-    /// Ends the handle, and gives the lock back once no thread is changing files.
-    fn shut_down(&self) {
-        self.store.segments.close();
-        self.commit.close();
-        self.commit.wait_until_idle();
-        drop(self.store.current.lock());
-        let timer = threads::lock(&self.timer).take();
-        if timer.is_some_and(|timer| timer.join().is_err()) {
-            log::error!("the log's timer panicked");
-        }
-        drop(threads::lock(&self.lock).take());
-    }
-
-    /// Makes spares and removes retired segments, where that is due.
-    fn run_maintenance(&self) {
-        if !self.store.is_housekeeping_due() || !self.store.take_housekeeping() {
-            return;
-        }
-        // Whoever has this lock keeps house when he is done, or ends the log. He is not waited for.
-        let maintenance_lock = match self.maintenance_lock.try_lock() {
-            Ok(maintenance_lock) => maintenance_lock,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return self.store.request_maintenance(),
-        };
-        if self.commit.check_usable().is_ok() {
-            self.store.remove_retired();
-            let mut current = self.store.current.lock();
-            let made = current.make_spares().map_err(|fatal| self.fail(fatal));
-            drop(current);
-            if let Ok(Spares::Ready) = made {
-                self.store.spares_are_made();
-            }
-        }
-        drop(maintenance_lock);
-    }
-
-    /// The error to return for a failure; a fatal one poisons the log.
-    fn fail(&self, failure: Failure) -> Error {
-        match failure {
-            Failure::Refused(error) => error,
-            Failure::Fatal(error) => {
-                self.commit.poison(error.clone());
-                self.commit.check_usable().err().unwrap_or(error)
-            }
-        }
-    }
-}
-
-impl Drop for Wal {
-    fn drop(&mut self) {
-        match self.close() {
-            Ok(()) | Err(Error::Closed) => {}
-            Err(error) => {
-                // Also where the log stayed open, since nobody is left who could try again.
-                log::error!(
-                    "closing the log in {} failed: {error}",
-                    self.store.dir.path().display()
-                );
-                self.shut_down();
-            }
-        }
     }
 }
 

@@ -1,16 +1,15 @@
 //! The log's files as the holders of the roles see them: the tail, its successors, CURRENT, and
-//! what is to be removed.
+//! what is to be removed. [`Disk`] is the part of it that group commit uses.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::{Catalog, Segments};
-use crate::commit::{Disk, TailEnd};
-use crate::current::{Current, CurrentGuard, Mark};
+use crate::current::{Current, CurrentGuard, LogState, Mark};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
-use crate::frame::FrameBuffer;
+use crate::frame::{FrameBuffer, Id};
 use crate::fs::{Handle, Medium};
 use crate::lsn::{Lsn, LsnRange};
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
@@ -22,39 +21,79 @@ use crate::stats::Counters;
 use crate::threads::atomic::{AtomicBool, Ordering};
 use crate::threads::{Mutex, lock};
 
+/// The files below group commit: what holders of a role do to them.
+pub(crate) trait Disk: std::fmt::Debug + Send + Sync {
+    /// In the writing role: whether the group goes into a new segment.
+    fn is_full_for(&self, group: &FrameBuffer) -> bool;
+
+    /// In both roles, when all that is written is synced: starts a new segment.
+    fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure>;
+
+    /// In the writing role: writes a group after what is there.
+    fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written>;
+
+    /// In both roles, after a write that met a full disk: removes what it left, durably.
+    fn undo(&self) -> Result<()>;
+
+    /// In the syncing role: makes all that was written before it began durable. Returns how long
+    /// that took.
+    fn sync(&self) -> Result<Duration>;
+
+    fn now(&self) -> Duration;
+}
+
+/// The tail and an offset in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TailEnd {
+    pub(crate) number: u64,
+    pub(crate) salt: Id,
+    pub(crate) end: u64,
+}
+
+impl TailEnd {
+    fn of(tail: &Tail) -> TailEnd {
+        TailEnd { number: tail.header.number, salt: tail.header.salt, end: tail.end() }
+    }
+}
+
+/// How far the log is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DurableEnd {
+    pub(crate) tail: TailEnd,
+    pub(crate) last: Lsn,
+}
+
+/// The log's files, while the log is open for writing.
 #[derive(Debug)]
-pub(super) struct Store {
-    pub(super) dir: Arc<Dir>,
-    pub(super) segments: Arc<Segments>,
-    pub(super) current: Current,
+pub(crate) struct Store {
+    pub(crate) dir: Arc<Dir>,
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) current: Current,
     counters: Arc<Counters>,
     segment_bytes: u64,
     preallocates: bool,
-    /// For the holder of the writing role; locked only so that the compiler sees that he is alone.
+    /// Uncontended: the writing role excludes others, and the mutex is for the borrow checker.
     tail: Mutex<Tail>,
-    /// The tail's file, for the holder of the syncing role; changed by the creation of a segment,
-    /// which holds both.
+    /// The tail's file, for the holder of the syncing role. The creation of a segment, which holds
+    /// both roles, changes it.
     tail_file: Mutex<Arc<Handle>>,
     /// The newest floor and state that were written. Changed in both roles.
-    small: Mutex<StateFrame>,
+    written: Mutex<StateFrame>,
     /// Files that are no longer part of the log, oldest first; removed when that is next done.
     pending_removal: Mutex<Vec<Arc<Path>>>,
-    /// Whether there may be spares to make or files to remove.
-    housekeeping_due: AtomicBool,
-    /// Whether any was done since the log was opened.
-    kept_house: AtomicBool,
+    pub(crate) maintenance: MaintenanceFlag,
 }
 
 /// What a state frame holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct StateFrame {
-    pub(super) floor: Lsn,
-    pub(super) state: Arc<[u8]>,
+pub(crate) struct StateFrame {
+    pub(crate) floor: Lsn,
+    pub(crate) state: Arc<[u8]>,
 }
 
 /// How a new floor or state goes to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum StatePlacement {
+pub(crate) enum StatePlacement {
     /// A state frame in the tail, unless the tail is full.
     Tail,
     /// A state frame, or, where that finds the disk full, a new segment that may use the spare
@@ -65,7 +104,7 @@ pub(super) enum StatePlacement {
 }
 
 impl Store {
-    pub(super) fn new(
+    pub(crate) fn new(
         dir: Arc<Dir>,
         options: &Options,
         counters: Arc<Counters>,
@@ -86,31 +125,30 @@ impl Store {
             preallocates,
             tail_file: Mutex::new(tail.handle.clone()),
             tail: Mutex::new(tail),
-            small: Mutex::new(StateFrame { floor: catalog.floor, state: state.into() }),
+            written: Mutex::new(StateFrame { floor: catalog.floor, state: state.into() }),
             pending_removal: Mutex::new(pending_removal),
-            housekeeping_due: AtomicBool::new(true),
-            kept_house: AtomicBool::new(false),
+            maintenance: MaintenanceFlag::default(),
         }
     }
 
-    pub(super) fn place(&self) -> TailEnd {
-        tail_end_of(&lock(&self.tail))
+    pub(crate) fn tail_end(&self) -> TailEnd {
+        TailEnd::of(&lock(&self.tail))
     }
 
-    pub(super) fn state_frame(&self) -> StateFrame {
-        lock(&self.small).clone()
+    pub(crate) fn state_frame(&self) -> StateFrame {
+        lock(&self.written).clone()
     }
 
-    pub(super) fn tail_holds_records(&self) -> bool {
+    pub(crate) fn tail_holds_records(&self) -> bool {
         lock(&self.tail).holds_records()
     }
 
-    /// In both roles, with all that is written synced: creates the next segment, with `small` in
-    /// it. One that holds a record gets a successor; one that holds none is replaced.
-    pub(super) fn start_segment(
+    /// In both roles, with all that is written synced: creates the next segment, with `frame` in
+    /// it. A tail that holds a record gets a successor; one that holds none is replaced.
+    pub(crate) fn start_segment(
         &self,
         next: Lsn,
-        small: &StateFrame,
+        frame: &StateFrame,
         spare: Spare,
     ) -> Result<TailEnd, Failure> {
         let mut tail = lock(&self.tail);
@@ -126,15 +164,15 @@ impl Store {
             number,
             first: next,
             seal: seal.clone(),
-            floor: small.floor,
-            state: &small.state,
+            floor: frame.floor,
+            state: &frame.state,
             copied: None,
             spare,
             parent_dirs: ParentDirs::Durable,
         };
         let mut staged = create_segment(&self.dir, &mut current, &succession)?;
         staged.set_segment_bytes(self.segment_bytes);
-        *lock(&self.small) = small.clone();
+        *lock(&self.written) = frame.clone();
         *lock(&self.tail_file) = staged.handle.clone();
         self.segments
             .change(|catalog| (catalog.with_tail(staged.segment.clone(), seal.as_ref()), ()));
@@ -147,26 +185,26 @@ impl Store {
         } else {
             lock(&self.pending_removal).push(old.segment.path.clone());
         }
-        self.request_maintenance();
-        Ok(tail_end_of(&tail))
+        self.maintenance.request();
+        Ok(TailEnd::of(&tail))
     }
 
     /// In both roles, with all that is written synced: makes a new floor or state durable.
-    pub(super) fn put_state_frame(
+    pub(crate) fn put_state_frame(
         &self,
         next: Lsn,
         durable_end: u64,
-        small: &StateFrame,
+        frame: &StateFrame,
         placement: StatePlacement,
     ) -> Result<TailEnd, Failure> {
         let tail = lock(&self.tail);
-        let (full, follows) = (tail.is_full_for_state(small.state.len()), tail.holds_records());
+        let (full, follows) = (tail.is_full_for_state(frame.state.len()), tail.holds_records());
         drop(tail);
         if placement == StatePlacement::NewSegmentElseTail || full {
             // A rotation leaves the spare to a checkpoint, which can free space; a rewritten tail
             // frees its own.
             let rotates = follows && placement == StatePlacement::Tail;
-            match self.start_segment(next, small, if rotates { Spare::Keep } else { Spare::Spend })
+            match self.start_segment(next, frame, if rotates { Spare::Keep } else { Spare::Spend })
             {
                 Err(Failure::Refused(error)) if placement != StatePlacement::Tail => {
                     log::info!("no new segment for now: {error}");
@@ -174,11 +212,11 @@ impl Store {
                 outcome => return outcome,
             }
         }
-        match self.write_state(next, durable_end, small) {
+        match self.write_state(next, durable_end, frame) {
             Err(Failure::Refused(error))
                 if placement == StatePlacement::TailElseNewSegment && error.is_storage_full() =>
             {
-                self.start_segment(next, small, Spare::Spend)
+                self.start_segment(next, frame, Spare::Spend)
             }
             outcome => outcome,
         }
@@ -188,10 +226,10 @@ impl Store {
         &self,
         next: Lsn,
         durable_end: u64,
-        small: &StateFrame,
+        frame: &StateFrame,
     ) -> Result<TailEnd, Failure> {
         let mut tail = lock(&self.tail);
-        match tail.write_state(next, small.floor, &small.state, durable_end) {
+        match tail.write_state(next, frame.floor, &frame.state, durable_end) {
             Ok(written) => {
                 self.counters.bytes.add(written.bytes);
                 self.counters.preallocated_bytes.add(written.preallocated_bytes);
@@ -202,18 +240,18 @@ impl Store {
             }
             Err(error) => return Err(Failure::Fatal(error)),
         }
-        let place = tail_end_of(&tail);
+        let tail_end = TailEnd::of(&tail);
         drop(tail);
         if !planted::is(Bug::StateNotSynced) {
             self.sync().map_err(Failure::Fatal)?;
         }
-        *lock(&self.small) = small.clone();
-        Ok(place)
+        *lock(&self.written) = frame.clone();
+        Ok(tail_end)
     }
 
     /// In both roles: cuts the unused space at the tail's end, before the log is closed. It may as
     /// well stay.
-    pub(super) fn trim_tail(&self) {
+    pub(crate) fn trim_tail(&self) {
         if let Err(error) = lock(&self.tail).trim() {
             log::warn!("the log keeps unused space at its end: {error}");
         }
@@ -221,30 +259,30 @@ impl Store {
 
     /// Writes CURRENT with what is durable. One that the creation of a segment has just written is
     /// newer, and stays.
-    pub(super) fn mark(
+    pub(crate) fn mark(
         &self,
         current: &mut CurrentGuard<'_>,
-        (place, last): (TailEnd, Lsn),
-        closed: bool,
+        durable: DurableEnd,
+        state: LogState,
     ) -> Result<(), Failure> {
         let Some(old) = current.mark() else { unreachable!("every open writes CURRENT") };
-        if old.number > place.number {
+        if old.number > durable.tail.number {
             return Ok(());
         }
         let mark = Mark {
             log_id: old.log_id,
-            closed,
-            number: place.number,
-            salt: place.salt,
-            end: place.end,
-            last,
+            state,
+            number: durable.tail.number,
+            salt: durable.tail.salt,
+            end: durable.tail.end,
+            last: durable.last,
         };
-        self.request_maintenance();
+        self.maintenance.request();
         current.write(&mark)
     }
 
     /// Raises the floor, durable by now, for readers.
-    pub(super) fn raise_floor(&self, floor: Lsn) {
+    pub(crate) fn raise_floor(&self, floor: Lsn) {
         self.segments.change(|catalog| {
             let floor = floor.max(catalog.floor);
             (Catalog { floor, ..catalog.clone() }, ())
@@ -254,7 +292,7 @@ impl Store {
     /// Removes what is no longer part of the log, oldest first: segments wholly below the floor,
     /// and whatever could not be removed before. Appends go on meanwhile: no lock that they might
     /// want is held.
-    pub(super) fn remove_retired(&self) -> Removed {
+    pub(crate) fn remove_retired(&self) -> Removed {
         let retired = self.segments.change(Catalog::retire);
         let mut paths = std::mem::take(&mut *lock(&self.pending_removal));
         for segment in retired {
@@ -278,38 +316,65 @@ impl Store {
         removed
     }
 
-    pub(super) fn is_housekeeping_due(&self) -> bool {
-        self.housekeeping_due.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn has_kept_house(&self) -> bool {
-        self.kept_house.load(Ordering::Relaxed)
-    }
-
-    /// Whether the caller is the one to keep house now.
-    pub(super) fn take_housekeeping(&self) -> bool {
-        self.kept_house.store(true, Ordering::Relaxed);
-        self.housekeeping_due.swap(false, Ordering::Acquire)
-    }
-
-    /// Says that the spares are there. Not to be called under CURRENT's lock, which whoever has the
-    /// tail may want.
-    pub(super) fn spares_are_made(&self) {
+    /// Lets space be preallocated: the spares are there. Not to be called under CURRENT's lock, which
+    /// the thread that has the tail may want.
+    pub(crate) fn allow_preallocation(&self) {
         if self.preallocates {
             lock(&self.tail).allow_preallocation();
         }
     }
+}
 
-    pub(super) fn request_maintenance(&self) {
-        self.housekeeping_due.store(true, Ordering::Release);
+/// Whether spares are to be made or files to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maintenance {
+    Idle,
+    Due,
+}
+
+/// Tells when [`Maintenance`] is due: any thread requests it, one claims it.
+#[derive(Debug)]
+pub(crate) struct MaintenanceFlag {
+    is_due: AtomicBool,
+    was_claimed: AtomicBool,
+}
+
+impl MaintenanceFlag {
+    pub(crate) fn request(&self) {
+        self.is_due.store(true, Ordering::Release);
+    }
+
+    /// Returns [`Maintenance::Due`] to one caller after each request.
+    pub(crate) fn claim(&self) -> Maintenance {
+        if !self.is_due.load(Ordering::Relaxed) {
+            return Maintenance::Idle;
+        }
+        self.was_claimed.store(true, Ordering::Relaxed);
+        if self.is_due.swap(false, Ordering::Acquire) {
+            Maintenance::Due
+        } else {
+            Maintenance::Idle
+        }
+    }
+
+    /// Returns whether it was claimed at least once since the log was opened.
+    pub(crate) fn was_claimed(&self) -> bool {
+        self.was_claimed.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for MaintenanceFlag {
+    /// Due: the log was just opened.
+    fn default() -> MaintenanceFlag {
+        MaintenanceFlag { is_due: AtomicBool::new(true), was_claimed: AtomicBool::new(false) }
     }
 }
 
 /// What came of removing files.
 #[derive(Debug, Default)]
-pub(super) struct Removed {
-    pub(super) files: usize,
-    pub(super) failure: Option<Error>,
+pub(crate) struct Removed {
+    pub(crate) files: usize,
+    pub(crate) failure: Option<Error>,
 }
 
 impl Disk for Store {
@@ -318,8 +383,8 @@ impl Disk for Store {
     }
 
     fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure> {
-        let small = self.state_frame();
-        self.start_segment(next, &small, Spare::Keep)
+        let frame = self.state_frame();
+        self.start_segment(next, &frame, Spare::Keep)
     }
 
     fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
@@ -353,8 +418,4 @@ impl Disk for Store {
     fn now(&self) -> Duration {
         self.dir.now()
     }
-}
-
-fn tail_end_of(tail: &Tail) -> TailEnd {
-    TailEnd { number: tail.header.number, salt: tail.header.salt, end: tail.end() }
 }
