@@ -154,7 +154,7 @@ impl Staged {
     fn into_tail(self, path: Arc<Path>) -> Tail {
         let handle = Arc::new(self.handle.renamed(path.clone()));
         let segment = Segment::new(&self.header, path);
-        segment.set_index(self.index);
+        segment.index.set(self.index);
         let end = self.header.initial_end;
         Tail::new(Arc::new(segment), handle, self.header, end, self.last, self.filled_to)
     }

@@ -227,10 +227,34 @@ pub(crate) enum HeaderReading {
     Sound(FrameHeader),
     /// It verifies, but a later release wrote it.
     Unknown {
-        what: &'static str,
+        field: UnknownField,
         found: u32,
     },
     Bad,
+}
+
+/// A field of a frame header whose value this release may not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnknownField {
+    FrameType,
+    Codec,
+}
+
+impl UnknownField {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            UnknownField::FrameType => "frame type",
+            UnknownField::Codec => "codec",
+        }
+    }
+
+    /// Returns the highest value that this release knows.
+    pub(crate) fn supported(self) -> u32 {
+        match self {
+            UnknownField::FrameType => 2,
+            UnknownField::Codec => 0,
+        }
+    }
 }
 
 impl FrameHeader {
@@ -276,10 +300,18 @@ impl FrameHeader {
         let frame_type = match frame[36] {
             1 => FrameType::Data,
             2 => FrameType::State,
-            other => return HeaderReading::Unknown { what: "frame type", found: other.into() },
+            other => {
+                return HeaderReading::Unknown {
+                    field: UnknownField::FrameType,
+                    found: other.into(),
+                };
+            }
         };
         if frame[37..40] != [0; 3] {
-            return HeaderReading::Unknown { what: "codec", found: get_u32(frame, 36) >> 8 };
+            return HeaderReading::Unknown {
+                field: UnknownField::Codec,
+                found: get_u32(frame, 36) >> 8,
+            };
         }
         let header = FrameHeader {
             checksum,
@@ -466,13 +498,15 @@ mod tests {
 
     #[test]
     fn a_frame_of_a_later_release_is_not_taken_for_damage() {
-        for (at, value, what) in [(36, 3, "frame type"), (37, 1, "codec")] {
+        for (at, value, name) in [(36, 3, "frame type"), (37, 1, "codec")] {
             let (mut frame, _) = encode_state(&SALT, 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
             frame[at] = value;
             let checksum = header_checksum(&frame, &SALT, 8192);
             put_u32(&mut frame, 4, checksum);
             let reading = FrameHeader::decode(&frame, &SALT, 8192);
-            assert!(matches!(reading, HeaderReading::Unknown { what: found, .. } if found == what));
+            assert!(
+                matches!(reading, HeaderReading::Unknown { field, .. } if field.name() == name)
+            );
         }
     }
 

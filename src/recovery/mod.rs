@@ -125,9 +125,8 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
         .collect();
     if let Some(seal) = seal {
         let old = Segment::new(&scanned.header, scanned.handle.path().clone());
-        old.set_index(
-            scanned.index.iter().copied().filter(|entry| entry.offset < seal.end).collect(),
-        );
+        old.index
+            .set(scanned.index.iter().copied().filter(|entry| entry.offset < seal.end).collect());
         segments.push(CatalogEntry { segment: Arc::new(old), seal: Some(seal) });
     }
     segments.push(CatalogEntry { segment: tail.segment.clone(), seal: None });
@@ -177,7 +176,7 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     }
     let handle = scanned.handle.clone();
     let segment = Segment::new(&header, handle.path().clone());
-    segment.set_index(scanned.index.clone());
+    segment.index.set(scanned.index.clone());
     let (end, last, bytes) = (scanned.end, scanned.last, scanned.file_bytes);
     Ok(Tail::new(Arc::new(segment), handle, header, end, last, bytes))
 }

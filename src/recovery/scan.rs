@@ -212,8 +212,8 @@ fn scan_rest(
                     // A state frame tells the next record, and so the last one before it.
                     rest.last = rest.last.max(found.next().map(Lsn::previous));
                 }
-                HeaderReading::Unknown { what, found } => {
-                    return Err(unknown(handle.path(), what, found));
+                HeaderReading::Unknown { field, found } => {
+                    return Err(unknown(handle.path(), field, found));
                 }
                 HeaderReading::Bad => {}
             }

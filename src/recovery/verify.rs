@@ -76,7 +76,7 @@ impl Job<'_> {
                 check_sealed(segment, &handle, seal, Bodies::Verify, &mut window)
             });
             match checked {
-                Ok(index) => segment.set_index(index),
+                Ok(index) => segment.index.set(index),
                 Err(error) => {
                     let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
                     if failure.as_ref().is_none_or(|(other, _)| at < *other) {

@@ -1,0 +1,216 @@
+//! `Cursor` and `Iter`: reading records from an LSN on, across segments, never past the durable LSN.
+
+use std::iter::FusedIterator;
+use std::sync::Arc;
+
+use crate::catalog::{Catalog, Segments};
+use crate::error::{Error, Result};
+use crate::frame::{FRAME_BODY_BYTES, RawRecord};
+use crate::lsn::Lsn;
+use crate::segment::{Bodies, Window, check_sealed};
+
+use super::frame::{FrameReader, Source, prefetch};
+use super::record::{Record, RecordRef};
+
+/// What a cursor reads at once.
+const REPLAY_WINDOW_BYTES: usize = 256 << 10;
+/// What a single look-up reads at once: the index leads this near, and a frame of many records
+/// fits.
+const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES + (4 << 10);
+
+/// The records of a log in order, none of them copied, from [`Wal::cursor`](crate::Wal::cursor):
+/// the fastest way to replay. Each is lent until the next call.
+///
+/// It ends at the record that was durable last when it was made. Appends, rotations and checkpoints
+/// may go on meanwhile; one that a checkpoint overtakes fails with [`Error::Removed`].
+///
+/// # Examples
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let wal = seawall::Wal::open(dir.path())?;
+/// # wal.append_batch(["credit 5", "debit 7"])?;
+/// let mut bytes = 0;
+/// let mut cursor = wal.cursor(wal.first_lsn());
+/// while let Some(record) = cursor.next()? {
+///     bytes += record.payload().len();
+/// }
+/// assert_eq!(bytes, 15);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Cursor {
+    segments: Arc<Segments>,
+    catalog: Arc<Catalog>,
+    next: Lsn,
+    limit: Lsn,
+    source: Option<Source>,
+    frame: FrameReader,
+    failure: Option<Error>,
+}
+
+impl Cursor {
+    /// Reads from `start`, or from the checkpoint on where that is `None`, to `limit`: the durable
+    /// LSN, which the caller read before this call takes the catalog.
+    pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>, limit: Lsn) -> Cursor {
+        Cursor::with_window(segments, start, limit, Window::new(REPLAY_WINDOW_BYTES))
+    }
+
+    fn with_window(
+        segments: &Arc<Segments>,
+        start: Option<Lsn>,
+        limit: Lsn,
+        window: Window,
+    ) -> Cursor {
+        let catalog = segments.catalog();
+        let next = start.unwrap_or(catalog.floor.next());
+        let segments = segments.clone();
+        Cursor {
+            segments,
+            catalog,
+            next,
+            limit,
+            source: None,
+            frame: FrameReader::new(window),
+            failure: None,
+        }
+    }
+
+    /// Returns the next record, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Removed`] at or below the checkpoint. [`Error::Corrupt`], [`Error::Io`],
+    /// [`Error::Closed`]. A cursor that failed stays failed: each further call returns the same
+    /// error.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "what an iterator yields cannot borrow from it"
+    )]
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
+        Ok(if self.advance()? { Some(self.lend()) } else { None })
+    }
+
+    /// Why it failed, if it did.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// Goes to the record `self.next`: it is the first unread one then. `false` at the end.
+    fn advance(&mut self) -> Result<bool> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        if self.next > self.limit {
+            return Ok(false);
+        }
+        match self.read_on() {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                self.failure = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn read_on(&mut self) -> Result<()> {
+        self.segments.check_open()?;
+        if self.next <= self.catalog.floor {
+            return Err(Error::Removed { first: self.catalog.floor.next() });
+        }
+        let is_over = |source: &Source| source.end.is_some_and(|(_, last)| self.next > last);
+        if self.source.as_ref().is_none_or(is_over) {
+            self.frame.skip_frame();
+            self.source = Some(self.open_source()?);
+        }
+        let source = self.source.as_mut().expect("one is open");
+        while self.frame.is_at_end() {
+            self.frame.read_frame(source, self.next)?;
+        }
+        Ok(())
+    }
+
+    /// Lends the record that was found, and goes past it.
+    #[inline]
+    fn lend(&mut self) -> RecordRef<'_> {
+        let RawRecord { meta, payload, kind, .. } = self.frame.lend();
+        let lsn = self.next;
+        self.next = lsn.next();
+        RecordRef { lsn, kind, meta, payload }
+    }
+
+    /// Opens the segment that holds the record `self.next`, near it.
+    fn open_source(&mut self) -> Result<Source> {
+        let at = self.catalog.position(self.next).expect("the catalog reaches down to its floor");
+        let entry = &self.catalog.segments[at];
+        let segment = &entry.segment;
+        let window = &mut self.frame.window;
+        let handle = self.segments.file(segment)?;
+        if let Some(seal) = entry.seal.as_ref().filter(|_| self.next > segment.first) {
+            if !segment.index.is_known() {
+                segment.index.set(check_sealed(segment, &handle, seal, Bodies::Skip, window)?);
+            }
+        }
+        let hint = segment.index.hint(self.next, entry.seal.as_ref());
+        let end = entry.seal.as_ref().map(|seal| (seal.end, seal.last));
+        window.clear();
+        let offset = if self.next == self.limit {
+            prefetch(window, &handle, &segment.salt, self.next, &hint)?
+        } else {
+            hint.start.offset
+        };
+        Ok(Source { segment: segment.clone(), handle, offset, end })
+    }
+}
+
+/// The records of a log in order, from [`Wal::iter`](crate::Wal::iter) or
+/// [`iter_from`](crate::Wal::iter_from): a [`Cursor`] whose records are copied.
+///
+/// It yields an error once, and nothing after that: an iterator that failed stays failed, and never
+/// goes on after what it could not read. A loop that ignores errors must ask
+/// [`error`](Iter::error) whether it saw the end.
+#[derive(Debug)]
+pub struct Iter {
+    cursor: Cursor,
+}
+
+impl Iter {
+    /// As [`Cursor::new`].
+    pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>, limit: Lsn) -> Iter {
+        Iter { cursor: Cursor::new(segments, start, limit) }
+    }
+
+    /// Why it failed, if it did. `None` at the end of an iteration says that every record was seen.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        self.cursor.error()
+    }
+}
+
+impl Iterator for Iter {
+    type Item = Result<Record>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Result<Record>> {
+        if self.cursor.failure.is_some() {
+            return None;
+        }
+        match self.cursor.advance() {
+            Ok(true) => Some(Ok(self.cursor.lend().to_record())),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl FusedIterator for Iter {}
+
+/// Reads one record: `None` above `durable`.
+pub(crate) fn read(segments: &Arc<Segments>, durable: Lsn, lsn: Lsn) -> Result<Option<Record>> {
+    segments.check_open()?;
+    let window = segments.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));
+    let mut cursor = Cursor::with_window(segments, Some(lsn), durable.min(lsn), window);
+    let record = cursor.next()?.map(|record| record.to_record());
+    segments.leave_window(cursor.frame.window);
+    Ok(record)
+}

@@ -1,0 +1,91 @@
+//! `Record` and `RecordRef`: a record that was read, copied or lent.
+
+use crate::lsn::Lsn;
+
+/// A record read from the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    lsn: Lsn,
+    kind: u16,
+    /// Meta, then payload.
+    bytes: Vec<u8>,
+    meta_bytes: usize,
+}
+
+impl Record {
+    /// Its number.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// The payload, as it was appended.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[self.meta_bytes..]
+    }
+
+    /// The meta bytes, as they were appended.
+    #[must_use]
+    pub fn meta(&self) -> &[u8] {
+        &self.bytes[..self.meta_bytes]
+    }
+
+    /// The kind, as it was appended.
+    #[must_use]
+    pub fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// The payload by itself, without copying it where there is no meta.
+    #[must_use]
+    pub fn into_payload(mut self) -> Vec<u8> {
+        self.bytes.drain(..self.meta_bytes);
+        self.bytes
+    }
+}
+
+/// A record that still lies where it was read: it borrows from its [`Cursor`](crate::Cursor).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    pub(super) lsn: Lsn,
+    pub(super) kind: u16,
+    pub(super) meta: &'a [u8],
+    pub(super) payload: &'a [u8],
+}
+
+impl<'a> RecordRef<'a> {
+    /// Its number.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// The payload, as it was appended.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// The meta bytes, as they were appended.
+    #[must_use]
+    pub fn meta(&self) -> &'a [u8] {
+        self.meta
+    }
+
+    /// The kind, as it was appended.
+    #[must_use]
+    pub fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// Copies it.
+    #[must_use]
+    #[inline]
+    pub fn to_record(&self) -> Record {
+        let mut bytes = Vec::with_capacity(self.meta.len() + self.payload.len());
+        bytes.extend_from_slice(self.meta);
+        bytes.extend_from_slice(self.payload);
+        Record { lsn: self.lsn, kind: self.kind, bytes, meta_bytes: self.meta.len() }
+    }
+}

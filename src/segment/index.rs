@@ -1,0 +1,109 @@
+//! Where some of a segment's frames begin: a look-up starts near its record.
+
+use crate::frame::{FRAME_ALIGN_BYTES, FRAMES_START, Seal};
+use crate::lsn::Lsn;
+use crate::threads::{self, RwLock};
+
+/// One index entry stands for at least this much log: a little less than a full frame of small
+/// records, so that each of those has one.
+pub(super) const INDEX_STRIDE_BYTES: u64 = 56 << 10;
+/// The tail's index has room for so many entries from the start, or for those of a whole segment if
+/// that is less: an append to a segment of the default size, 64 MiB, then allocates nothing.
+const INDEX_RESERVED_MAX: usize = 1280;
+const _: () = assert!(INDEX_RESERVED_MAX as u64 * INDEX_STRIDE_BYTES >= 64 << 20);
+/// Where some of a segment's data frames begin, by rising LSN. `None` until the segment has been
+/// walked.
+#[derive(Debug)]
+pub(crate) struct Index {
+    /// The LSN of the segment's first record.
+    first: Lsn,
+    entries: RwLock<Option<Vec<IndexEntry>>>,
+}
+
+/// 16 bytes for each [`INDEX_STRIDE_BYTES`] of log, or less.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IndexEntry {
+    pub(crate) lsn: Lsn,
+    pub(crate) offset: u64,
+}
+
+/// What is known of where a record lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IndexHint {
+    /// A frame at or before the one that holds it.
+    pub(crate) start: IndexEntry,
+    /// Where that one ends at the latest.
+    pub(crate) end: Option<u64>,
+    /// Offset and size of its frame, if it has one of its own, and those around it are as large.
+    pub(crate) exact: Option<(u64, u64)>,
+}
+
+impl Index {
+    pub(super) fn new(first: Lsn) -> Index {
+        Index { first, entries: RwLock::new(None) }
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        threads::read(&self.entries).is_some()
+    }
+
+    pub(crate) fn set(&self, entries: Vec<IndexEntry>) {
+        *threads::write(&self.entries) = Some(entries);
+    }
+
+    /// Returns what the index tells of where `lsn` lies. `seal`: the segment's end, if it is sealed.
+    pub(crate) fn hint(&self, lsn: Lsn, seal: Option<&Seal>) -> IndexHint {
+        let index = threads::read(&self.entries);
+        let entries = index.as_deref().unwrap_or_default();
+        let after = entries.partition_point(|entry| entry.lsn <= lsn);
+        let start = match after.checked_sub(1) {
+            Some(at) => entries[at],
+            None => IndexEntry { lsn: self.first, offset: FRAMES_START },
+        };
+        let end = entries.get(after).copied();
+        let end =
+            end.or_else(|| seal.map(|seal| IndexEntry { lsn: seal.last.next(), offset: seal.end }));
+        IndexHint {
+            start,
+            end: end.map(|end| end.offset),
+            exact: end.and_then(|end| exact_frame(lsn, start, end)),
+        }
+    }
+
+    /// Enters the data frames of a group that was just written; `segment_bytes` tells how many
+    /// there may be.
+    pub(super) fn extend(&self, frames: &[IndexEntry], segment_bytes: u64) {
+        let mut entries = threads::write(&self.entries);
+        let entries = entries.get_or_insert_default();
+        if entries.capacity() == 0 {
+            let count = usize::try_from(segment_bytes / INDEX_STRIDE_BYTES).unwrap_or(usize::MAX);
+            entries.reserve_exact(count.min(INDEX_RESERVED_MAX));
+        }
+        for frame in frames {
+            note_frame(entries, frame.lsn, frame.offset);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> Vec<IndexEntry> {
+        threads::read(&self.entries).clone().unwrap_or_default()
+    }
+}
+
+/// See [`IndexHint::exact`]: `None` where it cannot be so.
+fn exact_frame(lsn: Lsn, start: IndexEntry, end: IndexEntry) -> Option<(u64, u64)> {
+    let frames = u64::from(end.lsn).checked_sub(start.lsn.into())?;
+    let bytes = end.offset.checked_sub(start.offset)?;
+    let frame_bytes = bytes.checked_div(frames)?;
+    let possible = frame_bytes * frames == bytes && frame_bytes % FRAME_ALIGN_BYTES as u64 == 0;
+    let before = u64::from(lsn).checked_sub(start.lsn.into())?.checked_mul(frame_bytes)?;
+    (possible && before < bytes).then(|| (start.offset + before, frame_bytes))
+}
+
+/// Adds an index entry for a data frame, unless there is one near enough before it.
+pub(crate) fn note_frame(entries: &mut Vec<IndexEntry>, lsn: Lsn, offset: u64) {
+    let before = entries.last().map_or(FRAMES_START, |entry| entry.offset);
+    if offset - before >= INDEX_STRIDE_BYTES {
+        entries.push(IndexEntry { lsn, offset });
+    }
+}

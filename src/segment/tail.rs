@@ -1,0 +1,382 @@
+//! The tail: the segment that takes frames. Writes, preallocates, undoes, cuts.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::frame::{
+    FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, Seal, SegmentHeader, encode_state,
+};
+use crate::fs::Handle;
+use crate::lsn::Lsn;
+use crate::planted::{self, Bug};
+
+use super::{IndexEntry, Segment};
+
+/// The tail is zero-filled up to a multiple of this …
+const PREALLOCATE_BYTES: u64 = 256 << 10;
+/// … or of this, when groups are large.
+const PREALLOCATE_BYTES_LARGE: u64 = 1 << 20;
+const LARGE_GROUP_BYTES: u64 = 64 << 10;
+/// Larger writes than this cost a quarter more: the page cache then allocates in larger pieces.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// The tail, for the thread that holds the writing role.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) header: SegmentHeader,
+    /// The end of the last wholly written frame.
+    end: u64,
+    last: Option<LastFrame>,
+    segment_bytes: u64,
+    /// Whether to preallocate: not before [`allow_preallocation`](Tail::allow_preallocation), and
+    /// no longer once the disk was full.
+    preallocates: bool,
+    /// The file is filled up to here: with frames up to `end`, then with zeros.
+    filled_to: u64,
+    /// What the group being written will add to the index; kept for its memory.
+    noted: Vec<IndexEntry>,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    /// The tail's end, behind it.
+    pub(crate) end: u64,
+    /// Bytes of frames.
+    pub(crate) bytes: u64,
+    /// Bytes of preallocated zeros.
+    pub(crate) preallocated_bytes: u64,
+}
+
+impl Tail {
+    pub(crate) fn new(
+        segment: Arc<Segment>,
+        handle: Arc<Handle>,
+        header: SegmentHeader,
+        end: u64,
+        last: Option<LastFrame>,
+        filled_to: u64,
+    ) -> Tail {
+        Tail {
+            segment,
+            handle,
+            header,
+            end,
+            last,
+            segment_bytes: u64::MAX,
+            preallocates: false,
+            filled_to,
+            noted: Vec::new(),
+        }
+    }
+
+    /// Sets the size at which it is full.
+    pub(crate) fn set_segment_bytes(&mut self, bytes: u64) {
+        self.segment_bytes = bytes;
+    }
+
+    /// Lets space be preallocated from now on. On a nearly full disk they would take the room of
+    /// the spares, so those come first.
+    pub(crate) fn allow_preallocation(&mut self) {
+        self.preallocates = true;
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub(crate) fn holds_records(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Whether a group of that size goes into a new segment: any segment takes at least one.
+    pub(crate) fn is_full_for(&self, frame_bytes: u64) -> bool {
+        self.last.is_some() && self.passes(frame_bytes)
+    }
+
+    /// Whether a state frame of that size goes into a new segment.
+    pub(crate) fn is_full_for_state(&self, state_bytes: usize) -> bool {
+        let bytes = (FRAME_HEADER_BYTES + 8 + state_bytes) as u64;
+        (self.last.is_some() || self.end > self.header.initial_end) && self.passes(bytes)
+    }
+
+    fn passes(&self, bytes: u64) -> bool {
+        self.end.saturating_add(bytes) > self.segment_bytes
+    }
+
+    /// What a segment that follows this one says of its predecessor: of this one, if it holds a
+    /// record; else what this one says, which it then replaces.
+    pub(crate) fn seal_of_next(&self) -> Option<Seal> {
+        match &self.last {
+            Some(last) => Some(seal_at(&self.header, last)),
+            None => self.header.seal.clone(),
+        }
+    }
+
+    /// Writes a group behind what is there. On failure the tail stands where it stood, and what the
+    /// file holds beyond is unknown until [`undo`](Tail::undo).
+    pub(crate) fn write_group(
+        &mut self,
+        group: &mut FrameBuffer,
+        durable_end: u64,
+    ) -> Result<Written> {
+        let (start, mut end, mut last) = (self.end, self.end, self.last);
+        self.noted.clear();
+        group.finish(&self.header.salt, start, durable_end, |placed| {
+            let frame = LastFrame { offset: placed.offset, header: placed.header };
+            self.noted.push(IndexEntry { lsn: frame.header.first, offset: frame.offset });
+            end = frame.end();
+            last = Some(frame);
+        });
+        let mut offset = start;
+        for run in group.runs() {
+            self.handle.write(run, offset)?;
+            offset += run.len() as u64;
+        }
+        assert!(offset == end, "a group is written whole");
+        self.segment.index.extend(&self.noted, self.segment_bytes);
+        (self.end, self.last) = (end, last);
+        let bytes = end - start;
+        Ok(Written { end, bytes, preallocated_bytes: self.preallocate(bytes)? })
+    }
+
+    /// Writes a state frame behind what is there; `next` is the LSN of the next data frame.
+    pub(crate) fn write_state(
+        &mut self,
+        next: Lsn,
+        floor: Lsn,
+        state: &[u8],
+        durable_end: u64,
+    ) -> Result<Written> {
+        let (frame, _) = encode_state(&self.header.salt, self.end, durable_end, next, floor, state);
+        self.handle.write(&frame, self.end)?;
+        let bytes = frame.len() as u64;
+        self.end += bytes;
+        Ok(Written { end: self.end, bytes, preallocated_bytes: self.preallocate(bytes)? })
+    }
+
+    /// Keeps zeros ahead of the end, so that the next syncs change no file size. A full disk here
+    /// only ends that.
+    fn preallocate(&mut self, written_bytes: u64) -> Result<u64> {
+        self.filled_to = self.filled_to.max(self.end);
+        if !self.preallocates || self.end < self.filled_to || written_bytes > PREALLOCATE_BYTES {
+            return Ok(0);
+        }
+        let step = if written_bytes > LARGE_GROUP_BYTES {
+            PREALLOCATE_BYTES_LARGE
+        } else {
+            PREALLOCATE_BYTES
+        };
+        let target = (self.end + 1).next_multiple_of(step).min(self.segment_bytes);
+        let start = self.filled_to;
+        while self.filled_to < target {
+            let count = (target - self.filled_to).min(ZEROS.len() as u64);
+            let zeros = &ZEROS[..usize::try_from(count).expect("at most 64 KiB")];
+            match self.handle.write(zeros, self.filled_to) {
+                Ok(()) => self.filled_to += count,
+                Err(error) if error.is_storage_full() => {
+                    log::info!(
+                        "preallocation is off: no zeros are written after the frames any more: {error}"
+                    );
+                    self.preallocates = false;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.filled_to - start)
+    }
+
+    /// Cuts the file back to the end of its last whole frame, durably, so that no part of a failed
+    /// write can come back after a crash.
+    pub(crate) fn undo(&mut self) -> Result<()> {
+        self.handle.set_len(self.end)?;
+        self.filled_to = self.end;
+        if planted::is(Bug::UndoNotDurable) {
+            return Ok(());
+        }
+        self.handle.sync()
+    }
+
+    /// Cuts what lies ahead of its end.
+    pub(crate) fn trim(&mut self) -> Result<()> {
+        self.handle.set_len(self.end)?;
+        self.filled_to = self.end;
+        Ok(())
+    }
+}
+
+/// The last data frame of a tail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastFrame {
+    pub(crate) offset: u64,
+    pub(crate) header: FrameHeader,
+}
+
+impl LastFrame {
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + self.header.frame_bytes()
+    }
+
+    pub(crate) fn last(&self) -> Lsn {
+        self.header.next().expect("decoding checked it").previous()
+    }
+}
+
+/// The record that a successor keeps of the segment with that header, whose last live frame is
+/// `last`.
+pub(crate) fn seal_at(header: &SegmentHeader, last: &LastFrame) -> Seal {
+    Seal {
+        number: header.number,
+        salt: header.salt,
+        end: last.end(),
+        last: last.last(),
+        frame_offset: last.offset,
+        frame_checksum: last.header.checksum,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::index::INDEX_STRIDE_BYTES;
+    use super::super::{Bodies, Step, Walk, Window};
+    use super::*;
+    use crate::entry::Entry;
+    use crate::frame::{FRAMES_START, Unit};
+    use crate::fs::OpenMode;
+    use crate::fs::sim::SimFs;
+    use std::path::Path;
+
+    /// A tail on a simulated disk, without header.
+    fn tail(fs: &SimFs) -> Tail {
+        let header = SegmentHeader {
+            log_id: [1; 16],
+            salt: *b"0123456789abcdef",
+            number: 1,
+            first: Lsn::FIRST,
+            initial_end: FRAMES_START,
+            seal: None,
+        };
+        let path: Arc<Path> = Path::new("/segment").into();
+        let handle = Handle::open(fs, &path, OpenMode::Create).unwrap();
+        let segment = Arc::new(Segment::new(&header, path));
+        segment.index.set(Vec::new());
+        let mut tail =
+            Tail::new(segment, Arc::new(handle), header, FRAMES_START, None, FRAMES_START);
+        tail.write_state(Lsn::FIRST, Lsn::ZERO, b"", 0).unwrap();
+        tail
+    }
+
+    fn write(tail: &mut Tail, next: &mut Lsn, payload: &[u8]) -> Result<Written> {
+        let mut group = FrameBuffer::default();
+        group.push(Unit::entry(&Entry::from(payload)), *next);
+        let written = tail.write_group(&mut group, tail.end())?;
+        *next = next.next();
+        Ok(written)
+    }
+
+    fn size(fs: &SimFs) -> u64 {
+        fs.bytes("/segment").unwrap().len() as u64
+    }
+
+    #[test]
+    fn a_walk_from_any_index_entry_meets_every_frame_behind_it() {
+        // Method: 400 groups of about 1 KiB; the index has one entry for each 56 KiB, and each
+        // leads to its record.
+        let fs = SimFs::new(1);
+        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        for _ in 0..400 {
+            write(&mut tail, &mut next, &[7; 1000]).unwrap();
+        }
+        let entries = tail.segment.index.entries();
+        assert_eq!(entries.len() as u64, (tail.end() - FRAMES_START) / INDEX_STRIDE_BYTES);
+        for lsn in 1..=400 {
+            let lsn = Lsn::from(lsn);
+            let IndexEntry { lsn: first, offset } = tail.segment.index.hint(lsn, None).start;
+            assert!(first <= lsn && u64::from(lsn) - u64::from(first) <= 64);
+            let mut window = Window::new(4096);
+            let (salt, start) = (tail.header.salt, (first, offset));
+            let mut walk =
+                Walk::new(&tail.handle, salt, &mut window, Bodies::Verify, start, tail.end());
+            while walk.next_lsn() <= lsn {
+                assert!(matches!(walk.step().unwrap(), Step::Frame { .. }));
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_tells_the_end_from_what_does_not_verify_and_from_what_does_not_follow() {
+        let fs = SimFs::new(1);
+        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        write(&mut tail, &mut next, b"one").unwrap();
+        let middle = tail.end();
+        next = next.next(); // An LSN is left out.
+        write(&mut tail, &mut next, &[7; 9000]).unwrap();
+        let step_at = |start: (Lsn, u64), limit: u64| {
+            let mut window = Window::new(4096);
+            Walk::new(&tail.handle, tail.header.salt, &mut window, Bodies::Verify, start, limit)
+                .step()
+                .unwrap()
+        };
+        let (second, end) = ((Lsn::from(3), middle), tail.end());
+        assert!(matches!(step_at(second, end), Step::Frame { .. }));
+        assert!(matches!(step_at(second, middle), Step::End));
+        assert!(matches!(step_at((Lsn::from(2), middle), end), Step::Discontinuous { .. }));
+        assert!(matches!(step_at(second, end - 8), Step::Bad { .. }), "it goes beyond the limit");
+        assert!(matches!(step_at((Lsn::from(3), middle + 8), end), Step::Bad { .. }));
+        for at in [middle + 10, middle + 5000, end - 1] {
+            fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
+            assert!(
+                matches!(step_at(second, end), Step::Bad { .. }),
+                "offset {at}, the padding included"
+            );
+            fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
+        }
+    }
+
+    #[test]
+    fn space_is_preallocated_and_a_full_disk_only_ends_that() {
+        let fs = SimFs::new(1);
+        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        tail.set_segment_bytes(4 * PREALLOCATE_BYTES);
+        tail.allow_preallocation();
+        assert!(write(&mut tail, &mut next, b"one").unwrap().preallocated_bytes > 0);
+        assert_eq!(size(&fs), PREALLOCATE_BYTES);
+        assert_eq!(write(&mut tail, &mut next, b"two").unwrap().preallocated_bytes, 0);
+        while tail.end() < PREALLOCATE_BYTES - 100_000 {
+            write(&mut tail, &mut next, &[7; 50_000]).unwrap();
+        }
+        assert_eq!(size(&fs), PREALLOCATE_BYTES);
+        fs.set_capacity(Some(PREALLOCATE_BYTES + 150_000));
+        for _ in 0..3 {
+            write(&mut tail, &mut next, &[7; 50_000]).unwrap();
+        }
+        assert!(
+            !tail.preallocates
+                && size(&fs) > PREALLOCATE_BYTES
+                && size(&fs) < 2 * PREALLOCATE_BYTES
+        );
+        assert!(write(&mut tail, &mut next, &[7; 200_000]).unwrap_err().is_storage_full());
+        tail.undo().unwrap();
+        assert_eq!(size(&fs), tail.end());
+        fs.set_capacity(None);
+        write(&mut tail, &mut next, b"more").unwrap();
+        assert_eq!(size(&fs), tail.end());
+    }
+
+    #[test]
+    fn zeros_never_go_beyond_the_segments_size_and_large_groups_do_without() {
+        let fs = SimFs::new(1);
+        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        tail.set_segment_bytes(100_000);
+        assert_eq!(write(&mut tail, &mut next, b"").unwrap().preallocated_bytes, 0);
+        tail.allow_preallocation();
+        write(&mut tail, &mut next, b"one").unwrap();
+        assert_eq!(size(&fs), 100_000);
+        assert_eq!(write(&mut tail, &mut next, &[7; 300_000]).unwrap().preallocated_bytes, 0);
+        assert_eq!(size(&fs), tail.end());
+        assert!(tail.is_full_for(1) && tail.is_full_for_state(0));
+    }
+}
