@@ -79,7 +79,8 @@ pub(crate) struct Segments {
 impl Segments {
     pub(crate) fn new(dir: Arc<Dir>, catalog: Catalog) -> Segments {
         let files = Files { dir, kept: Mutex::new(VecDeque::new()) };
-        let (window, closed) = (Mutex::new(None), AtomicBool::new(false));
+        let window = Mutex::new(None);
+        let closed = AtomicBool::new(false);
         Segments { catalog: RwLock::new(Arc::new(catalog)), files, window, closed }
     }
 

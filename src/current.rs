@@ -318,7 +318,8 @@ mod tests {
 
     #[test]
     fn the_mark_is_read_back_and_of_two_the_newer_promise_binds() {
-        let (old, new) = (mark(8300).encode(), mark(9000).encode());
+        let old = mark(8300).encode();
+        let new = mark(9000).encode();
         assert_eq!(Mark::decode(&new), Twin::Sound { value: mark(9000), damaged: None });
         for (first, second) in [(&old, &new), (&new, &old)] {
             let both = [&first[..BLOCK_BYTES], &second[..BLOCK_BYTES]].concat();

@@ -36,17 +36,23 @@ pub(crate) struct Listing {
 }
 
 impl Dir {
-    /// Opens the directory, made with its ancestors if they are not there and `create` allows.
-    pub(crate) fn open(fs: Arc<dyn Fs>, path: &Path, create: bool) -> Result<Dir> {
-        let made = if create { create_all(&*fs, path)? } else { 0 };
-        let canonical = match uninterrupted(|| fs.canonicalize(path)) {
-            Ok(canonical) => canonical.into(),
-            Err(error) if !create && error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::NotFound { path: path.into() });
+    /// Opens an existing directory. [`Error::NotFound`] if there is none.
+    pub(crate) fn open(fs: Arc<dyn Fs>, path: &Path) -> Result<Dir> {
+        match uninterrupted(|| fs.canonicalize(path)) {
+            Ok(canonical) => Ok(Dir { fs, path: canonical.into(), made: 0 }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::NotFound { path: path.into() })
             }
-            Err(error) => return Err(Error::io("open directory", &path.into(), error)),
-        };
-        Ok(Dir { fs, path: canonical, made })
+            Err(error) => Err(Error::io("open directory", &path.into(), error)),
+        }
+    }
+
+    /// Opens the directory; makes it, and those above it, if they are not there.
+    pub(crate) fn open_or_create(fs: Arc<dyn Fs>, path: &Path) -> Result<Dir> {
+        let made = create_all(&*fs, path)?;
+        let canonical = uninterrupted(|| fs.canonicalize(path))
+            .map_err(|error| Error::io("open directory", &path.into(), error))?;
+        Ok(Dir { fs, path: canonical.into(), made })
     }
 
     /// Takes the log's lock.

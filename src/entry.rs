@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn all_that_is_bytes_converts() {
-        let (vec, string) = (b"ab".to_vec(), String::from("ab"));
+        let vec = b"ab".to_vec();
+        let string = String::from("ab");
         let entries: [Entry; 6] = [
             b"ab".into(),
             b"ab".as_slice().into(),

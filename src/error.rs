@@ -193,7 +193,8 @@ impl Error {
     /// What the system said of `operation` on `path`: a full disk is told apart from all else, here
     /// alone.
     pub(crate) fn io(operation: &'static str, path: &Arc<Path>, source: io::Error) -> Error {
-        let (path, full) = (path.clone(), is_full(&source));
+        let path = path.clone();
+        let full = is_full(&source);
         let source = Arc::new(source);
         if full {
             Error::StorageFull { operation, path, source }

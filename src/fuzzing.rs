@@ -58,7 +58,9 @@ pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame>
             Body::State(floor, state.to_vec())
         }
     };
-    let (first, durable_end, bytes) = (header.first, header.durable_end, header.frame_bytes());
+    let first = header.first;
+    let durable_end = header.durable_end;
+    let bytes = header.frame_bytes();
     Some(Frame { first, durable_end, bytes, count: header.count, body })
 }
 
@@ -87,7 +89,8 @@ pub fn encode_records(
     offset: u64,
     durable_end: u64,
 ) -> Vec<u8> {
-    let (mut buffer, mut next) = (FrameBuffer::default(), first);
+    let mut buffer = FrameBuffer::default();
+    let mut next = first;
     for entries in appends {
         let unit = match &entries[..] {
             [entry] => Unit::entry(entry),
@@ -97,7 +100,8 @@ pub fn encode_records(
         buffer.push(unit, next);
         next = next.checked_add(count.into()).expect("few records");
     }
-    let (frame_bytes, mut end) = (buffer.frame_bytes(), offset);
+    let frame_bytes = buffer.frame_bytes();
+    let mut end = offset;
     buffer.finish(salt, offset, durable_end, |placed| {
         assert!(placed.offset == end, "frames follow each other");
         end += placed.header.frame_bytes();

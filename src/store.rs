@@ -198,7 +198,8 @@ impl Store {
         placement: StatePlacement,
     ) -> Result<TailEnd, Failure> {
         let tail = lock(&self.tail);
-        let (full, follows) = (tail.is_full_for_state(frame.state.len()), tail.holds_records());
+        let full = tail.is_full_for_state(frame.state.len());
+        let follows = tail.holds_records();
         drop(tail);
         if placement == StatePlacement::NewSegmentElseTail || full {
             // A rotation leaves the spare to a checkpoint, which can free space; a rewritten tail
@@ -388,7 +389,8 @@ impl Disk for Store {
     }
 
     fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
-        let (early, stuck) = (planted::is(Bug::DurableEndEarly), planted::is(Bug::DurableEndStuck));
+        let early = planted::is(Bug::DurableEndEarly);
+        let stuck = planted::is(Bug::DurableEndStuck);
         let durable_end = if early {
             durable_end + group.frame_bytes()
         } else if stuck {

@@ -300,8 +300,8 @@ impl Commit {
         } else if may_enter {
             Step::Enter // Somebody else is writing out what fills the buffer; meanwhile there is room.
         } else if self.backpressure == Backpressure::Fail && !has_room {
-            let (pending_bytes, pending_bytes_max) =
-                (pending as u64, self.pending_bytes_max as u64);
+            let pending_bytes = pending as u64;
+            let pending_bytes_max = self.pending_bytes_max as u64;
             Step::Refuse(Error::QueueFull { pending_bytes, pending_bytes_max })
         } else {
             Step::Wait
@@ -432,7 +432,8 @@ impl Commit {
     fn gather(&self, target: usize, limit: Duration) -> Gathered {
         let start = self.shared.disk.now();
         let present = self.arrived.load(Ordering::Acquire);
-        let (mut seen, mut seen_at) = (present, start);
+        let mut seen = present;
+        let mut seen_at = start;
         for _ in 0..GATHER_POLLS_MAX {
             let arrived = self.arrived.load(Ordering::Acquire);
             if arrived >= target || self.arrived_bytes.load(Ordering::Relaxed) >= GROUP_BYTES {
@@ -440,7 +441,8 @@ impl Commit {
             }
             let now = self.shared.disk.now();
             if arrived != seen {
-                (seen, seen_at) = (arrived, now);
+                seen = arrived;
+                seen_at = now;
             }
             if now.saturating_sub(seen_at) >= GATHER_IDLE || now.saturating_sub(start) >= limit {
                 break;

@@ -518,7 +518,8 @@ impl Log {
         let refused = books.refused.clone();
         let none_came_back = refused.iter().all(|byte| !books.records.contains(byte));
         books.rule(none_came_back, "what was refused is not written");
-        let (written, durable) = (u64::from(state.written), u64::from(state.durable));
+        let written = u64::from(state.written);
+        let durable = u64::from(state.durable);
         let true_to_disk = durable <= books.durable as u64 && written <= books.records.len() as u64;
         books.rule(true_to_disk, "the log claims no more than the disk has");
         if let Some(Error::Poisoned { durable: last, .. }) = &state.poison {
@@ -543,19 +544,22 @@ impl Log {
 
 /// Runs a model in every schedule; each of `expected` must come about in one of them at least.
 fn explore(model: Model, expected: &[Seen]) {
-    let (runs, seen) = (Arc::new(StdAtomicU64::new(0)), Arc::new(StdAtomicU64::new(0)));
+    let runs = Arc::new(StdAtomicU64::new(0));
+    let seen = Arc::new(StdAtomicU64::new(0));
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 20_000;
     builder.preemption_bound = builder.preemption_bound.or(model.preemptions_max);
     let bound = builder.preemption_bound;
     let start = SystemTime::now();
     let name = model.to_string();
-    let (counted, noted) = (runs.clone(), seen.clone());
+    let counted = runs.clone();
+    let noted = seen.clone();
     builder.check(move || {
         let log = Arc::new(Log::new(&model));
         let (first, others) = model.threads.split_first().expect("there are threads");
         let spawn = |calls: &&'static [Do]| {
-            let (log, calls) = (log.clone(), *calls);
+            let log = log.clone();
+            let calls = *calls;
             thread::spawn(move || log.run(calls))
         };
         let others: Vec<_> = others.iter().map(spawn).collect();
@@ -565,8 +569,8 @@ fn explore(model: Model, expected: &[Seen]) {
         counted.fetch_add(1, StdOrdering::Relaxed);
         noted.fetch_or(log.disk.seen.load(StdOrdering::Relaxed), StdOrdering::Relaxed);
     });
-    let (runs, seconds) =
-        (runs.load(StdOrdering::Relaxed), start.elapsed().unwrap_or_default().as_secs_f32());
+    let runs = runs.load(StdOrdering::Relaxed);
+    let seconds = start.elapsed().unwrap_or_default().as_secs_f32();
     let bound = bound.map_or("any number of".into(), |bound| format!("at most {bound}"));
     report(&format!("{runs:>8} schedules, {bound} preemptions, {seconds:.1} s: {name}"));
     // With fewer preemptions than it asks for, a model may miss its case.

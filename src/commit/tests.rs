@@ -313,7 +313,8 @@ fn whoever_waits_for_room_is_let_in_in_turn_or_told_that_the_log_is_closed() {
     let (begun, go_on) = hold_sync(&disk);
     let (sender, outcomes) = channel();
     for _ in 0..3 {
-        let (commit, sender) = (commit.clone(), sender.clone());
+        let commit = commit.clone();
+        let sender = sender.clone();
         std::thread::spawn(move || sender.send(append(&commit, &[7; 4096])));
     }
     outcome(&begun);

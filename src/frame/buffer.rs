@@ -39,7 +39,8 @@ impl<'a> Unit<'a> {
 
     /// All records of `entries`, whose bodies together fit a `u32`, as `Options` makes sure.
     pub(crate) fn batch<'e>(entries: impl IntoIterator<Item = &'e Entry<'e>> + Clone) -> Unit<'a> {
-        let (mut bytes, mut count) = (0, 0);
+        let mut bytes = 0;
+        let mut count = 0;
         for entry in entries.clone() {
             bytes += record_bytes(entry);
             count += 1;

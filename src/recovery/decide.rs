@@ -111,6 +111,13 @@ pub(super) enum Way {
     SealTail,
 }
 
+/// Whether a record of the tail lies below what was promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Records,
+    NoRecord,
+}
+
 /// What is known of a tail that may be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TailFacts {
@@ -140,8 +147,8 @@ impl TailFacts {
         self.initial_end.max(self.promised_by_frames).max(marked)
     }
 
-    /// What the tail is owed. `promised_record`: a record lies below the promise.
-    pub(super) fn way(&self, promised_record: bool) -> Way {
+    /// Selects how the log is opened. `kept`: what lies below the promise.
+    pub(super) fn way(&self, kept: Kept) -> Way {
         let promise = self.promise();
         let as_it_was_closed = self.mark.as_ref().is_some_and(|mark| {
             mark.closed
@@ -151,7 +158,7 @@ impl TailFacts {
         });
         if as_it_was_closed {
             Way::Resume
-        } else if promise > self.initial_end && promised_record {
+        } else if promise > self.initial_end && kept == Kept::Records {
             Way::SealTail
         } else {
             Way::RewriteTail
@@ -159,24 +166,35 @@ impl TailFacts {
     }
 }
 
-/// Compares CURRENT with the highest number that is there. `current`: `None` if there is none, and
-/// in it `None` if it is not sound. `newest`: with its salt, where its header is sound.
+/// What CURRENT turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CurrentFound {
+    Absent,
+    Unsound,
+    /// It names the tail by number and salt.
+    Names(u64, Id),
+}
+
+/// Compares CURRENT with the highest number that is there. `newest`: with its salt, if its header is
+/// sound.
 pub(super) fn current_says(
-    current: Option<Option<(u64, Id)>>,
+    current: CurrentFound,
     newest: Option<(u64, Option<Id>)>,
 ) -> CurrentSays {
     match (current, newest) {
-        (None, _) => CurrentSays::Absent,
-        (Some(None), _) => CurrentSays::Unsound,
-        (Some(Some((number, _))), Some((newest, _))) if number < newest => CurrentSays::Below,
-        (Some(Some((number, salt))), Some((newest, found))) if number == newest => {
+        (CurrentFound::Absent, _) => CurrentSays::Absent,
+        (CurrentFound::Unsound, _) => CurrentSays::Unsound,
+        (CurrentFound::Names(number, _), Some((newest, _))) if number < newest => {
+            CurrentSays::Below
+        }
+        (CurrentFound::Names(number, salt), Some((newest, found))) if number == newest => {
             if found.is_none_or(|found| found == salt) {
                 CurrentSays::Tail
             } else {
                 CurrentSays::OtherSalt
             }
         }
-        (Some(Some(_)), _) => CurrentSays::Above,
+        (CurrentFound::Names(..), _) => CurrentSays::Above,
     }
 }
 
@@ -267,7 +285,8 @@ mod tests {
             for current in CURRENTS {
                 for tail in tails() {
                     for flags in 0..4 {
-                        let (newer, ids_differ) = (flags & 1 != 0, flags & 2 != 0);
+                        let newer = flags & 1 != 0;
+                        let ids_differ = flags & 2 != 0;
                         all.push(Evidence { segments, current, newer, ids_differ, tail });
                     }
                 }
@@ -359,7 +378,7 @@ mod tests {
     fn a_tail_goes_on_only_if_it_is_just_as_it_was_closed() {
         // Method: spoil each thing that has to agree, in turn; the tail is then followed by another
         // segment.
-        assert_eq!(closed_tail().way(true), Way::Resume);
+        assert_eq!(closed_tail().way(Kept::Records), Way::Resume);
         let mark = |closed, end, last| Some(TailMark { closed, end, last: Lsn::from(last) });
         for facts in [
             TailFacts { mark: None, ..closed_tail() },
@@ -370,12 +389,12 @@ mod tests {
             TailFacts { last: Lsn::from(8), ..closed_tail() },
             TailFacts { torn: true, ..closed_tail() },
         ] {
-            assert_eq!(facts.way(true), Way::SealTail, "{facts:?}");
-            assert_eq!(facts.way(false), Way::RewriteTail, "{facts:?}: no record is kept");
+            assert_eq!(facts.way(Kept::Records), Way::SealTail, "{facts:?}");
+            assert_eq!(facts.way(Kept::NoRecord), Way::RewriteTail, "{facts:?}: no record is kept");
         }
         let nothing_since_creation =
             TailFacts { mark: mark(false, 8240, 7), promised_by_frames: 0, ..closed_tail() };
-        assert_eq!(nothing_since_creation.way(true), Way::RewriteTail);
+        assert_eq!(nothing_since_creation.way(Kept::Records), Way::RewriteTail);
     }
 
     #[test]
@@ -392,13 +411,14 @@ mod tests {
 
     #[test]
     fn current_is_compared_with_the_highest_number() {
-        let (own, other) = ([1; 16], [2; 16]);
-        let named = |number| Some(Some((number, own)));
+        let own = [1; 16];
+        let other = [2; 16];
+        let named = |number| CurrentFound::Names(number, own);
         for (current, newest, says) in [
-            (None, None, CurrentSays::Absent),
-            (None, Some((3, Some(own))), CurrentSays::Absent),
-            (Some(None), None, CurrentSays::Unsound),
-            (Some(None), Some((3, None)), CurrentSays::Unsound),
+            (CurrentFound::Absent, None, CurrentSays::Absent),
+            (CurrentFound::Absent, Some((3, Some(own))), CurrentSays::Absent),
+            (CurrentFound::Unsound, None, CurrentSays::Unsound),
+            (CurrentFound::Unsound, Some((3, None)), CurrentSays::Unsound),
             (named(2), Some((3, Some(own))), CurrentSays::Below),
             (named(2), Some((3, None)), CurrentSays::Below),
             (named(3), Some((3, Some(own))), CurrentSays::Tail),

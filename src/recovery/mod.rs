@@ -103,10 +103,9 @@ fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
             (follow(dir, scan, &plan, &current, frames)?, None, RecoveryAction::RewroteTail)
         }
         Way::SealTail => {
-            let (last, promise) = plan.promised;
-            let last = last.expect("a tail is followed only if it keeps a record");
+            let last = plan.promised.last.expect("a tail is sealed only if it keeps a record");
             let seal = seal_at(&scanned.header, &last);
-            let frames = (promise, seal.last.next(), Some(seal.clone()));
+            let frames = (plan.promised.end, seal.last.next(), Some(seal.clone()));
             let tail = follow(dir, scan, &plan, &current, frames)?;
             if let Err(error) = scanned.handle.set_len(seal.end) {
                 log::warn!("what was copied over stays behind in the old segment, too: {error}");
@@ -177,7 +176,9 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     let handle = scanned.handle.clone();
     let segment = Segment::new(&header, handle.path().clone());
     segment.index.set(scanned.index.clone());
-    let (end, last, bytes) = (scanned.end, scanned.last, scanned.file_bytes);
+    let end = scanned.end;
+    let last = scanned.last;
+    let bytes = scanned.file_bytes;
     Ok(Tail::new(Arc::new(segment), handle, header, end, last, bytes))
 }
 
@@ -221,7 +222,9 @@ fn retire(
     scan: &Scan,
     catalog: &Catalog,
 ) -> Result<(Vec<Arc<Path>>, Vec<SegmentReport>)> {
-    let (mut pending_removal, mut reports, mut removed) = (Vec::new(), Vec::new(), false);
+    let mut pending_removal = Vec::new();
+    let mut reports = Vec::new();
+    let mut removed = false;
     for file in &scan.files {
         let live =
             catalog.segments.binary_search_by_key(&file.number, |entry| entry.segment.number);
@@ -293,11 +296,13 @@ fn log_report(dir: &Dir, report: &RecoveryReport) {
         log::warn!("{} at {}: {}", note.path.display(), note.offset, note.message);
     }
     for segment in &report.segments {
-        let (name, end) = (segment.path.display(), segment.end);
+        let name = segment.path.display();
+        let end = segment.end;
         log::debug!("{name}: {:?}, records {}, end {end}", segment.role, segment.records);
     }
     if report.dropped_bytes > 0 {
-        let (bytes, frames) = (report.dropped_bytes, report.dropped_frames);
+        let bytes = report.dropped_bytes;
+        let frames = report.dropped_frames;
         log::warn!(
             "{dir}: dropped a torn tail of {bytes} bytes, {frames} frames, that nobody was told of"
         );

@@ -11,20 +11,24 @@ use crate::fs::OpenMode;
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
 use crate::report::RecoveryNote;
-use crate::segment::{Bodies, LastFrame, Segment, Window, check_sealed};
+use crate::segment::{Bodies, Segment, Window, check_sealed};
 
 use super::decide::{
-    self, CurrentSays, Evidence, Link, Refusal, SegmentFiles, TailEvidence, TailFacts, TailMark,
-    Verdict, Way,
+    self, CurrentFound, CurrentSays, Evidence, Kept, Link, Refusal, SegmentFiles, TailEvidence,
+    TailFacts, TailMark, Verdict, Way,
 };
-use super::scan::{self, Scan, SegmentFile, TailScan};
+use super::scan::{self, PromisedPart, Scan, SegmentFile, TailScan};
 
 /// Gathers the evidence and decides; notes what is odd and does no harm.
 pub(super) fn judge(dir: &Dir, scan: &Scan, notes: &mut Vec<RecoveryNote>) -> Result<Verdict> {
     let newest = scan.files.last();
     let mark = sound_mark(scan);
     let current = decide::current_says(
-        scan.current.as_ref().map(|_| mark.map(|mark| (mark.number, mark.salt))),
+        match (&scan.current, mark) {
+            (None, _) => CurrentFound::Absent,
+            (Some(_), None) => CurrentFound::Unsound,
+            (Some(_), Some(mark)) => CurrentFound::Names(mark.number, mark.salt),
+        },
         newest.map(|file| (file.number, file.sound().map(|header| header.salt))),
     );
     let has_magic =
@@ -219,8 +223,7 @@ pub(super) struct Plan<'a> {
     pub(super) state: Vec<u8>,
     /// Sealed segments above the floor, oldest first, with what their successors say of them.
     pub(super) chain: Vec<(Arc<Segment>, Seal)>,
-    /// The tail's last frame that a sync is known to have reached, and that sync's end.
-    pub(super) promised: (Option<LastFrame>, u64),
+    pub(super) promised: PromisedPart,
 }
 
 pub(super) fn plan<'a>(
@@ -252,7 +255,7 @@ pub(super) fn plan<'a>(
     let mark = sound_mark(scan);
     let facts = facts(tail, mark);
     let promise = facts.promise();
-    let Some(last) = scan::last_frame_before(tail, promise)? else {
+    let Some(promised) = scan::promised_part(tail, promise)? else {
         return Err(damaged(tail, promise, "a sync is said to have ended within a frame"));
     };
     let way = if planted::is(Bug::UnclosedTailContinued)
@@ -261,7 +264,7 @@ pub(super) fn plan<'a>(
     {
         Way::Resume
     } else {
-        facts.way(last.is_some())
+        facts.way(if promised.last.is_some() { Kept::Records } else { Kept::NoRecord })
     };
     let highest = mark.map_or(0, |mark| mark.number).max(tail.header.number);
     let number = match highest.checked_add(1) {
@@ -271,7 +274,7 @@ pub(super) fn plan<'a>(
     };
     let chain = follow_chain(dir, scan, &tail.header.seal, floor)?;
     note_orphans(scan, tail, &chain, notes);
-    Ok(Plan { tail, torn, way, number, floor, state, chain, promised: (last, promise) })
+    Ok(Plan { tail, torn, way, number, floor, state, chain, promised })
 }
 
 /// Walks the seals from the tail back to the floor.

@@ -127,7 +127,10 @@ fn read_twin(handle: &Handle) -> Result<Vec<u8>> {
 
 fn scan_tail(handle: Arc<Handle>, header: SegmentHeader, file_bytes: u64) -> Result<TailScan> {
     let mut window = Window::new(WINDOW_BYTES);
-    let (mut index, mut last, mut state, mut promised) = (Vec::new(), None, None, 0);
+    let mut index = Vec::new();
+    let mut last = None;
+    let mut state = None;
+    let mut promised = 0;
     let start = (header.first, FRAMES_START);
     let mut discontinuity = None;
     let mut walk = Walk::new(
@@ -157,7 +160,8 @@ fn scan_tail(handle: Arc<Handle>, header: SegmentHeader, file_bytes: u64) -> Res
             Step::End | Step::Bad { .. } => break,
         }
     }
-    let (end, next) = (walk.offset(), walk.next_lsn());
+    let end = walk.offset();
+    let next = walk.next_lsn();
     let state = match state {
         Some((offset, header)) => Some(read_state(&handle, offset, &header)?),
         None => None,
@@ -226,16 +230,21 @@ fn scan_rest(
     Ok(rest)
 }
 
-/// Finds the last data frame that ends at or before `limit`, which must be a frame's end: `None` if
-/// it is not.
-pub(super) fn last_frame_before(tail: &TailScan, limit: u64) -> Result<Option<Option<LastFrame>>> {
-    if limit == tail.end {
-        return Ok(Some(tail.last));
+/// The part of the tail that a sync is known to have reached.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PromisedPart {
+    pub(super) end: u64,
+    pub(super) last: Option<LastFrame>,
+}
+
+/// Finds the last data frame that ends at or before `end`; `None` if `end` lies within a frame.
+pub(super) fn promised_part(tail: &TailScan, end: u64) -> Result<Option<PromisedPart>> {
+    if end == tail.end {
+        return Ok(Some(PromisedPart { end, last: tail.last }));
     }
     let mut window = Window::new(WINDOW_BYTES);
     let start = (tail.header.first, FRAMES_START);
-    let mut walk =
-        Walk::new(&tail.handle, tail.header.salt, &mut window, Bodies::Skip, start, limit);
+    let mut walk = Walk::new(&tail.handle, tail.header.salt, &mut window, Bodies::Skip, start, end);
     let mut last = None;
     loop {
         match walk.step()? {
@@ -243,7 +252,7 @@ pub(super) fn last_frame_before(tail: &TailScan, limit: u64) -> Result<Option<Op
                 last = Some(LastFrame { offset, header });
             }
             Step::Frame { .. } => {}
-            Step::End => return Ok(Some(last)),
+            Step::End => return Ok(Some(PromisedPart { end, last })),
             Step::Bad { .. } | Step::Discontinuous { .. } => return Ok(None),
         }
     }

@@ -122,7 +122,9 @@ impl Tail {
         group: &mut FrameBuffer,
         durable_end: u64,
     ) -> Result<Written> {
-        let (start, mut end, mut last) = (self.end, self.end, self.last);
+        let start = self.end;
+        let mut end = self.end;
+        let mut last = self.last;
         self.noted.clear();
         group.finish(&self.header.salt, start, durable_end, |placed| {
             let frame = LastFrame { offset: placed.offset, header: placed.header };
@@ -137,7 +139,8 @@ impl Tail {
         }
         assert!(offset == end, "a group is written whole");
         self.segment.index.extend(&self.noted, self.segment_bytes);
-        (self.end, self.last) = (end, last);
+        self.end = end;
+        self.last = last;
         let bytes = end - start;
         Ok(Written { end, bytes, preallocated_bytes: self.preallocate(bytes)? })
     }
@@ -286,7 +289,8 @@ mod tests {
         // Method: 400 groups of about 1 KiB; the index has one entry for each 56 KiB, and each
         // leads to its record.
         let fs = SimFs::new(1);
-        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        let mut tail = tail(&fs);
+        let mut next = Lsn::FIRST;
         for _ in 0..400 {
             write(&mut tail, &mut next, &[7; 1000]).unwrap();
         }
@@ -297,7 +301,8 @@ mod tests {
             let IndexEntry { lsn: first, offset } = tail.segment.index.hint(lsn, None).start;
             assert!(first <= lsn && u64::from(lsn) - u64::from(first) <= 64);
             let mut window = Window::new(4096);
-            let (salt, start) = (tail.header.salt, (first, offset));
+            let salt = tail.header.salt;
+            let start = (first, offset);
             let mut walk =
                 Walk::new(&tail.handle, salt, &mut window, Bodies::Verify, start, tail.end());
             while walk.next_lsn() <= lsn {
@@ -309,7 +314,8 @@ mod tests {
     #[test]
     fn a_walk_tells_the_end_from_what_does_not_verify_and_from_what_does_not_follow() {
         let fs = SimFs::new(1);
-        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        let mut tail = tail(&fs);
+        let mut next = Lsn::FIRST;
         write(&mut tail, &mut next, b"one").unwrap();
         let middle = tail.end();
         next = next.next(); // An LSN is left out.
@@ -320,7 +326,8 @@ mod tests {
                 .step()
                 .unwrap()
         };
-        let (second, end) = ((Lsn::from(3), middle), tail.end());
+        let second = (Lsn::from(3), middle);
+        let end = tail.end();
         assert!(matches!(step_at(second, end), Step::Frame { .. }));
         assert!(matches!(step_at(second, middle), Step::End));
         assert!(matches!(step_at((Lsn::from(2), middle), end), Step::Discontinuous { .. }));
@@ -339,7 +346,8 @@ mod tests {
     #[test]
     fn space_is_preallocated_and_a_full_disk_only_ends_that() {
         let fs = SimFs::new(1);
-        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        let mut tail = tail(&fs);
+        let mut next = Lsn::FIRST;
         tail.set_segment_bytes(4 * PREALLOCATE_BYTES);
         tail.allow_preallocation();
         assert!(write(&mut tail, &mut next, b"one").unwrap().preallocated_bytes > 0);
@@ -369,7 +377,8 @@ mod tests {
     #[test]
     fn zeros_never_go_beyond_the_segments_size_and_large_groups_do_without() {
         let fs = SimFs::new(1);
-        let (mut tail, mut next) = (tail(&fs), Lsn::FIRST);
+        let mut tail = tail(&fs);
+        let mut next = Lsn::FIRST;
         tail.set_segment_bytes(100_000);
         assert_eq!(write(&mut tail, &mut next, b"").unwrap().preallocated_bytes, 0);
         tail.allow_preallocation();

@@ -73,7 +73,8 @@ impl<'a> Walk<'a> {
     /// Takes one step. A read that fails, and a frame of a later release, are errors; all else is
     /// told.
     pub(crate) fn step(&mut self) -> Result<Step> {
-        let (offset, bad) = (self.offset, |reason| Ok(Step::Bad { reason }));
+        let offset = self.offset;
+        let bad = |reason| Ok(Step::Bad { reason });
         if offset == self.limit {
             return Ok(Step::End);
         }
@@ -180,7 +181,8 @@ impl Window {
         // What is held already is not read again.
         let kept = held.map_or(0, |skip| self.filled - skip);
         self.bytes.copy_within(self.filled - kept..self.filled, 0);
-        (self.start, self.filled) = (offset, kept);
+        self.start = offset;
+        self.filled = kept;
         self.filled += handle.read(&mut self.bytes[kept..], offset + kept as u64)?;
         Ok(0..self.filled.min(count))
     }
@@ -189,7 +191,8 @@ impl Window {
     /// than the window's size.
     pub(crate) fn read_just(&mut self, handle: &Handle, offset: u64, count: u64) -> Result<&[u8]> {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.bytes.len());
-        (self.start, self.filled) = (offset, 0);
+        self.start = offset;
+        self.filled = 0;
         self.filled = handle.read(&mut self.bytes[..count], offset)?;
         Ok(&self.bytes[..self.filled])
     }

@@ -77,13 +77,11 @@ impl Wal {
 
     fn open_with(options: &Options, fs: Arc<dyn Fs>, dir: &Path) -> Result<Wal> {
         options.validate()?;
-        let dir = Arc::new(Dir::open(fs, dir, options.create_if_missing)?);
-        if !options.create_if_missing {
-            let listing = dir.list()?;
-            if listing.segments.is_empty() && !listing.current {
-                return Err(Error::NotFound { path: dir.path().clone() });
-            }
-        }
+        let dir = Arc::new(if options.create_if_missing {
+            Dir::open_or_create(fs, dir)?
+        } else {
+            open_existing(fs, dir)?
+        });
         let lock = dir.lock()?;
         if dir.medium() == Medium::Network {
             log::warn!(
@@ -92,7 +90,8 @@ impl Wal {
             );
         }
         let recovered = recover(&dir, options.verify)?;
-        let (next, report) = (recovered.next, recovered.report.clone());
+        let next = recovered.next;
+        let report = recovered.report.clone();
         let counters = Arc::new(Counters::default());
         let store = Arc::new(Store::new(dir, options, counters.clone(), recovered));
         let commit =
@@ -351,6 +350,16 @@ impl Options {
     pub fn open_on(&self, fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Wal> {
         Wal::open_with(self, fs, dir.as_ref())
     }
+}
+
+/// Opens a directory in which a log is, or was.
+fn open_existing(fs: Arc<dyn Fs>, dir: &Path) -> Result<Dir> {
+    let dir = Dir::open(fs, dir)?;
+    let listing = dir.list()?;
+    if listing.segments.is_empty() && !listing.current {
+        return Err(Error::NotFound { path: dir.path().clone() });
+    }
+    Ok(dir)
 }
 
 fn check_bytes(what: &'static str, bytes: u64, bytes_max: u64) -> Result<()> {

@@ -341,11 +341,14 @@ fn run(history: &History, template: &PowerCuts) {
         let (call, fault) = &history.faults[random.gen_range(0..history.faults.len())];
         disk.plan(*call, random.gen_range(0..history.calls_before_fault_max), fault.clone());
     }
-    let (history, ledger, cuts) = (history.clone(), StdMutex::new(ledger), StdMutex::default());
+    let history = history.clone();
+    let ledger = StdMutex::new(ledger);
+    let cuts = StdMutex::default();
     let run = Arc::new(Run { history, disk, wal, ledger, cuts });
     let (first, others) = run.history.threads.split_first().expect("there are threads");
     let spawn = |calls: &&'static [Do]| {
-        let (run, calls) = (run.clone(), *calls);
+        let run = run.clone();
+        let calls = *calls;
         thread::spawn(move || run.perform(calls))
     };
     let others: Vec<_> = others.iter().map(spawn).collect();
@@ -384,7 +387,9 @@ fn explore(name: &str, history: History) {
     let template = Arc::new(template);
     let done = Arc::new(StdAtomicUsize::new(0));
     let body = || {
-        let (history, template, done) = (history.clone(), template.clone(), done.clone());
+        let history = history.clone();
+        let template = template.clone();
+        let done = done.clone();
         move || {
             run(&history, &template);
             done.fetch_add(1, StdOrdering::Relaxed);

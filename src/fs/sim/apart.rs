@@ -259,7 +259,8 @@ fn names<'a>(
     dir: impl Fn(Node) -> Option<(&'a BTreeMap<OsString, Node>, Option<&'a DirState>)>,
     doubts: Doubts,
 ) -> (u128, Vec<Node>) {
-    let (mut digest, mut met) = (Digest::new(), vec![ROOT]);
+    let mut digest = Digest::new();
+    let mut met = vec![ROOT];
     let place = |met: &mut Vec<Node>, node: Node| {
         met.iter().position(|other| *other == node).unwrap_or_else(|| {
             met.push(node);
@@ -279,7 +280,8 @@ fn names<'a>(
             digest.add(&("durable", name, place(&mut met, *node)));
         }
         for operation in unsure.iter().flat_map(|state| &state.unsure) {
-            let (change, dirty) = (&operation.change, operation.dirty);
+            let change = &operation.change;
+            let dirty = operation.dirty;
             digest.add(&(dirty, change.names(), change.node().map(|node| place(&mut met, node))));
         }
     }
@@ -373,7 +375,9 @@ fn sector_digest(at: u64, sector: &[u8], size: u64) -> u128 {
     const ODD: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93];
     let start = at * SECTOR_BYTES as u64;
     let shown = usize::try_from(size.saturating_sub(start)).unwrap_or(usize::MAX).min(sector.len());
-    let (mut one, mut two, mut any) = (at, !at, 0);
+    let mut one = at;
+    let mut two = !at;
+    let mut any = 0;
     let mut whole = [0; SECTOR_BYTES];
     whole[..shown].copy_from_slice(&sector[..shown]);
     for word in whole.chunks_exact(8) {

@@ -159,7 +159,8 @@ pub(super) fn start_again(
     mut names: BTreeMap<Node, BTreeMap<std::ffi::OsString, Node>>,
 ) -> Disk {
     let mut disk = disk.without_files();
-    let (mut unvisited, mut seen) = (vec![ROOT], BTreeSet::new());
+    let mut unvisited = vec![ROOT];
+    let mut seen = BTreeSet::new();
     while let Some(node) = unvisited.pop() {
         if !seen.insert(node) {
             continue;

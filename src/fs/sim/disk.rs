@@ -266,8 +266,8 @@ impl FileState {
     }
 
     pub(super) fn set_len(&mut self, bytes: u64) {
-        let (old, new) =
-            (self.visible.len(), usize::try_from(bytes).expect("files fit into memory"));
+        let old = self.visible.len();
+        let new = usize::try_from(bytes).expect("files fit into memory");
         if old == new {
             return;
         }

@@ -204,8 +204,9 @@ impl SimFs {
     #[must_use]
     pub fn process_kill(&self) -> SimFs {
         let machine = self.machine();
-        let (disk, seed, medium) =
-            (machine.disk.clone(), machine.seed.wrapping_add(1), machine.medium);
+        let disk = machine.disk.clone();
+        let seed = machine.seed.wrapping_add(1);
+        let medium = machine.medium;
         drop(machine);
         let killed = SimFs::from_disk(disk, seed);
         killed.machine().medium = medium;
@@ -250,7 +251,8 @@ impl SimFs {
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let machine = self.machine();
-        let (mut files, mut unvisited) = (Vec::new(), vec![(disk::ROOT, PathBuf::from("/"))]);
+        let mut files = Vec::new();
+        let mut unvisited = vec![(disk::ROOT, PathBuf::from("/"))];
         while let Some((node, path)) = unvisited.pop() {
             for (name, node) in &machine.disk.dirs[&node].visible {
                 let path = path.join(name);
