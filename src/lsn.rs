@@ -153,7 +153,7 @@ impl Iterator for LsnRangeIter {
     fn next(&mut self) -> Option<Lsn> {
         self.left = self.left.checked_sub(1)?;
         let lsn = self.next;
-        self.next = Lsn(lsn.0.wrapping_add(1)); // Wraps only behind the last number, where it is not read.
+        self.next = Lsn(lsn.0.wrapping_add(1)); // Wraps only after the last number: it is not read.
         Some(lsn)
     }
 }

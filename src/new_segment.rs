@@ -82,7 +82,8 @@ pub(crate) fn create_segment(
             let path = dir.segment_spare_path();
             let staged = match make(dir, &path, OpenMode::ReadWrite, succession, salt) {
                 Err(Failure::Refused(error)) if error.is_not_found() => {
-                    current.segment_spare_gone(); // Somebody removed it; what is wrong is still the full disk.
+                    // It was removed; what is wrong is still the full disk.
+                    current.segment_spare_gone();
                     Err(full)
                 }
                 outcome => outcome,

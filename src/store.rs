@@ -317,8 +317,8 @@ impl Store {
         removed
     }
 
-    /// Lets space be preallocated: the spares are there. Not to be called under CURRENT's lock, which
-    /// the thread that has the tail may want.
+    /// Lets space be preallocated: the spares are there. Not to be called under CURRENT's lock,
+    /// which the thread that has the tail may want.
     pub(crate) fn allow_preallocation(&self) {
         if self.preallocates {
             lock(&self.tail).allow_preallocation();

@@ -298,7 +298,7 @@ impl Commit {
         } else if state.has_pending() && self.may_write(state) && (write_first || !has_room) {
             Step::Lead
         } else if may_enter {
-            Step::Enter // Somebody else is writing out what fills the buffer; meanwhile there is room.
+            Step::Enter // Another thread writes out what fills the buffer; there is room meanwhile.
         } else if self.backpressure == Backpressure::Fail && !has_room {
             let pending_bytes = pending as u64;
             let pending_bytes_max = self.pending_bytes_max as u64;
@@ -360,7 +360,8 @@ impl Commit {
         let syncs = self.mode == Durability::Sync;
         let held: &[Role] = if syncs { &[Role::Writing, Role::Syncing] } else { &[Role::Writing] };
         let mut roles = Roles::new(&self.shared, held);
-        let mut state = state; // Declared after the roles: a panic unlocks it before they are given back.
+        // Declared after the roles: a panic unlocks the state before they are given back.
+        let mut state = state;
         state.writing = true;
         state.syncing |= syncs;
         let present = state.active_records;

@@ -457,8 +457,8 @@ fn a_clock_that_stands_still_holds_no_thread_up() {
 
 #[test]
 fn a_newcomer_enters_while_others_wait_if_there_is_room_for_all() {
-    // Method: one thread waits in the queue; the reason goes, and its wake-up is still on its way when
-    // another thread comes.
+    // Method: one thread waits in the queue; the reason goes, and its wake-up is still on its way
+    // when another thread comes.
     let (_, commit) = fixture(&Options::new());
     commit.hold_appends().unwrap();
     let queued = start_append(&commit);

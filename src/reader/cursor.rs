@@ -1,4 +1,5 @@
-//! `Cursor` and `Iter`: reading records from an LSN on, across segments, never past the durable LSN.
+//! `Cursor` and `Iter`: reading records from an LSN on, across segments, never past the durable
+//! LSN.
 
 use std::iter::FusedIterator;
 use std::sync::Arc;

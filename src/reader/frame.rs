@@ -1,4 +1,5 @@
-//! Reading one frame after the other of a segment, and the records in it. Every checksum is checked.
+//! Reading one frame after the other of a segment, and the records in it. Every checksum is
+//! checked.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -175,8 +175,8 @@ pub(super) enum CurrentFound {
     Names(u64, Id),
 }
 
-/// Compares CURRENT with the highest number that is there. `newest`: with its salt, if its header is
-/// sound.
+/// Compares CURRENT with the highest number that is there. `newest`: with its salt, if its header
+/// is sound.
 pub(super) fn current_says(
     current: CurrentFound,
     newest: Option<(u64, Option<Id>)>,

@@ -269,7 +269,8 @@ pub(super) fn plan<'a>(
     let highest = mark.map_or(0, |mark| mark.number).max(tail.header.number);
     let number = match highest.checked_add(1) {
         Some(number) => number,
-        None if way == Way::Resume => highest, // None is created now; the next rotation says that there is none left.
+        // None is created now; the next rotation says that no number is left.
+        None if way == Way::Resume => highest,
         None => return Err(damaged(tail, 0, "no segment number is left after it")),
     };
     let chain = follow_chain(dir, scan, &tail.header.seal, floor)?;

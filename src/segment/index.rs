@@ -51,7 +51,8 @@ impl Index {
         *threads::write(&self.entries) = Some(entries);
     }
 
-    /// Returns what the index tells of where `lsn` lies. `seal`: the segment's end, if it is sealed.
+    /// Returns what the index tells of where `lsn` lies. `seal`: the segment's end, if it is
+    /// sealed.
     pub(crate) fn hint(&self, lsn: Lsn, seal: Option<&Seal>) -> IndexHint {
         let index = threads::read(&self.entries);
         let entries = index.as_deref().unwrap_or_default();

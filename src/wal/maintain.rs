@@ -76,7 +76,8 @@ impl Wal {
         let removed = self.store.remove_retired();
         if removed.files > 0 && !planted::is(Bug::UnlinkDirNotSynced) {
             let mut current = self.store.current.lock();
-            current.sync_dir().map_err(|fatal| self.fail(fatal))?; // Poisoned before the lock is free.
+            // A failure poisons the log before the lock is free.
+            current.sync_dir().map_err(|fatal| self.fail(fatal))?;
         }
         if marked == Marked::No {
             self.mark_durable()?; // What was removed has made room.

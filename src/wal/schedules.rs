@@ -257,7 +257,8 @@ impl Run {
     }
 
     fn cut_power(&self) {
-        let known = self.ledger().clone(); // Before the disk is looked at: what is promised later need not be there.
+        // Before the disk is looked at: what is promised later need not be there.
+        let known = self.ledger().clone();
         let cut = self.disk.power_cuts();
         self.cuts.lock().unwrap_or_else(PoisonError::into_inner).push((known, cut));
     }

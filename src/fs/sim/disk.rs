@@ -273,7 +273,8 @@ impl FileState {
         }
         Arc::make_mut(&mut self.visible).resize(new, 0);
         self.note_size();
-        self.note_sectors(new, old); // Of what is cut off, zeros are left, should the file grow again.
+        // If the file grows again, zeros are where it was cut.
+        self.note_sectors(new, old);
     }
 
     pub(super) fn sync(&mut self) {
