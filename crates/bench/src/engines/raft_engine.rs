@@ -7,8 +7,9 @@ use std::sync::Mutex;
 use ::raft_engine::{Config, Engine as RaftEngine, LogBatch, MessageExt, ReadableSize};
 use protobuf::descriptor::UninterpretedOption;
 
-use super::lock;
-use crate::engine::{Engine, Mode, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec, Tally};
+use crate::engine::{
+    Engine, Mode, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec, Tally, lock,
+};
 
 /// As many threads as any workload has.
 const GROUPS: usize = 64;
@@ -104,8 +105,8 @@ impl Engine for Log {
     fn replay(&self, _replay: Replay, tally: &mut Tally) -> Result<()> {
         const ENTRIES: u64 = 256;
         for group in self.engine.raft_groups().into_iter().filter(|group| *group != SYNC_GROUP) {
-            let (first, last) = (self.engine.first_index(group), self.engine.last_index(group));
-            let (Some(first), Some(last)) = (first, last) else { continue };
+            let Some(first) = self.engine.first_index(group) else { continue };
+            let Some(last) = self.engine.last_index(group) else { continue };
             let mut entries = Vec::new();
             for start in (first..=last).step_by(usize::try_from(ENTRIES)?) {
                 entries.clear();
