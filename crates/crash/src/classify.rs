@@ -193,7 +193,8 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
             // Most of a header is zeros, and all of it is there twice: mostly, what is hit is a
             // frame.
             let start = if used > FRAMES_START && !dice.once_in(8) { FRAMES_START } else { 0 };
-            let (at, bit) = (start + dice.length(used - start), dice.below(8));
+            let at = start + dice.length(used - start);
+            let bit = dice.below(8);
             let dropped = usize::try_from(report.dropped_bytes).unwrap_or(usize::MAX);
             image.damage(&path, |bytes| bytes[at] ^= 1 << bit);
             Some(path == newest && at >= used.saturating_sub(dropped))

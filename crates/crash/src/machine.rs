@@ -371,7 +371,8 @@ impl Machine {
 
     /// What the log says of itself must agree with what it was given.
     fn check_at_rest(&self, wal: &Wal) -> Result<(), Violation> {
-        let (last, floor) = (u64::from(wal.last_lsn()), u64::from(wal.first_lsn()) - 1);
+        let last = u64::from(wal.last_lsn());
+        let floor = u64::from(wal.first_lsn()) - 1;
         if last != self.ledger.last() || floor != self.ledger.floor() {
             let what = format!(
                 "the log says last {last} and floor {floor}, which are {} and {}",

@@ -6,7 +6,7 @@ use std::io;
 #[cfg(not(seawall_planted))]
 mod away {
     use super::io;
-    use crate::Planted;
+    use crate::arguments::Planted;
     use crate::commands::Outcome;
 
     const NONE: &str = "there are no bugs in this build: build it with RUSTFLAGS=\"--cfg seawall_planted\" and a target \
@@ -36,7 +36,7 @@ mod present {
     use std::time::{Duration, Instant};
 
     use super::io;
-    use crate::Planted;
+    use crate::arguments::Planted;
     use crate::commands::{Outcome, say};
 
     /// How many of them `random` must catch, and how many must be caught at all.
@@ -66,7 +66,10 @@ mod present {
         say("| # | bug | caught by | after images | as |")?;
         say("|---|---|---|---|---|")?;
         let none = (0, "no bug at all");
-        let (mut taken, mut by_random, mut by_any, mut healthy) = (0, 0, 0, true);
+        let mut taken = 0;
+        let mut by_random = 0;
+        let mut by_any = 0;
+        let mut healthy = true;
         for (number, name) in std::iter::once(&none).chain(&seawall::planted::BUGS) {
             if !args.only.is_empty() && !args.only.contains(number) {
                 continue;
@@ -222,7 +225,8 @@ mod present {
             }
         });
         let start = Instant::now();
-        let (mut last, mut running) = (String::new(), None);
+        let mut last = String::new();
+        let mut running = None;
         let failed = loop {
             let left = Duration::from_secs(args.seconds).saturating_sub(start.elapsed());
             match pieces.recv_timeout(left) {
