@@ -205,12 +205,14 @@ impl Disks {
             }
             ["cut", image, events, cut, seed] => {
                 let image = self.images.get_mut(image.parse::<usize>().ok()?)?;
-                let (events, cut): (usize, Cut) = (events.parse().ok()?, cut.parse().ok()?);
+                let events: usize = events.parse().ok()?;
+                let cut: Cut = cut.parse().ok()?;
                 image.cut_from(&self.disk, events, cut, seed.parse().ok()?, &self.whole);
             }
             ["cut-again", image, events, cut, seed] => {
                 let image = self.images.get_mut(image.parse::<usize>().ok()?)?;
-                let (events, cut): (usize, Cut) = (events.parse().ok()?, cut.parse().ok()?);
+                let events: usize = events.parse().ok()?;
+                let cut: Cut = cut.parse().ok()?;
                 image.cut_again(events, cut, seed.parse().ok()?, &self.whole);
             }
             ["count", image] => {

@@ -49,10 +49,10 @@ mod payload;
 mod rig;
 #[cfg(target_os = "linux")]
 mod round;
+mod say;
 #[cfg(target_os = "linux")]
 mod workload;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
@@ -63,12 +63,7 @@ fn main() -> ExitCode {
     return command::main();
     #[cfg(not(target_os = "linux"))]
     {
-        say("powercut: skipped: it needs Linux");
+        say::say("powercut: skipped: it needs Linux");
         ExitCode::SUCCESS
     }
-}
-
-/// Prints a line on the standard output.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }

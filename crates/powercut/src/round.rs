@@ -76,7 +76,8 @@ impl Round {
             flushes: Vec::new(),
             violation: None,
         };
-        let (threads, operations) = (1 + dice.below(5), 20 + dice.below(60));
+        let threads = 1 + dice.below(5);
+        let operations = 20 + dice.below(60);
         let first = Stint {
             seed,
             thread: 0,
