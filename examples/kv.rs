@@ -191,7 +191,8 @@ const FILL_KEYS: u64 = 500;
 /// it does at an LSN depends on that number and on the keys alone, so that `tests/it/kv.rs` can
 /// tell what must be there after a kill.
 fn fill(store: &mut Store, until: &FillUntil) -> Result<()> {
-    let (start, mut count) = (Instant::now(), 0);
+    let start = Instant::now();
+    let mut count = 0;
     while !until.is_reached(count, start.elapsed()) {
         let number = u64::from(store.applied.next());
         let key = format!("key-{:03}", number % FILL_KEYS);
