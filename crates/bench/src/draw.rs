@@ -32,7 +32,7 @@ impl Draw {
     }
 }
 
-/// Bytes that do not compress, so that nobody gains by that; always the same.
+/// Bytes that do not compress, so that no log gains by compressing; always the same.
 pub(crate) fn payload(bytes: usize) -> Vec<u8> {
     let mut draw = Draw::new();
     let mut payload: Vec<u8> =

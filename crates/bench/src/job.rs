@@ -42,7 +42,7 @@ pub(crate) enum Task {
     MemoryOpen { setup: Setup, appends: u64 },
     /// What memory it takes to read it all.
     MemoryReplay,
-    /// So many steps of so many bytes are appended to seawall's log, which is checkpointed behind
+    /// So many steps of so many bytes are appended to seawall's log, which is checkpointed after
     /// each.
     Growth { steps: u64, step_bytes: u64, record_bytes: usize },
 }

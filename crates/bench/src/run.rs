@@ -44,7 +44,7 @@ impl<'a> Runner<'a> {
         let mut order: Vec<usize> = (0..case.rows.len()).collect();
         let mut draw = Draw::new();
         for _ in 0..case.rounds(self.effort) {
-            // Another order each time: what comes behind one that writes much finds a busier disk.
+            // Another order each time: what comes after one that writes much finds a busier disk.
             draw.shuffle(&mut order);
             for &at in &order {
                 let row = &case.rows[at];

@@ -173,7 +173,7 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
     let segments: Vec<PathBuf> =
         image.files().into_iter().filter(|path| is_segment(path)).collect();
     let newest = segments.last()?.clone();
-    // Where nothing retired is left behind, every segment counts.
+    // Where no retired segment is left, every segment counts.
     let counts = |path: &PathBuf| {
         report.segments.iter().all(|segment| {
             *segment.path != **path

@@ -228,7 +228,7 @@ fn common_divisor(one: u64, other: u64) -> u64 {
     if other == 0 { one } else { common_divisor(other, one % other) }
 }
 
-/// Stops a workload at every call behind its first `stem` steps, and at its end.
+/// Stops a workload at every call after its first `stem` steps, and at its end.
 fn check(
     history: &History,
     stem: usize,

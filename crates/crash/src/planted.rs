@@ -167,7 +167,7 @@ mod present {
         Ok(false)
     }
 
-    /// The number behind `"name":`.
+    /// The number after `"name":`.
     fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         let rest = text.split_once(&format!("\"{name}\":"))?.1;
         rest.split(|letter: char| !letter.is_ascii_digit()).next()
@@ -216,7 +216,7 @@ mod present {
         let stdout = child.stdout.take().expect("it is piped");
         let (sender, pieces) = channel();
         std::thread::spawn(move || {
-            // Up to the word behind a name: a line is not whole before its test has ended.
+            // Up to the word after a name: a line is not whole before its test has ended.
             for piece in BufReader::new(stdout).split(b' ') {
                 let Ok(piece) = piece else { return };
                 if sender.send(String::from_utf8_lossy(&piece).into_owned()).is_err() {
@@ -242,7 +242,8 @@ mod present {
                     }
                     last = piece;
                 }
-                Err(RecvTimeoutError::Timeout) => break None, // Tests that may hang have a watchdog.
+                // Tests that may hang have a watchdog.
+                Err(RecvTimeoutError::Timeout) => break None,
                 // Where the program ended in the midst of a test, a watchdog has ended it.
                 Err(RecvTimeoutError::Disconnected) => {
                     break running.map(|test| format!("{test}, which aborts"));

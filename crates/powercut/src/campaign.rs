@@ -215,8 +215,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// One judge's share of a round: an image of its own, and in turn the tasks that nobody has
-    /// taken yet.
+    /// One judge's share of a round: an image of its own, and in turn the tasks that no other judge
+    /// has taken yet.
     fn judge_some(
         &self,
         image: usize,

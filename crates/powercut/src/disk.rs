@@ -182,7 +182,7 @@ impl Disk {
         self.log.push(Event::FailedFlush);
     }
 
-    /// Becomes what `source` is after a power cut behind the first `events` of its log.
+    /// Becomes what `source` is after a power cut after the first `events` of its log.
     pub(crate) fn cut_from(
         &mut self,
         source: &Disk,
@@ -211,7 +211,7 @@ impl Disk {
         self.log.clear();
     }
 
-    /// Becomes what it is after a power cut behind the first `events` of its own log, and forgets
+    /// Becomes what it is after a power cut after the first `events` of its own log, and forgets
     /// the rest.
     pub(crate) fn cut_again(&mut self, events: usize, cut: Cut, seed: u64, whole: &[u64]) {
         let log = std::mem::take(&mut self.log);

@@ -345,10 +345,10 @@ impl Engine for Records {
 /// Verifies the records that lie whole in `bytes`; returns how many bytes they take.
 fn see_records(bytes: &[u8], tally: &mut Tally) -> Result<usize> {
     let mut rest = bytes;
-    while let Some((head, behind)) = rest.split_first_chunk::<HEAD_BYTES>() {
+    while let Some((head, after)) = rest.split_first_chunk::<HEAD_BYTES>() {
         let [a, b, c, d, checksum @ ..] = *head;
-        let Some((payload, behind)) =
-            behind.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize)
+        let Some((payload, after)) =
+            after.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize)
         else {
             break;
         };
@@ -356,7 +356,7 @@ fn see_records(bytes: &[u8], tally: &mut Tally) -> Result<usize> {
             return Err("a record does not verify".into());
         }
         tally.see(payload);
-        rest = behind;
+        rest = after;
     }
     Ok(bytes.len() - rest.len())
 }

@@ -13,7 +13,7 @@ use crate::engine::{
 
 /// As many threads as any workload has.
 const GROUPS: usize = 64;
-/// Holds what is synced behind what was not.
+/// Holds what is synced after what was not.
 const SYNC_GROUP: u64 = GROUPS as u64;
 
 pub(crate) fn spec() -> Spec {
@@ -46,7 +46,7 @@ fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
 struct Log {
     engine: RaftEngine,
     mode: Mode,
-    /// Of each group. Held while its thread appends: nobody else does.
+    /// Of each group. Held while its thread appends: no other thread does.
     next_indexes: Vec<Mutex<u64>>,
 }
 

@@ -29,7 +29,7 @@ pub(super) fn run(engine: &str, dir: &Path, append: &Append) -> Result<Outcome> 
 }
 
 fn append_all(log: &dyn Engine, append: &Append) -> Result<Outcome> {
-    // All threads warm up; the clock starts between the two meetings behind that, when none of them
+    // All threads warm up; the clock starts between the two meetings after that, when none of them
     // runs.
     let meeting = Barrier::new(append.threads + 1);
     let failed = AtomicBool::new(false);
@@ -151,7 +151,7 @@ impl Worker<'_> {
     }
 }
 
-/// How long the appends go on alone before the checkpoint, and behind it.
+/// How long the appends go on alone before the checkpoint, and after it.
 const ALONE: u32 = 4;
 
 /// Appends 256 B from one thread. A while after the beginning, everything that was there is

@@ -155,7 +155,7 @@ fn load(framing: Framing, record_bytes: usize, segments: u64, effort: &Effort) -
 }
 
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
-/// Where the frames of a segment of seawall's begin, behind its headers and its first state frame.
+/// Where the frames of a segment of seawall's begin: after its headers and its first state frame.
 const FRAMES_START: u64 = 8192 + 64;
 
 /// In seawall's log: a header of 40 B, then records with a header of 8 B each, and padding.

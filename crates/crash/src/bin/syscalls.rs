@@ -2,15 +2,15 @@
 //! real file system.
 //!
 //! ```text
-//! cargo run -p seawall-crash --example syscalls                    every call, one thread
-//! cargo run -p seawall-crash --example syscalls -- --every 5       every fifth
-//! cargo run -p seawall-crash --example syscalls -- --threads 3     three threads; strace counts in each by itself
+//! cargo run -p seawall-crash --bin syscalls                    every call, one thread
+//! cargo run -p seawall-crash --bin syscalls -- --every 5       every fifth
+//! cargo run -p seawall-crash --bin syscalls -- --threads 3     three threads; strace counts in each
 //! ```
 //! A child process works on a log that an earlier one has left as a kill leaves it, so that it
 //! recovers first. One of its calls fails or is its last. It goes on as a user would: what was
 //! refused is passed over, a poisoned log is opened again. Then the log is opened once more,
 //! without strace: all that was acknowledged is there, nothing else but what was under way, and
-//! nobody waits for ever.
+//! no thread waits for ever.
 //!
 //! `fallocate` is not among the calls, since the log makes none. Where strace is not there, it says
 //! so, and that is all.
@@ -134,7 +134,7 @@ fn origin(record: &Record) -> Option<(u64, u64)> {
 fn say(line: &str) {
     let mut stdout = io::stdout().lock();
     if stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush()).is_err() {
-        std::process::exit(9); // Nobody is there any more.
+        std::process::exit(9); // The parent is gone.
     }
 }
 
@@ -353,7 +353,7 @@ struct Row {
     not_opened: u64,
     refused: u64,
     poisoned: u64,
-    /// Nobody noticed.
+    /// No call reported the fault.
     unnoticed: u64,
     killed: u64,
 }

@@ -1,5 +1,5 @@
-//! Writes the seeds anew: `cargo run --example seeds` in `fuzz/`. They are few and small; each
-//! reaches a part of the code that random bytes would take long to find.
+//! Writes the seeds anew: `cargo run --features seeds --bin seeds` in `fuzz/`. They are few and
+//! small; each reaches a part of the code that random bytes would take long to find.
 
 use std::fs;
 use std::path::Path;
