@@ -15,7 +15,7 @@
 //! All keys are in memory. A change is appended to the log in `<dir>/wal` before it is made in
 //! memory. `snapshot` writes all keys to the file `<dir>/snapshot`, with the LSN of the last change
 //! that is in them, and then lets the log forget the changes up to there. Opening reads the
-//! snapshot and replays what the log has behind it.
+//! snapshot and replays what the log has after it.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
@@ -62,7 +62,7 @@ impl Store {
             .into());
         }
         let mut store = Store { dir: dir.to_owned(), wal, keys, applied };
-        // Behind the snapshot, whether or not the checkpoint that followed it came to pass. Should
+        // After the snapshot, whether or not the checkpoint that followed it came to pass. Should
         // records be missing there, this is an error.
         for record in store.wal.iter_from(applied.next()) {
             store.apply(&record?)?;
@@ -138,7 +138,8 @@ fn write_snapshot(dir: &Path, keys: &Keys, applied: Lsn) -> Result<()> {
     let unfinished = dir.join("snapshot.tmp");
     let mut file = File::create(&unfinished)?;
     file.write_all(&bytes)?;
-    file.sync_all()?; // Its bytes, before it has the name: else a power cut could leave the name without them.
+    // Its bytes, before it has the name: else a power cut could leave the name without them.
+    file.sync_all()?;
     fs::rename(&unfinished, dir.join("snapshot"))?;
     sync_dir(dir)?; // The name, before the checkpoint drops what it replaces.
     Ok(())
@@ -191,7 +192,8 @@ const FILL_KEYS: u64 = 500;
 /// it does at an LSN depends on that number and on the keys alone, so that `tests/it/kv.rs` can
 /// tell what must be there after a kill.
 fn fill(store: &mut Store, until: &FillUntil) -> Result<()> {
-    let (start, mut count) = (Instant::now(), 0);
+    let start = Instant::now();
+    let mut count = 0;
     while !until.is_reached(count, start.elapsed()) {
         let number = u64::from(store.applied.next());
         let key = format!("key-{:03}", number % FILL_KEYS);

@@ -46,7 +46,8 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(PathBuf, Duration)> {
-    let (mut dir, mut figure) = (PathBuf::from("."), Duration::from_secs(2));
+    let mut dir = PathBuf::from(".");
+    let mut figure = Duration::from_secs(2);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--seconds" => {
@@ -91,7 +92,9 @@ fn one_thread(dir: &Path, figure: Duration) -> Result<()> {
         let append = || rate(slice, || Ok(wal.append(&payload).map(drop)?));
         write_plain()?; // Not counted, like the next one: they find cold caches.
         append()?;
-        let (mut plain_rates, mut log_rates, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let mut plain_rates = Vec::new();
+        let mut log_rates = Vec::new();
+        let mut ratios = Vec::new();
         for round in 0..ROUNDS {
             // Each goes first in every other round.
             let (plain, log) = if round % 2 == 0 {
@@ -105,9 +108,12 @@ fn one_thread(dir: &Path, figure: Duration) -> Result<()> {
             log_rates.push(log);
             ratios.push(log / plain);
         }
-        let (plain, log, ratio) =
-            (median(&mut plain_rates), median(&mut log_rates), median(&mut ratios));
-        let (least, most) = (ratios[0], ratios[ratios.len() - 1]); // The median has sorted them.
+        let plain = median(&mut plain_rates);
+        let log = median(&mut log_rates);
+        let ratio = median(&mut ratios);
+        // The median has sorted them.
+        let least = ratios[0];
+        let most = ratios[ratios.len() - 1];
         println!(
             "| {bytes} B | {plain:.0} | {log:.0} | {ratio:.2} | {least:.2}–{most:.2} | {}",
             stats_cells(&wal.stats())
@@ -149,7 +155,8 @@ fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
 
 /// How often `operation` can be done in a second, tried for about `slice`.
 fn rate(slice: Duration, mut operation: impl FnMut() -> Result<()>) -> Result<f64> {
-    let (start, mut count) = (Instant::now(), 0);
+    let start = Instant::now();
+    let mut count = 0;
     while start.elapsed() < slice {
         operation()?;
         count += 1;
@@ -187,7 +194,8 @@ fn append_from(threads: usize, wal: &Wal, slice: Duration) -> Result<f64> {
     let payload = [0x5a; GROUP_RECORD_BYTES];
     let append = || -> seawall::Result<u32> {
         barrier.wait();
-        let (start, mut count) = (Instant::now(), 0);
+        let start = Instant::now();
+        let mut count = 0;
         while start.elapsed() < slice {
             wal.append(&payload)?;
             count += 1;

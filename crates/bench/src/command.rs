@@ -6,14 +6,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::engine::{self, Result};
+use crate::engine::{Result, Spec};
+use crate::engines;
 use crate::goals::{Results, goals};
 use crate::job::{Job, Report};
 use crate::machine::Machine;
 use crate::report::{EngineLine, Run, html, plots, tables};
 use crate::run::Runner;
 use crate::tasks;
-use crate::workloads::{Case, Effort, MEMORY_DIR, Workload, cases};
+use crate::workloads::cases::cases;
+use crate::workloads::{Case, Effort, MEMORY_DIR, Workload};
 
 /// Measures seawall against other logs and against the disk, side by side.
 #[derive(Debug, Parser)]
@@ -101,8 +103,8 @@ fn list() -> Result<()> {
         say(&format!("{:12}{}", workload.name(), workload.explanation()))?;
     }
     say("")?;
-    for engine in engine::all() {
-        say(&format!("{:18}{}", engine.name, engine.what))?;
+    for engine in engines::all() {
+        say(&format!("{:21}{}", engine.name, engine.what))?;
     }
     Ok(())
 }
@@ -190,7 +192,7 @@ fn check_space(dir: &Path, cases: &[Case]) -> Result<()> {
 }
 
 fn engine_lines() -> Vec<EngineLine> {
-    let line = |spec: engine::Spec| EngineLine {
+    let line = |spec: Spec| EngineLine {
         name: spec.name,
         what: spec.what,
         sharing: spec.sharing,
@@ -199,7 +201,7 @@ fn engine_lines() -> Vec<EngineLine> {
         buffered: spec.buffered,
         replay: spec.replay,
     };
-    engine::all().into_iter().map(line).collect()
+    engines::all().into_iter().map(line).collect()
 }
 
 /// Prints a line on the standard output.

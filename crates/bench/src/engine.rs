@@ -1,15 +1,15 @@
-//! `Engine`: what every log here can be asked for; and the list of them, with what their `Ok`
-//! promises.
+//! `Engine`: what every log here can be asked for; and `Spec`: what is said of a log, such as what
+//! its `Ok` promises.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engines;
-
 pub(crate) type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// A log that is open in a directory of its own, or a floor: the same work done straight on a file.
+/// A log that is open in a directory of its own, or a baseline: the same work done straight on a
+/// file.
 ///
 /// Shared by all appending threads. One whose own calls need `&mut` sits in a mutex, which is what
 /// its users do.
@@ -136,43 +136,10 @@ pub(crate) enum Segments {
     None,
 }
 
-/// All engines of this build, the one to be measured first, then the floors, then the peers by
-/// name.
-pub(crate) fn all() -> Vec<Spec> {
-    vec![
-        engines::seawall::spec(),
-        engines::floor::growing(),
-        engines::floor::fallocated(),
-        engines::floor::zeroed(),
-        engines::floor::buffered(),
-        engines::floor::pread(),
-        #[cfg(feature = "fjall")]
-        engines::fjall::spec(),
-        #[cfg(feature = "okaywal")]
-        engines::okaywal::spec(),
-        #[cfg(feature = "raft-engine")]
-        engines::raft_engine::spec(),
-        #[cfg(feature = "rewal")]
-        engines::rewal::spec(),
-        #[cfg(feature = "rusqlite")]
-        engines::rusqlite::spec(),
-        #[cfg(feature = "seglog")]
-        engines::seglog::spec(),
-        #[cfg(feature = "walogs")]
-        engines::walogs::spec(),
-    ]
-}
-
-pub(crate) const SEAWALL: &str = "seawall";
-pub(crate) const GROWING: &str = "floor-growing";
-pub(crate) const FALLOCATED: &str = "floor-fallocated";
-pub(crate) const ZEROED: &str = "floor-zeroed";
-pub(crate) const BUFFERED: &str = "floor-buffered";
-pub(crate) const PREAD: &str = "floor-pread";
-
-pub(crate) fn find(name: &str) -> Result<Spec> {
-    let found = all().into_iter().find(|spec| spec.name == name);
-    found.ok_or_else(|| format!("there is no engine {name} in this build").into())
+/// Locks an engine's own mutex. A panic in an engine is reported in its row; what is left of the
+/// engine is only closed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// For what an engine is never asked, since its [`Spec`] says so.

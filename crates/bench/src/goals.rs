@@ -2,13 +2,16 @@
 
 use serde::Serialize;
 
-use crate::engine::{BUFFERED, Framing, GROWING, PREAD, SEAWALL, ZEROED};
+use crate::engine::Framing;
+use crate::engines::baseline::{BUFFERED, GROWING, PREAD, ZEROED};
+use crate::engines::seawall::SEAWALL;
 use crate::job::{Latency, Outcome};
 use crate::summary::{CaseResult, Spread};
-use crate::workloads::{
-    BARE, BATCH_ID, CHECKPOINT_ID, CLEAN_FULL, CLEAN_TAIL, CPU_RECORD_BYTES, Effort, GROWTH_ID,
-    LENT, MEMORY_OPEN_ID, MEMORY_REPLAY_ID, OWNED, ROTATION_ID, THREADS, VERIFIED, buffered_id,
-    cpu_id, durable_id, growth_open_id, open_id, read_id, replay_id,
+use crate::workloads::Effort;
+use crate::workloads::names::{
+    BARE, BATCH_ID, CHECKPOINT_ID, CLEAN_FULL, CLEAN_TAIL, CPU_RECORD_BYTES, GROWTH_ID, LENT,
+    MEMORY_OPEN_ID, MEMORY_REPLAY_ID, OWNED, ROTATION_ID, THREADS, VERIFIED, buffered_id, cpu_id,
+    durable_id, growth_open_id, open_id, read_id, replay_id,
 };
 
 #[derive(Debug, Serialize)]
@@ -114,11 +117,11 @@ pub(crate) fn goals(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
 fn one_thread(results: &Results<'_>) -> Vec<Goal> {
     let path = "1 thread durable";
     let ratio = |bytes, reference| results.ratio(&durable_id(1, bytes), SEAWALL, reference);
-    let floor = |bytes, name: &str, least| {
-        let goal = format!("{name}: ≥ {least} × growing floor");
+    let baseline = |bytes, name: &str, least| {
+        let goal = format!("{name}: ≥ {least} × growing baseline");
         Goal::new(path, goal, "×", Bound::AtLeast(least), ratio(bytes, GROWING))
     };
-    let mut goals = vec![floor(100, "100 B", 1.25), floor(4 << 10, "4 KiB", 1.8)];
+    let mut goals = vec![baseline(100, "100 B", 1.25), baseline(4 << 10, "4 KiB", 1.8)];
     for (bytes, name) in [(100, "100 B"), (4 << 10, "4 KiB"), (64 << 10, "64 KiB")] {
         let goal = format!("{name}: ≥ 0.97 × the same writes on a zero-filled file");
         goals.push(Goal::new(path, goal, "×", Bound::AtLeast(0.97), ratio(bytes, ZEROED)));
@@ -164,14 +167,14 @@ fn batches_and_buffers(results: &Results<'_>) -> Vec<Goal> {
     let batch = results.ratio(BATCH_ID, SEAWALL, GROWING);
     let mut goals = vec![Goal::new(
         "batch 100 × 256 B",
-        "≥ 1.0 × growing floor",
+        "≥ 1.0 × growing baseline",
         "×",
         Bound::AtLeast(1.0),
         batch,
     )];
     for (bytes, name, least) in [(256, "256 B", 0.9), (4 << 10, "4 KiB", 0.9), (64, "64 B", 0.6)] {
         let figure = results.ratio(&buffered_id(1, bytes), SEAWALL, BUFFERED);
-        let goal = format!("{name}, 1 thread: ≥ {least} × floor");
+        let goal = format!("{name}, 1 thread: ≥ {least} × baseline");
         goals.push(Goal::new("buffered", goal, "×", Bound::AtLeast(least), figure));
     }
     goals
@@ -185,7 +188,7 @@ fn reading(results: &Results<'_>) -> Vec<Goal> {
     ] {
         for (label, way) in [(OWNED, "owned"), (LENT, "lending")] {
             let figure = results.ratio(&replay_id(framing, 256), label, PREAD);
-            let goal = format!("{name}, {way}: ≥ {least} × pread floor");
+            let goal = format!("{name}, {way}: ≥ {least} × pread baseline");
             goals.push(Goal::new("replay", goal, "×", Bound::AtLeast(least), figure));
         }
     }
@@ -228,7 +231,7 @@ fn opening(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
 fn worst(results: &Results<'_>) -> Vec<Goal> {
     let rotation = results.median(ROTATION_ID, SEAWALL, worst_of_rotation);
     let checkpoint = results.median(CHECKPOINT_ID, SEAWALL, worst_of_p99);
-    let limit = "worst ÷ (p99 + the syncs of a birth, alone): ≤ 1";
+    let limit = "worst ÷ (p99 + the syncs of a new segment, alone): ≤ 1";
     vec![
         Goal::new("worst append at rotation", limit, "×", Bound::AtMost(1.0), rotation),
         Goal::new(

@@ -36,14 +36,13 @@ pub(crate) enum Task {
     Read { reads: u64 },
     /// As many bytes as such a record's frame has are read from the same files.
     BareRead { reads: u64, frame_bytes: u64, look: Look },
-    /// A thread appends to seawall's log; meanwhile all that was there is checkpointed, or, to
-    /// compare, is not.
-    Checkpoint { millis: u64, checkpoints: bool },
+    /// A thread appends to seawall's log; meanwhile something else is done.
+    Checkpoint { millis: u64, meanwhile: Meanwhile },
     /// What memory it takes to have the log open, after so many appends by one thread.
     MemoryOpen { setup: Setup, appends: u64 },
     /// What memory it takes to read it all.
     MemoryReplay,
-    /// So many steps of so many bytes are appended to seawall's log, which is checkpointed behind
+    /// So many steps of so many bytes are appended to seawall's log, which is checkpointed after
     /// each.
     Growth { steps: u64, step_bytes: u64, record_bytes: usize },
 }
@@ -75,8 +74,17 @@ pub(crate) enum Amount {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Beside {
     Nothing,
-    /// The file and directory syncs of a segment's birth, this often.
-    Births(u32),
+    /// The file and directory syncs of a new segment, so many times.
+    NewSegments(u32),
+}
+
+/// What is done while a thread appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Meanwhile {
+    /// All that was there before is checkpointed.
+    Checkpoint,
+    /// To compare with that.
+    Nothing,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -124,7 +132,7 @@ pub(crate) struct Outcome {
     /// Bytes of its files.
     pub(crate) log_bytes: Option<u64>,
     /// The file and directory syncs that the operation contains, done alone: of opens the median,
-    /// of births the worst.
+    /// of new segments the worst.
     pub(crate) alone_seconds: Option<f64>,
     /// How long each step took, where there are steps.
     pub(crate) step_seconds: Vec<f64>,

@@ -60,9 +60,11 @@ fn file_system(mounts: &str, dir: &Path) -> Option<String> {
     let mount = |line: &str| {
         let (mount, source) = line.split_once(" - ")?;
         let fields: Vec<&str> = mount.split(' ').collect();
-        let (point, options) = (*fields.get(4)?, *fields.get(5)?);
+        let point = *fields.get(4)?;
+        let options = *fields.get(5)?;
         let mut source = source.split(' ');
-        let (kind, device) = (source.next()?, source.next()?);
+        let kind = source.next()?;
+        let device = source.next()?;
         dir.starts_with(point).then(|| (point.len(), format!("{kind} on {device} ({options})")))
     };
     mounts.lines().filter_map(mount).max_by_key(|(len, _)| *len).map(|(_, description)| description)
@@ -80,7 +82,8 @@ fn date(time: SystemTime) -> String {
 /// Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);

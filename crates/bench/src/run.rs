@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::draw::Draw;
 use crate::engine::Result;
 use crate::job::{self, Job, Load, Outcome, Task};
 use crate::summary::{CaseResult, RowResult};
-use crate::tasks::Draw;
 use crate::workloads::{Case, Effort, MEMORY_DIR, Place, Row};
 
 /// What a job may take: more than any that is meant to end.
@@ -44,10 +44,11 @@ impl<'a> Runner<'a> {
         let mut order: Vec<usize> = (0..case.rows.len()).collect();
         let mut draw = Draw::new();
         for _ in 0..case.rounds(self.effort) {
-            // Another order each time: what comes behind one that writes much finds a busier disk.
+            // Another order each time: what comes after one that writes much finds a busier disk.
             draw.shuffle(&mut order);
             for &at in &order {
-                let (row, result) = (&case.rows[at], &mut results[at]);
+                let row = &case.rows[at];
+                let result = &mut results[at];
                 self.progress.set_message(format!("{}: {}", case.id, row.label));
                 if result.failure.is_none() {
                     let outcome = self.measure(row);

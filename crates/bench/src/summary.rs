@@ -74,7 +74,8 @@ impl Spread {
     pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
-        let (least, most) = (*values.first()?, *values.last()?);
+        let least = *values.first()?;
+        let most = *values.last()?;
         let middle = values.len() / 2;
         let median = if values.len() % 2 == 1 {
             values[middle]
@@ -97,7 +98,7 @@ mod tests {
     }
 
     fn case(rows: Vec<RowResult>) -> CaseResult {
-        CaseResult { id: "case".into(), kind: Kind::Durable, reference: "floor".into(), rows }
+        CaseResult { id: "case".into(), kind: Kind::Durable, reference: "baseline".into(), rows }
     }
 
     #[test]
@@ -115,10 +116,10 @@ mod tests {
     #[test]
     fn a_ratio_is_taken_round_by_round() {
         // Method: a disk that becomes ten times as slow. In every round the log does twice what the
-        // floor does; the ratio of the medians would be 10.
-        let floor = row("floor", &[Some(100.0), Some(10.0), Some(10.0)]);
+        // baseline does; the ratio of the medians would be 10.
+        let baseline = row("baseline", &[Some(100.0), Some(10.0), Some(10.0)]);
         let log = row("log", &[Some(200.0), Some(20.0), Some(20.0)]);
-        let ratio = case(vec![floor, log]).ratio("log", "floor").unwrap();
+        let ratio = case(vec![baseline, log]).ratio("log", "baseline").unwrap();
         assert!(
             (ratio.median - 2.0).abs() < 1e-9 && (ratio.most - ratio.least).abs() < 1e-9,
             "{ratio:?}"
@@ -127,10 +128,10 @@ mod tests {
 
     #[test]
     fn rounds_in_which_one_of_the_two_failed_do_not_count() {
-        let floor = row("floor", &[Some(1.0), Some(10.0), Some(1.0)]);
+        let baseline = row("baseline", &[Some(1.0), Some(10.0), Some(1.0)]);
         let log = row("log", &[Some(3.0), None, None]);
-        let case = case(vec![floor, log]);
-        assert!((case.ratio("log", "floor").unwrap().median - 3.0).abs() < 1e-9);
+        let case = case(vec![baseline, log]);
+        assert!((case.ratio("log", "baseline").unwrap().median - 3.0).abs() < 1e-9);
         assert_eq!(case.ratio("log", "another"), None);
     }
 }

@@ -173,7 +173,7 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
     let segments: Vec<PathBuf> =
         image.files().into_iter().filter(|path| is_segment(path)).collect();
     let newest = segments.last()?.clone();
-    // Where nothing retired is left behind, every segment counts.
+    // Where no retired segment is left, every segment counts.
     let counts = |path: &PathBuf| {
         report.segments.iter().all(|segment| {
             *segment.path != **path
@@ -193,7 +193,8 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
             // Most of a header is zeros, and all of it is there twice: mostly, what is hit is a
             // frame.
             let start = if used > FRAMES_START && !dice.once_in(8) { FRAMES_START } else { 0 };
-            let (at, bit) = (start + dice.length(used - start), dice.below(8));
+            let at = start + dice.length(used - start);
+            let bit = dice.below(8);
             let dropped = usize::try_from(report.dropped_bytes).unwrap_or(usize::MAX);
             image.damage(&path, |bytes| bytes[at] ^= 1 << bit);
             Some(path == newest && at >= used.saturating_sub(dropped))

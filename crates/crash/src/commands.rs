@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use seawall_crash::exhaustive::{self, Bound};
-use seawall_crash::random::{self, Failure, Stop};
-use seawall_crash::{Kind, classify};
+use seawall_crash::random;
+use seawall_crash::{Failure, Kind, Stop, classify};
 
-use crate::{Classify, Common, Exhaustive, Random};
+use crate::arguments::{Classify, Common, Exhaustive, Random};
 
 /// Whether nothing was broken.
 pub(crate) type Outcome = io::Result<bool>;
@@ -18,11 +18,13 @@ pub(crate) fn random(args: &Random) -> Outcome {
     let bar = bar(args.images, "images");
     let start = Instant::now();
     let stop = if args.stop_at_first { Stop::AtFirst } else { Stop::Never };
-    let (images, seed) = (args.images, args.common.seed);
+    let images = args.images;
+    let seed = args.common.seed;
     let report =
         random::run(images, seed, threads(&args.common), stop, |images| bar.set_position(images));
     bar.finish_and_clear();
-    let (judged, histories) = (report.tally.images, report.histories);
+    let judged = report.tally.images;
+    let histories = report.histories;
     if args.common.json {
         let counts =
             counts(&report.failures, |kind, count| format!("\"{}\":{count}", kind.name()), ",");
@@ -60,7 +62,8 @@ pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let (tally, whole) = (reached.tally, reached.whole_length());
+    let tally = reached.tally;
+    let whole = reached.whole_length();
     let whole = whole.map_or("none".to_owned(), |length| length.to_string());
     if args.common.json {
         let counts =
@@ -99,7 +102,9 @@ pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
         ))?;
         let counts =
             counts(&reached.failures, |kind, count| format!("{}={count}", kind.name()), " ");
-        let (images, looked_up, seed) = (tally.images, tally.looked_up, args.common.seed);
+        let images = tally.images;
+        let looked_up = tally.looked_up;
+        let seed = args.common.seed;
         let seconds = start.elapsed().as_secs();
         say(&format!(
             "images={images} seed={seed} {counts} looked_up={looked_up} seconds={seconds}"

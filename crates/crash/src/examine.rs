@@ -1,15 +1,13 @@
 //! From one disk in doubt to some of the images that a crash may leave, and from each through
 //! recovery and further crashes.
 
-use std::sync::Arc;
-
 use seawall::sim::SimFs;
 
 use crate::dice::Dice;
 use crate::history::Setup;
 use crate::ledger::{Ledger, Seen, Survived};
-use crate::machine::DIR;
-use crate::violation::{Kind, Violation};
+use crate::recovered;
+use crate::violation::Violation;
 
 /// What was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,10 +111,7 @@ impl Examiner {
         image.set_capacity(None);
         self.tally.images += 1;
         let before = image.process_kill();
-        let opened = self.setup.options().open_on(Arc::new(image.clone()), DIR);
-        let wal = opened.map_err(|error| {
-            Violation::new(Kind::FalseCorrupt, format!("open says: {error} {error:?}"))
-        })?;
+        let wal = recovered::open(self.setup, image)?;
         let calls = image.calls();
         let seen = Seen::of(&wal);
         ledger.judge(&seen, survived)?;
@@ -127,14 +122,7 @@ impl Examiner {
                 .map_err(|violation| violation.at("opened, and crashed again"))?;
         }
         if depth > 1 && self.dice.once_in(4) {
-            let more: Arc<[u8]> = Arc::from(&b"one more"[..]);
-            after.submit(std::slice::from_ref(&more));
-            let appended = wal.append(&*more).and_then(|lsn| wal.sync().map(|_| lsn));
-            if appended.as_ref().ok().is_none_or(|lsn| u64::from(*lsn) != after.last()) {
-                let what = format!("the append after recovery says {appended:?}");
-                return Err(Violation::new(Kind::Broken, what));
-            }
-            after.note_durable(after.last());
+            recovered::append_one_more(&wal, &mut after)?;
             self.examine_as(&image.process_kill(), &after, 1, Place::AfterAppend)
                 .map_err(|violation| violation.at("appended to, and crashed again"))?;
         }
@@ -160,7 +148,7 @@ impl Examiner {
             let call = self.dice.below(calls);
             let disk = image.process_kill();
             disk.crash_at(call);
-            drop(self.setup.options().open_on(Arc::new(disk.clone()), DIR));
+            drop(recovered::open(self.setup, &disk));
             self.examine_as(&disk, ledger, depth - 1, Place::WithinOpen(survived)).map_err(
                 |violation| violation.at(format!("in recovery: stopped at call {call}")),
             )?;

@@ -11,10 +11,10 @@ use seawall::sim::{Call, Fault};
 
 use crate::dice::Dice;
 use crate::examine::Tally;
-use crate::explore::{Explorer, Memo};
+use crate::explore::{Explorer, Memo, StopAt};
 use crate::history::{History, Operation, Setup};
 use crate::machine;
-use crate::random::{Failure, Stop, guarded};
+use crate::trial::{Failure, Stop, guarded};
 use crate::violation::Violation;
 
 /// How far it goes.
@@ -36,7 +36,7 @@ pub struct Bound {
     /// How long new workloads are begun; `None`: without end. The short ones come first, those of
     /// one length in an order drawn at random.
     pub time_max: Option<Duration>,
-    /// Whether to go on behind a failure.
+    /// Whether to go on after a failure.
     pub stop: Stop,
 }
 
@@ -116,8 +116,10 @@ pub fn run(
     progress: impl Fn(u64, u64) + Sync,
 ) -> Reached {
     let workloads = Workloads::new(bound, seed);
-    let (memo, start) = (Memo::new(), Instant::now());
-    let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let memo = Memo::new();
+    let start = Instant::now();
+    let next = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
     let lengths = workloads.lengths.iter().map(|length| (0, length.count)).collect();
     let reached = Mutex::new(Reached { lengths, ..Reached::default() });
     std::thread::scope(|scope| {
@@ -170,7 +172,8 @@ struct Length {
 
 impl Workloads {
     fn new(bound: &Bound, seed: u64) -> Workloads {
-        let (alphabet, setups) = (alphabet(), setups());
+        let alphabet = alphabet();
+        let setups = setups();
         let mut dice = Dice::new(seed);
         let mut length = |operations: usize| {
             let exponent = u32::try_from(operations).expect("workloads are short");
@@ -205,10 +208,12 @@ impl Workloads {
                 at -= length.taken;
                 continue;
             }
-            let (first, step) = (u128::from(length.first), u128::from(length.step));
+            let first = u128::from(length.first);
+            let step = u128::from(length.step);
             let mut number = (first + u128::from(at) * step) % u128::from(length.count);
             let setup = self.setups[digit(&mut number, self.setups.len())];
-            let (mut steps, mut stem) = (Vec::new(), 0);
+            let mut steps = Vec::new();
+            let mut stem = 0;
             for _ in 0..operations {
                 stem = steps.len();
                 steps.extend_from_slice(&self.alphabet[digit(&mut number, self.alphabet.len())]);
@@ -223,7 +228,7 @@ fn common_divisor(one: u64, other: u64) -> u64 {
     if other == 0 { one } else { common_divisor(other, one % other) }
 }
 
-/// Stops a workload at every call behind its first `stem` steps, and at its end.
+/// Stops a workload at every call after its first `stem` steps, and at its end.
 fn check(
     history: &History,
     stem: usize,
@@ -238,7 +243,8 @@ fn check(
     began.insert(0, first);
     began.push(whole.calls);
     for calls in began.windows(2) {
-        let stops = (calls[0]..calls[1]).rev().map(|call| (call, whole.syncs.contains(&call)));
+        let stop = |call| StopAt { call, is_sync: whole.syncs.contains(&call) };
+        let stops = (calls[0]..calls[1]).rev().map(stop);
         explorer.examine_calls(stops, depth, |call| {
             machine::run(history, Some(call)).map(|outcome| (outcome.disk, outcome.ledger))
         })?;

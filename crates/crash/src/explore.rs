@@ -11,8 +11,8 @@ use crate::dice::Dice;
 use crate::examine::Tally;
 use crate::history::Setup;
 use crate::ledger::{Ledger, Seen, Survived};
-use crate::machine::DIR;
-use crate::violation::{Kind, Violation};
+use crate::recovered;
+use crate::violation::Violation;
 
 /// What is known of images that were opened, by all threads and for all workloads.
 ///
@@ -43,8 +43,7 @@ enum Step {
 struct Outcome {
     seen: Seen,
     digest: u64,
-    /// Whether the power was cut on the way.
-    power_cut: bool,
+    way: Way,
     /// Where it was first found, seen from the image.
     place: String,
 }
@@ -56,11 +55,25 @@ struct Found {
     read: Vec<FileId>,
 }
 
+/// Whether the power was cut on the way to an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Killed,
+    PowerCut,
+}
+
 /// Whether the power is cut at a point, or all that this may leave is possible at another one, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cuts {
     Judged,
     Covered,
+}
+
+/// A call that a disk is stopped at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StopAt {
+    pub(crate) call: u64,
+    pub(crate) is_sync: bool,
 }
 
 /// Looks at disks in doubt.
@@ -98,19 +111,18 @@ impl<'a> Explorer<'a> {
         self.examine_as(disk, ledger, depth, Cuts::Judged).map(drop)
     }
 
-    /// Does so for a disk stopped at each of the calls in turn, the last one first; of each call,
-    /// `stops` says whether it is a sync. Nothing but a sync makes anything durable, so what a
-    /// power cut may leave at one call it may leave at the next one, too, up to a sync: the power
-    /// need only be cut there, and earlier where that was only sampled. The process is killed at
-    /// all.
+    /// Does so for a disk stopped at each of the calls in turn, the last one first. Only a sync makes
+    /// anything durable. So what a power cut may leave at one call it may leave at the next one, too,
+    /// up to a sync. The power need only be cut there, and earlier where that was only sampled. The
+    /// process is killed at all calls.
     pub(crate) fn examine_calls(
         &mut self,
-        stops: impl Iterator<Item = (u64, bool)>,
+        stops: impl Iterator<Item = StopAt>,
         depth: u32,
         mut stop: impl FnMut(u64) -> Result<(SimFs, Ledger), Violation>,
     ) -> Result<(), Violation> {
         let mut covered = false;
-        for (call, is_sync) in stops {
+        for StopAt { call, is_sync } in stops {
             covered &= !is_sync;
             let at = |violation: Violation| violation.at(format!("stopped at call {call}"));
             let (disk, ledger) = stop(call).map_err(at)?;
@@ -129,10 +141,10 @@ impl<'a> Explorer<'a> {
     ) -> Result<bool, Violation> {
         let mut found = Found::default();
         let whole = self.crash(disk, depth, cuts, &mut found)?;
-        found.judge(
-            ledger,
-            |power_cut| if power_cut { Survived::PowerCut } else { Survived::Kill },
-        )?;
+        found.judge(ledger, |way| match way {
+            Way::PowerCut => Survived::PowerCut,
+            Way::Killed => Survived::Kill,
+        })?;
         Ok(whole)
     }
 
@@ -154,13 +166,14 @@ impl<'a> Explorer<'a> {
             whole = all;
             for number in numbers {
                 let place = |image: &Image| format!("power cut .image({number}){image}");
-                whole &= self.explore(cuts.image(number), depth, true, &place, found)?;
+                whole &= self.explore(cuts.image(number), depth, Way::PowerCut, &place, found)?;
             }
             self.tally.points_whole += u64::from(whole);
             self.tally.points_sampled += u64::from(!whole);
         }
         let doubts = if depth > 1 { Doubts::Counted } else { Doubts::Ignored };
-        self.explore(disk.killed(doubts), depth, false, &|_| "process killed".to_owned(), found)?;
+        let place = |_: &Image| "process killed".to_owned();
+        self.explore(disk.killed(doubts), depth, Way::Killed, &place, found)?;
         Ok(whole)
     }
 
@@ -170,7 +183,7 @@ impl<'a> Explorer<'a> {
         &mut self,
         image: Image,
         depth: u32,
-        power_cut: bool,
+        way: Way,
         place: &dyn Fn(&Image) -> String,
         found: &mut Found,
     ) -> Result<bool, Violation> {
@@ -186,7 +199,7 @@ impl<'a> Explorer<'a> {
                 }
                 Some(Step::Shows(outcomes)) => {
                     self.tally.looked_up += 1;
-                    found.add(&outcomes, power_cut, &|| place(&image));
+                    found.add(&outcomes, way, &|| place(&image));
                 }
                 Some(Step::Read(index)) => {
                     let file = image.file(index);
@@ -212,10 +225,7 @@ impl<'a> Explorer<'a> {
         if depth > 1 {
             disk.record();
         }
-        let wal = self.setup.options().open_on(Arc::new(disk.clone()), DIR);
-        let wal = wal.map_err(|error| {
-            Violation::new(Kind::FalseCorrupt, format!("open says: {error} {error:?}"))
-        })?;
+        let wal = recovered::open(self.setup, &disk)?;
         let stops = disk.recorded();
         let seen = Seen::of(&wal);
         let mut found = Found::default();
@@ -223,14 +233,7 @@ impl<'a> Explorer<'a> {
             let mut after = Ledger::of(&seen);
             self.crash_after(&disk, &after, &mut found)
                 .map_err(|violation| violation.at("opened, and crashed again"))?;
-            let more: Arc<[u8]> = Arc::from(&b"one more"[..]);
-            after.submit(std::slice::from_ref(&more));
-            let appended = wal.append(&*more).and_then(|lsn| wal.sync().map(|_| lsn));
-            if appended.as_ref().ok().is_none_or(|lsn| u64::from(*lsn) != after.last()) {
-                let what = format!("the append after recovery says {appended:?}");
-                return Err(Violation::new(Kind::Broken, what));
-            }
-            after.note_durable(after.last());
+            recovered::append_one_more(&wal, &mut after)?;
             self.crash_after(&disk, &after, &mut found)
                 .map_err(|violation| violation.at("appended to, and crashed again"))?;
         }
@@ -273,7 +276,7 @@ impl<'a> Explorer<'a> {
                 .crash(&stop.disk, depth - 1, cuts, &mut within)
                 .map_err(|violation| violation.at(&place))?;
             found.note_read(&within.read);
-            found.add(&within.outcomes, false, &|| place.clone());
+            found.add(&within.outcomes, Way::Killed, &|| place.clone());
         }
         Ok(())
     }
@@ -346,20 +349,17 @@ impl Found {
         self.outcomes.push(Arc::new(Outcome {
             seen,
             digest,
-            power_cut: false,
+            way: Way::Killed,
             place: String::new(),
         }));
     }
 
     /// Adds what an image shows.
-    fn add(&mut self, outcomes: &[Arc<Outcome>], power_cut: bool, place: &dyn Fn() -> String) {
+    fn add(&mut self, outcomes: &[Arc<Outcome>], way: Way, place: &dyn Fn() -> String) {
         for outcome in outcomes {
-            let (digest, power_cut) = (outcome.digest, outcome.power_cut || power_cut);
-            if self
-                .outcomes
-                .iter()
-                .any(|other| other.digest == digest && other.power_cut == power_cut)
-            {
+            let digest = outcome.digest;
+            let way = outcome.way.max(way);
+            if self.outcomes.iter().any(|other| other.digest == digest && other.way == way) {
                 continue;
             }
             let place = match outcome.place.as_str() {
@@ -369,15 +369,15 @@ impl Found {
             self.outcomes.push(Arc::new(Outcome {
                 seen: outcome.seen.clone(),
                 digest,
-                power_cut,
+                way,
                 place,
             }));
         }
     }
 
-    fn judge(&self, ledger: &Ledger, survived: impl Fn(bool) -> Survived) -> Result<(), Violation> {
+    fn judge(&self, ledger: &Ledger, survived: impl Fn(Way) -> Survived) -> Result<(), Violation> {
         self.outcomes.iter().try_for_each(|outcome| {
-            let judged = ledger.judge(&outcome.seen, survived(outcome.power_cut));
+            let judged = ledger.judge(&outcome.seen, survived(outcome.way));
             judged.map_err(|violation| violation.at(&outcome.place))
         })
     }
@@ -397,28 +397,28 @@ mod tests {
 
     use super::*;
     use crate::history::{History, Operation};
-    use crate::machine;
+    use crate::machine::{self, DIR};
 
     /// What `SimFs` says is possible, opened state by state, without any memory.
-    fn shown_one_by_one(setup: Setup, disk: &SimFs) -> BTreeSet<(u64, bool)> {
+    fn shown_one_by_one(setup: Setup, disk: &SimFs) -> BTreeSet<(u64, Way)> {
         let cuts = disk.power_cuts();
         assert!(cuts.count() < 100_000, "{}", cuts.count());
         let mut images: Vec<_> =
-            (0..cuts.count()).map(|number| (cuts.state(number), true)).collect();
-        images.push((disk.process_kill(), false));
-        let shown = images.into_iter().map(|(image, power_cut)| {
+            (0..cuts.count()).map(|number| (cuts.state(number), Way::PowerCut)).collect();
+        images.push((disk.process_kill(), Way::Killed));
+        let shown = images.into_iter().map(|(image, way)| {
             let wal = setup.options().open_on(Arc::new(image.clone()), DIR).unwrap();
             let digest = Seen::of(&wal).digest();
             image.crash_at(image.calls());
-            (digest, power_cut)
+            (digest, way)
         });
         shown.collect()
     }
 
-    fn explored(explorer: &mut Explorer, disk: &SimFs) -> BTreeSet<(u64, bool)> {
+    fn explored(explorer: &mut Explorer, disk: &SimFs) -> BTreeSet<(u64, Way)> {
         let mut found = Found::default();
         assert!(explorer.crash(disk, 1, Cuts::Judged, &mut found).unwrap(), "all was looked at");
-        found.outcomes.iter().map(|outcome| (outcome.digest, outcome.power_cut)).collect()
+        found.outcomes.iter().map(|outcome| (outcome.digest, outcome.way)).collect()
     }
 
     #[test]
@@ -436,7 +436,8 @@ mod tests {
             vec![Operation::SetState { bytes: 24 }, Operation::Rotate],
         ];
         let memo = Memo::new();
-        let (mut disks, mut largest) = (0, 0);
+        let mut disks = 0;
+        let mut largest = 0;
         for operations in workloads {
             let history = History { seed: 1, setup, operations };
             let calls = machine::run(&history, None).unwrap().calls;

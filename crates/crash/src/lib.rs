@@ -10,7 +10,9 @@ mod history;
 mod ledger;
 mod machine;
 pub mod random;
+mod recovered;
 mod shrink;
+mod trial;
 mod violation;
 mod watch;
 
@@ -20,4 +22,5 @@ pub use history::{History, Operation, Setup};
 pub use ledger::{Ledger, Seen, Survived};
 pub use machine::{Outcome, run};
 pub use shrink::check;
+pub use trial::{Failure, Stop};
 pub use violation::{Kind, Violation};

@@ -204,7 +204,8 @@ impl Machine {
                 if self.disk.has_crashed() {
                     return Ok(());
                 }
-                self.wal = None; // Where it could not be closed, this tries again, and gives the lock back.
+                // Where it could not be closed, this tries again, and gives the lock back.
+                self.wal = None;
                 if self.disk.has_crashed() {
                     return Ok(());
                 }
@@ -243,7 +244,7 @@ impl Machine {
             _ => wal.close().map(|()| None),
         };
         if self.disk.has_crashed() {
-            return Ok(()); // Whatever it said, nobody heard it.
+            return Ok(()); // What it said was not heard.
         }
         self.check_answer(wal, operation, &before, &result)?;
         // On a poisoned log `close` fails, and ends it.
@@ -371,7 +372,8 @@ impl Machine {
 
     /// What the log says of itself must agree with what it was given.
     fn check_at_rest(&self, wal: &Wal) -> Result<(), Violation> {
-        let (last, floor) = (u64::from(wal.last_lsn()), u64::from(wal.first_lsn()) - 1);
+        let last = u64::from(wal.last_lsn());
+        let floor = u64::from(wal.first_lsn()) - 1;
         if last != self.ledger.last() || floor != self.ledger.floor() {
             let what = format!(
                 "the log says last {last} and floor {floor}, which are {} and {}",
@@ -395,7 +397,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What nobody has stored before, of so many bytes.
+    /// So many bytes that were never stored before.
     fn contents(&mut self, bytes: usize) -> Arc<[u8]> {
         let mut dice = Dice::new(self.contents.roll());
         let mut contents = Vec::with_capacity(bytes + 8);

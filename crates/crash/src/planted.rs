@@ -6,7 +6,7 @@ use std::io;
 #[cfg(not(seawall_planted))]
 mod away {
     use super::io;
-    use crate::Planted;
+    use crate::arguments::Planted;
     use crate::commands::Outcome;
 
     const NONE: &str = "there are no bugs in this build: build it with RUSTFLAGS=\"--cfg seawall_planted\" and a target \
@@ -36,7 +36,7 @@ mod present {
     use std::time::{Duration, Instant};
 
     use super::io;
-    use crate::Planted;
+    use crate::arguments::Planted;
     use crate::commands::{Outcome, say};
 
     /// How many of them `random` must catch, and how many must be caught at all.
@@ -66,7 +66,10 @@ mod present {
         say("| # | bug | caught by | after images | as |")?;
         say("|---|---|---|---|---|")?;
         let none = (0, "no bug at all");
-        let (mut taken, mut by_random, mut by_any, mut healthy) = (0, 0, 0, true);
+        let mut taken = 0;
+        let mut by_random = 0;
+        let mut by_any = 0;
+        let mut healthy = true;
         for (number, name) in std::iter::once(&none).chain(&seawall::planted::BUGS) {
             if !args.only.is_empty() && !args.only.contains(number) {
                 continue;
@@ -164,7 +167,7 @@ mod present {
         Ok(false)
     }
 
-    /// The number behind `"name":`.
+    /// The number after `"name":`.
     fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         let rest = text.split_once(&format!("\"{name}\":"))?.1;
         rest.split(|letter: char| !letter.is_ascii_digit()).next()
@@ -213,7 +216,7 @@ mod present {
         let stdout = child.stdout.take().expect("it is piped");
         let (sender, pieces) = channel();
         std::thread::spawn(move || {
-            // Up to the word behind a name: a line is not whole before its test has ended.
+            // Up to the word after a name: a line is not whole before its test has ended.
             for piece in BufReader::new(stdout).split(b' ') {
                 let Ok(piece) = piece else { return };
                 if sender.send(String::from_utf8_lossy(&piece).into_owned()).is_err() {
@@ -222,7 +225,8 @@ mod present {
             }
         });
         let start = Instant::now();
-        let (mut last, mut running) = (String::new(), None);
+        let mut last = String::new();
+        let mut running = None;
         let failed = loop {
             let left = Duration::from_secs(args.seconds).saturating_sub(start.elapsed());
             match pieces.recv_timeout(left) {
@@ -238,7 +242,8 @@ mod present {
                     }
                     last = piece;
                 }
-                Err(RecvTimeoutError::Timeout) => break None, // Tests that may hang have a watchdog.
+                // Tests that may hang have a watchdog.
+                Err(RecvTimeoutError::Timeout) => break None,
                 // Where the program ended in the midst of a test, a watchdog has ended it.
                 Err(RecvTimeoutError::Disconnected) => {
                     break running.map(|test| format!("{test}, which aborts"));

@@ -1,33 +1,20 @@
 //! Long random histories, crashed anywhere.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::dice::Dice;
 use crate::examine::{Examiner, Tally};
 use crate::history::History;
-use crate::machine::{self, Outcome};
+use crate::machine;
 use crate::shrink;
-use crate::violation::{Kind, Violation};
+use crate::trial::{Failure, Stop, check_point, examine, guarded};
+use crate::violation::Kind;
 
 /// Crash points of each history, and power cuts at each.
 const POINTS: u64 = 6;
 const CUTS: u64 = 3;
-/// Crashes one after another.
-const DEPTH: u32 = 3;
-
-/// A history, where it was stopped, and what was then broken.
-#[derive(Debug, Clone)]
-pub struct Failure {
-    /// Which of the seed's histories.
-    pub index: u64,
-    /// The history, as short as it could be made.
-    pub history: History,
-    /// What it broke.
-    pub violation: Violation,
-}
 
 /// What a run found.
 #[derive(Debug, Clone, Default)]
@@ -48,15 +35,6 @@ impl Report {
     }
 }
 
-/// Whether to go on behind a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// Ends after the first history that fails, and does not shrink it.
-    AtFirst,
-    /// Looks at all images, and shrinks the first few that fail.
-    Never,
-}
-
 /// How many failing histories are shrunk.
 const SHRUNK_MAX: usize = 3;
 
@@ -69,7 +47,8 @@ pub fn run(
     stop: Stop,
     progress: impl Fn(u64) + Sync,
 ) -> Report {
-    let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let next = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
     let finished: Mutex<Finished> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
@@ -129,31 +108,4 @@ fn one(seed: u64, index: u64) -> (Tally, Option<Failure>) {
     });
     let failure = checked.err().map(|violation| Failure { index, history, violation });
     (examiner.tally, failure)
-}
-
-/// Stops the history at a call, and looks at what is left.
-pub(crate) fn check_point(
-    history: &History,
-    call: u64,
-    examiner: &mut Examiner,
-) -> Result<(), Violation> {
-    let place = |violation: Violation| violation.at(format!("stopped at call {call}"));
-    let outcome = machine::run(history, Some(call)).map_err(place)?;
-    examine(examiner, &outcome).map_err(place)
-}
-
-pub(crate) fn examine(examiner: &mut Examiner, outcome: &Outcome) -> Result<(), Violation> {
-    let operations = outcome.began.len();
-    examiner
-        .examine(&outcome.disk, &outcome.ledger, DEPTH)
-        .map_err(|violation| violation.at(format!("in operation {} (1 makes the log)", operations)))
-}
-
-/// A panic of the library's is a broken promise, too.
-pub(crate) fn guarded(check: impl FnOnce() -> Result<(), Violation>) -> Result<(), Violation> {
-    catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        Err(Violation::new(Kind::Broken, format!("panicked: {text}")))
-    })
 }

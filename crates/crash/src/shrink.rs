@@ -7,7 +7,7 @@ use crate::dice::Dice;
 use crate::examine::Examiner;
 use crate::history::{History, Operation};
 use crate::machine;
-use crate::random::{Failure, check_point, examine, guarded};
+use crate::trial::{Failure, check_point, examine, guarded};
 use crate::violation::Violation;
 
 /// How many shorter histories are tried.
@@ -25,7 +25,8 @@ pub(crate) fn shrink(failure: &mut Failure) {
         }
         match check(&candidate) {
             Err(violation) if violation.kind == failure.violation.kind => {
-                (failure.history, failure.violation) = (candidate, violation);
+                failure.history = candidate;
+                failure.violation = violation;
                 true
             }
             _ => false,

@@ -8,8 +8,7 @@ use seawall::Durability;
 use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall_crash::exhaustive::{self, Bound};
-use seawall_crash::random::{self, Failure, Stop};
-use seawall_crash::{Dice, History, Operation, Setup, classify};
+use seawall_crash::{Dice, Failure, History, Operation, Setup, Stop, classify, random};
 
 const THREADS: usize = 2;
 

@@ -15,6 +15,7 @@ use crate::judge::{self, Verdict};
 use crate::ledger::{Kind, Ledger};
 use crate::rig::{FileSystem, Rig};
 use crate::round::{Reopened, Round, Task};
+use crate::say::say;
 
 /// Whether the library was built not to sync: then promises must be found broken.
 pub(crate) const CONTROL: bool = cfg!(seawall_no_sync);
@@ -86,7 +87,8 @@ impl Tally {
             self.struck[at] += images;
         }
         let place = || {
-            let (events, fault) = (round.events(), round.fault.map_or("no fault", Fault::name));
+            let events = round.events();
+            let fault = round.fault.map_or("no fault", Fault::name);
             format!(
                 "round seed {:#x}, {} of {events} events, {}, {fault}",
                 round.seed, task.events, task.cut
@@ -129,7 +131,8 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> io::Result<Tally> {
     }
     bar.set_message(plan.file_system.name());
     let tally = Mutex::new(Tally::default());
-    let (beat, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let beat = AtomicU64::new(0);
+    let over = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
         let watchdog = scope.spawn(|| watch(&beat, &over, rig.daemon_pid()));
         let bench = Bench { plan, rig: &rig, tally: &tally, bar: &bar, beat: &beat, stop };
@@ -149,14 +152,16 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> io::Result<Tally> {
 
 /// Frees everyone with an error if nothing has moved for too long.
 fn watch(beat: &AtomicU64, over: &AtomicBool, daemon: u32) {
-    let (mut last, mut since) = (0, Instant::now());
+    let mut last = 0;
+    let mut since = Instant::now();
     while !over.load(Ordering::Relaxed) {
         std::thread::park_timeout(Duration::from_secs(1));
         let now = beat.load(Ordering::Relaxed);
         if now != last {
-            (last, since) = (now, Instant::now());
+            last = now;
+            since = Instant::now();
         } else if since.elapsed() > HANG {
-            crate::say(&format!("nothing has moved for {} s: giving up", HANG.as_secs()));
+            say(&format!("nothing has moved for {} s: giving up", HANG.as_secs()));
             Rig::pull_the_plug(daemon);
             return;
         }
@@ -197,7 +202,9 @@ impl Bench<'_> {
             };
             let next = AtomicUsize::new(0);
             std::thread::scope(|scope| {
-                let (round, tasks, next) = (&round, &tasks, &next);
+                let round = &round;
+                let tasks = &tasks;
+                let next = &next;
                 let judge = |image| scope.spawn(move || self.judge_some(image, round, tasks, next));
                 let judges: Vec<_> = (0..self.plan.judges).map(judge).collect();
                 judges
@@ -208,8 +215,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// One judge's share of a round: an image of its own, and in turn the tasks that nobody has
-    /// taken yet.
+    /// One judge's share of a round: an image of its own, and in turn the tasks that no other judge
+    /// has taken yet.
     fn judge_some(
         &self,
         image: usize,
@@ -248,8 +255,16 @@ impl Bench<'_> {
     }
 }
 
-/// The tally as text, or as one line of JSON.
-pub(crate) fn report(plan: &Plan, tally: &Tally, json: bool) -> String {
+/// How a tally is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Text,
+    /// One line.
+    Json,
+}
+
+/// The tally in this form.
+pub(crate) fn report(plan: &Plan, tally: &Tally, form: Form) -> String {
     let mut pairs: Vec<(&str, String)> = vec![
         ("fs", plan.file_system.name().into()),
         ("images", tally.images.to_string()),
@@ -272,12 +287,15 @@ pub(crate) fn report(plan: &Plan, tally: &Tally, json: bool) -> String {
     pairs.push(("seconds", format!("{:.1}", tally.elapsed.as_secs_f64())));
     let mut text = String::new();
     for (key, value) in &pairs {
-        let _ = match (json, *key) {
-            (false, _) => write!(text, "{key}={value} "),
-            (true, "fs") => write!(text, "\"{key}\":\"{value}\","),
-            (true, _) => write!(text, "\"{key}\":{value},"),
+        let _ = match (form, *key) {
+            (Form::Text, _) => write!(text, "{key}={value} "),
+            (Form::Json, "fs") => write!(text, "\"{key}\":\"{value}\","),
+            (Form::Json, _) => write!(text, "\"{key}\":{value},"),
         };
     }
     text.pop();
-    if json { format!("{{{text}}}") } else { text }
+    match form {
+        Form::Text => text,
+        Form::Json => format!("{{{text}}}"),
+    }
 }

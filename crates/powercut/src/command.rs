@@ -8,11 +8,11 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::campaign::{self, CONTROL, Plan};
+use crate::campaign::{self, CONTROL, Form, Plan};
 use crate::daemon::{self, Fault};
 use crate::dice::Dice;
 use crate::rig::FileSystem;
-use crate::say;
+use crate::say::say;
 
 /// Cuts the power under a log on a real file system, over and over, and holds the log to its word.
 #[derive(Debug, Parser)]
@@ -125,7 +125,8 @@ pub(crate) fn main() -> ExitCode {
                     say(example);
                 }
             }
-            say(&campaign::report(&plan, &tally, arguments.json));
+            let form = if arguments.json { Form::Json } else { Form::Text };
+            say(&campaign::report(&plan, &tally, form));
             verdict(&tally)
         }
         Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {

@@ -71,7 +71,7 @@ pub(crate) fn serve(
     images: usize,
     whole: Vec<u64>,
 ) -> io::Result<()> {
-    // Whoever waits for this process is freed with errors if it ends; it must not outlive the one
+    // All that wait for this process are freed with errors if it ends; it must not outlive the one
     // that cleans up.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // Its own allocations must not wait for pages to be written to the disks that it serves. Where
@@ -179,8 +179,8 @@ impl Disks {
     /// reset                             returns to that, with an empty log
     /// arm FAULT COUNT                   lets COUNT matching requests pass, then one fail
     /// disarm                            answers "struck" if it did, else "armed"
-    /// cut IMAGE EVENTS CUT SEED         makes an image what the disk is after a power cut behind so many events
-    /// cut-again IMAGE EVENTS CUT SEED   … what that image is behind so many events of its own
+    /// cut IMAGE EVENTS CUT SEED         makes an image what a power cut after EVENTS leaves
+    /// cut-again IMAGE EVENTS CUT SEED   … the same, after EVENTS of its own
     /// count IMAGE                       answers the number of events of an image
     /// ```
     fn obey(&mut self, command: &str) -> Option<String> {
@@ -205,12 +205,14 @@ impl Disks {
             }
             ["cut", image, events, cut, seed] => {
                 let image = self.images.get_mut(image.parse::<usize>().ok()?)?;
-                let (events, cut): (usize, Cut) = (events.parse().ok()?, cut.parse().ok()?);
+                let events: usize = events.parse().ok()?;
+                let cut: Cut = cut.parse().ok()?;
                 image.cut_from(&self.disk, events, cut, seed.parse().ok()?, &self.whole);
             }
             ["cut-again", image, events, cut, seed] => {
                 let image = self.images.get_mut(image.parse::<usize>().ok()?)?;
-                let (events, cut): (usize, Cut) = (events.parse().ok()?, cut.parse().ok()?);
+                let events: usize = events.parse().ok()?;
+                let cut: Cut = cut.parse().ok()?;
                 image.cut_again(events, cut, seed.parse().ok()?, &self.whole);
             }
             ["count", image] => {

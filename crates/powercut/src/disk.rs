@@ -138,10 +138,11 @@ impl Disk {
         let end = (offset + len as u64).min(self.bytes);
         let mut bytes = Vec::with_capacity(len);
         for (page, from, to) in pieces(offset, end.saturating_sub(offset), PAGE_BYTES) {
-            let (from, to) = (within(from), within_end(to, from));
+            let start = within(from);
+            let end = within_end(to, from);
             match find(&[&self.live, &self.durable, &self.base], page) {
-                Some(page) => bytes.extend_from_slice(&page[from..to]),
-                None => bytes.resize(bytes.len() + (to - from), 0),
+                Some(page) => bytes.extend_from_slice(&page[start..end]),
+                None => bytes.resize(bytes.len() + (end - start), 0),
             }
         }
         bytes
@@ -181,7 +182,7 @@ impl Disk {
         self.log.push(Event::FailedFlush);
     }
 
-    /// Becomes what `source` is after a power cut behind the first `events` of its log.
+    /// Becomes what `source` is after a power cut after the first `events` of its log.
     pub(crate) fn cut_from(
         &mut self,
         source: &Disk,
@@ -210,7 +211,7 @@ impl Disk {
         self.log.clear();
     }
 
-    /// Becomes what it is after a power cut behind the first `events` of its own log, and forgets
+    /// Becomes what it is after a power cut after the first `events` of its own log, and forgets
     /// the rest.
     pub(crate) fn cut_again(&mut self, events: usize, cut: Cut, seed: u64, whole: &[u64]) {
         let log = std::mem::take(&mut self.log);
@@ -282,7 +283,8 @@ fn pieces(offset: u64, len: u64, unit: u64) -> impl Iterator<Item = (u64, u64, u
     let mut at = offset;
     std::iter::from_fn(move || {
         (at < end).then(|| {
-            let (number, from) = (at / unit, at);
+            let number = at / unit;
+            let from = at;
             at = end.min((number + 1) * unit);
             (number, from, at)
         })

@@ -17,13 +17,14 @@
 //!
 //! ```text
 //! lost            something acknowledged is not there
-//! invented        something is there that nobody appended by then, or a batch in part, or a record twice
+//! invented        something is there that was not appended by then, or a batch in part, or a record
+//!                 twice
 //! false_corrupt   the log does not open, or cannot be read
 //! shrunk          something that an earlier open reported is not there
 //! broken          the log contradicts itself, or panics
 //! unmountable     the file system did not survive; nothing is known of the log
-//!                 (xfs takes a metadata block torn between its sectors for damage: about one in thirty of the
-//!                 images that are cut again in sectors)
+//!                 (xfs takes a metadata block torn between its sectors for damage: about one in
+//!                 thirty of the images that are cut again in sectors)
 //! cut_again       of the images: those made by a second cut, within the recovery from the first
 //! ```
 //!
@@ -49,10 +50,10 @@ mod payload;
 mod rig;
 #[cfg(target_os = "linux")]
 mod round;
+mod say;
 #[cfg(target_os = "linux")]
 mod workload;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
@@ -63,12 +64,7 @@ fn main() -> ExitCode {
     return command::main();
     #[cfg(not(target_os = "linux"))]
     {
-        say("powercut: skipped: it needs Linux");
+        say::say("powercut: skipped: it needs Linux");
         ExitCode::SUCCESS
     }
-}
-
-/// Prints a line on the standard output.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }

@@ -62,7 +62,8 @@ impl FileSystem {
         match self {
             FileSystem::Ext4 => &[0], // The superblock: two sectors under one checksum.
             FileSystem::Xfs => &[],
-            FileSystem::Btrfs => &[(64 << 10) / 4096, (64 << 20) / 4096], // The superblock and its copy.
+            // The superblock and its copy.
+            FileSystem::Btrfs => &[(64 << 10) / 4096, (64 << 20) / 4096],
         }
     }
 
@@ -142,12 +143,12 @@ impl Rig {
         Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
     }
 
-    /// Makes an image what the disk is after a power cut behind the first `events` of its log.
+    /// Makes an image what the disk is after a power cut after the first `events` of its log.
     pub(crate) fn cut(&self, image: usize, events: usize, cut: Cut, seed: u64) -> io::Result<()> {
         self.command(&format!("cut {image} {events} {cut} {seed}")).map(drop)
     }
 
-    /// Makes an image what it is after a power cut behind the first `events` since it was cut.
+    /// Makes an image what it is after a power cut after the first `events` since it was cut.
     pub(crate) fn cut_again(
         &self,
         image: usize,
@@ -319,8 +320,8 @@ fn start_daemon(file_system: FileSystem, images: usize, dir: &Path) -> io::Resul
     }
 }
 
-/// Attaches a free loop device. Between finding it and attaching it somebody else may: then another
-/// one.
+/// Attaches a free loop device. Between finding it and attaching it another process may attach it:
+/// then it takes another one.
 fn attach(file: &Path) -> io::Result<PathBuf> {
     let mut failure = io::Error::other("no attempt");
     for _ in 0..50 {

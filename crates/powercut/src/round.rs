@@ -46,7 +46,7 @@ pub(crate) enum Reopened {
 /// A disk to build and judge.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Task {
-    /// The power is cut behind so many events …
+    /// The power is cut after so many events …
     pub(crate) events: usize,
     /// … and so many marks.
     pub(crate) marks: usize,
@@ -76,7 +76,8 @@ impl Round {
             flushes: Vec::new(),
             violation: None,
         };
-        let (threads, operations) = (1 + dice.below(5), 20 + dice.below(60));
+        let threads = 1 + dice.below(5);
+        let operations = 20 + dice.below(60);
         let first = Stint {
             seed,
             thread: 0,
@@ -232,7 +233,7 @@ impl Round {
         tasks
     }
 
-    /// As `tasks`, behind promises: for a log that makes them without a flush.
+    /// As `tasks`, after promises: for a log that makes them without a flush.
     pub(crate) fn control_tasks(&self, dice: &mut Dice, count: usize) -> Vec<Task> {
         let promises: Vec<usize> = (0..self.marks.len())
             .filter(|at| matches!(self.marks[*at].1, Mark::Done { .. }))

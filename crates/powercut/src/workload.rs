@@ -78,7 +78,9 @@ pub(crate) fn run(
     let failed = AtomicBool::new(false);
     let working = AtomicBool::new(true);
     std::thread::scope(|scope| {
-        let (wal, failed, working) = (&wal, &failed, &working);
+        let wal = &wal;
+        let failed = &failed;
+        let working = &working;
         let workers: Vec<_> = (stint.thread..stint.thread + stint.threads)
             .map(|thread| scope.spawn(move || append(wal, stint, thread, marks, failed)))
             .collect();
@@ -152,7 +154,8 @@ fn administer(
         let outcome = match dice.below(8) {
             0 => wal.rotate(),
             1..4 => {
-                let (first, last) = (u64::from(wal.first_lsn()), u64::from(wal.durable_lsn()));
+                let first = u64::from(wal.first_lsn());
+                let last = u64::from(wal.durable_lsn());
                 let floor = first + dice.below((last + 1).saturating_sub(first).max(1));
                 if floor > last {
                     continue;

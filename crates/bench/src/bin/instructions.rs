@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.part {
         Some(Part::Work { task, times }) => work(task, *times).map(|()| true),
-        None => compare(args.update),
+        None => count_all(if args.update { Known::Rewritten } else { Known::Compared }),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -88,8 +88,15 @@ fn work(name: &str, times: usize) -> Result<()> {
     Ok((task.work)(dir.path(), times)?)
 }
 
-/// Counts every task and compares. `false`: one takes more than it may.
-fn compare(update: bool) -> Result<bool> {
+/// What is done with the counts that were written down before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Compared,
+    Rewritten,
+}
+
+/// Counts every task. `false`: one takes more than it may.
+fn count_all(known: Known) -> Result<bool> {
     if Command::new("valgrind").arg("--version").output().is_err() {
         eprintln!(
             "skipped: there is no valgrind on this machine (Debian: apt-get install valgrind)"
@@ -97,19 +104,24 @@ fn compare(update: bool) -> Result<bool> {
         return Ok(true);
     }
     let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt"));
-    let known = if update { String::new() } else { std::fs::read_to_string(&path)? };
-    let (mut table, mut good) = (String::new(), true);
+    let written_down = match known {
+        Known::Compared => std::fs::read_to_string(&path)?,
+        Known::Rewritten => String::new(),
+    };
+    let mut table = String::new();
+    let mut good = true;
     println!("{:20} {:>12} {:>12} {:>8}", "task", "written down", "now", "change");
     for task in &TASKS {
         let counts = [count(task, task.times[0])?, count(task, task.times[1])?];
         let operations = (task.times[1] - task.times[0]) * task.operations;
         let now = (counts[1] - counts[0]) / operations as f64;
         writeln!(table, "{} {now:.0}", task.name)?;
-        let before =
-            known.lines().find_map(|line| line.strip_prefix(task.name)?.trim().parse::<f64>().ok());
+        let before = written_down
+            .lines()
+            .find_map(|line| line.strip_prefix(task.name)?.trim().parse::<f64>().ok());
         let Some(before) = before else {
             println!("{:20} {:>12} {now:>12.0}", task.name, "—");
-            good &= update;
+            good &= known == Known::Rewritten;
             continue;
         };
         let verdict = if now > before * MARGIN { "  more than it may" } else { "" };
@@ -120,7 +132,7 @@ fn compare(update: bool) -> Result<bool> {
             (now / before - 1.0) * 100.0
         );
     }
-    if update {
+    if known == Known::Rewritten {
         std::fs::write(&path, table)?;
     }
     if !good {
@@ -162,12 +174,20 @@ fn append_buffered(dir: &Path, times: usize) -> seawall::Result<()> {
     (0..times).try_for_each(|_| wal.append(&RECORD).map(drop))
 }
 
-/// A log whose frames hold as many records as they can, or one each.
-fn stored(dir: &Path, grouped: bool) -> seawall::Result<Wal> {
+/// How many records a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Single,
+    /// As many as fit.
+    Grouped,
+}
+
+/// A log that is to be read.
+fn stored(dir: &Path, framing: Framing) -> seawall::Result<Wal> {
     let wal = Options::new().durability(Durability::Buffered).open(dir)?;
     for _ in 0..STORED {
         wal.append(&RECORD)?;
-        if !grouped {
+        if framing == Framing::Single {
             wal.flush()?;
         }
     }
@@ -186,22 +206,22 @@ fn replay(wal: &Wal, times: usize) -> seawall::Result<()> {
 }
 
 fn cursor_grouped(dir: &Path, times: usize) -> seawall::Result<()> {
-    replay(&stored(dir, true)?, times)
+    replay(&stored(dir, Framing::Grouped)?, times)
 }
 
 fn cursor_single(dir: &Path, times: usize) -> seawall::Result<()> {
-    replay(&stored(dir, false)?, times)
+    replay(&stored(dir, Framing::Single)?, times)
 }
 
 fn iter_grouped(dir: &Path, times: usize) -> seawall::Result<()> {
-    let wal = stored(dir, true)?;
+    let wal = stored(dir, Framing::Grouped)?;
     (0..times).try_for_each(|_| {
         wal.iter().try_for_each(|record| record.map(|record| drop(black_box(record))))
     })
 }
 
 fn read_grouped(dir: &Path, times: usize) -> seawall::Result<()> {
-    let wal = stored(dir, true)?;
+    let wal = stored(dir, Framing::Grouped)?;
     (0..times).try_for_each(|at| {
         let lsn = Lsn::from((at * 7919 % STORED) as u64 + 1);
         wal.read(lsn).map(|record| drop(black_box(record)))

@@ -1,6 +1,7 @@
-//! One file for each log that is measured; `floor` is what the disk itself can do.
+//! The list of the engines. Each log that is measured has its file; `baseline` is what the disk
+//! itself can do.
 
-pub(crate) mod floor;
+pub(crate) mod baseline;
 pub(crate) mod seawall;
 
 #[cfg(feature = "fjall")]
@@ -18,9 +19,36 @@ pub(crate) mod seglog;
 #[cfg(feature = "walogs")]
 pub(crate) mod walogs;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::engine::{Result, Spec};
 
-/// A panic in an engine is reported in its row; what is left of it is only closed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// All engines of this build: the one to be measured, then the baselines, then the peers by name.
+pub(crate) fn all() -> Vec<Spec> {
+    vec![
+        seawall::spec(),
+        baseline::growing(),
+        baseline::fallocated(),
+        baseline::zeroed(),
+        baseline::buffered(),
+        baseline::pread(),
+        #[cfg(feature = "fjall")]
+        fjall::spec(),
+        #[cfg(feature = "okaywal")]
+        okaywal::spec(),
+        #[cfg(feature = "raft-engine")]
+        raft_engine::spec(),
+        #[cfg(feature = "rewal")]
+        rewal::spec(),
+        #[cfg(feature = "rusqlite")]
+        rusqlite::spec(),
+        #[cfg(feature = "seglog")]
+        seglog::spec(),
+        #[cfg(feature = "walogs")]
+        walogs::spec(),
+    ]
+}
+
+/// The engine of this name, if this build has it.
+pub(crate) fn find(name: &str) -> Result<Spec> {
+    let found = all().into_iter().find(|spec| spec.name == name);
+    found.ok_or_else(|| format!("there is no engine {name} in this build").into())
 }

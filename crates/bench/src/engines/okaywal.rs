@@ -9,8 +9,9 @@ use ::okaywal::{
     Configuration, Entry, EntryWriter, LogManager, ReadChunkResult, SegmentReader, WriteAheadLog,
 };
 
-use super::lock;
-use crate::engine::{Engine, Mode, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec, Tally};
+use crate::engine::{
+    Engine, Mode, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec, Tally, lock,
+};
 
 /// Above this, what is not durable is committed: as a full segment is.
 const COMMIT_BYTES: u64 = 64 << 20;

@@ -7,12 +7,13 @@ use std::sync::Mutex;
 use ::raft_engine::{Config, Engine as RaftEngine, LogBatch, MessageExt, ReadableSize};
 use protobuf::descriptor::UninterpretedOption;
 
-use super::lock;
-use crate::engine::{Engine, Mode, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec, Tally};
+use crate::engine::{
+    Engine, Mode, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec, Tally, lock,
+};
 
 /// As many threads as any workload has.
 const GROUPS: usize = 64;
-/// Holds what is synced behind what was not.
+/// Holds what is synced after what was not.
 const SYNC_GROUP: u64 = GROUPS as u64;
 
 pub(crate) fn spec() -> Spec {
@@ -45,7 +46,7 @@ fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
 struct Log {
     engine: RaftEngine,
     mode: Mode,
-    /// Of each group. Held while its thread appends: nobody else does.
+    /// Of each group. Held while its thread appends: no other thread does.
     next_indexes: Vec<Mutex<u64>>,
 }
 
@@ -104,8 +105,8 @@ impl Engine for Log {
     fn replay(&self, _replay: Replay, tally: &mut Tally) -> Result<()> {
         const ENTRIES: u64 = 256;
         for group in self.engine.raft_groups().into_iter().filter(|group| *group != SYNC_GROUP) {
-            let (first, last) = (self.engine.first_index(group), self.engine.last_index(group));
-            let (Some(first), Some(last)) = (first, last) else { continue };
+            let Some(first) = self.engine.first_index(group) else { continue };
+            let Some(last) = self.engine.last_index(group) else { continue };
             let mut entries = Vec::new();
             for start in (first..=last).step_by(usize::try_from(ENTRIES)?) {
                 entries.clear();

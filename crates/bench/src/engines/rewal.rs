@@ -14,7 +14,7 @@ pub(crate) fn spec() -> Spec {
         what: "rewal 0.1.0, one file",
         sharing: "shared; a thread writes, every caller syncs for itself",
         durable: Some(
-            "append, flush, sync: on disk, by fsync. But a failed write is told to nobody, and after a failed sync the next one says ok",
+            "append, flush, sync: on disk, by fsync. But a failed write is not reported, and after a failed sync the next one says ok",
         ),
         batch: Some("one frame: whole or absent"),
         buffered: Some("in a queue of 4,096; synced every 64 MiB"),
@@ -38,7 +38,7 @@ struct Log {
 }
 
 impl Log {
-    /// Does what the mode asks for behind an append.
+    /// Does what the mode asks for after an append.
     fn keep(&self, bytes: u64) -> Result<()> {
         match self.mode {
             Mode::Durable => self.sync(),

@@ -5,8 +5,7 @@ use std::sync::Mutex;
 
 use ::rusqlite::{Connection, params};
 
-use super::lock;
-use crate::engine::{Engine, Mode, Replay, Result, Segments, Setup, Spec, Tally};
+use crate::engine::{Engine, Mode, Replay, Result, Segments, Setup, Spec, Tally, lock};
 
 pub(crate) fn spec() -> Spec {
     Spec {

@@ -5,9 +5,10 @@ use std::path::Path;
 use seawall::options::Verify;
 use seawall::{Durability, Options, Wal};
 
-use crate::engine::{
-    Counters, Engine, Mode, Replay, Result, SEAWALL, Segments, Setup, Spec, Tally,
-};
+use crate::engine::{Counters, Engine, Mode, Replay, Result, Segments, Setup, Spec, Tally};
+
+/// Its name in the tables.
+pub(crate) const SEAWALL: &str = "seawall";
 
 pub(crate) fn spec() -> Spec {
     Spec {

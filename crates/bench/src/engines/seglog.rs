@@ -7,8 +7,7 @@ use std::sync::Mutex;
 use ::seglog::read::Reader;
 use ::seglog::write::Writer;
 
-use super::lock;
-use crate::engine::{Engine, Mode, Replay, Result, Segments, Setup, Spec, Tally};
+use crate::engine::{Engine, Mode, Replay, Result, Segments, Setup, Spec, Tally, lock};
 
 pub(crate) fn spec() -> Spec {
     Spec {
@@ -27,7 +26,8 @@ pub(crate) fn spec() -> Spec {
 }
 
 fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
-    let (dir, file_bytes) = (dir.to_owned(), usize::try_from(setup.segment_bytes)?);
+    let dir = dir.to_owned();
+    let file_bytes = usize::try_from(setup.segment_bytes)?;
     if setup.mode == Mode::Read {
         return Ok(Box::new(Log { dir, mode: setup.mode, files: Mutex::default() }));
     }

@@ -5,8 +5,7 @@ use std::sync::Mutex;
 
 use ::walogs::{Wal, WalConfig};
 
-use super::lock;
-use crate::engine::{Engine, Replay, Result, Segments, Setup, Spec, Tally, unsupported};
+use crate::engine::{Engine, Replay, Result, Segments, Setup, Spec, Tally, lock, unsupported};
 
 pub(crate) fn spec() -> Spec {
     Spec {

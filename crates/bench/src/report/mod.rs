@@ -35,7 +35,7 @@ pub(crate) struct EngineLine {
 
 impl EngineLine {
     /// Whether it is no log.
-    pub(crate) fn is_floor(&self) -> bool {
-        self.name.starts_with("floor-")
+    pub(crate) fn is_baseline(&self) -> bool {
+        self.name.starts_with("baseline-")
     }
 }

@@ -3,11 +3,13 @@
 use plotters::prelude::*;
 
 use super::Run;
-use crate::engine::{Result, SEAWALL};
+use crate::engine::Result;
+use crate::engines::seawall::SEAWALL;
 use crate::goals::records_per_sync;
 use crate::job::Outcome;
 use crate::summary::{CaseResult, RowResult, Spread};
-use crate::workloads::{CLEAN_FULL, CLEAN_TAIL, GROWTH_ID, Kind, THREADS, durable_id};
+use crate::workloads::Kind;
+use crate::workloads::names::{CLEAN_FULL, CLEAN_TAIL, GROWTH_ID, THREADS, durable_id};
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 420;
@@ -138,7 +140,8 @@ pub(crate) fn bars(case: &CaseResult) -> Result<String> {
         return Ok(String::new());
     }
     let count = u32::try_from(figures.len())?;
-    let (height, labels) = (count * BAR_HEIGHT + 60, 170);
+    let height = count * BAR_HEIGHT + 60;
+    let labels = 170;
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();

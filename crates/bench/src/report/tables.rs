@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::Run;
-use crate::engine::SEAWALL;
+use crate::engines::seawall::SEAWALL;
 use crate::goals::{
     Goal, Verdict, bytes_per_sync, quarters, records_per_sync, worst_of_p99, worst_of_rotation,
 };
@@ -67,9 +67,10 @@ const ABOVE: Column = ("ms above its syncs", |_, row| {
 const SPEED: Column = ("GB/s", |_, row| {
     number(row.median(|outcome| Some(outcome.log_bytes? as f64 / outcome.seconds / 1e9)))
 });
-const ALONE: Column = ("births alone, µs", |_, row| number(row.median(alone_us)));
+const ALONE: Column = ("new segments alone, µs", |_, row| number(row.median(alone_us)));
 const TOOK: Column = ("checkpoint, µs", |_, row| number(row.median(alone_us)));
-const WORST: Column = ("max ÷ (p99 + birth)", |_, row| number(row.median(worst_of_rotation)));
+const WORST: Column =
+    ("max ÷ (p99 + new segment)", |_, row| number(row.median(worst_of_rotation)));
 const OVER_P99: Column = ("max ÷ p99", |_, row| number(row.median(worst_of_p99)));
 const PEAK: Column = ("peak, MiB", |_, row| number(row.median(peak_mib)));
 const PEAK_MOST: Column = ("most", |_, row| number(row.spread(peak_mib).map(|peak| peak.most)));
@@ -143,7 +144,8 @@ pub(crate) fn goals_table(goals: &[Goal]) -> Table {
         ]
     };
     let of = |verdict| goals.iter().filter(|goal| goal.verdict == verdict).count();
-    let (met, not_met) = (of(Verdict::Met), of(Verdict::NotMet));
+    let met = of(Verdict::Met);
+    let not_met = of(Verdict::NotMet);
     let title =
         format!("Goals: {met} met, {not_met} not met, {} not measured", of(Verdict::NotMeasured));
     Table {
@@ -165,7 +167,7 @@ pub(crate) fn engines_table(run: &Run) -> Table {
 /// In each table of speeds: seawall, and the fastest of the other logs.
 pub(crate) fn peers_table(run: &Run) -> Table {
     let is_log = |row: &&RowResult| {
-        run.engines.iter().any(|engine| engine.name == row.label && !engine.is_floor())
+        run.engines.iter().any(|engine| engine.name == row.label && !engine.is_baseline())
     };
     let row = |case: &CaseResult| -> Option<Vec<String>> {
         let ratio_of = |row: &RowResult| Some(case.ratio(&row.label, &case.reference)?.median);
@@ -191,9 +193,9 @@ pub(crate) fn peers_table(run: &Run) -> Table {
         header: vec![
             "table",
             "seawall",
-            "ratio to floor",
+            "ratio to baseline",
             "the other",
-            "ratio to floor",
+            "ratio to baseline",
             "seawall ÷ it",
         ],
         rows: run.cases.iter().filter(compared).filter_map(row).collect(),

@@ -9,24 +9,27 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use seawall::{Options, Wal};
 
-use super::{Stopwatch, Syncs, do_syncs, histogram, payload, record, summary};
-use crate::engine::{self, Engine, Result};
-use crate::job::{Amount, Append, Beside, Outcome};
+use super::clock::{Stopwatch, histogram, record, summary};
+use super::syncs::{Syncs, do_syncs};
+use crate::draw::payload;
+use crate::engine::{Engine, Result};
+use crate::engines;
+use crate::job::{Amount, Append, Beside, Meanwhile, Outcome};
 
 pub(super) fn run(engine: &str, dir: &Path, append: &Append) -> Result<Outcome> {
-    let log = (engine::find(engine)?.open)(dir, &append.setup)?;
+    let log = (engines::find(engine)?.open)(dir, &append.setup)?;
     let mut outcome = append_all(&*log, append)?;
     log.close()?;
-    if let Beside::Births(count) = append.beside {
-        let births: Result<Vec<Duration>> =
-            (0..count).map(|number| do_syncs(dir, Syncs::Birth, number)).collect();
-        outcome.alone_seconds = births?.into_iter().max().map(|worst| worst.as_secs_f64());
+    if let Beside::NewSegments(count) = append.beside {
+        let alone: Result<Vec<Duration>> =
+            (0..count).map(|number| do_syncs(dir, Syncs::NewSegment, number)).collect();
+        outcome.alone_seconds = alone?.into_iter().max().map(|worst| worst.as_secs_f64());
     }
     Ok(outcome)
 }
 
 fn append_all(log: &dyn Engine, append: &Append) -> Result<Outcome> {
-    // All threads warm up; the clock starts between the two meetings behind that, when none of them
+    // All threads warm up; the clock starts between the two meetings after that, when none of them
     // runs.
     let meeting = Barrier::new(append.threads + 1);
     let failed = AtomicBool::new(false);
@@ -39,7 +42,8 @@ fn append_all(log: &dyn Engine, append: &Append) -> Result<Outcome> {
             })
             .collect();
         meeting.wait();
-        let (counters, stopwatch) = (log.counters(), Stopwatch::start());
+        let counters = log.counters();
+        let stopwatch = Stopwatch::start();
         meeting.wait();
         let ends: Vec<Result<(u64, Histogram<u64>)>> = workers
             .into_iter()
@@ -118,7 +122,8 @@ impl Worker<'_> {
         if let Amount::CallsAndSync { calls, millis_max } = amount {
             // The clock is looked at once in so many calls.
             const LOOK: u64 = 256;
-            let (start, time_max) = (Instant::now(), Duration::from_millis(millis_max));
+            let start = Instant::now();
+            let time_max = Duration::from_millis(millis_max);
             for done in 0..calls {
                 let looks = done % LOOK == LOOK - 1;
                 if looks && (start.elapsed() > time_max || self.failed.load(Ordering::Relaxed)) {
@@ -128,7 +133,9 @@ impl Worker<'_> {
             }
             return Ok(calls);
         }
-        let (start, mut before, mut calls) = (Instant::now(), Instant::now(), 0);
+        let start = Instant::now();
+        let mut before = start;
+        let mut calls = 0;
         let goes_on = |calls: u64, now: Instant| match amount {
             Amount::Millis(millis) => now - start < Duration::from_millis(millis),
             Amount::Calls(count) | Amount::CallsAndSync { calls: count, .. } => calls < count,
@@ -137,18 +144,23 @@ impl Worker<'_> {
             call()?;
             let now = Instant::now();
             record(histogram, now - before);
-            (before, calls) = (now, calls + 1);
+            before = now;
+            calls += 1;
         }
         Ok(calls)
     }
 }
 
-/// How long the appends go on alone before the checkpoint, and behind it.
+/// How long the appends go on alone before the checkpoint, and after it.
 const ALONE: u32 = 4;
 
-/// Appends 256 B from one thread; a while after the beginning, checkpoints everything that was
-/// there, or does not.
-pub(super) fn beside_checkpoint(dir: &Path, time: Duration, checkpoints: bool) -> Result<Outcome> {
+/// Appends 256 B from one thread. A while after the beginning, everything that was there is
+/// checkpointed, or is not.
+pub(super) fn beside_checkpoint(
+    dir: &Path,
+    time: Duration,
+    meanwhile: Meanwhile,
+) -> Result<Outcome> {
     let wal = Options::new().verify(seawall::options::Verify::Tail).open(dir)?;
     let segments = wal.recovery().segments.len() as u64;
     let last = wal.last_lsn();
@@ -157,14 +169,17 @@ pub(super) fn beside_checkpoint(dir: &Path, time: Duration, checkpoints: bool) -
         let appender = scope.spawn(|| append_until(&wal, time, &checkpointed));
         thread::sleep(time / ALONE);
         let start = Instant::now();
-        let checkpoint = if checkpoints { wal.checkpoint(last) } else { Ok(()) };
+        let checkpoint = match meanwhile {
+            Meanwhile::Checkpoint => wal.checkpoint(last),
+            Meanwhile::Nothing => Ok(()),
+        };
         let took = start.elapsed();
         checkpointed.store(true, Ordering::Relaxed);
         let appended = appender.join().unwrap_or_else(|_| Err("appending panicked".into()));
         checkpoint?;
         let mut outcome = appended?;
         // Here: what the checkpoint itself took.
-        outcome.alone_seconds = checkpoints.then_some(took.as_secs_f64());
+        outcome.alone_seconds = (meanwhile == Meanwhile::Checkpoint).then_some(took.as_secs_f64());
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(outcome)
     })?;
     wal.close()?;
@@ -174,13 +189,17 @@ pub(super) fn beside_checkpoint(dir: &Path, time: Duration, checkpoints: bool) -
 
 /// Goes on for as long as asked, and at least until the checkpoint is done.
 fn append_until(wal: &Wal, time: Duration, checkpointed: &AtomicBool) -> Result<Outcome> {
-    let (payload, mut histogram, mut calls) = (payload(256), histogram(), 0);
-    let (stopwatch, mut before) = (Stopwatch::start(), Instant::now());
+    let payload = payload(256);
+    let mut histogram = histogram();
+    let mut calls = 0;
+    let stopwatch = Stopwatch::start();
+    let mut before = Instant::now();
     while stopwatch.start.elapsed() < time || !checkpointed.load(Ordering::Relaxed) {
         wal.append(&payload)?;
         let now = Instant::now();
         record(&mut histogram, now - before);
-        (before, calls) = (now, calls + 1);
+        before = now;
+        calls += 1;
     }
     let mut outcome = stopwatch.stop(calls, calls * payload.len() as u64);
     outcome.latency = summary(&histogram);

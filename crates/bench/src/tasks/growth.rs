@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use seawall::{Durability, Options};
 
+use super::clock::Stopwatch;
+use super::files::dir_bytes;
 use super::memory::Resident;
-use super::{Stopwatch, dir_bytes, payload};
+use crate::draw::payload;
 use crate::engine::{Result, SEGMENT_BYTES};
 use crate::job::Outcome;
 
@@ -18,8 +20,10 @@ pub(super) fn append(
     record_bytes: usize,
 ) -> Result<Outcome> {
     let options = Options::new().durability(Durability::Buffered).segment_bytes(SEGMENT_BYTES);
-    let (payload, records) = (payload(record_bytes), step_bytes / record_bytes as u64);
-    let (stopwatch, resident) = (Stopwatch::start(), Resident::now()?);
+    let payload = payload(record_bytes);
+    let records = step_bytes / record_bytes as u64;
+    let stopwatch = Stopwatch::start();
+    let resident = Resident::now()?;
     let wal = options.open(dir)?;
     let mut step_seconds = Vec::new();
     for _ in 0..steps {

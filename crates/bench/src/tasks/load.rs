@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
 
-use super::{Stopwatch, dir_bytes, files_in, payload};
-use crate::engine::{self, Framing, Mode, Result, Setup};
+use super::clock::Stopwatch;
+use super::files::{dir_bytes, files_in};
+use crate::draw::payload;
+use crate::engine::{Framing, Mode, Result, Setup};
+use crate::engines;
 use crate::job::{Load, Outcome};
 
 /// What a group of records comes to at most, with the headers of most logs.
@@ -15,14 +18,16 @@ const GROUP_BYTES: usize = 64 << 10;
 const RECORD_HEADER_BYTES: usize = 8;
 
 pub(super) fn run(engine: &str, dir: &Path, load: &Load) -> Result<Outcome> {
-    let spec = engine::find(engine)?;
+    let spec = engines::find(engine)?;
     let setup = Setup { mode: Mode::Load(load.framing), segment_bytes: load.segment_bytes };
     let log = (spec.open)(dir, &setup)?;
     let payload = payload(load.record_bytes);
     let records = (load.bytes / load.record_bytes as u64).max(1);
     let time_max = Duration::from_millis(load.millis_max);
-    let (stopwatch, start, mut written) = (Stopwatch::start(), Instant::now(), 0);
-    // A log without batches, and a floor, has records alone: there is nothing to group.
+    let stopwatch = Stopwatch::start();
+    let start = Instant::now();
+    let mut written = 0;
+    // A log without batches, and a baseline, has records alone: there is nothing to group.
     let grouped = load.framing == Framing::Grouped && spec.batch.is_some();
     let group = if grouped { GROUP_BYTES / (load.record_bytes + RECORD_HEADER_BYTES) } else { 1 };
     let batch = vec![payload.as_slice(); group.max(1)];

@@ -2,16 +2,20 @@
 
 use std::path::Path;
 
-use super::{Stopwatch, dir_bytes, payload};
-use crate::engine::{self, Mode, Replay, Result, SEGMENT_BYTES, Setup, Tally};
+use super::clock::Stopwatch;
+use super::files::dir_bytes;
+use crate::draw::payload;
+use crate::engine::{Mode, Replay, Result, SEGMENT_BYTES, Setup, Tally};
+use crate::engines;
 use crate::job::Outcome;
 
 const RECORD_BYTES: usize = 256;
 
 pub(super) fn open(engine: &str, dir: &Path, setup: &Setup, appends: u64) -> Result<Outcome> {
-    let spec = engine::find(engine)?;
+    let spec = engines::find(engine)?;
     let payload = payload(RECORD_BYTES);
-    let (stopwatch, resident) = (Stopwatch::start(), Resident::now()?);
+    let stopwatch = Stopwatch::start();
+    let resident = Resident::now()?;
     let log = (spec.open)(dir, setup)?;
     for _ in 0..appends {
         log.append(0, &payload)?;
@@ -24,9 +28,10 @@ pub(super) fn open(engine: &str, dir: &Path, setup: &Setup, appends: u64) -> Res
 }
 
 pub(super) fn replay(engine: &str, dir: &Path) -> Result<Outcome> {
-    let spec = engine::find(engine)?;
+    let spec = engines::find(engine)?;
     let log = (spec.open)(dir, &Setup { mode: Mode::Read, segment_bytes: SEGMENT_BYTES })?;
-    let (stopwatch, resident) = (Stopwatch::start(), Resident::now()?);
+    let stopwatch = Stopwatch::start();
+    let resident = Resident::now()?;
     let mut tally = Tally::default();
     log.replay(Replay::Owned, &mut tally)?;
     let mut outcome = stopwatch.stop(tally.records, tally.bytes);

@@ -5,7 +5,9 @@ use std::path::Path;
 use seawall::Options;
 use seawall::options::Verify;
 
-use super::{Stopwatch, Syncs, dir_bytes, do_syncs};
+use super::clock::Stopwatch;
+use super::files::dir_bytes;
+use super::syncs::{Syncs, do_syncs};
 use crate::engine::Result;
 use crate::job::{Outcome, Verification};
 

@@ -8,8 +8,11 @@ use std::time::Instant;
 use seawall::options::Verify;
 use seawall::{Lsn, Options};
 
-use super::{Draw, Stopwatch, dir_bytes, files_in, histogram, record, summary};
-use crate::engine::{self, Mode, Replay, Result, Setup, Tally};
+use super::clock::{Stopwatch, histogram, record, summary};
+use super::files::{dir_bytes, files_in};
+use crate::draw::Draw;
+use crate::engine::{Mode, Replay, Result, Setup, Tally};
+use crate::engines;
 use crate::job::{Look, Outcome};
 
 pub(super) fn replay(
@@ -18,8 +21,9 @@ pub(super) fn replay(
     replay: Replay,
     segment_bytes: u64,
 ) -> Result<Outcome> {
-    let log = (engine::find(engine)?.open)(dir, &Setup { mode: Mode::Read, segment_bytes })?;
-    let (mut warm, mut tally) = (Tally::default(), Tally::default());
+    let log = (engines::find(engine)?.open)(dir, &Setup { mode: Mode::Read, segment_bytes })?;
+    let mut warm = Tally::default();
+    let mut tally = Tally::default();
     log.replay(replay, &mut warm)?;
     let stopwatch = Stopwatch::start();
     log.replay(replay, &mut tally)?;
@@ -34,7 +38,8 @@ pub(super) fn replay(
 
 pub(super) fn random(dir: &Path, reads: u64) -> Result<Outcome> {
     let wal = Options::new().verify(Verify::Tail).open(dir)?;
-    let (first, last) = (u64::from(wal.first_lsn()), u64::from(wal.last_lsn()));
+    let first = u64::from(wal.first_lsn());
+    let last = u64::from(wal.last_lsn());
     let mut draw = Draw::new();
     let read = |lsn: Lsn| -> Result<u64> {
         let record = wal.read(lsn)?.ok_or("a record is not there")?;
@@ -48,7 +53,8 @@ pub(super) fn random(dir: &Path, reads: u64) -> Result<Outcome> {
 pub(super) fn bare(dir: &Path, reads: u64, frame_bytes: u64, look: Look) -> Result<Outcome> {
     const FRAMES_START: u64 = 8192;
     // Each with the number of frames up to its end, so that every frame is as likely as any other.
-    let (mut files, mut frames) = (Vec::new(), 0);
+    let mut files = Vec::new();
+    let mut frames = 0;
     for path in segment_files(dir)? {
         let file = File::open(path)?;
         let first = frames;
@@ -77,8 +83,10 @@ fn read_all(reads: u64, mut read: impl FnMut() -> Result<u64>) -> Result<Outcome
     for _ in 0..reads / 10 {
         read()?;
     }
-    let (mut histogram, mut bytes) = (histogram(), 0);
-    let (stopwatch, mut before) = (Stopwatch::start(), Instant::now());
+    let mut histogram = histogram();
+    let mut bytes = 0;
+    let stopwatch = Stopwatch::start();
+    let mut before = Instant::now();
     for _ in 0..reads {
         bytes += read()?;
         let now = Instant::now();

@@ -1,11 +1,12 @@
 //! The tables of each workload.
 
-use super::*;
-use crate::engine::{
-    self, BUFFERED, Framing, GROWING, Mode, PREAD, Replay, SEAWALL, SEGMENT_BYTES, Segments, Setup,
-    Spec,
-};
-use crate::job::{Amount, Append, Beside, Load, Look, Task, Verification};
+use super::names::*;
+use super::{Case, Effort, Kind, Place, Row, Workload};
+use crate::engine::{Framing, Mode, Replay, SEGMENT_BYTES, Segments, Setup, Spec};
+use crate::engines;
+use crate::engines::baseline::{BUFFERED, GROWING, PREAD};
+use crate::engines::seawall::SEAWALL;
+use crate::job::{Amount, Append, Beside, Load, Look, Meanwhile, Task, Verification};
 
 const BATCH: usize = 100;
 const ROTATION_SEGMENT_BYTES: u64 = 4 << 20;
@@ -61,10 +62,12 @@ fn rows(
     measure: Task,
 ) -> Vec<Row> {
     let row = |spec: Spec| {
-        let (label, remark, place) = (spec.name.to_owned(), remark(&spec)?, place(&spec));
+        let label = spec.name.to_owned();
+        let remark = remark(&spec)?;
+        let place = place(&spec);
         Some(Row { label, engine: spec.name, remark, place, before: None, measure })
     };
-    engine::all().into_iter().filter_map(row).collect()
+    engines::all().into_iter().filter_map(row).collect()
 }
 
 /// What an append promises, and to how many threads.
@@ -152,7 +155,7 @@ fn load(framing: Framing, record_bytes: usize, segments: u64, effort: &Effort) -
 }
 
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
-/// Where the frames of a segment of seawall's begin, behind its headers and its first state frame.
+/// Where the frames of a segment of seawall's begin: after its headers and its first state frame.
 const FRAMES_START: u64 = 8192 + 64;
 
 /// In seawall's log: a header of 40 B, then records with a header of 8 B each, and padding.
@@ -261,7 +264,7 @@ fn rotation(effort: &Effort) -> Case {
         record_bytes: RECORD_BYTES,
         batch: 1,
         amount: Amount::Calls(effort.rotation_calls),
-        beside: Beside::Births(u32::try_from(rotations).unwrap_or(u32::MAX)),
+        beside: Beside::NewSegments(u32::try_from(rotations).unwrap_or(u32::MAX)),
     };
     let rotated =
         |spec: &Spec| promise(spec, spec.durable.filter(|_| spec.segments == Segments::Rotated));
@@ -277,18 +280,18 @@ fn rotation(effort: &Effort) -> Case {
 fn checkpoint(effort: &Effort) -> Case {
     let small = Effort { log_bytes: 0, ..effort.clone() };
     let load = load(Framing::Grouped, 256, effort.segments, &small);
-    let row = |label: &str, checkpoints| Row {
+    let row = |label: &str, meanwhile| Row {
         label: label.into(),
         engine: SEAWALL,
         remark: String::new(),
         place: Place::Fresh(Some(load)),
         before: None,
-        measure: Task::Checkpoint { millis: 4 * effort.millis, checkpoints },
+        measure: Task::Checkpoint { millis: 4 * effort.millis, meanwhile },
     };
     Case {
         id: CHECKPOINT_ID.into(),
         kind: Kind::Checkpoint,
-        rows: vec![row(SEAWALL, true), row(NO_CHECKPOINT, false)],
+        rows: vec![row(SEAWALL, Meanwhile::Checkpoint), row(NO_CHECKPOINT, Meanwhile::Nothing)],
         reference: SEAWALL,
         space_bytes: effort.segments * (128 << 10),
     }
@@ -348,7 +351,8 @@ fn cpu(record_bytes: usize, effort: &Effort) -> Case {
 }
 
 fn growth(effort: &Effort) -> Case {
-    let (steps, step_bytes) = (effort.steps, effort.step_bytes);
+    let steps = effort.steps;
+    let step_bytes = effort.step_bytes;
     let row = Row {
         label: SEAWALL.into(),
         engine: SEAWALL,

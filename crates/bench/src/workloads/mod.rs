@@ -1,16 +1,13 @@
 //! The workloads: which engines do what, in which sizes.
 
-mod cases;
-mod names;
+pub(crate) mod cases;
+pub(crate) mod names;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Load, Task};
-
-pub(crate) use cases::cases;
-pub(crate) use names::*;
 
 /// A group of cases that can be asked for by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The floors: the least that can be done on a file for the same promise, without being a log.
+//! The baselines: the least that can be done on a file for the same promise, without being a log.
 //!
 //! None of them can be opened again after a crash, and none shares a sync: many threads take turns.
 //! A record is its length and payload, with a checksum of its own or of the block it is in.
@@ -10,13 +10,17 @@ use std::sync::Mutex;
 
 use rustix::fs::FallocateFlags;
 
-use super::lock;
 use crate::engine::{
-    BUFFERED, Engine, FALLOCATED, GROWING, Mode, PREAD, Replay, Result, SEGMENT_BYTES, Segments,
-    Setup, Spec, Tally, ZEROED, unsupported,
+    Engine, Mode, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec, Tally, lock, unsupported,
 };
 
-const FILE: &str = "floor";
+pub(crate) const GROWING: &str = "baseline-growing";
+pub(crate) const FALLOCATED: &str = "baseline-fallocated";
+pub(crate) const ZEROED: &str = "baseline-zeroed";
+pub(crate) const BUFFERED: &str = "baseline-buffered";
+pub(crate) const PREAD: &str = "baseline-pread";
+
+const FILE: &str = "baseline";
 /// Blocks and zeros are written in this size: larger folios in the page cache cost 25 to 30 %.
 const BLOCK_BYTES: usize = 64 << 10;
 const HEAD_BYTES: usize = 8;
@@ -318,7 +322,8 @@ impl Engine for Records {
 
     fn replay(&self, _replay: Replay, tally: &mut Tally) -> Result<()> {
         let mut window = vec![0; WINDOW_BYTES];
-        let (mut offset, mut kept) = (0, 0);
+        let mut offset = 0;
+        let mut kept = 0;
         loop {
             let count = self.file.read_at(&mut window[kept..], offset)?;
             if count == 0 {
@@ -340,10 +345,10 @@ impl Engine for Records {
 /// Verifies the records that lie whole in `bytes`; returns how many bytes they take.
 fn see_records(bytes: &[u8], tally: &mut Tally) -> Result<usize> {
     let mut rest = bytes;
-    while let Some((head, behind)) = rest.split_first_chunk::<HEAD_BYTES>() {
+    while let Some((head, after)) = rest.split_first_chunk::<HEAD_BYTES>() {
         let [a, b, c, d, checksum @ ..] = *head;
-        let Some((payload, behind)) =
-            behind.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize)
+        let Some((payload, after)) =
+            after.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize)
         else {
             break;
         };
@@ -351,7 +356,7 @@ fn see_records(bytes: &[u8], tally: &mut Tally) -> Result<usize> {
             return Err("a record does not verify".into());
         }
         tally.see(payload);
-        rest = behind;
+        rest = after;
     }
     Ok(bytes.len() - rest.len())
 }

@@ -2,15 +2,15 @@
 //! real file system.
 //!
 //! ```text
-//! cargo run -p seawall-crash --example syscalls                    every call, one thread
-//! cargo run -p seawall-crash --example syscalls -- --every 5       every fifth
-//! cargo run -p seawall-crash --example syscalls -- --threads 3     three threads; strace counts in each by itself
+//! cargo run -p seawall-crash --bin syscalls                    every call, one thread
+//! cargo run -p seawall-crash --bin syscalls -- --every 5       every fifth
+//! cargo run -p seawall-crash --bin syscalls -- --threads 3     three threads; strace counts in each
 //! ```
 //! A child process works on a log that an earlier one has left as a kill leaves it, so that it
 //! recovers first. One of its calls fails or is its last. It goes on as a user would: what was
 //! refused is passed over, a poisoned log is opened again. Then the log is opened once more,
 //! without strace: all that was acknowledged is there, nothing else but what was under way, and
-//! nobody waits for ever.
+//! no thread waits for ever.
 //!
 //! `fallocate` is not among the calls, since the log makes none. Where strace is not there, it says
 //! so, and that is all.
@@ -125,7 +125,8 @@ fn entry(number: u64, place: u64) -> Entry<'static> {
 /// The step and the place that a record is from, all of whose bytes must be what was appended.
 fn origin(record: &Record) -> Option<(u64, u64)> {
     let (number, place) = record.meta().split_first_chunk::<8>()?;
-    let (number, place) = (u64::from_le_bytes(*number), u64::from_le_bytes(place.try_into().ok()?));
+    let number = u64::from_le_bytes(*number);
+    let place = u64::from_le_bytes(place.try_into().ok()?);
     (record.payload() == payload(number, place)).then_some((number, place))
 }
 
@@ -133,7 +134,7 @@ fn origin(record: &Record) -> Option<(u64, u64)> {
 fn say(line: &str) {
     let mut stdout = io::stdout().lock();
     if stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush()).is_err() {
-        std::process::exit(9); // Nobody is there any more.
+        std::process::exit(9); // The parent is gone.
     }
 }
 
@@ -244,8 +245,8 @@ impl Known {
             let number = |at: usize| words[at].parse::<u64>().expect("a number");
             match words[0] {
                 "begin" => {
-                    let (step, target) =
-                        (Step { number: number(1), thread: number(2), step: number(3) }, number(4));
+                    let step = Step { number: number(1), thread: number(2), step: number(3) };
+                    let target = number(4);
                     match step.kind() {
                         Kind::Append | Kind::Batch => {
                             self.appends.insert(step.number, (step.count(), None));
@@ -289,7 +290,8 @@ impl Known {
 
     /// Holds an open log against this.
     fn check(&self, wal: &Wal) -> Result<(), String> {
-        let (floor, last) = (u64::from(wal.first_lsn()) - 1, u64::from(wal.last_lsn()));
+        let floor = u64::from(wal.first_lsn()) - 1;
+        let last = u64::from(wal.last_lsn());
         if !self.floors.contains(&floor) {
             return Err(format!("the floor is {floor}, none of {:?}", self.floors));
         }
@@ -303,7 +305,8 @@ impl Known {
         if last < self.reported {
             return Err(format!("the log ends at {last}, an open has reported {}", self.reported));
         }
-        let (mut found, mut seen) = (BTreeMap::new(), BTreeSet::new());
+        let mut found = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for record in wal.iter() {
             let record = record.map_err(|error| format!("a record cannot be read: {error}"))?;
             let lsn = u64::from(record.lsn());
@@ -350,7 +353,7 @@ struct Row {
     not_opened: u64,
     refused: u64,
     poisoned: u64,
-    /// Nobody noticed.
+    /// No call reported the fault.
     unnoticed: u64,
     killed: u64,
 }
@@ -424,7 +427,8 @@ impl Driver {
             "poisoned",
             "unnoticed"
         );
-        let (mut runs, mut injected) = (0, 0);
+        let mut runs = 0;
+        let mut injected = 0;
         for (name, set) in CALLS {
             let made = self.count(set)?;
             if made == 0 {

@@ -1,5 +1,6 @@
-//! Writes the seeds anew: `cargo run --example seeds` in `fuzz/`. They are few and small; each
-//! reaches a part of the code that random bytes would take long to find.
+//! Writes the seeds anew: `cargo run --features seeds --bin seeds` in `fuzz/`. They are few and
+//! small; each reaches a part of the code that random bytes would take long to find. Seeds of other
+//! names stay: a fuzzer found them.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +26,6 @@ fn main() {
         ("operations", operations()),
     ] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
-        drop(fs::remove_dir_all(&dir));
         fs::create_dir_all(&dir).expect("it can be made");
         for (name, bytes) in seeds {
             fs::write(dir.join(name), bytes).expect("it can be written");
@@ -254,7 +254,7 @@ fn operations() -> Seeds {
         ("append", with(40, 0, &[0, 20, 0, 30, 4, 2, 10, 20, 6])),
         ("rotate", with(60, 0, &[0, 20, 10, 0, 30, 10, 11, 1, 0, 9])),
         ("buffered", with(30, 1, &[0, 20, 0, 240, 8, 0, 230, 6, 0, 7])),
-        ("preallocate", with(50, 2, &[0, 20, 0, 250, 0, 251, 9, 30, 14, 0, 5])),
+        ("space_ahead", with(50, 2, &[0, 20, 0, 250, 0, 251, 9, 30, 14, 0, 5])),
         ("failed_sync", with(70, 0, &[0, 20, 21, 0, 1, 0, 0, 9, 15, 0, 9, 16, 7, 0, 0, 5])),
         ("full", with(80, 0, &[0, 90, 19, 99, 0, 250, 11, 0, 0, 240, 20, 0, 99])),
         ("short", with(45, 0, &[21, 1, 2, 2, 0, 99, 0, 99, 14, 0, 3])),
