@@ -10,22 +10,8 @@ use std::sync::Arc;
 
 use super::cut::{PowerCuts, distinct, start_again};
 use super::disk::{DirState, Disk, FileState, Node, ROOT, SECTOR_BYTES, Sector, sector_of};
-use super::{Call, SimFs};
-
-/// A file, whatever its name: the same one on all disks that a disk turns into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileId(pub(super) Node);
-
-/// A disk as it would be, had the machine stopped at a call.
-#[derive(Debug, Clone)]
-pub struct Stop {
-    /// The number of the call.
-    pub call: u64,
-    /// Whether it was a sync, of a file or a directory: nothing else makes anything durable.
-    pub is_sync: bool,
-    /// The disk.
-    pub disk: SimFs,
-}
+pub use super::machine::{FileId, Stop};
+use super::machine::{Record, SimFs};
 
 /// Whether two disks are the same if reads see the same, or only if the same is in doubt, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,31 +212,6 @@ impl Contents {
             u128::wrapping_add(sum, versions[take_digit(&mut number, versions.len())])
         })
     }
-}
-
-/// What is kept while calls are recorded.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Record {
-    stops: Vec<Stop>,
-    /// Whether anything changed since the last stop.
-    changed: bool,
-}
-
-impl Record {
-    /// Whether a stop at this call is another one than the last.
-    pub(super) fn wants(&self, call: Call) -> bool {
-        self.changed || changes(call)
-    }
-
-    pub(super) fn note(&mut self, number: u64, call: Call, disk: SimFs) {
-        let is_sync = matches!(call, Call::Sync | Call::SyncDir);
-        self.stops.push(Stop { call: number, is_sync, disk });
-        self.changed = changes(call);
-    }
-}
-
-fn changes(call: Call) -> bool {
-    !matches!(call, Call::List | Call::Open | Call::Read | Call::Size)
 }
 
 /// A digest of names, and the files that they lead to. Files and directories count by the order in

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::disk::{
     DirState, Disk, FileState, Node, ROOT, SECTOR_BYTES, Sector, put_sector, sector_of,
 };
-use super::{Seeded, SimFs};
+use super::machine::{Seeded, SimFs};
 
 /// All states that a power cut may leave, numbered from 0: any of its versions for each sector that
 /// is not certain, any of its sizes for each file, any subset of the directory operations that are
@@ -47,6 +47,15 @@ impl Choice {
             Choice::Size { sizes, .. } => sizes.len() as u128,
             Choice::Name { .. } => 2,
         }
+    }
+}
+
+impl SimFs {
+    /// All states that a cut of the power may leave. This disk is not changed.
+    #[must_use]
+    pub fn power_cuts(&self) -> PowerCuts {
+        let machine = self.machine();
+        PowerCuts::new(machine.disk.clone(), machine.seed.wrapping_add(1))
     }
 }
 

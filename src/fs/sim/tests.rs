@@ -1,6 +1,11 @@
 //! What a power cut may leave, and what it may not.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
 use super::*;
+use crate::fs::{Fs, FsFile, OpenMode};
 
 fn created(fs: &SimFs, path: &str) -> Box<dyn FsFile> {
     fs.open(Path::new(path), OpenMode::Create).unwrap()
