@@ -66,6 +66,7 @@ impl FrameReader {
 
     /// Reads the next frame. If it holds the record `wanted`, its body from there on becomes what
     /// is unread.
+    #[inline]
     pub(super) fn read_frame(&mut self, source: &mut Source, wanted: Lsn) -> Result<()> {
         let offset = source.offset;
         let limit = source.end.map(|(end, _)| end);
@@ -109,6 +110,7 @@ impl FrameReader {
 
     /// Reads the body after a header, and returns where it lies in the window or in `large`;
     /// `None` if it, or the padding after it, does not verify.
+    #[inline]
     fn read_body(
         &mut self,
         handle: &Handle,
