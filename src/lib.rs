@@ -31,6 +31,7 @@ mod wal;
 pub use entry::Entry;
 pub use error::{Error, Result};
 #[cfg(feature = "sim")]
+#[doc(inline)]
 pub use fs::sim;
 pub use lsn::{Lsn, LsnRange};
 pub use options::{Durability, Options};

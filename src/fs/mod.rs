@@ -6,6 +6,7 @@
 
 mod os;
 #[cfg(any(test, feature = "sim"))]
+#[doc(hidden)] // Documented as `seawall::sim`.
 pub mod sim;
 
 use std::ffi::OsString;

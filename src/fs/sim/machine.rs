@@ -12,7 +12,7 @@ use crate::threads::{Mutex, MutexGuard, lock};
 
 use super::disk::{self, Disk, Node};
 
-/// A call of [`Fs`] or [`FsFile`].
+/// A call of [`Fs`](crate::fs::Fs) or [`FsFile`](crate::fs::FsFile).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs)] // Each is named like its method.
@@ -165,7 +165,7 @@ impl SimFs {
         self.machine().unreadable.push((path.as_ref().into(), bytes));
     }
 
-    /// Sets what [`Fs::medium`] answers. At first it is [`Medium::InPlace`].
+    /// Sets what [`Fs::medium`](crate::fs::Fs::medium) answers. At first it is [`Medium::InPlace`].
     pub fn set_medium(&self, medium: Medium) {
         self.machine().medium = medium;
     }
