@@ -8,10 +8,10 @@ use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::frame::Seal;
 use crate::fs::{Handle, OpenMode};
+use crate::health::Health;
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 use crate::segment::{Segment, Window};
-use crate::threads::atomic::{AtomicBool, Ordering};
 use crate::threads::{self, Mutex, MutexGuard, RwLock};
 
 /// The live segments at one moment, oldest first; the last one is the tail.
@@ -30,6 +30,10 @@ pub(crate) struct CatalogEntry {
 }
 
 impl Catalog {
+    pub(crate) fn tail(&self) -> &CatalogEntry {
+        self.segments.last().expect("a log has a tail")
+    }
+
     /// The position of the segment that holds `lsn`, or would.
     pub(crate) fn position(&self, lsn: Lsn) -> Option<usize> {
         self.segments.partition_point(|entry| entry.segment.first <= lsn).checked_sub(1)
@@ -73,15 +77,14 @@ pub(crate) struct Segments {
     /// What the last look-up read through, for the next one: it need not be made and filled with
     /// zeros.
     window: Mutex<Option<Window>>,
-    closed: AtomicBool,
+    health: Arc<Health>,
 }
 
 impl Segments {
-    pub(crate) fn new(dir: Arc<Dir>, catalog: Catalog) -> Segments {
+    pub(crate) fn new(dir: Arc<Dir>, health: Arc<Health>, catalog: Catalog) -> Segments {
         let files = Files { dir, kept: Mutex::new(VecDeque::new()) };
         let window = Mutex::new(None);
-        let closed = AtomicBool::new(false);
-        Segments { catalog: RwLock::new(Arc::new(catalog)), files, window, closed }
+        Segments { catalog: RwLock::new(Arc::new(catalog)), files, window, health }
     }
 
     /// Returns the catalog as it is now.
@@ -133,12 +136,9 @@ impl Segments {
         *threads::lock(&self.window) = Some(window);
     }
 
+    /// Fails if the log is closed. A poisoned log still reads what is durable.
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
-    }
-
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.health.check_not_closed()
     }
 }
 

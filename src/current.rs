@@ -13,9 +13,10 @@ use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
 use crate::frame::{Id, TWIN_BYTES, Twinned, get_id, get_u32, get_u64, put_u32, put_u64};
 use crate::fs::{Handle, OpenMode};
+use crate::health::Health;
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
-use crate::threads::{Mutex, MutexGuard};
+use crate::threads::{Mutex, MutexGuard, lock};
 
 /// The size of the spare segment: room for headers and the largest state frame. Where there is no
 /// room for that, it is smaller; a new segment with a small state fits the smallest.
@@ -94,6 +95,7 @@ impl Twinned for Mark {
 #[derive(Debug)]
 pub(crate) struct Current {
     dir: Arc<Dir>,
+    health: Arc<Health>,
     state: Mutex<CurrentState>,
 }
 
@@ -106,34 +108,26 @@ struct CurrentState {
     has_current_spare: bool,
     /// `spare.tmp` likewise.
     has_segment_spare: bool,
-    /// What failed under this lock, so that the log is poisoned or is about to be: nothing is
-    /// changed after it.
-    failed: Option<Error>,
 }
 
 impl Current {
-    pub(crate) fn new(dir: Arc<Dir>, mark: Option<Mark>) -> Current {
-        let written_at = dir.now();
+    pub(crate) fn new(dir: Arc<Dir>, health: Arc<Health>, mark: Option<Mark>) -> Current {
         let state = CurrentState {
             mark,
-            written_at,
+            written_at: dir.now(),
             has_current_spare: false,
             has_segment_spare: false,
-            failed: None,
         };
-        Current { dir, state: Mutex::new(state) }
+        Current { dir, health, state: Mutex::new(state) }
     }
 
     pub(crate) fn lock(&self) -> CurrentGuard<'_> {
-        let state = match self.state.lock() {
-            Ok(state) => state,
-            Err(poisoned) => {
-                let mut state = poisoned.into_inner();
-                state.failed.get_or_insert(Error::Panicked);
-                state
-            }
-        };
-        CurrentGuard { dir: &self.dir, state }
+        CurrentGuard {
+            dir: &self.dir,
+            health: &self.health,
+            state: lock(&self.state),
+            panicking: std::thread::panicking(),
+        }
     }
 }
 
@@ -141,6 +135,9 @@ impl Current {
 #[derive(Debug)]
 pub(crate) struct CurrentGuard<'a> {
     dir: &'a Dir,
+    health: &'a Health,
+    /// Whether the thread was panicking before it took the lock.
+    panicking: bool,
     state: MutexGuard<'a, CurrentState>,
 }
 
@@ -168,15 +165,15 @@ impl CurrentGuard<'_> {
         self.dir.sync().map_err(|error| self.fail(error))
     }
 
-    /// Ends all changes of files under this lock.
+    /// Ends all changes of files under this lock: the log is poisoned before the lock is free.
     pub(crate) fn fail(&mut self, error: Error) -> Failure {
-        self.state.failed.get_or_insert(error.clone());
+        self.health.poison(error.clone());
         Failure::Fatal(error)
     }
 
-    /// Fails if something has failed before.
+    /// Fails if something has failed before. On a log that was closed there is nothing to fail for.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        self.state.failed.clone().map_or(Ok(()), |error| Err(Failure::Fatal(error)))
+        self.health.poisoned().map_or(Ok(()), |error| Err(Failure::Fatal(error)))
     }
 
     /// Writes and syncs `CURRENT.tmp`, over its spare if there is one. Refused, it is as it was.
@@ -254,6 +251,14 @@ impl CurrentGuard<'_> {
         }
         let both = self.state.has_current_spare && self.state.has_segment_spare;
         Ok(if both { Spares::Ready } else { Spares::Missing })
+    }
+}
+
+impl Drop for CurrentGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.panicking {
+            self.health.poison(Error::Panicked);
+        }
     }
 }
 

@@ -216,6 +216,12 @@ impl Error {
         matches!(self, Error::StorageFull { .. })
     }
 
+    /// Whether the file has the largest size that is allowed: another file may have room.
+    pub(crate) fn is_file_too_large(&self) -> bool {
+        let too_large = io::ErrorKind::FileTooLarge;
+        matches!(self, Error::StorageFull { source, .. } if source.kind() == too_large)
+    }
+
     /// Whether the system said that there is no such file.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)

@@ -102,7 +102,7 @@ pub fn encode_records(
     }
     let frame_bytes = buffer.frame_bytes();
     let mut end = offset;
-    buffer.finish(salt, offset, durable_end, |placed| {
+    buffer.finish(salt, offset, durable_end, Lsn::ZERO, |placed| {
         assert!(placed.offset == end, "frames follow each other");
         end += placed.header.frame_bytes();
     });

@@ -11,6 +11,7 @@ pub mod fs;
 #[doc(hidden)]
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod health;
 mod lsn;
 mod new_segment;
 pub mod options;
@@ -27,6 +28,7 @@ pub mod stats;
 mod store;
 mod threads;
 mod wal;
+mod watch;
 
 pub use entry::Entry;
 pub use error::{Error, Result};

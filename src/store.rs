@@ -1,6 +1,7 @@
 //! The log's files as the holders of the roles see them: the tail, its successors, CURRENT, and
 //! what is to be removed. [`Disk`] is the part of it that group commit uses.
 
+use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use crate::catalog::{Catalog, Segments};
 use crate::current::{Current, CurrentGuard, LogState, Mark};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
-use crate::frame::{FrameBuffer, Id};
+use crate::frame::{FrameBuffer, Id, Unit};
 use crate::fs::{Handle, Medium};
+use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
 use crate::options::{Durability, Options, Preallocate};
@@ -18,26 +20,40 @@ use crate::planted::{self, Bug};
 use crate::recovery::Recovered;
 use crate::segment::{Tail, Written};
 use crate::stats::Counters;
-use crate::threads::atomic::{AtomicBool, Ordering};
+use crate::threads::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::threads::{Mutex, lock};
 
 /// The files below group commit: what holders of a role do to them.
-pub(crate) trait Disk: std::fmt::Debug + Send + Sync {
-    /// In the writing role: whether the group goes into a new segment.
-    fn is_full_for(&self, group: &FrameBuffer) -> bool;
+pub(crate) trait Disk: Debug + Send + Sync {
+    /// What the writing role owns: the tail. It is moved to the holder of the role, and back.
+    type Writer: Debug + Send;
+    /// The tail's file, for the syncing role.
+    type File: Debug + Clone + Send + Sync;
+
+    /// Whether the group goes into a new segment.
+    fn is_full_for(&self, writer: &Self::Writer, group: &FrameBuffer) -> bool;
 
     /// In both roles, when all that is written is synced: starts a new segment.
-    fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure>;
+    fn rotate(&self, writer: &mut Self::Writer, next: Lsn) -> Result<(), Failure>;
 
-    /// In the writing role: writes a group after what is there.
-    fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written>;
+    /// Writes a group after what is there.
+    fn write(
+        &self,
+        writer: &mut Self::Writer,
+        group: &mut FrameBuffer,
+        durable_end: u64,
+    ) -> Result<Written>;
 
     /// In both roles, after a write that met a full disk: removes what it left, durably.
-    fn undo(&self) -> Result<()>;
+    fn undo(&self, writer: &mut Self::Writer) -> Result<()>;
+
+    fn tail_end(&self, writer: &Self::Writer) -> TailEnd;
+
+    fn file<'w>(&self, writer: &'w Self::Writer) -> &'w Self::File;
 
     /// In the syncing role: makes all that was written before it began durable. Returns how long
     /// that took.
-    fn sync(&self) -> Result<Duration>;
+    fn sync(&self, file: &Self::File) -> Result<Duration>;
 
     fn now(&self) -> Duration;
 }
@@ -48,12 +64,6 @@ pub(crate) struct TailEnd {
     pub(crate) number: u64,
     pub(crate) salt: Id,
     pub(crate) end: u64,
-}
-
-impl TailEnd {
-    fn of(tail: &Tail) -> TailEnd {
-        TailEnd { number: tail.header.number, salt: tail.header.salt, end: tail.end() }
-    }
 }
 
 /// How far the log is durable.
@@ -71,17 +81,38 @@ pub(crate) struct Store {
     pub(crate) current: Current,
     counters: Arc<Counters>,
     segment_bytes: u64,
-    preallocates: bool,
-    /// Uncontended: the writing role excludes others, and the mutex is for the borrow checker.
-    tail: Mutex<Tail>,
-    /// The tail's file, for the holder of the syncing role. The creation of a segment, which holds
-    /// both roles, changes it.
-    tail_file: Mutex<Arc<Handle>>,
-    /// The newest floor and state that were written. Changed in both roles.
-    written: Mutex<StateFrame>,
+    preallocate: Preallocate,
+    /// Whether space may be preallocated now. Not before the spares are there, in every new tail:
+    /// on a nearly full disk it would take their room. And not after it has met a full disk.
+    preallocation_allowed: AtomicBool,
     /// Files that are no longer part of the log, oldest first; removed when that is next done.
-    pending_removal: Mutex<Vec<Arc<Path>>>,
+    pending_removal: Mutex<Vec<PendingRemoval>>,
     pub(crate) maintenance: MaintenanceFlag,
+}
+
+/// What the writing role owns.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    tail: Tail,
+    /// The newest floor and state that were written.
+    written: StateFrame,
+}
+
+impl Writer {
+    pub(crate) fn tail_holds_records(&self) -> bool {
+        self.tail.holds_records()
+    }
+
+    pub(crate) fn written(&self) -> &StateFrame {
+        &self.written
+    }
+
+    /// Cuts the unused space at the tail's end, before the log is closed. It may as well stay.
+    pub(crate) fn trim_tail(&mut self) {
+        if let Err(error) = self.tail.trim() {
+            log::warn!("the log keeps unused space at its end: {error}");
+        }
+    }
 }
 
 /// What a state frame holds.
@@ -91,11 +122,9 @@ pub(crate) struct StateFrame {
     pub(crate) state: Arc<[u8]>,
 }
 
-/// How a new floor or state goes to disk.
+/// How a new floor goes to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StatePlacement {
-    /// A state frame in the tail, unless the tail is full.
-    Tail,
     /// A state frame, or, where that finds the disk full, a new segment that may use the spare
     /// segment.
     TailElseNewSegment,
@@ -104,54 +133,47 @@ pub(crate) enum StatePlacement {
 }
 
 impl Store {
+    /// Takes over a log at rest, and returns what the writing role owns.
     pub(crate) fn new(
         dir: Arc<Dir>,
         options: &Options,
         counters: Arc<Counters>,
+        health: Arc<Health>,
         recovered: Recovered,
-    ) -> Store {
+    ) -> (Store, Writer) {
         let Recovered { mut tail, catalog, current, state, pending_removal, .. } = recovered;
-        let in_place = dir.medium() == Medium::InPlace;
-        let preallocates = in_place
-            && options.preallocate == Preallocate::Auto
-            && options.durability != Durability::Buffered;
+        let pays = dir.medium() == Medium::InPlace && options.durability != Durability::Buffered;
         tail.set_segment_bytes(options.segment_bytes);
-        Store {
-            segments: Arc::new(Segments::new(dir.clone(), catalog.clone())),
+        let written = StateFrame { floor: catalog.floor, state: state.into() };
+        let store = Store {
+            segments: Arc::new(Segments::new(dir.clone(), health, catalog)),
             dir,
             current,
             counters,
             segment_bytes: options.segment_bytes,
-            preallocates,
-            tail_file: Mutex::new(tail.handle.clone()),
-            tail: Mutex::new(tail),
-            written: Mutex::new(StateFrame { floor: catalog.floor, state: state.into() }),
-            pending_removal: Mutex::new(pending_removal),
+            preallocate: if pays { options.preallocate } else { Preallocate::Off },
+            preallocation_allowed: AtomicBool::new(false),
+            pending_removal: Mutex::new(
+                pending_removal
+                    .into_iter()
+                    .map(|path| PendingRemoval { path, was_refused: true })
+                    .collect(),
+            ),
             maintenance: MaintenanceFlag::default(),
-        }
-    }
-
-    pub(crate) fn tail_end(&self) -> TailEnd {
-        TailEnd::of(&lock(&self.tail))
-    }
-
-    pub(crate) fn state_frame(&self) -> StateFrame {
-        lock(&self.written).clone()
-    }
-
-    pub(crate) fn tail_holds_records(&self) -> bool {
-        lock(&self.tail).holds_records()
+        };
+        (store, Writer { tail, written })
     }
 
     /// In both roles, with all that is written synced: creates the next segment, with `frame` in
     /// it. A tail that holds a record gets a successor; one that holds none is replaced.
     pub(crate) fn start_segment(
         &self,
+        writer: &mut Writer,
         next: Lsn,
         frame: &StateFrame,
         spare: Spare,
-    ) -> Result<TailEnd, Failure> {
-        let mut tail = lock(&self.tail);
+    ) -> Result<(), Failure> {
+        let tail = &mut writer.tail;
         let seal = tail.seal_of_next();
         let mut current = self.current.lock();
         let Some(number) = tail.header.number.checked_add(1) else {
@@ -172,89 +194,90 @@ impl Store {
         };
         let mut staged = create_segment(&self.dir, &mut current, &succession)?;
         staged.set_segment_bytes(self.segment_bytes);
-        *lock(&self.written) = frame.clone();
-        *lock(&self.tail_file) = staged.handle.clone();
-        self.segments
-            .change(|catalog| (catalog.with_tail(staged.segment.clone(), seal.as_ref()), ()));
+        writer.written = frame.clone();
+        let segment = staged.segment.clone();
+        self.segments.change(|catalog| (catalog.with_tail(segment, seal.as_ref()), ()));
         self.counters.rotations.add(1);
-        let mut old = std::mem::replace(&mut *tail, staged);
+        let mut old = std::mem::replace(tail, staged);
         if old.holds_records() {
             if let Err(error) = old.trim() {
                 log::warn!("a sealed segment keeps unused space at its end: {error}");
             }
         } else {
-            lock(&self.pending_removal).push(old.segment.path.clone());
+            lock(&self.pending_removal).push(PendingRemoval::new(old.segment.path.clone()));
         }
+        self.preallocation_allowed.store(false, Ordering::Relaxed);
         self.maintenance.request();
-        Ok(TailEnd::of(&tail))
+        Ok(())
     }
 
-    /// In both roles, with all that is written synced: makes a new floor or state durable.
-    pub(crate) fn put_state_frame(
+    /// In both roles, with all that is written synced: makes a new floor durable, with the newest
+    /// state that was written.
+    pub(crate) fn put_floor(
         &self,
+        writer: &mut Writer,
         next: Lsn,
         durable_end: u64,
-        frame: &StateFrame,
+        floor: Lsn,
         placement: StatePlacement,
-    ) -> Result<TailEnd, Failure> {
-        let tail = lock(&self.tail);
-        let full = tail.is_full_for_state(frame.state.len());
-        let follows = tail.holds_records();
-        drop(tail);
+    ) -> Result<(), Failure> {
+        let frame = StateFrame { floor, ..writer.written.clone() };
+        let full = writer.tail.is_full_for_state(frame.state.len());
         if placement == StatePlacement::NewSegmentElseTail || full {
-            // A rotation leaves the spare to a checkpoint, which can free space; a rewritten tail
-            // frees its own.
-            let rotates = follows && placement == StatePlacement::Tail;
-            match self.start_segment(next, frame, if rotates { Spare::Keep } else { Spare::Spend })
-            {
-                Err(Failure::Refused(error)) if placement != StatePlacement::Tail => {
-                    log::info!("no new segment for now: {error}");
-                }
+            match self.start_segment(writer, next, &frame, Spare::Spend) {
+                Err(Failure::Refused(error)) => log::info!("no new segment for now: {error}"),
                 outcome => return outcome,
             }
         }
-        match self.write_state(next, durable_end, frame) {
+        match self.write_frame(writer, next, durable_end, &frame) {
             Err(Failure::Refused(error))
                 if placement == StatePlacement::TailElseNewSegment && error.is_storage_full() =>
             {
-                self.start_segment(next, frame, Spare::Spend)
+                self.start_segment(writer, next, &frame, Spare::Spend)
             }
             outcome => outcome,
         }
     }
 
-    fn write_state(
+    fn write_frame(
         &self,
+        writer: &mut Writer,
         next: Lsn,
         durable_end: u64,
         frame: &StateFrame,
-    ) -> Result<TailEnd, Failure> {
-        let mut tail = lock(&self.tail);
-        match tail.write_state(next, frame.floor, &frame.state, durable_end) {
+    ) -> Result<(), Failure> {
+        let mut group = FrameBuffer::default();
+        group.push(Unit::state(&frame.state), next);
+        match writer.tail.write_group(&mut group, durable_end, frame.floor, self.preallocation()) {
             Ok(written) => {
                 self.counters.bytes.add(written.bytes);
                 self.counters.preallocated_bytes.add(written.preallocated_bytes);
+                self.note_preallocation(&written);
             }
             Err(error) if error.is_storage_full() => {
-                tail.undo().map_err(Failure::Fatal)?;
+                writer.tail.undo().map_err(Failure::Fatal)?;
                 return Err(Failure::Refused(error));
             }
             Err(error) => return Err(Failure::Fatal(error)),
         }
-        let tail_end = TailEnd::of(&tail);
-        drop(tail);
         if !planted::is(Bug::StateNotSynced) {
-            self.sync().map_err(Failure::Fatal)?;
+            self.sync(&writer.tail.handle).map_err(Failure::Fatal)?;
         }
-        *lock(&self.written) = frame.clone();
-        Ok(tail_end)
+        writer.written = frame.clone();
+        Ok(())
     }
 
-    /// In both roles: cuts the unused space at the tail's end, before the log is closed. It may as
-    /// well stay.
-    pub(crate) fn trim_tail(&self) {
-        if let Err(error) = lock(&self.tail).trim() {
-            log::warn!("the log keeps unused space at its end: {error}");
+    fn preallocation(&self) -> Preallocate {
+        let allowed = self.preallocation_allowed.load(Ordering::Relaxed);
+        if allowed { self.preallocate } else { Preallocate::Off }
+    }
+
+    /// After preallocation has met a full disk, it waits until maintenance allows it again.
+    fn note_preallocation(&self, written: &Written) {
+        if let Some(error) = &written.preallocation_refused {
+            log::info!("space is not preallocated for now: {error}");
+            self.preallocation_allowed.store(false, Ordering::Relaxed);
+            self.maintenance.retry_later(self.dir.now());
         }
     }
 
@@ -290,72 +313,100 @@ impl Store {
         });
     }
 
-    /// Removes what is no longer part of the log, oldest first: segments wholly below the floor,
-    /// and whatever could not be removed before. Appends go on meanwhile: no lock that they might
-    /// want is held.
-    pub(crate) fn remove_retired(&self) -> Removed {
+    /// Removes files that are no longer part of the log, oldest first: segments wholly below the
+    /// floor, and replaced tails. Appends go on meanwhile: no lock that they might want is held.
+    pub(crate) fn remove_retired(&self, which: Removal) -> Removed {
         let retired = self.segments.change(Catalog::retire);
-        let mut paths = std::mem::take(&mut *lock(&self.pending_removal));
+        let mut pending = std::mem::take(&mut *lock(&self.pending_removal));
         for segment in retired {
             self.segments.forget(&segment);
-            paths.push(segment.path.clone());
+            pending.push(PendingRemoval::new(segment.path.clone()));
         }
-        paths.extend(planted::is(Bug::TailUnlinked).then(|| lock(&self.tail).segment.path.clone()));
+        if planted::is(Bug::TailUnlinked) {
+            let tail = self.segments.catalog().tail().segment.path.clone();
+            pending.push(PendingRemoval::new(tail));
+        }
         let mut removed = Removed::default();
-        paths.retain(|path| match self.dir.unlink(path) {
-            Ok(()) => {
-                removed.files += 1;
-                false
+        pending.retain_mut(|file| {
+            if file.was_refused && which == Removal::OnlyNew {
+                return true;
             }
-            Err(error) => {
-                log::warn!("a segment below the checkpoint stays behind for now: {error}");
-                removed.failure.get_or_insert(error);
-                true
+            match self.dir.unlink(&file.path) {
+                Ok(()) => {
+                    removed.files += 1;
+                    false
+                }
+                Err(error) => {
+                    if !file.was_refused {
+                        log::warn!("it is removed at a later checkpoint: {error}");
+                    }
+                    file.was_refused = true;
+                    removed.failure.get_or_insert(error);
+                    true
+                }
             }
         });
-        lock(&self.pending_removal).splice(0..0, paths);
+        lock(&self.pending_removal).splice(0..0, pending);
         removed
     }
 
-    /// Lets space be preallocated: the spares are there. Not to be called under CURRENT's lock,
-    /// which the thread that has the tail may want.
+    /// Lets space be preallocated: the spares are there.
     pub(crate) fn allow_preallocation(&self) {
-        if self.preallocates {
-            lock(&self.tail).allow_preallocation();
-        }
+        self.preallocation_allowed.store(true, Ordering::Relaxed);
     }
 }
 
-/// Whether spares are to be made or files to be removed.
+/// Whether spares are to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Maintenance {
     Idle,
     Due,
+    /// The last attempt found no room: it is tried again at that time of the log's clock.
+    RetryAt(Duration),
 }
+
+/// After an attempt that found no room, the next one comes so much later.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Tells when [`Maintenance`] is due: any thread requests it, one claims it.
 #[derive(Debug)]
 pub(crate) struct MaintenanceFlag {
-    is_due: AtomicBool,
+    /// Nanoseconds of the log's clock from which on it is due.
+    due_at: AtomicU64,
     was_claimed: AtomicBool,
 }
 
+const NEVER: u64 = u64::MAX;
+
 impl MaintenanceFlag {
     pub(crate) fn request(&self) {
-        self.is_due.store(true, Ordering::Release);
+        self.due_at.store(0, Ordering::Release);
     }
 
-    /// Returns [`Maintenance::Due`] to one caller after each request.
-    pub(crate) fn claim(&self) -> Maintenance {
-        if !self.is_due.load(Ordering::Relaxed) {
-            return Maintenance::Idle;
+    /// Requests another attempt, unless one is due earlier.
+    pub(crate) fn retry_later(&self, now: Duration) {
+        let at = now.saturating_add(RETRY_AFTER).as_nanos();
+        let at = u64::try_from(at).unwrap_or(NEVER - 1);
+        self.due_at.fetch_min(at, Ordering::AcqRel);
+    }
+
+    pub(crate) fn state(&self) -> Maintenance {
+        match self.due_at.load(Ordering::Relaxed) {
+            0 => Maintenance::Due,
+            NEVER => Maintenance::Idle,
+            at => Maintenance::RetryAt(Duration::from_nanos(at)),
+        }
+    }
+
+    /// Returns whether the caller is the one thread that runs it now.
+    pub(crate) fn claim(&self, now: impl FnOnce() -> Duration) -> bool {
+        match self.state() {
+            Maintenance::Idle => return false,
+            Maintenance::RetryAt(at) if now() < at => return false,
+            Maintenance::RetryAt(_) | Maintenance::Due => {}
         }
         self.was_claimed.store(true, Ordering::Relaxed);
-        if self.is_due.swap(false, Ordering::Acquire) {
-            Maintenance::Due
-        } else {
-            Maintenance::Idle
-        }
+        self.due_at.swap(NEVER, Ordering::AcqRel) != NEVER
     }
 
     /// Returns whether it was claimed at least once since the log was opened.
@@ -367,8 +418,30 @@ impl MaintenanceFlag {
 impl Default for MaintenanceFlag {
     /// Due: the log was just opened.
     fn default() -> MaintenanceFlag {
-        MaintenanceFlag { is_due: AtomicBool::new(true), was_claimed: AtomicBool::new(false) }
+        MaintenanceFlag { due_at: AtomicU64::new(0), was_claimed: AtomicBool::new(false) }
     }
+}
+
+/// A file that is no longer part of the log.
+#[derive(Debug)]
+struct PendingRemoval {
+    path: Arc<Path>,
+    /// The system refused to remove it: that was logged, and only a checkpoint tries again.
+    was_refused: bool,
+}
+
+impl PendingRemoval {
+    fn new(path: Arc<Path>) -> PendingRemoval {
+        PendingRemoval { path, was_refused: false }
+    }
+}
+
+/// Which files are to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Those that were never tried.
+    OnlyNew,
+    All,
 }
 
 /// What came of removing files.
@@ -379,34 +452,57 @@ pub(crate) struct Removed {
 }
 
 impl Disk for Store {
-    fn is_full_for(&self, group: &FrameBuffer) -> bool {
-        lock(&self.tail).is_full_for(group.frame_bytes())
+    type Writer = Writer;
+    type File = Arc<Handle>;
+
+    fn is_full_for(&self, writer: &Writer, group: &FrameBuffer) -> bool {
+        writer.tail.is_full_for(group)
     }
 
-    fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure> {
-        let frame = self.state_frame();
-        self.start_segment(next, &frame, Spare::Keep)
+    fn rotate(&self, writer: &mut Writer, next: Lsn) -> Result<(), Failure> {
+        let frame = writer.written.clone();
+        // A rotation leaves the spare to a checkpoint, which can free space. A tail without records
+        // is replaced, which frees its own space.
+        let spare = if writer.tail.holds_records() { Spare::Keep } else { Spare::Spend };
+        self.start_segment(writer, next, &frame, spare)
     }
 
-    fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
-        let early = planted::is(Bug::DurableEndEarly);
-        let stuck = planted::is(Bug::DurableEndStuck);
-        let durable_end = if early {
+    fn write(
+        &self,
+        writer: &mut Writer,
+        group: &mut FrameBuffer,
+        durable_end: u64,
+    ) -> Result<Written> {
+        let durable_end = if planted::is(Bug::DurableEndEarly) {
             durable_end + group.frame_bytes()
-        } else if stuck {
+        } else if planted::is(Bug::DurableEndStuck) {
             0
         } else {
             durable_end
         };
-        lock(&self.tail).write_group(group, durable_end)
+        let floor = writer.written.floor;
+        let written = writer.tail.write_group(group, durable_end, floor, self.preallocation())?;
+        if let Some(state) = group.state() {
+            writer.written.state = state.into();
+        }
+        self.note_preallocation(&written);
+        Ok(written)
     }
 
-    fn undo(&self) -> Result<()> {
-        lock(&self.tail).undo()
+    fn undo(&self, writer: &mut Writer) -> Result<()> {
+        writer.tail.undo()
     }
 
-    fn sync(&self) -> Result<Duration> {
-        let file = lock(&self.tail_file).clone();
+    fn tail_end(&self, writer: &Writer) -> TailEnd {
+        let header = &writer.tail.header;
+        TailEnd { number: header.number, salt: header.salt, end: writer.tail.end() }
+    }
+
+    fn file<'w>(&self, writer: &'w Writer) -> &'w Arc<Handle> {
+        &writer.tail.handle
+    }
+
+    fn sync(&self, file: &Arc<Handle>) -> Result<Duration> {
         let start = self.dir.now();
         if let Err(error) = file.sync() {
             if planted::is(Bug::SyncRetried) { file.sync()? } else { return Err(error) }

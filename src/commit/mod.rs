@@ -10,6 +10,8 @@
 //! Every way out of a role goes through [`Roles::release`] or the drop of [`Roles`], and wakes
 //! whoever can go on.
 
+mod gather;
+mod group;
 mod roles;
 mod state;
 mod wakes;
@@ -25,53 +27,49 @@ use crate::planted::{self, Bug};
 use crate::segment::Written;
 use crate::stats::Counters;
 use crate::store::{Disk, DurableEnd, TailEnd};
-use crate::threads::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::threads::{self, Condvar, Mutex};
+use crate::threads::Mutex;
+use crate::threads::atomic::{AtomicBool, Ordering};
+use crate::watch::Watch;
 
-pub(crate) use roles::Quiesced;
+use gather::Arrivals;
+use group::{Content, SleepPoint};
 use roles::{Locked, Roles, Shared};
-use state::{Admission, CommitState, Gathered, Member, Milestone, Role, Taken};
+pub(crate) use roles::{PanicGuard, Quiesced};
+pub(crate) use state::AtRest;
+use state::{Admission, CommitState, Member, Milestone, Role, Taken};
 use wakes::Sleepers;
 
-/// A gathering leader takes its group once it has this much.
-const GROUP_BYTES: usize = 1 << 20;
 /// In `Buffered` mode, records are handed to the system in pieces of this size.
 const WRITE_OUT_BYTES: u64 = 256 << 10;
-/// A gathering leader gives up when nobody has come for so long.
-const GATHER_IDLE: Duration = Duration::from_micros(30);
-const GATHER_MAX: Duration = Duration::from_micros(100);
-/// Not even on a machine whose clock stands still does it poll for ever. Where schedules are tried,
-/// whoever comes may come between any two of these anyway, and more of them would only be more of
-/// the same.
-const GATHER_POLLS_MAX: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1000 };
+
 #[derive(Debug)]
-pub(crate) struct Commit {
-    shared: Shared,
+pub(crate) struct Commit<D: Disk> {
+    shared: Shared<D>,
+    watch: Arc<Watch>,
     counters: Arc<Counters>,
     mode: Durability,
     backpressure: Backpressure,
     pending_bytes_max: usize,
     write_out_bytes: usize,
-    /// Records and bytes in the active buffer, for a gathering leader to poll.
-    arrived: AtomicUsize,
-    arrived_bytes: AtomicUsize,
+    arrivals: Arrivals,
     /// Whether the last group met a full disk.
     disk_full: AtomicBool,
 }
 
-impl Commit {
+impl<D: Disk> Commit<D> {
     pub(crate) fn new(
-        disk: Arc<dyn Disk>,
+        disk: Arc<D>,
         counters: Arc<Counters>,
         options: &Options,
-        next: Lsn,
-        tail_end: TailEnd,
-    ) -> Commit {
+        log: AtRest<D>,
+    ) -> Commit<D> {
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Commit {
+            watch: log.watch.clone(),
             shared: Shared {
                 disk,
-                state: Mutex::new(CommitState::new(next, tail_end)),
+                health: log.health.clone(),
+                state: Mutex::new(CommitState::new(log)),
                 sleepers: Sleepers::new(options.durability),
             },
             counters,
@@ -81,83 +79,88 @@ impl Commit {
             write_out_bytes: bytes(
                 WRITE_OUT_BYTES.min(options.segment_bytes / 2).min(options.pending_bytes_max),
             ),
-            arrived: AtomicUsize::new(0),
-            arrived_bytes: AtomicUsize::new(0),
+            arrivals: Arrivals::new(),
             disk_full: AtomicBool::new(false),
         }
     }
 
     /// Appends a unit, and returns once its records are as durable as the mode says.
     pub(crate) fn append(&self, unit: Unit<'_>) -> Result<LsnRange> {
-        let mut state = self.admit(unit.bytes())?;
-        let group = state.filling;
-        let range = state.push(unit);
-        self.arrived_bytes.store(state.active.bytes(), Ordering::Relaxed);
-        self.arrived.store(state.active_records, Ordering::Release);
-        let milestone = match self.mode {
-            Durability::Buffered => return Ok(range),
-            Durability::Interval(_) => Milestone::Written,
-            Durability::Sync => Milestone::Synced,
-        };
-        let member = state.join(group);
-        self.wait_for(state, member, milestone).map(|()| range)
+        let state = self.admit(unit.bytes())?;
+        self.push_records(state, unit)
     }
 
-    /// Makes all that was appended before the call durable, and returns the durable LSN. `None`: it
+    /// Admits an entry of that size before it is encoded: its bytes count as pending from now on.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation<'_, D>> {
+        let mut state = self.admit(bytes)?;
+        state.reserved_bytes += bytes;
+        Ok(Reservation { commit: self, bytes })
+    }
+
+    /// Stores the caller's small state, in its place among the records that are submitted before
+    /// and after. Returns once it is durable, in every mode.
+    pub(crate) fn set_state(&self, unit: Unit<'_>) -> Result<()> {
+        let mut state = self.admit(unit.bytes())?;
+        let content = state.state_content();
+        state.push(unit)?;
+        let member = state.join_filling(content, Milestone::Synced);
+        self.wait_for(state, member)
+    }
+
+    /// Makes all that was submitted before the call durable, and returns the durable LSN. `None`: it
     /// all was.
     pub(crate) fn sync(&self) -> Result<Option<Lsn>> {
-        let mut state = self.lock();
-        state.check_usable()?;
-        let group = state.newest_group();
-        if state.synced_groups >= group {
-            return Ok(None);
-        }
-        let member = state.join(group);
-        self.wait_for(state, member, Milestone::Synced)?;
-        Ok(Some(self.lock().durable))
+        let state = self.lock();
+        state.health.check()?;
+        let Some(member) = state.join_newest(Milestone::Synced) else { return Ok(None) };
+        self.wait_for(state, member)?;
+        Ok(Some(self.durable_lsn()))
     }
 
-    /// Hands all that was appended before the call to the system.
+    /// Hands all that was submitted before the call to the system.
     pub(crate) fn flush(&self) -> Result<()> {
-        let mut state = self.lock();
-        state.check_usable()?;
-        let group = state.newest_group();
-        if state.written_groups >= group {
-            return Ok(());
+        let state = self.lock();
+        state.health.check()?;
+        match state.join_newest(Milestone::Written) {
+            Some(member) => self.wait_for(state, member),
+            None => Ok(()),
         }
-        let member = state.join(group);
-        self.wait_for(state, member, Milestone::Written)
     }
 
     /// Waits until both roles are free, takes them, and syncs what is written.
-    pub(crate) fn quiesce(&self) -> Result<Quiesced<'_>> {
+    pub(crate) fn quiesce(&self) -> Result<Quiesced<'_, D>> {
         self.shared.quiesce()
+    }
+
+    /// Poisons the log if the calling thread panics before it drops the guard.
+    pub(crate) fn guard_panics(&self) -> PanicGuard<'_, D> {
+        PanicGuard { shared: &self.shared, panicking: std::thread::panicking() }
     }
 
     /// Syncs every `interval`, but sleeps while there is nothing to sync; returns when the log is
     /// closed or poisoned.
     pub(crate) fn run_timer(&self, interval: Duration) {
+        let disk = &self.shared.disk;
+        let timer = &self.shared.sleepers.timer;
         loop {
             let mut state = self.lock();
-            while state.written == state.durable && state.check_usable().is_ok() {
-                state.timer_sleeps = true;
-                state = state.wait(&self.shared.sleepers.timer);
+            while !state.written_unsynced() && state.health.check().is_ok() {
+                state = state.wait(timer);
             }
-            state.timer_sleeps = false;
-            let deadline = self.shared.disk.now().saturating_add(interval);
+            let deadline = disk.now().saturating_add(interval);
             loop {
-                if state.check_usable().is_err() {
+                if state.health.check().is_err() {
                     return;
                 }
-                let left = deadline.saturating_sub(self.shared.disk.now());
+                let left = deadline.saturating_sub(disk.now());
                 if left.is_zero() {
                     break;
                 }
-                state = state.wait_timeout(&self.shared.sleepers.timer, left);
+                state = state.wait_timeout(timer, left);
             }
             state = state.take_role(Role::Syncing);
-            let roles = Roles::new(&self.shared, &[Role::Syncing]);
-            if state.check_usable().is_err() {
+            let roles = Roles::new(&self.shared, &mut state, &[Role::Syncing]);
+            if state.health.check().is_err() {
                 drop(state);
                 return;
             }
@@ -166,24 +169,20 @@ impl Commit {
     }
 
     pub(crate) fn poison(&self, cause: Error) {
-        let mut state = self.lock();
-        state.poison_log(cause);
-    }
-
-    pub(crate) fn check_usable(&self) -> Result<()> {
-        self.lock().check_usable()
-    }
-
-    pub(crate) fn is_poisoned(&self) -> bool {
-        self.lock().poison.is_some()
+        self.lock().poison_log(cause);
     }
 
     pub(crate) fn next_lsn(&self) -> Lsn {
-        self.lock().next
+        self.watch.appended().next()
     }
 
     pub(crate) fn durable_lsn(&self) -> Lsn {
-        self.lock().durable
+        self.watch.durable()
+    }
+
+    /// Returns the newest durable state.
+    pub(crate) fn state(&self) -> Arc<[u8]> {
+        self.lock().durable_state()
     }
 
     /// Returns how far the log is durable.
@@ -201,48 +200,47 @@ impl Commit {
     /// Lets appends wait until [`admit_again`](Commit::admit_again) or [`close`](Commit::close).
     pub(crate) fn hold_appends(&self) -> Result<()> {
         let mut state = self.lock();
-        state.check_usable()?;
+        state.health.check()?;
         state.admission = Admission::Held;
         Ok(())
     }
 
     pub(crate) fn admit_again(&self) {
         let mut state = self.lock();
-        if state.admission == Admission::Held {
-            state.admission = Admission::Open;
-        }
+        state.admission = Admission::Open;
         self.shared.sleepers.wake_all(&state);
     }
 
-    /// From now on every call is `Closed`; wakes everyone.
+    /// From now on every call is `Closed`; wakes every thread.
     pub(crate) fn close(&self) {
-        let mut state = self.lock();
-        state.admission = Admission::Closed;
+        let state = self.lock();
+        state.health.close();
         self.shared.sleepers.wake_all(&state);
     }
 
-    /// Waits until nobody holds a role. Once the log is closed, nobody takes one again.
+    /// Waits until no thread holds a role. Once the log is closed, none takes one again.
     pub(crate) fn wait_until_idle(&self) {
         let mut state = self.lock();
         state = state.take_role(Role::Writing);
         state = state.take_role(Role::Syncing);
-        Roles::new(&self.shared, &[Role::Writing, Role::Syncing]).release(state, None);
+        let held = [Role::Writing, Role::Syncing];
+        Roles::new(&self.shared, &mut state, &held).release(state, None);
     }
 
     // --- Waiting ---
 
-    /// Waits until there is room for `bytes`, first come, first served: whoever comes while others
-    /// wait only enters if there is room for all of them, too. Were he always to line up, a line
-    /// once formed would never end, and each append would be a change of threads.
-    fn admit(&self, bytes: usize) -> Result<Locked<'_>> {
+    /// Waits until there is room for `bytes`, first come, first served. A newcomer enters before
+    /// threads that wait only if there is room for all of them, too. If every newcomer joined the
+    /// queue, a queue once formed would never end, and each append would be a change of threads.
+    fn admit(&self, bytes: usize) -> Result<Locked<'_, D>> {
         let mut state = self.lock();
-        let mut slot: Option<Arc<Condvar>> = None;
+        let mut slot: Option<Arc<SleepPoint>> = None;
         let admitted = loop {
             let queued_before = match (&slot, state.queue.front()) {
                 (Some(own), Some(front)) if Arc::ptr_eq(own, front) => 0,
                 _ => state.queued_bytes,
             };
-            match self.next_step(&state, bytes, queued_before) {
+            match self.next_step(&state, Wanted::Room { bytes, queued_before }) {
                 Step::Enter => break Ok(()),
                 Step::Refuse(error) => break Err(error),
                 Step::Lead => {
@@ -261,9 +259,13 @@ impl Commit {
         };
         if let Some(own) = slot {
             state.leave_queue(&own, bytes);
-            // Whoever leaves the line lets the next one look: there may be room for both.
+            // A thread that leaves the queue lets the next one look: there may be room for both. A
+            // thread that waits for a role may have waited for this one to lead.
             if let Some(front) = state.queue.front() {
-                front.notify_one();
+                front.wake_all();
+            }
+            if state.role_waiters > 0 {
+                self.shared.sleepers.roles.wake_all();
             }
         }
         match admitted {
@@ -275,23 +277,28 @@ impl Commit {
         }
     }
 
-    /// What a thread does that wants to append `bytes`, while others who came before it want
-    /// `queued_before`.
-    fn next_step(&self, state: &CommitState, bytes: usize, queued_before: usize) -> Step {
-        if let Err(error) = state.check_usable() {
+    /// Decides what a thread does next that wants to append.
+    fn next_step(&self, state: &CommitState<D>, wanted: Wanted) -> Step {
+        if let Err(error) = state.health.check() {
             return Step::Refuse(error);
         }
         let pending = state.pending_bytes();
-        let wanted = pending.saturating_add(queued_before).saturating_add(bytes);
-        // What is larger than the limit enters alone, and in its turn.
-        let has_room = wanted <= self.pending_bytes_max || (pending == 0 && queued_before == 0);
+        let has_room = match wanted {
+            Wanted::Room { bytes, queued_before } => {
+                let wanted = pending.saturating_add(queued_before).saturating_add(bytes);
+                // What is larger than the limit enters alone, and in its turn.
+                wanted <= self.pending_bytes_max || (pending == 0 && queued_before == 0)
+            }
+            Wanted::Reserved => true,
+        };
         // In `Buffered` mode, what fills the buffer is written out before anything more gets an
-        // LSN: what has an LSN there is never taken back, so nothing may line up behind what met a
+        // LSN. What has an LSN there is never revoked, so nothing may queue up after what met a
         // full disk.
         let buffered = self.mode == Durability::Buffered;
         let write_first =
             buffered && (state.retained.is_some() || state.active.bytes() >= self.write_out_bytes);
-        let blocked = buffered && self.met_full_disk() && pending > 0;
+        let unwritten = pending - state.reserved_bytes;
+        let blocked = buffered && self.met_full_disk() && unwritten > 0;
         let may_enter = state.admission == Admission::Open && has_room && !blocked;
         if may_enter && !write_first {
             Step::Enter
@@ -308,77 +315,93 @@ impl Commit {
         }
     }
 
+    /// Gives the records their LSNs, and waits until they are as durable as the mode says.
+    fn push_records(&self, mut state: Locked<'_, D>, unit: Unit<'_>) -> Result<LsnRange> {
+        let range = match state.push(unit) {
+            Ok(range) => range,
+            Err(error) => {
+                self.shared.pass_on(state);
+                return Err(error);
+            }
+        };
+        self.arrivals.note(state.active_records, state.active.bytes());
+        let milestone = match self.mode {
+            Durability::Buffered => return Ok(range),
+            Durability::Interval(_) => Milestone::Written,
+            Durability::Sync => Milestone::Synced,
+        };
+        let member = state.join_filling(Content::Records, milestone);
+        self.wait_for(state, member).map(|()| range)
+    }
+
     /// Waits for a group's outcome; leads whatever must be led towards it.
-    fn wait_for<'a>(
-        &'a self,
-        mut state: Locked<'a>,
-        member: Member,
-        milestone: Milestone,
-    ) -> Result<()> {
+    fn wait_for<'a>(&'a self, mut state: Locked<'a, D>, member: Member) -> Result<()> {
+        let mut slept = false;
         loop {
-            if let Some(result) = state.reached(member, milestone) {
-                if result.is_err() {
+            if let Some(result) = state.reached(&member) {
+                // It may have been woken to lead, and a thread that waits for a role may wait for
+                // that.
+                if result.is_err() || (slept && state.role_waiters > 0) {
                     self.shared.pass_on(state);
                 }
                 return result;
             }
-            if state.written_groups < member.group {
+            if state.written_groups < state.position(&member.group) {
                 if self.may_write(&state) {
-                    match self.lead(state, Some((member, milestone))) {
+                    match self.lead(state, Some(&member)) {
                         Led::Reached(result) => return result,
                         Led::NotYet => state = self.lock(),
-                        Led::Failed(error) => {
-                            self.lock().leave(member);
-                            return Err(error);
-                        }
+                        Led::Failed(error) => return Err(error),
                     }
                     continue;
                 }
             } else if !state.syncing && state.role_waiters == 0 {
                 state.syncing = true;
-                let roles = Roles::new(&self.shared, &[Role::Syncing]);
+                let roles = Roles::new(&self.shared, &mut state, &[Role::Syncing]);
                 self.sync_written(state, roles);
                 state = self.lock();
                 continue;
             }
             self.counters.waits.add(1);
-            state = state.wait(self.shared.sleepers.members_of(member.group));
+            state = state.wait(self.shared.sleepers.members_of(&member.group));
+            slept = true;
         }
     }
 
-    fn may_write(&self, state: &CommitState) -> bool {
-        let free = !state.writing && state.role_waiters == 0;
+    fn may_write(&self, state: &CommitState<D>) -> bool {
+        let is_turn = state.role_waiters == 0 || state.group_goes_next;
         // Only a leader that syncs as well needs both roles.
-        free && (self.mode != Durability::Sync || !state.syncing)
+        !state.writing && is_turn && (self.mode != Durability::Sync || !state.syncing)
     }
 
     // --- Leading ---
 
     /// Leads one group: takes the buffer, writes it, in `Sync` mode syncs it, and wakes the threads
     /// that can go on. `awaited`: what the caller waits for.
-    fn lead<'a>(&'a self, state: Locked<'a>, awaited: Option<(Member, Milestone)>) -> Led {
+    fn lead<'a>(&'a self, state: Locked<'a, D>, awaited: Option<&Member>) -> Led {
         let syncs = self.mode == Durability::Sync;
         let held: &[Role] = if syncs { &[Role::Writing, Role::Syncing] } else { &[Role::Writing] };
-        let mut roles = Roles::new(&self.shared, held);
+        let mut taken_state = state;
+        taken_state.writing = true;
+        taken_state.syncing |= syncs;
+        taken_state.group_goes_next = false;
+        let mut roles = Roles::new(&self.shared, &mut taken_state, held);
         // Declared after the roles: a panic unlocks the state before they are given back.
-        let mut state = state;
-        state.writing = true;
-        state.syncing |= syncs;
+        let mut state = taken_state;
         let present = state.active_records;
         if let Some(target) = if syncs { state.gather.target(present) } else { None } {
-            let limit = (state.gather.average_sync / 4).min(GATHER_MAX);
+            let limit = state.gather.limit();
             drop(state);
-            let gathered = self.gather(target, limit);
+            let gathered = self.arrivals.gather(target, limit, || self.shared.disk.now());
             state = self.lock();
             state.gather.learn(gathered);
-            if let Some(poisoned) = state.poison.clone() {
+            if let Some(poisoned) = state.health.poisoned() {
                 roles.release(state, None);
                 return Led::Failed(poisoned);
             }
         }
         let mut taken = state.take();
-        self.arrived.store(0, Ordering::Relaxed);
-        self.arrived_bytes.store(0, Ordering::Relaxed);
+        self.arrivals.note(0, 0);
         let durable_end = state.durable_end;
         drop(state);
 
@@ -388,9 +411,9 @@ impl Commit {
         }
 
         let mut state = self.lock();
-        let group = taken.group;
+        let group = taken.group.clone();
         let result = match outcome {
-            _ if state.poison.is_some() => Err(state.poisoned()),
+            _ if state.health.is_poisoned() => Err(state.poisoned()),
             Ok((written, sync_took)) => {
                 self.disk_full.store(false, Ordering::Relaxed);
                 self.count(&taken, &written);
@@ -405,12 +428,14 @@ impl Commit {
             Err(Failure::Refused(error)) => {
                 self.disk_full.store(error.is_storage_full(), Ordering::Relaxed);
                 if self.mode == Durability::Buffered {
-                    state.retain(taken);
+                    state.retain(taken, &error);
                     Err(error)
                 } else {
                     let milestone = if syncs { Milestone::Synced } else { Milestone::Written };
-                    state.revoke(taken, &error, milestone);
-                    self.shared.sleepers.wake_all(&state); // Two groups have their outcome.
+                    let filling = state.revoke(taken, &error, milestone);
+                    // Two groups have their outcome.
+                    filling.members.wake_all();
+                    self.shared.sleepers.wake_all(&state);
                     Ok(())
                 }
             }
@@ -419,7 +444,7 @@ impl Commit {
                 Err(state.poisoned())
             }
         };
-        let reached = awaited.and_then(|(member, milestone)| state.reached(member, milestone));
+        let reached = awaited.and_then(|member| state.reached(member));
         roles.release(state, Some(group));
         match (result, reached) {
             (Err(error), _) => Led::Failed(error),
@@ -428,80 +453,69 @@ impl Commit {
         }
     }
 
-    /// Gives threads that are about to append the chance to join the group. Polls: waking from a
-    /// sleep would take longer than all of this.
-    fn gather(&self, target: usize, limit: Duration) -> Gathered {
-        let start = self.shared.disk.now();
-        let present = self.arrived.load(Ordering::Acquire);
-        let mut seen = present;
-        let mut seen_at = start;
-        for _ in 0..GATHER_POLLS_MAX {
-            let arrived = self.arrived.load(Ordering::Acquire);
-            if arrived >= target || self.arrived_bytes.load(Ordering::Relaxed) >= GROUP_BYTES {
-                return Gathered::Joined;
-            }
-            let now = self.shared.disk.now();
-            if arrived != seen {
-                seen = arrived;
-                seen_at = now;
-            }
-            if now.saturating_sub(seen_at) >= GATHER_IDLE || now.saturating_sub(start) >= limit {
-                break;
-            }
-            threads::yield_now();
-        }
-        if seen > present { Gathered::Joined } else { Gathered::Alone }
-    }
-
     /// Brings a group to disk. Holds no lock.
     fn write_and_sync(
         &self,
-        roles: &mut Roles<'_>,
+        roles: &mut Roles<'_, D>,
         taken: &mut Taken,
         mut durable_end: u64,
     ) -> Result<(Written, Option<Duration>), Failure> {
-        if self.shared.disk.is_full_for(&taken.buffer) {
-            if roles.take_syncing()?.written_unsynced() && !planted::is(Bug::RotatedUnsynced) {
-                self.shared.disk.sync().map_err(Failure::Fatal)?;
-            }
-            let tail_end = self.shared.disk.rotate(taken.first)?;
-            durable_end = tail_end.end;
-            self.shared.publish(tail_end).map_err(Failure::Fatal)?;
+        let disk = &self.shared.disk;
+        if disk.is_full_for(roles.writer(), &taken.buffer) {
+            durable_end = self.rotate(roles, taken)?;
         }
-        let written = match self.shared.disk.write(&mut taken.buffer, durable_end) {
-            Ok(written) => written,
-            Err(error) if error.is_storage_full() => {
-                drop(roles.take_syncing()?);
-                self.shared.disk.undo().map_err(Failure::Fatal)?;
-                return Err(Failure::Refused(error));
+        let mut written = disk.write(roles.writer(), &mut taken.buffer, durable_end);
+        if written.as_ref().is_err_and(Error::is_storage_full) {
+            drop(roles.take_syncing()?);
+            disk.undo(roles.writer()).map_err(Failure::Fatal)?;
+            // The file has the largest size that is allowed: the group may fit into another one.
+            if written.as_ref().is_err_and(Error::is_file_too_large) {
+                durable_end = self.rotate(roles, taken)?;
+                written = disk.write(roles.writer(), &mut taken.buffer, durable_end);
+                if written.as_ref().is_err_and(Error::is_storage_full) {
+                    disk.undo(roles.writer()).map_err(Failure::Fatal)?;
+                }
             }
-            Err(error) => return Err(Failure::Fatal(error)),
-        };
+        }
+        let written = written.map_err(Failure::unless_full)?;
         if self.mode != Durability::Sync {
             return Ok((written, None));
         }
         let took = if planted::is(Bug::AcknowledgedBeforeSync) {
             Duration::ZERO
         } else {
-            self.shared.disk.sync().map_err(Failure::Fatal)?
+            disk.sync(disk.file(roles.writer())).map_err(Failure::Fatal)?
         };
         Ok((written, Some(took)))
     }
 
+    /// Starts a new segment for a group. Returns where the segment's durable part ends.
+    fn rotate(&self, roles: &mut Roles<'_, D>, taken: &Taken) -> Result<u64, Failure> {
+        let disk = &self.shared.disk;
+        if roles.take_syncing()?.written_unsynced() && !planted::is(Bug::RotatedUnsynced) {
+            disk.sync(disk.file(roles.writer())).map_err(Failure::Fatal)?;
+        }
+        disk.rotate(roles.writer(), taken.first)?;
+        let tail_end = disk.tail_end(roles.writer());
+        self.shared.publish(roles.writer()).map_err(Failure::Fatal)?;
+        Ok(tail_end.end)
+    }
+
     /// Syncs what is written, in the syncing role alone: writes may go on meanwhile, and are not
     /// covered.
-    fn sync_written(&self, state: Locked<'_>, roles: Roles<'_>) {
+    fn sync_written(&self, state: Locked<'_, D>, roles: Roles<'_, D>) {
         let covered = state.written_extent();
+        let file = state.file.clone();
         drop(state);
         let synced = if planted::is(Bug::SyncSkipped) {
             Ok(Duration::ZERO)
         } else {
-            self.shared.disk.sync()
+            self.shared.disk.sync(&file)
         };
         let mut state = self.lock();
         match synced {
             Err(error) => state.poison_log(error),
-            Ok(_) if state.poison.is_none() => state.synced(covered),
+            Ok(_) if !state.health.is_poisoned() => state.synced(covered),
             Ok(_) => {}
         }
         roles.release(state, None);
@@ -514,9 +528,81 @@ impl Commit {
         self.counters.preallocated_bytes.add(written.preallocated_bytes);
     }
 
-    fn lock(&self) -> Locked<'_> {
+    fn lock(&self) -> Locked<'_, D> {
         self.shared.lock()
     }
+}
+
+/// Room for an entry that is still to be encoded. Its bytes count as pending until its records have
+/// their LSNs, or it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation<'a, D: Disk> {
+    commit: &'a Commit<D>,
+    bytes: usize,
+}
+
+impl<D: Disk> Reservation<'_, D> {
+    /// Appends the entry, and returns once its records are as durable as the mode says.
+    pub(crate) fn append(mut self, unit: Unit<'_>) -> Result<LsnRange> {
+        let commit = self.commit;
+        let mut state = commit.lock();
+        let mut slot: Option<Arc<SleepPoint>> = None;
+        let entered = loop {
+            match commit.next_step(&state, Wanted::Reserved) {
+                Step::Enter => break Ok(()),
+                Step::Refuse(error) => break Err(error),
+                Step::Lead => {
+                    let led = commit.lead(state, None);
+                    state = commit.lock();
+                    if let Led::Failed(error) = led {
+                        break Err(error);
+                    }
+                }
+                Step::Wait => {
+                    let own = slot.get_or_insert_with(|| state.enter_queue(0)).clone();
+                    commit.counters.waits.add(1);
+                    state = state.wait(&own);
+                }
+            }
+        };
+        if let Some(own) = slot {
+            state.leave_queue(&own, 0);
+        }
+        state.reserved_bytes -= self.bytes;
+        self.bytes = 0;
+        match entered {
+            Ok(()) if commit.mode == Durability::Buffered => {
+                let pushed = state.push(unit);
+                // Threads that wait for room may write it out now.
+                commit.shared.pass_on(state);
+                pushed
+            }
+            Ok(()) => commit.push_records(state, unit),
+            Err(error) => {
+                commit.shared.pass_on(state);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<D: Disk> Drop for Reservation<'_, D> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            let mut state = self.commit.lock();
+            state.reserved_bytes -= self.bytes;
+            self.commit.shared.pass_on(state);
+        }
+    }
+}
+
+/// What a thread needs before it may push.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    /// Room for so many bytes, while threads that came before want `queued_before`.
+    Room { bytes: usize, queued_before: usize },
+    /// Nothing more: it has its room.
+    Reserved,
 }
 
 /// What leading a group came to, for the thread that led.
@@ -525,7 +611,7 @@ enum Led {
     Reached(Result<()>),
     /// What the thread waits for is still to come.
     NotYet,
-    /// The log is poisoned; or, in `Buffered` mode, the disk is full and the group stays in memory.
+    /// The log is poisoned; or, in `Buffered` mode, the disk is full and the records stay in memory.
     /// The thread's call fails. In the other modes each member of a group, the leader too, reads
     /// the group's outcome.
     Failed(Error),
@@ -534,7 +620,7 @@ enum Led {
 /// See [`Commit::next_step`].
 enum Step {
     Enter,
-    /// Nobody does it, and there is no room, or no going on, before it is done.
+    /// No thread does it, and there is no room, or no going on, before it is done.
     Lead,
     Wait,
     Refuse(Error),

@@ -5,24 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Failure, Result};
+use crate::health::{Health, Poisoning};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
-use crate::store::{Disk, TailEnd};
-use crate::threads::{self, Condvar, Mutex, MutexGuard};
+use crate::store::Disk;
+use crate::threads::{self, Mutex, MutexGuard};
 
+use super::group::{Group, SleepPoint};
 use super::state::{CommitState, Role};
 use super::wakes::Sleepers;
 
 /// What the appending threads share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) state: Mutex<CommitState>,
+pub(super) struct Shared<D: Disk> {
+    pub(super) disk: Arc<D>,
+    pub(super) health: Arc<Health>,
+    pub(super) state: Mutex<CommitState<D>>,
     pub(super) sleepers: Sleepers,
 }
 
-impl Shared {
-    pub(super) fn lock(&self) -> Locked<'_> {
+impl<D: Disk> Shared<D> {
+    pub(super) fn lock(&self) -> Locked<'_, D> {
         match self.state.lock() {
             Ok(guard) => Locked::new(self, guard),
             Err(poisoned) => self.enter_poisoned(poisoned.into_inner()),
@@ -30,7 +33,7 @@ impl Shared {
     }
 
     /// A thread panicked in a critical section: its state cannot be trusted, and the log ends here.
-    fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, CommitState>) -> Locked<'a> {
+    fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, CommitState<D>>) -> Locked<'a, D> {
         threads::clear_poison(&self.state);
         let mut state = Locked::new(self, guard);
         state.poison_log(Error::Panicked);
@@ -40,37 +43,37 @@ impl Shared {
     /// Unlocks, and wakes the threads that can go on now that a role may be free. Called whenever a
     /// thread that might have been woken to lead goes away instead; [`Roles::release`] does the
     /// same.
-    pub(super) fn pass_on(&self, state: Locked<'_>) {
+    pub(super) fn pass_on(&self, state: Locked<'_, D>) {
         let wakes = self.sleepers.wakes(&state, None);
         drop(state);
         self.sleepers.send(wakes);
     }
 
-    /// Records that all that is written is durable, and where the tail ends now. Fails if the log
-    /// was poisoned or closed meanwhile.
-    pub(super) fn publish(&self, tail_end: TailEnd) -> Result<()> {
+    /// Records that all that `writer` has written is durable, and where its tail ends now. Fails if
+    /// the log was poisoned or closed meanwhile.
+    pub(super) fn publish(&self, writer: &D::Writer) -> Result<()> {
         let mut state = self.lock();
-        state.check_usable()?;
-        state.tail_end = tail_end;
+        self.health.check()?;
+        state.tail_end = self.disk.tail_end(writer);
+        state.file = self.disk.file(writer).clone();
         state.all_written_is_synced();
         self.sleepers.wake_all(&state);
         Ok(())
     }
 
     /// Waits until both roles are free, takes them, and syncs what is written.
-    pub(super) fn quiesce(&self) -> Result<Quiesced<'_>> {
+    pub(super) fn quiesce(&self) -> Result<Quiesced<'_, D>> {
         let mut state = self.lock();
-        state.check_usable()?;
-        state = state.take_role(Role::Writing);
+        self.health.check()?;
+        state = state.take_writing_in_turn();
         state = state.take_role(Role::Syncing);
         // Dropped by an error below, it passes the roles on.
-        let roles = Roles::new(self, &[Role::Writing, Role::Syncing]);
-        let usable = state.check_usable();
+        let roles = Roles::new(self, &mut state, &[Role::Writing, Role::Syncing]);
         let next = state.written.next();
         let end = state.tail_end.end;
         let unsynced = state.written_unsynced();
         drop(state);
-        usable?;
+        self.health.check()?;
         if unsynced {
             roles.sync()?;
         }
@@ -79,26 +82,24 @@ impl Shared {
 }
 
 /// The state, locked. A panic while it is held poisons the log and wakes every waiter.
-pub(super) struct Locked<'a> {
-    shared: &'a Shared,
-    guard: Option<MutexGuard<'a, CommitState>>,
+pub(super) struct Locked<'a, D: Disk> {
+    shared: &'a Shared<D>,
+    guard: Option<MutexGuard<'a, CommitState<D>>>,
     /// Whether the thread was panicking before it took the lock, which then is no fault of ours.
     panicking: bool,
     unlogged: Option<Error>,
 }
 
-impl<'a> Locked<'a> {
-    fn new(shared: &'a Shared, guard: MutexGuard<'a, CommitState>) -> Locked<'a> {
+impl<'a, D: Disk> Locked<'a, D> {
+    fn new(shared: &'a Shared<D>, guard: MutexGuard<'a, CommitState<D>>) -> Locked<'a, D> {
         Locked { shared, guard: Some(guard), panicking: std::thread::panicking(), unlogged: None }
     }
 
     /// Ends the log: nothing is acknowledged after this. The first cause stays.
     pub(super) fn poison_log(&mut self, cause: Error) {
-        if self.poison.is_none() {
-            let poisoned = Error::Poisoned { durable: self.durable, cause: Arc::new(cause) };
-            self.poison = Some(poisoned.clone());
+        if self.health.poison(cause) == Poisoning::First {
             // Logged once the lock is free: a logger may look at the log.
-            self.unlogged = Some(poisoned);
+            self.unlogged = self.health.poisoned();
         }
         if planted::is(Bug::WaitersNotWoken) {
             return;
@@ -106,8 +107,13 @@ impl<'a> Locked<'a> {
         self.shared.sleepers.wake_all(self);
     }
 
+    /// Returns what a poisoned log says.
+    pub(super) fn poisoned(&self) -> Error {
+        self.health.poisoned().expect("asked of a poisoned log alone")
+    }
+
     /// Waits for a role and takes it. A thread that waits here goes before the next leader.
-    pub(super) fn take_role(mut self, role: Role) -> Locked<'a> {
+    pub(super) fn take_role(mut self, role: Role) -> Locked<'a, D> {
         let shared = self.shared;
         self.role_waiters += 1;
         while *self.role(role) {
@@ -118,40 +124,61 @@ impl<'a> Locked<'a> {
         self
     }
 
-    pub(super) fn wait(mut self, condvar: &Condvar) -> Locked<'a> {
+    /// Waits for the writing role and takes it, but never twice in a row while a thread waits for a
+    /// pending group: after each turn of those who wait here, that group goes first.
+    pub(super) fn take_writing_in_turn(mut self) -> Locked<'a, D> {
         let shared = self.shared;
-        let guard = self.guard.take().expect("held until dropped");
-        match condvar.wait(guard) {
-            Ok(guard) => Locked::new(shared, guard),
-            Err(poisoned) => shared.enter_poisoned(poisoned.into_inner()),
+        self.role_waiters += 1;
+        while self.writing || shared.sleepers.group_is_due(&self) {
+            self = self.wait(&shared.sleepers.roles);
         }
+        self.role_waiters -= 1;
+        self.writing = true;
+        self.group_goes_next = true;
+        self
     }
 
-    pub(super) fn wait_timeout(mut self, condvar: &Condvar, timeout: Duration) -> Locked<'a> {
+    pub(super) fn wait(mut self, place: &SleepPoint) -> Locked<'a, D> {
         let shared = self.shared;
         let guard = self.guard.take().expect("held until dropped");
-        match threads::wait_timeout(condvar, &shared.state, guard, timeout) {
+        place.enter();
+        let state = match place.condvar().wait(guard) {
             Ok(guard) => Locked::new(shared, guard),
             Err(poisoned) => shared.enter_poisoned(poisoned.into_inner()),
-        }
+        };
+        place.leave();
+        state
+    }
+
+    pub(super) fn wait_timeout(mut self, place: &SleepPoint, timeout: Duration) -> Locked<'a, D> {
+        let shared = self.shared;
+        let guard = self.guard.take().expect("held until dropped");
+        place.enter();
+        let outcome = threads::wait_timeout(place.condvar(), &shared.state, guard, timeout);
+        let state = match outcome {
+            Ok(guard) => Locked::new(shared, guard),
+            Err(poisoned) => shared.enter_poisoned(poisoned.into_inner()),
+        };
+        place.leave();
+        state
     }
 }
 
-impl std::ops::Deref for Locked<'_> {
-    type Target = CommitState;
+impl<D: Disk> std::ops::Deref for Locked<'_, D> {
+    type Target = CommitState<D>;
 
-    fn deref(&self) -> &CommitState {
+    fn deref(&self) -> &CommitState<D> {
         self.guard.as_ref().expect("held until dropped")
     }
 }
 
-impl std::ops::DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut CommitState {
+impl<D: Disk> std::ops::DerefMut for Locked<'_, D> {
+    fn deref_mut(&mut self) -> &mut CommitState<D> {
         self.guard.as_mut().expect("held until dropped")
     }
 }
 
-impl Drop for Locked<'_> {
+impl<D: Disk> Drop for Locked<'_, D> {
     fn drop(&mut self) {
         if self.guard.is_some() && !self.panicking && std::thread::panicking() {
             self.poison_log(Error::Panicked);
@@ -166,49 +193,64 @@ impl Drop for Locked<'_> {
 /// Roles held. Dropped without [`release`](Roles::release), by an error or a panic, they are given
 /// back all the same.
 #[derive(Debug)]
-pub(super) struct Roles<'a> {
-    shared: &'a Shared,
+pub(super) struct Roles<'a, D: Disk> {
+    pub(super) shared: &'a Shared<D>,
+    /// What the writing role owns, while this holds that role.
+    writer: Option<D::Writer>,
     writing: bool,
     syncing: bool,
     /// As in [`Locked`].
     panicking: bool,
 }
 
-impl<'a> Roles<'a> {
+impl<'a, D: Disk> Roles<'a, D> {
     /// Notes that the caller has taken these roles.
-    pub(super) fn new(shared: &'a Shared, held: &[Role]) -> Roles<'a> {
+    pub(super) fn new(
+        shared: &'a Shared<D>,
+        state: &mut CommitState<D>,
+        held: &[Role],
+    ) -> Roles<'a, D> {
+        let writing = held.contains(&Role::Writing);
         Roles {
             shared,
-            writing: held.contains(&Role::Writing),
+            writer: if writing { state.writer.take() } else { None },
+            writing,
             syncing: held.contains(&Role::Syncing),
             panicking: std::thread::panicking(),
         }
     }
 
+    /// The tail, for a holder of the writing role in a log that is not poisoned.
+    pub(super) fn writer(&mut self) -> &mut D::Writer {
+        self.writer.as_mut().expect("the writing role owns it")
+    }
+
     /// Adds the syncing role. A thread that holds only that role gives it back without waiting for
     /// anything. If that thread's sync failed, the log is poisoned, and what it could not sync must
     /// not be synced again.
-    pub(super) fn take_syncing(&mut self) -> Result<Locked<'a>, Failure> {
+    pub(super) fn take_syncing(&mut self) -> Result<Locked<'a, D>, Failure> {
         let mut state = self.shared.lock();
         if !self.syncing {
             state = state.take_role(Role::Syncing);
             self.syncing = true;
         }
-        match state.poison.clone() {
+        match state.health.poisoned() {
             Some(poisoned) => Err(Failure::Fatal(poisoned)),
             None => Ok(state),
         }
     }
 
     /// With both roles held: makes what is written durable.
-    fn sync(&self) -> Result<()> {
-        let synced = self.shared.disk.sync();
-        let mut state = self.shared.lock();
+    pub(super) fn sync(&self) -> Result<()> {
+        let shared = self.shared;
+        let writer = self.writer.as_ref().expect("the writing role owns it");
+        let synced = shared.disk.sync(shared.disk.file(writer));
+        let mut state = shared.lock();
         match synced {
             Ok(_) => {
-                state.check_usable()?;
+                shared.health.check()?;
                 state.all_written_is_synced();
-                self.shared.sleepers.wake_all(&state);
+                shared.sleepers.wake_all(&state);
                 Ok(())
             }
             Err(error) => {
@@ -220,22 +262,25 @@ impl<'a> Roles<'a> {
 
     /// Gives the roles back, unlocks, and wakes the threads that can go on, the members of
     /// `finished` among them.
-    pub(super) fn release(mut self, mut state: Locked<'a>, finished: Option<u64>) {
+    pub(super) fn release(mut self, mut state: Locked<'a, D>, finished: Option<Arc<Group>>) {
         self.give_back(&mut state);
         let wakes = self.shared.sleepers.wakes(&state, finished);
         drop(state);
         self.shared.sleepers.send(wakes);
     }
 
-    fn give_back(&mut self, state: &mut CommitState) {
+    fn give_back(&mut self, state: &mut CommitState<D>) {
         state.writing &= !self.writing;
         state.syncing &= !self.syncing;
+        if self.writing {
+            state.writer = self.writer.take();
+        }
         self.writing = false;
         self.syncing = false;
     }
 }
 
-impl Drop for Roles<'_> {
+impl<D: Disk> Drop for Roles<'_, D> {
     fn drop(&mut self) {
         if !self.writing && !self.syncing {
             return;
@@ -250,29 +295,50 @@ impl Drop for Roles<'_> {
     }
 }
 
-/// Both roles, with all that is written synced: for a new segment, a state frame, or the end.
+/// Both roles, with all that is written synced: for a new segment, a checkpoint's state frame, or
+/// the end.
 #[derive(Debug)]
-pub(crate) struct Quiesced<'a> {
-    roles: Roles<'a>,
+pub(crate) struct Quiesced<'a, D: Disk> {
+    roles: Roles<'a, D>,
     /// The LSN after the last written record.
     pub(crate) next: Lsn,
     /// The tail's end, which is durable.
     pub(crate) end: u64,
 }
 
-impl Quiesced<'_> {
+impl<D: Disk> Quiesced<'_, D> {
+    /// The tail.
+    pub(crate) fn writer(&mut self) -> &mut D::Writer {
+        self.roles.writer()
+    }
+
     /// Takes what came of a change of files: a new end of the tail, up to which all is durable; a
     /// refusal; or the end of the log.
-    pub(crate) fn publish(&mut self, outcome: Result<TailEnd, Failure>) -> Result<()> {
+    pub(crate) fn publish(&mut self, outcome: Result<(), Failure>) -> Result<()> {
         let shared = self.roles.shared;
         match outcome {
-            Ok(tail_end) => shared.publish(tail_end),
+            Ok(()) => shared.publish(self.roles.writer()),
             Err(Failure::Refused(error)) => Err(error),
             Err(Failure::Fatal(error)) => {
                 let mut state = shared.lock();
                 state.poison_log(error);
                 Err(state.poisoned())
             }
+        }
+    }
+}
+
+/// Poisons the log if the thread that holds it panics: for what is done to files without a role.
+#[derive(Debug)]
+pub(crate) struct PanicGuard<'a, D: Disk> {
+    pub(super) shared: &'a Shared<D>,
+    pub(super) panicking: bool,
+}
+
+impl<D: Disk> Drop for PanicGuard<'_, D> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.panicking {
+            self.shared.lock().poison_log(Error::Panicked);
         }
     }
 }

@@ -1,20 +1,22 @@
 //! What the append mutex guards. Each method leaves it true to the invariants of
-//! `docs/architecture.md`; none wakes anyone or waits.
+//! `docs/architecture.md`. None of them wakes a thread or waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::frame::{FrameBuffer, Unit};
+use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
-use crate::store::TailEnd;
-use crate::threads::Condvar;
+use crate::store::{Disk, TailEnd};
+use crate::watch::Watch;
 
-/// After each gathering that no record joined, twice as many groups go without one, up to 2 to this
-/// power.
-const GATHER_MISSES_MAX: u32 = 6;
+use super::gather::Gather;
+use super::group::{Content, Group, Pool, SleepPoint};
+
+/// The last LSN that a record may have. A reader's position after it is still an LSN.
+const LAST_LSN: u64 = u64::MAX - 1;
 
 /// What a thread may do to the tail while it holds the role, and no other thread may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,6 @@ pub(super) enum Admission {
     Open,
     /// Appends wait: the log is being closed.
     Held,
-    Closed,
 }
 
 /// What a waiter waits for.
@@ -38,12 +39,12 @@ pub(super) enum Milestone {
     Synced,
 }
 
-/// A thread that waits for a group's outcome. `counted`: the group might still be revoked when the
-/// thread joined.
-#[derive(Debug, Clone, Copy)]
+/// A thread that waits for a group's outcome.
+#[derive(Debug, Clone)]
 pub(super) struct Member {
-    pub(super) group: u64,
-    counted: bool,
+    pub(super) group: Arc<Group>,
+    pub(super) content: Content,
+    pub(super) milestone: Milestone,
 }
 
 /// How much of the log something covers: records, groups, and bytes of the tail.
@@ -57,108 +58,119 @@ pub(super) struct Extent {
 /// A group on its way to disk.
 #[derive(Debug)]
 pub(super) struct Taken {
-    pub(super) group: u64,
+    pub(super) group: Arc<Group>,
     pub(super) first: Lsn,
     pub(super) records: usize,
     pub(super) buffer: FrameBuffer,
 }
 
-/// A group that was taken back, until its last member has read so.
 #[derive(Debug)]
-struct FailedGroup {
-    group: u64,
-    members: usize,
-    error: Error,
-}
+pub(super) struct CommitState<D: Disk> {
+    pub(super) health: Arc<Health>,
+    pub(super) watch: Arc<Watch>,
 
-#[derive(Debug)]
-pub(super) struct CommitState {
     /// The next LSN to be given out: one above the appended LSN.
     pub(super) next: Lsn,
     /// The last LSN handed to the system, and the last one covered by a successful sync. durable ≤
-    /// written < next; durable never falls, written never either, `next` only by
+    /// written < next. durable and written never fall, `next` only by
     /// [`revoke`](CommitState::revoke).
     pub(super) written: Lsn,
     pub(super) durable: Lsn,
     /// The tail and the end of what is written in it; and up to where that is durable.
     pub(super) tail_end: TailEnd,
     pub(super) durable_end: u64,
+    /// What the writing role owns, while no thread holds that role.
+    pub(super) writer: Option<D::Writer>,
+    /// The tail's file: what the syncing role syncs.
+    pub(super) file: D::File,
 
-    /// The number of the group that is being filled; never reused.
-    pub(super) filling: u64,
+    /// The group that is being filled, and the one on its way.
+    pub(super) filling: Arc<Group>,
+    pub(super) in_flight: Option<Arc<Group>>,
+    pool: Pool,
     pub(super) active: FrameBuffer,
     pub(super) active_records: usize,
     /// The other buffer, while no group is on its way.
     idle: Option<FrameBuffer>,
     in_flight_bytes: usize,
+    /// Bytes of entries that were admitted and are still being encoded.
+    pub(super) reserved_bytes: usize,
     /// `Buffered` mode: a group that met a full disk, to go out first.
     pub(super) retained: Option<Taken>,
-    /// Groups up to these have been written, synced, or taken back.
+    /// Groups up to these have been written, synced, or revoked.
     pub(super) written_groups: u64,
     pub(super) synced_groups: u64,
-    /// How many will read the outcome of the group on its way and of the one being filled, by
-    /// parity.
-    members: [usize; 2],
-    failed: Vec<FailedGroup>,
+    /// Rises each time that states are taken out: those that came before are lost.
+    state_generation: u64,
+    /// The newest durable state, and states that are written and not durable yet, by group.
+    durable_state: Arc<[u8]>,
+    written_states: VecDeque<(u64, Arc<[u8]>)>,
 
     /// Whether a thread holds the role.
     pub(super) writing: bool,
     pub(super) syncing: bool,
     pub(super) role_waiters: usize,
+    /// A thread that waited for a role had its turn: a pending group that a thread waits for goes
+    /// next.
+    pub(super) group_goes_next: bool,
     /// The threads that wait for room, first come first, each on its own; and the room that all of
     /// them want.
-    pub(super) queue: VecDeque<Arc<Condvar>>,
+    pub(super) queue: VecDeque<Arc<SleepPoint>>,
     pub(super) queued_bytes: usize,
-    pub(super) timer_sleeps: bool,
     pub(super) admission: Admission,
-    /// Set once, after a failed write or sync: what every call then returns.
-    pub(super) poison: Option<Error>,
     pub(super) gather: Gather,
     last_group_records: usize,
 }
 
-impl CommitState {
-    pub(super) fn new(next: Lsn, tail_end: TailEnd) -> CommitState {
+/// A log at rest, as group commit takes it over.
+#[derive(Debug)]
+pub(crate) struct AtRest<D: Disk> {
+    pub(crate) next: Lsn,
+    pub(crate) tail_end: TailEnd,
+    pub(crate) state: Arc<[u8]>,
+    pub(crate) writer: D::Writer,
+    pub(crate) file: D::File,
+    pub(crate) health: Arc<Health>,
+    pub(crate) watch: Arc<Watch>,
+}
+
+impl<D: Disk> CommitState<D> {
+    pub(super) fn new(log: AtRest<D>) -> CommitState<D> {
+        let mut pool = Pool::default();
         CommitState {
-            next,
-            written: next.previous(),
-            durable: next.previous(),
-            tail_end,
-            durable_end: tail_end.end,
-            filling: 1,
+            health: log.health,
+            watch: log.watch,
+            next: log.next,
+            written: log.next.previous(),
+            durable: log.next.previous(),
+            tail_end: log.tail_end,
+            durable_end: log.tail_end.end,
+            writer: Some(log.writer),
+            file: log.file,
+            filling: pool.take(1),
+            in_flight: None,
+            pool,
             active: FrameBuffer::default(),
             active_records: 0,
             idle: Some(FrameBuffer::default()),
             in_flight_bytes: 0,
+            reserved_bytes: 0,
             retained: None,
             written_groups: 0,
             synced_groups: 0,
-            members: [0; 2],
-            failed: Vec::new(),
+            state_generation: 0,
+            durable_state: log.state,
+            written_states: VecDeque::new(),
             writing: false,
             syncing: false,
             role_waiters: 0,
+            group_goes_next: false,
             queue: VecDeque::new(),
             queued_bytes: 0,
-            timer_sleeps: false,
             admission: Admission::Open,
-            poison: None,
             gather: Gather::default(),
             last_group_records: 0,
         }
-    }
-
-    pub(super) fn check_usable(&self) -> Result<()> {
-        match &self.poison {
-            _ if self.admission == Admission::Closed => Err(Error::Closed),
-            Some(poisoned) => Err(poisoned.clone()),
-            None => Ok(()),
-        }
-    }
-
-    /// What a poisoned log says.
-    pub(super) fn poisoned(&self) -> Error {
-        self.poison.clone().expect("asked of a poisoned log alone")
     }
 
     pub(super) fn role(&mut self, role: Role) -> &mut bool {
@@ -168,32 +180,37 @@ impl CommitState {
         }
     }
 
-    /// Gives a unit its LSNs and adds it to the group being filled.
-    pub(super) fn push(&mut self, unit: Unit<'_>) -> LsnRange {
+    /// Gives a unit its LSNs and adds it to the group being filled. A state gets none.
+    pub(super) fn push(&mut self, unit: Unit<'_>) -> Result<LsnRange> {
         let first = self.next;
         let count = unit.count();
+        let last = first.checked_add(count.into()).filter(|next| u64::from(*next) <= LAST_LSN);
+        let Some(next) = last else {
+            return Err(Error::OutOfRange { lsn: Lsn::from(u64::MAX), last: self.next.previous() });
+        };
         self.active.push(unit, first);
         self.active_records += count as usize;
-        self.next = first.checked_add(count.into()).expect("a log never holds 2^64 records");
-        LsnRange::new(first, self.next.previous())
+        self.next = next;
+        self.watch.set_appended(next.previous());
+        Ok(LsnRange::new(first, next.previous()))
     }
 
-    /// Bytes that have an LSN and are not written.
+    /// Bytes that were admitted and are not written.
     pub(super) fn pending_bytes(&self) -> usize {
         let retained = self.retained.as_ref().map_or(0, |taken| taken.buffer.bytes());
-        self.active.bytes() + self.in_flight_bytes + retained
+        self.active.bytes() + self.in_flight_bytes + self.reserved_bytes + retained
     }
 
     /// Takes a slot at the end of the queue for room.
-    pub(super) fn enter_queue(&mut self, bytes: usize) -> Arc<Condvar> {
-        let slot = Arc::new(Condvar::new());
+    pub(super) fn enter_queue(&mut self, bytes: usize) -> Arc<SleepPoint> {
+        let slot = Arc::new(SleepPoint::new());
         self.queue.push_back(slot.clone());
         self.queued_bytes += bytes;
         slot
     }
 
     /// Leaves the queue.
-    pub(super) fn leave_queue(&mut self, slot: &Arc<Condvar>, bytes: usize) {
+    pub(super) fn leave_queue(&mut self, slot: &Arc<SleepPoint>, bytes: usize) {
         self.queue.retain(|other| !Arc::ptr_eq(other, slot));
         self.queued_bytes -= bytes;
     }
@@ -204,53 +221,64 @@ impl CommitState {
     }
 
     pub(super) fn written_unsynced(&self) -> bool {
-        self.written > self.durable
+        self.written > self.durable || !self.written_states.is_empty()
     }
 
-    /// The group of the record appended last.
+    /// The group of the record or state submitted last.
     pub(super) fn newest_group(&self) -> u64 {
-        if self.active.is_empty() { self.filling - 1 } else { self.filling }
+        self.filling.number() - if self.active.is_empty() { 1 } else { 0 }
     }
 
-    /// Makes the caller a member of the group, who will read its outcome. A group that is written
-    /// can no longer be taken back: whoever waits for its sync need not be counted.
-    pub(super) fn join(&mut self, group: u64) -> Member {
-        let counted = group > self.written_groups;
-        if counted {
-            self.members[parity(group)] += 1;
-        }
-        Member { group, counted }
+    /// Makes the caller a member of the group being filled, for what it has just pushed.
+    pub(super) fn join_filling(&self, content: Content, milestone: Milestone) -> Member {
+        Member { group: self.filling.clone(), content, milestone }
     }
 
-    /// Undoes [`join`](CommitState::join), where the group has no outcome yet.
-    pub(super) fn leave(&mut self, member: Member) {
-        if member.counted && member.group > self.written_groups {
-            self.members[parity(member.group)] -= 1;
-        }
+    /// What a state that is pushed now is, to its group.
+    pub(super) fn state_content(&self) -> Content {
+        Content::State(self.state_generation)
     }
 
-    /// The outcome of a group, once it has one; a member reads it once.
-    pub(super) fn reached(&mut self, member: Member, milestone: Milestone) -> Option<Result<()>> {
-        let is_own = |failed: &FailedGroup| member.counted && failed.group == member.group;
-        if let Some(at) = self.failed.iter().position(is_own) {
-            let failed = &mut self.failed[at];
-            failed.members -= 1;
-            let error = failed.error.clone();
-            if failed.members == 0 {
-                self.failed.swap_remove(at);
-            }
-            return Some(Err(error));
+    /// Makes the caller a member of the newest group, who will read its outcome; `None` if that
+    /// group has reached the milestone, or was revoked.
+    pub(super) fn join_newest(&self, milestone: Milestone) -> Option<Member> {
+        let newest = self.newest_group();
+        if self.groups_at(milestone) >= newest {
+            return None;
         }
-        let reached = match milestone {
+        // What is neither being filled nor on its way is retained, or written and not synced. A
+        // group that is written can no longer be revoked: any group of that number will do.
+        let retained = self.retained.as_ref().map(|taken| &taken.group);
+        let known = [Some(&self.filling), self.in_flight.as_ref(), retained];
+        let group = known.into_iter().flatten().find(|group| group.number() == newest);
+        let group = group.cloned().unwrap_or_else(|| Arc::new(Group::new(newest)));
+        Some(Member { group, content: Content::Records, milestone })
+    }
+
+    fn groups_at(&self, milestone: Milestone) -> u64 {
+        match milestone {
             Milestone::Written => self.written_groups,
             Milestone::Synced => self.synced_groups,
-        };
-        if reached >= member.group {
+        }
+    }
+
+    /// The outcome of a group, once it has one.
+    pub(super) fn reached(&self, member: &Member) -> Option<Result<()>> {
+        if let Some(error) = member.group.failure(member.content) {
+            return Some(Err(error.clone()));
+        }
+        if self.groups_at(member.milestone) >= self.position(&member.group) {
             return Some(Ok(())); // True all the same if the log was poisoned or closed since.
         }
         // Of a group that a poisoned log leaves behind, only `Poisoned` says that its outcome is
         // unknown.
-        self.poison.clone().or_else(|| self.check_usable().err()).map(Err)
+        self.health.poisoned().or_else(|| self.health.check().err()).map(Err)
+    }
+
+    /// The number up to which groups must have passed for this one to have. If all states were
+    /// taken out of the group being filled, and it has no records, it is where the one before is.
+    pub(super) fn position(&self, group: &Group) -> u64 {
+        group.number().min(self.newest_group())
     }
 
     /// Takes the group that is next to be written. There is one.
@@ -259,28 +287,35 @@ impl CommitState {
             Some(taken) => taken,
             None => {
                 let idle = self.idle.take().unwrap_or_default();
-                let buffer = std::mem::replace(&mut self.active, idle);
-                let records = std::mem::take(&mut self.active_records);
-                let group = self.filling;
-                self.filling += 1;
-                Taken { group, first: self.written.next(), records, buffer }
+                let next_group = self.pool.take(self.filling.number() + 1);
+                Taken {
+                    group: std::mem::replace(&mut self.filling, next_group),
+                    first: self.written.next(),
+                    records: std::mem::take(&mut self.active_records),
+                    buffer: std::mem::replace(&mut self.active, idle),
+                }
             }
         };
         assert!(!taken.buffer.is_empty(), "a leader leads a group");
         assert!(taken.first == self.written.next(), "groups are written in order");
+        self.in_flight = Some(taken.group.clone());
         self.in_flight_bytes = taken.buffer.bytes();
         taken
     }
 
     pub(super) fn group_written(&mut self, taken: Taken, end: u64) {
-        assert!(taken.group == self.written_groups + 1, "groups are written in order");
-        self.written =
-            taken.first.checked_add(taken.records as u64).expect("it was given out").previous();
-        self.written_groups = taken.group;
+        let number = taken.group.number();
+        assert!(number == self.written_groups + 1, "groups are written in order");
+        let next = taken.first.checked_add(taken.records as u64).expect("they have LSNs");
+        self.written = next.previous();
+        self.written_groups = number;
         self.last_group_records = taken.records;
         self.tail_end.end = end;
-        self.members[parity(taken.group)] = 0;
+        if let Some(state) = taken.buffer.state() {
+            self.written_states.push_back((number, state.into()));
+        }
         self.recycle(taken.buffer);
+        self.group_finished(taken.group);
     }
 
     pub(super) fn all_written_is_synced(&mut self) {
@@ -299,36 +334,67 @@ impl CommitState {
         self.durable = last;
         self.synced_groups = groups;
         self.durable_end = end;
+        while self.written_states.front().is_some_and(|(group, _)| *group <= groups) {
+            let (_, state) = self.written_states.pop_front().expect("there is a first one");
+            self.durable_state = state;
+        }
+        self.watch.set_durable(last);
     }
 
-    /// Keeps a group that met a full disk; it goes out first.
-    pub(super) fn retain(&mut self, taken: Taken) {
+    /// Returns the newest durable state.
+    pub(super) fn durable_state(&self) -> Arc<[u8]> {
+        self.durable_state.clone()
+    }
+
+    /// `Buffered` mode: keeps the records of a group that met a full disk. They go out first. All
+    /// states that are not written are taken out: their callers are told.
+    pub(super) fn retain(&mut self, mut taken: Taken, error: &Error) {
+        self.in_flight = None;
         self.in_flight_bytes = 0;
-        self.retained = Some(taken);
+        self.active.drop_states();
+        taken.buffer.drop_states();
+        for group in [&self.filling, &taken.group] {
+            group.lose_states(self.state_generation, error.clone());
+        }
+        self.state_generation += 1;
+        if taken.buffer.is_empty() {
+            self.written_groups = taken.group.number();
+            self.recycle(taken.buffer);
+            self.group_finished(taken.group);
+        } else {
+            self.retained = Some(taken);
+        }
     }
 
     /// Takes back every LSN that was given out and not written: that group and the one being
     /// filled. One lead would have brought each of them to `milestone`.
-    pub(super) fn revoke(&mut self, taken: Taken, error: &Error, milestone: Milestone) {
+    /// Returns the group that was being filled.
+    pub(super) fn revoke(
+        &mut self,
+        taken: Taken,
+        error: &Error,
+        milestone: Milestone,
+    ) -> Arc<Group> {
         self.next = if planted::is(Bug::LsnReusedOnFullDisk) {
             taken.first.previous().max(Lsn::FIRST)
         } else {
             taken.first
         };
-        for group in [taken.group, self.filling] {
-            let members = std::mem::take(&mut self.members[parity(group)]);
-            if members > 0 {
-                self.failed.push(FailedGroup { group, members, error: error.clone() });
-            }
-        }
+        self.watch.set_appended(self.next.previous());
+        taken.group.revoke(error.clone());
+        self.filling.revoke(error.clone());
         self.recycle(taken.buffer);
         self.active.clear();
         self.active_records = 0;
-        self.written_groups = self.filling;
+        self.written_groups = self.filling.number();
         if milestone == Milestone::Synced {
-            self.synced_groups = self.filling;
+            self.synced_groups = self.written_groups;
         }
-        self.filling += 1;
+        let next_group = self.pool.take(self.written_groups + 1);
+        let revoked = std::mem::replace(&mut self.filling, next_group);
+        self.pool.keep(revoked.clone());
+        self.group_finished(taken.group);
+        revoked
     }
 
     fn recycle(&mut self, mut buffer: FrameBuffer) {
@@ -337,63 +403,15 @@ impl CommitState {
         self.in_flight_bytes = 0;
     }
 
-    /// Remembers who is likely to come: whoever was just acknowledged, and whoever was pending
-    /// meanwhile.
+    /// The group on its way has its outcome: its object may be used again once no thread looks.
+    fn group_finished(&mut self, group: Arc<Group>) {
+        self.in_flight = None;
+        self.pool.keep(group);
+    }
+
+    /// Remembers how many records are likely to come: those that were just acknowledged, and those
+    /// that were pending meanwhile.
     pub(super) fn note_cohort(&mut self) {
-        self.gather.expected = self.last_group_records + self.active_records;
-    }
-}
-
-/// Returns where the members of a group are counted, and where they sleep.
-pub(super) fn parity(group: u64) -> usize {
-    usize::from(group % 2 == 1)
-}
-
-/// Whether a record joined a group while its leader gathered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gathered {
-    Joined,
-    Alone,
-}
-
-/// What decides whether a leader waits for more records, and how long.
-#[derive(Debug, Default)]
-pub(super) struct Gather {
-    /// Records that may come into the next group.
-    expected: usize,
-    pub(super) average_sync: Duration,
-    misses: u32,
-    /// Groups that still go without.
-    skip: u32,
-}
-
-impl Gather {
-    /// How many records to wait for, where that is worth it.
-    pub(super) fn target(&mut self, present: usize) -> Option<usize> {
-        if present >= self.expected {
-            return None;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return None;
-        }
-        Some(self.expected)
-    }
-
-    /// Backs off after misses.
-    pub(super) fn learn(&mut self, gathered: Gathered) {
-        match gathered {
-            Gathered::Joined => self.misses = 0,
-            Gathered::Alone => {
-                self.misses = (self.misses + 1).min(GATHER_MISSES_MAX);
-                self.skip = (1 << self.misses) - 1;
-            }
-        }
-    }
-
-    /// Takes in how long a sync took.
-    pub(super) fn completed(&mut self, took: Duration) {
-        self.average_sync =
-            if self.average_sync.is_zero() { took } else { (self.average_sync * 7 + took) / 8 };
+        self.gather.expect(self.last_group_records + self.active_records);
     }
 }

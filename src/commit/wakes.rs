@@ -1,25 +1,25 @@
 //! Which threads to wake. A role given back, a group finished, a thread that goes away: each lets
-//! another thread go on.
+//! another thread go on. No system call is made for a place where no thread sleeps.
 
 use std::sync::Arc;
 
 use crate::options::Durability;
-use crate::threads::Condvar;
+use crate::store::Disk;
 
-use super::state::{CommitState, parity};
+use super::group::{Group, SleepPoint};
+use super::state::CommitState;
 
-/// Where threads sleep. A thread that waits for space has a condition variable of its own, in
-/// [`CommitState::queue`].
+/// Where threads sleep. In `Sync` mode, the members of a group sleep at the group. A thread that
+/// waits for space has a place of its own, in [`CommitState::queue`].
 #[derive(Debug)]
 pub(super) struct Sleepers {
     mode: Durability,
-    /// Members of a group, by the parity of its number, so that a finished group wakes only its
-    /// own.
-    pub(super) members: [Condvar; 2],
+    /// Members of groups, in the modes that do not sync each group.
+    members: SleepPoint,
     /// Threads that wait for a role.
-    pub(super) roles: Condvar,
+    pub(super) roles: SleepPoint,
     /// The timer of `Interval` mode.
-    pub(super) timer: Condvar,
+    pub(super) timer: SleepPoint,
 }
 
 /// The threads to be woken.
@@ -27,10 +27,9 @@ pub(super) struct Sleepers {
 pub(super) struct Wakes {
     roles: bool,
     all_members: bool,
-    /// Parities of groups.
-    finished: Option<usize>,
-    leader: Option<usize>,
-    front: Option<Arc<Condvar>>,
+    finished: Option<Arc<Group>>,
+    leader: Option<Arc<Group>>,
+    front: Option<Arc<SleepPoint>>,
     timer: bool,
 }
 
@@ -38,63 +37,80 @@ impl Sleepers {
     pub(super) fn new(mode: Durability) -> Sleepers {
         Sleepers {
             mode,
-            members: [Condvar::new(), Condvar::new()],
-            roles: Condvar::new(),
-            timer: Condvar::new(),
+            members: SleepPoint::new(),
+            roles: SleepPoint::new(),
+            timer: SleepPoint::new(),
         }
     }
 
     /// Where the members of that group sleep.
-    pub(super) fn members_of(&self, group: u64) -> &Condvar {
-        &self.members[parity(group)]
+    pub(super) fn members_of<'a>(&'a self, group: &'a Group) -> &'a SleepPoint {
+        if self.mode == Durability::Sync { &group.members } else { &self.members }
+    }
+
+    /// Whether the next group goes before the threads that wait for a role: one of them had its
+    /// turn, and a thread sleeps that will lead the group.
+    pub(super) fn group_is_due<D: Disk>(&self, state: &CommitState<D>) -> bool {
+        let is_awaited = self.members_of(&state.filling).has_sleepers() || !state.queue.is_empty();
+        state.group_goes_next && state.has_pending() && is_awaited
     }
 
     /// Decides which threads can go on. `finished`: a group that has reached its outcome.
-    pub(super) fn wakes(&self, state: &CommitState, finished: Option<u64>) -> Wakes {
-        let unsynced = state.written > state.durable;
-        let any_mode = self.mode != Durability::Sync;
-        let next = state.role_waiters == 0 && state.has_pending();
+    pub(super) fn wakes<D: Disk>(
+        &self,
+        state: &CommitState<D>,
+        finished: Option<Arc<Group>>,
+    ) -> Wakes {
+        let is_sync = self.mode == Durability::Sync;
+        let may_lead = state.role_waiters == 0 || self.group_is_due(state);
+        let leads = is_sync && may_lead && state.has_pending();
+        let sleeps = |group: &Arc<Group>| group.members.has_sleepers();
         Wakes {
-            roles: state.role_waiters > 0,
+            roles: state.role_waiters > 0 && self.roles.has_sleepers(),
             // Where groups are not synced as they are written, some members wait for a write and
-            // some for a sync, in groups of either parity. Only they know which of them can go on.
-            all_members: any_mode,
-            finished: finished.filter(|_| !any_mode).map(parity),
-            // Otherwise each thread that sleeps there can lead the group.
-            leader: (next && !any_mode).then_some(parity(state.filling)),
-            front: state.queue.front().cloned(),
-            timer: state.timer_sleeps && unsynced,
+            // some for a sync. Only they know which of them can go on.
+            all_members: !is_sync && self.members.has_sleepers(),
+            finished: finished.filter(|group| is_sync && sleeps(group)),
+            // Each thread that sleeps there can lead the group.
+            leader: Some(&state.filling).filter(|group| leads && sleeps(group)).cloned(),
+            front: state.queue.front().filter(|slot| slot.has_sleepers()).cloned(),
+            timer: self.timer.has_sleepers() && state.written_unsynced(),
         }
     }
 
     /// Wakes them. The lock is better free by then, since it is what they want first.
     pub(super) fn send(&self, wakes: Wakes) {
         if wakes.roles {
-            self.roles.notify_all();
+            self.roles.condvar().notify_all();
         }
         if wakes.all_members {
-            self.members.iter().for_each(Condvar::notify_all);
+            self.members.condvar().notify_all();
         }
         // The leader first: it has the longest way to go.
-        if let Some(parity) = wakes.leader {
-            self.members[parity].notify_one();
+        if let Some(group) = wakes.leader {
+            group.members.condvar().notify_one();
         }
-        if let Some(parity) = wakes.finished {
-            self.members[parity].notify_all();
+        if let Some(group) = wakes.finished {
+            group.members.condvar().notify_all();
         }
         if let Some(front) = wakes.front {
-            front.notify_one();
+            front.condvar().notify_one();
         }
         if wakes.timer {
-            self.timer.notify_one();
+            self.timer.condvar().notify_one();
         }
     }
 
     /// Wakes every thread.
-    pub(super) fn wake_all(&self, state: &CommitState) {
-        self.members.iter().for_each(Condvar::notify_all);
-        self.roles.notify_all();
-        self.timer.notify_all();
-        state.queue.iter().for_each(|waiter| waiter.notify_one());
+    pub(super) fn wake_all<D: Disk>(&self, state: &CommitState<D>) {
+        let in_flight = state.in_flight.iter();
+        let retained = state.retained.iter().map(|taken| &taken.group);
+        for group in in_flight.chain(retained).chain([&state.filling]) {
+            group.members.wake_all();
+        }
+        self.members.wake_all();
+        self.roles.wake_all();
+        self.timer.wake_all();
+        state.queue.iter().for_each(|slot| slot.wake_all());
     }
 }

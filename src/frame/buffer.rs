@@ -6,7 +6,8 @@ use crate::entry::Entry;
 use crate::lsn::Lsn;
 
 use super::{
-    FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad,
+    FLOOR_BYTES, FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, Id,
+    RECORD_HEADER_BYTES, pad, put_u64,
 };
 
 /// What one call appends: it lies in one frame, whole or not at all.
@@ -25,13 +26,15 @@ enum Content<'a> {
     Body(Vec<u8>),
     /// A frame of its own: room for a header, the encoded records, padding.
     Frame(Vec<u8>),
+    /// A state frame: room for a header and the floor, the caller's state, padding.
+    State(Vec<u8>),
 }
 
 impl<'a> Unit<'a> {
     /// One record. Small ones are copied once, into the buffer.
     pub(crate) fn entry(entry: &'a Entry<'a>) -> Unit<'a> {
         let bytes = record_bytes(entry);
-        if bytes > FRAME_BODY_BYTES as u64 {
+        if Unit::is_large(bytes) {
             return Unit::batch([entry]);
         }
         Unit { content: Content::Entry(entry), body_bytes: body_bytes(bytes), count: 1 }
@@ -45,7 +48,7 @@ impl<'a> Unit<'a> {
             bytes += record_bytes(entry);
             count += 1;
         }
-        let large = bytes > FRAME_BODY_BYTES as u64;
+        let large = Unit::is_large(bytes);
         let header_bytes = if large { FRAME_HEADER_BYTES } else { 0 };
         let body_bytes = body_bytes(bytes);
         let mut encoded = Vec::with_capacity(header_bytes + body_bytes as usize + 8);
@@ -60,6 +63,20 @@ impl<'a> Unit<'a> {
             Content::Body(encoded)
         };
         Unit { content, body_bytes, count }
+    }
+
+    /// Whether records of so many bytes get a frame of their own.
+    pub(crate) fn is_large(bytes: u64) -> bool {
+        bytes > FRAME_BODY_BYTES as u64
+    }
+
+    /// The caller's small state. Its floor is filled in when its group is built.
+    pub(crate) fn state(state: &[u8]) -> Unit<'a> {
+        let mut frame = vec![0; FRAME_HEADER_BYTES + FLOOR_BYTES];
+        frame.extend_from_slice(state);
+        pad(&mut frame);
+        let body_bytes = body_bytes((FLOOR_BYTES + state.len()) as u64);
+        Unit { content: Content::State(frame), body_bytes, count: 0 }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -105,7 +122,9 @@ struct Draft {
     bytes: DraftBytes,
     body_bytes: u32,
     count: u32,
+    /// The first record; of a state frame, that of the next data frame.
     first: Lsn,
+    frame_type: FrameType,
 }
 
 #[derive(Debug)]
@@ -144,15 +163,15 @@ impl FrameBuffer {
     /// frame.
     pub(crate) fn push(&mut self, unit: Unit<'_>, first: Lsn) {
         self.bytes += unit.bytes();
-        if let Content::Frame(frame) = unit.content {
-            let bytes = DraftBytes::Own(frame);
-            self.drafts.push(Draft {
-                bytes,
-                body_bytes: unit.body_bytes,
-                count: unit.count,
-                first,
-            });
-            return;
+        match unit.content {
+            Content::Frame(frame) => {
+                return self.push_own(frame, FrameType::Data, unit.body_bytes, unit.count, first);
+            }
+            Content::State(frame) => {
+                self.drop_state_at_end();
+                return self.push_own(frame, FrameType::State, unit.body_bytes, unit.count, first);
+            }
+            Content::Entry(_) | Content::Body(_) => {}
         }
         let draft = match self.drafts.last_mut() {
             Some(draft) if draft.has_room(unit.bytes()) => draft,
@@ -165,6 +184,7 @@ impl FrameBuffer {
                     body_bytes: 0,
                     count: 0,
                     first,
+                    frame_type: FrameType::Data,
                 });
                 self.drafts.last_mut().expect("one was pushed")
             }
@@ -174,17 +194,65 @@ impl FrameBuffer {
         match unit.content {
             Content::Entry(entry) => encode_record(&mut self.shared, entry),
             Content::Body(body) => self.shared.extend_from_slice(&body),
-            Content::Frame(_) => unreachable!("handled above"),
+            Content::Frame(_) | Content::State(_) => unreachable!("handled above"),
         }
     }
 
-    /// Fills in all headers for frames that begin at `offset`, and tells of each, in order, where
-    /// it lies.
+    fn push_own(
+        &mut self,
+        frame: Vec<u8>,
+        frame_type: FrameType,
+        body_bytes: u32,
+        count: u32,
+        first: Lsn,
+    ) {
+        let bytes = DraftBytes::Own(frame);
+        self.drafts.push(Draft { bytes, body_bytes, count, first, frame_type });
+    }
+
+    /// Of states without a record between them the newest one counts.
+    fn drop_state_at_end(&mut self) {
+        let is_state = |draft: &Draft| draft.frame_type == FrameType::State;
+        if self.drafts.last().is_some_and(is_state) {
+            let old = self.drafts.pop().expect("there is a last one");
+            self.bytes -= old.body_bytes as usize;
+        }
+    }
+
+    /// Takes all states out.
+    pub(crate) fn drop_states(&mut self) {
+        let bytes = &mut self.bytes;
+        self.drafts.retain(|draft| {
+            let is_state = draft.frame_type == FrameType::State;
+            *bytes -= if is_state { draft.body_bytes as usize } else { 0 };
+            !is_state
+        });
+    }
+
+    /// Returns the newest state, if there is one.
+    pub(crate) fn state(&self) -> Option<&[u8]> {
+        let draft = self.drafts.iter().rfind(|draft| draft.frame_type == FrameType::State)?;
+        match &draft.bytes {
+            DraftBytes::Own(frame) => {
+                Some(&frame[FRAME_HEADER_BYTES..][..draft.body_bytes as usize][FLOOR_BYTES..])
+            }
+            DraftBytes::Shared(_) => None, // A state has a frame of its own.
+        }
+    }
+
+    /// Returns whether it holds nothing but states.
+    pub(crate) fn holds_only_states(&self) -> bool {
+        self.drafts.iter().all(|draft| draft.frame_type == FrameType::State)
+    }
+
+    /// Fills in all headers for frames that begin at `offset`, and the floor of all states, and
+    /// tells of each frame, in order, where it lies.
     pub(crate) fn finish(
         &mut self,
         salt: &Id,
         mut offset: u64,
         durable_end: u64,
+        floor: Lsn,
         mut placed: impl FnMut(Placed),
     ) {
         pad(&mut self.shared);
@@ -195,6 +263,9 @@ impl FrameBuffer {
                 DraftBytes::Shared(start) => &mut self.shared[*start..],
                 DraftBytes::Own(frame) => frame,
             };
+            if draft.frame_type == FrameType::State {
+                put_u64(frame, FRAME_HEADER_BYTES, floor.into());
+            }
             let body_checksum = crc32fast::hash(&frame[FRAME_HEADER_BYTES..][..body_bytes]);
             let mut header = FrameHeader { durable_end, body_checksum, ..header };
             header.checksum = header.encode(frame, salt, offset);
@@ -232,7 +303,7 @@ impl Draft {
             first: self.first,
             durable_end: 0,
             body_checksum: 0,
-            frame_type: FrameType::Data,
+            frame_type: self.frame_type,
         }
     }
 }
@@ -303,7 +374,7 @@ mod tests {
         }
         let mut places = Vec::new();
         let frame_bytes = buffer.frame_bytes();
-        buffer.finish(&SALT, 8192, 77, |placed| places.push(placed));
+        buffer.finish(&SALT, 8192, 77, Lsn::ZERO, |placed| places.push(placed));
         let bytes: Vec<u8> = buffer.runs().flatten().copied().collect();
         assert_eq!(bytes.len() as u64, frame_bytes);
 

@@ -36,7 +36,7 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 8;
 pub(crate) const STATE_BYTES_MAX: usize = 64 << 10;
 
 const CHECKSUM_AT: usize = BLOCK_BYTES - 4;
-const FLOOR_BYTES: usize = 8;
+pub(crate) const FLOOR_BYTES: usize = 8;
 
 const _: () = assert!(FRAME_HEADER_BYTES % FRAME_ALIGN_BYTES == 0);
 const _: () = assert!(TWIN_BYTES % FRAME_ALIGN_BYTES == 0);

@@ -15,6 +15,7 @@ use crate::current::{Current, LogState, Mark};
 use crate::dir::Dir;
 use crate::error::{Failure, Result};
 use crate::frame::{FRAMES_START, Seal};
+use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::new_segment::{CopiedFrames, ParentDirs, Spare, Succession, create_segment};
 use crate::options::Verify;
@@ -40,16 +41,16 @@ pub(crate) struct Recovered {
 }
 
 /// Opens the log in `dir`, whose lock the caller holds.
-pub(crate) fn recover(dir: &Arc<Dir>, verify: Verify) -> Result<Recovered> {
+pub(crate) fn recover(dir: &Arc<Dir>, health: &Arc<Health>, verify: Verify) -> Result<Recovered> {
     let start = dir.now();
     let scan = scan::scan(dir)?;
     let mut notes = Vec::new();
     let mut recovered = match plan::judge(dir, &scan, &mut notes)? {
-        Verdict::Create => create(dir, &scan)?,
+        Verdict::Create => create(dir, health, &scan)?,
         Verdict::Open { torn } => {
             let plan = plan::plan(dir, &scan, torn, &mut notes)?;
             verify::verify_sealed(dir, &plan.chain, verify)?;
-            apply(dir, &scan, plan)?
+            apply(dir, health, &scan, plan)?
         }
         Verdict::Refuse(refusal) => return Err(plan::refuse(dir, &scan, refusal)),
     };
@@ -60,9 +61,9 @@ pub(crate) fn recover(dir: &Arc<Dir>, verify: Verify) -> Result<Recovered> {
 }
 
 /// Makes the first segment of a new log.
-fn create(dir: &Arc<Dir>, scan: &Scan) -> Result<Recovered> {
+fn create(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan) -> Result<Recovered> {
     remove_leftovers(dir, scan);
-    let current = Current::new(dir.clone(), None);
+    let current = Current::new(dir.clone(), health.clone(), None);
     let succession = Succession {
         log_id: dir.random_id()?,
         number: 1,
@@ -92,10 +93,10 @@ fn create(dir: &Arc<Dir>, scan: &Scan) -> Result<Recovered> {
 }
 
 /// Carries the plan out. Whatever fails leaves a log that opens to the same end.
-fn apply(dir: &Arc<Dir>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
+fn apply(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
     remove_leftovers(dir, scan);
     let scanned = plan.tail;
-    let current = Current::new(dir.clone(), sound_mark(scan).cloned());
+    let current = Current::new(dir.clone(), health.clone(), sound_mark(scan).cloned());
     let (tail, seal, action) = match plan.way {
         Way::Resume => (resume_tail(scanned, &current)?, None, RecoveryAction::Resumed),
         Way::RewriteTail => {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::frame::{
-    FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, Seal, SegmentHeader, encode_state,
+    FLOOR_BYTES, FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, FrameType, Seal, SegmentHeader,
 };
 use crate::fs::Handle;
 use crate::lsn::Lsn;
+use crate::options::Preallocate;
 use crate::planted::{self, Bug};
 
 use super::{IndexEntry, Segment};
@@ -30,9 +31,6 @@ pub(crate) struct Tail {
     end: u64,
     last: Option<LastFrame>,
     segment_bytes: u64,
-    /// Whether to preallocate: not before [`allow_preallocation`](Tail::allow_preallocation), and
-    /// no longer once the disk was full.
-    preallocates: bool,
     /// The file is filled up to here: with frames up to `end`, then with zeros.
     filled_to: u64,
     /// What the group being written will add to the index; kept for its memory.
@@ -40,14 +38,16 @@ pub(crate) struct Tail {
 }
 
 /// What a write did.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Written {
-    /// The tail's end, behind it.
+    /// The tail's end, after it.
     pub(crate) end: u64,
     /// Bytes of frames.
     pub(crate) bytes: u64,
     /// Bytes of preallocated zeros.
     pub(crate) preallocated_bytes: u64,
+    /// Why fewer were preallocated than wanted: the disk was full.
+    pub(crate) preallocation_refused: Option<Error>,
 }
 
 impl Tail {
@@ -66,7 +66,6 @@ impl Tail {
             end,
             last,
             segment_bytes: u64::MAX,
-            preallocates: false,
             filled_to,
             noted: Vec::new(),
         }
@@ -77,12 +76,6 @@ impl Tail {
         self.segment_bytes = bytes;
     }
 
-    /// Lets space be preallocated from now on. On a nearly full disk they would take the room of
-    /// the spares, so those come first.
-    pub(crate) fn allow_preallocation(&mut self) {
-        self.preallocates = true;
-    }
-
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
@@ -91,14 +84,20 @@ impl Tail {
         self.last.is_some()
     }
 
-    /// Whether a group of that size goes into a new segment: any segment takes at least one.
-    pub(crate) fn is_full_for(&self, frame_bytes: u64) -> bool {
-        self.last.is_some() && self.passes(frame_bytes)
+    /// Whether the group goes into a new segment: any segment takes at least one. A tail that is
+    /// full of states alone is replaced, but not for a record's sake.
+    pub(crate) fn is_full_for(&self, group: &FrameBuffer) -> bool {
+        let takes_no_more = if group.holds_only_states() {
+            self.last.is_some() || self.end > self.header.initial_end
+        } else {
+            self.last.is_some()
+        };
+        takes_no_more && self.passes(group.frame_bytes())
     }
 
-    /// Whether a state frame of that size goes into a new segment.
+    /// As [`is_full_for`](Tail::is_full_for), of a state frame.
     pub(crate) fn is_full_for_state(&self, state_bytes: usize) -> bool {
-        let bytes = (FRAME_HEADER_BYTES + 8 + state_bytes) as u64;
+        let bytes = (FRAME_HEADER_BYTES + FLOOR_BYTES + state_bytes) as u64;
         (self.last.is_some() || self.end > self.header.initial_end) && self.passes(bytes)
     }
 
@@ -115,22 +114,26 @@ impl Tail {
         }
     }
 
-    /// Writes a group behind what is there. On failure the tail stands where it stood, and what the
-    /// file holds beyond is unknown until [`undo`](Tail::undo).
+    /// Writes a group after what is there. Its states get `floor`. On failure the tail ends where it
+    /// ended, and what the file holds after that is unknown until [`undo`](Tail::undo).
     pub(crate) fn write_group(
         &mut self,
         group: &mut FrameBuffer,
         durable_end: u64,
+        floor: Lsn,
+        preallocate: Preallocate,
     ) -> Result<Written> {
         let start = self.end;
         let mut end = self.end;
         let mut last = self.last;
         self.noted.clear();
-        group.finish(&self.header.salt, start, durable_end, |placed| {
-            let frame = LastFrame { offset: placed.offset, header: placed.header };
-            self.noted.push(IndexEntry { lsn: frame.header.first, offset: frame.offset });
-            end = frame.end();
-            last = Some(frame);
+        group.finish(&self.header.salt, start, durable_end, floor, |placed| {
+            end = placed.offset + placed.header.frame_bytes();
+            if placed.header.frame_type == FrameType::Data {
+                let frame = LastFrame { offset: placed.offset, header: placed.header };
+                self.noted.push(IndexEntry { lsn: frame.header.first, offset: frame.offset });
+                last = Some(frame);
+            }
         });
         let mut offset = start;
         for run in group.runs() {
@@ -142,32 +145,22 @@ impl Tail {
         self.end = end;
         self.last = last;
         let bytes = end - start;
-        Ok(Written { end, bytes, preallocated_bytes: self.preallocate(bytes)? })
-    }
-
-    /// Writes a state frame behind what is there; `next` is the LSN of the next data frame.
-    pub(crate) fn write_state(
-        &mut self,
-        next: Lsn,
-        floor: Lsn,
-        state: &[u8],
-        durable_end: u64,
-    ) -> Result<Written> {
-        let (frame, _) = encode_state(&self.header.salt, self.end, durable_end, next, floor, state);
-        self.handle.write(&frame, self.end)?;
-        let bytes = frame.len() as u64;
-        self.end += bytes;
-        Ok(Written { end: self.end, bytes, preallocated_bytes: self.preallocate(bytes)? })
-    }
-
-    /// Keeps zeros ahead of the end, so that the next syncs change no file size. A full disk here
-    /// only ends that.
-    fn preallocate(&mut self, written_bytes: u64) -> Result<u64> {
-        self.filled_to = self.filled_to.max(self.end);
-        if !self.preallocates || self.end < self.filled_to || written_bytes > PREALLOCATE_BYTES {
-            return Ok(0);
+        let mut written =
+            Written { end, bytes, preallocated_bytes: 0, preallocation_refused: None };
+        self.filled_to = self.filled_to.max(end);
+        if preallocate == Preallocate::Auto {
+            self.preallocate(&mut written)?;
         }
-        let step = if written_bytes > LARGE_GROUP_BYTES {
+        Ok(written)
+    }
+
+    /// Keeps zeros after the end, so that the next syncs change no file size. A full disk here only
+    /// ends that.
+    fn preallocate(&mut self, written: &mut Written) -> Result<()> {
+        if self.end < self.filled_to || written.bytes > PREALLOCATE_BYTES {
+            return Ok(());
+        }
+        let step = if written.bytes > LARGE_GROUP_BYTES {
             PREALLOCATE_BYTES_LARGE
         } else {
             PREALLOCATE_BYTES
@@ -180,16 +173,14 @@ impl Tail {
             match self.handle.write(zeros, self.filled_to) {
                 Ok(()) => self.filled_to += count,
                 Err(error) if error.is_storage_full() => {
-                    log::info!(
-                        "preallocation is off: no zeros are written after the frames any more: {error}"
-                    );
-                    self.preallocates = false;
+                    written.preallocation_refused = Some(error);
                     break;
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(self.filled_to - start)
+        written.preallocated_bytes = self.filled_to - start;
+        Ok(())
     }
 
     /// Cuts the file back to the end of its last whole frame, durably, so that no part of a failed

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::current::{CurrentGuard, LogState, Spares};
 use crate::error::{Error, Failure, Result};
-use crate::frame::STATE_BYTES_MAX;
+use crate::frame::{STATE_BYTES_MAX, Unit};
 use crate::lsn::Lsn;
 use crate::new_segment::Spare;
 use crate::options::Durability;
 use crate::planted::{self, Bug};
-use crate::store::{DurableEnd, Maintenance, StateFrame, StatePlacement};
+use crate::store::{DurableEnd, Removal, StatePlacement};
 use crate::threads;
 
 use super::{Wal, check_bytes};
@@ -27,7 +27,33 @@ enum Marked {
     No,
 }
 
+/// Where everything is that was submitted before a call.
+#[derive(Debug)]
+pub(super) enum Settled {
+    Synced,
+    /// It was durable already.
+    NothingToSync,
+    /// `Buffered` mode: what is not written waits in memory, since the disk is full. What was
+    /// written is durable.
+    InMemory(Error),
+}
+
 impl Wal {
+    /// Brings everything that was submitted before the call to its outcome. A group that a full
+    /// disk revoked has its own, which its callers are told: it is no longer in the log.
+    pub(super) fn settle(&self) -> Result<Settled> {
+        match self.commit.sync() {
+            Ok(Some(_)) => Ok(Settled::Synced),
+            Ok(None) => Ok(Settled::NothingToSync),
+            Err(full @ Error::StorageFull { .. }) => {
+                drop(self.commit.quiesce()?); // What is written is no worse off for what is not.
+                let waits = self.mode == Durability::Buffered;
+                Ok(if waits { Settled::InMemory(full) } else { Settled::Synced })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Ends the newest segment and starts another one. One without records stays as it is.
     ///
     /// # Errors
@@ -35,14 +61,20 @@ impl Wal {
     /// [`Error::Closed`].
     pub fn rotate(&self) -> Result<()> {
         let maintenance_lock = threads::lock(&self.maintenance_lock);
-        self.commit.sync()?;
+        let panics = self.commit.guard_panics();
+        if let Settled::InMemory(full) = self.settle()? {
+            return Err(full);
+        }
         let mut quiesced = self.commit.quiesce()?;
-        if self.store.tail_holds_records() {
-            let frame = self.store.state_frame();
-            let created = self.store.start_segment(quiesced.next, &frame, Spare::Keep);
+        let next = quiesced.next;
+        let writer = quiesced.writer();
+        if writer.tail_holds_records() {
+            let frame = writer.written().clone();
+            let created = self.store.start_segment(writer, next, &frame, Spare::Keep);
             quiesced.publish(created)?;
         }
         drop(quiesced);
+        drop(panics);
         drop(maintenance_lock);
         self.run_maintenance();
         Ok(())
@@ -61,19 +93,22 @@ impl Wal {
     /// [`Error::Poisoned`], [`Error::Closed`].
     pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
         let maintenance_lock = threads::lock(&self.maintenance_lock);
-        self.commit.check_usable()?;
+        let panics = self.commit.guard_panics();
+        self.health.check()?;
         let met_full_disk = self.commit.met_full_disk();
         let mut marked = Marked::Yes;
-        if lsn > self.store.state_frame().floor || met_full_disk {
+        if lsn > self.store.segments.catalog().floor || met_full_disk {
             let placement = if met_full_disk {
                 StatePlacement::NewSegmentElseTail
             } else {
                 StatePlacement::TailElseNewSegment
             };
+            // Before anything is written that could take their room.
+            self.make_spares()?;
             self.raise_floor(lsn, placement)?;
             marked = self.mark_durable()?;
         }
-        let removed = self.store.remove_retired();
+        let removed = self.store.remove_retired(Removal::All);
         if removed.files > 0 && !planted::is(Bug::UnlinkDirNotSynced) {
             let mut current = self.store.current.lock();
             // A failure poisons the log before the lock is free.
@@ -82,6 +117,7 @@ impl Wal {
         if marked == Marked::No {
             self.mark_durable()?; // What was removed has made room.
         }
+        drop(panics);
         drop(maintenance_lock);
         self.run_maintenance();
         removed.failure.map_or(Ok(()), Err)
@@ -94,25 +130,26 @@ impl Wal {
             return Err(Error::OutOfRange { lsn, last });
         }
         // Records that find no room do not stand in the way of those that are written already.
-        let full = match self.commit.sync() {
-            Err(full @ Error::StorageFull { .. }) => Some(full),
-            outcome => outcome.map(|_| None)?,
-        };
+        let settled = self.settle()?;
         let mut quiesced = self.commit.quiesce()?;
-        // Only now do floor and state stand still. And an LSN that was there may have been taken
-        // back meanwhile.
-        let written = self.store.state_frame();
-        let floor = lsn.max(written.floor);
-        let last = quiesced.next.previous();
+        let next = quiesced.next;
+        let end = quiesced.end;
+        let writer = quiesced.writer();
+        // Only now do floor and state stand still. And an LSN that was there may have been revoked
+        // meanwhile.
+        let floor = lsn.max(writer.written().floor);
+        let last = next.previous();
         if floor > last {
-            return Err(full.unwrap_or(Error::OutOfRange { lsn, last }));
+            return Err(match settled {
+                Settled::InMemory(full) => full,
+                Settled::Synced | Settled::NothingToSync => Error::OutOfRange { lsn, last },
+            });
         }
-        let frame = StateFrame { floor, ..written };
         if planted::is(Bug::UnlinkedBeforeFloor) {
             self.store.raise_floor(floor);
-            self.store.remove_retired();
+            self.store.remove_retired(Removal::All);
         }
-        let put = self.store.put_state_frame(quiesced.next, quiesced.end, &frame, placement);
+        let put = self.store.put_floor(writer, next, end, floor, placement);
         quiesced.publish(put)?;
         self.store.raise_floor(floor);
         Ok(())
@@ -130,12 +167,7 @@ impl Wal {
     pub fn set_state(&self, state: &[u8]) -> Result<()> {
         self.store.segments.check_open()?;
         check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
-        let mut quiesced = self.commit.quiesce()?;
-        let frame = StateFrame { state: state.into(), ..self.store.state_frame() };
-        let placement = StatePlacement::Tail;
-        let put = self.store.put_state_frame(quiesced.next, quiesced.end, &frame, placement);
-        quiesced.publish(put)?;
-        drop(quiesced);
+        self.commit.set_state(Unit::state(state))?;
         self.run_maintenance();
         Ok(())
     }
@@ -145,7 +177,7 @@ impl Wal {
     /// Writes CURRENT anew with what is durable.
     fn mark_durable(&self) -> Result<Marked> {
         let mut current = self.store.current.lock();
-        self.commit.check_usable()?;
+        self.health.check()?;
         self.mark(&mut current, self.commit.durable_end())
     }
 
@@ -167,18 +199,20 @@ impl Wal {
         if self.commit.met_full_disk() {
             return Ok(());
         }
+        let panics = self.commit.guard_panics();
         let mut current = self.store.current.lock();
         // Not before the lock is held: `close` gives it back with the log closed.
-        self.commit.check_usable()?;
+        self.health.check()?;
         let durable = self.commit.durable_end();
         let is_below = current
             .mark()
             .is_some_and(|mark| mark.number == durable.tail.number && mark.end < durable.tail.end);
         if is_below && current.age() > MARK_AGE {
             self.mark(&mut current, durable)?;
-            drop(current);
-            self.run_maintenance();
         }
+        drop(current);
+        drop(panics);
+        self.run_maintenance();
         Ok(())
     }
 
@@ -186,7 +220,7 @@ impl Wal {
 
     /// Makes spares and removes retired segments, where that is due.
     pub(super) fn run_maintenance(&self) {
-        if self.store.maintenance.claim() == Maintenance::Idle {
+        if !self.store.maintenance.claim(|| self.store.dir.now()) {
             return;
         }
         // The thread that has this lock runs maintenance when it is done, or ends the log. It is
@@ -196,16 +230,25 @@ impl Wal {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return self.store.maintenance.request(),
         };
-        if self.commit.check_usable().is_ok() {
-            self.store.remove_retired();
-            let mut current = self.store.current.lock();
-            let made = current.make_spares().map_err(|fatal| self.fail(fatal));
-            drop(current);
-            if let Ok(Spares::Ready) = made {
-                self.store.allow_preallocation();
-            }
+        let panics = self.commit.guard_panics();
+        if self.health.check().is_ok() {
+            self.store.remove_retired(Removal::OnlyNew);
+            drop(self.make_spares()); // A failure has poisoned the log: the next call says so.
         }
+        drop(panics);
         drop(maintenance_lock);
+    }
+
+    /// Makes the spares that are not there. Without room for them, this is tried again later.
+    fn make_spares(&self) -> Result<()> {
+        let mut current = self.store.current.lock();
+        let made = current.make_spares().map_err(|fatal| self.fail(fatal))?;
+        drop(current);
+        match made {
+            Spares::Ready => self.store.allow_preallocation(),
+            Spares::Missing => self.store.maintenance.retry_later(self.store.dir.now()),
+        }
+        Ok(())
     }
 
     // --- The end ---
@@ -222,12 +265,14 @@ impl Wal {
     /// closed and its lock given back.
     pub fn close(&self) -> Result<()> {
         let maintenance_lock = threads::lock(&self.maintenance_lock);
+        let panics = self.commit.guard_panics();
         let closed = self.close_files();
         match &closed {
             Err(Error::Closed) => return closed,
             Ok(()) | Err(Error::Poisoned { .. }) => self.shut_down(),
             Err(_) => self.commit.admit_again(),
         }
+        drop(panics);
         drop(maintenance_lock);
         closed
     }
@@ -235,13 +280,11 @@ impl Wal {
     /// Everything that `close` does to files. With `Ok` every later call is `Closed`.
     fn close_files(&self) -> Result<()> {
         self.commit.hold_appends()?;
-        match self.commit.sync() {
-            // Told to their callers, and taken back: nothing is pending, unless it waits in memory.
-            Err(Error::StorageFull { .. }) if self.mode != Durability::Buffered => {}
-            outcome => drop(outcome?),
+        if let Settled::InMemory(full) = self.settle()? {
+            return Err(full);
         }
-        let quiesced = self.commit.quiesce()?;
-        self.store.trim_tail();
+        let mut quiesced = self.commit.quiesce()?;
+        quiesced.writer().trim_tail();
         let mut current = self.store.current.lock();
         let durable = self.commit.durable_end();
         if let Err(failure) = self.store.mark(&mut current, durable, LogState::Closed) {
@@ -257,7 +300,6 @@ impl Wal {
 
     /// Ends the handle, and gives the lock back once no thread is changing files.
     fn shut_down(&self) {
-        self.store.segments.close();
         self.commit.close();
         self.commit.wait_until_idle();
         drop(self.store.current.lock());
@@ -274,7 +316,7 @@ impl Wal {
             Failure::Refused(error) => error,
             Failure::Fatal(error) => {
                 self.commit.poison(error.clone());
-                self.commit.check_usable().err().unwrap_or(error)
+                self.health.check().err().unwrap_or(error)
             }
         }
     }

@@ -7,20 +7,24 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::commit::Commit;
+use crate::commit::{AtRest, Commit};
 use crate::dir::Dir;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::frame::{Unit, record_bytes};
 use crate::fs::{Fs, FsLock, Medium, OsFs};
+use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Durability, Options};
 use crate::reader::{self, Cursor, Iter, Record};
 use crate::recovery::recover;
 use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
-use crate::store::Store;
+use crate::store::{Disk, Store};
 use crate::threads::{self, Mutex, thread};
+use crate::watch::Watch;
+
+use maintain::Settled;
 
 /// A write-ahead log: an open directory of segments.
 ///
@@ -45,7 +49,8 @@ use crate::threads::{self, Mutex, thread};
 /// ```
 pub struct Wal {
     store: Arc<Store>,
-    commit: Arc<Commit>,
+    commit: Arc<Commit<Store>>,
+    health: Arc<Health>,
     counters: Arc<Counters>,
     report: RecoveryReport,
     mode: Durability,
@@ -89,16 +94,30 @@ impl Wal {
                 dir.path().display()
             );
         }
-        let recovered = recover(&dir, options.verify)?;
+        let watch = Arc::new(Watch::new(Lsn::ZERO));
+        let health = Arc::new(Health::new(watch.clone()));
+        let recovered = recover(&dir, &health, options.verify)?;
         let next = recovered.next;
         let report = recovered.report.clone();
         let counters = Arc::new(Counters::default());
-        let store = Arc::new(Store::new(dir, options, counters.clone(), recovered));
-        let commit =
-            Arc::new(Commit::new(store.clone(), counters.clone(), options, next, store.tail_end()));
+        let (store, writer) = Store::new(dir, options, counters.clone(), health.clone(), recovered);
+        let store = Arc::new(store);
+        watch.set_appended(next.previous());
+        watch.set_durable(next.previous());
+        let at_rest = AtRest {
+            next,
+            tail_end: store.tail_end(&writer),
+            state: writer.written().state.clone(),
+            file: store.file(&writer).clone(),
+            writer,
+            health: health.clone(),
+            watch,
+        };
+        let commit = Arc::new(Commit::new(store.clone(), counters.clone(), options, at_rest));
         let wal = Wal {
             store,
             commit,
+            health,
             counters,
             report,
             mode: options.durability,
@@ -145,7 +164,12 @@ impl Wal {
     pub fn append<'a>(&self, entry: impl Into<Entry<'a>>) -> Result<Lsn> {
         let entry = entry.into();
         self.check_size(&entry)?;
-        Ok(self.append_unit(Unit::entry(&entry))?.first())
+        let range = if Unit::is_large(record_bytes(&entry)) {
+            self.append_large(record_bytes(&entry), || Unit::batch([&entry]))
+        } else {
+            self.append_with(|commit| commit.append(Unit::entry(&entry)))
+        };
+        Ok(range?.first())
     }
 
     /// Appends all `entries`, or none: they lie in one frame, share one sync, and a crash leaves
@@ -171,27 +195,47 @@ impl Wal {
         I: IntoIterator,
         I::Item: Into<Entry<'a>>,
     {
-        // The caller's iterator and conversions run here, before any lock is taken.
-        let entries: Vec<Entry<'a>> = entries.into_iter().map(Into::into).collect();
-        entries.iter().try_for_each(|entry| self.check_size(entry))?;
-        let bytes = entries.iter().map(record_bytes).fold(0, u64::saturating_add);
-        check_bytes("batch", bytes, self.batch_bytes_max)?;
-        if entries.is_empty() {
-            self.commit.check_usable()?;
+        self.store.segments.check_open()?; // A closed log says so, whatever it is given.
+        // The caller's iterator and conversions run here, before any lock is taken. They stop as
+        // soon as they have given too much.
+        let mut collected: Vec<Entry<'a>> = Vec::new();
+        let mut bytes = 0_u64;
+        for entry in entries {
+            let entry = entry.into();
+            self.check_size(&entry)?;
+            bytes = bytes.saturating_add(record_bytes(&entry));
+            check_bytes("batch", bytes, self.batch_bytes_max)?;
+            collected.push(entry);
+        }
+        if collected.is_empty() {
+            self.health.check()?;
             return Ok(LsnRange::empty_before(self.next_lsn()));
         }
-        self.append_unit(Unit::batch(&entries))
+        if Unit::is_large(bytes) {
+            self.append_large(bytes, || Unit::batch(&collected))
+        } else {
+            self.append_with(|commit| commit.append(Unit::batch(&collected)))
+        }
+    }
+
+    /// Admits what is large before it is encoded, so that `pending_bytes_max` bounds memory.
+    fn append_large<'u>(&self, bytes: u64, encode: impl FnOnce() -> Unit<'u>) -> Result<LsnRange> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.append_with(|commit| commit.reserve(bytes)?.append(encode()))
     }
 
     /// Spare files are made by the append after the one that rotated, before it takes the room for
     /// them: the one that rotated has waited long enough. What an open has left is done after the
     /// first append.
-    fn append_unit(&self, unit: Unit<'_>) -> Result<LsnRange> {
+    fn append_with(
+        &self,
+        append: impl FnOnce(&Commit<Store>) -> Result<LsnRange>,
+    ) -> Result<LsnRange> {
         if self.store.maintenance.was_claimed() {
             self.run_maintenance();
-            return self.commit.append(unit);
+            return append(&self.commit);
         }
-        let range = self.commit.append(unit)?;
+        let range = append(&self.commit)?;
         self.run_maintenance();
         Ok(range)
     }
@@ -209,22 +253,14 @@ impl Wal {
     /// every 100 ms.
     ///
     /// # Errors
-    /// [`Error::StorageFull`]: what is not written yet waits in memory ([`Durability::Buffered`]).
-    /// [`Error::Poisoned`], [`Error::Closed`].
+    /// [`Error::StorageFull`]: what is not written yet waits in memory ([`Durability::Buffered`]
+    /// alone); what was written is durable. [`Error::Poisoned`], [`Error::Closed`].
     pub fn sync(&self) -> Result<Lsn> {
-        match self.commit.sync() {
-            Ok(Some(durable)) => {
-                self.run_maintenance();
-                return Ok(durable);
-            }
-            Ok(None) => {}
-            Err(full @ Error::StorageFull { .. }) => {
-                drop(self.commit.quiesce()?); // What is written is no worse off for what is not.
-                return Err(full);
-            }
-            Err(error) => return Err(error),
+        match self.settle()? {
+            Settled::Synced => self.run_maintenance(),
+            Settled::NothingToSync => self.mark_if_old()?,
+            Settled::InMemory(full) => return Err(full),
         }
-        self.mark_if_old()?;
         Ok(self.durable_lsn())
     }
 
@@ -273,7 +309,7 @@ impl Wal {
     /// Returns the state that was set last; empty if none was.
     #[must_use]
     pub fn state(&self) -> Vec<u8> {
-        self.store.state_frame().state.to_vec()
+        self.commit.state().to_vec()
     }
 
     /// The first LSN above the checkpoint: that of the first record, or of the one to be appended
@@ -305,7 +341,7 @@ impl Wal {
     /// Whether an earlier write or sync failed, so that nothing is acknowledged any more.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
-        self.commit.is_poisoned()
+        self.health.is_poisoned()
     }
 
     /// What opening the log found and did.

@@ -1,0 +1,126 @@
+//! Gathering: a leader waits a little for threads that are about to append, so that they share its
+//! sync.
+
+use std::time::Duration;
+
+use crate::threads;
+use crate::threads::atomic::{AtomicUsize, Ordering};
+
+/// A gathering leader takes its group once it has this much.
+const GROUP_BYTES: usize = 1 << 20;
+/// A gathering leader stops if no record has arrived for so long.
+const GATHER_IDLE: Duration = Duration::from_micros(30);
+const GATHER_MAX: Duration = Duration::from_micros(100);
+/// It stops after this many polls even on a machine whose clock stands still. Where schedules are
+/// tried, a record may arrive between any two of these anyway, and more of them would only be more
+/// of the same.
+const GATHER_POLLS_MAX: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1000 };
+/// After each gathering that no record joined, twice as many groups go without one, up to 2 to this
+/// power.
+const GATHER_MISSES_MAX: u32 = 6;
+
+/// Records and bytes in the active buffer, for a gathering leader to poll.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Arrivals {
+    pub(super) fn new() -> Arrivals {
+        Arrivals { records: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn note(&self, records: usize, bytes: usize) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.records.store(records, Ordering::Release);
+    }
+
+    /// Gives threads that are about to append the chance to join the group. Polls: waking from a
+    /// sleep would take longer than all of this.
+    pub(super) fn gather(
+        &self,
+        target: usize,
+        limit: Duration,
+        now: impl Fn() -> Duration,
+    ) -> Gathered {
+        let start = now();
+        let present = self.records.load(Ordering::Acquire);
+        let mut seen = present;
+        let mut seen_at = start;
+        for _ in 0..GATHER_POLLS_MAX {
+            let arrived = self.records.load(Ordering::Acquire);
+            if arrived >= target || self.bytes.load(Ordering::Relaxed) >= GROUP_BYTES {
+                return Gathered::Joined;
+            }
+            let now = now();
+            if arrived != seen {
+                seen = arrived;
+                seen_at = now;
+            }
+            if now.saturating_sub(seen_at) >= GATHER_IDLE || now.saturating_sub(start) >= limit {
+                break;
+            }
+            threads::yield_now();
+        }
+        if seen > present { Gathered::Joined } else { Gathered::Alone }
+    }
+}
+
+/// Whether a record joined a group while its leader gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gathered {
+    Joined,
+    Alone,
+}
+
+/// What decides whether a leader waits for more records, and how long.
+#[derive(Debug, Default)]
+pub(super) struct Gather {
+    /// Records that may come into the next group.
+    expected: usize,
+    average_sync: Duration,
+    misses: u32,
+    /// Groups that still go without.
+    skip: u32,
+}
+
+impl Gather {
+    pub(super) fn expect(&mut self, records: usize) {
+        self.expected = records;
+    }
+
+    /// Returns how long a leader may gather.
+    pub(super) fn limit(&self) -> Duration {
+        (self.average_sync / 4).min(GATHER_MAX)
+    }
+
+    /// Returns how many records to wait for, if that is worth it.
+    pub(super) fn target(&mut self, present: usize) -> Option<usize> {
+        if present >= self.expected {
+            return None;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        Some(self.expected)
+    }
+
+    /// Backs off after misses.
+    pub(super) fn learn(&mut self, gathered: Gathered) {
+        match gathered {
+            Gathered::Joined => self.misses = 0,
+            Gathered::Alone => {
+                self.misses = (self.misses + 1).min(GATHER_MISSES_MAX);
+                self.skip = (1 << self.misses) - 1;
+            }
+        }
+    }
+
+    /// Takes in how long a sync took.
+    pub(super) fn completed(&mut self, took: Duration) {
+        self.average_sync =
+            if self.average_sync.is_zero() { took } else { (self.average_sync * 7 + took) / 8 };
+    }
+}

@@ -1,0 +1,142 @@
+//! `Group`: what the threads that wait for one group share, and where they sleep.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::error::Error;
+use crate::threads::Condvar;
+
+/// A place where threads sleep, paired with the append mutex. Waking it costs no system call if no
+/// thread sleeps there.
+#[derive(Debug)]
+pub(super) struct SleepPoint {
+    condvar: Condvar,
+    /// How many sleep. Changed and read under the append mutex alone, so it orders nothing.
+    sleepers: AtomicUsize,
+}
+
+impl SleepPoint {
+    pub(super) fn new() -> SleepPoint {
+        SleepPoint { condvar: Condvar::new(), sleepers: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn condvar(&self) -> &Condvar {
+        &self.condvar
+    }
+
+    /// Called under the append mutex, before a thread sleeps here.
+    pub(super) fn enter(&self) {
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Called under the append mutex, after a thread slept here.
+    pub(super) fn leave(&self) {
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Called under the append mutex.
+    pub(super) fn has_sleepers(&self) -> bool {
+        self.sleepers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Called under the append mutex: wakes all threads that sleep here.
+    pub(super) fn wake_all(&self) {
+        if self.has_sleepers() {
+            self.condvar.notify_all();
+        }
+    }
+}
+
+/// One group of records and states: its number, its failure, its sleepers.
+///
+/// A group that was written or synced is known by its number, which is never reused. Only a group
+/// that failed needs a word of its own, since its number counts as passed as well.
+#[derive(Debug)]
+pub(super) struct Group {
+    number: u64,
+    /// Why the group was revoked: all its records and states are gone.
+    revoked: OnceLock<Error>,
+    /// `Buffered` mode: states of generations below this were taken out, and why. Its records stay.
+    states_lost_below: AtomicU64,
+    states_lost: OnceLock<Error>,
+    /// In `Sync` mode its members sleep here, so that a finished group wakes only its own.
+    pub(super) members: SleepPoint,
+}
+
+impl Group {
+    pub(super) fn new(number: u64) -> Group {
+        Group {
+            number,
+            revoked: OnceLock::new(),
+            states_lost_below: AtomicU64::new(0),
+            states_lost: OnceLock::new(),
+            members: SleepPoint::new(),
+        }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn revoke(&self, error: Error) {
+        self.revoked.get_or_init(|| error);
+    }
+
+    /// States up to that generation were taken out. Called under the append mutex.
+    pub(super) fn lose_states(&self, generation: u64, error: Error) {
+        self.states_lost_below.store(generation + 1, Ordering::Relaxed);
+        self.states_lost.get_or_init(|| error);
+    }
+
+    /// Returns why a member's records or state are gone, if they are.
+    pub(super) fn failure(&self, content: Content) -> Option<&Error> {
+        match content {
+            Content::Records => self.revoked.get(),
+            Content::State(generation) => {
+                let is_lost = generation < self.states_lost_below.load(Ordering::Relaxed);
+                self.revoked.get().or(self.states_lost.get().filter(|_| is_lost))
+            }
+        }
+    }
+}
+
+/// What a member of a group waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    Records,
+    /// The generation of the state.
+    State(u64),
+}
+
+/// Finished groups, to be used again: an append allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    groups: Vec<Arc<Group>>,
+}
+
+/// More finished groups than this are not kept.
+const GROUPS_KEPT: usize = 4;
+
+impl Pool {
+    /// Returns a group with that number.
+    pub(super) fn take(&mut self, number: u64) -> Arc<Group> {
+        for at in 0..self.groups.len() {
+            // One that a thread still looks at is left alone.
+            if let Some(group) = Arc::get_mut(&mut self.groups[at]) {
+                group.number = number;
+                group.revoked = OnceLock::new();
+                group.states_lost_below = AtomicU64::new(0);
+                group.states_lost = OnceLock::new();
+                return self.groups.swap_remove(at);
+            }
+        }
+        Arc::new(Group::new(number))
+    }
+
+    pub(super) fn keep(&mut self, group: Arc<Group>) {
+        if self.groups.len() == GROUPS_KEPT {
+            self.groups.swap_remove(0); // A ticket may hold it for long.
+        }
+        self.groups.push(group);
+    }
+}

@@ -1,0 +1,105 @@
+//! `Health`: whether the log is open, poisoned with its cause, or closed.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::error::{Error, Result};
+use crate::threads::atomic::{AtomicU8, Ordering};
+use crate::watch::Watch;
+
+const OPEN: u8 = 0;
+const POISONED: u8 = 1;
+const CLOSED: u8 = 2;
+
+/// Shared by every part of an open log. It never becomes better: after a failed write or sync,
+/// nothing is acknowledged any more.
+#[derive(Debug)]
+pub(crate) struct Health {
+    /// Written after `poison`, and read before it.
+    condition: AtomicU8,
+    /// What every call on a poisoned log returns: the first cause stays.
+    poison: OnceLock<Error>,
+    watch: Arc<Watch>,
+}
+
+/// Whether a call of [`Health::poison`] was the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Poisoning {
+    First,
+    Again,
+}
+
+impl Health {
+    /// `watch` tells the durable LSN that the error names.
+    pub(crate) fn new(watch: Arc<Watch>) -> Health {
+        Health { condition: AtomicU8::new(OPEN), poison: OnceLock::new(), watch }
+    }
+
+    /// Fails if the log is poisoned or closed.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.condition.load(Ordering::Acquire) {
+            OPEN => Ok(()),
+            POISONED => self.poisoned().map_or(Ok(()), Err),
+            _ => Err(Error::Closed),
+        }
+    }
+
+    /// Fails if the log is closed. A poisoned log still reads what is durable.
+    pub(crate) fn check_not_closed(&self) -> Result<()> {
+        if self.condition.load(Ordering::Acquire) == CLOSED { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Returns what a poisoned log says, also after it was closed.
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.poison.get().cloned()
+    }
+
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poison.get().is_some()
+    }
+
+    /// Ends the log. The first cause stays. A cause that says that the log is poisoned is that same
+    /// first cause.
+    pub(crate) fn poison(&self, cause: Error) -> Poisoning {
+        let error = match cause {
+            Error::Poisoned { .. } => cause,
+            cause => Error::Poisoned { durable: self.watch.durable(), cause: Arc::new(cause) },
+        };
+        let first = self.poison.set(error).is_ok();
+        let change = |from| {
+            self.condition.compare_exchange(from, POISONED, Ordering::AcqRel, Ordering::Acquire)
+        };
+        drop(change(OPEN)); // A closed log stays closed.
+        if first { Poisoning::First } else { Poisoning::Again }
+    }
+
+    /// Makes every later call return [`Error::Closed`].
+    pub(crate) fn close(&self) {
+        self.condition.store(CLOSED, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::lsn::Lsn;
+
+    #[test]
+    fn the_first_cause_stays_and_closing_hides_it_from_calls() {
+        let health = Health::new(Arc::new(Watch::new(Lsn::from(7))));
+        health.check().unwrap();
+        assert_eq!(health.poison(Error::Panicked), Poisoning::First);
+        assert_eq!(health.poison(Error::Closed), Poisoning::Again);
+        let is_first = |error: &Error| {
+            matches!(error, Error::Poisoned { durable, cause } if *durable == Lsn::from(7)
+                && matches!(**cause, Error::Panicked))
+        };
+        assert!(is_first(&health.check().unwrap_err()));
+        health.check_not_closed().unwrap();
+        health.close();
+        assert!(matches!(health.check(), Err(Error::Closed)));
+        assert!(matches!(health.check_not_closed(), Err(Error::Closed)));
+        assert!(health.is_poisoned() && is_first(&health.poisoned().unwrap()));
+        assert_eq!(health.poison(Error::Panicked), Poisoning::Again);
+        assert!(matches!(health.check(), Err(Error::Closed)));
+    }
+}
