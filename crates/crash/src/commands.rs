@@ -5,9 +5,10 @@ use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use seawall_crash::classify;
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::{self, Failure, Stop};
-use seawall_crash::{Kind, classify};
+use seawall_testkit::Kind;
 
 use crate::{Classify, Common, Exhaustive, Random};
 

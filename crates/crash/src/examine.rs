@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use seawall::sim::SimFs;
+use seawall_testkit::{Dice, Kind, Violation};
 
-use crate::dice::Dice;
 use crate::history::Setup;
-use crate::ledger::{Ledger, Seen, Survived};
+use crate::ledger::{Ledger, Survived, see};
 use crate::machine::DIR;
-use crate::violation::{Kind, Violation};
 
 /// What was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -118,7 +117,7 @@ impl Examiner {
             Violation::new(Kind::FalseCorrupt, format!("open says: {error} {error:?}"))
         })?;
         let calls = image.calls();
-        let seen = Seen::of(&wal);
+        let seen = see(&wal);
         ledger.judge(&seen, survived)?;
         let mut after = ledger.clone();
         after.adopt(&seen);

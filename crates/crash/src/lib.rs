@@ -2,7 +2,6 @@
 //! every image that a crash may leave, recovered, and held against a ledger of what was promised.
 
 pub mod classify;
-mod dice;
 mod examine;
 pub mod exhaustive;
 mod explore;
@@ -11,13 +10,10 @@ mod ledger;
 mod machine;
 pub mod random;
 mod shrink;
-mod violation;
 mod watch;
 
-pub use dice::Dice;
 pub use examine::{Examiner, Tally};
 pub use history::{History, Operation, Setup};
 pub use ledger::{Ledger, Seen, Survived};
 pub use machine::{Outcome, run};
 pub use shrink::check;
-pub use violation::{Kind, Violation};

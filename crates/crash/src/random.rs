@@ -5,12 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::dice::Dice;
+use seawall_testkit::{Dice, Kind, Violation};
+
 use crate::examine::{Examiner, Tally};
 use crate::history::History;
 use crate::machine::{self, Outcome};
 use crate::shrink;
-use crate::violation::{Kind, Violation};
 
 /// Crash points of each history, and power cuts at each.
 const POINTS: u64 = 6;

@@ -9,7 +9,8 @@ use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::{self, Failure, Stop};
-use seawall_crash::{Dice, History, Operation, Setup, classify};
+use seawall_crash::{History, Operation, Setup, classify};
+use seawall_testkit::Dice;
 
 const THREADS: usize = 2;
 
