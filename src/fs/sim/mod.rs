@@ -411,7 +411,7 @@ impl Fs for SimFs {
             OpenMode::Create => self.simple(Call::Create, |disk| disk.create_file(path)),
             OpenMode::Read | OpenMode::ReadWrite => self.simple(Call::Open, |disk| disk.file(path)),
         }?;
-        Ok(Box::new(SimFile { fs: self.clone(), node }))
+        Ok(Box::new(SimFile { fs: self.clone(), node, mode }))
     }
 
     fn rename(&self, source: &Path, target: &Path) -> io::Result<()> {
@@ -487,9 +487,17 @@ impl Fs for SimFs {
 struct SimFile {
     fs: SimFs,
     node: Node,
+    mode: OpenMode,
 }
 
 impl SimFile {
+    fn require_writable(&self) -> io::Result<()> {
+        if self.mode == OpenMode::Read {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(())
+    }
+
     fn simple<T>(
         &self,
         call: Call,
@@ -520,6 +528,7 @@ impl FsFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.require_writable()?;
         self.fs.call(
             Call::Write,
             |machine, go| {
@@ -561,6 +570,7 @@ impl FsFile for SimFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.require_writable()?;
         self.simple(Call::SetLen, |file| {
             file.set_len(bytes);
             Ok(())
