@@ -12,11 +12,13 @@ use std::{env, fs};
 use seawall::fs::Fs;
 use seawall::options::{Preallocate, Verify};
 use seawall::report::RecoveryAction;
+use seawall::sim::SimFs;
 use seawall::{Durability, Entry, Error, Lsn, Options, Wal};
+use seawall_testkit::HookFs;
+use seawall_testkit::disk::{contents, put};
+use seawall_testkit::hooks::Verdict;
 
-use crate::common::{Stored, collect, replay, small_segments};
-use crate::hook_fs::HookFs;
-use crate::mem_fs::MemFs;
+use crate::support::records::{Stored, collect, replay, small_segments};
 
 pub(crate) const DIR: &str = "/wal";
 pub(crate) const BLOCK: usize = 4096;
@@ -456,26 +458,26 @@ pub(crate) fn current_path() -> PathBuf {
 }
 
 /// Makes a disk with these segments, and with a CURRENT unless that is `None`.
-pub(crate) fn disk(segments: &[&Build], current: Option<Vec<u8>>) -> MemFs {
-    let disk = MemFs::new(5);
+pub(crate) fn disk(segments: &[&Build], current: Option<Vec<u8>>) -> SimFs {
+    let disk = SimFs::new(5);
     disk.create_dir(DIR.as_ref()).and_then(|()| disk.sync_dir("/".as_ref())).expect("a new disk");
     for segment in segments {
-        disk.replace(&segment.path(), segment.bytes());
+        put(&disk, segment.path(), segment.bytes());
     }
     if let Some(bytes) = current {
-        disk.replace(&current_path(), bytes);
+        put(&disk, current_path(), bytes);
     }
     disk
 }
 
-pub(crate) fn open(disk: &MemFs) -> seawall::Result<Wal> {
+pub(crate) fn open(disk: &SimFs) -> seawall::Result<Wal> {
     small_segments().open_on(Arc::new(disk.clone()), DIR)
 }
 
 /// The segments on a disk, decoded, by number.
-pub(crate) fn segments_of(disk: &MemFs) -> BTreeMap<u64, Segment> {
+pub(crate) fn segments_of(disk: &SimFs) -> BTreeMap<u64, Segment> {
     let mut segments = BTreeMap::new();
-    for (path, bytes) in disk.files() {
+    for (path, bytes) in contents(disk) {
         if path.extension().is_some_and(|ending| ending == "log") {
             let segment = Segment::decode(&bytes);
             assert_eq!(path, segment_path(segment.header.number), "a segment's name is its number");
@@ -485,8 +487,8 @@ pub(crate) fn segments_of(disk: &MemFs) -> BTreeMap<u64, Segment> {
     segments
 }
 
-pub(crate) fn mark_of(disk: &MemFs) -> Mark {
-    Mark::decode(&disk.files()[&current_path()])
+pub(crate) fn mark_of(disk: &SimFs) -> Mark {
+    Mark::decode(&disk.bytes(current_path()).expect("there is a CURRENT"))
 }
 
 /// Records of these numbers.
@@ -504,7 +506,7 @@ fn the_checksum_is_the_ieee_crc32_and_not_the_castagnoli_one() {
 fn every_field_that_the_library_writes_is_as_documented() {
     // Method: after each call of a short history, decode every file anew and compare each field
     // with what it must be; a durable end is what the call before had synced.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let wal = open(&disk).unwrap();
     let one = |number: u64| segments_of(&disk)[&number].clone();
     let born = one(1);
@@ -591,7 +593,7 @@ fn every_field_that_the_library_writes_is_as_documented() {
 fn a_group_shares_frames_of_at_most_64_kib_and_splits_nothing() {
     // Method: one group of many records and batches, as `Buffered` mode makes it; the frames that
     // hold it.
-    let disk = MemFs::new(2);
+    let disk = SimFs::new(2);
     let wal = Options::new()
         .durability(Durability::Buffered)
         .open_on(Arc::new(disk.clone()), DIR)
@@ -775,11 +777,11 @@ wal.close()?;
 ```
 "#;
 
-fn golden_disk() -> MemFs {
-    let disk = MemFs::new(0);
+fn golden_disk() -> SimFs {
+    let disk = SimFs::new(0);
     let next = AtomicU8::new(0);
     let count = move |bytes: &mut [u8]| bytes.fill_with(|| next.fetch_add(1, Ordering::Relaxed));
-    let fs = HookFs::new(disk.clone(), |_, _| Ok(())).with_random(count);
+    let fs = HookFs::new(disk.clone(), |_| Verdict::Go).with_random(count);
     let wal = Options::new().preallocate(Preallocate::Off).open_on(Arc::new(fs), DIR).unwrap();
     wal.append("debit 7").unwrap();
     wal.rotate().unwrap();
@@ -812,7 +814,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn golden_text() -> String {
-    let files = golden_disk().files();
+    let files = contents(&golden_disk());
     let paths: Vec<&PathBuf> = files.keys().filter(|path| !path.ends_with("LOCK")).collect();
     assert!(paths.contains(&&segment_path(2)) && !paths.contains(&&segment_path(1)), "{paths:?}");
     let segment = hex(&files[&segment_path(2)]);
