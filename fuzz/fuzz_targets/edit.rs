@@ -280,7 +280,7 @@ fn vouched(edited: &Files) -> Result<Option<Vouched>, &'static str> {
         return Err("the newest segment has another name");
     }
     let walked = walk(bytes, &header);
-    let mut promise = header.birth_end.max(walked.promised);
+    let mut promise = header.initial_end.max(walked.promised);
     if let Some(current) = current_file.and_then(|bytes| Current::read(bytes)) {
         if current.number > number {
             return Err("CURRENT names a newer segment");

@@ -606,7 +606,7 @@ fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rot
         assert_eq!(
             current.len(),
             usize::from(rotates) + usize::from(rotated),
-            "by the birth, and behind the last"
+            "by the creation, and after the last"
         );
         assert!(current.iter().all(|current| *current < record[0]), "before the record");
         rotations += u64::from(rotates);

@@ -699,10 +699,10 @@ fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
 }
 
 #[test]
-fn a_directory_sync_that_fails_takes_no_birth_of_another_thread_with_it() {
+fn a_directory_sync_that_fails_takes_no_new_segment_of_another_thread_with_it() {
     // Method: hold up the directory sync behind a checkpoint's unlinks, append meanwhile what needs
     // a new segment, and let the sync fail. It may take a name with it that was given meanwhile,
-    // and the birth's own sync would say ok: so none is given meanwhile, and the record is not
+    // and the creation's own sync would say ok: so none is given meanwhile, and the record is not
     // acknowledged.
     watchdog(60, || {
         let (unlinked, (begun, has_begun)) = (AtomicBool::new(false), mpsc::channel());

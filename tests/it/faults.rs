@@ -48,7 +48,7 @@ enum Step {
     KillInWrite,
 }
 
-/// Every call that changes files, each kind of birth, each way to reopen.
+/// Every call that changes files, each way to create a segment, each way to reopen.
 const WORKLOAD: &[Step] = {
     use Step::*;
     &[
@@ -66,7 +66,7 @@ const WORKLOAD: &[Step] = {
         Append(40),
         Flush,
         SetState(7000),
-        SetState(7001), // Born again: nothing but state frames.
+        SetState(7001), // The tail is rewritten: nothing but state frames.
         Checkpoint(3),
         Append(20_000), // Larger than a segment.
         Batch(9),
@@ -81,7 +81,7 @@ const WORKLOAD: &[Step] = {
         Open, // A successor.
         Replay,
         Kill,
-        Open, // Born again.
+        Open, // The tail is rewritten.
         Append(500),
         Checkpoint(1),
         Close,

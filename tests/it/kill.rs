@@ -166,7 +166,7 @@ fn report(wal: &Wal, dir: &Path) {
         expected + 2,
         "an open leaves LOCK, CURRENT and live segments: {names:?}"
     );
-    // The kill may have come between the two renames of a birth; there is nothing else to note.
+    // The kill may have come between the two renames of a creation; there is nothing else to note.
     assert!(report.notes.iter().all(|note| note.path.ends_with("CURRENT")), "{:?}", report.notes);
     say(&everything_seen(wal, dir));
 }

@@ -15,8 +15,8 @@ use seawall_testkit::disk::{Files, contents, put};
 use seawall_testkit::hooks::Call;
 
 use crate::format::{
-    BLOCK, Build, DATA, DIR, FRAMES_START, Id, Mark, Predecessor, current_path, disk, mark_of,
-    open, records, segment_path, segments_of, u32_at,
+    BLOCK, Build, DATA, DIR, FRAMES_START, Id, Mark, Seal, current_path, disk, mark_of, open,
+    records, segment_path, segments_of, u32_at,
 };
 use crate::support::fault_fs::{Fault, FaultFs};
 use crate::support::on_disk;
@@ -77,9 +77,9 @@ impl Three {
     fn new() -> Three {
         let mut old = Build::new(LOG, 1, 1, None);
         fill(&mut old, 1);
-        let mut middle = Build::new(LOG, 2, 4, Some(old.fence()));
+        let mut middle = Build::new(LOG, 2, 4, Some(old.seal()));
         fill(&mut middle, 4);
-        let mut tail = Build::with_floor(LOG, 3, 7, Some(middle.fence()), 0, b"state");
+        let mut tail = Build::with_floor(LOG, 3, 7, Some(middle.seal()), 0, b"state");
         fill(&mut tail, 7);
         Three { old, middle, tail }
     }
@@ -148,7 +148,7 @@ fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
     let three = Three::new();
     let disk = disk(
         &[&three.old, &three.middle, &three.tail],
-        Some(three.tail.mark(false, three.tail.header.birth_end).encode(1)),
+        Some(three.tail.mark(false, three.tail.header.initial_end).encode(1)),
     );
     let wal = opened(&disk);
     let report = wal.recovery();
@@ -158,9 +158,9 @@ fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
     );
     assert_eq!((report.dropped_bytes, report.dropped_frames), (0, 0));
     assert_eq!(replay(&wal), records(1..=9));
-    let born = &segments_of(&disk)[&4];
+    let created = &segments_of(&disk)[&4];
     let last_promised = &three.tail.frames[2];
-    let fence = Predecessor {
+    let seal = Seal {
         number: 3,
         salt: three.tail.header.salt,
         end: last_promised.end(),
@@ -168,11 +168,14 @@ fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
         frame_offset: last_promised.offset,
         frame_checksum: last_promised.checksum,
     };
-    assert_eq!(born.header.predecessor, Some(fence));
-    assert_eq!((born.header.first, born.header.log_id), (9, LOG));
-    assert_eq!(born.frames[0].floor_and_state(), (0, &b"state"[..]));
-    assert!(born.frames.iter().all(|frame| frame.durable_end == 0), "it is born with all of them");
-    assert_eq!(born.frames[1].records(), records([9]));
+    assert_eq!(created.header.seal, Some(seal));
+    assert_eq!((created.header.first, created.header.log_id), (9, LOG));
+    assert_eq!(created.frames[0].floor_and_state(), (0, &b"state"[..]));
+    assert!(
+        created.frames.iter().all(|frame| frame.durable_end == 0),
+        "it is created with all of them"
+    );
+    assert_eq!(created.frames[1].records(), records([9]));
     assert_eq!(mark_of(&disk).number, 4);
     assert_eq!(segments_of(&disk)[&3].end, last_promised.end(), "the old tail is cut at its end");
     drop(wal);
@@ -181,20 +184,20 @@ fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
 
 #[test]
 fn a_tail_without_promises_is_born_again() {
-    // Method: no sync is known to have reached beyond what the tail was born with; also where it
-    // was born with records, and where only a state frame was promised since. Same predecessor,
+    // Method: no sync is known to have reached beyond what the tail was created with; also where it
+    // was created with records, and where only a state frame was promised since. Same predecessor,
     // next number, the old file gone.
     let three = Three::new();
-    let mut unpromised = Build::new(LOG, 3, 7, Some(three.middle.fence()));
+    let mut unpromised = Build::new(LOG, 3, 7, Some(three.middle.seal()));
     unpromised.data(unpromised.end(), &records([7]));
-    let mut with_state = Build::new(LOG, 3, 7, Some(three.middle.fence()));
+    let mut with_state = Build::new(LOG, 3, 7, Some(three.middle.seal()));
     with_state.state(with_state.end(), 0, b"newer");
     with_state.data(with_state.end(), &records([7]));
-    let mut born_with = Build::new(LOG, 3, 7, Some(three.middle.fence()));
-    born_with.data(0, &records([7]));
-    born_with.born();
-    for (tail, state) in [(&unpromised, ""), (&with_state, "newer"), (&born_with, "")] {
-        let open_mark = tail.mark(false, tail.header.birth_end).encode(1);
+    let mut created_with = Build::new(LOG, 3, 7, Some(three.middle.seal()));
+    created_with.data(0, &records([7]));
+    created_with.created();
+    for (tail, state) in [(&unpromised, ""), (&with_state, "newer"), (&created_with, "")] {
+        let open_mark = tail.mark(false, tail.header.initial_end).encode(1);
         let disk = disk(&[&three.old, &three.middle, tail], Some(open_mark));
         let wal = opened(&disk);
         let report = wal.recovery();
@@ -205,7 +208,7 @@ fn a_tail_without_promises_is_born_again() {
         assert_eq!((replay(&wal), wal.state()), (records(1..=7), state.as_bytes().to_vec()));
         let segments = segments_of(&disk);
         assert_eq!(segments.keys().collect::<Vec<_>>(), [&1, &2, &4]);
-        assert_eq!(segments[&4].header.predecessor, tail.header.predecessor);
+        assert_eq!(segments[&4].header.seal, tail.header.seal);
         assert_eq!(segments[&4].header.first, 7);
         drop(wal);
         check_all(&disk, &records(1..=7));
@@ -274,19 +277,19 @@ fn a_torn_tail_is_dropped_and_reported() {
 #[test]
 fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
     // Method: the end of the tail's whole frames lies before what was promised; by each of the four
-    // that promise: the header's birth end, CURRENT, a frame before the damage, a frame behind it.
+    // that promise: the header's initial end, CURRENT, a frame before the damage, a frame behind it.
     let path = segment_path(3);
     let three = Three::new();
     let [state, first, second, third] = &three.tail.frames[..] else { panic!("four frames") };
-    let nothing_marked = Some(three.tail.mark(false, three.tail.header.birth_end).encode(1));
+    let nothing_marked = Some(three.tail.mark(false, three.tail.header.initial_end).encode(1));
     let spoil = |disk: &SimFs, offset: u64| {
         disk.damage(&path, |bytes| bytes[usize::try_from(offset).unwrap() + 9] ^= 0x10);
     };
     let segments = [&three.old, &three.middle, &three.tail];
 
-    let by_birth = disk(&segments, nothing_marked.clone());
-    spoil(&by_birth, state.offset);
-    let found = damage(&by_birth);
+    let by_creation = disk(&segments, nothing_marked.clone());
+    spoil(&by_creation, state.offset);
+    let found = damage(&by_creation);
     assert_eq!((found.path, found.offset), (path.clone(), state.offset));
 
     let by_current = disk(&segments, Some(three.tail.mark(false, third.end()).encode(1)));
@@ -351,7 +354,7 @@ fn a_promise_counts_wherever_it_stands_behind_the_damage() {
         let encoded = far.encode(&good.header.salt);
         far.checksum = u32_at(&encoded, 4);
         bytes.extend(&encoded[..40]); // Its body is lost.
-        let disk = disk(&[&good], Some(good.mark(false, good.header.birth_end).encode(1)));
+        let disk = disk(&[&good], Some(good.mark(false, good.header.initial_end).encode(1)));
         put(&disk, segment_path(1), bytes);
         if gap == 0 {
             // It promises what is there, and is a torn write by itself.
@@ -438,7 +441,7 @@ fn a_missing_older_segment_is_told_by_its_successor() {
     for (gone, first, last) in [(1, 1, 3), (2, 4, 6)] {
         for floor in [0, first - 1, first, last] {
             let mut three = Three::new();
-            three.tail = Build::with_floor(LOG, 3, 7, Some(three.middle.fence()), floor, b"");
+            three.tail = Build::with_floor(LOG, 3, 7, Some(three.middle.seal()), floor, b"");
             fill(&mut three.tail, 7);
             let disk = three.disk();
             disk.lose(segment_path(gone));
@@ -497,7 +500,7 @@ fn files_of_another_log_are_refused() {
 
 #[test]
 fn a_higher_number_than_currents_is_the_tail_all_the_same() {
-    // Method: CURRENT names the segment before the tail, as between the two renames of a birth:
+    // Method: CURRENT names the segment before the tail, as between the two renames of a creation:
     // nothing is lost, and the report says so.
     let three = Three::new();
     for closed in [false, true] {
@@ -571,7 +574,7 @@ fn two_sound_copies_that_differ_are_damage_in_a_header_and_old_and_new_in_curren
         bytes[BLOCK..2 * BLOCK].copy_from_slice(&other.encode(1)[..BLOCK])
     });
     assert_eq!(damage(&disk_header).path, segment_path(3));
-    let old = three.tail.mark(false, three.tail.header.birth_end).encode(1);
+    let old = three.tail.mark(false, three.tail.header.initial_end).encode(1);
     let new = three.closed().encode(1);
     for (first, second) in [(&old, &new), (&new, &old)] {
         let disk = three.disk();
@@ -664,10 +667,10 @@ fn unknown_frames_that_verify_are_refused_by_name() {
         behind_damage.damage(segment_path(3), |bytes| bytes[at + 50] ^= 1);
         assert_eq!(unsupported(&behind_damage), (segment_path(3), what, found));
 
-        let mut middle = Build::new(LOG, 2, 4, Some(three.old.fence()));
+        let mut middle = Build::new(LOG, 2, 4, Some(three.old.seal()));
         middle.frame(middle.end(), kind, 0, 4, b"from the future".to_vec());
         fill(&mut middle, 4);
-        let mut tail = Build::new(LOG, 3, 7, Some(middle.fence()));
+        let mut tail = Build::new(LOG, 3, 7, Some(middle.seal()));
         fill(&mut tail, 7);
         let in_middle =
             disk(&[&three.old, &middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
@@ -684,27 +687,23 @@ fn unknown_frames_that_verify_are_refused_by_name() {
 fn a_chain_that_does_not_fit_together_is_damage() {
     // Method: in the chain above the floor, one thing wrong at a time, each with right checksums.
     let three = Three::new();
-    let fence = three.middle.fence();
-    let tail = |predecessor: Predecessor, first: u64| {
-        let mut tail = Build::new(LOG, 3, first, Some(predecessor));
+    let seal = three.middle.seal();
+    let tail = |seal: Seal, first: u64| {
+        let mut tail = Build::new(LOG, 3, first, Some(seal));
         fill(&mut tail, first);
         tail
     };
     let cases = [
-        ("an LSN gap", tail(fence.clone(), 8), 3),
-        ("an LSN repeated", tail(fence.clone(), 6), 3),
-        ("a foreign salt", tail(Predecessor { salt: [9; 16], ..fence.clone() }, 7), 2),
-        (
-            "an end beyond the file",
-            tail(Predecessor { end: fence.end + 8000, ..fence.clone() }, 7),
-            2,
-        ),
+        ("an LSN gap", tail(seal.clone(), 8), 3),
+        ("an LSN repeated", tail(seal.clone(), 6), 3),
+        ("a foreign salt", tail(Seal { salt: [9; 16], ..seal.clone() }, 7), 2),
+        ("an end beyond the file", tail(Seal { end: seal.end + 8000, ..seal.clone() }, 7), 2),
         (
             "itself as predecessor",
-            tail(Predecessor { number: 3, salt: three.tail.header.salt, ..fence.clone() }, 7),
+            tail(Seal { number: 3, salt: three.tail.header.salt, ..seal.clone() }, 7),
             3,
         ),
-        ("a later one as predecessor", tail(Predecessor { number: 4, ..fence.clone() }, 7), 3),
+        ("a later one as predecessor", tail(Seal { number: 4, ..seal.clone() }, 7), 3),
     ];
     for (what, tail, named) in cases {
         let disk =
@@ -716,13 +715,10 @@ fn a_chain_that_does_not_fit_together_is_damage() {
     let frames = [
         (
             "another last frame",
-            Predecessor { frame_offset: three.middle.frames[2].offset, ..fence.clone() },
+            Seal { frame_offset: three.middle.frames[2].offset, ..seal.clone() },
         ),
-        (
-            "another checksum",
-            Predecessor { frame_checksum: fence.frame_checksum ^ 1, ..fence.clone() },
-        ),
-        ("an end within a frame", Predecessor { end: fence.end - 8, ..fence.clone() }),
+        ("another checksum", Seal { frame_checksum: seal.frame_checksum ^ 1, ..seal.clone() }),
+        ("an end within a frame", Seal { end: seal.end - 8, ..seal.clone() }),
     ];
     for (what, wrong) in frames {
         let tail = tail(wrong, 7);
@@ -750,15 +746,15 @@ fn frames_that_do_not_continue_one_another_are_damage() {
     // LSNs.
     for wrong in [5, 7, 4] {
         let mut middle = Build::new(LOG, 2, 4, None);
-        middle.header.predecessor = Some(Three::new().old.fence());
+        middle.header.seal = Some(Three::new().old.seal());
         middle.data(middle.end(), &records([4, 5]));
         middle.next = wrong;
         middle.data(middle.end(), &records([6]));
         let old = Three::new().old;
         let as_tail =
-            disk(&[&old, &middle], Some(middle.mark(false, middle.header.birth_end).encode(1)));
+            disk(&[&old, &middle], Some(middle.mark(false, middle.header.initial_end).encode(1)));
         assert_eq!(damage(&as_tail).path, segment_path(2));
-        let mut tail = Build::new(LOG, 3, wrong + 1, Some(middle.fence()));
+        let mut tail = Build::new(LOG, 3, wrong + 1, Some(middle.seal()));
         fill(&mut tail, wrong + 1);
         let in_middle = disk(&[&old, &middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
         match open(&in_middle) {
@@ -774,7 +770,7 @@ fn a_tail_that_begins_without_a_state_frame_is_damage() {
     let mut tail = Build::new(LOG, 1, 1, None);
     tail.frames.clear();
     tail.data(0, &records([1]));
-    tail.born();
+    tail.created();
     let first = disk(&[&tail], Some(tail.mark(true, tail.end()).encode(1)));
     assert_eq!(damage(&first).path, segment_path(1));
     let mut beyond = Build::with_floor(LOG, 1, 1, None, 2, b"");
@@ -801,12 +797,12 @@ fn bytes_behind_a_predecessors_end_are_dead_whatever_they_hold() {
 
 #[test]
 fn segments_that_the_chain_passes_by_are_removed_if_they_are_sound() {
-    // Method: the tail's predecessor record points past a segment, as when a suffix was cut off:
+    // Method: the tail's seal points past a segment, as when a suffix was cut off:
     // what lies between is no part of the log. One with a sound header goes, one without stays and
     // is reported.
     let three = Three::new();
     for sound in [true, false] {
-        let mut tail = Build::new(LOG, 3, 4, Some(three.old.fence()));
+        let mut tail = Build::new(LOG, 3, 4, Some(three.old.seal()));
         tail.data(tail.end(), &records([14]));
         let disk =
             disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
@@ -832,7 +828,7 @@ fn damage_wholly_below_the_floor_never_stops_an_open() {
     // and within the next one.
     let three = Three::new();
     for floor in [6, 7] {
-        let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.fence()), floor, b"");
+        let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.seal()), floor, b"");
         fill(&mut tail, 7);
         let mark = tail.mark(true, tail.end()).encode(1);
         type Change = fn(&mut Vec<u8>);
@@ -1048,7 +1044,7 @@ fn the_report_tells_what_is_there() {
     // Method: the report of a log with a floor in its second segment and a retired first one, field
     // by field.
     let three = Three::new();
-    let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.fence()), 4, b"");
+    let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.seal()), 4, b"");
     fill(&mut tail, 7);
     let disk =
         disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
