@@ -68,7 +68,7 @@ impl Health {
         let change = |from| {
             self.condition.compare_exchange(from, POISONED, Ordering::AcqRel, Ordering::Acquire)
         };
-        drop(change(OPEN)); // A closed log stays closed.
+        let _ = change(OPEN); // A closed log stays closed.
         if first { Poisoning::First } else { Poisoning::Again }
     }
 

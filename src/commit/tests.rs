@@ -6,10 +6,12 @@ use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use super::gather::Gathered;
 use super::*;
 use crate::entry::Entry;
 use crate::frame::FrameBuffer;
 use crate::fs::{Fs, OsFs};
+use crate::health::Health;
 
 #[derive(Debug)]
 enum Script {
@@ -28,7 +30,8 @@ struct FakeDisk {
     syncs: Mutex<VecDeque<Option<Script>>>,
     /// One letter for each call that was carried out.
     calls: Mutex<String>,
-    end: Mutex<u64>,
+    /// States that were written.
+    states: Mutex<Vec<Vec<u8>>>,
 }
 
 impl FakeDisk {
@@ -53,29 +56,40 @@ impl FakeDisk {
 }
 
 impl Disk for FakeDisk {
-    fn is_full_for(&self, _group: &FrameBuffer) -> bool {
+    type Writer = TailEnd;
+    type File = ();
+
+    fn is_full_for(&self, _tail: &TailEnd, _group: &FrameBuffer) -> bool {
         self.full.swap(false, Ordering::Relaxed)
     }
 
-    fn rotate(&self, _next: Lsn) -> Result<TailEnd, Failure> {
+    fn rotate(&self, tail: &mut TailEnd, _next: Lsn) -> Result<(), Failure> {
         self.call('r', None).map_err(Failure::Fatal)?;
-        *self.end.lock().unwrap() = 8192;
-        Ok(TailEnd { number: 2, salt: [0; 16], end: 8192 })
+        *tail = TailEnd { number: tail.number + 1, end: 8192, ..*tail };
+        Ok(())
     }
 
-    fn write(&self, group: &mut FrameBuffer, _durable_end: u64) -> Result<Written> {
+    fn write(&self, tail: &mut TailEnd, group: &mut FrameBuffer, _: u64) -> Result<Written> {
         let script = self.writes.lock().unwrap().pop_front();
         self.call('w', script)?;
-        let mut end = self.end.lock().unwrap();
-        *end += group.frame_bytes();
-        Ok(Written { end: *end, bytes: group.frame_bytes(), preallocated_bytes: 0 })
+        self.states.lock().unwrap().extend(group.state().map(<[u8]>::to_vec));
+        tail.end += group.frame_bytes();
+        Ok(written(tail.end))
     }
 
-    fn undo(&self) -> Result<()> {
+    fn undo(&self, _tail: &mut TailEnd) -> Result<()> {
         self.call('u', None)
     }
 
-    fn sync(&self) -> Result<Duration> {
+    fn tail_end(&self, tail: &TailEnd) -> TailEnd {
+        *tail
+    }
+
+    fn file<'w>(&self, _tail: &'w TailEnd) -> &'w () {
+        &()
+    }
+
+    fn sync(&self, _file: &()) -> Result<Duration> {
         let start = self.clock.now();
         let script = self.syncs.lock().unwrap().pop_front();
         self.call('s', script)?;
@@ -87,21 +101,40 @@ impl Disk for FakeDisk {
     }
 }
 
-fn fixture(options: &Options) -> (Arc<FakeDisk>, Arc<Commit>) {
+const TAIL: TailEnd = TailEnd { number: 1, salt: [0; 16], end: 8192 };
+
+/// An empty log.
+fn at_rest<D: Disk<Writer = TailEnd, File = ()>>() -> AtRest<D> {
+    let watch = Arc::new(Watch::new(Lsn::ZERO));
+    AtRest {
+        next: Lsn::FIRST,
+        tail_end: TAIL,
+        state: Arc::default(),
+        writer: TAIL,
+        file: (),
+        health: Arc::new(Health::new(watch.clone())),
+        watch,
+    }
+}
+
+fn written(end: u64) -> Written {
+    Written { end, bytes: 64, preallocated_bytes: 0, preallocation_refused: None }
+}
+
+fn fixture(options: &Options) -> (Arc<FakeDisk>, Arc<Commit<FakeDisk>>) {
     let disk = Arc::new(FakeDisk {
         clock: OsFs::new(),
         full: AtomicBool::new(false),
         writes: Mutex::default(),
         syncs: Mutex::default(),
         calls: Mutex::default(),
-        end: Mutex::new(8192),
+        states: Mutex::default(),
     });
-    let tail_end = TailEnd { number: 1, salt: [0; 16], end: 8192 };
-    let commit = Commit::new(disk.clone(), Arc::default(), options, Lsn::FIRST, tail_end);
+    let commit = Commit::new(disk.clone(), Arc::default(), options, at_rest());
     (disk, Arc::new(commit))
 }
 
-fn append(commit: &Commit, payload: &[u8]) -> Result<Lsn> {
+fn append(commit: &Commit<FakeDisk>, payload: &[u8]) -> Result<Lsn> {
     commit.append(Unit::entry(&Entry::from(payload))).map(|range| range.first())
 }
 
@@ -118,10 +151,17 @@ fn hold(calls: &Mutex<VecDeque<Option<Script>>>) -> (Receiver<()>, Sender<Option
 }
 
 /// Starts an append in a thread of its own; what it returns comes through the channel.
-fn start_append(commit: &Arc<Commit>) -> Receiver<Result<Lsn>> {
+fn start_append(commit: &Arc<Commit<FakeDisk>>) -> Receiver<Result<Lsn>> {
+    start_append_of(commit, b"record")
+}
+
+fn start_append_of(
+    commit: &Arc<Commit<FakeDisk>>,
+    payload: &'static [u8],
+) -> Receiver<Result<Lsn>> {
     let (sender, receiver) = channel();
     let commit = commit.clone();
-    std::thread::spawn(move || sender.send(append(&commit, b"record")));
+    std::thread::spawn(move || sender.send(append(&commit, payload)));
     receiver
 }
 
@@ -352,17 +392,16 @@ fn only_its_members_read_that_a_group_was_revoked() {
     let (disk, commit) = fixture(&Options::new().durability(Durability::Interval(interval)));
     append(&commit, b"").unwrap();
     let mut state = commit.lock();
-    let group = state.filling;
     let entry = Entry::from(b"refused");
-    state.push(Unit::entry(&entry));
-    let members = [state.join(group), state.join(group)];
+    state.push(Unit::entry(&entry)).unwrap();
+    let members = [(); 2].map(|()| state.join_filling(Content::Records, Milestone::Written));
     let taken = state.take();
     let full = Error::io("test", &Path::new("disk").into(), io::ErrorKind::StorageFull.into());
     state.revoke(taken, &full, Milestone::Written);
     drop(state);
     assert_eq!(commit.sync().unwrap(), Some(Lsn::from(1)));
     for member in members {
-        let outcome = commit.lock().reached(member, Milestone::Written);
+        let outcome = commit.lock().reached(&member);
         assert!(matches!(outcome, Some(Err(Error::StorageFull { .. }))));
     }
     assert_eq!(disk.calls(), "ws");
@@ -422,36 +461,45 @@ fn a_clock_that_stands_still_holds_no_thread_up() {
     #[derive(Debug)]
     struct Still(Arc<FakeDisk>);
     impl Disk for Still {
-        fn is_full_for(&self, group: &FrameBuffer) -> bool {
-            self.0.is_full_for(group)
+        type Writer = TailEnd;
+        type File = ();
+
+        fn is_full_for(&self, tail: &TailEnd, group: &FrameBuffer) -> bool {
+            self.0.is_full_for(tail, group)
         }
-        fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure> {
-            self.0.rotate(next)
+        fn rotate(&self, tail: &mut TailEnd, next: Lsn) -> Result<(), Failure> {
+            self.0.rotate(tail, next)
         }
-        fn write(&self, group: &mut FrameBuffer, durable_end: u64) -> Result<Written> {
-            self.0.write(group, durable_end)
+        fn write(&self, tail: &mut TailEnd, group: &mut FrameBuffer, end: u64) -> Result<Written> {
+            self.0.write(tail, group, end)
         }
-        fn undo(&self) -> Result<()> {
-            self.0.undo()
+        fn undo(&self, tail: &mut TailEnd) -> Result<()> {
+            self.0.undo(tail)
         }
-        fn sync(&self) -> Result<Duration> {
-            self.0.sync()
+        fn tail_end(&self, tail: &TailEnd) -> TailEnd {
+            *tail
+        }
+        fn file<'w>(&self, _tail: &'w TailEnd) -> &'w () {
+            &()
+        }
+        fn sync(&self, file: &()) -> Result<Duration> {
+            self.0.sync(file)
         }
         fn now(&self) -> Duration {
             Duration::ZERO
         }
     }
     let (disk, _) = fixture(&Options::new());
-    let tail_end = TailEnd { number: 1, salt: [0; 16], end: 8192 };
-    let commit =
-        Commit::new(Arc::new(Still(disk)), Arc::default(), &Options::new(), Lsn::FIRST, tail_end);
+    let still = Arc::new(Still(disk));
+    let commit = Commit::new(still, Arc::default(), &Options::new(), at_rest());
     let entries = [Entry::from(b"a"), Entry::from(b"b")];
     commit.append(Unit::batch(&entries)).unwrap();
     let commit = Arc::new(commit);
-    outcome(&start_append(&commit)).unwrap();
+    commit.append(Unit::entry(&Entry::from(b"c"))).unwrap();
     let gathers = commit.clone();
     let (sender, gathered) = channel();
-    std::thread::spawn(move || sender.send(gathers.gather(9, Duration::from_secs(1))));
+    let second = Duration::from_secs(1);
+    std::thread::spawn(move || sender.send(gathers.arrivals.gather(9, second, Duration::default)));
     assert_eq!(outcome(&gathered), Gathered::Alone);
 }
 
@@ -467,4 +515,183 @@ fn a_newcomer_enters_while_others_wait_if_there_is_room_for_all() {
     let newcomer = start_append(&commit);
     assert_eq!(outcome(&newcomer).unwrap(), Lsn::FIRST);
     assert_eq!(outcome(&queued).unwrap(), Lsn::from(2));
+}
+
+fn set_state(commit: &Commit<FakeDisk>, state: &[u8]) -> Result<()> {
+    commit.set_state(Unit::state(state))
+}
+
+fn start_set_state(commit: &Arc<Commit<FakeDisk>>, state: &'static [u8]) -> Receiver<Result<()>> {
+    let (sender, receiver) = channel();
+    let commit = commit.clone();
+    std::thread::spawn(move || sender.send(set_state(&commit, state)));
+    receiver
+}
+
+#[test]
+fn a_state_shares_the_sync_of_its_group_and_the_newest_of_several_counts() {
+    // Method: while one append waits in its sync, records and states come; they share the next
+    // group. Of states without a record between them only the newest is written.
+    let (disk, commit) = fixture(&Options::new());
+    let (begun, go_on) = hold_sync(&disk);
+    let first = start_append(&commit);
+    outcome(&begun);
+    let bytes = || commit.lock().active.frame_bytes();
+    let second = start_append(&commit);
+    wait_until(|| commit.lock().active_records == 1);
+    let mut states = Vec::new();
+    for state in [b"one".as_slice(), b"two, longer", b"three"] {
+        let before = bytes();
+        states.push(start_set_state(&commit, state));
+        wait_until(|| bytes() != before);
+    }
+    assert_eq!(*commit.state(), *b"", "nothing of it is durable yet");
+    go_on.send(None).unwrap();
+    outcome(&first).unwrap();
+    outcome(&second).unwrap();
+    states.iter().for_each(|state| outcome(state).unwrap());
+    assert_eq!(disk.calls(), "wsws");
+    assert_eq!(*disk.states.lock().unwrap(), [b"three"]);
+    assert_eq!(*commit.state(), *b"three");
+}
+
+#[test]
+fn a_state_alone_is_a_group_and_is_durable_in_every_mode() {
+    let interval = Durability::Interval(Duration::from_secs(1000));
+    for mode in [Durability::Sync, interval, Durability::Buffered] {
+        let (disk, commit) = fixture(&Options::new().durability(mode));
+        set_state(&commit, b"vote").unwrap();
+        assert_eq!((disk.calls().as_str(), &*commit.state()), ("ws", b"vote".as_slice()));
+        append(&commit, b"").unwrap();
+        set_state(&commit, b"").unwrap();
+        assert_eq!(&*commit.state(), b"".as_slice());
+        assert_eq!(commit.next_lsn(), Lsn::from(2), "a state has no LSN");
+        assert_eq!(commit.durable_lsn(), Lsn::FIRST, "it stands after the record");
+    }
+}
+
+#[test]
+fn a_refused_state_is_not_there_and_the_next_one_is() {
+    // Method: a full disk, in each mode. In `Buffered` mode a record waits in memory, and the state
+    // that was refused must not go out with it.
+    let interval = Durability::Interval(Duration::from_secs(1000));
+    for mode in [Durability::Sync, interval, Durability::Buffered] {
+        let (disk, commit) = fixture(&Options::new().durability(mode));
+        let full = || Some(Script::Fail(io::ErrorKind::StorageFull));
+        disk.writes.lock().unwrap().extend([full()]);
+        if mode == Durability::Buffered {
+            append(&commit, b"waits").unwrap();
+        }
+        assert!(set_state(&commit, b"refused").unwrap_err().is_storage_full());
+        assert_eq!(*commit.state(), *b"");
+        drop(commit.sync());
+        assert_eq!(*disk.states.lock().unwrap(), [b""; 0]);
+        set_state(&commit, b"stored").unwrap();
+        assert_eq!(*disk.states.lock().unwrap(), [b"stored"]);
+        assert_eq!(&*commit.state(), b"stored".as_slice(), "{mode:?}");
+    }
+}
+
+#[test]
+fn neither_appends_nor_threads_that_want_both_roles_starve_each_other() {
+    // Method: two threads take both roles without a pause, two append without a pause. Each side
+    // must get on, however the machine schedules them.
+    let (_, commit) = fixture(&Options::new());
+    let done = Arc::new(AtomicBool::new(false));
+    let greedy: Vec<_> = (0..2)
+        .map(|_| {
+            let commit = commit.clone();
+            let done = done.clone();
+            std::thread::spawn(move || {
+                let mut turns = 0;
+                while !done.load(Ordering::Relaxed) {
+                    drop(commit.quiesce().unwrap());
+                    turns += 1;
+                }
+                turns
+            })
+        })
+        .collect();
+    let appending: Vec<_> = (0..2)
+        .map(|_| {
+            let commit = commit.clone();
+            let (sender, receiver) = channel();
+            std::thread::spawn(move || {
+                for _ in 0..500 {
+                    append(&commit, b"record").unwrap();
+                }
+                sender.send(())
+            });
+            receiver
+        })
+        .collect();
+    appending.iter().for_each(outcome);
+    done.store(true, Ordering::Relaxed);
+    let turns: Vec<u64> = greedy.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert!(turns.iter().sum::<u64>() > 50, "{turns:?} beside 1,000 appends");
+}
+
+#[test]
+fn an_entry_counts_as_pending_before_it_is_encoded() {
+    // Method: one thread has reserved all that may be pending and encodes; another one waits, or is
+    // refused, until the first has given up or appended.
+    let small = Options::new().pending_bytes_max(4096);
+    let (_, commit) = fixture(&small.clone().backpressure(Backpressure::Fail));
+    let reservation = commit.reserve(4000).unwrap();
+    assert!(matches!(append(&commit, &[7; 200]), Err(Error::QueueFull { .. })));
+    drop(reservation);
+    append(&commit, &[7; 200]).unwrap();
+
+    let (_, commit) = fixture(&small);
+    let reservation = commit.reserve(4000).unwrap();
+    let waiting = start_append_of(&commit, &[7; 200]);
+    wait_until(|| commit.lock().queue.len() == 1);
+    let entry = Entry::from(b"encoded");
+    assert_eq!(reservation.append(Unit::entry(&entry)).unwrap().first(), Lsn::from(1));
+    assert_eq!(outcome(&waiting).unwrap(), Lsn::from(2));
+    let given_up = commit.reserve(4000).unwrap();
+    let waiting = start_append_of(&commit, &[7; 200]);
+    wait_until(|| commit.lock().queue.len() == 1);
+    drop(given_up);
+    assert_eq!(outcome(&waiting).unwrap(), Lsn::from(3));
+}
+
+#[test]
+fn a_group_too_large_for_its_file_goes_into_a_new_segment() {
+    // Method: the write of a group meets the largest allowed file size; it is undone, and written
+    // to the next segment. If that is refused too, the group is.
+    let (disk, commit) = fixture(&Options::new());
+    let too_large = || Some(Script::Fail(io::ErrorKind::FileTooLarge));
+    append(&commit, b"first").unwrap();
+    disk.writes.lock().unwrap().extend([too_large()]);
+    assert_eq!(append(&commit, b"second").unwrap(), Lsn::from(2));
+    assert_eq!(disk.calls(), "wswurws");
+    disk.writes.lock().unwrap().extend([too_large(), too_large()]);
+    assert!(append(&commit, b"third").unwrap_err().is_storage_full());
+    assert_eq!(append(&commit, b"third").unwrap(), Lsn::from(3));
+}
+
+#[test]
+fn no_thread_is_woken_where_none_sleeps() {
+    // Method: a lone thread appends and syncs in each mode; no place has ever had a sleeper.
+    let (_, commit) = fixture(&Options::new());
+    for _ in 0..3 {
+        append(&commit, b"").unwrap();
+    }
+    let state = commit.lock();
+    assert!(!state.filling.members.has_sleepers());
+    let wakes = commit.shared.sleepers.wakes(&state, Some(state.filling.clone()));
+    assert!(wakes.wakes_none(), "{wakes:?}");
+}
+
+#[test]
+fn the_last_lsn_is_refused_and_harms_nothing() {
+    let (_, commit) = fixture(&Options::new());
+    let mut state = commit.lock();
+    let last = Lsn::from(u64::MAX - 1);
+    state.next = last;
+    let entry = Entry::from(b"x");
+    assert!(matches!(state.push(Unit::entry(&entry)), Err(Error::OutOfRange { .. })));
+    assert_eq!(state.next, last);
+    assert!(state.active.is_empty());
 }

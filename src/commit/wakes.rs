@@ -33,6 +33,14 @@ pub(super) struct Wakes {
     timer: bool,
 }
 
+#[cfg(test)]
+impl Wakes {
+    pub(super) fn wakes_none(&self) -> bool {
+        let places = self.finished.is_some() || self.leader.is_some() || self.front.is_some();
+        !self.roles && !self.all_members && !self.timer && !places
+    }
+}
+
 impl Sleepers {
     pub(super) fn new(mode: Durability) -> Sleepers {
         Sleepers {

@@ -259,14 +259,25 @@ mod tests {
         segment.index.set(Vec::new());
         let mut tail =
             Tail::new(segment, Arc::new(handle), header, FRAMES_START, None, FRAMES_START);
-        tail.write_state(Lsn::FIRST, Lsn::ZERO, b"", 0).unwrap();
+        let mut group = FrameBuffer::default();
+        group.push(Unit::state(b""), Lsn::FIRST);
+        tail.write_group(&mut group, 0, Lsn::ZERO, Preallocate::Off).unwrap();
         tail
     }
 
     fn write(tail: &mut Tail, next: &mut Lsn, payload: &[u8]) -> Result<Written> {
+        write_with(tail, next, payload, Preallocate::Off)
+    }
+
+    fn write_with(
+        tail: &mut Tail,
+        next: &mut Lsn,
+        payload: &[u8],
+        preallocate: Preallocate,
+    ) -> Result<Written> {
         let mut group = FrameBuffer::default();
         group.push(Unit::entry(&Entry::from(payload)), *next);
-        let written = tail.write_group(&mut group, tail.end())?;
+        let written = tail.write_group(&mut group, tail.end(), Lsn::ZERO, preallocate)?;
         *next = next.next();
         Ok(written)
     }
@@ -335,34 +346,35 @@ mod tests {
     }
 
     #[test]
-    fn space_is_preallocated_and_a_full_disk_only_ends_that() {
+    fn space_is_preallocated_and_a_full_disk_is_only_reported() {
         let fs = SimFs::new(1);
         let mut tail = tail(&fs);
         let mut next = Lsn::FIRST;
         tail.set_segment_bytes(4 * PREALLOCATE_BYTES);
-        tail.allow_preallocation();
-        assert!(write(&mut tail, &mut next, b"one").unwrap().preallocated_bytes > 0);
+        let mut append = |payload: &[u8]| {
+            write_with(&mut tail, &mut next, payload, Preallocate::Auto).map(|written| {
+                (written.preallocated_bytes, written.preallocation_refused.is_some(), written.end)
+            })
+        };
+        assert!(append(b"one").unwrap().0 > 0);
         assert_eq!(size(&fs), PREALLOCATE_BYTES);
-        assert_eq!(write(&mut tail, &mut next, b"two").unwrap().preallocated_bytes, 0);
-        while tail.end() < PREALLOCATE_BYTES - 100_000 {
-            write(&mut tail, &mut next, &[7; 50_000]).unwrap();
-        }
+        assert_eq!(append(b"two").unwrap().0, 0);
+        while append(&[7; 50_000]).unwrap().2 < PREALLOCATE_BYTES - 100_000 {}
         assert_eq!(size(&fs), PREALLOCATE_BYTES);
         fs.set_capacity(Some(PREALLOCATE_BYTES + 150_000));
-        for _ in 0..3 {
-            write(&mut tail, &mut next, &[7; 50_000]).unwrap();
-        }
-        assert!(
-            !tail.preallocates
-                && size(&fs) > PREALLOCATE_BYTES
-                && size(&fs) < 2 * PREALLOCATE_BYTES
-        );
-        assert!(write(&mut tail, &mut next, &[7; 200_000]).unwrap_err().is_storage_full());
+        let refused: Vec<bool> = (0..3).map(|_| append(&[7; 50_000]).unwrap().1).collect();
+        assert!(refused.contains(&true));
+        assert!(size(&fs) > PREALLOCATE_BYTES && size(&fs) < 2 * PREALLOCATE_BYTES);
+        assert!(append(&[7; 200_000]).unwrap_err().is_storage_full());
         tail.undo().unwrap();
         assert_eq!(size(&fs), tail.end());
         fs.set_capacity(None);
-        write(&mut tail, &mut next, b"more").unwrap();
-        assert_eq!(size(&fs), tail.end());
+        let mut append = |preallocate| {
+            write_with(&mut tail, &mut next, b"more", preallocate).unwrap();
+            tail.end()
+        };
+        assert_eq!(append(Preallocate::Off), size(&fs));
+        assert!(append(Preallocate::Auto) < size(&fs), "it goes on as soon as it may");
     }
 
     #[test]
@@ -372,11 +384,12 @@ mod tests {
         let mut next = Lsn::FIRST;
         tail.set_segment_bytes(100_000);
         assert_eq!(write(&mut tail, &mut next, b"").unwrap().preallocated_bytes, 0);
-        tail.allow_preallocation();
-        write(&mut tail, &mut next, b"one").unwrap();
+        write_with(&mut tail, &mut next, b"one", Preallocate::Auto).unwrap();
         assert_eq!(size(&fs), 100_000);
-        assert_eq!(write(&mut tail, &mut next, &[7; 300_000]).unwrap().preallocated_bytes, 0);
-        assert_eq!(size(&fs), tail.end());
-        assert!(tail.is_full_for(1) && tail.is_full_for_state(0));
+        let large = write_with(&mut tail, &mut next, &[7; 300_000], Preallocate::Auto).unwrap();
+        assert_eq!((large.preallocated_bytes, size(&fs)), (0, tail.end()));
+        let mut group = FrameBuffer::default();
+        group.push(Unit::entry(&Entry::from(b"")), next);
+        assert!(tail.is_full_for(&group) && tail.is_full_for_state(0));
     }
 }
