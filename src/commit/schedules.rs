@@ -22,7 +22,8 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::entry::Entry;
-use crate::frame::{FRAME_HEADER_BYTES, FrameBuffer, decode_record};
+use crate::frame::{FLOOR_BYTES, FRAME_HEADER_BYTES, FrameBuffer, FrameType, decode_record};
+use crate::health::Health;
 use crate::threads::{MutexGuard, thread};
 
 /// What a thread does.
@@ -30,9 +31,13 @@ use crate::threads::{MutexGuard, thread};
 enum Do {
     /// Appends a record; its byte is different from all others'.
     Append(u8),
+    /// Admits a record before it is encoded, then appends it.
+    Reserve(u8),
+    /// Stores a state; its byte is different from all others'.
+    SetState(u8),
     Sync,
     Flush,
-    /// Takes both roles, as a state frame does, syncs what is written, and gives them back.
+    /// Takes both roles, as a checkpoint does, syncs what is written, and gives them back.
     Quiesce,
     /// Ends the log as `Wal::close` does.
     Close,
@@ -43,7 +48,7 @@ enum Do {
     /// Ends the log for a reason that lies elsewhere: another file, a panic.
     Poison,
 }
-use Do::{Append, Close, Flush, LookOn, Poison, Quiesce, Sync, Timer};
+use Do::{Append, Close, Flush, LookOn, Poison, Quiesce, Reserve, SetState, Sync, Timer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
@@ -166,6 +171,10 @@ struct Books {
     /// durable.
     records: Vec<u8>,
     durable: usize,
+    /// The states that are written, in order, each with the number of records before it; and how
+    /// many of them are surely durable.
+    states: Vec<(u8, usize)>,
+    durable_states: usize,
     /// A write that failed has left something, which is not undone.
     torn: bool,
     /// Who is at it.
@@ -178,6 +187,7 @@ struct Books {
     calls: [usize; 4],
     groups: usize,
     refused: Vec<u8>,
+    refused_states: Vec<u8>,
     refused_full: usize,
     /// The first rule that was broken. Not a panic: that would unwind through the code under test.
     broken: Option<&'static str>,
@@ -224,18 +234,22 @@ impl ModelDisk {
 }
 
 impl Disk for ModelDisk {
-    fn is_full_for(&self, _group: &FrameBuffer) -> bool {
+    type Writer = TailEnd;
+    type File = ();
+
+    fn is_full_for(&self, _tail: &TailEnd, _group: &FrameBuffer) -> bool {
         let mut books = self.books();
         books.groups += 1;
         self.model.rotations.contains(&(books.groups - 1))
     }
 
-    fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure> {
+    fn rotate(&self, tail: &mut TailEnd, next: Lsn) -> Result<(), Failure> {
         let mut books = self.books();
         books.settles();
         let alone = !books.writing && !books.syncing && !books.exclusive;
         books.rule(alone, "a segment is created in both roles");
-        let synced = books.durable == books.records.len();
+        let synced =
+            books.durable == books.records.len() && books.durable_states == books.states.len();
         books.rule(synced, "what a seal covers is synced first");
         let follows = u64::from(next) == books.records.len() as u64 + 1;
         books.rule(follows, "LSNs go on in the next segment");
@@ -245,12 +259,13 @@ impl Disk for ModelDisk {
         self.fails(&mut books, Call::Rotate).map_err(|error| {
             if error.is_storage_full() { Failure::Refused(error) } else { Failure::Fatal(error) }
         })?;
-        Ok(TailEnd { number: 2, salt: [0; 16], end: 8192 })
+        *tail = TailEnd { number: 2, end: 8192, ..*tail };
+        Ok(())
     }
 
-    fn write(&self, group: &mut FrameBuffer, _durable_end: u64) -> Result<Written> {
+    fn write(&self, tail: &mut TailEnd, group: &mut FrameBuffer, _: u64) -> Result<Written> {
         let mut frames = Vec::new();
-        group.finish(&[0; 16], 0, 0, |placed| frames.push(placed));
+        group.finish(&[0; 16], 0, 0, Lsn::ZERO, |placed| frames.push(placed));
         let bytes = group.runs().collect::<Vec<_>>().concat();
 
         let mut books = self.books();
@@ -276,6 +291,13 @@ impl Disk for ModelDisk {
         for frame in frames {
             let at = usize::try_from(frame.offset).expect("it is small") + FRAME_HEADER_BYTES;
             let mut body = &bytes[at..][..frame.header.body_bytes as usize];
+            let follows = u64::from(frame.header.first) == books.records.len() as u64 + 1;
+            books.rule(follows, "each frame stands in its place among the records");
+            if frame.header.frame_type == FrameType::State {
+                let before = books.records.len();
+                books.states.push((body[FLOOR_BYTES], before));
+                continue;
+            }
             while let Some(record) = decode_record(body) {
                 books.records.push(record.payload[0]);
                 body = record.rest;
@@ -284,11 +306,12 @@ impl Disk for ModelDisk {
         if books.records.len() > before + 1 {
             self.see(Seen::Shared);
         }
-        let end = 8192 + 64 * books.records.len() as u64;
-        Ok(Written { end, bytes: 64, preallocated_bytes: 0 })
+        tail.end = 8192 + 64 * (books.records.len() + books.states.len()) as u64;
+        let end = tail.end;
+        Ok(Written { end, bytes: 64, preallocated_bytes: 0, preallocation_refused: None })
     }
 
-    fn undo(&self) -> Result<()> {
+    fn undo(&self, _tail: &mut TailEnd) -> Result<()> {
         let mut books = self.books();
         books.settles();
         let alone = !books.writing && !books.syncing && !books.exclusive;
@@ -298,14 +321,24 @@ impl Disk for ModelDisk {
         Ok(())
     }
 
-    fn sync(&self) -> Result<Duration> {
+    fn tail_end(&self, tail: &TailEnd) -> TailEnd {
+        *tail
+    }
+
+    fn file<'w>(&self, _tail: &'w TailEnd) -> &'w () {
+        &()
+    }
+
+    fn sync(&self, _file: &()) -> Result<Duration> {
         let start = self.now();
         let mut books = self.books();
         books.settles();
         let alone = !books.syncing;
         books.rule(alone, "one thread syncs at a time");
         books.syncing = true;
-        let covered = books.records.len(); // What is written from now on is not.
+        // What is written from now on is not covered.
+        let covered = books.records.len();
+        let covered_states = books.states.len();
         drop(books);
 
         if self.model.clock == Clock::Syncs {
@@ -318,6 +351,7 @@ impl Disk for ModelDisk {
             return Err(error);
         }
         books.durable = covered;
+        books.durable_states = covered_states;
         Ok(self.now().saturating_sub(start))
     }
 
@@ -332,7 +366,7 @@ impl Disk for ModelDisk {
 #[derive(Debug)]
 struct Log {
     disk: Arc<ModelDisk>,
-    commit: Commit,
+    commit: Commit<ModelDisk>,
 }
 
 impl Log {
@@ -343,16 +377,34 @@ impl Log {
             clock_ns: StdAtomicU64::new(0),
             seen: StdAtomicU64::new(0),
         });
-        let tail_end = TailEnd { number: 1, salt: [0; 16], end: 8192 };
-        let commit =
-            Commit::new(disk.clone(), Arc::default(), &model.options, Lsn::FIRST, tail_end);
+        let tail = TailEnd { number: 1, salt: [0; 16], end: 8192 };
+        let watch = Arc::new(Watch::new(Lsn::ZERO));
+        let at_rest = AtRest {
+            next: Lsn::FIRST,
+            tail_end: tail,
+            state: Arc::default(),
+            writer: tail,
+            file: (),
+            health: Arc::new(Health::new(watch.clone())),
+            watch,
+        };
+        let commit = Commit::new(disk.clone(), Arc::default(), &model.options, at_rest);
         Log { disk, commit }
     }
 
     fn run(&self, calls: &[Do]) {
         for call in calls {
             match call {
-                Append(byte) => self.append(*byte),
+                Append(byte) => {
+                    self.append(*byte, self.commit.append(Unit::entry(&Entry::from(&[*byte]))))
+                }
+                Reserve(byte) => {
+                    let reserved = self.commit.reserve(9);
+                    let append =
+                        |room: Reservation<'_, _>| room.append(Unit::entry(&Entry::from(&[*byte])));
+                    self.append(*byte, reserved.and_then(append));
+                }
+                SetState(byte) => self.set_state(*byte),
                 Sync => self.sync(),
                 Flush => self.flush(),
                 Quiesce => self.take_both(),
@@ -372,8 +424,31 @@ impl Log {
         }
     }
 
-    fn append(&self, byte: u8) {
-        let outcome = self.commit.append(Unit::entry(&Entry::from(&[byte])));
+    fn set_state(&self, byte: u8) {
+        let outcome = self.commit.set_state(Unit::state(&[byte]));
+        let mut books = self.disk.books();
+        match outcome {
+            Ok(()) => {
+                self.disk.see(Seen::Acknowledged);
+                // It may have been merged with a newer one, which then stands in its place.
+                let any_is_durable = books.durable_states > 0;
+                books.rule(any_is_durable, "a state is durable when Ok is returned");
+                let others = self.disk.model.threads.concat();
+                let alone = others.iter().filter(|call| matches!(call, SetState(_))).count() == 1;
+                let at = books.states.iter().position(|(other, _)| *other == byte);
+                let is_durable = at.is_some_and(|at| at < books.durable_states);
+                books.rule(is_durable || !alone, "the state itself is durable");
+            }
+            Err(error) => {
+                self.note(&mut books, &error);
+                if !matches!(error, Error::Poisoned { .. }) {
+                    books.refused_states.push(byte);
+                }
+            }
+        }
+    }
+
+    fn append(&self, byte: u8, outcome: Result<LsnRange>) {
         let mut books = self.disk.books();
         match outcome {
             Ok(range) => {
@@ -440,19 +515,19 @@ impl Log {
 
     /// With both roles held nobody else is at the files, and all that is written is durable after
     /// the sync.
-    fn use_both(&self, mut quiesced: Quiesced<'_>) -> Result<()> {
+    fn use_both(&self, mut quiesced: Quiesced<'_, ModelDisk>) -> Result<()> {
         let mut books = self.disk.books();
         let written = books.records.len();
         let alone = !books.writing && !books.syncing && !books.exclusive;
         books.rule(alone, "who holds both roles is alone");
-        let synced = books.durable == written;
+        let synced = books.durable == written && books.durable_states == books.states.len();
         books.rule(synced, "what is written is durable once it was synced in both roles");
         let known = u64::from(quiesced.next) == written as u64 + 1;
         books.rule(known, "who holds both roles knows how much is written");
         books.exclusive = true;
         drop(books);
         self.disk.books().exclusive = false;
-        quiesced.publish(Ok(TailEnd { number: 1, salt: [0; 16], end: 8192 + 64 * written as u64 }))
+        quiesced.publish(Ok(()))
     }
 
     fn close(&self) {
@@ -518,16 +593,24 @@ impl Log {
         let refused = books.refused.clone();
         let none_came_back = refused.iter().all(|byte| !books.records.contains(byte));
         books.rule(none_came_back, "what was refused is not written");
+        let states: Vec<u8> = books.states.iter().map(|(byte, _)| *byte).collect();
+        let none_came_back = !books.refused_states.iter().any(|byte| states.contains(byte));
+        books.rule(none_came_back, "a state that was refused is not written");
+        let newest = states[..books.durable_states].last().copied();
+        let shown = state.durable_state().first().copied();
+        // After a poisoning the log may know less than the disk has.
+        let is_newest = shown == newest || state.health.is_poisoned();
+        books.rule(is_newest, "the log shows the newest durable state");
         let written = u64::from(state.written);
         let durable = u64::from(state.durable);
         let true_to_disk = durable <= books.durable as u64 && written <= books.records.len() as u64;
         books.rule(true_to_disk, "the log claims no more than the disk has");
-        if let Some(Error::Poisoned { durable: last, .. }) = &state.poison {
+        if let Some(Error::Poisoned { durable: last, .. }) = &state.health.poisoned() {
             let last_written = books.written_when_poisoned.unwrap_or(state.written);
             let stands_still = *last == state.durable && last_written == state.written;
             books.rule(stands_still, "a poisoned log takes nothing more for written or durable");
         }
-        if state.poison.is_none() {
+        if !state.health.is_poisoned() {
             let same = written == books.records.len() as u64 && !books.torn;
             books.rule(same, "the log knows what is written");
             let pending = state.has_pending() && self.commit.mode != Durability::Buffered;
@@ -775,4 +858,56 @@ fn writes_and_syncs_of_different_threads_do_not_lose_each_other() {
         );
     }
     explore(Model::buffered(&[&[Append(1), Append(2)], &[Append(3), Close]]), &[Seen::Closed]);
+}
+
+#[test]
+fn states_stand_among_records_and_share_their_syncs() {
+    let seen = [Seen::Acknowledged];
+    for model in [Model::new, Model::interval, Model::buffered] {
+        explore(model(&[&[Append(1), SetState(2)], &[Append(3)]]), &seen);
+        explore(model(&[&[SetState(1), Append(2)], &[SetState(3)]]), &seen);
+        explore(model(&[&[SetState(1)], &[Append(2)], &[SetState(3)]]), &seen);
+        explore(model(&[&[SetState(1)], &[Append(2)], &[Quiesce]]), &seen);
+        explore(model(&[&[SetState(1), Sync], &[Append(2), Flush]]), &seen);
+        let closing = model(&[&[SetState(1)], &[Append(2), Close]]);
+        explore(closing, &[Seen::Acknowledged, Seen::Closed]);
+        const FAULTS: [&[(Call, usize, io::ErrorKind)]; 2] =
+            [&[(Call::Write, 0, FULL)], &[(Call::Write, 1, FULL)]];
+        for faults in FAULTS {
+            let full = model(&[&[SetState(1), SetState(2)], &[Append(3)]]);
+            explore(full.with_faults(faults), &[Seen::StorageFull]);
+            let full = model(&[&[SetState(1)], &[Append(2), Sync], &[SetState(3)]]);
+            explore(full.with_faults(faults), &[Seen::StorageFull]);
+        }
+        let broken = model(&[&[SetState(1)], &[Append(2)], &[SetState(3)]]);
+        explore(broken.with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    }
+}
+
+#[test]
+fn an_entry_that_is_admitted_before_it_is_encoded_finds_its_place() {
+    // Method: room for one record at a time, so that the others queue up; and the log is closed, or
+    // meets a full disk, while a record is being encoded.
+    let narrow =
+        |threads| Model { options: Options::new().pending_bytes_max(10), ..Model::new(threads) };
+    let trio: &[&[Do]] = &[&[Reserve(1), Append(4)], &[Append(2)], &[Reserve(3)]];
+    explore(narrow(trio), &[Seen::Waited, Seen::Acknowledged]);
+    explore(narrow(trio).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+    explore(narrow(trio).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    explore(narrow(&[&[Reserve(1)], &[Append(2)], &[Close]]), &[Seen::Closed]);
+    explore(narrow(&[&[Reserve(1)], &[Append(2)], &[Quiesce]]), &[Seen::Acknowledged]);
+    explore(Model::buffered(trio), &[Seen::Acknowledged]);
+    explore(Model::buffered(trio).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+}
+
+#[test]
+fn roles_and_groups_take_turns() {
+    let seen = [Seen::Acknowledged];
+    for model in [Model::new, Model::interval, Model::buffered] {
+        explore(model(&[&[Quiesce, Quiesce], &[Append(1), Append(2)]]), &seen);
+        explore(model(&[&[Quiesce, Quiesce], &[Quiesce], &[Append(1), Sync]]), &seen);
+        explore(model(&[&[Quiesce, Quiesce], &[SetState(1)], &[Append(2)]]), &seen);
+        let full = model(&[&[Quiesce, Quiesce], &[Append(1), Sync], &[Append(2)]]);
+        explore(full.with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+    }
 }
