@@ -1,7 +1,7 @@
 //! A simulated disk that crashes, for the tests of whatever stands on a log: deterministic, without
 //! threads or a clock of its own.
 //!
-//! [`SimFs`] implements [`Fs`], so a log opens on it with
+//! [`SimFs`] implements [`Fs`](crate::fs::Fs), so a log opens on it with
 //! [`Options::open_on`](crate::Options::open_on). Of each file it keeps what reads see, what is
 //! durable, and what is in between; names likewise, by themselves. [`crash_at`](SimFs::crash_at)
 //! stops the machine at any call; then [`power_cuts`](SimFs::power_cuts) tells all states that
