@@ -14,13 +14,21 @@ use crate::planted::{self, Bug};
 use crate::segment::{Segment, Window};
 use crate::threads::{self, Mutex, MutexGuard, RwLock};
 
-/// The live segments at one moment, oldest first; the last one is the tail.
+/// The live segments at one moment.
+///
+/// Sealed segments are in chunks that snapshots share, so a rotation copies one chunk and not the
+/// whole list.
 #[derive(Debug, Clone)]
 pub(crate) struct Catalog {
-    pub(crate) segments: Vec<CatalogEntry>,
+    /// Sealed segments, oldest first. No chunk is empty.
+    chunks: Vec<Arc<Vec<CatalogEntry>>>,
+    tail: CatalogEntry,
     /// The checkpoint: records up to here are never replayed again.
     pub(crate) floor: Lsn,
 }
+
+/// A chunk takes so many entries.
+const CHUNK_ENTRIES: usize = 256;
 
 #[derive(Debug, Clone)]
 pub(crate) struct CatalogEntry {
@@ -30,42 +38,88 @@ pub(crate) struct CatalogEntry {
 }
 
 impl Catalog {
+    pub(crate) fn new(sealed: Vec<CatalogEntry>, tail: Arc<Segment>, floor: Lsn) -> Catalog {
+        let chunks = sealed.chunks(CHUNK_ENTRIES).map(|chunk| Arc::new(chunk.to_vec())).collect();
+        Catalog { chunks, tail: CatalogEntry { segment: tail, seal: None }, floor }
+    }
+
     pub(crate) fn tail(&self) -> &CatalogEntry {
-        self.segments.last().expect("a log has a tail")
+        &self.tail
     }
 
-    /// The position of the segment that holds `lsn`, or would.
-    pub(crate) fn position(&self, lsn: Lsn) -> Option<usize> {
-        self.segments.partition_point(|entry| entry.segment.first <= lsn).checked_sub(1)
+    /// All segments, oldest first.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &CatalogEntry> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).chain([&self.tail])
     }
 
-    fn holds(&self, segment: &Segment) -> bool {
-        self.segments.binary_search_by_key(&segment.number, |entry| entry.segment.number).is_ok()
-    }
-
-    /// The catalog once the tail has been followed, or replaced, by another segment.
-    pub(crate) fn with_tail(&self, segment: Arc<Segment>, seal: Option<&Seal>) -> Catalog {
-        let mut segments = self.segments.clone();
-        let old = segments.pop();
-        // One that holds no record has the same predecessor as its replacement, and goes.
-        if let Some((mut old, seal)) =
-            old.zip(seal).filter(|(old, seal)| old.segment.number == seal.number)
-        {
-            old.seal = Some(seal.clone());
-            segments.push(old);
+    /// Finds the segment that holds `lsn`, or would.
+    pub(crate) fn find(&self, lsn: Lsn) -> Option<&CatalogEntry> {
+        let begins = |entry: &CatalogEntry| entry.segment.first <= lsn;
+        if begins(&self.tail) {
+            return Some(&self.tail);
         }
-        segments.push(CatalogEntry { segment, seal: None });
-        Catalog { segments, floor: self.floor }
+        let chunk = self.chunks.partition_point(|chunk| begins(&chunk[0])).checked_sub(1)?;
+        let chunk = &self.chunks[chunk];
+        chunk.get(chunk.partition_point(begins).checked_sub(1)?)
     }
 
-    /// The catalog without the segments that are wholly below its floor, and those.
-    pub(crate) fn retire(&self) -> (Catalog, Vec<Arc<Segment>>) {
+    /// Finds the segment of that number.
+    pub(crate) fn get(&self, number: u64) -> Option<&CatalogEntry> {
+        if self.tail.segment.number == number {
+            return Some(&self.tail);
+        }
+        let begins = |chunk: &Arc<Vec<CatalogEntry>>| chunk[0].segment.number <= number;
+        let chunk = &self.chunks[self.chunks.partition_point(begins).checked_sub(1)?];
+        let at = chunk.binary_search_by_key(&number, |entry| entry.segment.number).ok()?;
+        chunk.get(at)
+    }
+
+    /// The catalog after the tail was sealed, or replaced, by another segment.
+    pub(crate) fn with_tail(&self, segment: Arc<Segment>, seal: Option<&Seal>) -> Catalog {
+        let mut chunks = self.chunks.clone();
+        // A tail that holds no record has the same predecessor as its replacement, and goes.
+        if let Some(seal) = seal.filter(|seal| seal.number == self.tail.segment.number) {
+            let sealed =
+                CatalogEntry { segment: self.tail.segment.clone(), seal: Some(seal.clone()) };
+            match chunks.last_mut() {
+                Some(chunk) if chunk.len() < CHUNK_ENTRIES => {
+                    let mut entries = Vec::with_capacity(chunk.len() + 1);
+                    entries.extend_from_slice(chunk);
+                    entries.push(sealed);
+                    *chunk = Arc::new(entries);
+                }
+                _ => chunks.push(Arc::new(vec![sealed])),
+            }
+        }
+        Catalog { chunks, tail: CatalogEntry { segment, seal: None }, floor: self.floor }
+    }
+
+    /// The catalog with that floor, if it is higher than the present one.
+    pub(crate) fn with_floor(&self, floor: Lsn) -> Option<Catalog> {
+        (floor > self.floor).then(|| Catalog { floor, ..self.clone() })
+    }
+
+    /// The catalog without the segments that are wholly below its floor, and those segments; `None`
+    /// if there is none.
+    pub(crate) fn retire(&self) -> Option<(Catalog, Vec<Arc<Segment>>)> {
         let floor = if planted::is(Bug::FloorOffByOne) { self.floor.next() } else { self.floor };
-        let below =
+        let is_below =
             |entry: &CatalogEntry| entry.seal.as_ref().is_some_and(|seal| seal.last <= floor);
-        let count = self.segments.iter().take_while(|entry| below(entry)).count();
-        let retired = self.segments[..count].iter().map(|entry| entry.segment.clone()).collect();
-        (Catalog { segments: self.segments[count..].to_vec(), floor: self.floor }, retired)
+        let retired: Vec<_> = (self.entries().take_while(|entry| is_below(entry)))
+            .map(|entry| entry.segment.clone())
+            .collect();
+        if retired.is_empty() {
+            return None;
+        }
+        let mut chunks = Vec::new();
+        for chunk in &self.chunks {
+            match chunk.iter().filter(|entry| is_below(entry)).count() {
+                0 => chunks.push(chunk.clone()),
+                below if below == chunk.len() => {}
+                below => chunks.push(Arc::new(chunk[below..].to_vec())),
+            }
+        }
+        Some((Catalog { chunks, tail: self.tail.clone(), floor: self.floor }, retired))
     }
 }
 
@@ -92,13 +146,19 @@ impl Segments {
         threads::read(&self.catalog).clone()
     }
 
-    /// Puts another catalog in its place, made from the present one; returns what `change` returns
-    /// beside it.
-    pub(crate) fn change<T>(&self, change: impl FnOnce(&Catalog) -> (Catalog, T)) -> T {
-        let mut catalog = threads::write(&self.catalog);
-        let (next, value) = change(&catalog);
-        *catalog = Arc::new(next);
-        value
+    /// Puts another catalog in its place, made from the present one. `change` returns it with a
+    /// value, or `None` if nothing is to change. It runs without the lock, so it may run again.
+    pub(crate) fn change<T>(&self, change: impl Fn(&Catalog) -> Option<(Catalog, T)>) -> Option<T> {
+        loop {
+            let present = self.catalog();
+            let (next, value) = change(&present)?;
+            let next = Arc::new(next);
+            let mut catalog = threads::write(&self.catalog);
+            if Arc::ptr_eq(&catalog, &present) {
+                *catalog = next;
+                return Some(value);
+            }
+        }
     }
 
     /// Opens a segment's file for reading. One that a checkpoint removed meanwhile is not an error
@@ -116,7 +176,7 @@ impl Segments {
             }
         })?;
         // One that was retired meanwhile must not stay open: its space would not be freed.
-        if !self.catalog().holds(segment) {
+        if self.catalog().get(segment.number).is_none() {
             self.forget(segment);
         }
         Ok(handle)
@@ -204,31 +264,73 @@ mod tests {
 
     /// Segments 1 to 3 with the records 1 to 10, 11 to 20, and 21 and on.
     fn catalog() -> Catalog {
-        let tail = CatalogEntry { segment: segment(1, 1), seal: None };
-        Catalog { segments: vec![tail], floor: Lsn::ZERO }
+        Catalog::new(Vec::new(), segment(1, 1), Lsn::ZERO)
             .with_tail(segment(2, 11), Some(&seal(1, 10)))
             .with_tail(segment(3, 21), Some(&seal(2, 20)))
     }
 
     fn numbers(catalog: &Catalog) -> Vec<u64> {
-        catalog.segments.iter().map(|entry| entry.segment.number).collect()
+        catalog.entries().map(|entry| entry.segment.number).collect()
     }
 
     #[test]
     fn each_record_is_found_in_its_segment() {
-        for (lsn, position) in
-            [(0, None), (1, Some(0)), (10, Some(0)), (11, Some(1)), (20, Some(1)), (99, Some(2))]
+        for (lsn, number) in
+            [(0, None), (1, Some(1)), (10, Some(1)), (11, Some(2)), (20, Some(2)), (99, Some(3))]
         {
-            assert_eq!(catalog().position(Lsn::from(lsn)), position, "lsn {lsn}");
+            let catalog = catalog();
+            let found = catalog.find(Lsn::from(lsn)).map(|entry| entry.segment.number);
+            assert_eq!(found, number, "lsn {lsn}");
         }
     }
 
     #[test]
     fn a_floor_retires_what_is_wholly_below_it_and_never_the_tail() {
-        for (floor, retired) in [(0, 0), (9, 0), (10, 1), (19, 1), (20, 2), (99, 2)] {
-            let (next, gone) = Catalog { floor: Lsn::from(floor), ..catalog() }.retire();
-            assert_eq!((gone.len(), next.segments.len()), (retired, 3 - retired), "floor {floor}");
-            assert_eq!(next.floor, Lsn::from(floor));
+        for (floor, retired) in [(9, 0), (10, 1), (19, 1), (20, 2), (99, 2)] {
+            let catalog = catalog().with_floor(Lsn::from(floor)).unwrap();
+            assert_eq!(catalog.floor, Lsn::from(floor));
+            assert!(catalog.with_floor(Lsn::from(floor)).is_none(), "a floor never falls");
+            match catalog.retire() {
+                None => assert_eq!(retired, 0, "floor {floor}"),
+                Some((next, gone)) => {
+                    assert_eq!((gone.len(), numbers(&next).len()), (retired, 3 - retired));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_segments_are_found_in_their_chunks_and_a_change_shares_the_others() {
+        // Method: more segments than three chunks hold, of ten records each. Look up each of them;
+        // retire them one by one.
+        const COUNT: u64 = 3 * CHUNK_ENTRIES as u64 + 7;
+        let mut catalog = Catalog::new(Vec::new(), segment(1, 1), Lsn::ZERO);
+        for number in 2..=COUNT {
+            let before = catalog.clone();
+            let first = 10 * (number - 1);
+            catalog = catalog.with_tail(segment(number, first + 1), Some(&seal(number - 1, first)));
+            let shared =
+                before.chunks.iter().zip(&catalog.chunks).filter(|(a, b)| Arc::ptr_eq(a, b));
+            assert!(shared.count() + 1 >= before.chunks.len());
+        }
+        for retired in 0..COUNT {
+            assert_eq!(numbers(&catalog), (retired + 1..=COUNT).collect::<Vec<_>>());
+            for number in [retired, retired + 1, (retired + COUNT) / 2 + 1, COUNT, COUNT + 1] {
+                let is_live = (retired + 1..=COUNT).contains(&number);
+                assert_eq!(catalog.get(number).is_some(), is_live, "{number} of {retired}");
+                for lsn in [10 * number.saturating_sub(1) + 1, 10 * number] {
+                    let found = catalog.find(Lsn::from(lsn)).map(|entry| entry.segment.number);
+                    let expected = (lsn > 10 * retired).then_some(number.min(COUNT));
+                    assert_eq!(found, expected, "lsn {lsn} of {retired}");
+                }
+            }
+            catalog = catalog.with_floor(Lsn::from(10 * (retired + 1))).unwrap();
+            let Some((next, gone)) = catalog.retire() else {
+                assert_eq!(retired, COUNT - 1, "only the tail stays");
+                break;
+            };
+            assert_eq!(gone.iter().map(|gone| gone.number).collect::<Vec<_>>(), [retired + 1]);
+            catalog = next;
         }
     }
 
@@ -237,10 +339,7 @@ mod tests {
         assert_eq!(numbers(&catalog()), [1, 2, 3]);
         assert_eq!(numbers(&catalog().with_tail(segment(4, 21), Some(&seal(2, 20)))), [1, 2, 4]);
         assert_eq!(numbers(&catalog().with_tail(segment(4, 30), Some(&seal(3, 29)))), [1, 2, 3, 4]);
-        let new = Catalog {
-            segments: vec![CatalogEntry { segment: segment(1, 1), seal: None }],
-            floor: Lsn::ZERO,
-        };
+        let new = Catalog::new(Vec::new(), segment(1, 1), Lsn::ZERO);
         assert_eq!(numbers(&new.with_tail(segment(2, 1), None)), [2]);
     }
 }

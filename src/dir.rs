@@ -154,6 +154,10 @@ impl Dir {
         self.fs.now()
     }
 
+    pub(crate) fn slept(&self, time: Duration) {
+        self.fs.slept(time);
+    }
+
     pub(crate) fn random_id(&self) -> Result<Id> {
         let mut id = Id::default();
         uninterrupted(|| self.fs.random(&mut id))

@@ -56,6 +56,9 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn sync(&self, file: &Self::File) -> Result<Duration>;
 
     fn now(&self) -> Duration;
+
+    /// Tells the clock that a thread has slept for `time`.
+    fn slept(&self, time: Duration);
 }
 
 /// The tail and an offset in it.
@@ -196,7 +199,8 @@ impl Store {
         staged.set_segment_bytes(self.segment_bytes);
         writer.written = frame.clone();
         let segment = staged.segment.clone();
-        self.segments.change(|catalog| (catalog.with_tail(segment, seal.as_ref()), ()));
+        let with_tail = |catalog: &Catalog| catalog.with_tail(segment.clone(), seal.as_ref());
+        self.segments.change(|catalog| Some((with_tail(catalog), ())));
         self.counters.rotations.add(1);
         let mut old = std::mem::replace(tail, staged);
         if old.holds_records() {
@@ -307,16 +311,13 @@ impl Store {
 
     /// Raises the floor, durable by now, for readers.
     pub(crate) fn raise_floor(&self, floor: Lsn) {
-        self.segments.change(|catalog| {
-            let floor = floor.max(catalog.floor);
-            (Catalog { floor, ..catalog.clone() }, ())
-        });
+        self.segments.change(|catalog| Some((catalog.with_floor(floor)?, ())));
     }
 
     /// Removes files that are no longer part of the log, oldest first: segments wholly below the
     /// floor, and replaced tails. Appends go on meanwhile: no lock that they might want is held.
     pub(crate) fn remove_retired(&self, which: Removal) -> Removed {
-        let retired = self.segments.change(Catalog::retire);
+        let retired = self.segments.change(Catalog::retire).unwrap_or_default();
         let mut pending = std::mem::take(&mut *lock(&self.pending_removal));
         for segment in retired {
             self.segments.forget(&segment);
@@ -515,5 +516,9 @@ impl Disk for Store {
 
     fn now(&self) -> Duration {
         self.dir.now()
+    }
+
+    fn slept(&self, time: Duration) {
+        self.dir.slept(time);
     }
 }

@@ -6,9 +6,10 @@
 //! - `--cfg shuttle`: very many random ones, of the whole log on the simulated disk.
 //!
 //! Both are for the unit tests of this crate alone, so that the two crates are no dependencies of a
-//! user's. Not from here: `Arc`, counters that order nothing (`stats`), bugs on purpose
-//! (`planted`), and the threads within `open` (`recovery/verify`), which share nothing but what
-//! they hand over.
+//! user's. Not from here: `Arc`; `OnceLock`, where an atomic from here or the append mutex orders
+//! it; counters that order nothing (`stats`, and the sleepers in `commit/group`, which the append
+//! mutex guards); bugs on purpose (`planted`); and the threads within `open` (`recovery/verify`),
+//! which share nothing but what they hand over.
 
 #[cfg(not(any(all(test, loom), all(test, shuttle))))]
 mod chosen {
@@ -56,6 +57,13 @@ pub(crate) fn write<T>(shared: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     shared.write().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    TimedOut,
+    Woken,
+}
+
 /// Makes a mutex usable again whose holder has panicked. Loom's do not know of panics.
 pub(crate) fn clear_poison<T>(mutex: &Mutex<T>) {
     #[cfg(not(all(test, loom)))]
@@ -72,14 +80,18 @@ pub(crate) fn wait_timeout<'a, T>(
     mutex: &'a Mutex<T>,
     guard: MutexGuard<'a, T>,
     timeout: Duration,
-) -> LockResult<MutexGuard<'a, T>> {
+) -> LockResult<(MutexGuard<'a, T>, Waited)> {
     if cfg!(any(all(test, loom), all(test, shuttle))) {
         drop(guard);
-        return mutex.lock();
+        return match mutex.lock() {
+            Ok(guard) => Ok((guard, Waited::TimedOut)),
+            Err(poisoned) => Err(PoisonError::new((poisoned.into_inner(), Waited::TimedOut))),
+        };
     }
+    let waited = |timed_out: bool| if timed_out { Waited::TimedOut } else { Waited::Woken };
     match condvar.wait_timeout(guard, timeout) {
-        Ok((guard, _)) => Ok(guard),
-        Err(poisoned) => Err(std::sync::PoisonError::new(poisoned.into_inner().0)),
+        Ok((guard, result)) => Ok((guard, waited(result.timed_out()))),
+        Err(poisoned) => Err(PoisonError::new((poisoned.into_inner().0, Waited::Woken))),
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod gather;
 mod group;
+mod reservation;
 mod roles;
 mod state;
 mod wakes;
@@ -33,6 +34,7 @@ use crate::watch::Watch;
 
 use gather::Arrivals;
 use group::{Content, SleepPoint};
+pub(crate) use reservation::Reservation;
 use roles::{Locked, Roles, Shared};
 pub(crate) use roles::{PanicGuard, Quiesced};
 pub(crate) use state::AtRest;
@@ -107,8 +109,8 @@ impl<D: Disk> Commit<D> {
         self.wait_for(state, member)
     }
 
-    /// Makes all that was submitted before the call durable, and returns the durable LSN. `None`: it
-    /// all was.
+    /// Makes all that was submitted before the call durable, and returns the durable LSN. `None`:
+    /// it all was.
     pub(crate) fn sync(&self) -> Result<Option<Lsn>> {
         let state = self.lock();
         state.health.check()?;
@@ -533,69 +535,6 @@ impl<D: Disk> Commit<D> {
     }
 }
 
-/// Room for an entry that is still to be encoded. Its bytes count as pending until its records have
-/// their LSNs, or it is dropped.
-#[derive(Debug)]
-pub(crate) struct Reservation<'a, D: Disk> {
-    commit: &'a Commit<D>,
-    bytes: usize,
-}
-
-impl<D: Disk> Reservation<'_, D> {
-    /// Appends the entry, and returns once its records are as durable as the mode says.
-    pub(crate) fn append(mut self, unit: Unit<'_>) -> Result<LsnRange> {
-        let commit = self.commit;
-        let mut state = commit.lock();
-        let mut slot: Option<Arc<SleepPoint>> = None;
-        let entered = loop {
-            match commit.next_step(&state, Wanted::Reserved) {
-                Step::Enter => break Ok(()),
-                Step::Refuse(error) => break Err(error),
-                Step::Lead => {
-                    let led = commit.lead(state, None);
-                    state = commit.lock();
-                    if let Led::Failed(error) = led {
-                        break Err(error);
-                    }
-                }
-                Step::Wait => {
-                    let own = slot.get_or_insert_with(|| state.enter_queue(0)).clone();
-                    commit.counters.waits.add(1);
-                    state = state.wait(&own);
-                }
-            }
-        };
-        if let Some(own) = slot {
-            state.leave_queue(&own, 0);
-        }
-        state.reserved_bytes -= self.bytes;
-        self.bytes = 0;
-        match entered {
-            Ok(()) if commit.mode == Durability::Buffered => {
-                let pushed = state.push(unit);
-                // Threads that wait for room may write it out now.
-                commit.shared.pass_on(state);
-                pushed
-            }
-            Ok(()) => commit.push_records(state, unit),
-            Err(error) => {
-                commit.shared.pass_on(state);
-                Err(error)
-            }
-        }
-    }
-}
-
-impl<D: Disk> Drop for Reservation<'_, D> {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            let mut state = self.commit.lock();
-            state.reserved_bytes -= self.bytes;
-            self.commit.shared.pass_on(state);
-        }
-    }
-}
-
 /// What a thread needs before it may push.
 #[derive(Debug, Clone, Copy)]
 enum Wanted {
@@ -611,9 +550,9 @@ enum Led {
     Reached(Result<()>),
     /// What the thread waits for is still to come.
     NotYet,
-    /// The log is poisoned; or, in `Buffered` mode, the disk is full and the records stay in memory.
-    /// The thread's call fails. In the other modes each member of a group, the leader too, reads
-    /// the group's outcome.
+    /// The log is poisoned; or, in `Buffered` mode, the disk is full and the records stay in
+    /// memory. The thread's call fails. In the other modes each member of a group, the leader too,
+    /// reads the group's outcome.
     Failed(Error),
 }
 

@@ -9,7 +9,7 @@ use crate::health::{Health, Poisoning};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 use crate::store::Disk;
-use crate::threads::{self, Mutex, MutexGuard};
+use crate::threads::{self, Mutex, MutexGuard, Waited};
 
 use super::group::{Group, SleepPoint};
 use super::state::{CommitState, Role};
@@ -150,16 +150,23 @@ impl<'a, D: Disk> Locked<'a, D> {
         state
     }
 
+    /// As [`wait`](Locked::wait), for no longer than `timeout`; the clock is told of it.
     pub(super) fn wait_timeout(mut self, place: &SleepPoint, timeout: Duration) -> Locked<'a, D> {
         let shared = self.shared;
         let guard = self.guard.take().expect("held until dropped");
         place.enter();
         let outcome = threads::wait_timeout(place.condvar(), &shared.state, guard, timeout);
-        let state = match outcome {
-            Ok(guard) => Locked::new(shared, guard),
-            Err(poisoned) => shared.enter_poisoned(poisoned.into_inner()),
+        let (state, waited) = match outcome {
+            Ok((guard, waited)) => (Locked::new(shared, guard), waited),
+            Err(poisoned) => {
+                let (guard, waited) = poisoned.into_inner();
+                (shared.enter_poisoned(guard), waited)
+            }
         };
         place.leave();
+        if waited == Waited::TimedOut {
+            shared.disk.slept(timeout);
+        }
         state
     }
 }

@@ -360,6 +360,8 @@ impl Disk for ModelDisk {
         let step = if self.model.clock == Clock::Runs { half } else { 0 };
         Duration::from_nanos(self.clock_ns.fetch_add(step, StdOrdering::Relaxed) + step)
     }
+
+    fn slept(&self, _time: Duration) {}
 }
 
 /// A log on the model's disk.

@@ -99,6 +99,8 @@ impl Disk for FakeDisk {
     fn now(&self) -> Duration {
         self.clock.now()
     }
+
+    fn slept(&self, _time: Duration) {}
 }
 
 const TAIL: TailEnd = TailEnd { number: 1, salt: [0; 16], end: 8192 };
@@ -487,6 +489,7 @@ fn a_clock_that_stands_still_holds_no_thread_up() {
         fn now(&self) -> Duration {
             Duration::ZERO
         }
+        fn slept(&self, _time: Duration) {}
     }
     let (disk, _) = fixture(&Options::new());
     let still = Arc::new(Still(disk));

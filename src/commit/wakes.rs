@@ -33,7 +33,7 @@ pub(super) struct Wakes {
     timer: bool,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(loom, shuttle))))]
 impl Wakes {
     pub(super) fn wakes_none(&self) -> bool {
         let places = self.finished.is_some() || self.leader.is_some() || self.front.is_some();

@@ -57,6 +57,12 @@ pub trait Fs: Debug + Send + Sync {
     /// Returns the time since some fixed moment; never falls.
     fn now(&self) -> Duration;
 
+    /// Tells the clock that a thread of the log's has slept for `time`. A clock that runs by itself
+    /// has nothing to do, which is the default. A simulated clock goes on by so much.
+    fn slept(&self, time: Duration) {
+        let _ = time;
+    }
+
     /// Fills `bytes` with unpredictable ones.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
 }

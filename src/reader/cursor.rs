@@ -142,8 +142,7 @@ impl Cursor {
 
     /// Opens the segment that holds the record `self.next`, near it.
     fn open_source(&mut self) -> Result<Source> {
-        let at = self.catalog.position(self.next).expect("the catalog reaches down to its floor");
-        let entry = &self.catalog.segments[at];
+        let entry = self.catalog.find(self.next).expect("the catalog reaches down to its floor");
         let segment = &entry.segment;
         let window = &mut self.frame.window;
         let handle = self.segments.file(segment)?;

@@ -79,8 +79,7 @@ fn create(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan) -> Result<Recovered
         create_segment(dir, &mut current.lock(), &succession).map_err(Failure::into_error)?;
     let report =
         report(RecoveryAction::Created, Vec::new(), &tail, LsnRange::empty_before(Lsn::FIRST));
-    let entry = CatalogEntry { segment: tail.segment.clone(), seal: None };
-    let catalog = Catalog { segments: vec![entry], floor: Lsn::ZERO };
+    let catalog = Catalog::new(Vec::new(), tail.segment.clone(), Lsn::ZERO);
     Ok(Recovered {
         tail,
         catalog,
@@ -129,9 +128,9 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan, plan: Plan<'_>) -> R
             .set(scanned.index.iter().copied().filter(|entry| entry.offset < seal.end).collect());
         segments.push(CatalogEntry { segment: Arc::new(old), seal: Some(seal) });
     }
-    segments.push(CatalogEntry { segment: tail.segment.clone(), seal: None });
     // What is wholly below the floor, the old tail perhaps, is no longer part of the log.
-    let (catalog, _) = Catalog { segments, floor: plan.floor }.retire();
+    let catalog = Catalog::new(segments, tail.segment.clone(), plan.floor);
+    let catalog = catalog.retire().map_or(catalog, |(catalog, _)| catalog);
     let (pending_removal, mut reports) = retire(dir, scan, &catalog)?;
     reports.retain(|report| report.number != tail.segment.number);
     let mut report =
@@ -227,9 +226,7 @@ fn retire(
     let mut reports = Vec::new();
     let mut removed = false;
     for file in &scan.files {
-        let live =
-            catalog.segments.binary_search_by_key(&file.number, |entry| entry.segment.number);
-        let live = live.ok().map(|at| &catalog.segments[at]);
+        let live = catalog.get(file.number);
         let role = match (live, file.sound()) {
             (Some(_), _) => SegmentRole::Sealed,
             (None, Some(_)) => SegmentRole::Retired,

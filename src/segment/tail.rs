@@ -114,8 +114,8 @@ impl Tail {
         }
     }
 
-    /// Writes a group after what is there. Its states get `floor`. On failure the tail ends where it
-    /// ended, and what the file holds after that is unknown until [`undo`](Tail::undo).
+    /// Writes a group after what is there. Its states get `floor`. On failure the tail ends where
+    /// it ended, and what the file holds after that is unknown until [`undo`](Tail::undo).
     pub(crate) fn write_group(
         &mut self,
         group: &mut FrameBuffer,

@@ -205,6 +205,10 @@ impl Fs for HookFs {
         self.disk.now()
     }
 
+    fn slept(&self, time: Duration) {
+        self.disk.slept(time);
+    }
+
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         self.ask(Call::Random, Path::new("")).carry_out(|| match &self.random {
             Some(random) => {

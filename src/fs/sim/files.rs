@@ -94,6 +94,10 @@ impl Fs for SimFs {
         machine.clock
     }
 
+    fn slept(&self, time: Duration) {
+        self.machine().clock += time;
+    }
+
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         let mut machine = self.machine();
         for chunk in bytes.chunks_mut(8) {
