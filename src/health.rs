@@ -35,7 +35,18 @@ impl Health {
     }
 
     /// Fails if the log is poisoned or closed.
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
+        if self.is_open() { Ok(()) } else { self.refuse() }
+    }
+
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.condition.load(Ordering::Acquire) == OPEN
+    }
+
+    #[cold]
+    fn refuse(&self) -> Result<()> {
         match self.condition.load(Ordering::Acquire) {
             OPEN => Ok(()),
             POISONED => self.poisoned().map_or(Ok(()), Err),

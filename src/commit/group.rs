@@ -74,6 +74,10 @@ impl Group {
         }
     }
 
+    fn failed(&self) -> bool {
+        self.revoked.get().is_some() || self.states_lost.get().is_some()
+    }
+
     pub(super) fn number(&self) -> u64 {
         self.number
     }
@@ -124,9 +128,11 @@ impl Pool {
             // One that a thread still looks at is left alone.
             if let Some(group) = Arc::get_mut(&mut self.groups[at]) {
                 group.number = number;
-                group.revoked = OnceLock::new();
-                group.states_lost_below = AtomicU64::new(0);
-                group.states_lost = OnceLock::new();
+                if group.failed() {
+                    group.revoked = OnceLock::new();
+                    group.states_lost_below = AtomicU64::new(0);
+                    group.states_lost = OnceLock::new();
+                }
                 return self.groups.swap_remove(at);
             }
         }

@@ -236,6 +236,9 @@ impl<D: Disk> Commit<D> {
     /// queue, a queue once formed would never end, and each append would be a change of threads.
     fn admit(&self, bytes: usize) -> Result<Locked<'_, D>> {
         let mut state = self.lock();
+        if self.enters_at_once(&state, bytes) {
+            return Ok(state);
+        }
         let mut slot: Option<Arc<SleepPoint>> = None;
         let admitted = loop {
             let queued_before = match (&slot, state.queue.front()) {
@@ -277,6 +280,23 @@ impl<D: Disk> Commit<D> {
                 Err(error)
             }
         }
+    }
+
+    /// The usual case of [`next_step`](Commit::next_step): nothing stands in the way.
+    fn enters_at_once(&self, state: &CommitState<D>, bytes: usize) -> bool {
+        let pending = state.pending_bytes();
+        let nothing_to_write_first = self.mode != Durability::Buffered
+            || (state.retained.is_none()
+                && state.active.bytes() < self.write_out_bytes
+                && !self.met_full_disk());
+        let enters = state.queue.is_empty()
+            && state.admission == Admission::Open
+            && pending.saturating_add(bytes) <= self.pending_bytes_max
+            && nothing_to_write_first
+            && state.health.is_open();
+        let wanted = Wanted::Room { bytes, queued_before: 0 };
+        debug_assert!(!enters || matches!(self.next_step(state, wanted), Step::Enter));
+        enters
     }
 
     /// Decides what a thread does next that wants to append.

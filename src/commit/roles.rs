@@ -44,6 +44,9 @@ impl<D: Disk> Shared<D> {
     /// thread that might have been woken to lead goes away instead; [`Roles::release`] does the
     /// same.
     pub(super) fn pass_on(&self, state: Locked<'_, D>) {
+        if state.sleeping == 0 {
+            return;
+        }
         let wakes = self.sleepers.wakes(&state, None);
         drop(state);
         self.sleepers.send(wakes);
@@ -140,23 +143,26 @@ impl<'a, D: Disk> Locked<'a, D> {
 
     pub(super) fn wait(mut self, place: &SleepPoint) -> Locked<'a, D> {
         let shared = self.shared;
+        self.sleeping += 1;
         let guard = self.guard.take().expect("held until dropped");
         place.enter();
-        let state = match place.condvar().wait(guard) {
+        let mut state = match place.condvar().wait(guard) {
             Ok(guard) => Locked::new(shared, guard),
             Err(poisoned) => shared.enter_poisoned(poisoned.into_inner()),
         };
         place.leave();
+        state.sleeping -= 1;
         state
     }
 
     /// As [`wait`](Locked::wait), for no longer than `timeout`; the clock is told of it.
     pub(super) fn wait_timeout(mut self, place: &SleepPoint, timeout: Duration) -> Locked<'a, D> {
         let shared = self.shared;
+        self.sleeping += 1;
         let guard = self.guard.take().expect("held until dropped");
         place.enter();
         let outcome = threads::wait_timeout(place.condvar(), &shared.state, guard, timeout);
-        let (state, waited) = match outcome {
+        let (mut state, waited) = match outcome {
             Ok((guard, waited)) => (Locked::new(shared, guard), waited),
             Err(poisoned) => {
                 let (guard, waited) = poisoned.into_inner();
@@ -164,6 +170,7 @@ impl<'a, D: Disk> Locked<'a, D> {
             }
         };
         place.leave();
+        state.sleeping -= 1;
         if waited == Waited::TimedOut {
             shared.disk.slept(timeout);
         }
@@ -203,7 +210,7 @@ impl<D: Disk> Drop for Locked<'_, D> {
 pub(super) struct Roles<'a, D: Disk> {
     pub(super) shared: &'a Shared<D>,
     /// What the writing role owns, while this holds that role.
-    writer: Option<D::Writer>,
+    writer: Option<Box<D::Writer>>,
     writing: bool,
     syncing: bool,
     /// As in [`Locked`].
@@ -271,6 +278,9 @@ impl<'a, D: Disk> Roles<'a, D> {
     /// `finished` among them.
     pub(super) fn release(mut self, mut state: Locked<'a, D>, finished: Option<Arc<Group>>) {
         self.give_back(&mut state);
+        if state.sleeping == 0 {
+            return; // The usual case of a lone thread.
+        }
         let wakes = self.shared.sleepers.wakes(&state, finished);
         drop(state);
         self.shared.sleepers.send(wakes);

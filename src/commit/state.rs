@@ -79,8 +79,9 @@ pub(super) struct CommitState<D: Disk> {
     /// The tail and the end of what is written in it; and up to where that is durable.
     pub(super) tail_end: TailEnd,
     pub(super) durable_end: u64,
-    /// What the writing role owns, while no thread holds that role.
-    pub(super) writer: Option<D::Writer>,
+    /// What the writing role owns, while no thread holds that role. In a box, since each append
+    /// moves it out and back.
+    pub(super) writer: Option<Box<D::Writer>>,
     /// The tail's file: what the syncing role syncs.
     pub(super) file: D::File,
 
@@ -110,6 +111,8 @@ pub(super) struct CommitState<D: Disk> {
     pub(super) writing: bool,
     pub(super) syncing: bool,
     pub(super) role_waiters: usize,
+    /// How many threads sleep, wherever they do.
+    pub(super) sleeping: usize,
     /// A thread that waited for a role had its turn: a pending group that a thread waits for goes
     /// next.
     pub(super) group_goes_next: bool,
@@ -145,7 +148,7 @@ impl<D: Disk> CommitState<D> {
             durable: log.next.previous(),
             tail_end: log.tail_end,
             durable_end: log.tail_end.end,
-            writer: Some(log.writer),
+            writer: Some(Box::new(log.writer)),
             file: log.file,
             filling: pool.take(1),
             in_flight: None,
@@ -164,6 +167,7 @@ impl<D: Disk> CommitState<D> {
             writing: false,
             syncing: false,
             role_waiters: 0,
+            sleeping: 0,
             group_goes_next: false,
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -264,6 +268,16 @@ impl<D: Disk> CommitState<D> {
 
     /// The outcome of a group, once it has one.
     pub(super) fn reached(&self, member: &Member) -> Option<Result<()>> {
+        // The usual case: the group is still to be written, and nothing stands in the way.
+        let number = member.group.number();
+        let holds_records = number < self.filling.number() || self.active_records > 0;
+        if number > self.written_groups
+            && member.content == Content::Records
+            && holds_records
+            && self.health.is_open()
+        {
+            return None;
+        }
         if let Some(error) = member.group.failure(member.content) {
             return Some(Err(error.clone()));
         }

@@ -111,6 +111,9 @@ impl Sleepers {
 
     /// Wakes every thread.
     pub(super) fn wake_all<D: Disk>(&self, state: &CommitState<D>) {
+        if state.sleeping == 0 {
+            return;
+        }
         let in_flight = state.in_flight.iter();
         let retained = state.retained.iter().map(|taken| &taken.group);
         for group in in_flight.chain(retained).chain([&state.filling]) {

@@ -114,6 +114,8 @@ pub(crate) struct FrameBuffer {
     shared: Vec<u8>,
     /// All frames, in order.
     drafts: Vec<Draft>,
+    /// How many of them are state frames.
+    states: usize,
     bytes: usize,
 }
 
@@ -206,6 +208,7 @@ impl FrameBuffer {
         count: u32,
         first: Lsn,
     ) {
+        self.states += usize::from(frame_type == FrameType::State);
         let bytes = DraftBytes::Own(frame);
         self.drafts.push(Draft { bytes, body_bytes, count, first, frame_type });
     }
@@ -216,11 +219,13 @@ impl FrameBuffer {
         if self.drafts.last().is_some_and(is_state) {
             let old = self.drafts.pop().expect("there is a last one");
             self.bytes -= old.body_bytes as usize;
+            self.states -= 1;
         }
     }
 
     /// Takes all states out.
     pub(crate) fn drop_states(&mut self) {
+        self.states = 0;
         let bytes = &mut self.bytes;
         self.drafts.retain(|draft| {
             let is_state = draft.frame_type == FrameType::State;
@@ -231,6 +236,9 @@ impl FrameBuffer {
 
     /// Returns the newest state, if there is one.
     pub(crate) fn state(&self) -> Option<&[u8]> {
+        if self.states == 0 {
+            return None;
+        }
         let draft = self.drafts.iter().rfind(|draft| draft.frame_type == FrameType::State)?;
         match &draft.bytes {
             DraftBytes::Own(frame) => {
@@ -242,7 +250,7 @@ impl FrameBuffer {
 
     /// Returns whether it holds nothing but states.
     pub(crate) fn holds_only_states(&self) -> bool {
-        self.drafts.iter().all(|draft| draft.frame_type == FrameType::State)
+        self.states == self.drafts.len()
     }
 
     /// Fills in all headers for frames that begin at `offset`, and the floor of all states, and
@@ -284,6 +292,7 @@ impl FrameBuffer {
         self.shared.shrink_to(CAPACITY_KEPT);
         self.drafts.clear();
         self.drafts.shrink_to(CAPACITY_KEPT / size_of::<Draft>());
+        self.states = 0;
         self.bytes = 0;
     }
 }

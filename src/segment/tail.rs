@@ -47,7 +47,7 @@ pub(crate) struct Written {
     /// Bytes of preallocated zeros.
     pub(crate) preallocated_bytes: u64,
     /// Why fewer were preallocated than wanted: the disk was full.
-    pub(crate) preallocation_refused: Option<Error>,
+    pub(crate) preallocation_refused: Option<Box<Error>>,
 }
 
 impl Tail {
@@ -173,7 +173,7 @@ impl Tail {
             match self.handle.write(zeros, self.filled_to) {
                 Ok(()) => self.filled_to += count,
                 Err(error) if error.is_storage_full() => {
-                    written.preallocation_refused = Some(error);
+                    written.preallocation_refused = Some(Box::new(error));
                     break;
                 }
                 Err(error) => return Err(error),

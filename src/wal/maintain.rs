@@ -9,12 +9,11 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::{STATE_BYTES_MAX, Unit};
 use crate::lsn::Lsn;
 use crate::new_segment::Spare;
-use crate::options::Durability;
 use crate::planted::{self, Bug};
 use crate::store::{DurableEnd, Removal, StatePlacement};
 use crate::threads;
 
-use super::{Wal, check_bytes};
+use super::{Settled, Wal, check_bytes};
 
 /// A `sync` with nothing to sync writes CURRENT anew if it is older than this.
 const MARK_AGE: Duration = Duration::from_millis(100);
@@ -27,33 +26,7 @@ enum Marked {
     No,
 }
 
-/// Where everything is that was submitted before a call.
-#[derive(Debug)]
-pub(super) enum Settled {
-    Synced,
-    /// It was durable already.
-    NothingToSync,
-    /// `Buffered` mode: what is not written waits in memory, since the disk is full. What was
-    /// written is durable.
-    InMemory(Error),
-}
-
 impl Wal {
-    /// Brings everything that was submitted before the call to its outcome. A group that a full
-    /// disk revoked has its own, which its callers are told: it is no longer in the log.
-    pub(super) fn settle(&self) -> Result<Settled> {
-        match self.commit.sync() {
-            Ok(Some(_)) => Ok(Settled::Synced),
-            Ok(None) => Ok(Settled::NothingToSync),
-            Err(full @ Error::StorageFull { .. }) => {
-                drop(self.commit.quiesce()?); // What is written is no worse off for what is not.
-                let waits = self.mode == Durability::Buffered;
-                Ok(if waits { Settled::InMemory(full) } else { Settled::Synced })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// Ends the newest segment and starts another one. One without records stays as it is.
     ///
     /// # Errors
@@ -83,14 +56,17 @@ impl Wal {
     /// Declares that records up to `lsn`, included, are no longer needed: they are never replayed
     /// again, and segments that hold no others are removed.
     ///
-    /// Syncs first if `lsn` is not durable yet. Once this returned, the checkpoint survives a power
-    /// failure; it does before any file is removed. Appends go on meanwhile. Below the present
-    /// checkpoint it does nothing. It works on a full disk, too, and frees what it can.
+    /// Syncs first if `lsn` is not durable yet. Once this has returned `Ok`, the checkpoint survives
+    /// a power failure; it does before any file is removed. Appends go on meanwhile. At or below the
+    /// present checkpoint it only removes what could not be removed before. After a full disk it
+    /// first makes a new segment, so that it frees what it can.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] beyond the last record. [`Error::Io`] where a file could not be
-    /// removed: the checkpoint holds, and the next one tries again. [`Error::StorageFull`],
-    /// [`Error::Poisoned`], [`Error::Closed`].
+    /// [`Error::OutOfRange`] beyond the last record: nothing was changed. [`Error::StorageFull`]:
+    /// the checkpoint does not hold. [`Error::Io`]: if [`first_lsn`](Wal::first_lsn) is above `lsn`
+    /// now, the checkpoint holds, a file could not be removed, and the next checkpoint tries that
+    /// again; otherwise no file could be made for it, and it does not hold. After
+    /// [`Error::Poisoned`], the next open decides whether it holds. [`Error::Closed`].
     pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
         let maintenance_lock = threads::lock(&self.maintenance_lock);
         let panics = self.commit.guard_panics();
@@ -156,14 +132,17 @@ impl Wal {
     }
 
     /// Stores a small state beside the log: at most 64 KiB, replaced as a whole, durable on return
-    /// in every mode.
+    /// in every mode. For example a Raft vote or a schema version.
     ///
-    /// A crash leaves the old one or the new one. It survives checkpoints. A Raft vote, a schema
-    /// version.
+    /// A crash leaves the old state or the new one. It survives checkpoints. It has a place in the
+    /// order of appends: after a crash it is there only if the records that were submitted before
+    /// it are. It shares the sync of the records that are appended meanwhile. Of several states that
+    /// are submitted without a record between them, the newest one is stored.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::StorageFull`] and [`Error::Io`] leave the old state. After
-    /// [`Error::Poisoned`] it is unknown which of the two the next open finds. [`Error::Closed`].
+    /// [`Error::TooLarge`], [`Error::StorageFull`], [`Error::QueueFull`] and [`Error::Io`] leave the
+    /// old state. After [`Error::Poisoned`] it is unknown which of the two the next open finds.
+    /// [`Error::Closed`].
     pub fn set_state(&self, state: &[u8]) -> Result<()> {
         self.store.segments.check_open()?;
         check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
@@ -260,9 +239,10 @@ impl Wal {
     /// here and in iterators, is [`Error::Closed`]; so is a second `close`.
     ///
     /// # Errors
-    /// [`Error::StorageFull`]: what is pending, or the mark, found no room; the log stays open.
-    /// [`Error::Poisoned`]: the log was poisoned before or by this; nothing more is written, it is
-    /// closed and its lock given back.
+    /// [`Error::StorageFull`]: what is pending, or the mark, found no room. [`Error::Io`]: no file
+    /// could be made for the mark, for example because no handle is free. After both, the log stays
+    /// open, and every record is where it was. [`Error::Poisoned`]: the log was poisoned before or
+    /// by this; nothing more is written, it is closed and its lock is given back.
     pub fn close(&self) -> Result<()> {
         let maintenance_lock = threads::lock(&self.maintenance_lock);
         let panics = self.commit.guard_panics();

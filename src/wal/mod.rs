@@ -24,7 +24,8 @@ use crate::store::{Disk, Store};
 use crate::threads::{self, Mutex, thread};
 use crate::watch::Watch;
 
-use maintain::Settled;
+/// Room is made at once for so many entries of a batch at most.
+const ENTRIES_EXPECTED_MAX: usize = 4096;
 
 /// A write-ahead log: an open directory of segments.
 ///
@@ -61,6 +62,17 @@ pub struct Wal {
     /// Held as long as the log is open; given back by whoever closes it.
     lock: Mutex<Option<Box<dyn FsLock>>>,
     timer: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+/// Where everything is that was submitted before a call.
+#[derive(Debug)]
+enum Settled {
+    Synced,
+    /// It was durable already.
+    NothingToSync,
+    /// `Buffered` mode: what is not written waits in memory, since the disk is full. What was
+    /// written is durable.
+    InMemory(Error),
 }
 
 impl Wal {
@@ -163,9 +175,10 @@ impl Wal {
     /// ```
     pub fn append<'a>(&self, entry: impl Into<Entry<'a>>) -> Result<Lsn> {
         let entry = entry.into();
-        self.check_size(&entry)?;
-        let range = if Unit::is_large(record_bytes(&entry)) {
-            self.append_large(record_bytes(&entry), || Unit::batch([&entry]))
+        self.store.segments.check_open()?; // A closed log says so, whatever it is given.
+        let bytes = self.check_size(&entry)?;
+        let range = if Unit::is_large(bytes) {
+            self.append_large(bytes, || Unit::batch([&entry]))
         } else {
             self.append_with(|commit| commit.append(Unit::entry(&entry)))
         };
@@ -198,12 +211,14 @@ impl Wal {
         self.store.segments.check_open()?; // A closed log says so, whatever it is given.
         // The caller's iterator and conversions run here, before any lock is taken. They stop as
         // soon as they have given too much.
-        let mut collected: Vec<Entry<'a>> = Vec::new();
+        let entries = entries.into_iter();
+        // A hint is no promise.
+        let expected = entries.size_hint().0.min(ENTRIES_EXPECTED_MAX);
+        let mut collected: Vec<Entry<'a>> = Vec::with_capacity(expected);
         let mut bytes = 0_u64;
         for entry in entries {
             let entry = entry.into();
-            self.check_size(&entry)?;
-            bytes = bytes.saturating_add(record_bytes(&entry));
+            bytes = bytes.saturating_add(self.check_size(&entry)?);
             check_bytes("batch", bytes, self.batch_bytes_max)?;
             collected.push(entry);
         }
@@ -240,10 +255,16 @@ impl Wal {
         Ok(range)
     }
 
-    fn check_size(&self, entry: &Entry<'_>) -> Result<()> {
-        self.store.segments.check_open()?; // A closed log says so, whatever it is given.
-        check_bytes("payload", entry.payload().len() as u64, self.record_bytes_max)?;
-        check_bytes("meta", entry.meta().len() as u64, u16::MAX.into())
+    /// Returns the bytes that the entry takes in a frame's body.
+    #[inline]
+    fn check_size(&self, entry: &Entry<'_>) -> Result<u64> {
+        let payload_bytes = entry.payload().len() as u64;
+        let meta_bytes = entry.meta().len() as u64;
+        if payload_bytes > self.record_bytes_max || meta_bytes > u64::from(u16::MAX) {
+            check_bytes("payload", payload_bytes, self.record_bytes_max)?;
+            check_bytes("meta", meta_bytes, u16::MAX.into())?;
+        }
+        Ok(record_bytes(entry))
     }
 
     /// Makes everything that was appended before this call durable, in every mode, and returns the
@@ -262,6 +283,21 @@ impl Wal {
             Settled::InMemory(full) => return Err(full),
         }
         Ok(self.durable_lsn())
+    }
+
+    /// Brings everything that was submitted before the call to its outcome. A group that a full
+    /// disk revoked has its own, which its callers are told: it is no longer in the log.
+    fn settle(&self) -> Result<Settled> {
+        match self.commit.sync() {
+            Ok(Some(_)) => Ok(Settled::Synced),
+            Ok(None) => Ok(Settled::NothingToSync),
+            Err(full @ Error::StorageFull { .. }) => {
+                drop(self.commit.quiesce()?); // What is written is no worse off for what is not.
+                let waits = self.mode == Durability::Buffered;
+                Ok(if waits { Settled::InMemory(full) } else { Settled::Synced })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Hands everything that was appended before this call to the operating system: it then
@@ -306,7 +342,7 @@ impl Wal {
         reader::read(&self.store.segments, self.durable_lsn(), lsn)
     }
 
-    /// Returns the state that was set last; empty if none was.
+    /// Returns the newest durable state; empty if none was set.
     #[must_use]
     pub fn state(&self) -> Vec<u8> {
         self.commit.state().to_vec()
