@@ -22,6 +22,10 @@ pub struct Stats {
     pub preallocated_bytes: u64,
     /// How often a thread slept: for its group's sync, or for room.
     pub waits: u64,
+    /// Segments that are part of the log now, the tail included.
+    pub live_segments: u64,
+    /// Bytes in those segments up to the end of what is live; preallocated space is not counted.
+    pub live_bytes: u64,
     /// How long those syncs took.
     pub sync_latency: LatencySummary,
 }
@@ -79,6 +83,8 @@ impl Counters {
             rotations: self.rotations.get(),
             preallocated_bytes: self.preallocated_bytes.get(),
             waits: self.waits.get(),
+            live_segments: 0,
+            live_bytes: 0,
             sync_latency: self.sync_latency.summary(),
         }
     }

@@ -204,6 +204,7 @@ impl Store {
         self.counters.rotations.add(1);
         let mut old = std::mem::replace(tail, staged);
         if old.holds_records() {
+            old.segment.index.shrink();
             if let Err(error) = old.trim() {
                 log::warn!("a sealed segment keeps unused space at its end: {error}");
             }

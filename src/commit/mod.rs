@@ -295,7 +295,14 @@ impl<D: Disk> Commit<D> {
             && nothing_to_write_first
             && state.health.is_open();
         let wanted = Wanted::Room { bytes, queued_before: 0 };
-        debug_assert!(!enters || matches!(self.next_step(state, wanted), Step::Enter));
+        // The log may be poisoned or closed between two looks.
+        debug_assert!(
+            !enters
+                || matches!(
+                    self.next_step(state, wanted),
+                    Step::Enter | Step::Refuse(Error::Poisoned { .. } | Error::Closed)
+                )
+        );
         enters
     }
 

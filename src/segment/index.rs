@@ -85,6 +85,13 @@ impl Index {
         }
     }
 
+    /// Gives back the room for entries that do not come: the segment is sealed.
+    pub(crate) fn shrink(&self) {
+        if let Some(entries) = &mut *threads::write(&self.entries) {
+            entries.shrink_to_fit();
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn entries(&self) -> Vec<IndexEntry> {
         threads::read(&self.entries).clone().unwrap_or_default()

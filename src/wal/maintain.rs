@@ -56,10 +56,10 @@ impl Wal {
     /// Declares that records up to `lsn`, included, are no longer needed: they are never replayed
     /// again, and segments that hold no others are removed.
     ///
-    /// Syncs first if `lsn` is not durable yet. Once this has returned `Ok`, the checkpoint survives
-    /// a power failure; it does before any file is removed. Appends go on meanwhile. At or below the
-    /// present checkpoint it only removes what could not be removed before. After a full disk it
-    /// first makes a new segment, so that it frees what it can.
+    /// Syncs first if `lsn` is not durable yet. Once this has returned `Ok`, the checkpoint
+    /// survives a power failure; it does before any file is removed. Appends go on meanwhile. At or
+    /// below the present checkpoint it only removes what could not be removed before. After a full
+    /// disk it first makes a new segment, so that it frees what it can.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] beyond the last record: nothing was changed. [`Error::StorageFull`]:
@@ -136,12 +136,12 @@ impl Wal {
     ///
     /// A crash leaves the old state or the new one. It survives checkpoints. It has a place in the
     /// order of appends: after a crash it is there only if the records that were submitted before
-    /// it are. It shares the sync of the records that are appended meanwhile. Of several states that
-    /// are submitted without a record between them, the newest one is stored.
+    /// it are. It shares the sync of the records that are appended meanwhile. Of several states
+    /// that are submitted without a record between them, the newest one is stored.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::StorageFull`], [`Error::QueueFull`] and [`Error::Io`] leave the
-    /// old state. After [`Error::Poisoned`] it is unknown which of the two the next open finds.
+    /// [`Error::TooLarge`], [`Error::StorageFull`], [`Error::QueueFull`] and [`Error::Io`] leave
+    /// the old state. After [`Error::Poisoned`] it is unknown which of the two the next open finds.
     /// [`Error::Closed`].
     pub fn set_state(&self, state: &[u8]) -> Result<()> {
         self.store.segments.check_open()?;

@@ -100,11 +100,15 @@ impl Wal {
             open_existing(fs, dir)?
         });
         let lock = dir.lock()?;
-        if dir.medium() == Medium::Network {
-            log::warn!(
-                "{} is on a network: locks and syncs are another machine's word",
-                dir.path().display()
-            );
+        let path = dir.path().display();
+        match dir.medium() {
+            Medium::Network => {
+                log::warn!("{path} is on a network: locks and syncs are another machine's word");
+            }
+            Medium::Memory => {
+                log::warn!("{path} is in memory: nothing in it survives a power cut or a restart");
+            }
+            Medium::InPlace | Medium::CopyOnWrite => {}
         }
         let watch = Arc::new(Watch::new(Lsn::ZERO));
         let health = Arc::new(Health::new(watch.clone()));
@@ -386,11 +390,24 @@ impl Wal {
         &self.report
     }
 
-    /// What the log has done since it was opened. Stops nobody; the counts are each exact, and may
-    /// be of slightly different moments.
+    /// Returns what the log has done since it was opened, and what is live in it. Each count is
+    /// exact; together they may be from slightly different moments. It looks at each live segment,
+    /// and appends do not wait for it.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.counters.snapshot()
+        let mut stats = self.counters.snapshot();
+        let catalog = self.store.segments.catalog();
+        let durable = self.commit.durable_end();
+        for entry in catalog.entries() {
+            stats.live_segments += 1;
+            let end_of_tail = if entry.segment.number == durable.tail.number {
+                durable.tail.end
+            } else {
+                0 // A new tail that the counts do not know yet.
+            };
+            stats.live_bytes += entry.seal.as_ref().map_or(end_of_tail, |seal| seal.end);
+        }
+        stats
     }
 }
 

@@ -12,6 +12,7 @@ mod format;
 mod kill;
 mod kv;
 mod model;
+mod progress;
 mod recovery;
 mod support;
 mod tidy;

@@ -1,0 +1,294 @@
+//! No stream of calls keeps another one waiting for ever, and what was refused for want of room is
+//! tried again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use std::{io, panic, thread};
+
+use seawall::fs::Fs;
+use seawall::sim::SimFs;
+use seawall::{Durability, Entry, Error, Lsn, Options, Wal};
+use seawall_testkit::HookFs;
+use seawall_testkit::hooks::{Asked, Call, Verdict};
+
+use crate::support::gate::Gate;
+use crate::support::records::small_segments;
+use crate::support::run::watchdog;
+
+const DIR: &str = "/wal";
+
+/// A simulated disk whose syncs take a millisecond.
+fn slow_disk() -> HookFs {
+    HookFs::new(SimFs::new(1), |asked: &Asked<'_>| {
+        if asked.call == Call::Sync {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Verdict::Go
+    })
+}
+
+fn append_times(wal: &Wal, count: usize) {
+    for _ in 0..count {
+        wal.append("x").unwrap();
+    }
+}
+
+#[test]
+fn appends_go_on_beside_threads_that_set_states_without_pause() {
+    // Method: two threads set states in a loop, and four append 100 records each. Each append may
+    // wait for a few syncs and not for a pause of the others, which never comes.
+    watchdog(60, || {
+        let wal = Options::new().open_on(Arc::new(slow_disk()), DIR).unwrap();
+        let done = AtomicBool::new(false);
+        let states = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        wal.set_state(b"vote").unwrap();
+                        states.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            let appending: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| append_times(&wal, 100))).collect();
+            appending.into_iter().for_each(|thread| thread.join().unwrap());
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(wal.durable_lsn(), Lsn::from(400));
+        assert!(states.load(Ordering::Relaxed) > 20, "and neither do appends keep states out");
+        let stats = wal.stats();
+        assert!(stats.syncs < 400, "states and records share syncs: {stats:?}");
+    });
+}
+
+#[test]
+fn checkpoints_and_rotations_get_their_turn_beside_appends_and_leave_them_theirs() {
+    watchdog(60, || {
+        let wal = Options::new().open_on(Arc::new(slow_disk()), DIR).unwrap();
+        let done = AtomicBool::new(false);
+        let turns = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        wal.rotate().unwrap();
+                        wal.checkpoint(wal.durable_lsn()).unwrap();
+                        turns.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            let appending: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| append_times(&wal, 50))).collect();
+            appending.into_iter().for_each(|thread| thread.join().unwrap());
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(wal.durable_lsn(), Lsn::from(200));
+        assert!(turns.load(Ordering::Relaxed) > 2);
+    });
+}
+
+#[test]
+fn a_state_is_there_after_a_crash_only_with_the_records_before_it() {
+    // Method: a sync is held, so that records and states gather behind it in one group, in a known
+    // order; crash at each later call, and open states of the disk that a power cut may leave.
+    watchdog(120, || {
+        let disk = SimFs::new(1);
+        let (gate, hook) = Gate::new();
+        let fs = HookFs::new(disk.clone(), hook);
+        let wal = Options::new().open_on(Arc::new(fs), DIR).unwrap();
+        wal.append("first").unwrap();
+        gate.close(Call::Sync, "wal-000001.log");
+        thread::scope(|scope| {
+            scope.spawn(|| wal.append("second").unwrap());
+            gate.wait_for_arrival();
+            for number in 3..=6_u64 {
+                scope.spawn(|| wal.append("later").unwrap());
+                while wal.last_lsn() < Lsn::from(number) {
+                    thread::yield_now();
+                }
+            }
+            // The state names the record that it was submitted after.
+            scope.spawn(|| wal.set_state(&6_u64.to_le_bytes()).unwrap());
+            thread::sleep(Duration::from_millis(50));
+            scope.spawn(|| wal.append("last").unwrap());
+            while wal.last_lsn() < Lsn::from(7) {
+                thread::yield_now();
+            }
+            gate.open();
+        });
+        for seed in 0..200 {
+            let image = disk.power_cuts().random(seed);
+            let wal = Options::new().open_on(Arc::new(image), DIR).unwrap();
+            if let Ok(named) = <[u8; 8]>::try_from(wal.state()) {
+                assert!(wal.last_lsn() >= Lsn::from(u64::from_le_bytes(named)), "seed {seed}");
+            }
+        }
+        assert_eq!(wal.state(), 6_u64.to_le_bytes());
+    });
+}
+
+#[test]
+fn spares_that_found_no_room_are_made_once_there_is_some() {
+    // Method: the first maintenance meets a full disk. After a second of the log's clock, and with
+    // room, the next append makes the spares.
+    let disk = SimFs::new(1);
+    let wal = small_segments().open_on(Arc::new(disk.clone()), DIR).unwrap();
+    let used: usize = disk.files().iter().map(|path| disk.bytes(path).unwrap().len()).sum();
+    disk.set_capacity(Some(used as u64 + 2000));
+    wal.append("first").unwrap();
+    let spares = || {
+        let is_spare = |path: &&PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.ends_with(".spare") || name.ends_with(".tmp")
+        };
+        disk.files().iter().filter(is_spare).count()
+    };
+    wal.append("second").unwrap();
+    assert!(spares() < 2, "{:?}", disk.files());
+    disk.set_capacity(None);
+    wal.append("third").unwrap();
+    assert!(spares() < 2, "it is not tried at each append");
+    disk.slept(Duration::from_secs(2));
+    wal.append("fourth").unwrap();
+    assert_eq!(spares(), 2, "{:?}", disk.files());
+}
+
+#[test]
+fn what_cannot_be_removed_is_tried_again_by_checkpoints_alone() {
+    // Method: the system refuses to remove one segment; count the attempts.
+    let attempts = Arc::new(AtomicU64::new(0));
+    let count = attempts.clone();
+    let refused = Arc::new(AtomicBool::new(true));
+    let refuses = refused.clone();
+    let fs = HookFs::new(SimFs::new(1), move |asked: &Asked<'_>| {
+        if asked.call == Call::Unlink && asked.name() == "wal-000001.log" {
+            count.fetch_add(1, Ordering::Relaxed);
+            if refuses.load(Ordering::Relaxed) {
+                return Verdict::Fail(io::ErrorKind::PermissionDenied.into());
+            }
+        }
+        Verdict::Go
+    });
+    let wal = small_segments().open_on(Arc::new(fs), DIR).unwrap();
+    wal.append(&[7; 9000]).unwrap();
+    wal.rotate().unwrap();
+    wal.append("second").unwrap();
+    let error = wal.checkpoint(Lsn::FIRST).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    assert_eq!(wal.first_lsn(), Lsn::from(2), "the checkpoint holds");
+    let before = attempts.load(Ordering::Relaxed);
+    for _ in 0..20 {
+        wal.append(&[7; 9000]).unwrap();
+    }
+    assert_eq!(attempts.load(Ordering::Relaxed), before);
+    wal.checkpoint(Lsn::FIRST).unwrap_err();
+    assert_eq!(attempts.load(Ordering::Relaxed), before + 1);
+    refused.store(false, Ordering::Relaxed);
+    wal.checkpoint(Lsn::FIRST).unwrap();
+    wal.checkpoint(Lsn::FIRST).unwrap();
+    assert_eq!(attempts.load(Ordering::Relaxed), before + 2);
+}
+
+#[test]
+fn a_sync_is_not_told_of_a_full_disk_that_another_threads_records_met() {
+    // Method: thread A's append is held in its write, which then fails for want of room. Thread B,
+    // all of whose records are durable, calls `sync` and `rotate` meanwhile.
+    watchdog(60, || {
+        for rotates in [false, true] {
+            let (gate, hook) = Gate::new();
+            let fs = HookFs::new(SimFs::new(1), hook);
+            let wal = Options::new().open_on(Arc::new(fs), DIR).unwrap();
+            wal.append("durable").unwrap();
+            gate.close(Call::Write, "wal-000001.log");
+            thread::scope(|scope| {
+                let refused = scope.spawn(|| wal.append("refused"));
+                gate.wait_for_arrival();
+                let told =
+                    scope.spawn(|| if rotates { wal.rotate() } else { wal.sync().map(drop) });
+                while wal.stats().waits == 0 {
+                    thread::yield_now();
+                }
+                gate.fail(io::ErrorKind::StorageFull);
+                assert!(matches!(refused.join().unwrap(), Err(Error::StorageFull { .. })));
+                told.join().unwrap().unwrap();
+            });
+            assert_eq!(wal.durable_lsn(), Lsn::FIRST);
+        }
+    });
+}
+
+#[test]
+fn a_panic_while_files_are_kept_in_order_ends_the_log_at_once() {
+    // Method: the file system panics while a spare is written, under CURRENT's lock and in no role.
+    // The log is poisoned when that call ends, not when the next one wants the lock.
+    for call in [Call::Create, Call::Sync] {
+        let armed = Arc::new(AtomicBool::new(false));
+        let fires = armed.clone();
+        let fs = HookFs::new(SimFs::new(1), move |asked: &Asked<'_>| {
+            let is_spare = asked.name().starts_with("CURRENT.") || asked.name().contains("spare");
+            assert!(!(fires.load(Ordering::Relaxed) && asked.call == call && is_spare), "scripted");
+            Verdict::Go
+        });
+        let wal = Options::new().open_on(Arc::new(fs), DIR).unwrap();
+        armed.store(true, Ordering::Relaxed);
+        let panicked = panic::catch_unwind(panic::AssertUnwindSafe(|| wal.append("first")));
+        assert!(panicked.is_err(), "the first append makes the spares");
+        assert!(wal.is_poisoned());
+        assert!(matches!(wal.append("second"), Err(Error::Poisoned { .. })));
+        armed.store(false, Ordering::Relaxed);
+        assert_eq!(wal.read(Lsn::FIRST).unwrap().unwrap().payload(), b"first");
+    }
+}
+
+#[test]
+fn interval_mode_syncs_on_a_simulated_disk() {
+    // Method: the timer sleeps by the machine's clock, and the log's clock is told.
+    watchdog(60, || {
+        let interval = Duration::from_millis(20);
+        let options = Options::new().durability(Durability::Interval(interval));
+        let wal = options.open_on(Arc::new(SimFs::new(1)), DIR).unwrap();
+        for lsn in 1..=3 {
+            wal.append("x").unwrap();
+            while wal.durable_lsn() < Lsn::from(lsn) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_batch_that_is_too_large_is_refused_before_all_of_it_is_collected() {
+    // Method: an iterator without end, of entries of 1 MiB.
+    let wal = Options::new().open_on(Arc::new(SimFs::new(1)), DIR).unwrap();
+    let payload = vec![7; 1 << 20];
+    let mut given = 0;
+    let endless = std::iter::repeat_with(|| {
+        given += 1;
+        Entry::new(&payload)
+    });
+    assert!(matches!(wal.append_batch(endless), Err(Error::TooLarge { .. })));
+    assert!(given <= 65, "{given} entries were collected");
+    assert_eq!(wal.append("next").unwrap(), Lsn::FIRST);
+}
+
+#[test]
+fn the_live_part_of_a_log_is_counted() {
+    let disk = SimFs::new(1);
+    let wal = small_segments().open_on(Arc::new(disk.clone()), DIR).unwrap();
+    assert_eq!(wal.stats().live_segments, 1);
+    for _ in 0..10 {
+        wal.append(&[7; 9000]).unwrap();
+    }
+    let stats = wal.stats();
+    assert_eq!(stats.live_segments, 10);
+    assert!(stats.live_bytes > 90_000 && stats.live_bytes < 90_000 + 10 * 9000, "{stats:?}");
+    wal.checkpoint(Lsn::from(8)).unwrap();
+    let stats = wal.stats();
+    let is_segment = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "log");
+    assert_eq!(stats.live_segments, disk.files().iter().filter(is_segment).count() as u64);
+    assert!(stats.live_segments < 4 && stats.live_bytes < 40_000, "{stats:?}");
+    wal.close().unwrap();
+}
