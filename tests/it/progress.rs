@@ -289,6 +289,6 @@ fn the_live_part_of_a_log_is_counted() {
     let stats = wal.stats();
     let is_segment = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "log");
     assert_eq!(stats.live_segments, disk.files().iter().filter(is_segment).count() as u64);
-    assert!(stats.live_segments < 4 && stats.live_bytes < 40_000, "{stats:?}");
+    assert!(stats.live_segments < 4 && stats.live_bytes < 3 * 18_000, "{stats:?}");
     wal.close().unwrap();
 }
