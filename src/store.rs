@@ -10,7 +10,7 @@ use crate::current::{Current, CurrentGuard, LogState, Mark};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
 use crate::frame::{FrameBuffer, Id};
-use crate::fs::{Handle, Medium};
+use crate::fs::{Handle, Medium, Names};
 use crate::lsn::{Lsn, LsnRange};
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
 use crate::options::{Durability, Options, Preallocate};
@@ -77,6 +77,9 @@ pub(crate) struct Store {
     /// The tail's file, for the holder of the syncing role. The creation of a segment, which holds
     /// both roles, changes it.
     tail_file: Mutex<Arc<Handle>>,
+    /// Whether a second name of the tail's file was seen. A backup may share the file: the next group
+    /// goes into a new segment.
+    tail_is_shared: AtomicBool,
     /// The newest floor and state that were written. Changed in both roles.
     written: Mutex<StateFrame>,
     /// Files that are no longer part of the log, oldest first; removed when that is next done.
@@ -125,6 +128,7 @@ impl Store {
             preallocates,
             tail_file: Mutex::new(tail.handle.clone()),
             tail: Mutex::new(tail),
+            tail_is_shared: AtomicBool::new(false),
             written: Mutex::new(StateFrame { floor: catalog.floor, state: state.into() }),
             pending_removal: Mutex::new(pending_removal),
             maintenance: MaintenanceFlag::default(),
@@ -170,10 +174,13 @@ impl Store {
             spare,
             parent_dirs: ParentDirs::Durable,
         };
-        let mut staged = create_segment(&self.dir, &mut current, &succession)?;
+        self.check_in_place(&mut current, &tail.handle)?;
+        let mut staged =
+            self.with_handles(|| create_segment(&self.dir, &mut current, &succession))?;
         staged.set_segment_bytes(self.segment_bytes);
         *lock(&self.written) = frame.clone();
         *lock(&self.tail_file) = staged.handle.clone();
+        self.tail_is_shared.store(false, Ordering::Relaxed);
         self.segments
             .change(|catalog| (catalog.with_tail(staged.segment.clone(), seal.as_ref()), ()));
         self.counters.rotations.add(1);
@@ -198,7 +205,8 @@ impl Store {
         placement: StatePlacement,
     ) -> Result<TailEnd, Failure> {
         let tail = lock(&self.tail);
-        let full = tail.is_full_for_state(frame.state.len());
+        let shared = self.tail_is_shared.load(Ordering::Relaxed);
+        let full = shared || tail.is_full_for_state(frame.state.len());
         let follows = tail.holds_records();
         drop(tail);
         if placement == StatePlacement::NewSegmentElseTail || full {
@@ -207,7 +215,7 @@ impl Store {
             let rotates = follows && placement == StatePlacement::Tail;
             match self.start_segment(next, frame, if rotates { Spare::Keep } else { Spare::Spend })
             {
-                Err(Failure::Refused(error)) if placement != StatePlacement::Tail => {
+                Err(Failure::Refused(error)) if placement != StatePlacement::Tail && !shared => {
                     log::info!("no new segment for now: {error}");
                 }
                 outcome => return outcome,
@@ -218,6 +226,10 @@ impl Store {
                 if placement == StatePlacement::TailElseNewSegment && error.is_storage_full() =>
             {
                 self.start_segment(next, frame, Spare::Spend)
+            }
+            // Another file has room for the frame.
+            Err(Failure::Refused(error)) if error.is_file_too_large() => {
+                self.start_segment(next, frame, Spare::Keep)
             }
             outcome => outcome,
         }
@@ -266,10 +278,12 @@ impl Store {
         durable: DurableEnd,
         state: LogState,
     ) -> Result<(), Failure> {
-        let Some(old) = current.mark() else { unreachable!("every open writes CURRENT") };
+        let Some(old) = current.mark().cloned() else { unreachable!("every open writes CURRENT") };
         if old.number > durable.tail.number {
             return Ok(());
         }
+        let tail_file = lock(&self.tail_file).clone();
+        self.check_in_place(current, &tail_file)?;
         let mark = Mark {
             log_id: old.log_id,
             state,
@@ -279,7 +293,36 @@ impl Store {
             last: durable.last,
         };
         self.maintenance.request();
-        current.write(&mark)
+        self.with_handles(|| current.write(&mark))
+    }
+
+    /// Fails, for good, if the directory or the tail is not where the log put it.
+    fn check_in_place(
+        &self,
+        current: &mut CurrentGuard<'_>,
+        tail_file: &Handle,
+    ) -> Result<(), Failure> {
+        current.check()?;
+        self.dir.check_in_place(tail_file).map_err(|error| match error {
+            displaced @ Error::Displaced { .. } => current.fail(displaced),
+            error => Failure::Refused(error),
+        })
+    }
+
+    /// Changes files. If the process has no file handle left, those that are kept open for readers
+    /// are closed, and the change is tried once more: it has not reached the disk.
+    fn with_handles<T>(
+        &self,
+        mut change: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match change() {
+            Err(Failure::Refused(error)) if error.is_out_of_handles() => {
+                log::info!("files kept open for readers are closed, for want of handles: {error}");
+                self.segments.close_files();
+                change()
+            }
+            outcome => outcome,
+        }
     }
 
     /// Raises the floor, durable by now, for readers.
@@ -380,7 +423,8 @@ pub(crate) struct Removed {
 
 impl Disk for Store {
     fn is_full_for(&self, group: &FrameBuffer) -> bool {
-        lock(&self.tail).is_full_for(group.frame_bytes())
+        let shared = self.tail_is_shared.load(Ordering::Relaxed);
+        shared || lock(&self.tail).is_full_for(group.frame_bytes())
     }
 
     fn rotate(&self, next: Lsn) -> Result<TailEnd, Failure> {
@@ -412,6 +456,12 @@ impl Disk for Store {
             if planted::is(Bug::SyncRetried) { file.sync()? } else { return Err(error) }
         }
         let took = self.dir.now().saturating_sub(start);
+        // Without a name, what was synced is lost as soon as the file is closed.
+        match file.names()? {
+            Names::One => {}
+            Names::Several => self.tail_is_shared.store(true, Ordering::Relaxed),
+            Names::None => return Err(Error::Displaced { path: file.path().clone() }),
+        }
         self.counters.syncs.add(1);
         self.counters.sync_latency.record(took);
         Ok(took)

@@ -219,8 +219,13 @@ impl Wal {
     /// # Errors
     /// [`Error::StorageFull`]: what is pending, or the mark, found no room; the log stays open.
     /// [`Error::Poisoned`]: the log was poisoned before or by this; nothing more is written, it is
-    /// closed and its lock given back.
+    /// closed and its lock given back. [`Error::Closed`] also in a child that was forked while the
+    /// log was open: the log is its parent's, and nothing is done to it.
     pub fn close(&self) -> Result<()> {
+        // Before any lock is taken: a thread that is not there may hold it.
+        if self.store.dir.process_id() != self.process_id {
+            return Err(Error::Closed);
+        }
         let maintenance_lock = threads::lock(&self.maintenance_lock);
         let closed = self.close_files();
         match &closed {

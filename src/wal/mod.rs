@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::commit::Commit;
-use crate::dir::Dir;
+use crate::dir::{Dir, DirLock};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::frame::{Unit, record_bytes};
-use crate::fs::{Fs, FsLock, Medium, OsFs};
+use crate::fs::{Fs, Medium, OsFs};
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Durability, Options};
 use crate::reader::{self, Cursor, Iter, Record};
@@ -54,7 +54,9 @@ pub struct Wal {
     /// `checkpoint`, `rotate` and `close` exclude one another. Locked before any role is taken.
     maintenance_lock: Mutex<()>,
     /// Held as long as the log is open; given back by whoever closes it.
-    lock: Mutex<Option<Box<dyn FsLock>>>,
+    lock: Mutex<Option<DirLock>>,
+    /// The process that opened the log. A forked child only forgets it.
+    process_id: u32,
     timer: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
@@ -89,6 +91,7 @@ impl Wal {
                 dir.path().display()
             );
         }
+        let process_id = dir.process_id();
         let recovered = recover(&dir, options.verify)?;
         let next = recovered.next;
         let report = recovered.report.clone();
@@ -106,6 +109,7 @@ impl Wal {
             batch_bytes_max: options.batch_bytes_max(),
             maintenance_lock: Mutex::new(()),
             lock: Mutex::new(Some(lock)),
+            process_id,
             timer: Mutex::new(None),
         };
         if let Durability::Interval(interval) = options.durability {

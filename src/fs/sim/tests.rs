@@ -1,14 +1,23 @@
 //! What a power cut may leave, and what it may not.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
 use super::*;
-use crate::fs::{Fs, FsFile, OpenMode};
+use crate::fs::{Fs, FsDir, FsFile, OpenMode};
+
+fn root(fs: &SimFs) -> Box<dyn FsDir> {
+    fs.open_dir(Path::new("/")).unwrap()
+}
+
+fn name(path: &str) -> &OsStr {
+    OsStr::new(path.trim_start_matches('/'))
+}
 
 fn created(fs: &SimFs, path: &str) -> Box<dyn FsFile> {
-    fs.open(Path::new(path), OpenMode::Create).unwrap()
+    root(fs).open(name(path), OpenMode::Create).unwrap()
 }
 
 /// What a file may hold after a power cut, over all states; `None` where it is gone.
@@ -27,7 +36,7 @@ fn bytes_need_a_sync_and_names_a_sync_of_their_directory() {
     assert_eq!(possible(&fs, "/f"), sizes.into());
     file.sync_data().unwrap();
     assert_eq!(possible(&fs, "/f"), [None, Some(b"new".to_vec())].into());
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap();
     assert_eq!(possible(&fs, "/f"), [Some(b"new".to_vec())].into());
 }
 
@@ -37,7 +46,7 @@ fn each_unsynced_sector_holds_any_of_its_versions() {
     let file = created(&fs, "/f");
     file.write_at(&[1; 1024], 0).unwrap();
     file.sync_data().unwrap();
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap();
     file.write_at(&[2; 1024], 0).unwrap();
     file.write_at(&[3; 512], 512).unwrap();
     let seen: BTreeSet<_> = possible(&fs, "/f")
@@ -51,7 +60,7 @@ fn each_unsynced_sector_holds_any_of_its_versions() {
 fn a_failed_sync_drops_what_it_should_have_written_and_the_next_one_says_ok() {
     let fs = SimFs::new(1);
     let file = created(&fs, "/f");
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap();
     fs.plan(Call::Sync, 0, Fault::Error(io::ErrorKind::Other));
     file.write_at(&[1; 512], 0).unwrap();
     file.sync_data().unwrap_err();
@@ -74,28 +83,29 @@ fn a_rename_shows_the_old_or_the_new_file_and_a_failed_directory_sync_keeps_it_i
         file.write_at(bytes, 0).unwrap();
         file.sync_data().unwrap();
     }
-    fs.sync_dir(Path::new("/")).unwrap();
-    fs.rename(Path::new("/new"), Path::new("/old")).unwrap();
+    root(&fs).sync().unwrap();
+    root(&fs).rename(name("/new"), name("/old")).unwrap();
     let both = BTreeSet::from([Some(b"old".to_vec()), Some(b"new".to_vec())]);
     assert_eq!(possible(&fs, "/old"), both);
     fs.plan(Call::SyncDir, 0, Fault::Error(io::ErrorKind::Other));
-    fs.sync_dir(Path::new("/")).unwrap_err();
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap_err();
+    root(&fs).sync().unwrap();
     assert_eq!(possible(&fs, "/old"), both, "the second sync had nothing to write");
-    fs.unlink(Path::new("/old")).unwrap();
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).unlink(name("/old")).unwrap();
+    root(&fs).sync().unwrap();
     assert_eq!(possible(&fs, "/old"), [None].into());
 }
 
 #[test]
 fn the_machine_stops_at_the_call_and_not_before() {
-    for call in 0..4 {
+    for call in 0..5 {
         let fs = SimFs::new(1);
         fs.crash_at(call);
-        let outcome = fs.open(Path::new("/f"), OpenMode::Create).and_then(|file| {
+        let outcome = fs.open_dir(Path::new("/")).and_then(|dir| {
+            let file = dir.open(name("/f"), OpenMode::Create)?;
             file.write_at(b"x", 0)?;
             file.sync_data()?;
-            fs.sync_dir(Path::new("/"))
+            dir.sync()
         });
         assert!(outcome.is_err() && fs.has_crashed());
         assert_eq!(fs.calls(), call + 1, "the caller gives up at the first error");
@@ -121,7 +131,7 @@ fn torn_sectors_are_among_the_random_states() {
     let file = created(&fs, "/f");
     file.write_at(&[1; 512], 0).unwrap();
     file.sync_data().unwrap();
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap();
     file.write_at(&[2; 512], 0).unwrap();
     let torn = |seed| {
         let bytes = fs.power_cuts().random(seed).bytes("/f").unwrap();
