@@ -174,8 +174,8 @@ impl CurrentGuard<'_> {
         self.dir.now().saturating_sub(self.state.written_at)
     }
 
-    /// Writes CURRENT anew. Refused, it is as it was: also if the rename met a full disk, and can be
-    /// seen to have done nothing.
+    /// Writes CURRENT anew. Refused, it is as it was: also if the rename met a full disk, and can
+    /// be seen to have done nothing.
     pub(crate) fn write(&mut self, mark: &Mark) -> Result<(), Failure> {
         self.stage(mark)?;
         match self.rename_staged(mark) {

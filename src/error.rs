@@ -245,8 +245,8 @@ impl Error {
         // ENFILE and EMFILE have these numbers on Linux, the BSDs and Apple systems; Windows has
         // ERROR_TOO_MANY_OPEN_FILES. std has no kind for them.
         let numbers: &[i32] = if cfg!(windows) { &[4] } else { &[23, 24] };
-        let number = |source: &io::Error| source.raw_os_error();
-        matches!(self, Error::Io { source, .. } if number(source).is_some_and(|own| numbers.contains(&own)))
+        let Error::Io { source, .. } = self else { return false };
+        source.raw_os_error().is_some_and(|number| numbers.contains(&number))
     }
 
     /// Whether the file has reached the largest size that the system allows: another file may still

@@ -77,8 +77,8 @@ pub(crate) struct Store {
     /// The tail's file, for the holder of the syncing role. The creation of a segment, which holds
     /// both roles, changes it.
     tail_file: Mutex<Arc<Handle>>,
-    /// Whether a second name of the tail's file was seen. A backup may share the file: the next group
-    /// goes into a new segment.
+    /// Whether a second name of the tail's file was seen. A backup may share the file: the next
+    /// group goes into a new segment.
     tail_is_shared: AtomicBool,
     /// The newest floor and state that were written. Changed in both roles.
     written: Mutex<StateFrame>,

@@ -152,7 +152,7 @@ impl FsDir for SimDir {
             },
             |_| {},
         )?;
-        Ok(Box::new(SimFile { handle: SimHandle::new(fs, node) }))
+        Ok(Box::new(SimFile { handle: SimHandle::new(fs, node), mode }))
     }
 
     fn rename(&self, source: &OsStr, target: &OsStr) -> io::Result<()> {
@@ -207,9 +207,17 @@ impl FsDir for SimDir {
 #[derive(Debug)]
 struct SimFile {
     handle: SimHandle,
+    mode: OpenMode,
 }
 
 impl SimFile {
+    fn require_writable(&self) -> io::Result<()> {
+        if self.mode == OpenMode::Read {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(())
+    }
+
     fn simple<T>(
         &self,
         call: Call,
@@ -241,6 +249,7 @@ impl FsFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.require_writable()?;
         self.handle.fs.call(
             Call::Write,
             |machine, go| {
@@ -284,6 +293,7 @@ impl FsFile for SimFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.require_writable()?;
         self.simple(Call::SetLen, |file| {
             file.set_len(bytes);
             Ok(())

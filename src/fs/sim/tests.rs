@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::fs::{Fs, FsDir, FsFile, OpenMode};
+use crate::fs::{Fs, FsDir, FsFile, Identity, OpenMode};
 
 fn root(fs: &SimFs) -> Box<dyn FsDir> {
     fs.open_dir(Path::new("/")).unwrap()
@@ -138,4 +138,98 @@ fn torn_sectors_are_among_the_random_states() {
         bytes.contains(&1) && bytes.contains(&2)
     };
     assert!((0..200).any(torn));
+}
+
+#[test]
+fn a_killed_machine_shares_no_later_change_and_no_lock() {
+    // Method: change each of two disks, one of which is the other after a kill; look at both.
+    let fs = SimFs::new(1);
+    let file = created(&fs, "/a");
+    file.write_at(b"first", 0).unwrap();
+    let dir = root(&fs);
+    dir.try_lock().unwrap();
+    let killed = fs.process_kill();
+    file.write_at(b"F", 0).unwrap();
+    created(&killed, "/b").write_at(b"new", 0).unwrap();
+    assert_eq!(fs.bytes("/a").unwrap(), b"First");
+    assert_eq!(killed.bytes("/a").unwrap(), b"first");
+    assert_eq!(fs.bytes("/b"), None);
+    assert_eq!(killed.bytes("/b").unwrap(), b"new");
+    assert_eq!(root(&fs).try_lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    root(&killed).try_lock().unwrap();
+    drop(dir);
+    root(&fs).try_lock().unwrap();
+}
+
+#[test]
+fn a_forked_child_frees_no_lock_by_closing_its_handles_but_by_unlocking() {
+    // Method: a lock of a file, and the number of the process changed before its handle is closed.
+    let fs = SimFs::new(1);
+    drop(created(&fs, "/f"));
+    let open = || root(&fs).open(name("/f"), OpenMode::ReadWrite).unwrap();
+    let parents = open();
+    parents.try_lock().unwrap();
+    fs.set_process_id(2);
+    drop(parents);
+    assert_eq!(open().try_lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    fs.set_process_id(3);
+    let file = open();
+    file.unlock().unwrap();
+    assert_eq!(file.try_lock().unwrap_err().kind(), io::ErrorKind::WouldBlock, "it has none");
+}
+
+#[test]
+fn names_come_and_go_as_std_has_it() {
+    // Method: the errors that the log tells apart, one by one.
+    let fs = SimFs::new(1);
+    let kind = |outcome: io::Result<()>| outcome.unwrap_err().kind();
+    let path = Path::new("/d");
+    let file = OsStr::new("f");
+    let other = OsStr::new("g");
+    assert_eq!(kind(fs.open_dir(path).map(drop)), io::ErrorKind::NotFound);
+    assert_eq!(kind(fs.canonicalize(path).map(drop)), io::ErrorKind::NotFound);
+    fs.create_dir(path).unwrap();
+    assert_eq!(kind(fs.create_dir(path)), io::ErrorKind::AlreadyExists);
+    let dir = fs.open_dir(path).unwrap();
+    assert_eq!(kind(dir.open(file, OpenMode::Read).map(drop)), io::ErrorKind::NotFound);
+    let handle = dir.open(file, OpenMode::Create).unwrap();
+    assert_eq!(kind(dir.open(file, OpenMode::Create).map(drop)), io::ErrorKind::AlreadyExists);
+    handle.write_at(b"kept", 0).unwrap();
+    let reader = dir.open(file, OpenMode::Read).unwrap();
+    assert_eq!(kind(reader.write_at(b"x", 0).map(drop)), io::ErrorKind::PermissionDenied);
+    assert_eq!(kind(reader.set_len(0)), io::ErrorKind::PermissionDenied);
+    dir.rename(file, other).unwrap();
+    assert_eq!(kind(dir.rename(file, other)), io::ErrorKind::NotFound);
+    assert_eq!(dir.list().unwrap(), ["g"]);
+    assert_eq!(dir.open(other, OpenMode::OpenOrCreate).unwrap().size().unwrap(), 4);
+    dir.unlink(other).unwrap();
+    assert_eq!(kind(dir.unlink(other)), io::ErrorKind::NotFound);
+    let mut bytes = [0; 8];
+    assert_eq!(handle.read_at(&mut bytes, 1).unwrap(), 3);
+    assert_eq!(&bytes[..3], b"ept");
+    let mut draws = [[0; 16]; 2];
+    draws.iter_mut().for_each(|draw| fs.random(draw).unwrap());
+    assert_ne!(draws[0], draws[1]);
+}
+
+#[test]
+fn a_handle_follows_its_directory_and_counts_names() {
+    // Method: a directory is moved, another one takes its place, and a file gets a second name; then
+    // the directory goes.
+    let fs = SimFs::new(1);
+    fs.create_dir(Path::new("/d")).unwrap();
+    let dir = fs.open_dir(Path::new("/d")).unwrap();
+    let file = dir.open(OsStr::new("f"), OpenMode::Create).unwrap();
+    let links = |identity: io::Result<Option<Identity>>| identity.unwrap().unwrap().links;
+    assert_eq!((links(file.identity()), links(dir.identity())), (1, 1));
+    fs.move_dir("/d", "/moved").unwrap();
+    fs.create_dir(Path::new("/d")).unwrap();
+    dir.open(OsStr::new("g"), OpenMode::Create).unwrap();
+    assert_eq!(fs.files(), ["/moved/f", "/moved/g"].map(PathBuf::from));
+    fs.link("/moved/f", "/d/f").unwrap();
+    assert_eq!(links(dir.identity_of(OsStr::new("f"))), 2);
+    fs.remove_dir("/moved").unwrap();
+    assert_eq!((links(file.identity()), links(dir.identity())), (1, 0));
+    let refused = dir.open(OsStr::new("h"), OpenMode::Create).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::NotFound);
 }
