@@ -110,7 +110,7 @@ impl Dir {
         let mut text = [0; 16];
         let read = Handle::open(&*self.handle, &path, OpenMode::Read)
             .and_then(|file| file.read(&mut text, 0));
-        let holder = read.ok().and_then(|count| str::from_utf8(&text[..count]).ok());
+        let holder = read.ok().and_then(|count| std::str::from_utf8(&text[..count]).ok());
         Error::Locked { path, holder: holder.and_then(|text| text.trim().parse().ok()) }
     }
 
