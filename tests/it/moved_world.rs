@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{env, fs, io, thread};
 
@@ -155,6 +156,10 @@ fn a_log_whose_directory_is_removed_says_so_and_acknowledges_nothing_more() {
             fs::remove_dir_all(&path).unwrap();
             let refused = act(&wal).unwrap_err();
             assert!(is_displaced(&refused), "{mode:?}, {name}: {refused}");
+            if name == "rotate" {
+                let dir = format!("{} was removed", path.display());
+                assert!(refused.to_string().contains(&dir), "it names the directory: {refused}");
+            }
             let later = wal.append("later").and_then(|_| wal.sync()).unwrap_err();
             let closed = name == "close" && matches!(later, Error::Closed);
             assert!(closed || is_displaced(&later), "{mode:?}, {name}: {later}");
@@ -427,29 +432,35 @@ fn a_tail_that_is_linked_while_the_log_is_open_is_extended_by_no_group_after_the
 }
 
 #[test]
-fn a_checkpoint_on_a_full_disk_does_not_extend_a_tail_with_a_second_link() {
-    // Method: link the tail, let a sync see that, and fill the disk, spares and all. The checkpoint
-    // is refused, as it finds no room for a new segment; with room it succeeds.
-    let disk = SimFs::new(1);
-    let hook = |asked: &Asked<'_>| match asked.call {
-        Call::Create if asked.name().ends_with(".spare") => {
-            Verdict::Fail(io::ErrorKind::StorageFull.into())
+fn a_checkpoint_that_can_make_no_file_does_not_extend_a_tail_with_a_second_link() {
+    // Method: link the tail, let a sync see that, and refuse every new file, spares too. The
+    // checkpoint is refused, though its state frame would find room in the tail; so is an append.
+    // With room for files both succeed.
+    let full = Arc::new(AtomicBool::new(false));
+    let hook = {
+        let full = full.clone();
+        move |asked: &Asked<'_>| {
+            let spare = asked.name().ends_with(".spare");
+            if asked.call == Call::Create && (spare || full.load(Ordering::SeqCst)) {
+                return Verdict::Fail(io::ErrorKind::StorageFull.into());
+            }
+            Verdict::Go
         }
-        _ => Verdict::Go,
     };
+    let disk = SimFs::new(1);
     let options = Options::new().preallocate(Preallocate::Off);
     let wal = options.open_on(Arc::new(HookFs::new(disk.clone(), hook)), DIR).unwrap();
     fill(&wal, 5);
     disk.link("/wal/wal-000001.log", "/backup").unwrap();
     fill(&wal, 1);
     let shared = disk.bytes("/backup").unwrap();
-    disk.set_capacity(Some(0));
+    full.store(true, Ordering::SeqCst);
     let refused = wal.checkpoint(Lsn::from(2)).unwrap_err();
     assert!(matches!(refused, Error::StorageFull { .. }), "{refused}");
     let refused = wal.append("x").unwrap_err();
     assert!(matches!(refused, Error::StorageFull { .. }), "{refused}");
     assert!(disk.bytes("/backup").unwrap() == shared);
-    disk.set_capacity(None);
+    full.store(false, Ordering::SeqCst);
     wal.checkpoint(Lsn::from(2)).unwrap();
     fill(&wal, 1);
     assert!(disk.bytes("/backup").unwrap() == shared);
@@ -681,10 +692,10 @@ fn a_directory_above_the_log_is_passed_over_only_if_it_may_not_be_opened_or_sync
 /// A log whose next rotation renames, and the same with one fault in the rename to `target`.
 fn with_fault_in_rename(target: &'static str, verdict: fn() -> Verdict) -> (SimFs, Arc<HookFs>) {
     let disk = SimFs::new(1);
-    let armed = std::sync::atomic::AtomicBool::new(true);
+    let armed = AtomicBool::new(true);
     let hook = move |asked: &Asked<'_>| {
         let is_it = asked.call == Call::Rename && asked.name() == target;
-        let seen = is_it && armed.swap(false, std::sync::atomic::Ordering::SeqCst);
+        let seen = is_it && armed.swap(false, Ordering::SeqCst);
         if seen { verdict() } else { Verdict::Go }
     };
     (disk.clone(), Arc::new(HookFs::new(disk, hook)))
@@ -767,4 +778,26 @@ fn a_close_whose_rename_finds_no_room_leaves_the_log_open_if_nothing_happened() 
         let wal = small_segments().open_on(Arc::new(disk), DIR).unwrap();
         check(&wal, if happens { 3 } else { 4 });
     }
+}
+
+#[test]
+fn a_state_beyond_the_largest_file_goes_into_a_new_segment() {
+    // Method: no file may grow beyond 20,000 bytes. A state that does not fit into the tail is
+    // stored all the same, for the next segment has room.
+    let hook = |asked: &Asked<'_>| match asked.call {
+        Call::Write if asked.name().ends_with(".log") && asked.bytes.end > 20_000 => {
+            Verdict::Fail(io::ErrorKind::FileTooLarge.into())
+        }
+        _ => Verdict::Go,
+    };
+    let disk = SimFs::new(1);
+    let options = Options::new().preallocate(Preallocate::Off);
+    let wal = options.open_on(Arc::new(HookFs::new(disk.clone(), hook)), DIR).unwrap();
+    fill(&wal, 5);
+    wal.set_state(&[7; 8000]).unwrap();
+    assert_eq!(wal.stats().rotations, 1);
+    fill(&wal, 1);
+    drop(wal);
+    let wal = options.open_on(Arc::new(disk), DIR).unwrap();
+    assert_eq!((wal.last_lsn(), wal.state()), (Lsn::from(6), vec![7; 8000]));
 }
