@@ -159,12 +159,11 @@ pub(super) fn prefetch(
 ) -> Result<u64> {
     if let Some((offset, frame_bytes)) = hint.exact {
         let frame = window.read_just(handle, offset, frame_bytes)?;
-        let holds = |header: FrameHeader| {
-            header.frame_type == FrameType::Data && header.first <= lsn && header.next() > Some(lsn)
-        };
-        if matches!(FrameHeader::decode(frame, salt, offset), HeaderReading::Sound(header) if holds(header))
-        {
-            return Ok(offset);
+        if let HeaderReading::Sound(header) = FrameHeader::decode(frame, salt, offset) {
+            let is_data = header.frame_type == FrameType::Data;
+            if is_data && header.first <= lsn && header.next() > Some(lsn) {
+                return Ok(offset);
+            }
         }
     }
     if let Some(end) = hint.end {
