@@ -241,12 +241,13 @@ impl CurrentGuard<'_> {
     }
 
     fn write_new_file(&self, bytes: &[u8]) -> Result<StagedCurrent, Failure> {
-        let (path, mode) = if planted::is(Bug::CurrentInPlace) {
-            (self.dir.current_path(), OpenMode::OpenOrCreate)
+        let path = self.dir.current_tmp_path();
+        let file = if planted::is(Bug::CurrentInPlace) {
+            self.dir.open_file(&self.dir.current_path(), OpenMode::OpenOrCreate)
         } else {
-            (self.dir.current_tmp_path(), OpenMode::Create)
+            self.dir.open_file(&path, OpenMode::Create)
         };
-        let staged = self.dir.open_file(&path, mode).map_err(Failure::Refused).and_then(|file| {
+        let staged = file.map_err(Failure::Refused).and_then(|file| {
             write_staged(&file, bytes)?;
             Ok(StagedCurrent { file, made_of: MadeOf::NewFile })
         });
@@ -344,14 +345,17 @@ impl CurrentGuard<'_> {
     /// logged: the next call tries again. Anything but a full disk is the caller's to judge.
     pub(crate) fn make_spares(&mut self) -> Result<Spares, Failure> {
         self.check()?;
-        let has = self.state.has_current_spare;
+        // What was made before may have been removed by another program since.
         let path = self.dir.current_spare_path();
-        let made = has_or_makes(self.dir, has, &path, &[TWIN_BYTES]);
-        self.state.has_current_spare = made.map_err(|error| self.fail(error))?;
-        let has = self.state.has_segment_spare;
+        if !self.state.has_current_spare || !self.dir.has(&path) {
+            let made = make_spare(self.dir, &path, &[TWIN_BYTES]);
+            self.state.has_current_spare = made.map_err(|error| self.fail(error))?;
+        }
         let path = self.dir.segment_spare_path();
-        let made = has_or_makes(self.dir, has, &path, &SPARE_BYTES);
-        self.state.has_segment_spare = made.map_err(|error| self.fail(error))?;
+        if !self.state.has_segment_spare || !self.dir.has(&path) {
+            let made = make_spare(self.dir, &path, &SPARE_BYTES);
+            self.state.has_segment_spare = made.map_err(|error| self.fail(error))?;
+        }
         let both = self.state.has_current_spare && self.state.has_segment_spare;
         Ok(if both { Spares::Ready } else { Spares::Missing })
     }
@@ -387,12 +391,6 @@ fn open_unshared(dir: &Dir, path: &Arc<Path>) -> Result<Option<Handle>> {
 pub(crate) enum Spares {
     Ready,
     Missing,
-}
-
-/// Returns whether the spare is there after the call: `has` tells whether it was made before.
-fn has_or_makes(dir: &Dir, has: bool, path: &Arc<Path>, sizes: &[usize]) -> Result<bool> {
-    // Another program may have removed it since.
-    if has && dir.has(path) { Ok(true) } else { make_spare(dir, path, sizes) }
 }
 
 /// Makes and syncs a file of zeros, of the first of these sizes that there is room for; `false`
