@@ -329,8 +329,8 @@ impl Run {
     fn check_poison(&self, step: Step, fired: Option<&Site>) {
         let (Some(wal), Some(site), Some(fault)) = (&self.wal, fired, self.fault) else { return };
         let unborn = site.name.ends_with(".tmp") || site.name.ends_with(".spare");
-        // A look at a file is fatal after a sync, and refused before anything is changed. The rename
-        // of CURRENT can be refused in a mark, and not in the creation of a segment.
+        // A look at a file is fatal after a sync, and refused before anything is changed. The
+        // rename of CURRENT can be refused in a mark, and not in the creation of a segment.
         let either = site.call == Call::Identity
             || (fault == Fault::Full && site.call == Call::Rename && site.name == "CURRENT");
         if either {
@@ -747,8 +747,9 @@ fn in_buffered_mode_no_failed_call_makes_the_log_lie() {
 
 #[test]
 fn an_interrupted_look_at_the_directory_is_made_again() {
-    // Method: interrupt each listing and opening of a directory, of a new log, of one that is closed and of
-    // one that was killed. A directory that is there is looked at, too, when it cannot be made.
+    // Method: interrupt each listing and opening of a directory, of a new log, of one that is
+    // closed and of one that was killed. A directory that is there is looked at, too, when it
+    // cannot be made.
     for (steps, listings_min) in [
         (&[Step::Open][..], 1),
         (&[Step::Open, Step::Append(10), Step::Close, Step::Open], 3),

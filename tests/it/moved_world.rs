@@ -1,6 +1,6 @@
 //! What other programs do to a log's directory while the log is open, or between two opens: the
-//! directory is moved, removed or replaced, files are linked into a backup, handles run out. The log
-//! loses no acknowledged record, and never touches what is not its own.
+//! directory is moved, removed or replaced, files are linked into a backup, handles run out. The
+//! log loses no acknowledged record, and never touches what is not its own.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -173,8 +173,8 @@ fn a_log_whose_directory_is_removed_says_so_and_acknowledges_nothing_more() {
 #[cfg(unix)]
 #[test]
 fn a_newest_segment_that_was_removed_or_replaced_is_noticed() {
-    // Method: remove the tail of an open log: the next sync says so. Or put a copy in its place: the
-    // next mark or new segment says so, and the copy stays as it is.
+    // Method: remove the tail of an open log: the next sync says so. Or put a copy in its place:
+    // the next mark or new segment says so, and the copy stays as it is.
     let tail = |path: &Path| path.join(on_disk::segments(path).pop().unwrap());
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("removed");
@@ -404,8 +404,9 @@ fn a_lock_file_with_a_second_link_is_replaced_and_each_copy_has_its_own() {
 
 #[test]
 fn a_tail_that_is_linked_while_the_log_is_open_is_extended_by_no_group_after_the_next_sync() {
-    // Method: in each mode, link the tail of an open log. The group whose sync shows the second link
-    // may still go there; no later one does, nor does a state, and the file is never shortened.
+    // Method: in each mode, link the tail of an open log. The group whose sync shows the second
+    // link may still go there; no later one does, nor does a state, and the file is never
+    // shortened.
     for mode in [Durability::Sync, Durability::Buffered] {
         for preallocate in [Preallocate::Auto, Preallocate::Off] {
             let disk = SimFs::new(1);
@@ -497,8 +498,8 @@ fn alias(path: &Path) -> PathBuf {
 
 #[test]
 fn a_spare_with_a_second_link_is_made_again_and_the_backup_keeps_its_bytes() {
-    // Method: link both spares elsewhere, then write CURRENT, and fill the disk so that a checkpoint
-    // needs the spare segment.
+    // Method: link both spares elsewhere, then write CURRENT, and fill the disk so that a
+    // checkpoint needs the spare segment.
     let disk = SimFs::new(1);
     let options = small_segments().preallocate(Preallocate::Off);
     let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
@@ -560,8 +561,8 @@ fn removed_spares_make_no_call_fail_and_are_made_again() {
 
 #[test]
 fn a_new_current_that_is_removed_before_its_rename_is_written_again() {
-    // Method: before each rename to CURRENT, another program removes what is to be renamed, once per
-    // call; the call succeeds.
+    // Method: before each rename to CURRENT, another program removes what is to be renamed, once
+    // per call; the call succeeds.
     let disk = SimFs::new(1);
     let hook = {
         let disk = disk.clone();
@@ -630,7 +631,8 @@ fn in_a_child_with_few_handles_a_log_goes_on() {
 #[test]
 fn without_a_free_file_handle_calls_are_refused_and_nothing_is_poisoned() {
     // Method: a process that may open 64 files. A reader has gone through many segments, then all
-    // handles are taken: a rotation closes the files kept for readers. Then those are taken as well.
+    // handles are taken: a rotation closes the files kept for readers. Then those are taken as
+    // well.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().to_str().unwrap();
@@ -669,8 +671,8 @@ fn on_the_simulated_disk_too_a_call_without_handles_has_not_reached_the_disk() {
 
 #[test]
 fn a_directory_above_the_log_is_passed_over_only_if_it_may_not_be_opened_or_synced() {
-    // Method: each error that matters, from opening and from syncing the root, which was not made by
-    // the log. Only what says that it is another's is passed over.
+    // Method: each error that matters, from opening and from syncing the root, which was not made
+    // by the log. Only what says that it is another's is passed over.
     use io::ErrorKind::{InvalidInput, Other, PermissionDenied, ReadOnlyFilesystem, StorageFull};
     let kinds = [PermissionDenied, InvalidInput, ReadOnlyFilesystem, StorageFull, Other];
     for call in [Call::OpenDir, Call::SyncDir] {

@@ -214,8 +214,8 @@ fn names_come_and_go_as_std_has_it() {
 
 #[test]
 fn a_handle_follows_its_directory_and_counts_names() {
-    // Method: a directory is moved, another one takes its place, and a file gets a second name; then
-    // the directory goes.
+    // Method: a directory is moved, another one takes its place, and a file gets a second name;
+    // then the directory goes.
     let fs = SimFs::new(1);
     fs.create_dir(Path::new("/d")).unwrap();
     let dir = fs.open_dir(Path::new("/d")).unwrap();
