@@ -12,6 +12,7 @@ mod format;
 mod kill;
 mod kv;
 mod model;
+#[cfg(unix)]
 mod moved_world;
 mod recovery;
 mod support;
