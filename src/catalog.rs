@@ -187,6 +187,11 @@ impl Segments {
         self.files.close(segment.number);
     }
 
+    /// Closes all files that are kept open, as soon as nobody reads them.
+    pub(crate) fn close_files(&self) {
+        self.files.lock().clear();
+    }
+
     /// A window for a look-up, if one is left from the last.
     pub(crate) fn take_window(&self) -> Option<Window> {
         threads::lock(&self.window).take()

@@ -1,18 +1,22 @@
 //! CURRENT: which segment is the tail, and how far it is surely durable. And the spares, which keep
 //! a full disk workable: a CURRENT and a small segment made in advance.
 //!
-//! CURRENT is never changed in place. A new one is staged as `CURRENT.tmp`, synced, renamed, and
-//! the directory synced: a crash shows the old one or the new one. One lock covers the file and
-//! everything named `.tmp`; the creation of a segment holds it throughout.
+//! CURRENT is never changed in place. A new one overwrites `CURRENT.spare`, or is made as
+//! `CURRENT.tmp` if there is no spare. It is synced, renamed, and the directory synced: a crash
+//! shows the old one or the new one. One lock covers the file, the spares and everything named
+//! `.tmp`; the creation of a segment holds it throughout.
+//!
+//! A spare never makes a call fail: one that vanished, or that a hard link shares with another
+//! directory, counts as not there, and is made again.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dir::Dir;
+use crate::dir::{Dir, Target};
 use crate::error::{Error, Failure, Result};
 use crate::frame::{Id, TWIN_BYTES, Twinned, get_id, get_u32, get_u64, put_u32, put_u64};
-use crate::fs::{Handle, OpenMode};
+use crate::fs::{Handle, Names, OpenMode};
 use crate::health::Health;
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
@@ -104,10 +108,25 @@ struct CurrentState {
     /// What CURRENT says, where that is known and sound, and since when.
     mark: Option<Mark>,
     written_at: Duration,
-    /// `CURRENT.tmp` is there, at full size and synced.
+    /// `CURRENT.spare` was made, at full size and synced, and has not been used since.
     has_current_spare: bool,
-    /// `spare.tmp` likewise.
+    /// `segment.spare` likewise.
     has_segment_spare: bool,
+    /// The new CURRENT, synced, that has not been given its name yet.
+    staged: Option<StagedCurrent>,
+}
+
+#[derive(Debug)]
+struct StagedCurrent {
+    file: Handle,
+    made_of: MadeOf,
+}
+
+/// What a new CURRENT was written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MadeOf {
+    Spare,
+    NewFile,
 }
 
 impl Current {
@@ -117,6 +136,7 @@ impl Current {
             written_at: dir.now(),
             has_current_spare: false,
             has_segment_spare: false,
+            staged: None,
         };
         Current { dir, health, state: Mutex::new(state) }
     }
@@ -151,10 +171,18 @@ impl CurrentGuard<'_> {
         self.dir.now().saturating_sub(self.state.written_at)
     }
 
-    /// Writes CURRENT anew.
+    /// Writes CURRENT anew. Refused, it is as it was: also if the rename met a full disk, and can
+    /// be seen to have done nothing.
     pub(crate) fn write(&mut self, mark: &Mark) -> Result<(), Failure> {
         self.stage(mark)?;
-        self.publish(mark)
+        match self.rename_staged(mark) {
+            Ok(()) => self.finish(mark),
+            Err(refused @ Failure::Refused(_)) => {
+                self.unstage();
+                Err(refused)
+            }
+            Err(Failure::Fatal(error)) => Err(self.fail(error)),
+        }
     }
 
     /// Makes the names in the directory durable. While the log is open this is done under this lock
@@ -176,77 +204,153 @@ impl CurrentGuard<'_> {
         self.health.poisoned().map_or(Ok(()), |error| Err(Failure::Fatal(error)))
     }
 
-    /// Writes and syncs `CURRENT.tmp`, over its spare if there is one. Refused, it is as it was.
+    /// Writes and syncs a new CURRENT that has no final name yet. Refused, everything is as it was.
     pub(crate) fn stage(&mut self, mark: &Mark) -> Result<(), Failure> {
         self.check()?;
         let falls = self.state.mark.as_ref().is_some_and(|old| mark.number < old.number);
         assert!(!falls, "the number in CURRENT never falls");
-        let path = if planted::is(Bug::CurrentInPlace) {
-            self.dir.current_path()
-        } else {
-            self.dir.current_spare_path()
-        };
-        let spare = self.state.has_current_spare;
-        let mode = if spare { OpenMode::ReadWrite } else { OpenMode::Create };
-        let staged = self.dir.open_file(&path, mode).map_err(Failure::Refused).and_then(|file| {
-            file.write(&mark.encode(), 0)
-                .and_then(
-                    |()| if planted::is(Bug::CurrentNotSynced) { Ok(()) } else { file.sync() },
-                )
-                .map_err(Failure::unless_full)
-        });
-        match staged {
-            Err(Failure::Fatal(error)) => return Err(self.fail(error)),
-            Err(Failure::Refused(_)) if !spare => remove_unfinished(self.dir, &path),
-            // Somebody removed the spare: the next attempt makes a file again.
-            Err(Failure::Refused(ref error)) if error.is_not_found() => {
-                self.state.has_current_spare = false
+        let bytes = mark.encode();
+        let staged = match self.open_spare().map_err(Failure::Refused)? {
+            Some(file) => {
+                write_staged(&file, &bytes).map(|()| StagedCurrent { file, made_of: MadeOf::Spare })
             }
-            _ => {}
+            None => self.write_new_file(&bytes),
+        };
+        match staged {
+            Ok(staged) => {
+                self.state.staged = Some(staged);
+                Ok(())
+            }
+            Err(Failure::Fatal(error)) => Err(self.fail(error)),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Opens the spare of CURRENT, if it can be used. An error means that no file can be opened at
+    /// all.
+    fn open_spare(&mut self) -> Result<Option<Handle>> {
+        if !self.state.has_current_spare || planted::is(Bug::CurrentInPlace) {
+            return Ok(None);
+        }
+        let spare = open_unshared(self.dir, &self.dir.current_spare_path())?;
+        self.state.has_current_spare = spare.is_some();
+        Ok(spare)
+    }
+
+    fn write_new_file(&self, bytes: &[u8]) -> Result<StagedCurrent, Failure> {
+        let path = self.dir.current_tmp_path();
+        let file = if planted::is(Bug::CurrentInPlace) {
+            self.dir.open_file(&self.dir.current_path(), OpenMode::OpenOrCreate)
+        } else {
+            self.dir.open_file(&path, OpenMode::Create)
+        };
+        let staged = file.map_err(Failure::Refused).and_then(|file| {
+            write_staged(&file, bytes)?;
+            Ok(StagedCurrent { file, made_of: MadeOf::NewFile })
+        });
+        if let Err(Failure::Refused(_)) = staged {
+            remove_unfinished(self.dir, &path);
         }
         staged
     }
 
-    /// Gives `CURRENT.tmp`, staged with `mark`, its name, durably.
+    /// Gives up a new CURRENT that was staged. A spare stays for the next one.
+    pub(crate) fn unstage(&mut self) {
+        let new_file = self.state.staged.take().filter(|staged| staged.made_of == MadeOf::NewFile);
+        if let Some(staged) = new_file {
+            remove_unfinished(self.dir, staged.file.path());
+        }
+    }
+
+    /// Gives the CURRENT that was staged with `mark` its name, durably: in the creation of a
+    /// segment, in which no failure can be undone at this point.
     pub(crate) fn publish(&mut self, mark: &Mark) -> Result<(), Failure> {
-        self.state.has_current_spare = false;
-        let in_place = planted::is(Bug::CurrentInPlace);
-        let renamed = if in_place {
-            Ok(())
-        } else {
-            self.dir.rename(&self.dir.current_spare_path(), &self.dir.current_path())
+        match self.rename_staged(mark) {
+            Ok(()) => self.finish(mark),
+            Err(failure) => Err(self.fail(failure.into_error())),
+        }
+    }
+
+    fn rename_staged(&mut self, mark: &Mark) -> Result<(), Failure> {
+        match self.try_rename_staged() {
+            // Another program removed it after it was written: it is written again.
+            Err(Failure::Refused(error)) if error.is_not_found() => {
+                self.state.has_current_spare = false;
+                self.state.staged = None;
+                self.stage(mark)?;
+                self.try_rename_staged()
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Refused, the rename has done nothing.
+    fn try_rename_staged(&mut self) -> Result<(), Failure> {
+        let Some(staged) = &self.state.staged else { unreachable!("CURRENT is staged first") };
+        if planted::is(Bug::CurrentInPlace) {
+            return Ok(());
+        }
+        let current_path = self.dir.current_path();
+        let Err(error) = self.dir.rename(staged.file.path(), &current_path) else {
+            return Ok(());
         };
-        renamed
-            .and_then(
-                |()| if planted::is(Bug::CurrentDirNotSynced) { Ok(()) } else { self.dir.sync() },
-            )
-            .map_err(|error| self.fail(error))?;
+        let leads = |path| self.dir.target_of(path, &staged.file).map_err(Failure::Fatal);
+        let source = leads(staged.file.path())?;
+        let target = leads(&current_path)?;
+        let full_and_undone = error.is_storage_full()
+            && source == Target::Same
+            && (target == Target::Other
+                || (target == Target::Missing && self.state.mark.is_none()));
+        let vanished = error.is_not_found() && source == Target::Missing && target != Target::Same;
+        Err(if full_and_undone || vanished {
+            Failure::Refused(error)
+        } else {
+            Failure::Fatal(error)
+        })
+    }
+
+    /// After the rename: makes it durable.
+    fn finish(&mut self, mark: &Mark) -> Result<(), Failure> {
+        let staged = self.state.staged.take();
+        if staged.is_some_and(|staged| staged.made_of == MadeOf::Spare) {
+            self.state.has_current_spare = false;
+        }
+        if !planted::is(Bug::CurrentDirNotSynced) {
+            self.dir.sync().map_err(|error| self.fail(error))?;
+        }
         self.state.mark = Some(mark.clone());
         self.state.written_at = self.dir.now();
         Ok(())
     }
 
-    /// Whether the spare segment is there to be overwritten.
-    pub(crate) fn has_segment_spare(&self) -> bool {
-        self.state.has_segment_spare
+    /// Opens the spare segment to be overwritten; `None` if there is none that can be used.
+    pub(crate) fn open_segment_spare(&mut self) -> Result<Option<Handle>> {
+        if !self.state.has_segment_spare {
+            return Ok(None);
+        }
+        let spare = open_unshared(self.dir, &self.dir.segment_spare_path())?;
+        self.state.has_segment_spare = spare.is_some();
+        Ok(spare)
     }
 
-    /// To be called before the spare segment gets a final name, or when it turns out not to be
-    /// there.
-    pub(crate) fn segment_spare_gone(&mut self) {
+    /// To be called once the spare segment has got a final name.
+    pub(crate) fn segment_spare_used(&mut self) {
         self.state.has_segment_spare = false;
     }
 
-    /// Makes the spares that are not there. No room for one is only logged: the next call tries
-    /// again. Anything but a full disk is the caller's to judge.
+    /// Makes the spares that are not there, those that vanished too. No room for one is only
+    /// logged: the next call tries again. Anything but a full disk is the caller's to judge.
     pub(crate) fn make_spares(&mut self) -> Result<Spares, Failure> {
         self.check()?;
-        if !self.state.has_current_spare {
-            let made = make_spare(self.dir, &self.dir.current_spare_path(), &[TWIN_BYTES]);
+        // What was made before may have been removed by another program since.
+        let path = self.dir.current_spare_path();
+        if !self.state.has_current_spare || !self.dir.has(&path) {
+            let made = make_spare(self.dir, &path, &[TWIN_BYTES]);
             self.state.has_current_spare = made.map_err(|error| self.fail(error))?;
         }
-        if !self.state.has_segment_spare {
-            let made = make_spare(self.dir, &self.dir.segment_spare_path(), &SPARE_BYTES);
+        let path = self.dir.segment_spare_path();
+        if !self.state.has_segment_spare || !self.dir.has(&path) {
+            let made = make_spare(self.dir, &path, &SPARE_BYTES);
             self.state.has_segment_spare = made.map_err(|error| self.fail(error))?;
         }
         let both = self.state.has_current_spare && self.state.has_segment_spare;
@@ -258,6 +362,31 @@ impl Drop for CurrentGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() && !self.panicking {
             self.health.poison(Error::Panicked);
+        }
+    }
+}
+
+fn write_staged(file: &Handle, bytes: &[u8]) -> Result<(), Failure> {
+    let synced = || if planted::is(Bug::CurrentNotSynced) { Ok(()) } else { file.sync() };
+    file.write(bytes, 0).and_then(|()| synced()).map_err(Failure::unless_full)
+}
+
+/// Opens a spare. `None` if it cannot be used: another program removed or spoiled it, or another
+/// directory shares it by a hard link. An error means that no file can be opened at all.
+fn open_unshared(dir: &Dir, path: &Arc<Path>) -> Result<Option<Handle>> {
+    let file = match dir.open_file(path, OpenMode::ReadWrite) {
+        Ok(file) => file,
+        Err(error) if error.is_out_of_handles() => return Err(error),
+        Err(error) => {
+            log::info!("a spare file cannot be used, and is made again: {error}");
+            return Ok(None);
+        }
+    };
+    match file.names() {
+        Ok(Names::One) => Ok(Some(file)),
+        Ok(Names::None | Names::Several) | Err(_) => {
+            remove_unfinished(dir, path);
+            Ok(None)
         }
     }
 }
@@ -292,7 +421,7 @@ fn make_spare(dir: &Dir, path: &Arc<Path>, sizes: &[usize]) -> Result<bool> {
     Ok(false)
 }
 
-/// Removes a `.tmp` that could not be finished. It must go, since it takes room on what may be a
+/// Removes a file that could not be finished. It must go, since it takes room on what may be a
 /// full disk, but nothing depends on it: the next open removes it as well.
 pub(crate) fn remove_unfinished(dir: &Dir, path: &Arc<Path>) {
     if let Err(error) = dir.unlink(path) {

@@ -2,26 +2,34 @@
 //! touched.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result};
 use crate::frame::Id;
-use crate::fs::{Fs, FsLock, Handle, Medium, OpenMode, uninterrupted};
+use crate::fs::{Fs, FsDir, Handle, Medium, Names, OpenMode, name_of, uninterrupted};
 
 const LOCK: &str = "LOCK";
+const LOCK_TMP: &str = "LOCK.tmp";
 const CURRENT: &str = "CURRENT";
-const CURRENT_SPARE: &str = "CURRENT.tmp";
-const SEGMENT_SPARE: &str = "spare.tmp";
+const CURRENT_TMP: &str = "CURRENT.tmp";
+const CURRENT_SPARE: &str = "CURRENT.spare";
+const SEGMENT_SPARE: &str = "segment.spare";
 
-/// The directory of one log.
+/// The directory of one log. All names are looked up relative to its handle: a log that is moved
+/// goes on where it is, and never touches what is now at its old path.
 #[derive(Debug)]
 pub(crate) struct Dir {
     fs: Arc<dyn Fs>,
+    handle: Box<dyn FsDir>,
+    /// Where it was when it was opened: for messages, and to find the directories above it.
     path: Arc<Path>,
     /// How many of its ancestors, nearest first, had a directory made in them when it was opened.
     made: usize,
+    /// How many names it had then. `None` if the system did not tell, 0 if it does not count.
+    links_at_open: Option<u64>,
 }
 
 /// The names of ours in a directory.
@@ -31,44 +39,131 @@ pub(crate) struct Listing {
     pub(crate) segments: Vec<u64>,
     /// Whether there is a CURRENT.
     pub(crate) current: bool,
-    /// Unfinished files, of any kind.
+    /// Unfinished files and spares, of any kind.
     pub(crate) leftovers: Vec<Arc<Path>>,
 }
 
 impl Dir {
     /// Opens an existing directory. [`Error::NotFound`] if there is none.
     pub(crate) fn open(fs: Arc<dyn Fs>, path: &Path) -> Result<Dir> {
-        match uninterrupted(|| fs.canonicalize(path)) {
-            Ok(canonical) => Ok(Dir { fs, path: canonical.into(), made: 0 }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(Error::NotFound { path: path.into() })
-            }
-            Err(error) => Err(Error::io("open directory", &path.into(), error)),
-        }
+        Dir::open_handle(fs, path, 0).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::NotFound { path: path.into() },
+            _ => Error::io("open directory", &path.into(), error),
+        })
     }
 
     /// Opens the directory; makes it, and those above it, if they are not there.
     pub(crate) fn open_or_create(fs: Arc<dyn Fs>, path: &Path) -> Result<Dir> {
         let made = create_all(&*fs, path)?;
-        let canonical = uninterrupted(|| fs.canonicalize(path))
-            .map_err(|error| Error::io("open directory", &path.into(), error))?;
-        Ok(Dir { fs, path: canonical.into(), made })
+        Dir::open_handle(fs, path, made)
+            .map_err(|error| Error::io("open directory", &path.into(), error))
     }
 
-    /// Takes the log's lock.
-    pub(crate) fn lock(&self) -> Result<Box<dyn FsLock>> {
-        let path: Arc<Path> = self.path.join(LOCK).into();
-        uninterrupted(|| self.fs.lock(&path)).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::WouldBlock {
-                Error::Locked { path: path.clone() }
-            } else {
-                Error::io("lock", &path, error)
+    fn open_handle(fs: Arc<dyn Fs>, path: &Path, made: usize) -> io::Result<Dir> {
+        let handle = uninterrupted(|| fs.open_dir(path))?;
+        let path = uninterrupted(|| fs.canonicalize(path))?;
+        let identity = uninterrupted(|| handle.identity())?;
+        let links_at_open = identity.map(|own| own.links);
+        Ok(Dir { fs, handle, path: path.into(), made, links_at_open })
+    }
+
+    /// Takes the log's lock: that of the directory, where a directory can be locked, then that of
+    /// the file LOCK. With the first one held, removing LOCK does not let another writer in.
+    pub(crate) fn lock(self: &Arc<Dir>) -> Result<DirLock> {
+        let dir_is_locked = match uninterrupted(|| self.handle.try_lock()) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(self.locked()),
+            Err(error) => {
+                log::debug!("{} itself cannot be locked: {error}", self.path.display());
+                false
             }
+        };
+        let process_id = self.fs.process_id();
+        let mut lock = DirLock { dir: self.clone(), dir_is_locked, file: None, process_id };
+        let path = self.lock_path();
+        let mut file = self.open_file(&path, OpenMode::OpenOrCreate)?;
+        let mut names = file.names()?;
+        // A copy made of hard links shares LOCK: each of the two logs needs its own.
+        if names == Names::Several && dir_is_locked {
+            let new_path: Arc<Path> = self.path.join(LOCK_TMP).into();
+            file = self.open_file(&new_path, OpenMode::Create)?;
+            self.rename(&new_path, &path)?;
+            names = Names::One;
+        }
+        file.try_lock().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => self.locked(),
+            _ => Error::io("lock", &path, error),
+        })?;
+        // For human readers, and for the error of another opener. As long as any other id, so
+        // that nothing is left of that.
+        if names != Names::Several {
+            if let Err(error) = file.write(format!("{process_id:>10}\n").as_bytes(), 0) {
+                log::warn!("LOCK does not name this process: {error}");
+            }
+        }
+        lock.file = Some(file);
+        Ok(lock)
+    }
+
+    fn locked(&self) -> Error {
+        let path = self.lock_path();
+        let mut text = [0; 16];
+        let read = Handle::open(&*self.handle, &path, OpenMode::Read)
+            .and_then(|file| file.read(&mut text, 0));
+        let holder = read.ok().and_then(|count| std::str::from_utf8(&text[..count]).ok());
+        Error::Locked { path, holder: holder.and_then(|text| text.trim().parse().ok()) }
+    }
+
+    fn lock_path(&self) -> Arc<Path> {
+        self.path.join(LOCK).into()
+    }
+
+    /// Fails if the directory was removed. To be called before each creation and each mark: names
+    /// in a removed directory lead nowhere after the log is closed.
+    pub(crate) fn check_present(&self) -> Result<()> {
+        if self.links_at_open.is_none_or(|links| links == 0) {
+            return Ok(());
+        }
+        let identity = uninterrupted(|| self.handle.identity())
+            .map_err(|error| Error::io("look at", &self.path, error))?;
+        match identity {
+            Some(own) if own.links == 0 => Err(Error::Displaced { path: self.path.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails if the file was removed, or if its name leads to another file. Also as
+    /// [`check_present`](Dir::check_present).
+    pub(crate) fn check_in_place(&self, file: &Handle) -> Result<()> {
+        self.check_present()?;
+        match self.target_of(file.path(), file)? {
+            Target::Same | Target::Unknown => Ok(()),
+            Target::Other | Target::Missing => Err(Error::Displaced { path: file.path().clone() }),
+        }
+    }
+
+    /// Whether there is such a name. If that cannot be told, there may be one.
+    pub(crate) fn has(&self, path: &Arc<Path>) -> bool {
+        let found = uninterrupted(|| self.handle.identity_of(name_of(path)));
+        !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Tells whether a name leads to an open file.
+    pub(crate) fn target_of(&self, path: &Arc<Path>, file: &Handle) -> Result<Target> {
+        let named = match uninterrupted(|| self.handle.identity_of(name_of(path))) {
+            Ok(named) => named,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Target::Missing),
+            Err(error) => return Err(Error::io("look at", path, error)),
+        };
+        Ok(match (named, file.identity()?) {
+            (Some(named), Some(own)) if named.is_same(&own) => Target::Same,
+            (Some(_), Some(_)) => Target::Other,
+            _ => Target::Unknown,
         })
     }
 
     pub(crate) fn list(&self) -> Result<Listing> {
-        let names = uninterrupted(|| self.fs.list(&self.path));
+        let names = uninterrupted(|| self.handle.list());
         let mut listing = Listing::default();
         for name in names.map_err(|error| Error::io("list", &self.path, error))? {
             match classify(&name) {
@@ -90,13 +185,18 @@ impl Dir {
         self.path.join(format!("wal-{number:06}.log")).into()
     }
 
-    /// The name under which a segment is made.
+    /// The name under which a segment is made, whatever spares there are.
     pub(crate) fn staging_path(&self, number: u64) -> Arc<Path> {
         self.path.join(format!("wal-{number:06}.tmp")).into()
     }
 
     pub(crate) fn current_path(&self) -> Arc<Path> {
         self.path.join(CURRENT).into()
+    }
+
+    /// The name under which a CURRENT is made if there is no spare.
+    pub(crate) fn current_tmp_path(&self) -> Arc<Path> {
+        self.path.join(CURRENT_TMP).into()
     }
 
     pub(crate) fn current_spare_path(&self) -> Arc<Path> {
@@ -107,43 +207,68 @@ impl Dir {
         self.path.join(SEGMENT_SPARE).into()
     }
 
+    /// Opens a file. One that is to be created takes the place of what has its name: that loses its
+    /// name, and not its bytes, since another directory may share it.
     pub(crate) fn open_file(&self, path: &Arc<Path>, mode: OpenMode) -> Result<Handle> {
-        Handle::open(&*self.fs, path, mode)
+        match Handle::open(&*self.handle, path, mode) {
+            Err(error) if mode == OpenMode::Create && error.is_already_exists() => {
+                self.unlink(path)?;
+                Handle::open(&*self.handle, path, mode)
+            }
+            outcome => outcome,
+        }
     }
 
     pub(crate) fn rename(&self, source: &Arc<Path>, target: &Path) -> Result<()> {
-        uninterrupted(|| self.fs.rename(source, target))
+        uninterrupted(|| self.handle.rename(name_of(source), name_of(target)))
             .map_err(|error| Error::io("rename", source, error))
     }
 
     /// Removes a name; one that is gone already is removed as well as can be.
     pub(crate) fn unlink(&self, path: &Arc<Path>) -> Result<()> {
-        match uninterrupted(|| self.fs.unlink(path)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        match uninterrupted(|| self.handle.unlink(name_of(path))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome.map_err(|error| Error::io("remove", path, error)),
         }
     }
 
+    /// Makes the names durable. Needs no new file handle.
     pub(crate) fn sync(&self) -> Result<()> {
-        uninterrupted(|| self.fs.sync_dir(&self.path))
+        uninterrupted(|| self.handle.sync())
             .map_err(|error| Error::io("sync directory", &self.path, error))
     }
 
     /// Syncs every ancestor, so that the log is found after a power cut. One in which nothing was
-    /// made, and which cannot be synced (it may belong to somebody else), is passed over.
-    pub(crate) fn sync_ancestors(&self) -> Result<()> {
+    /// made, and which this process may not open or sync, is passed over. Refused if an ancestor
+    /// cannot be opened: nothing has reached the disk then.
+    pub(crate) fn sync_ancestors(&self) -> Result<(), Failure> {
         for (depth, ancestor) in self.path.ancestors().skip(1).enumerate() {
-            match uninterrupted(|| self.fs.sync_dir(ancestor)) {
-                Err(error) if depth < self.made => {
-                    return Err(Error::io("sync directory", &ancestor.into(), error));
-                }
-                Err(error) => {
-                    log::debug!("syncing {} failed, passed over: {error}", ancestor.display())
-                }
+            let passed_over = |error: &io::Error| {
+                // EACCES and EPERM are one kind.
+                use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
+                let passed = [InvalidInput, PermissionDenied, ReadOnlyFilesystem];
+                depth >= self.made && passed.contains(&error.kind())
+            };
+            let failed = |error| Error::io("sync directory", &ancestor.into(), error);
+            let synced = match uninterrupted(|| self.fs.open_dir(ancestor)) {
+                Ok(dir) => uninterrupted(|| dir.sync()),
+                Err(error) if passed_over(&error) => Err(error),
+                Err(error) => return Err(Failure::Refused(failed(error))),
+            };
+            match synced {
                 Ok(()) => {}
+                Err(error) if passed_over(&error) => {
+                    log::debug!("syncing {} failed, passed over: {error}", ancestor.display());
+                }
+                Err(error) => return Err(Failure::Fatal(failed(error))),
             }
         }
         Ok(())
+    }
+
+    /// The number of this process, to tell a forked child from the process that opened the log.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.fs.process_id()
     }
 
     pub(crate) fn medium(&self) -> Medium {
@@ -166,6 +291,42 @@ impl Dir {
     }
 }
 
+/// Where a name leads, compared with an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Same,
+    Other,
+    Missing,
+    /// To a file, and the system cannot tell to which.
+    Unknown,
+}
+
+/// The log's lock. Dropping it frees the lock at once, even if a child that was forked, or is about
+/// to run another program, shares the handles. In such a child, dropping it frees nothing.
+#[derive(Debug)]
+pub(crate) struct DirLock {
+    dir: Arc<Dir>,
+    dir_is_locked: bool,
+    /// LOCK, once it is locked.
+    file: Option<Handle>,
+    /// The process that took the lock.
+    process_id: u32,
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        if self.dir.process_id() != self.process_id {
+            return;
+        }
+        // LOCK first: another opener takes the directory's lock first, and then expects LOCK free.
+        let file = self.file.take().map_or(Ok(()), |file| file.unlock());
+        let dir = if self.dir_is_locked { self.dir.handle.unlock() } else { Ok(()) };
+        for error in [file, dir].into_iter().filter_map(io::Result::err) {
+            log::warn!("unlocking the log failed: {error}");
+        }
+    }
+}
+
 /// Makes a directory and those above it that are missing; returns how many were made. Others may
 /// make them, too.
 fn create_all(fs: &dyn Fs, path: &Path) -> Result<usize> {
@@ -173,10 +334,10 @@ fn create_all(fs: &dyn Fs, path: &Path) -> Result<usize> {
     // What could not be made, for whatever reason, may be there: that serves as well.
     let create = |made: usize| match uninterrupted(|| fs.create_dir(path)) {
         Ok(()) => Ok(made + 1),
-        Err(error) => match uninterrupted(|| fs.list(path)) {
+        Err(error) => match uninterrupted(|| fs.open_dir(path)) {
             Ok(_) => Ok(made),
             // Something else has its name, or it may not be looked at: that says more.
-            Err(listing) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(listing),
+            Err(opening) if error.kind() == io::ErrorKind::AlreadyExists => Err(opening),
             Err(_) => Err(error),
         },
     };
@@ -184,7 +345,7 @@ fn create_all(fs: &dyn Fs, path: &Path) -> Result<usize> {
     // there.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     match (create(0), parent) {
-        (Err(error), Some(parent)) if error.kind() == std::io::ErrorKind::NotFound => {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
             create(create_all(fs, parent)?).map_err(failed)
         }
         (created, _) => created.map_err(failed),
@@ -203,7 +364,7 @@ fn classify(name: &OsStr) -> Name {
     let Some(name) = name.to_str() else { return Name::Other };
     match name {
         CURRENT => return Name::Current,
-        CURRENT_SPARE | SEGMENT_SPARE => return Name::Leftover,
+        LOCK_TMP | CURRENT_TMP | CURRENT_SPARE | SEGMENT_SPARE => return Name::Leftover,
         _ => {}
     }
     let Some((digits, ending)) = name.strip_prefix("wal-").and_then(|rest| rest.split_once('.'))
@@ -239,7 +400,10 @@ mod tests {
             ("wal-000003.tmp", Name::Leftover),
             ("CURRENT", Name::Current),
             ("CURRENT.tmp", Name::Leftover),
-            ("spare.tmp", Name::Leftover),
+            ("CURRENT.spare", Name::Leftover),
+            ("segment.spare", Name::Leftover),
+            ("LOCK.tmp", Name::Leftover),
+            ("spare.tmp", Name::Other),
             ("wal-000000.log", Name::Other),
             ("wal-00001.log", Name::Other),
             ("wal-0000001.log", Name::Other),

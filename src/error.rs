@@ -88,11 +88,14 @@ pub enum Error {
 
     /// Another handle, in this or another process, has the log open for writing. Close that one
     /// first.
-    #[error("{} is locked: the log is open elsewhere, in this or another process", path.display())]
+    #[error("{} is locked: the log is open elsewhere, {}; close it there first", path.display(), holder_text(*holder))]
     #[non_exhaustive]
     Locked {
         /// The lock file.
         path: Arc<Path>,
+        /// The process that has the log open, as the lock file says; `None` if it cannot be read,
+        /// or was removed.
+        holder: Option<u32>,
     },
 
     /// Files with a log's names, but none was written by this crate. Nothing was changed: choose
@@ -166,6 +169,17 @@ pub enum Error {
         pending_bytes_max: u64,
     },
 
+    /// The log's directory or its newest segment was removed or replaced while the log was open; it
+    /// is the cause in [`Poisoned`](Error::Poisoned). Nothing more is written. Bring the files back
+    /// if they are to be had: put the directory or the segment back under its name, from wherever
+    /// it was moved to or from a copy. Then open the log again.
+    #[error("{} was removed or replaced while the log was open; put it back or restore it, then open the log again", path.display())]
+    #[non_exhaustive]
+    Displaced {
+        /// The directory or the segment, by the path that it had when the log was opened.
+        path: Arc<Path>,
+    },
+
     /// An earlier write or sync failed, and nothing is acknowledged any more. Records that were not
     /// acknowledged may or may not be on disk; reads of what is durable go on. Drop the log and
     /// open it again.
@@ -216,15 +230,37 @@ impl Error {
         matches!(self, Error::StorageFull { .. })
     }
 
-    /// Whether the file has the largest size that is allowed: another file may have room.
-    pub(crate) fn is_file_too_large(&self) -> bool {
-        let too_large = io::ErrorKind::FileTooLarge;
-        matches!(self, Error::StorageFull { source, .. } if source.kind() == too_large)
-    }
-
     /// Whether the system said that there is no such file.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    pub(crate) fn is_already_exists(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
+    }
+
+    /// Whether a call failed because the process or the system has no file handle left. Such a call
+    /// has not reached the disk.
+    pub(crate) fn is_out_of_handles(&self) -> bool {
+        // ENFILE and EMFILE have these numbers on Linux, the BSDs and Apple systems; Windows has
+        // ERROR_TOO_MANY_OPEN_FILES. std has no kind for them.
+        let numbers: &[i32] = if cfg!(windows) { &[4] } else { &[23, 24] };
+        let Error::Io { source, .. } = self else { return false };
+        source.raw_os_error().is_some_and(|number| numbers.contains(&number))
+    }
+
+    /// Whether the file has reached the largest size that the system allows: another file may still
+    /// have room.
+    pub(crate) fn is_file_too_large(&self) -> bool {
+        let kind = io::ErrorKind::FileTooLarge;
+        matches!(self, Error::StorageFull { source, .. } if source.kind() == kind)
+    }
+}
+
+fn holder_text(holder: Option<u32>) -> String {
+    match holder {
+        Some(process) => format!("in process {process} as the file says"),
+        None => "in this or another process".to_owned(),
     }
 }
 

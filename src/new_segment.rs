@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::current::{CurrentGuard, LogState, Mark, is_refused_for_space, remove_unfinished};
-use crate::dir::Dir;
+use crate::dir::{Dir, Target};
 use crate::error::{Error, Failure, Result};
 use crate::frame::{
     FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, Id, Seal, SegmentHeader, Twinned,
@@ -72,68 +72,89 @@ pub(crate) fn create_segment(
     succession: &Succession<'_>,
 ) -> Result<Tail, Failure> {
     current.check()?;
+    dir.check_present().map_err(|error| match error {
+        displaced @ Error::Displaced { .. } => current.fail(displaced),
+        error => Failure::Refused(error),
+    })?;
     let salt = dir.random_id().map_err(Failure::Refused)?;
     let salt = if planted::is(Bug::SaltNotFresh) { succession.log_id } else { salt };
     let own_path = dir.staging_path(succession.number);
-    let spend_spare = succession.spare == Spare::Spend && current.has_segment_spare();
-    let (path, staged) = match make(dir, &own_path, OpenMode::Create, succession, salt) {
-        Err(full) if spend_spare && is_refused_for_space(&full) => {
-            remove_unfinished(dir, &own_path);
-            let path = dir.segment_spare_path();
-            let staged = match make(dir, &path, OpenMode::ReadWrite, succession, salt) {
-                Err(Failure::Refused(error)) if error.is_not_found() => {
-                    // It was removed; what is wrong is still the full disk.
-                    current.segment_spare_gone();
-                    Err(full)
-                }
-                outcome => outcome,
-            };
-            (path, staged)
+    let staged = match make(dir, &own_path, succession, salt) {
+        Err(full) if succession.spare == Spare::Spend && is_refused_for_space(&full) => {
+            match current.open_segment_spare().map_err(Failure::Refused)? {
+                Some(spare) => fill(spare, FileKind::Spare, succession, salt),
+                None => Err(full),
+            }
         }
-        outcome => (own_path.clone(), outcome),
+        outcome => outcome,
     };
     let staged = staged.and_then(|staged| {
         let mark = staged.mark(succession);
-        current.stage(&mark)?;
-        if succession.parent_dirs == ParentDirs::Sync {
-            dir.sync_ancestors().map_err(Failure::Fatal)?;
+        match current.stage(&mark).and_then(|()| sync_ancestors(dir, succession.parent_dirs)) {
+            Ok(()) => Ok((staged, mark)),
+            Err(failure) => {
+                give_up(dir, current, &staged);
+                Err(failure)
+            }
         }
-        Ok((staged, mark))
     });
     let (staged, mark) = match staged {
         Ok(staged) => staged,
         Err(Failure::Fatal(error)) => return Err(current.fail(error)),
-        Err(refused) => {
-            if path == own_path {
-                remove_unfinished(dir, &path);
-            }
-            return Err(refused);
-        }
+        Err(refused) => return Err(refused),
     };
-    if path != own_path {
-        current.segment_spare_gone();
-    }
     if let Some(old) = succession.copied.as_ref().filter(|_| planted::is(Bug::PredecessorCutEarly))
     {
         drop(old.handle.set_len(old.start));
     }
-    // From here on a failure leaves it open which names a crash would show.
     let final_path = dir.segment_path(succession.number);
     if planted::is(Bug::CurrentBeforeSegment) {
         current.publish(&mark)?;
     }
-    dir.rename(&path, &final_path)
-        .and_then(|()| if planted::is(Bug::NewSegmentDirNotSynced) { Ok(()) } else { dir.sync() })
-        .map_err(|error| current.fail(error))?;
+    if let Err(error) = dir.rename(staged.handle.path(), &final_path) {
+        if error.is_storage_full() && has_done_nothing(dir, &staged, &final_path) {
+            give_up(dir, current, &staged);
+            return Err(Failure::Refused(error));
+        }
+        return Err(current.fail(error));
+    }
+    // From here on a failure leaves it open which names a crash would show.
+    if staged.kind == FileKind::Spare {
+        current.segment_spare_used();
+    }
+    if !planted::is(Bug::NewSegmentDirNotSynced) {
+        dir.sync().map_err(|error| current.fail(error))?;
+    }
     if !planted::is(Bug::CurrentBeforeSegment) {
         current.publish(&mark)?;
     }
     Ok(staged.into_tail(final_path))
 }
 
+fn sync_ancestors(dir: &Dir, parent_dirs: ParentDirs) -> Result<(), Failure> {
+    if parent_dirs == ParentDirs::Sync { dir.sync_ancestors() } else { Ok(()) }
+}
+
+/// Removes what was made for a creation that is refused. Spares stay.
+fn give_up(dir: &Dir, current: &mut CurrentGuard<'_>, staged: &Staged) {
+    if staged.kind == FileKind::New {
+        remove_unfinished(dir, staged.handle.path());
+    }
+    current.unstage();
+}
+
+/// Whether a rename that failed can be seen to have done nothing. Only then may the old tail go on:
+/// the new segment could otherwise appear beside it.
+fn has_done_nothing(dir: &Dir, staged: &Staged, final_path: &Arc<Path>) -> bool {
+    let source = dir.target_of(staged.handle.path(), &staged.handle);
+    let target = dir.target_of(final_path, &staged.handle);
+    matches!((source, target), (Ok(Target::Same), Ok(Target::Missing)))
+}
+
 /// A segment that has no final name yet.
 struct Staged {
     handle: Handle,
+    kind: FileKind,
     header: SegmentHeader,
     last: Option<LastFrame>,
     index: Vec<IndexEntry>,
@@ -161,23 +182,46 @@ impl Staged {
     }
 }
 
-/// Writes and syncs the file at `path`.
+/// What a segment is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileKind {
+    New,
+    /// The spare segment, which may hold what an earlier attempt left in it.
+    Spare,
+}
+
+/// Makes, writes and syncs the file at `path`. If it is refused, no file stays.
 fn make(
     dir: &Dir,
     path: &Arc<Path>,
-    mode: OpenMode,
     succession: &Succession<'_>,
     salt: Id,
 ) -> Result<Staged, Failure> {
-    let handle = dir.open_file(path, mode).map_err(Failure::Refused)?;
-    let staged = write(handle, succession, salt, mode).map_err(Failure::unless_full)?;
+    let made = dir
+        .open_file(path, OpenMode::Create)
+        .map_err(Failure::Refused)
+        .and_then(|handle| fill(handle, FileKind::New, succession, salt));
+    if let Err(Failure::Refused(_)) = made {
+        remove_unfinished(dir, path);
+    }
+    made
+}
+
+/// Writes and syncs a segment into a file.
+fn fill(
+    handle: Handle,
+    kind: FileKind,
+    succession: &Succession<'_>,
+    salt: Id,
+) -> Result<Staged, Failure> {
+    let staged = write(handle, kind, succession, salt).map_err(Failure::unless_full)?;
     if !planted::is(Bug::SegmentNotSynced) {
         staged.handle.sync().map_err(Failure::unless_full)?;
     }
     Ok(staged)
 }
 
-fn write(handle: Handle, succession: &Succession<'_>, salt: Id, mode: OpenMode) -> Result<Staged> {
+fn write(handle: Handle, kind: FileKind, succession: &Succession<'_>, salt: Id) -> Result<Staged> {
     let (frame, _) =
         encode_state(&salt, FRAMES_START, 0, succession.first, succession.floor, succession.state);
     let mut writer = Writer {
@@ -202,15 +246,15 @@ fn write(handle: Handle, succession: &Succession<'_>, salt: Id, mode: OpenMode) 
     };
     handle.write(&header.encode(), 0)?;
     let mut filled_to = writer.end;
-    // A spare may hold what an earlier attempt left in it; behind the frames there must be zeros.
-    let file_bytes = if mode == OpenMode::ReadWrite { handle.size()? } else { filled_to };
+    // Only zeros may follow the frames.
+    let file_bytes = if kind == FileKind::Spare { handle.size()? } else { filled_to };
     if file_bytes > filled_to {
         let rest = usize::try_from(file_bytes - filled_to).expect("at most a spare's size");
         handle.write(&vec![0; rest], filled_to)?;
         filled_to = file_bytes;
     }
     let Writer { last, index, .. } = writer;
-    Ok(Staged { handle, header, last, index, filled_to })
+    Ok(Staged { handle, kind, header, last, index, filled_to })
 }
 
 /// Writes data frames again, for their new place: salt, offset and header are new, bodies and LSNs

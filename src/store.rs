@@ -11,7 +11,7 @@ use crate::current::{Current, CurrentGuard, LogState, Mark};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
 use crate::frame::{FrameBuffer, Id, Unit};
-use crate::fs::{Handle, Medium};
+use crate::fs::{Handle, Medium, Names};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
@@ -70,10 +70,12 @@ pub(crate) struct TailEnd {
 }
 
 /// How far the log is durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DurableEnd {
+#[derive(Debug, Clone)]
+pub(crate) struct DurableEnd<F> {
     pub(crate) tail: TailEnd,
     pub(crate) last: Lsn,
+    /// The tail's file.
+    pub(crate) file: F,
 }
 
 /// The log's files, while the log is open for writing.
@@ -88,6 +90,9 @@ pub(crate) struct Store {
     /// Whether space may be preallocated now. Not before the spares are there, in every new tail:
     /// on a nearly full disk it would take their room. And not after it has met a full disk.
     preallocation_allowed: AtomicBool,
+    /// Whether a second name of the tail's file was seen. A backup may share the file: the next
+    /// group goes into a new segment.
+    tail_is_shared: AtomicBool,
     /// Files that are no longer part of the log, oldest first; removed when that is next done.
     pending_removal: Mutex<Vec<PendingRemoval>>,
     pub(crate) maintenance: MaintenanceFlag,
@@ -162,6 +167,7 @@ impl Store {
                     .map(|path| PendingRemoval { path, was_refused: true })
                     .collect(),
             ),
+            tail_is_shared: AtomicBool::new(false),
             maintenance: MaintenanceFlag::default(),
         };
         (store, Writer { tail, written })
@@ -195,8 +201,11 @@ impl Store {
             spare,
             parent_dirs: ParentDirs::Durable,
         };
-        let mut staged = create_segment(&self.dir, &mut current, &succession)?;
+        self.check_in_place(&mut current, &tail.handle)?;
+        let mut staged =
+            self.with_handles(|| create_segment(&self.dir, &mut current, &succession))?;
         staged.set_segment_bytes(self.segment_bytes);
+        self.tail_is_shared.store(false, Ordering::Relaxed);
         writer.written = frame.clone();
         let segment = staged.segment.clone();
         let with_tail = |catalog: &Catalog| catalog.with_tail(segment.clone(), seal.as_ref());
@@ -227,10 +236,13 @@ impl Store {
         placement: StatePlacement,
     ) -> Result<(), Failure> {
         let frame = StateFrame { floor, ..writer.written.clone() };
-        let full = writer.tail.is_full_for_state(frame.state.len());
+        let shared = self.tail_is_shared.load(Ordering::Relaxed);
+        let full = shared || writer.tail.is_full_for_state(frame.state.len());
         if placement == StatePlacement::NewSegmentElseTail || full {
             match self.start_segment(writer, next, &frame, Spare::Spend) {
-                Err(Failure::Refused(error)) => log::info!("no new segment for now: {error}"),
+                Err(Failure::Refused(error)) if !shared => {
+                    log::info!("no new segment for now: {error}");
+                }
                 outcome => return outcome,
             }
         }
@@ -239,6 +251,10 @@ impl Store {
                 if placement == StatePlacement::TailElseNewSegment && error.is_storage_full() =>
             {
                 self.start_segment(writer, next, &frame, Spare::Spend)
+            }
+            // Another file has room for the frame.
+            Err(Failure::Refused(error)) if error.is_file_too_large() => {
+                self.start_segment(writer, next, &frame, Spare::Keep)
             }
             outcome => outcome,
         }
@@ -291,13 +307,14 @@ impl Store {
     pub(crate) fn mark(
         &self,
         current: &mut CurrentGuard<'_>,
-        durable: DurableEnd,
+        durable: DurableEnd<Arc<Handle>>,
         state: LogState,
     ) -> Result<(), Failure> {
-        let Some(old) = current.mark() else { unreachable!("every open writes CURRENT") };
+        let Some(old) = current.mark().cloned() else { unreachable!("every open writes CURRENT") };
         if old.number > durable.tail.number {
             return Ok(());
         }
+        self.check_in_place(current, &durable.file)?;
         let mark = Mark {
             log_id: old.log_id,
             state,
@@ -307,7 +324,36 @@ impl Store {
             last: durable.last,
         };
         self.maintenance.request();
-        current.write(&mark)
+        self.with_handles(|| current.write(&mark))
+    }
+
+    /// Fails, for good, if the directory or the tail is not where the log put it.
+    fn check_in_place(
+        &self,
+        current: &mut CurrentGuard<'_>,
+        tail_file: &Handle,
+    ) -> Result<(), Failure> {
+        current.check()?;
+        self.dir.check_in_place(tail_file).map_err(|error| match error {
+            displaced @ Error::Displaced { .. } => current.fail(displaced),
+            error => Failure::Refused(error),
+        })
+    }
+
+    /// Changes files. If the process has no file handle left, those that are kept open for readers
+    /// are closed, and the change is tried once more: it has not reached the disk.
+    fn with_handles<T>(
+        &self,
+        mut change: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match change() {
+            Err(Failure::Refused(error)) if error.is_out_of_handles() => {
+                log::info!("files kept open for readers are closed, for want of handles: {error}");
+                self.segments.close_files();
+                change()
+            }
+            outcome => outcome,
+        }
     }
 
     /// Raises the floor, durable by now, for readers.
@@ -458,7 +504,7 @@ impl Disk for Store {
     type File = Arc<Handle>;
 
     fn is_full_for(&self, writer: &Writer, group: &FrameBuffer) -> bool {
-        writer.tail.is_full_for(group)
+        self.tail_is_shared.load(Ordering::Relaxed) || writer.tail.is_full_for(group)
     }
 
     fn rotate(&self, writer: &mut Writer, next: Lsn) -> Result<(), Failure> {
@@ -510,6 +556,12 @@ impl Disk for Store {
             if planted::is(Bug::SyncRetried) { file.sync()? } else { return Err(error) }
         }
         let took = self.dir.now().saturating_sub(start);
+        // Without a name, what was synced is lost as soon as the file is closed.
+        match file.names()? {
+            Names::One => {}
+            Names::Several => self.tail_is_shared.store(true, Ordering::Relaxed),
+            Names::None => return Err(Error::Displaced { path: file.path().clone() }),
+        }
         self.counters.syncs.add(1);
         self.counters.sync_latency.record(took);
         Ok(took)

@@ -19,14 +19,15 @@ use seawall_fuzz::format::segment_number;
 use seawall_fuzz::layout::{Described, RAW, expand, finish_current, finish_segment};
 use seawall_testkit::disk;
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "wal-000001.log",
     "wal-000002.log",
     "wal-000003.log",
     "wal-000004.log",
     "CURRENT",
     "CURRENT.tmp",
-    "spare.tmp",
+    "CURRENT.spare",
+    "segment.spare",
     "wal-000002.tmp",
     "wal-000005.tmp",
     "LOCK",
@@ -145,7 +146,7 @@ fn add(disk: &SimFs, put: &mut Files, described: Described<'_>) -> io::Result<()
             _ => Ok(()),
         };
     }
-    if disk.list(&path(&name)).is_ok() {
+    if disk.open_dir(&path(&name)).is_ok() {
         return Ok(()); // A directory already.
     }
     let number = segment_number(&name);
@@ -175,8 +176,8 @@ fn add(disk: &SimFs, put: &mut Files, described: Described<'_>) -> io::Result<()
 }
 
 fn has_directory(disk: &SimFs) -> bool {
-    let names = disk.list(Path::new(DIR)).expect("it was made");
-    names.iter().any(|name| disk.list(&Path::new(DIR).join(name)).is_ok())
+    let names = disk.open_dir(Path::new(DIR)).and_then(|dir| dir.list()).expect("it was made");
+    names.iter().any(|name| disk.open_dir(&Path::new(DIR).join(name)).is_ok())
 }
 
 /// Every record, or `None` if one cannot be read.
@@ -216,8 +217,9 @@ fn untouched(before: &Files, disk: &SimFs) {
                     .strip_suffix(".tmp")
                     .is_some_and(|stem| segment_number(&format!("{stem}.log")).is_some())
         };
-        let ours =
-            ["CURRENT", "CURRENT.tmp", "spare.tmp"].contains(&&name[..]) || ending_is_ours(name);
+        let ours = ["CURRENT", "CURRENT.tmp", "CURRENT.spare", "segment.spare", "LOCK", "LOCK.tmp"]
+            .contains(&&name[..])
+            || ending_is_ours(name);
         assert!(ours || after.get(name) == Some(bytes), "{name} is not ours");
     }
 }

@@ -2,14 +2,14 @@
 //! it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use seawall::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
+use seawall::fs::{Fs, FsDir, FsFile, Identity, Medium, OpenMode};
 use seawall::sim::SimFs;
 use seawall_testkit::disk::contents;
 
@@ -84,46 +84,16 @@ impl Fs for CountingFs {
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    fn list(&self, _dir: &Path) -> io::Result<Vec<OsString>> {
-        let names = self.inner.files.keys().filter_map(|path| path.file_name());
-        Ok(names.map(OsString::from).collect())
-    }
-
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
-        let fs = self.clone();
-        if mode == OpenMode::Create {
-            let size = Arc::new(AtomicU64::new(0));
-            self.sinks().insert(path.into(), size.clone());
-            return Ok(Box::new(Open { fs, bytes: None, size }));
-        }
-        if let Some(size) = self.sinks().get(path) {
-            return Ok(Box::new(Open { fs, bytes: None, size: size.clone() }));
-        }
-        let bytes = self.inner.files.get(path).ok_or(io::ErrorKind::NotFound)?.clone();
-        let size = Arc::new(AtomicU64::new(bytes.len() as u64));
-        Ok(Box::new(Open { fs, bytes: Some(bytes), size }))
-    }
-
-    fn rename(&self, source: &Path, target: &Path) -> io::Result<()> {
-        let size = self.sinks().remove(source).ok_or(io::ErrorKind::NotFound)?;
-        self.sinks().insert(target.into(), size);
-        Ok(())
-    }
-
-    fn unlink(&self, _path: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _path: &Path) -> io::Result<Box<dyn FsLock>> {
-        Ok(Box::new(Lock))
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>> {
+        Ok(Box::new(CountingDir { fs: self.clone(), path: path.into() }))
     }
 
     fn medium(&self, _dir: &Path) -> Medium {
         Medium::Memory // No preallocation: nothing is appended here.
+    }
+
+    fn process_id(&self) -> u32 {
+        1
     }
 
     fn now(&self) -> Duration {
@@ -136,10 +106,78 @@ impl Fs for CountingFs {
     }
 }
 
+/// The one directory. Nothing is ever locked, and no file has a number.
 #[derive(Debug)]
-struct Lock;
+struct CountingDir {
+    fs: CountingFs,
+    path: PathBuf,
+}
 
-impl FsLock for Lock {}
+impl CountingDir {
+    fn has(&self, name: &OsStr) -> bool {
+        let path = self.path.join(name);
+        self.fs.inner.files.contains_key(&path) || self.fs.sinks().contains_key(&path)
+    }
+}
+
+impl FsDir for CountingDir {
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        let names = self.fs.inner.files.keys().filter_map(|path| path.file_name());
+        Ok(names.map(OsString::from).collect())
+    }
+
+    fn open(&self, name: &OsStr, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
+        let fs = self.fs.clone();
+        let path = self.path.join(name);
+        let creates = match mode {
+            OpenMode::Read | OpenMode::ReadWrite => false,
+            OpenMode::Create => true,
+            OpenMode::OpenOrCreate => !self.has(name),
+        };
+        if creates {
+            let size = Arc::new(AtomicU64::new(0));
+            self.fs.sinks().insert(path, size.clone());
+            return Ok(Box::new(Open { fs, bytes: None, size }));
+        }
+        if let Some(size) = self.fs.sinks().get(&path) {
+            return Ok(Box::new(Open { fs, bytes: None, size: size.clone() }));
+        }
+        let bytes = self.fs.inner.files.get(&path).ok_or(io::ErrorKind::NotFound)?.clone();
+        let size = Arc::new(AtomicU64::new(bytes.len() as u64));
+        Ok(Box::new(Open { fs, bytes: Some(bytes), size }))
+    }
+
+    fn rename(&self, source: &OsStr, target: &OsStr) -> io::Result<()> {
+        let mut sinks = self.fs.sinks();
+        let size = sinks.remove(&self.path.join(source)).ok_or(io::ErrorKind::NotFound)?;
+        sinks.insert(self.path.join(target), size);
+        Ok(())
+    }
+
+    fn unlink(&self, _name: &OsStr) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn identity_of(&self, name: &OsStr) -> io::Result<Option<Identity>> {
+        if self.has(name) { Ok(None) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    fn identity(&self) -> io::Result<Option<Identity>> {
+        Ok(None)
+    }
+
+    fn try_lock(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 #[derive(Debug)]
 struct Open {
@@ -180,5 +218,17 @@ impl FsFile for Open {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.size.load(Ordering::Relaxed))
+    }
+
+    fn identity(&self) -> io::Result<Option<Identity>> {
+        Ok(None)
+    }
+
+    fn try_lock(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -188,10 +188,10 @@ impl<D: Disk> Commit<D> {
     }
 
     /// Returns how far the log is durable.
-    pub(crate) fn durable_end(&self) -> DurableEnd {
+    pub(crate) fn durable_end(&self) -> DurableEnd<D::File> {
         let state = self.lock();
         let tail = TailEnd { end: state.durable_end, ..state.tail_end };
-        DurableEnd { tail, last: state.durable }
+        DurableEnd { tail, last: state.durable, file: state.file.clone() }
     }
 
     /// Whether the last group met a full disk.

@@ -1,12 +1,12 @@
-//! The real operating system. The only file that names `std::fs`.
+//! The real operating system. The only file that names `std::fs` and `rustix`.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Fs, FsFile, FsLock, Medium, OpenMode};
+use super::{Fs, FsDir, FsFile, Identity, Medium, OpenMode};
 
 /// The operating system's files, clock and random bytes.
 #[derive(Debug, Clone)]
@@ -37,49 +37,8 @@ impl Fs for OsFs {
         fs::create_dir(path)
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect()
-    }
-
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
-        let mut options = OpenOptions::new();
-        options.read(true);
-        match mode {
-            OpenMode::Read => &mut options,
-            OpenMode::ReadWrite => options.write(true),
-            OpenMode::Create => options.write(true).create(true).truncate(true),
-        };
-        Ok(Box::new(OsFile { file: options.open(path)? }))
-    }
-
-    fn rename(&self, source: &Path, target: &Path) -> io::Result<()> {
-        fs::rename(source, target)
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-
-    #[cfg(unix)]
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        if cfg!(seawall_no_sync) { Ok(()) } else { File::open(path)?.sync_all() }
-    }
-
-    #[cfg(not(unix))]
-    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
-        Ok(()) // There is no such call: names are made durable by the file system in its own time.
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match fs2::FileExt::try_lock_exclusive(&file) {
-            Ok(()) => Ok(Box::new(OsLock { file })),
-            Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-            Err(error) => Err(error),
-        }
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>> {
+        Ok(Box::new(OsDir::open(path)?))
     }
 
     #[cfg(target_os = "linux")]
@@ -94,12 +53,186 @@ impl Fs for OsFs {
         Medium::InPlace
     }
 
+    fn process_id(&self) -> u32 {
+        std::process::id()
+    }
+
     fn now(&self) -> Duration {
         self.start.elapsed()
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         getrandom::fill(bytes).map_err(|error| io::Error::other(error.to_string()))
+    }
+}
+
+/// A directory by its handle.
+#[cfg(unix)]
+#[derive(Debug)]
+struct OsDir {
+    file: File,
+}
+
+#[cfg(unix)]
+impl OsDir {
+    fn open(path: &Path) -> io::Result<OsDir> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(OsDir { file: rustix::fs::open(path, flags, Mode::empty())?.into() })
+    }
+}
+
+#[cfg(unix)]
+impl FsDir for OsDir {
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        use std::os::unix::ffi::OsStringExt;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.file)? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        Ok(names)
+    }
+
+    fn open(&self, name: &OsStr, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = match mode {
+            OpenMode::Read => OFlags::RDONLY,
+            OpenMode::ReadWrite => OFlags::RDWR,
+            OpenMode::Create => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+            OpenMode::OpenOrCreate => OFlags::RDWR | OFlags::CREATE,
+        };
+        // As std does: what the umask leaves of these.
+        let permissions = Mode::from_raw_mode(0o666);
+        let file = rustix::fs::openat(&self.file, name, flags | OFlags::CLOEXEC, permissions)?;
+        Ok(Box::new(OsFile { file: file.into() }))
+    }
+
+    fn rename(&self, source: &OsStr, target: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.file, source, &self.file, target)?)
+    }
+
+    fn unlink(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.file, name, rustix::fs::AtFlags::empty())?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if cfg!(seawall_no_sync) { Ok(()) } else { self.file.sync_all() }
+    }
+
+    fn identity_of(&self, name: &OsStr) -> io::Result<Option<Identity>> {
+        let stat = rustix::fs::statat(&self.file, name, rustix::fs::AtFlags::empty())?;
+        #[allow(clippy::unnecessary_cast)] // The types of the fields differ between systems.
+        let identity = Identity {
+            volume: stat.st_dev as u64,
+            number: stat.st_ino as u64,
+            links: stat.st_nlink as u64,
+        };
+        Ok(Some(identity))
+    }
+
+    fn identity(&self) -> io::Result<Option<Identity>> {
+        identity(&self.file)
+    }
+
+    fn try_lock(&self) -> io::Result<()> {
+        try_lock(&self.file)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        fs2::FileExt::unlock(&self.file)
+    }
+}
+
+/// A directory by its path: this system has no calls relative to a handle, or std has none.
+#[cfg(not(unix))]
+#[derive(Debug)]
+struct OsDir {
+    path: PathBuf,
+}
+
+#[cfg(not(unix))]
+impl OsDir {
+    fn open(path: &Path) -> io::Result<OsDir> {
+        // A relative path would follow the working directory.
+        let path = fs::canonicalize(path)?;
+        if fs::metadata(&path)?.is_dir() {
+            Ok(OsDir { path })
+        } else {
+            Err(io::ErrorKind::NotADirectory.into())
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl FsDir for OsDir {
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name())).collect()
+    }
+
+    fn open(&self, name: &OsStr, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        match mode {
+            OpenMode::Read => &mut options,
+            OpenMode::ReadWrite => options.write(true),
+            OpenMode::Create => options.write(true).create_new(true),
+            OpenMode::OpenOrCreate => options.write(true).create(true).truncate(false),
+        };
+        Ok(Box::new(OsFile { file: options.open(self.path.join(name))? }))
+    }
+
+    fn rename(&self, source: &OsStr, target: &OsStr) -> io::Result<()> {
+        fs::rename(self.path.join(source), self.path.join(target))
+    }
+
+    fn unlink(&self, name: &OsStr) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(()) // There is no such call: names are made durable by the file system in its own time.
+    }
+
+    fn identity_of(&self, name: &OsStr) -> io::Result<Option<Identity>> {
+        fs::metadata(self.path.join(name)).map(|_| None)
+    }
+
+    fn identity(&self) -> io::Result<Option<Identity>> {
+        Ok(None)
+    }
+
+    fn try_lock(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Tells which file an open file is.
+#[cfg(unix)]
+fn identity(file: &File) -> io::Result<Option<Identity>> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = file.metadata()?;
+    Ok(Some(Identity { volume: metadata.dev(), number: metadata.ino(), links: metadata.nlink() }))
+}
+
+/// std does not tell here.
+#[cfg(not(unix))]
+fn identity(_file: &File) -> io::Result<Option<Identity>> {
+    Ok(None)
+}
+
+fn try_lock(file: &File) -> io::Result<()> {
+    match fs2::FileExt::try_lock_exclusive(file) {
+        Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        outcome => outcome,
     }
 }
 
@@ -140,21 +273,17 @@ impl FsFile for OsFile {
     fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
-}
 
-#[derive(Debug)]
-struct OsLock {
-    file: File,
-}
+    fn identity(&self) -> io::Result<Option<Identity>> {
+        identity(&self.file)
+    }
 
-impl FsLock for OsLock {}
+    fn try_lock(&self) -> io::Result<()> {
+        try_lock(&self.file)
+    }
 
-impl Drop for OsLock {
-    fn drop(&mut self) {
-        // Closing the file frees the lock as well, but not while a forked child still has it open.
-        if let Err(error) = fs2::FileExt::unlock(&self.file) {
-            log::warn!("unlocking the log failed: {error}");
-        }
+    fn unlock(&self) -> io::Result<()> {
+        fs2::FileExt::unlock(&self.file)
     }
 }
 

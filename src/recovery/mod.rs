@@ -107,8 +107,11 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan, plan: Plan<'_>) -> R
             let seal = seal_at(&scanned.header, &last);
             let frames = (plan.promised.end, seal.last.next(), Some(seal.clone()));
             let tail = follow(dir, scan, &plan, &current, frames)?;
-            if let Err(error) = scanned.handle.set_len(seal.end) {
-                log::warn!("what was copied over stays behind in the old segment, too: {error}");
+            // A file that a backup may share is never shortened.
+            if !scanned.shared {
+                if let Err(error) = scanned.handle.set_len(seal.end) {
+                    log::warn!("what was copied over stays in the old segment, too: {error}");
+                }
             }
             (tail, Some(seal), RecoveryAction::SealedTail)
         }

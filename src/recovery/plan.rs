@@ -71,7 +71,8 @@ fn facts(tail: &TailScan, mark: Option<&Mark>) -> TailFacts {
     let names_it =
         |mark: &&Mark| (mark.number, mark.salt) == (tail.header.number, tail.header.salt);
     let of_mark = |mark: &Mark| TailMark {
-        closed: mark.state == LogState::Closed,
+        // A tail that a backup may share is not extended: the log goes on in a successor.
+        closed: mark.state == LogState::Closed && !tail.shared,
         end: mark.end,
         last: mark.last,
     };

@@ -11,7 +11,7 @@ use crate::frame::{
     FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, HeaderReading,
     SegmentHeader, TWIN_BYTES, Twin, Twinned,
 };
-use crate::fs::{Handle, OpenMode};
+use crate::fs::{Handle, Names, OpenMode};
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 use crate::segment::{
@@ -54,6 +54,8 @@ pub(super) struct TailScan {
     pub(super) handle: Arc<Handle>,
     pub(super) header: SegmentHeader,
     pub(super) file_bytes: u64,
+    /// Whether the file has a second name, so that a backup may share it.
+    pub(super) shared: bool,
     /// The first offset at which nothing verifies: the end of the whole frames.
     pub(super) end: u64,
     /// The LSN behind the last record before `end`.
@@ -167,8 +169,10 @@ fn scan_tail(handle: Arc<Handle>, header: SegmentHeader, file_bytes: u64) -> Res
         None => None,
     };
     let rest = scan_rest(&handle, &header, &mut window, end, file_bytes, &mut promised)?;
+    let shared = handle.names()? == Names::Several;
     Ok(TailScan {
         handle,
+        shared,
         header,
         file_bytes,
         end,

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::frame::{
     FLOOR_BYTES, FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, FrameType, Seal, SegmentHeader,
 };
-use crate::fs::Handle;
+use crate::fs::{Handle, Names};
 use crate::lsn::Lsn;
 use crate::options::Preallocate;
 use crate::planted::{self, Bug};
@@ -194,8 +194,11 @@ impl Tail {
         self.handle.sync()
     }
 
-    /// Cuts what lies ahead of its end.
+    /// Cuts what lies ahead of its end, unless a backup may share the file.
     pub(crate) fn trim(&mut self) -> Result<()> {
+        if self.handle.names()? == Names::Several {
+            return Ok(());
+        }
         self.handle.set_len(self.end)?;
         self.filled_to = self.end;
         Ok(())
@@ -239,8 +242,8 @@ mod tests {
     use super::*;
     use crate::entry::Entry;
     use crate::frame::{FRAMES_START, Unit};
-    use crate::fs::OpenMode;
     use crate::fs::sim::SimFs;
+    use crate::fs::{Fs, OpenMode};
     use std::path::Path;
 
     /// A tail on a simulated disk, without header.
@@ -254,7 +257,8 @@ mod tests {
             seal: None,
         };
         let path: Arc<Path> = Path::new("/segment").into();
-        let handle = Handle::open(fs, &path, OpenMode::Create).unwrap();
+        let dir = fs.open_dir(Path::new("/")).unwrap();
+        let handle = Handle::open(&*dir, &path, OpenMode::Create).unwrap();
         let segment = Arc::new(Segment::new(&header, path));
         segment.index.set(Vec::new());
         let mut tail =

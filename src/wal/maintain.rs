@@ -1,12 +1,13 @@
 //! What keeps the log's files in order: rotation, checkpoints, the small state, marks, spares, and
 //! the end.
 
-use std::sync::TryLockError;
+use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
 use crate::current::{CurrentGuard, LogState, Spares};
 use crate::error::{Error, Failure, Result};
 use crate::frame::{STATE_BYTES_MAX, Unit};
+use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::new_segment::Spare;
 use crate::planted::{self, Bug};
@@ -160,7 +161,11 @@ impl Wal {
         self.mark(&mut current, self.commit.durable_end())
     }
 
-    fn mark(&self, current: &mut CurrentGuard<'_>, durable: DurableEnd) -> Result<Marked> {
+    fn mark(
+        &self,
+        current: &mut CurrentGuard<'_>,
+        durable: DurableEnd<Arc<Handle>>,
+    ) -> Result<Marked> {
         match self.store.mark(current, durable, LogState::Open) {
             Ok(()) => Ok(Marked::Yes),
             Err(Failure::Refused(error)) => {
@@ -242,8 +247,14 @@ impl Wal {
     /// [`Error::StorageFull`]: what is pending, or the mark, found no room. [`Error::Io`]: no file
     /// could be made for the mark, for example because no handle is free. After both, the log stays
     /// open, and every record is where it was. [`Error::Poisoned`]: the log was poisoned before or
-    /// by this; nothing more is written, it is closed and its lock is given back.
+    /// by this; nothing more is written, it is closed and its lock is given back. [`Error::Closed`]
+    /// also in a child that was forked while the log was open: the log is its parent's, and nothing
+    /// is done to it.
     pub fn close(&self) -> Result<()> {
+        // Before any lock is taken: a thread that is not there may hold it.
+        if self.store.dir.process_id() != self.process_id {
+            return Err(Error::Closed);
+        }
         let maintenance_lock = threads::lock(&self.maintenance_lock);
         let panics = self.commit.guard_panics();
         let closed = self.close_files();

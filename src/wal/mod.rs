@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::commit::{AtRest, Commit};
-use crate::dir::Dir;
+use crate::dir::{Dir, DirLock};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::frame::{Unit, record_bytes};
-use crate::fs::{Fs, FsLock, Medium, OsFs};
+use crate::fs::{Fs, Medium, OsFs};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Durability, Options};
@@ -60,7 +60,9 @@ pub struct Wal {
     /// `checkpoint`, `rotate` and `close` exclude one another. Locked before any role is taken.
     maintenance_lock: Mutex<()>,
     /// Held as long as the log is open; given back by whoever closes it.
-    lock: Mutex<Option<Box<dyn FsLock>>>,
+    lock: Mutex<Option<DirLock>>,
+    /// The process that opened the log. A forked child only forgets it.
+    process_id: u32,
     timer: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
@@ -110,6 +112,7 @@ impl Wal {
             }
             Medium::InPlace | Medium::CopyOnWrite => {}
         }
+        let process_id = dir.process_id();
         let watch = Arc::new(Watch::new(Lsn::ZERO));
         let health = Arc::new(Health::new(watch.clone()));
         let recovered = recover(&dir, &health, options.verify)?;
@@ -141,6 +144,7 @@ impl Wal {
             batch_bytes_max: options.batch_bytes_max(),
             maintenance_lock: Mutex::new(()),
             lock: Mutex::new(Some(lock)),
+            process_id,
             timer: Mutex::new(None),
         };
         if let Durability::Interval(interval) = options.durability {

@@ -29,7 +29,7 @@ fn open(disk: &SimFs, options: &Options) -> Wal {
 /// The files of the log and their sizes, spares and lock aside.
 fn files(disk: &SimFs) -> Files {
     let is_log = |path: &PathBuf| {
-        path.extension().is_none_or(|ending| ending != "tmp") && !path.ends_with("LOCK")
+        path.extension().is_none_or(|ending| ending != "spare") && !path.ends_with("LOCK")
     };
     contents(disk).into_iter().filter(|(path, _)| is_log(path)).collect()
 }
@@ -593,7 +593,7 @@ fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rot
                 |(call, path): &(Call, String)| *call == Call::Write && path.ends_with(ending);
             (0..calls.len()).filter(|at| is_it(&calls[*at])).collect()
         };
-        (written(".log"), written("CURRENT.tmp"), written("spare.tmp"))
+        (written(".log"), written("CURRENT.spare"), written("segment.spare"))
     };
     let (record, current, segment) = append();
     assert!(record[0] < current[0] && record[0] < segment[0], "behind the first record");
@@ -882,7 +882,8 @@ fn names_that_are_not_ours_are_left_alone_and_leftovers_go() {
         "CURRENT.bak",
         "current",
         "other.tmp",
-        "spare.tmp.1",
+        "spare.tmp",
+        "segment.spare.1",
         "wal-1.log",
         "wal-00001.log",
         "wal-0000001.log",
@@ -904,7 +905,14 @@ fn names_that_are_not_ours_are_left_alone_and_leftovers_go() {
         use std::os::unix::ffi::OsStrExt;
         fs::write(dir.join(std::ffi::OsStr::from_bytes(b"wal-\xff\xfe.log")), "odd").unwrap();
     }
-    let leftovers = ["wal-000007.tmp", "wal-1000000.tmp", "CURRENT.tmp", "spare.tmp"];
+    let leftovers = [
+        "wal-000007.tmp",
+        "wal-1000000.tmp",
+        "CURRENT.tmp",
+        "CURRENT.spare",
+        "segment.spare",
+        "LOCK.tmp",
+    ];
     for name in leftovers {
         fs::write(dir.join(name), "unfinished").unwrap();
     }

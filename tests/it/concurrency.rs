@@ -742,7 +742,7 @@ fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
             (Call::Sync, "wal-000001.log"),
             (Call::Rename, "CURRENT"),
             (Call::Unlink, "wal-000001.log"),
-            (Call::Sync, "spare.tmp"),
+            (Call::Sync, "segment.spare"),
             (Call::Sync, "wal-000002.tmp"),
         ] {
             let (gate, hook) = Gate::new();
@@ -811,7 +811,7 @@ fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files(
             let (fails, hangs) =
                 if spare_fails { (&in_spare, &in_sync) } else { (&in_sync, &in_spare) };
             thread::scope(|scope| {
-                in_spare.close(Call::Sync, "spare.tmp");
+                in_spare.close(Call::Sync, "segment.spare");
                 let keeps_house = scope.spawn(|| wal.append("makes the spares"));
                 in_spare.wait_for_arrival();
                 in_sync.close(Call::Sync, "wal-000001.log");
@@ -940,8 +940,9 @@ fn a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process() {
         wal.append("parent").unwrap();
         let begin = Instant::now();
         let second = Wal::open(dir);
-        let Err(Error::Locked { path, .. }) = &second else { panic!("{second:?}") };
+        let Err(Error::Locked { path, holder, .. }) = &second else { panic!("{second:?}") };
         assert_eq!(**path, fs::canonicalize(dir).unwrap().join("LOCK"));
+        assert_eq!(*holder, Some(std::process::id()));
         let other_way = scratch.path().join("..").join(scratch.path().file_name().unwrap());
         assert!(matches!(Wal::open(other_way), Err(Error::Locked { .. })), "by another path, too");
         assert!(begin.elapsed() < Duration::from_secs(5), "it does not wait");
@@ -955,7 +956,8 @@ fn a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process() {
         child.kill();
         let wal = Wal::open(dir).unwrap();
         assert_eq!(wal.last_lsn(), Lsn::from(3));
-        assert_eq!(fs::metadata(scratch.path().join("LOCK")).unwrap().len(), 0);
+        let holder = fs::read_to_string(scratch.path().join("LOCK")).unwrap();
+        assert_eq!(holder.trim(), std::process::id().to_string());
     });
 }
 

@@ -368,7 +368,7 @@ fn an_open_that_finds_no_room_loses_nothing() {
             disk.take(4 << 20);
             let (options, ledger) = (options(SEVERAL_SEGMENTS, mode), Ledger::default());
             fill_and_kill(&disk, SEVERAL_SEGMENTS, mode, &ledger);
-            for name in ["spare.tmp", "CURRENT.tmp"] {
+            for name in ["segment.spare", "CURRENT.spare"] {
                 let _ = fs::remove_file(disk.log_dir().join(name)); // It may have been used up.
             }
             disk.fill_up();
@@ -452,7 +452,7 @@ fn every_call_on_a_full_disk_is_refused_whole_and_leaves_the_log_usable() {
         let (wal, ledger) = (options.open(disk.log_dir()).unwrap(), Ledger::default());
         wal.set_state(b"before").unwrap();
         fill(&wal, &|lsn, thread, number| ledger.note(lsn, thread, number));
-        for name in ["spare.tmp", "CURRENT.tmp"] {
+        for name in ["segment.spare", "CURRENT.spare"] {
             // As somebody might who looks for room.
             let _ = fs::remove_file(disk.log_dir().join(name));
         }

@@ -446,7 +446,8 @@ pub(crate) fn current_path() -> PathBuf {
 /// Makes a disk with these segments, and with a CURRENT unless that is `None`.
 pub(crate) fn disk(segments: &[&Build], current: Option<Vec<u8>>) -> SimFs {
     let disk = SimFs::new(5);
-    disk.create_dir(DIR.as_ref()).and_then(|()| disk.sync_dir("/".as_ref())).expect("a new disk");
+    disk.create_dir(DIR.as_ref()).expect("a new disk");
+    disk.open_dir("/".as_ref()).and_then(|root| root.sync()).expect("a new disk");
     for segment in segments {
         put(&disk, segment.path(), segment.bytes());
     }

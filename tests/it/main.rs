@@ -12,6 +12,8 @@ mod format;
 mod kill;
 mod kv;
 mod model;
+#[cfg(unix)]
+mod moved_world;
 mod progress;
 mod recovery;
 mod support;

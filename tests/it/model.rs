@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
-use seawall::fs::Fs;
 use seawall::options::Verify;
 use seawall::report::RecoveryAction;
 use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, Options, Wal};
 use seawall_testkit::Dice;
-use seawall_testkit::disk::contents;
+use seawall_testkit::disk::{contents, names};
 
 use crate::support::records::{Stored, collect, small_segments};
 use crate::support::run::{seed, watchdog};
@@ -327,7 +326,7 @@ impl Pair {
     /// Each segment but the tail holds a record above the floor, and nothing lies about that has
     /// another name.
     fn compare_files(&self, records: u64) {
-        let names = self.fs.list(DIR.as_ref()).expect("the directory is there");
+        let names = names(&self.fs, DIR);
         let names: Vec<String> =
             names.into_iter().filter_map(|name| name.into_string().ok()).collect();
         let segments = names.iter().filter(|name| name.ends_with(".log")).count();
@@ -335,7 +334,7 @@ impl Pair {
             segments as u64 <= records + 1,
             "{segments} segments for {records} records: {names:?}"
         );
-        let known = ["LOCK", "CURRENT", "CURRENT.tmp", "spare.tmp"];
+        let known = ["LOCK", "CURRENT", "CURRENT.spare", "segment.spare"];
         let others =
             names.iter().filter(|name| !name.ends_with(".log") && !known.contains(&name.as_str()));
         assert_eq!(others.count(), 0, "{names:?}");

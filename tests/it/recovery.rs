@@ -1023,20 +1023,20 @@ fn a_crash_at_any_call_of_recovery_leads_to_the_same_end() {
 }
 
 #[test]
-fn the_lock_file_is_never_changed() {
-    // Method: on the real disk, a LOCK with contents of somebody else's: it keeps them, and it is
-    // the same file.
+fn the_lock_file_stays_the_same_file_and_names_the_process_that_has_the_log() {
+    // Method: on the real disk, a LOCK that was there before: it keeps its place, and says by which
+    // process the log was opened last.
     let scratch = tempfile::tempdir().unwrap();
     let lock = scratch.path().join("LOCK");
-    fs::write(&lock, "not ours").unwrap();
-    let modified = fs::metadata(&lock).unwrap().modified().unwrap();
+    fs::write(&lock, "").unwrap();
+    let held = fs::File::open(&lock).unwrap();
     for _ in 0..3 {
         let wal = small_segments().open(scratch.path()).unwrap();
         wal.append("one").unwrap();
         wal.checkpoint(wal.last_lsn()).unwrap();
     }
-    assert_eq!(fs::read_to_string(&lock).unwrap(), "not ours");
-    assert_eq!(fs::metadata(&lock).unwrap().modified().unwrap(), modified);
+    let text = std::io::read_to_string(held).unwrap();
+    assert_eq!(text.trim(), std::process::id().to_string());
 }
 
 #[test]
@@ -1074,7 +1074,8 @@ fn a_new_logs_files_can_be_opened_by_the_trait_alone() {
     // Method: what the library made is read back through `Fs`, as another tool would.
     let disk = SimFs::new(1);
     open(&disk).unwrap().append("one").unwrap();
-    let file = disk.open(&segment_path(1), OpenMode::Read).unwrap();
+    let dir = disk.open_dir(DIR.as_ref()).unwrap();
+    let file = dir.open("wal-000001.log".as_ref(), OpenMode::Read).unwrap();
     let mut magic = [0; 8];
     assert_eq!(file.read_at(&mut magic, 0).unwrap(), 8);
     assert_eq!(&magic, b"SEAWALL\0");

@@ -337,7 +337,7 @@ fn names_file_system(line: &str) -> bool {
 }
 
 fn names_system(code: &str) -> bool {
-    ["std::os::", "fs2::", "getrandom::", "Instant::", "SystemTime"]
+    ["std::os::", "fs2::", "rustix::", "getrandom::", "Instant::", "SystemTime"]
         .iter()
         .any(|name| code.contains(name))
 }

@@ -1,6 +1,7 @@
 //! Files of a simulated disk, as tests put them there and look at them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use seawall::fs::{Fs, OpenMode};
@@ -22,12 +23,22 @@ pub fn contents(disk: &SimFs) -> Files {
 /// If the file's directory is not there.
 pub fn put(disk: &SimFs, path: impl AsRef<Path>, bytes: Vec<u8>) {
     let path = path.as_ref();
-    let is_new = disk.bytes(path).is_none();
-    if is_new {
-        disk.open(path, OpenMode::Create).expect("its directory is there");
+    if disk.bytes(path).is_none() {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let name = path.file_name().expect("a file has a name");
+        let dir = disk.open_dir(parent).expect("its directory is there");
+        dir.open(name, OpenMode::Create).expect("the name is free");
+        dir.sync().expect("no fault is planned");
     }
     disk.damage(path, |old| *old = bytes);
-    if is_new {
-        disk.sync_dir(path.parent().unwrap_or(Path::new("/"))).expect("its directory is there");
-    }
+}
+
+/// Returns the names in a directory.
+///
+/// # Panics
+/// If it is not there.
+#[must_use]
+pub fn names(disk: &SimFs, dir: impl AsRef<Path>) -> Vec<OsString> {
+    let dir = disk.open_dir(dir.as_ref()).expect("the directory is there");
+    dir.list().expect("no fault is planned")
 }

@@ -5,7 +5,7 @@
 //! it drops what it should have written, needs the disk: the hook plans the fault on its
 //! [`SimFs`](seawall::sim::SimFs), and lets the call go.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -13,14 +13,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use seawall::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
+use seawall::fs::{Fs, FsDir, FsFile, Identity, Medium, OpenMode};
 
-/// A call that a hook is asked about: every one of [`Fs`] and [`FsFile`] that can fail.
+/// A call that a hook is asked about: every one of [`Fs`], [`FsDir`] and [`FsFile`] that can fail,
+/// unlocking aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)] // Each is named like its method.
 pub enum Call {
     Canonicalize,
     CreateDir,
+    OpenDir,
     List,
     Open,
     Create,
@@ -34,6 +36,7 @@ pub enum Call {
     Sync,
     SetLen,
     Size,
+    Identity,
 }
 
 /// A call that is about to be made.
@@ -167,38 +170,17 @@ impl Fs for HookFs {
         self.ask(Call::CreateDir, path).carry_out(|| self.disk.create_dir(path))
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        self.ask(Call::List, dir).carry_out(|| self.disk.list(dir))
-    }
-
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
-        let call = if mode == OpenMode::Create { Call::Create } else { Call::Open };
-        let file = self.ask(call, path).carry_out(|| self.disk.open(path, mode))?;
-        Ok(Box::new(HookFile { file, name: self.note_open(path), hook: self.hook.clone() }))
-    }
-
-    fn rename(&self, source: &Path, target: &Path) -> io::Result<()> {
-        self.ask(Call::Rename, target).carry_out(|| {
-            self.disk.rename(source, target)?;
-            self.note_rename(source, target);
-            Ok(())
-        })
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.ask(Call::Unlink, path).carry_out(|| self.disk.unlink(path))
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.ask(Call::SyncDir, path).carry_out(|| self.disk.sync_dir(path))
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>> {
-        self.ask(Call::Lock, path).carry_out(|| self.disk.lock(path))
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>> {
+        let dir = self.ask(Call::OpenDir, path).carry_out(|| self.disk.open_dir(path))?;
+        Ok(Box::new(HookDir { fs: self.clone(), dir, path: path.to_owned() }))
     }
 
     fn medium(&self, dir: &Path) -> Medium {
         self.disk.medium(dir)
+    }
+
+    fn process_id(&self) -> u32 {
+        self.disk.process_id()
     }
 
     fn now(&self) -> Duration {
@@ -217,6 +199,71 @@ impl Fs for HookFs {
             }
             None => self.disk.random(bytes),
         })
+    }
+}
+
+/// An open directory. Its hook sees the path that it was opened by.
+#[derive(Debug)]
+struct HookDir {
+    fs: HookFs,
+    dir: Box<dyn FsDir>,
+    path: PathBuf,
+}
+
+impl HookDir {
+    fn ask(&self, call: Call, name: &OsStr) -> Verdict {
+        self.fs.ask(call, &self.path.join(name))
+    }
+}
+
+impl FsDir for HookDir {
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        self.fs.ask(Call::List, &self.path).carry_out(|| self.dir.list())
+    }
+
+    fn open(&self, name: &OsStr, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
+        let exists = || self.dir.identity_of(name).is_ok();
+        let call = match mode {
+            OpenMode::Read | OpenMode::ReadWrite => Call::Open,
+            OpenMode::Create => Call::Create,
+            OpenMode::OpenOrCreate if exists() => Call::Open,
+            OpenMode::OpenOrCreate => Call::Create,
+        };
+        let file = self.ask(call, name).carry_out(|| self.dir.open(name, mode))?;
+        let name = self.fs.note_open(&self.path.join(name));
+        Ok(Box::new(HookFile { file, name, hook: self.fs.hook.clone() }))
+    }
+
+    fn rename(&self, source: &OsStr, target: &OsStr) -> io::Result<()> {
+        self.ask(Call::Rename, target).carry_out(|| {
+            self.dir.rename(source, target)?;
+            self.fs.note_rename(&self.path.join(source), &self.path.join(target));
+            Ok(())
+        })
+    }
+
+    fn unlink(&self, name: &OsStr) -> io::Result<()> {
+        self.ask(Call::Unlink, name).carry_out(|| self.dir.unlink(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.fs.ask(Call::SyncDir, &self.path).carry_out(|| self.dir.sync())
+    }
+
+    fn identity_of(&self, name: &OsStr) -> io::Result<Option<Identity>> {
+        self.ask(Call::Identity, name).carry_out(|| self.dir.identity_of(name))
+    }
+
+    fn identity(&self) -> io::Result<Option<Identity>> {
+        self.fs.ask(Call::Identity, &self.path).carry_out(|| self.dir.identity())
+    }
+
+    fn try_lock(&self) -> io::Result<()> {
+        self.fs.ask(Call::Lock, &self.path).carry_out(|| self.dir.try_lock())
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.dir.unlock()
     }
 }
 
@@ -265,6 +312,18 @@ impl FsFile for HookFile {
     fn size(&self) -> io::Result<u64> {
         self.ask(Call::Size, 0, 0).carry_out(|| self.file.size())
     }
+
+    fn identity(&self) -> io::Result<Option<Identity>> {
+        self.ask(Call::Identity, 0, 0).carry_out(|| self.file.identity())
+    }
+
+    fn try_lock(&self) -> io::Result<()> {
+        self.ask(Call::Lock, 0, 0).carry_out(|| self.file.try_lock())
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
 }
 
 #[cfg(test)]
@@ -288,15 +347,17 @@ mod tests {
                 _ => Verdict::Go,
             }
         });
-        let file = fs.open(Path::new("/a"), OpenMode::Create).unwrap();
+        let dir = fs.open_dir(Path::new("/")).unwrap();
+        let file = dir.open(OsStr::new("a"), OpenMode::Create).unwrap();
         assert_eq!(file.write_at(b"0000", 0).unwrap(), 4);
-        fs.rename(Path::new("/a"), Path::new("/b")).unwrap();
+        dir.rename(OsStr::new("a"), OsStr::new("b")).unwrap();
         assert_eq!(file.write_at(b"123", 1).unwrap(), 2);
         assert_eq!(file.write_at(b"xx", 2).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(disk.bytes("/b").unwrap(), b"0120");
         assert_eq!(file.write_at(b"xy", 3).unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(disk.bytes("/b").unwrap(), b"012xy");
         let expected = [
+            (Call::OpenDir, "", false),
             (Call::Create, "a", false),
             (Call::Write, "a", true),
             (Call::Rename, "b", false),

@@ -1,7 +1,7 @@
 //! The simulated disk itself: a tree of directories and files, each with what reads see, what is
 //! durable, and what is not certain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Component, Path};
@@ -107,12 +107,22 @@ impl Disk {
 
     pub(super) fn file(&self, path: &Path) -> io::Result<Node> {
         let (dir, name) = self.split(path)?;
+        self.file_in(dir, name)
+    }
+
+    pub(super) fn file_in(&self, dir: Node, name: &OsStr) -> io::Result<Node> {
         let node = *self.dirs[&dir].visible.get(name).ok_or(io::ErrorKind::NotFound)?;
         if self.files.contains_key(&node) {
             Ok(node)
         } else {
             Err(io::ErrorKind::IsADirectory.into())
         }
+    }
+
+    /// How many names lead to a file or directory.
+    pub(super) fn links(&self, node: Node) -> u64 {
+        let names = self.dirs.values().flat_map(|dir| dir.visible.values());
+        names.filter(|other| **other == node).count() as u64 + u64::from(node == ROOT)
     }
 
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
@@ -126,47 +136,79 @@ impl Disk {
         Ok(())
     }
 
-    /// Creates a file, or cuts the one that is there to nothing.
-    pub(super) fn create_file(&mut self, path: &Path) -> io::Result<Node> {
-        let (dir, name) = self.split(path)?;
-        match self.file(path) {
-            Ok(node) => {
-                self.files.get_mut(&node).expect("it was found").set_len(0);
-                Ok(node)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let node = self.new_node();
-                self.files.insert(node, FileState::default());
-                self.change(dir, DirChange::Create(name.into(), node));
-                Ok(node)
-            }
-            Err(error) => Err(error),
+    /// Creates a file. A directory that was removed takes none.
+    pub(super) fn create_file(&mut self, dir: Node, name: &OsStr) -> io::Result<Node> {
+        if self.dirs[&dir].visible.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
+        if self.links(dir) == 0 {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let node = self.new_node();
+        self.files.insert(node, FileState::default());
+        self.change(dir, DirChange::Create(name.into(), node));
+        Ok(node)
     }
 
-    pub(super) fn rename(&mut self, source: &Path, target: &Path) -> io::Result<()> {
+    pub(super) fn rename(&mut self, dir: Node, source: &OsStr, target: &OsStr) -> io::Result<()> {
+        let node = self.file_in(dir, source)?;
+        if source != target {
+            self.change(dir, DirChange::Rename(source.into(), target.into(), node));
+        }
+        Ok(())
+    }
+
+    pub(super) fn unlink(&mut self, dir: Node, name: &OsStr) -> io::Result<()> {
+        self.file_in(dir, name)?;
+        self.change(dir, DirChange::Unlink(name.into()));
+        Ok(())
+    }
+
+    /// Gives a file a second name.
+    pub(super) fn link(&mut self, source: &Path, target: &Path) -> io::Result<()> {
         let node = self.file(source)?;
+        let (dir, name) = self.split(target)?;
+        if self.dirs[&dir].visible.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.change(dir, DirChange::Create(name.into(), node));
+        Ok(())
+    }
+
+    /// Gives a directory another name in the same parent.
+    pub(super) fn move_dir(&mut self, source: &Path, target: &Path) -> io::Result<()> {
+        let node = self.dir(source)?;
         let (source_dir, source_name) = self.split(source)?;
         let (target_dir, target_name) = self.split(target)?;
         if source_dir != target_dir {
             return Err(io::ErrorKind::CrossesDevices.into());
         }
+        if self.dirs[&target_dir].visible.contains_key(target_name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         self.change(source_dir, DirChange::Rename(source_name.into(), target_name.into(), node));
         Ok(())
     }
 
-    pub(super) fn unlink(&mut self, path: &Path) -> io::Result<()> {
-        self.file(path)?;
-        let (dir, name) = self.split(path)?;
-        self.change(dir, DirChange::Unlink(name.into()));
+    /// Removes a directory and the names in it.
+    pub(super) fn remove_dir(&mut self, path: &Path) -> io::Result<()> {
+        let node = self.dir(path)?;
+        let (parent, name) = self.split(path)?;
+        let names: Vec<OsString> = self.dirs[&node].visible.keys().cloned().collect();
+        for name in names {
+            self.unlink(node, &name)?;
+        }
+        self.change(parent, DirChange::Unlink(name.into()));
         Ok(())
     }
 
     /// How many bytes may still be added.
     pub(super) fn room(&self) -> u64 {
         let Some(capacity) = self.capacity else { return u64::MAX };
-        let named = self.dirs.values().flat_map(|dir| dir.visible.values());
+        let named: BTreeSet<&Node> =
+            self.dirs.values().flat_map(|dir| dir.visible.values()).collect();
         let used: u64 = named
+            .into_iter()
             .filter_map(|node| self.files.get(node))
             .map(|file| file.visible.len() as u64)
             .sum();

@@ -1,13 +1,13 @@
 //! The simulated disk as a file system: what each call does to it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
+use crate::fs::{Fs, FsDir, FsFile, Identity, Medium, OpenMode};
 
-use super::disk::{FileState, Node};
+use super::disk::{Disk, FileState, Node};
 use super::machine::{Call, Go, Machine, SimFs};
 
 impl Fs for SimFs {
@@ -20,71 +20,25 @@ impl Fs for SimFs {
         self.simple(Call::CreateDir, |disk| disk.create_dir(&Path::new("/").join(path)))
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        self.simple(Call::List, |disk| {
-            let node = disk.dir(&Path::new("/").join(dir))?;
-            Ok(disk.dirs[&node].visible.keys().cloned().collect())
-        })
-    }
-
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
-        let node = match mode {
-            OpenMode::Create => self.simple(Call::Create, |disk| disk.create_file(path)),
-            OpenMode::Read | OpenMode::ReadWrite => self.simple(Call::Open, |disk| disk.file(path)),
-        }?;
-        Ok(Box::new(SimFile { fs: self.clone(), node, mode }))
-    }
-
-    fn rename(&self, source: &Path, target: &Path) -> io::Result<()> {
-        self.simple(Call::Rename, |disk| disk.rename(source, target))
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.simple(Call::Unlink, |disk| disk.unlink(path))
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>> {
         let path = Path::new("/").join(path);
-        let dir = |machine: &Machine| machine.disk.dir(&path);
-        self.call(
-            Call::SyncDir,
-            |machine, go| {
-                let node = dir(machine)?;
-                // Stopped in its midst, a sync has made durable whatever a power cut may leave
-                // anyway.
-                if !matches!(go, Go::Crash) {
-                    machine.disk.dirs.get_mut(&node).expect("it was found").sync();
-                }
-                Ok(())
-            },
-            |machine| {
-                if let Ok(node) = dir(machine) {
-                    machine.disk.dirs.get_mut(&node).expect("it was found").fail_sync();
-                }
-            },
-        )
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>> {
-        self.call(
-            Call::Lock,
+        let node = self.call(
+            Call::OpenDir,
             |machine, _| {
-                if machine.disk.file(path).is_err() {
-                    machine.disk.create_file(path)?;
-                }
-                if machine.locks.insert(path.into()) {
-                    Ok(())
-                } else {
-                    Err(io::ErrorKind::WouldBlock.into())
-                }
+                let node = machine.disk.dir(&path)?;
+                machine.check_handles().map(|()| node)
             },
             |_| {},
         )?;
-        Ok(Box::new(SimLock { fs: self.clone(), path: path.into() }))
+        Ok(Box::new(SimDir { handle: SimHandle::new(self, node) }))
     }
 
     fn medium(&self, _dir: &Path) -> Medium {
         self.machine().medium
+    }
+
+    fn process_id(&self) -> u32 {
+        self.machine().process_id
     }
 
     /// A microsecond passes with every look at the clock.
@@ -108,10 +62,155 @@ impl Fs for SimFs {
     }
 }
 
+/// An open file or directory.
 #[derive(Debug)]
-struct SimFile {
+struct SimHandle {
     fs: SimFs,
     node: Node,
+    number: u64,
+    /// The process that opened it.
+    process_id: u32,
+}
+
+impl SimHandle {
+    fn new(fs: &SimFs, node: Node) -> SimHandle {
+        let mut machine = fs.machine();
+        machine.handles_open += 1;
+        machine.handles_ever += 1;
+        let number = machine.handles_ever;
+        let process_id = machine.process_id;
+        drop(machine);
+        SimHandle { fs: fs.clone(), node, number, process_id }
+    }
+
+    fn try_lock(&self) -> io::Result<()> {
+        self.fs.call(
+            Call::Lock,
+            |machine, _| match machine.locks.get(&self.node) {
+                Some(holder) if *holder != self.number => Err(io::ErrorKind::WouldBlock.into()),
+                _ => {
+                    machine.locks.insert(self.node, self.number);
+                    Ok(())
+                }
+            },
+            |_| {},
+        )
+    }
+
+    fn unlock(&self) {
+        let mut machine = self.fs.machine();
+        if machine.locks.get(&self.node) == Some(&self.number) {
+            machine.locks.remove(&self.node);
+        }
+    }
+}
+
+impl Drop for SimHandle {
+    fn drop(&mut self) {
+        let mut machine = self.fs.machine();
+        machine.handles_open = machine.handles_open.saturating_sub(1);
+        let forked = machine.process_id != self.process_id;
+        drop(machine);
+        // A forked child has a copy of the handle: the parent keeps the lock.
+        if !forked {
+            self.unlock();
+        }
+    }
+}
+
+fn identity(disk: &Disk, node: Node) -> Identity {
+    Identity { volume: 1, number: node, links: disk.links(node) }
+}
+
+#[derive(Debug)]
+struct SimDir {
+    handle: SimHandle,
+}
+
+impl FsDir for SimDir {
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        let node = self.handle.node;
+        self.handle
+            .fs
+            .simple(Call::List, |disk| Ok(disk.dirs[&node].visible.keys().cloned().collect()))
+    }
+
+    fn open(&self, name: &OsStr, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
+        let dir = self.handle.node;
+        let fs = &self.handle.fs;
+        let creates = match mode {
+            OpenMode::Read | OpenMode::ReadWrite => false,
+            OpenMode::Create => true,
+            OpenMode::OpenOrCreate => fs.machine().disk.file_in(dir, name).is_err(),
+        };
+        let call = if creates { Call::Create } else { Call::Open };
+        let node = fs.call(
+            call,
+            |machine, _| {
+                machine.check_handles()?;
+                if creates {
+                    machine.disk.create_file(dir, name)
+                } else {
+                    machine.disk.file_in(dir, name)
+                }
+            },
+            |_| {},
+        )?;
+        Ok(Box::new(SimFile { handle: SimHandle::new(fs, node), mode }))
+    }
+
+    fn rename(&self, source: &OsStr, target: &OsStr) -> io::Result<()> {
+        let dir = self.handle.node;
+        self.handle.fs.simple(Call::Rename, |disk| disk.rename(dir, source, target))
+    }
+
+    fn unlink(&self, name: &OsStr) -> io::Result<()> {
+        let dir = self.handle.node;
+        self.handle.fs.simple(Call::Unlink, |disk| disk.unlink(dir, name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let node = self.handle.node;
+        self.handle.fs.call(
+            Call::SyncDir,
+            |machine, go| {
+                // Stopped in its midst, a sync has made durable whatever a power cut may leave
+                // anyway.
+                if !matches!(go, Go::Crash) {
+                    machine.disk.dirs.get_mut(&node).expect("it was opened").sync();
+                }
+                Ok(())
+            },
+            |machine| machine.disk.dirs.get_mut(&node).expect("it was opened").fail_sync(),
+        )
+    }
+
+    fn identity_of(&self, name: &OsStr) -> io::Result<Option<Identity>> {
+        let dir = self.handle.node;
+        self.handle.fs.simple(Call::Identity, |disk| {
+            let node = *disk.dirs[&dir].visible.get(name).ok_or(io::ErrorKind::NotFound)?;
+            Ok(Some(identity(disk, node)))
+        })
+    }
+
+    fn identity(&self) -> io::Result<Option<Identity>> {
+        let node = self.handle.node;
+        self.handle.fs.simple(Call::Identity, |disk| Ok(Some(identity(disk, node))))
+    }
+
+    fn try_lock(&self) -> io::Result<()> {
+        self.handle.try_lock()
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.handle.unlock();
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    handle: SimHandle,
     mode: OpenMode,
 }
 
@@ -128,22 +227,23 @@ impl SimFile {
         call: Call,
         mut carry_out: impl FnMut(&mut FileState) -> io::Result<T>,
     ) -> io::Result<T> {
-        self.fs.simple(call, |disk| {
-            carry_out(disk.files.get_mut(&self.node).expect("files outlive their names"))
+        let node = self.handle.node;
+        self.handle.fs.simple(call, |disk| {
+            carry_out(disk.files.get_mut(&node).expect("files outlive their names"))
         })
     }
 }
 
 impl FsFile for SimFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.fs.call(
+        self.handle.fs.call(
             Call::Read,
             |machine, go| {
-                machine.note_read(self.node);
+                machine.note_read(self.handle.node);
                 let count =
                     if matches!(go, Go::Half) { bytes.len().div_ceil(2) } else { bytes.len() };
-                let count = machine.disk.files[&self.node].read(&mut bytes[..count], offset);
-                if machine.is_unreadable(self.node, &(offset..offset + count as u64)) {
+                let count = machine.disk.files[&self.handle.node].read(&mut bytes[..count], offset);
+                if machine.is_unreadable(self.handle.node, &(offset..offset + count as u64)) {
                     return Err(io::Error::from_raw_os_error(5));
                 }
                 Ok(count)
@@ -154,10 +254,10 @@ impl FsFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.require_writable()?;
-        self.fs.call(
+        self.handle.fs.call(
             Call::Write,
             |machine, go| {
-                let size = machine.disk.files[&self.node].visible.len() as u64;
+                let size = machine.disk.files[&self.handle.node].visible.len() as u64;
                 let end_max = size.saturating_add(machine.disk.room()).max(size);
                 let room = usize::try_from(end_max.saturating_sub(offset)).unwrap_or(usize::MAX);
                 let wanted =
@@ -169,7 +269,7 @@ impl FsFile for SimFile {
                 machine
                     .disk
                     .files
-                    .get_mut(&self.node)
+                    .get_mut(&self.handle.node)
                     .expect("files outlive their names")
                     .write(&bytes[..count], offset);
                 Ok(count)
@@ -180,9 +280,11 @@ impl FsFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let file = |machine: &mut Machine, change: fn(&mut FileState)| {
-            change(machine.disk.files.get_mut(&self.node).expect("files outlive their names"));
+            change(
+                machine.disk.files.get_mut(&self.handle.node).expect("files outlive their names"),
+            );
         };
-        self.fs.call(
+        self.handle.fs.call(
             Call::Sync,
             |machine, go| {
                 if !matches!(go, Go::Crash) {
@@ -203,27 +305,27 @@ impl FsFile for SimFile {
     }
 
     fn size(&self) -> io::Result<u64> {
-        self.fs.call(
+        self.handle.fs.call(
             Call::Size,
             |machine, _| {
-                machine.note_read(self.node);
-                Ok(machine.disk.files[&self.node].visible.len() as u64)
+                machine.note_read(self.handle.node);
+                Ok(machine.disk.files[&self.handle.node].visible.len() as u64)
             },
             |_| {},
         )
     }
-}
 
-#[derive(Debug)]
-struct SimLock {
-    fs: SimFs,
-    path: PathBuf,
-}
+    fn identity(&self) -> io::Result<Option<Identity>> {
+        let node = self.handle.node;
+        self.handle.fs.simple(Call::Identity, |disk| Ok(Some(identity(disk, node))))
+    }
 
-impl FsLock for SimLock {}
+    fn try_lock(&self) -> io::Result<()> {
+        self.handle.try_lock()
+    }
 
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        self.fs.machine().locks.remove(&self.path);
+    fn unlock(&self) -> io::Result<()> {
+        self.handle.unlock();
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The machine around a simulated disk: counts calls, and decides what becomes of each.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,13 @@ use crate::threads::{Mutex, MutexGuard, lock};
 
 use super::disk::{self, Disk, Node};
 
-/// A call of [`Fs`](crate::fs::Fs) or [`FsFile`](crate::fs::FsFile).
+/// A call of [`Fs`](crate::fs::Fs), [`FsDir`](crate::fs::FsDir) or [`FsFile`](crate::fs::FsFile).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs)] // Each is named like its method.
 pub enum Call {
     CreateDir,
+    OpenDir,
     List,
     Open,
     Create,
@@ -30,6 +31,8 @@ pub enum Call {
     Sync,
     SetLen,
     Size,
+    /// [`identity`](crate::fs::FsFile::identity), of a file, a directory or a name.
+    Identity,
 }
 
 /// What goes wrong with a call.
@@ -39,6 +42,8 @@ pub enum Fault {
     /// It fails with this error and does nothing; a sync that fails drops what it should have
     /// written.
     Error(io::ErrorKind),
+    /// It takes place, and fails with this error all the same.
+    ErrorAfter(io::ErrorKind),
     /// It writes or reads half of what it was asked for. Other calls are not changed.
     Short,
 }
@@ -66,7 +71,13 @@ pub(super) struct Machine {
     pub(super) seed: u64,
     pub(super) clock: Duration,
     pub(super) medium: Medium,
-    pub(super) locks: BTreeSet<PathBuf>,
+    /// The handles that hold the locks of files and directories.
+    pub(super) locks: BTreeMap<Node, u64>,
+    pub(super) handles_open: u64,
+    pub(super) handles_ever: u64,
+    /// How many handles may be open; `None`: without end.
+    handles_max: Option<u64>,
+    pub(super) process_id: u32,
     calls: u64,
     crash_at: Option<u64>,
     planned: Vec<Planned>,
@@ -80,6 +91,8 @@ pub(super) struct Machine {
 pub(super) enum Go {
     Whole,
     Half,
+    /// It takes place, and says that it did not.
+    ThenError(io::ErrorKind),
     /// The machine stops during this call. It may have begun: what it does is in doubt, and its
     /// caller hears nothing.
     Crash,
@@ -99,7 +112,11 @@ impl SimFs {
             seed,
             clock: Duration::ZERO,
             medium: Medium::InPlace,
-            locks: BTreeSet::new(),
+            locks: BTreeMap::new(),
+            handles_open: 0,
+            handles_ever: 0,
+            handles_max: None,
+            process_id: 1,
             calls: 0,
             crash_at: None,
             planned: Vec::new(),
@@ -170,6 +187,58 @@ impl SimFs {
         self.machine().medium = medium;
     }
 
+    /// Sets how many files and directories may be open at a time. Opening another one fails with
+    /// EMFILE.
+    pub fn set_handles_max(&self, count: Option<u64>) {
+        self.machine().handles_max = count;
+    }
+
+    /// Returns how many files and directories are open.
+    #[must_use]
+    pub fn handles_open(&self) -> u64 {
+        self.machine().handles_open
+    }
+
+    /// Sets the number of the process. After a change, the calls are those of a child that was
+    /// forked: it has its own copies of the handles, and closing them frees no lock.
+    pub fn set_process_id(&self, process_id: u32) {
+        self.machine().process_id = process_id;
+    }
+
+    /// Gives a file a second name, as a backup made of hard links does.
+    ///
+    /// # Errors
+    /// `NotFound`, and `AlreadyExists` if the name is taken.
+    pub fn link(&self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> io::Result<()> {
+        self.machine().disk.link(source.as_ref(), target.as_ref())
+    }
+
+    /// Moves a directory to another name in the same parent, unseen by those that have it open.
+    ///
+    /// # Errors
+    /// `NotFound`, and `AlreadyExists` if the name is taken.
+    pub fn move_dir(&self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> io::Result<()> {
+        self.machine().disk.move_dir(source.as_ref(), target.as_ref())
+    }
+
+    /// Removes a directory and the files in it. Handles that are open keep reading them.
+    ///
+    /// # Errors
+    /// `NotFound`, and `IsADirectory` if a directory is in it.
+    pub fn remove_dir(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        self.machine().disk.remove_dir(path.as_ref())
+    }
+
+    /// Removes a file's name, as another program does.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn remove_file(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        let mut machine = self.machine();
+        let (dir, name) = machine.disk.split(path.as_ref())?;
+        machine.disk.unlink(dir, name)
+    }
+
     /// Returns the paths of all files that have a name.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
@@ -217,8 +286,8 @@ impl SimFs {
     /// If there is no such file.
     pub fn lose(&self, path: impl AsRef<Path>) {
         let mut machine = self.machine();
-        machine.disk.unlink(path.as_ref()).expect("the file to be lost is there");
-        let (dir, _) = machine.disk.split(path.as_ref()).expect("it was found");
+        let (dir, name) = machine.disk.split(path.as_ref()).expect("its directory is there");
+        machine.disk.unlink(dir, name).expect("the file to be lost is there");
         machine.disk.dirs.get_mut(&dir).expect("it was found").sync();
     }
 
@@ -250,6 +319,10 @@ impl SimFs {
             Ok(Go::Crash) => {
                 drop(carry_out(&mut machine, &Go::Crash));
                 Err(stopped())
+            }
+            Ok(Go::ThenError(kind)) => {
+                drop(carry_out(&mut machine, &Go::Whole));
+                Err(kind.into())
             }
             Ok(go) => carry_out(&mut machine, &go),
             Err(error) => {
@@ -295,7 +368,16 @@ impl Machine {
         }
         match self.planned.remove(at).fault {
             Fault::Error(kind) => Err(kind.into()),
+            Fault::ErrorAfter(kind) => Ok(Go::ThenError(kind)),
             Fault::Short => Ok(Go::Half),
+        }
+    }
+
+    /// Fails as the system does if no further file can be opened.
+    pub(super) fn check_handles(&self) -> io::Result<()> {
+        match self.handles_max {
+            Some(count) if self.handles_open >= count => Err(io::Error::from_raw_os_error(24)),
+            _ => Ok(()),
         }
     }
 
@@ -351,7 +433,8 @@ impl Record {
 }
 
 fn changes(call: Call) -> bool {
-    !matches!(call, Call::List | Call::Open | Call::Read | Call::Size)
+    use Call::{Identity, List, Lock, Open, OpenDir, Read, Size};
+    !matches!(call, Identity | List | Lock | Open | OpenDir | Read | Size)
 }
 
 /// A sequence of numbers that depends on its seed alone (Sebastiano Vigna's SplitMix64).

@@ -1,14 +1,23 @@
 //! What a power cut may leave, and what it may not.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::fs::{Fs, FsFile, OpenMode};
+use crate::fs::{Fs, FsDir, FsFile, Identity, OpenMode};
+
+fn root(fs: &SimFs) -> Box<dyn FsDir> {
+    fs.open_dir(Path::new("/")).unwrap()
+}
+
+fn name(path: &str) -> &OsStr {
+    OsStr::new(path.trim_start_matches('/'))
+}
 
 fn created(fs: &SimFs, path: &str) -> Box<dyn FsFile> {
-    fs.open(Path::new(path), OpenMode::Create).unwrap()
+    root(fs).open(name(path), OpenMode::Create).unwrap()
 }
 
 /// What a file may hold after a power cut, over all states; `None` where it is gone.
@@ -27,7 +36,7 @@ fn bytes_need_a_sync_and_names_a_sync_of_their_directory() {
     assert_eq!(possible(&fs, "/f"), sizes.into());
     file.sync_data().unwrap();
     assert_eq!(possible(&fs, "/f"), [None, Some(b"new".to_vec())].into());
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap();
     assert_eq!(possible(&fs, "/f"), [Some(b"new".to_vec())].into());
 }
 
@@ -37,7 +46,7 @@ fn each_unsynced_sector_holds_any_of_its_versions() {
     let file = created(&fs, "/f");
     file.write_at(&[1; 1024], 0).unwrap();
     file.sync_data().unwrap();
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap();
     file.write_at(&[2; 1024], 0).unwrap();
     file.write_at(&[3; 512], 512).unwrap();
     let seen: BTreeSet<_> = possible(&fs, "/f")
@@ -51,7 +60,7 @@ fn each_unsynced_sector_holds_any_of_its_versions() {
 fn a_failed_sync_drops_what_it_should_have_written_and_the_next_one_says_ok() {
     let fs = SimFs::new(1);
     let file = created(&fs, "/f");
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap();
     fs.plan(Call::Sync, 0, Fault::Error(io::ErrorKind::Other));
     file.write_at(&[1; 512], 0).unwrap();
     file.sync_data().unwrap_err();
@@ -74,28 +83,29 @@ fn a_rename_shows_the_old_or_the_new_file_and_a_failed_directory_sync_keeps_it_i
         file.write_at(bytes, 0).unwrap();
         file.sync_data().unwrap();
     }
-    fs.sync_dir(Path::new("/")).unwrap();
-    fs.rename(Path::new("/new"), Path::new("/old")).unwrap();
+    root(&fs).sync().unwrap();
+    root(&fs).rename(name("/new"), name("/old")).unwrap();
     let both = BTreeSet::from([Some(b"old".to_vec()), Some(b"new".to_vec())]);
     assert_eq!(possible(&fs, "/old"), both);
     fs.plan(Call::SyncDir, 0, Fault::Error(io::ErrorKind::Other));
-    fs.sync_dir(Path::new("/")).unwrap_err();
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap_err();
+    root(&fs).sync().unwrap();
     assert_eq!(possible(&fs, "/old"), both, "the second sync had nothing to write");
-    fs.unlink(Path::new("/old")).unwrap();
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).unlink(name("/old")).unwrap();
+    root(&fs).sync().unwrap();
     assert_eq!(possible(&fs, "/old"), [None].into());
 }
 
 #[test]
 fn the_machine_stops_at_the_call_and_not_before() {
-    for call in 0..4 {
+    for call in 0..5 {
         let fs = SimFs::new(1);
         fs.crash_at(call);
-        let outcome = fs.open(Path::new("/f"), OpenMode::Create).and_then(|file| {
+        let outcome = fs.open_dir(Path::new("/")).and_then(|dir| {
+            let file = dir.open(name("/f"), OpenMode::Create)?;
             file.write_at(b"x", 0)?;
             file.sync_data()?;
-            fs.sync_dir(Path::new("/"))
+            dir.sync()
         });
         assert!(outcome.is_err() && fs.has_crashed());
         assert_eq!(fs.calls(), call + 1, "the caller gives up at the first error");
@@ -121,7 +131,7 @@ fn torn_sectors_are_among_the_random_states() {
     let file = created(&fs, "/f");
     file.write_at(&[1; 512], 0).unwrap();
     file.sync_data().unwrap();
-    fs.sync_dir(Path::new("/")).unwrap();
+    root(&fs).sync().unwrap();
     file.write_at(&[2; 512], 0).unwrap();
     let torn = |seed| {
         let bytes = fs.power_cuts().random(seed).bytes("/f").unwrap();
@@ -136,7 +146,8 @@ fn a_killed_machine_shares_no_later_change_and_no_lock() {
     let fs = SimFs::new(1);
     let file = created(&fs, "/a");
     file.write_at(b"first", 0).unwrap();
-    let lock = fs.lock(Path::new("/LOCK")).unwrap();
+    let dir = root(&fs);
+    dir.try_lock().unwrap();
     let killed = fs.process_kill();
     file.write_at(b"F", 0).unwrap();
     created(&killed, "/b").write_at(b"new", 0).unwrap();
@@ -144,10 +155,27 @@ fn a_killed_machine_shares_no_later_change_and_no_lock() {
     assert_eq!(killed.bytes("/a").unwrap(), b"first");
     assert_eq!(fs.bytes("/b"), None);
     assert_eq!(killed.bytes("/b").unwrap(), b"new");
-    assert_eq!(fs.lock(Path::new("/LOCK")).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    killed.lock(Path::new("/LOCK")).unwrap();
-    drop(lock);
-    fs.lock(Path::new("/LOCK")).unwrap();
+    assert_eq!(root(&fs).try_lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    root(&killed).try_lock().unwrap();
+    drop(dir);
+    root(&fs).try_lock().unwrap();
+}
+
+#[test]
+fn a_forked_child_frees_no_lock_by_closing_its_handles_but_by_unlocking() {
+    // Method: a lock of a file, and the number of the process changed before its handle is closed.
+    let fs = SimFs::new(1);
+    drop(created(&fs, "/f"));
+    let open = || root(&fs).open(name("/f"), OpenMode::ReadWrite).unwrap();
+    let parents = open();
+    parents.try_lock().unwrap();
+    fs.set_process_id(2);
+    drop(parents);
+    assert_eq!(open().try_lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    fs.set_process_id(3);
+    let file = open();
+    file.unlock().unwrap();
+    assert_eq!(file.try_lock().unwrap_err().kind(), io::ErrorKind::WouldBlock, "it has none");
 }
 
 #[test]
@@ -155,29 +183,53 @@ fn names_come_and_go_as_std_has_it() {
     // Method: the errors that the log tells apart, one by one.
     let fs = SimFs::new(1);
     let kind = |outcome: io::Result<()>| outcome.unwrap_err().kind();
-    let dir = Path::new("/d");
-    let file = Path::new("/d/f");
-    let other = Path::new("/d/g");
-    assert_eq!(kind(fs.open(file, OpenMode::Create).map(drop)), io::ErrorKind::NotFound);
-    assert_eq!(kind(fs.list(dir).map(drop)), io::ErrorKind::NotFound);
-    assert_eq!(kind(fs.canonicalize(dir).map(drop)), io::ErrorKind::NotFound);
-    fs.create_dir(dir).unwrap();
-    assert_eq!(kind(fs.create_dir(dir)), io::ErrorKind::AlreadyExists);
-    assert_eq!(kind(fs.open(file, OpenMode::Read).map(drop)), io::ErrorKind::NotFound);
-    let handle = fs.open(file, OpenMode::Create).unwrap();
+    let path = Path::new("/d");
+    let file = OsStr::new("f");
+    let other = OsStr::new("g");
+    assert_eq!(kind(fs.open_dir(path).map(drop)), io::ErrorKind::NotFound);
+    assert_eq!(kind(fs.canonicalize(path).map(drop)), io::ErrorKind::NotFound);
+    fs.create_dir(path).unwrap();
+    assert_eq!(kind(fs.create_dir(path)), io::ErrorKind::AlreadyExists);
+    let dir = fs.open_dir(path).unwrap();
+    assert_eq!(kind(dir.open(file, OpenMode::Read).map(drop)), io::ErrorKind::NotFound);
+    let handle = dir.open(file, OpenMode::Create).unwrap();
+    assert_eq!(kind(dir.open(file, OpenMode::Create).map(drop)), io::ErrorKind::AlreadyExists);
     handle.write_at(b"kept", 0).unwrap();
-    let reader = fs.open(file, OpenMode::Read).unwrap();
+    let reader = dir.open(file, OpenMode::Read).unwrap();
     assert_eq!(kind(reader.write_at(b"x", 0).map(drop)), io::ErrorKind::PermissionDenied);
     assert_eq!(kind(reader.set_len(0)), io::ErrorKind::PermissionDenied);
-    fs.rename(file, other).unwrap();
-    assert_eq!(kind(fs.rename(file, other)), io::ErrorKind::NotFound);
-    assert_eq!(fs.list(dir).unwrap(), ["g"]);
-    fs.unlink(other).unwrap();
-    assert_eq!(kind(fs.unlink(other)), io::ErrorKind::NotFound);
+    dir.rename(file, other).unwrap();
+    assert_eq!(kind(dir.rename(file, other)), io::ErrorKind::NotFound);
+    assert_eq!(dir.list().unwrap(), ["g"]);
+    assert_eq!(dir.open(other, OpenMode::OpenOrCreate).unwrap().size().unwrap(), 4);
+    dir.unlink(other).unwrap();
+    assert_eq!(kind(dir.unlink(other)), io::ErrorKind::NotFound);
     let mut bytes = [0; 8];
     assert_eq!(handle.read_at(&mut bytes, 1).unwrap(), 3);
     assert_eq!(&bytes[..3], b"ept");
     let mut draws = [[0; 16]; 2];
     draws.iter_mut().for_each(|draw| fs.random(draw).unwrap());
     assert_ne!(draws[0], draws[1]);
+}
+
+#[test]
+fn a_handle_follows_its_directory_and_counts_names() {
+    // Method: a directory is moved, another one takes its place, and a file gets a second name;
+    // then the directory goes.
+    let fs = SimFs::new(1);
+    fs.create_dir(Path::new("/d")).unwrap();
+    let dir = fs.open_dir(Path::new("/d")).unwrap();
+    let file = dir.open(OsStr::new("f"), OpenMode::Create).unwrap();
+    let links = |identity: io::Result<Option<Identity>>| identity.unwrap().unwrap().links;
+    assert_eq!((links(file.identity()), links(dir.identity())), (1, 1));
+    fs.move_dir("/d", "/moved").unwrap();
+    fs.create_dir(Path::new("/d")).unwrap();
+    dir.open(OsStr::new("g"), OpenMode::Create).unwrap();
+    assert_eq!(fs.files(), ["/moved/f", "/moved/g"].map(PathBuf::from));
+    fs.link("/moved/f", "/d/f").unwrap();
+    assert_eq!(links(dir.identity_of(OsStr::new("f"))), 2);
+    fs.remove_dir("/moved").unwrap();
+    assert_eq!((links(file.identity()), links(dir.identity())), (1, 0));
+    let refused = dir.open(OsStr::new("h"), OpenMode::Create).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::NotFound);
 }

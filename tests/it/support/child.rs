@@ -44,6 +44,19 @@ impl Child {
         Child::start(shell, test, variables)
     }
 
+    /// Likewise, under `ulimit -n`: so many files may be open at a time.
+    #[cfg(unix)]
+    pub(crate) fn spawn_with_open_files_limit(
+        test: &str,
+        variables: &[(&str, &str)],
+        count: u32,
+    ) -> Child {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {count}; exec \"$0\" \"$@\"");
+        shell.arg("-c").arg(script).arg(env::current_exe().expect("it runs"));
+        Child::start(shell, test, variables)
+    }
+
     fn start(mut command: Command, test: &str, variables: &[(&str, &str)]) -> Child {
         command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
         command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped());

@@ -61,18 +61,21 @@ impl Fault {
     /// Whether the call of `site` can fail in this way.
     pub(crate) fn befalls(self, site: &Site) -> bool {
         use Call::{
-            Canonicalize, Create, CreateDir, List, Lock, Open, Random, Read, Size, Unlink, Write,
+            Canonicalize, Create, CreateDir, Identity, List, Lock, Open, OpenDir, Random, Read,
+            Size, Unlink, Write,
         };
         let call = site.call;
         match self {
             Fault::Broken | Fault::Interrupted => true,
             // Nothing is left by these: it would be the same as `Broken`.
-            Fault::BrokenAfterwards => {
-                !matches!(call, Canonicalize | List | Open | Read | Size | Random | Lock)
-            }
-            Fault::Full => {
-                !matches!(call, Canonicalize | List | Open | Read | Size | Random | Unlink)
-            }
+            Fault::BrokenAfterwards => !matches!(
+                call,
+                Canonicalize | OpenDir | List | Open | Read | Size | Random | Lock | Identity
+            ),
+            Fault::Full => !matches!(
+                call,
+                Canonicalize | OpenDir | List | Open | Read | Size | Random | Unlink | Identity
+            ),
             Fault::NoRoom => site.extends || matches!(call, Create | CreateDir),
             Fault::FullForLong => matches!(call, Write | Create | CreateDir),
             Fault::FullAfterwards | Fault::Short | Fault::ShortThenFull => call == Write,
@@ -230,7 +233,7 @@ impl FaultFs {
     }
 
     fn holds_dirs(&self, dir: &Path) -> bool {
-        let names = self.disk.list(dir).unwrap_or_default();
+        let names = self.disk.open_dir(dir).and_then(|dir| dir.list()).unwrap_or_default();
         names.iter().any(|name| self.disk.canonicalize(&dir.join(name)).is_ok())
     }
 }

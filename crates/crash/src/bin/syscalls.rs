@@ -564,7 +564,10 @@ impl Driver {
 /// The paths that the log can touch. strace looks at these alone, and takes no patterns.
 fn paths(dir: &Path) -> Vec<PathBuf> {
     let mut paths = vec![dir.to_owned()];
-    paths.extend(["LOCK", "CURRENT", "CURRENT.tmp", "spare.tmp"].map(|name| dir.join(name)));
+    paths.extend(
+        ["LOCK", "CURRENT", "CURRENT.tmp", "CURRENT.spare", "segment.spare"]
+            .map(|name| dir.join(name)),
+    );
     for number in 1..40 {
         paths.extend(["log", "tmp"].map(|ending| dir.join(format!("wal-{number:06}.{ending}"))));
     }
