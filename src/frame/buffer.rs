@@ -6,7 +6,8 @@ use crate::entry::Entry;
 use crate::lsn::Lsn;
 
 use super::{
-    FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad,
+    FRAME_BODY_BYTES, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_RECORDS_MIN, FrameHeader,
+    FrameType, Id, RECORD_HEADER_BYTES, pad,
 };
 
 /// What one call appends: it lies in one frame, whole or not at all.
@@ -31,7 +32,7 @@ impl<'a> Unit<'a> {
     /// One record. Small ones are copied once, into the buffer.
     pub(crate) fn entry(entry: &'a Entry<'a>) -> Unit<'a> {
         let bytes = record_bytes(entry);
-        if bytes > FRAME_BODY_BYTES as u64 {
+        if bytes > FRAME_BODY_BYTES_MAX as u64 {
             return Unit::batch([entry]);
         }
         Unit { content: Content::Entry(entry), body_bytes: body_bytes(bytes), count: 1 }
@@ -45,7 +46,7 @@ impl<'a> Unit<'a> {
             bytes += record_bytes(entry);
             count += 1;
         }
-        let large = bytes > FRAME_BODY_BYTES as u64;
+        let large = bytes > FRAME_BODY_BYTES_MAX as u64;
         let header_bytes = if large { FRAME_HEADER_BYTES } else { 0 };
         let body_bytes = body_bytes(bytes);
         let mut encoded = Vec::with_capacity(header_bytes + body_bytes as usize + 8);
@@ -219,8 +220,10 @@ impl FrameBuffer {
 
 impl Draft {
     fn has_room(&self, bytes: usize) -> bool {
+        let body_bytes_max =
+            if self.count < FRAME_RECORDS_MIN { FRAME_BODY_BYTES_MAX } else { FRAME_BODY_BYTES };
         matches!(self.bytes, DraftBytes::Shared(_))
-            && self.body_bytes as usize + bytes <= FRAME_BODY_BYTES
+            && self.body_bytes as usize + bytes <= body_bytes_max
     }
 
     /// The header, as far as it is known before the frame has its place.
@@ -320,7 +323,11 @@ mod tests {
             assert_eq!(u64::from(header.first), found.len() as u64 + 1, "LSNs are dense");
             let mut body = &bytes[at + FRAME_HEADER_BYTES..][..header.body_bytes as usize];
             assert_eq!(crc32fast::hash(body), header.body_checksum);
-            assert!(body.len() <= FRAME_BODY_BYTES || header.count <= 3);
+            assert!(
+                body.len() <= FRAME_BODY_BYTES
+                    || header.count <= 3
+                    || body.len() <= FRAME_BODY_BYTES_MAX && header.count <= 3 + 3
+            );
             for _ in 0..header.count {
                 let record = decode_record(body).unwrap();
                 found.push(record.payload.to_vec());

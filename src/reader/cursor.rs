@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Segments};
 use crate::error::{Error, Result};
-use crate::frame::{FRAME_BODY_BYTES, RawRecord};
+use crate::frame::{FRAME_BODY_BYTES_MAX, RawRecord};
 use crate::lsn::Lsn;
 use crate::segment::{Bodies, Window, check_sealed};
 
@@ -17,7 +17,7 @@ use super::record::{Record, RecordRef};
 const REPLAY_WINDOW_BYTES: usize = 256 << 10;
 /// What a single look-up reads at once: the index leads this near, and a frame of many records
 /// fits.
-const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES + (4 << 10);
+const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES_MAX + (4 << 10);
 
 /// The records of a log in order, none of them copied, from [`Wal::cursor`](crate::Wal::cursor):
 /// the fastest way to replay. Each is lent until the next call.

@@ -4,13 +4,15 @@ use crate::frame::{FRAME_ALIGN_BYTES, FRAMES_START, Seal};
 use crate::lsn::Lsn;
 use crate::threads::{self, RwLock};
 
-/// One index entry stands for at least this much log: a little less than a full frame of small
-/// records, so that each of those has one.
-pub(super) const INDEX_STRIDE_BYTES: u64 = 56 << 10;
+/// One index entry stands for at least this much log: a little less than two full frames of small
+/// records. A smaller stride makes the look-up of a small record hardly faster, and the index
+/// larger.
+pub(super) const INDEX_STRIDE_BYTES: u64 = 14 << 10;
 /// The tail's index has room for so many entries from the start, or for those of a whole segment if
 /// that is less: an append to a segment of the default size, 64 MiB, then allocates nothing.
-const INDEX_RESERVED_MAX: usize = 1280;
+const INDEX_RESERVED_MAX: usize = 4682;
 const _: () = assert!(INDEX_RESERVED_MAX as u64 * INDEX_STRIDE_BYTES >= 64 << 20);
+
 /// Where some of a segment's data frames begin, by rising LSN. `None` until the segment has been
 /// walked.
 #[derive(Debug)]
