@@ -29,7 +29,7 @@ mod threads;
 mod wal;
 
 pub use entry::Entry;
-pub use error::{Error, Result};
+pub use error::{Damage, Error, Feature, NamedBy, Result};
 #[cfg(feature = "sim")]
 #[doc(inline)]
 pub use fs::sim;

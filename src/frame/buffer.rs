@@ -6,8 +6,8 @@ use crate::entry::Entry;
 use crate::lsn::Lsn;
 
 use super::{
-    FRAME_BODY_BYTES, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_RECORDS_MIN, FrameHeader,
-    FrameType, Id, RECORD_HEADER_BYTES, pad,
+    Codec, FRAME_BODY_BYTES, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_RECORDS_MIN,
+    FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad,
 };
 
 /// What one call appends: it lies in one frame, whole or not at all.
@@ -236,6 +236,7 @@ impl Draft {
             durable_end: 0,
             body_checksum: 0,
             frame_type: FrameType::Data,
+            codec: Codec::Plain,
         }
     }
 }

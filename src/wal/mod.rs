@@ -16,7 +16,7 @@ use crate::fs::{Fs, FsLock, Medium, OsFs};
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Durability, Options};
 use crate::reader::{self, Cursor, Iter, Record};
-use crate::recovery::recover;
+use crate::recovery::{recover, refuse_other_store};
 use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
 use crate::store::Store;
@@ -82,6 +82,7 @@ impl Wal {
         } else {
             open_existing(fs, dir)?
         });
+        refuse_other_store(&dir)?;
         let lock = dir.lock()?;
         if dir.medium() == Medium::Network {
             log::warn!(
