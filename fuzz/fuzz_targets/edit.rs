@@ -13,8 +13,9 @@ use seawall::report::RecoveryAction;
 use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, Options, Wal};
 use seawall_fuzz::Input;
-use seawall_fuzz::disk::{DIR, Files, files, path, put_file};
+use seawall_fuzz::disk::{DIR, Files, files, path};
 use seawall_fuzz::format::{Current, Segment, segment_number, walk};
+use seawall_testkit::disk::put;
 
 const CALLS_MAX: usize = 24;
 const EDITS_MAX: usize = 6;
@@ -195,7 +196,7 @@ fn edit(made: &Made, input: &mut Input<'_>) {
                 255 => "wal-18446744073709551615.log".to_owned(),
                 number => format!("wal-{:06}.log", u64::from(number) % 12 + 1),
             };
-            put_file(disk, &to, &bytes).expect("the disk is sound");
+            put(disk, path(&to), bytes);
             if input.byte() & 1 != 0 && to != *name {
                 disk.lose(path(name));
             }
@@ -224,7 +225,7 @@ fn edit(made: &Made, input: &mut Input<'_>) {
         }
         _ => {
             for (name, older) in &made.older {
-                put_file(disk, name, older).expect("the disk is sound");
+                put(disk, path(name), older.clone());
             }
         }
     }
@@ -279,7 +280,7 @@ fn vouched(edited: &Files) -> Result<Option<Vouched>, &'static str> {
         return Err("the newest segment has another name");
     }
     let walked = walk(bytes, &header);
-    let mut promise = header.birth_end.max(walked.promised);
+    let mut promise = header.initial_end.max(walked.promised);
     if let Some(current) = current_file.and_then(|bytes| Current::read(bytes)) {
         if current.number > number {
             return Err("CURRENT names a newer segment");

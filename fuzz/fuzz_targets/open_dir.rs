@@ -14,9 +14,10 @@ use seawall::options::{Preallocate, Verify};
 use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, Options, Record, Result, Wal};
 use seawall_fuzz::Input;
-use seawall_fuzz::disk::{DIR, Files, files, path, put_file};
+use seawall_fuzz::disk::{DIR, Files, files, path};
 use seawall_fuzz::format::segment_number;
 use seawall_fuzz::layout::{Described, RAW, expand, finish_current, finish_segment};
+use seawall_testkit::disk;
 
 const NAMES: [&str; 20] = [
     "wal-000001.log",
@@ -168,7 +169,7 @@ fn add(disk: &SimFs, put: &mut Files, described: Described<'_>) -> io::Result<()
             finish_current(&mut bytes, flags, newest);
         }
     }
-    put_file(disk, &name, &bytes)?;
+    disk::put(disk, path(&name), bytes.clone());
     put.insert(name, bytes);
     Ok(())
 }

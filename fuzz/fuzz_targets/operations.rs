@@ -10,8 +10,9 @@ use libfuzzer_sys::fuzz_target;
 use seawall::Durability;
 use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
-use seawall_crash::{Dice, Examiner, History, Operation, Setup, Violation, run};
+use seawall_crash::{Examiner, History, Operation, Setup, run};
 use seawall_fuzz::Input;
+use seawall_testkit::{Dice, Violation};
 
 const OPERATIONS_MAX: usize = 24;
 /// Power cuts at each stop.

@@ -1,4 +1,5 @@
-//! Disks for the targets: files put on a simulated one, and one that counts what is read from it.
+//! Disks for the targets: the log's files on a simulated one, and one that counts what is read from
+//! it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use seawall::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
 use seawall::sim::SimFs;
+use seawall_testkit::disk::contents;
 
 /// Where the log is.
 pub const DIR: &str = "/log";
@@ -22,28 +24,18 @@ pub fn path(name: &str) -> PathBuf {
     Path::new(DIR).join(name)
 }
 
-/// Puts a file on the disk, durably, in place of what has its name.
-pub fn put_file(disk: &SimFs, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let file = disk.open(&path(name), OpenMode::Create)?;
-    if !bytes.is_empty() {
-        file.write_at(bytes, 0)?;
-    }
-    file.sync_data()?;
-    disk.sync_dir(Path::new(DIR))
-}
-
-/// The files of the log, but for `LOCK`.
+/// The files of the log, except `LOCK`.
 pub fn files(disk: &SimFs) -> Files {
-    let paths = disk.files();
-    let own = paths.iter().filter_map(|path| {
+    let own = contents(disk).into_iter().filter_map(|(path, bytes)| {
         let name = path.strip_prefix(DIR).ok()?.to_str()?;
-        (name != "LOCK").then(|| (name.to_owned(), disk.bytes(path).expect("it was listed")))
+        (name != "LOCK").then(|| (name.to_owned(), bytes))
     });
     own.collect()
 }
 
 /// A disk with a few files that are never changed. New ones take whatever is written, and forget
-/// it. What is read of the old ones is counted.
+/// it. What is read of the old ones is counted. No hook on a [`SimFs`] would do: the target counts
+/// memory, and of what is written a `SimFs` keeps every version.
 #[derive(Debug, Clone)]
 pub struct CountingFs {
     inner: Arc<Inner>,

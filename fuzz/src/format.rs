@@ -57,8 +57,8 @@ pub struct Segment {
     pub salt: Salt,
     pub number: u64,
     pub first: u64,
-    pub birth_end: u64,
-    pub predecessor: u64,
+    pub initial_end: u64,
+    pub seal: u64,
 }
 
 impl Segment {
@@ -69,8 +69,8 @@ impl Segment {
             salt: block[32..48].try_into().expect("sixteen bytes"),
             number: u64_at(block, 48),
             first: u64_at(block, 56),
-            birth_end: u64_at(block, 64),
-            predecessor: u64_at(block, 72),
+            initial_end: u64_at(block, 64),
+            seal: u64_at(block, 72),
         })
     }
 }

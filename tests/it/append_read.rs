@@ -1,7 +1,6 @@
 //! What goes in comes out: appending, reading, checkpoints, the small state, and what the log
 //! refuses.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,40 +8,35 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use seawall::options::{Preallocate, Verify};
+use seawall::sim::SimFs;
 use seawall::stats::Stats;
 use seawall::{Durability, Entry, Error, Iter, Lsn, LsnRange, Options, Record, Wal};
+use seawall_testkit::disk::{Files, contents, put};
+use seawall_testkit::hooks::{Call, Verdict};
+use seawall_testkit::{Dice, HookFs};
 
-use crate::common::{Rng, Stored, collect, replay, small_segments};
-use crate::fault_fs::Call;
-use crate::hook_fs::HookFs;
-use crate::mem_fs::MemFs;
-use crate::on_disk;
+use crate::support::on_disk;
+use crate::support::records::{Stored, collect, replay, small_segments};
 
 const DIR: &str = "/data/wal";
 const NEVER: Durability = Durability::Interval(Duration::from_secs(3600));
 const MODES: [Durability; 3] = [Durability::Sync, NEVER, Durability::Buffered];
 
-fn open(disk: &MemFs, options: &Options) -> Wal {
+fn open(disk: &SimFs, options: &Options) -> Wal {
     options.open_on(Arc::new(disk.clone()), DIR).expect("a sound log can be opened")
 }
 
 /// The files of the log and their sizes, spares and lock aside.
-fn files(disk: &MemFs) -> BTreeMap<PathBuf, Vec<u8>> {
+fn files(disk: &SimFs) -> Files {
     let is_log = |path: &PathBuf| {
         path.extension().is_none_or(|ending| ending != "tmp") && !path.ends_with("LOCK")
     };
-    disk.files()
-        .into_iter()
-        .filter(|(path, _)| is_log(path))
-        .map(|(path, bytes)| (path, bytes.to_vec()))
-        .collect()
+    contents(disk).into_iter().filter(|(path, _)| is_log(path)).collect()
 }
 
-fn segments(disk: &MemFs) -> usize {
-    disk.files()
-        .keys()
-        .filter(|path| path.extension().is_some_and(|ending| ending == "log"))
-        .count()
+fn segments(disk: &SimFs) -> usize {
+    let is_segment = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "log");
+    disk.files().iter().filter(is_segment).count()
 }
 
 /// Checks that a log holds exactly these records from LSN `first` on, by each way to read.
@@ -66,16 +60,16 @@ fn every_kind_of_record_is_read_back_as_it_was_appended() {
         [0, 1, 7, 8, 9, 8_000, 16 << 10, 65_527, 65_528, 65_529, 200_000, (1 << 20) + 1]
     {
         for (meta_bytes, kind) in [(0, 0), (1, 1), (65_535, u16::MAX)] {
-            let mut rng = Rng::new(payload_bytes as u64);
+            let mut dice = Dice::new(payload_bytes as u64);
             all.push(Stored {
-                payload: rng.bytes(payload_bytes),
-                meta: rng.bytes(meta_bytes),
+                payload: dice.bytes(payload_bytes),
+                meta: dice.bytes(meta_bytes),
                 kind,
             });
         }
     }
     for options in [small_segments(), Options::new()] {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let wal = open(&disk, &options);
         let mut expected = Vec::new();
         for stored in &all {
@@ -98,7 +92,7 @@ fn every_kind_of_record_is_read_back_as_it_was_appended() {
 fn whatever_is_bytes_can_be_appended() {
     // Method: each type that converts into an entry; by value and by reference, alone and in a
     // batch.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let wal = open(&disk, &Options::new());
     let (vec, string) = (b"x".to_vec(), String::from("x"));
     wal.append(b"x").unwrap();
@@ -122,7 +116,7 @@ fn whatever_is_bytes_can_be_appended() {
 #[test]
 fn a_batch_has_one_range_and_an_empty_one_writes_nothing() {
     // Method: the ranges returned, and the bytes of all files around an empty batch.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let wal = open(&disk, &small_segments());
     wal.append("one").unwrap();
     let before = files(&disk);
@@ -140,7 +134,7 @@ fn a_batch_has_one_range_and_an_empty_one_writes_nothing() {
 fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     // Method: a small record, a large batch, a small record; then the segments that hold them.
     for bytes in [900, 3000] {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let wal = open(&disk, &small_segments());
         let batch: Vec<Stored> = (0..100).map(|number| Stored::numbered(number, bytes)).collect();
         let (before, after) = (Stored::mixed(1), Stored::mixed(2));
@@ -174,7 +168,7 @@ fn assert_too_large<T: std::fmt::Debug>(
 fn what_is_too_large_is_refused_before_anything_is_written() {
     // Method: one byte above each limit, then exactly at it. After a refusal no byte has changed,
     // and no LSN is gone.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let options = Options::new().record_bytes_max(1000);
     let wal = open(&disk, &options);
     wal.set_state(b"before").unwrap();
@@ -215,7 +209,7 @@ fn what_is_too_large_is_refused_before_anything_is_written() {
 fn a_batch_may_have_as_much_as_a_record_may() {
     // Method: with `record_bytes_max` above 64 MiB, a batch that is larger than 64 MiB, and one
     // that is too large.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let wal = open(&disk, &Options::new().record_bytes_max(70 << 20));
     let piece = vec![1; 1 << 20];
     assert_too_large(wal.append_batch(vec![&piece; 70]), "batch", 70 * ((1 << 20) + 8), 70 << 20);
@@ -225,7 +219,7 @@ fn a_batch_may_have_as_much_as_a_record_may() {
 
 /// A log of several segments, with a checkpoint inside one of them; and its records, that of LSN 1
 /// first.
-fn log_with_floor(disk: &MemFs, floor: u64) -> (Wal, Vec<Stored>) {
+fn log_with_floor(disk: &SimFs, floor: u64) -> (Wal, Vec<Stored>) {
     let wal = open(disk, &small_segments());
     let records: Vec<Stored> = (1..=60).map(Stored::mixed).collect();
     for (at, stored) in records.iter().enumerate() {
@@ -262,7 +256,7 @@ fn reading_from_any_lsn_gives_all_from_there_on_or_says_why_not() {
     // Method: each LSN from 0 to beyond the last, by `iter_from` and by `read`, under several
     // checkpoints.
     for floor in [0, 1, 29, 30, 59, 60] {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let (wal, records) = log_with_floor(&disk, floor);
         assert_eq!((u64::from(wal.first_lsn()), u64::from(wal.last_lsn())), (floor + 1, 60));
         for lsn in (0..=63).chain([u64::MAX]) {
@@ -308,11 +302,11 @@ fn after_a_checkpoint_at_any_lsn_replay_starts_right_behind_it() {
     // and opened again, and at one that was killed. Also: what lies wholly below is gone from the
     // disk, and nothing else is.
     for floor in 0..=60 {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let (wal, records) = log_with_floor(&disk, floor);
         let expected = &records[usize::try_from(floor).unwrap()..];
         check(&wal, floor + 1, expected);
-        let killed = open(&disk.fork(), &small_segments());
+        let killed = open(&disk.process_kill(), &small_segments());
         check(&killed, floor + 1, expected);
         wal.close().unwrap();
         let closed = open(&disk, &small_segments());
@@ -331,7 +325,7 @@ fn after_a_checkpoint_at_any_lsn_replay_starts_right_behind_it() {
 #[test]
 fn a_checkpoint_never_goes_back_nor_beyond_the_last_record() {
     // Method: checkpoints at odd places; those that are refused, or do nothing, change no byte.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let (wal, _) = log_with_floor(&disk, 30);
     let before = files(&disk);
     for lsn in [61, 62, u64::MAX] {
@@ -347,7 +341,7 @@ fn a_checkpoint_never_goes_back_nor_beyond_the_last_record() {
     }
     assert!(files(&disk) == before, "no byte has changed");
     assert_eq!(wal.first_lsn(), Lsn::from(31));
-    let fresh = open(&MemFs::new(2), &small_segments());
+    let fresh = open(&SimFs::new(2), &small_segments());
     fresh.checkpoint(Lsn::ZERO).unwrap();
     let outcome = fresh.checkpoint(Lsn::FIRST);
     assert!(matches!(outcome, Err(Error::OutOfRange { last: Lsn::ZERO, .. })), "{outcome:?}");
@@ -357,7 +351,7 @@ fn a_checkpoint_never_goes_back_nor_beyond_the_last_record() {
 fn a_checkpoint_in_the_other_modes_makes_its_records_durable_first() {
     // Method: append without a sync, checkpoint at some of it, cut the power.
     for mode in [NEVER, Durability::Buffered] {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let options = Options::new().durability(mode);
         let wal = open(&disk, &options);
         for number in 1..=20 {
@@ -366,7 +360,7 @@ fn a_checkpoint_in_the_other_modes_makes_its_records_durable_first() {
         assert_eq!(wal.durable_lsn(), Lsn::ZERO);
         wal.checkpoint(Lsn::from(10)).unwrap();
         assert!(wal.durable_lsn() >= Lsn::from(10));
-        let after = open(&disk.power_cut(), &options);
+        let after = open(&disk.power_cuts().state(0), &options);
         assert_eq!(after.first_lsn(), Lsn::from(11));
         assert!(after.last_lsn() >= wal.durable_lsn());
     }
@@ -376,7 +370,7 @@ fn a_checkpoint_in_the_other_modes_makes_its_records_durable_first() {
 fn only_what_is_durable_is_shown() {
     // Method: in each mode, what the readers show before and after `flush` and `sync`.
     for mode in MODES {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let wal = open(&disk, &Options::new().durability(mode));
         for number in 1..=5 {
             wal.append(Stored::mixed(number).entry()).unwrap();
@@ -401,14 +395,14 @@ fn only_what_is_durable_is_shown() {
 fn each_mode_keeps_its_promise_to_a_killed_process_and_no_more_is_needed() {
     // Method: fork the disk, and cut its power, after appends, after a flush, and after a sync.
     for mode in MODES {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let options = Options::new().durability(mode);
         let wal = open(&disk, &options);
-        let last = |disk: MemFs| u64::from(open(&disk, &options).last_lsn());
+        let last = |disk: SimFs| u64::from(open(&disk, &options).last_lsn());
         for number in 1..=5 {
             wal.append(Stored::mixed(number).entry()).unwrap();
         }
-        let (killed, cut) = (last(disk.fork()), last(disk.power_cut()));
+        let (killed, cut) = (last(disk.process_kill()), last(disk.power_cuts().state(0)));
         let expected = match mode {
             Durability::Sync => (5, 5),
             Durability::Buffered => (0, 0),
@@ -416,23 +410,27 @@ fn each_mode_keeps_its_promise_to_a_killed_process_and_no_more_is_needed() {
         };
         assert_eq!((killed, cut), expected, "{mode:?}");
         wal.flush().unwrap();
-        assert_eq!(last(disk.fork()), 5, "{mode:?}");
+        assert_eq!(last(disk.process_kill()), 5, "{mode:?}");
         wal.sync().unwrap();
-        assert_eq!((last(disk.fork()), last(disk.power_cut())), (5, 5), "{mode:?}");
+        assert_eq!(
+            (last(disk.process_kill()), last(disk.power_cuts().state(0))),
+            (5, 5),
+            "{mode:?}"
+        );
     }
 }
 
 #[test]
 fn in_buffered_mode_the_system_is_handed_256_kib_at_a_time() {
     // Method: append without any other call, and look at what a kill would leave.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let options = Options::new().durability(Durability::Buffered);
     let wal = open(&disk, &options);
     let mut written = 0;
     for number in 1..=1200u64 {
         wal.append(Stored::numbered(number, 1016).entry()).unwrap();
         if number % 16 == 0 {
-            let kept = u64::from(open(&disk.fork(), &options).last_lsn());
+            let kept = u64::from(open(&disk.process_kill(), &options).last_lsn());
             assert!(number - kept <= 256 + 1, "{kept} of {number} records were handed on");
             assert!(kept >= written);
             written = kept;
@@ -446,7 +444,7 @@ fn in_buffered_mode_the_system_is_handed_256_kib_at_a_time() {
 fn rotating_a_segment_without_records_does_nothing() {
     // Method: the files around `rotate`, on a tail without anything, with a state, and with a
     // record.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let wal = open(&disk, &small_segments());
     let before = files(&disk);
     wal.rotate().unwrap();
@@ -471,13 +469,12 @@ fn segments_keep_to_their_size() {
     // Method: many groups, each far smaller than a segment; no file is larger than the option says,
     // and each but the tail is well filled.
     for preallocate in [Preallocate::Auto, Preallocate::Off] {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let wal = open(&disk, &Options::new().segment_bytes(40_000).preallocate(preallocate));
         for number in 0..400 {
             wal.append(Stored::numbered(number, 500).entry()).unwrap();
         }
-        let sizes: Vec<usize> = disk
-            .files()
+        let sizes: Vec<usize> = contents(&disk)
             .iter()
             .filter(|(path, _)| path.extension().is_some_and(|ending| ending == "log"))
             .map(|(_, bytes)| bytes.len())
@@ -493,18 +490,18 @@ fn the_state_is_what_was_set_last_whatever_happens_in_between() {
     // Method: set, append, rotate, checkpoint; after each, look at the open log, a killed one and
     // one without power, in each mode.
     for mode in MODES {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let options = small_segments().durability(mode);
         let wal = open(&disk, &options);
         assert_eq!(wal.state(), b"");
         for number in 0..40u64 {
-            let state = Rng::new(number)
+            let state = Dice::new(number)
                 .bytes([0, 5, 3000, 20_000, 65_536][usize::try_from(number % 5).unwrap()]);
             wal.set_state(&state).unwrap();
             let expected =
                 |wal: &Wal| assert!(wal.state() == state, "{mode:?}: another state after {number}");
             expected(&wal);
-            expected(&open(&disk.power_cut(), &options));
+            expected(&open(&disk.power_cuts().state(0), &options));
             wal.append(Stored::mixed(number).entry()).unwrap();
             if number % 3 == 0 {
                 wal.rotate().unwrap();
@@ -513,8 +510,8 @@ fn the_state_is_what_was_set_last_whatever_happens_in_between() {
                 wal.checkpoint(wal.last_lsn()).unwrap();
             }
             expected(&wal);
-            expected(&open(&disk.fork(), &options));
-            expected(&open(&disk.power_cut(), &options));
+            expected(&open(&disk.process_kill(), &options));
+            expected(&open(&disk.power_cuts().state(0), &options));
         }
         wal.close().unwrap();
         assert!(open(&disk, &options).state() == wal.state());
@@ -526,7 +523,7 @@ fn setting_the_state_again_and_again_piles_up_nothing() {
     // Method: thousands of states, with no record, behind a record, and with a record now and then
     // that a checkpoint covers; the number of files and their bytes stay bounded.
     for records in [0, 1, 50] {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let wal = open(&disk, &small_segments());
         let (mut most_files, mut most_bytes) = (0, 0);
         for number in 0..2000u64 {
@@ -535,7 +532,7 @@ fn setting_the_state_again_and_again_piles_up_nothing() {
                 wal.checkpoint(lsn.previous()).unwrap();
             }
             wal.set_state(&vec![b's'; usize::try_from(number % 3000).unwrap()]).unwrap();
-            let files = disk.files();
+            let files = contents(&disk);
             most_files = most_files.max(files.len());
             most_bytes = most_bytes.max(files.values().map(|bytes| bytes.len()).sum());
         }
@@ -587,12 +584,12 @@ fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rot
     // Method: note the calls of each append. The first one after an open does not wait for spares.
     // The one that rotates does not, either; what it has used up is made anew by the next, before
     // that takes room for itself.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let calls = Arc::new(Mutex::new(Vec::new()));
     let noted = calls.clone();
-    let hooked = HookFs::new(disk.clone(), move |call, path| {
-        noted.lock().unwrap().push((call, path.display().to_string()));
-        Ok(())
+    let hooked = HookFs::new(disk.clone(), move |asked| {
+        noted.lock().unwrap().push((asked.call, asked.path.display().to_string()));
+        Verdict::Go
     });
     let wal = Options::new().segment_bytes(32 << 10).open_on(Arc::new(hooked), DIR).unwrap();
     // Where in the calls of an append its record, the spare for CURRENT and the spare segment are
@@ -619,7 +616,7 @@ fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rot
         assert_eq!(
             current.len(),
             usize::from(rotates) + usize::from(rotated),
-            "by the birth, and behind the last"
+            "by the creation, and after the last"
         );
         assert!(current.iter().all(|current| *current < record[0]), "before the record");
         rotations += u64::from(rotates);
@@ -631,7 +628,7 @@ fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rot
 #[test]
 fn stats_count_what_was_done() {
     // Method: a history whose every count is known, on a clock that counts its own looks.
-    let disk = MemFs::new(1).with_step_clock();
+    let disk = SimFs::new(1);
     let wal = open(&disk, &small_segments());
     assert_eq!(wal.stats(), Stats::default(), "they begin with the handle");
     wal.append(&[1; 100]).unwrap();
@@ -663,7 +660,7 @@ fn stats_count_what_was_done() {
         "no byte is zeroed twice"
     );
     assert_eq!(stats.rotations, segments(&disk) as u64 - 1);
-    let buffered = open(&MemFs::new(2), &Options::new().durability(Durability::Buffered));
+    let buffered = open(&SimFs::new(2), &Options::new().durability(Durability::Buffered));
     for _ in 0..10 {
         buffered.append("x").unwrap();
     }
@@ -673,12 +670,12 @@ fn stats_count_what_was_done() {
 }
 
 /// A disk that counts how often it is read.
-fn counting_reads(disk: &MemFs) -> (HookFs, Arc<AtomicU64>) {
+fn counting_reads(disk: &SimFs) -> (HookFs, Arc<AtomicU64>) {
     let reads = Arc::new(AtomicU64::new(0));
     let counter = reads.clone();
-    let counted = HookFs::new(disk.clone(), move |call, _| {
-        counter.fetch_add(u64::from(call == Call::Read), Ordering::Relaxed);
-        Ok(())
+    let counted = HookFs::new(disk.clone(), move |asked| {
+        counter.fetch_add(u64::from(asked.call == Call::Read), Ordering::Relaxed);
+        Verdict::Go
     });
     (counted, reads)
 }
@@ -688,7 +685,7 @@ fn a_look_up_reads_near_its_record() {
     // Method: count the reads of single look-ups in a segment of 4 MiB: right after appending,
     // after reopening with full verification, and without it, where the first look-up must walk the
     // frames.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let (counted, reads) = counting_reads(&disk);
     let open =
         |verify| Options::new().verify(verify).open_on(Arc::new(counted.clone()), DIR).unwrap();
@@ -737,11 +734,11 @@ fn a_look_up_finds_its_record_wherever_its_frame_lies() {
         },
         |number| if number % 2 == 0 { 992 } else { 1008 },
         |number| if number % 60 < 30 { 400 } else { 1600 },
-        |number| Rng::new(number).below(2000),
+        |number| Dice::new(number).index(2000),
     ];
-    let bytes = |number: u64, size: fn(u64) -> usize| Rng::new(number).bytes(size(number));
+    let bytes = |number: u64, size: fn(u64) -> usize| Dice::new(number).bytes(size(number));
     for (case, size) in sizes.into_iter().enumerate() {
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let (counted, reads) = counting_reads(&disk);
         let wal = Options::new().segment_bytes(1 << 20).open_on(Arc::new(counted), DIR).unwrap();
         for number in 1..=1500 {
@@ -761,7 +758,7 @@ fn a_look_up_finds_its_record_wherever_its_frame_lies() {
 
         wal.close().unwrap();
         let path = Path::new(DIR).join("wal-000001.log");
-        let mut file = disk.files()[&path].to_vec();
+        let mut file = disk.bytes(&path).unwrap();
         let damaged = bytes(500, size);
         let at = file
             .windows(64)
@@ -769,7 +766,7 @@ fn a_look_up_finds_its_record_wherever_its_frame_lies() {
             .expect("record 500 is in there");
         let header = at as u64 - 48;
         file[at - 30] ^= 1;
-        disk.replace(&path, file);
+        put(&disk, &path, file);
         let wal = open(&disk, &Options::new().segment_bytes(1 << 20).verify(Verify::Tail));
         let failure = wal.read(Lsn::from(500)).unwrap_err();
         let named = matches!(&failure, Error::Corrupt { offset, .. } if *offset == header);
@@ -782,7 +779,7 @@ fn a_cursor_lends_what_an_iterator_copies() {
     // Method: records and batches of all sizes, some larger than what is read at once, one behind
     // the other too; a cursor from each of them shows what an iterator does, then damages one and
     // sees the cursor stay failed.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let options = Options::new().durability(Durability::Buffered).segment_bytes(1 << 20);
     let wal = open(&disk, &options);
     for (at, bytes) in
@@ -814,10 +811,10 @@ fn a_cursor_lends_what_an_iterator_copies() {
         }
     }
     let path = Path::new(DIR).join("wal-000001.log");
-    let mut bytes = disk.files()[&path].to_vec();
+    let mut bytes = disk.bytes(&path).unwrap();
     bytes[50_000] ^= 1;
     drop(wal);
-    disk.replace(&path, bytes);
+    put(&disk, &path, bytes);
     let wal = open(&disk, &options.verify(Verify::Tail));
     let mut cursor = wal.cursor(Lsn::FIRST);
     let failure = loop {
@@ -834,7 +831,7 @@ fn a_cursor_lends_what_an_iterator_copies() {
 fn without_full_verification_damage_is_found_by_whoever_reads_it() {
     // Method: damage one record of an older segment. `Verify::Full` refuses the log; `Verify::Tail`
     // opens it, reads what is sound, and names the damage when it comes to it.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let wal = open(&disk, &small_segments());
     for number in 1..=60 {
         wal.append(Stored::numbered(number, 700).entry()).unwrap();
@@ -842,14 +839,14 @@ fn without_full_verification_damage_is_found_by_whoever_reads_it() {
     wal.close().unwrap();
     assert!(segments(&disk) >= 4);
     let path = Path::new(DIR).join("wal-000002.log");
-    let mut bytes = disk.files()[&path].to_vec();
+    let mut bytes = disk.bytes(&path).unwrap();
     let stored = Stored::numbered(15, 700).payload;
     let at = bytes
         .windows(64)
         .position(|window| window == &stored[..64])
         .expect("record 15 is in there");
     bytes[at + 10] ^= 4;
-    disk.replace(&path, bytes);
+    put(&disk, &path, bytes);
     let damaged = |error: &Error| match error {
         Error::Corrupt { path: named, offset, lost, .. } => {
             assert_eq!(**named, *path);
@@ -987,7 +984,7 @@ fn a_log_is_found_by_any_path_to_it() {
 #[test]
 fn a_new_log_is_empty() {
     // Method: every look at a log that has nothing in it.
-    let wal = open(&MemFs::new(1), &Options::new());
+    let wal = open(&SimFs::new(1), &Options::new());
     assert_eq!((wal.first_lsn(), wal.next_lsn()), (Lsn::FIRST, Lsn::FIRST));
     assert_eq!((wal.last_lsn(), wal.durable_lsn()), (Lsn::ZERO, Lsn::ZERO));
     assert_eq!((wal.iter().count(), wal.iter_from(Lsn::FIRST).count()), (0, 0));

@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
 use seawall::options::Backpressure;
+use seawall::sim::SimFs;
 use seawall::{Durability, Error, Iter, Lsn, Options, Result, Wal};
+use seawall_testkit::hooks::{Asked, Call, Verdict};
+use seawall_testkit::{Dice, HookFs};
 
-use crate::child::{Child, say, wait_to_be_killed};
-use crate::common::{Rng, Stored, seed, small_segments, watchdog};
-use crate::fault_fs::{Call, Fault, FaultFs};
-use crate::hook_fs::{Gate, HookFs};
-use crate::ledger::{Ledger, Seen, record};
-use crate::mem_fs::MemFs;
-use crate::on_disk;
+use crate::support::child::{Child, say, wait_to_be_killed};
+use crate::support::fault_fs::{Fault, FaultFs};
+use crate::support::gate::Gate;
+use crate::support::ledger::{Ledger, Seen, record};
+use crate::support::on_disk;
+use crate::support::records::{Stored, small_segments};
+use crate::support::run::{seed, watchdog};
 
 const DIR: &str = "/wal";
 
@@ -38,13 +41,13 @@ const READ_MIN: u64 = 1000;
 
 /// Reads a log while others change it, in the three ways there are, and counts in `read`; returns
 /// what was seen.
-fn read_until(stop: &AtomicBool, read: &AtomicU64, wal: &Wal, mut rng: Rng) -> Seen {
+fn read_until(stop: &AtomicBool, read: &AtomicU64, wal: &Wal, mut dice: Dice) -> Seen {
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
         let before = seen.count;
         let durable = wal.durable_lsn();
-        let any = Lsn::from(1 + rng.next() % (u64::from(durable) + 2));
-        match rng.below(8) {
+        let any = Lsn::from(1 + dice.roll() % (u64::from(durable) + 2));
+        match dice.index(8) {
             0 => look_through(wal.iter(), &mut seen),
             1 => look_through(wal.iter_from(any), &mut seen),
             2 => thread::sleep(Duration::from_millis(1)), // There are few processors.
@@ -130,19 +133,21 @@ fn do_everything_at_once(mode: Durability) {
         let (wal, ledger, stop, read) = (&wal, &ledger, &stop, &read);
         let stop_after_all = StopOnDrop(stop);
         let readers: Vec<_> = (0..3)
-            .map(|number| scope.spawn(move || read_until(stop, read, wal, Rng::new(seed + number))))
+            .map(|number| {
+                scope.spawn(move || read_until(stop, read, wal, Dice::new(seed + number)))
+            })
             .collect();
         scope.spawn(move || {
-            let mut rng = Rng::new(!seed);
+            let mut dice = Dice::new(!seed);
             while !stop.load(Ordering::Relaxed) {
-                let lsn = u64::from(wal.durable_lsn()).saturating_sub(rng.next() % 300);
+                let lsn = u64::from(wal.durable_lsn()).saturating_sub(dice.roll() % 300);
                 let before = wal.first_lsn();
                 wal.checkpoint(Lsn::from(lsn)).unwrap();
                 assert!(
                     wal.first_lsn() >= before.max(Lsn::from(lsn + 1)),
                     "the checkpoint holds, and none falls"
                 );
-                thread::sleep(Duration::from_micros(rng.next() % 3000));
+                thread::sleep(Duration::from_micros(dice.roll() % 3000));
             }
         });
         scope.spawn(move || {
@@ -287,7 +292,7 @@ fn a_full_queue_refuses_at_once_and_appends_nothing() {
     watchdog(60, || {
         let (gate, hook) = Gate::new();
         let options = Options::new().pending_bytes_max(4 << 10).backpressure(Backpressure::Fail);
-        let wal = options.open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+        let wal = options.open_on(Arc::new(HookFs::new(SimFs::new(1), hook)), DIR).unwrap();
         gate.close(Call::Sync, "wal-000001.log");
         thread::scope(|scope| {
             let first = scope.spawn(|| wal.append(&[1; 2000]).unwrap());
@@ -330,7 +335,7 @@ fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
     // meanwhile is one group.
     watchdog(60, || {
         let (gate, hook) = Gate::new();
-        let wal = Options::new().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+        let wal = Options::new().open_on(Arc::new(HookFs::new(SimFs::new(1), hook)), DIR).unwrap();
         wal.append("before").unwrap();
         wal.set_state(b"state").unwrap();
         gate.close(Call::Sync, "wal-000001.log");
@@ -375,7 +380,7 @@ fn writes_go_on_during_a_sync_and_are_not_covered_by_it() {
     watchdog(60, || {
         for mode in [NEVER, Durability::Buffered] {
             let (gate, hook) = Gate::new();
-            let disk = MemFs::new(1);
+            let disk = SimFs::new(1);
             let options = Options::new().durability(mode);
             let wal = options.open_on(Arc::new(HookFs::new(disk.clone(), hook)), DIR).unwrap();
             wal.append("covered").unwrap();
@@ -386,7 +391,7 @@ fn writes_go_on_during_a_sync_and_are_not_covered_by_it() {
                 wal.append("written meanwhile").unwrap();
                 wal.flush().unwrap();
                 assert_eq!(wal.durable_lsn(), Lsn::ZERO);
-                let killed = options.open_on(Arc::new(disk.fork()), DIR).unwrap();
+                let killed = options.open_on(Arc::new(disk.process_kill()), DIR).unwrap();
                 assert_eq!(killed.last_lsn(), Lsn::from(2), "what was flushed survives a kill");
                 gate.open();
                 assert_eq!(
@@ -409,7 +414,7 @@ fn a_failed_sync_wakes_everyone_who_waits() {
         for closes in [0, 1] {
             let (gate, hook) = Gate::new();
             let options = Options::new().pending_bytes_max(4 << 10);
-            let wal = options.open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+            let wal = options.open_on(Arc::new(HookFs::new(SimFs::new(1), hook)), DIR).unwrap();
             wal.append("durable").unwrap();
             gate.close(Call::Sync, "wal-000001.log");
             let begun = AtomicU64::new(0);
@@ -463,10 +468,10 @@ fn on_a_disk_that_is_full_now_and_then_every_acknowledgement_holds() {
     // LSNs, and nothing else.
     watchdog(240, || {
         for (round, mode) in (0..).zip(MODES.into_iter().cycle().take(9)) {
-            let disk = MemFs::new(round).with_step_clock();
+            let disk = SimFs::new(round);
             let fs = FaultFs::new(disk);
             let options = small_segments().durability(mode).pending_bytes_max(16 << 10);
-            let wal = options.open_on(Arc::new(fs.clone()), DIR).unwrap();
+            let wal = options.open_on(fs.fs(), DIR).unwrap();
             let (ledger, stop, refused) =
                 (Ledger::default(), AtomicBool::new(false), AtomicU64::new(0));
             thread::scope(|scope| {
@@ -509,12 +514,12 @@ fn on_a_disk_that_is_full_now_and_then_every_acknowledgement_holds() {
                 }
                 let fs = &fs;
                 scope.spawn(move || {
-                    let mut rng = Rng::new(round);
+                    let mut dice = Dice::new(round);
                     while !stop.load(Ordering::Relaxed) {
                         drop(fs.clone().with_fault(Fault::FullForLong, 0));
-                        thread::sleep(Duration::from_micros(rng.next() % 300));
+                        thread::sleep(Duration::from_micros(dice.roll() % 300));
                         fs.heal();
-                        thread::sleep(Duration::from_micros(rng.next() % 300));
+                        thread::sleep(Duration::from_micros(dice.roll() % 300));
                     }
                     fs.heal();
                 });
@@ -531,7 +536,7 @@ fn on_a_disk_that_is_full_now_and_then_every_acknowledgement_holds() {
             ledger.check_order();
             ledger.check_log(&wal);
             wal.close().unwrap();
-            ledger.check_log(&options.open_on(Arc::new(fs), DIR).unwrap());
+            ledger.check_log(&options.open_on(fs.fs(), DIR).unwrap());
         }
     });
 }
@@ -544,7 +549,7 @@ fn a_record_that_was_taken_back_is_never_acknowledged() {
     watchdog(120, || {
         for (round, mode) in (0..60).zip([Durability::Sync, NEVER].into_iter().cycle()) {
             let (gate, hook) = Gate::new();
-            let disk = MemFs::new(round).with_step_clock();
+            let disk = SimFs::new(round);
             let options = Options::new().durability(mode);
             let wal = options.open_on(Arc::new(HookFs::new(disk.clone(), hook)), DIR).unwrap();
             let (ledger, stop, refused) =
@@ -590,7 +595,7 @@ fn a_record_that_was_taken_back_is_never_acknowledged() {
             let lsn = wal.append(record(1, 0, 50).entry()).unwrap();
             ledger.note(lsn, 1, 0);
             ledger.check_order();
-            ledger.check_log(&options.open_on(Arc::new(disk.fork()), DIR).unwrap());
+            ledger.check_log(&options.open_on(Arc::new(disk.process_kill()), DIR).unwrap());
         }
     });
 }
@@ -639,10 +644,10 @@ fn closing_ends_every_call_and_keeps_what_was_acknowledged() {
     // `Closed` from then on, nobody hangs, the lock is free at once, and what was acknowledged is
     // there.
     watchdog(240, || {
-        let mut rng = Rng::new(seed());
+        let mut dice = Dice::new(seed());
         for round in 0..150 {
             let options = small_segments().durability(MODES[round % 3]);
-            let disk = MemFs::new(rng.next()).with_step_clock();
+            let disk = SimFs::new(dice.roll());
             let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
             let ledger = Ledger::default();
             let first = wal.append(record(99, 0, 0).entry()).unwrap();
@@ -653,7 +658,7 @@ fn closing_ends_every_call_and_keeps_what_was_acknowledged() {
                     let (wal, ledger) = (&wal, &ledger);
                     scope.spawn(move || work_until_closed(wal, ledger, thread));
                 }
-                thread::sleep(Duration::from_micros(rng.next() % 4000));
+                thread::sleep(Duration::from_micros(dice.roll() % 4000));
                 wal.close().unwrap();
                 let again = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
                 assert!(again.recovery().is_clean(), "{:?}", again.recovery());
@@ -670,7 +675,7 @@ fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
     // is acknowledged, what came behind the close is not, and not in the log.
     watchdog(60, || {
         let (gate, hook) = Gate::new();
-        let disk = MemFs::new(1);
+        let disk = SimFs::new(1);
         let wal = Options::new().open_on(Arc::new(HookFs::new(disk.clone(), hook)), DIR).unwrap();
         wal.append("before").unwrap();
         gate.close(Call::Sync, "wal-000001.log");
@@ -694,27 +699,27 @@ fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
 }
 
 #[test]
-fn a_directory_sync_that_fails_takes_no_birth_of_another_thread_with_it() {
+fn a_directory_sync_that_fails_takes_no_new_segment_of_another_thread_with_it() {
     // Method: hold up the directory sync behind a checkpoint's unlinks, append meanwhile what needs
     // a new segment, and let the sync fail. It may take a name with it that was given meanwhile,
-    // and the birth's own sync would say ok: so none is given meanwhile, and the record is not
+    // and the creation's own sync would say ok: so none is given meanwhile, and the record is not
     // acknowledged.
     watchdog(60, || {
         let (unlinked, (begun, has_begun)) = (AtomicBool::new(false), mpsc::channel());
-        let hook = move |call: Call, _: &Path| match call {
+        let hook = move |asked: &Asked<'_>| match asked.call {
             Call::Unlink => {
                 unlinked.store(true, Ordering::Relaxed);
-                Ok(())
+                Verdict::Go
             }
             Call::SyncDir if unlinked.swap(false, Ordering::Relaxed) => {
                 begun.send(()).unwrap();
                 thread::sleep(Duration::from_millis(300));
-                Err(io::Error::other("scripted"))
+                Verdict::Fail(io::Error::other("scripted"))
             }
-            _ => Ok(()),
+            _ => Verdict::Go,
         };
         let wal =
-            small_segments().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+            small_segments().open_on(Arc::new(HookFs::new(SimFs::new(1), hook)), DIR).unwrap();
         wal.append("first").unwrap();
         wal.rotate().unwrap();
         wal.append_batch([[7; 3000], [8; 3000]].iter()).unwrap();
@@ -743,17 +748,19 @@ fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
             let (gate, hook) = Gate::new();
             let (watched, late) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
             let watch = (watched.clone(), late.clone());
-            let hook = move |call: Call, path: &Path| {
+            let hook = move |asked: &Asked<'_>| {
                 use Call::{Create, Rename, SetLen, Sync, SyncDir, Unlink, Write};
-                let changes =
-                    matches!(call, Write | Create | Rename | Unlink | SetLen | Sync | SyncDir);
+                let changes = matches!(
+                    asked.call,
+                    Write | Create | Rename | Unlink | SetLen | Sync | SyncDir
+                );
                 if changes && watch.0.load(Ordering::SeqCst) {
                     watch.1.fetch_add(1, Ordering::SeqCst);
                 }
-                hook(call, path)
+                hook(asked)
             };
             let wal =
-                small_segments().open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+                small_segments().open_on(Arc::new(HookFs::new(SimFs::new(1), hook)), DIR).unwrap();
             gate.close(call, name);
             thread::scope(|scope| {
                 let worker = scope.spawn(|| -> Result<()> {
@@ -795,10 +802,11 @@ fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files(
     watchdog(60, || {
         for spare_fails in [false, true] {
             let ((in_spare, spare_hook), (in_sync, sync_hook)) = (Gate::new(), Gate::new());
-            let hook = move |call: Call, path: &Path| {
-                spare_hook(call, path).and_then(|()| sync_hook(call, path))
+            let hook = move |asked: &Asked<'_>| match spare_hook(asked) {
+                Verdict::Go => sync_hook(asked),
+                verdict => verdict,
             };
-            let fs = Arc::new(HookFs::new(MemFs::new(1), hook));
+            let fs = Arc::new(HookFs::new(SimFs::new(1), hook));
             let wal = small_segments().open_on(fs.clone(), DIR).unwrap();
             let (fails, hangs) =
                 if spare_fails { (&in_spare, &in_sync) } else { (&in_sync, &in_spare) };
@@ -1024,7 +1032,7 @@ fn a_failed_sync_of_the_timer_poisons() {
     watchdog(60, || {
         let (gate, hook) = Gate::new();
         let options = Options::new().durability(Durability::Interval(Duration::from_millis(1)));
-        let wal = options.open_on(Arc::new(HookFs::new(MemFs::new(1), hook)), DIR).unwrap();
+        let wal = options.open_on(Arc::new(HookFs::new(SimFs::new(1), hook)), DIR).unwrap();
         wal.append("durable").unwrap();
         assert_eq!(wal.sync().unwrap(), Lsn::FIRST);
         gate.close(Call::Sync, "wal-000001.log");

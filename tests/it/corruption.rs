@@ -10,10 +10,13 @@ use std::thread;
 
 use seawall::options::Verify;
 use seawall::report::{RecoveryAction, RecoveryReport};
+use seawall::sim::SimFs;
 use seawall::{Error, Iter, Lsn, LsnRange, Options, Wal};
+use seawall_testkit::Dice;
+use seawall_testkit::disk::{Files, contents, put};
 
-use crate::common::{Rng, Stored, watchdog};
-use crate::mem_fs::MemFs;
+use crate::support::records::Stored;
+use crate::support::run::watchdog;
 
 const DIR: &str = "/wal";
 const SEGMENT_BYTES: u64 = 23 << 10;
@@ -21,11 +24,9 @@ const BLOCK_BYTES: usize = 4096;
 const FRAMES_START: usize = 2 * BLOCK_BYTES;
 const SECTOR_BYTES: usize = 512;
 
-type Files = BTreeMap<PathBuf, Arc<Vec<u8>>>;
-
 /// A closed log, what it must return, and where its bytes count.
 struct Sound {
-    fs: MemFs,
+    fs: SimFs,
     files: Files,
     /// All records, that of LSN 1 first.
     records: Vec<Stored>,
@@ -68,7 +69,7 @@ enum Expected {
 /// A history under way.
 struct History {
     wal: Wal,
-    fs: MemFs,
+    fs: SimFs,
     log: Sound,
 }
 
@@ -76,13 +77,13 @@ fn options() -> Options {
     Options::new().segment_bytes(SEGMENT_BYTES)
 }
 
-fn open(fs: &MemFs) -> seawall::Result<Wal> {
+fn open(fs: &SimFs) -> seawall::Result<Wal> {
     options().open_on(Arc::new(fs.clone()), DIR)
 }
 
 impl History {
     fn begin(seed: u64) -> History {
-        let fs = MemFs::new(seed).with_step_clock();
+        let fs = SimFs::new(seed);
         let wal = open(&fs).expect("a new log can be made");
         let log = Sound {
             fs: fs.clone(),
@@ -91,13 +92,13 @@ impl History {
             floor: 0,
             state: Vec::new(),
             maps: BTreeMap::new(),
-            history: vec![fs.files()],
+            history: vec![contents(&fs)],
         };
         History { wal, fs, log }
     }
 
     fn note(&mut self) {
-        self.log.history.push(self.fs.files());
+        self.log.history.push(contents(&self.fs));
     }
 
     fn append(&mut self, count: u64) {
@@ -113,7 +114,7 @@ impl History {
     }
 
     fn set_state(&mut self, bytes: usize) {
-        self.log.state = Rng::new(bytes as u64).bytes(bytes);
+        self.log.state = Dice::new(bytes as u64).bytes(bytes);
         self.wal.set_state(&self.log.state).expect("a memory disk does not fail");
         self.note();
     }
@@ -127,7 +128,7 @@ impl History {
     /// way.
     fn grow_to_segment(&mut self, number: u64) {
         let tail = segment_path(number);
-        while !self.fs.files().contains_key(&tail) {
+        while self.fs.bytes(&tail).is_none() {
             let next = self.log.records.len() as u64 + 1;
             assert!(next < 1000, "the log does not grow to segment {number}");
             self.append(if next % 3 == 0 { 1 + next % 4 } else { 1 });
@@ -158,7 +159,7 @@ impl History {
         self.close();
         let History { wal, fs, mut log } = self;
         drop(wal);
-        log.files = fs.files();
+        log.files = contents(&fs);
         log.maps = maps(&log.files);
         log
     }
@@ -306,9 +307,9 @@ impl Sound {
         what: &dyn Fn() -> String,
     ) {
         let what = || format!("{}: {}", path.display(), what());
-        let fs = self.fs.fork();
-        fs.replace(path, damaged);
-        let before = fs.files();
+        let fs = self.fs.process_kill();
+        put(&fs, path, damaged);
+        let before = contents(&fs);
         let opened = open(&fs);
         match (expected, &opened) {
             (Expected::Unnoticed, Ok(wal)) => {
@@ -325,8 +326,8 @@ impl Sound {
                 self.check_contents(wal, &what);
             }
             (Expected::Corrupt { from }, Err(error)) => {
-                self.check_error(path, error, *from, &fs.files()[path], &what);
-                assert_unchanged(&before, &fs.files(), &what);
+                self.check_error(path, error, *from, &contents(&fs)[path], &what);
+                assert_unchanged(&before, &contents(&fs), &what);
             }
             (_, outcome) => panic!("{}: expected {expected:?}, got {outcome:?}", what()),
         }
@@ -399,16 +400,16 @@ impl Sound {
 
     /// Opens `fs`, which differs from the sound log by more than one file's bytes, and checks that
     /// it is refused with nothing changed.
-    fn check_refused(&self, fs: &MemFs, what: &dyn Fn() -> String) -> Error {
-        let before = fs.files();
+    fn check_refused(&self, fs: &SimFs, what: &dyn Fn() -> String) -> Error {
+        let before = contents(fs);
         let error = open(fs).map(drop).expect_err(&what());
-        assert_unchanged(&before, &fs.files(), what);
+        assert_unchanged(&before, &contents(fs), what);
         error
     }
 
     /// Opens `fs`, of which CURRENT is not what it was, and checks that nothing is lost; returns
     /// the report.
-    fn check_nothing_lost(&self, fs: &MemFs, what: &dyn Fn() -> String) -> RecoveryReport {
+    fn check_nothing_lost(&self, fs: &SimFs, what: &dyn Fn() -> String) -> RecoveryReport {
         let wal = open(fs).unwrap_or_else(|error| panic!("{}: {error}", what()));
         self.check_contents(&wal, what);
         let report = wal.recovery().clone();
@@ -578,11 +579,11 @@ fn bytes_behind_a_live_end_are_dead_whatever_they_hold() {
         let last = log.maps[&path].frames.last().expect("there are frames").bytes.clone();
         for (what, extra) in [
             ("zeros", vec![0; 1000]),
-            ("noise", Rng::new(5).bytes(1000)),
+            ("noise", Dice::new(5).bytes(1000)),
             ("its last frame again", sound[last].to_vec()),
         ] {
-            let fs = log.fs.fork();
-            fs.replace(&path, [sound.as_slice(), &extra].concat());
+            let fs = log.fs.process_kill();
+            put(&fs, &path, [sound.as_slice(), &extra].concat());
             let what = || format!("{} followed by {what}", path.display());
             let report = log.check_nothing_lost(&fs, &what);
             let torn = path == tail && extra.iter().any(|byte| *byte != 0);
@@ -623,8 +624,8 @@ fn every_missing_segment_is_missed() {
                 .filter(|(at, _)| subset >> at & 1 == 1)
                 .map(|(_, path)| path)
                 .collect();
-            let fs = log.fs.fork();
-            gone.iter().for_each(|path| fs.remove(path));
+            let fs = log.fs.process_kill();
+            gone.iter().for_each(|path| fs.lose(path));
             let error = log.check_refused(&fs, &|| format!("without {gone:?}"));
             let Error::MissingSegment { path, lost, .. } = &error else {
                 panic!("without {gone:?}: {error:?}")
@@ -645,7 +646,7 @@ fn every_older_copy_of_a_segment_is_noticed() {
     // copy is that before the last append.
     for log in [three_segments(8), checkpointed(8)] {
         for path in log.segments() {
-            let mut older: Vec<&Arc<Vec<u8>>> =
+            let mut older: Vec<&Vec<u8>> =
                 log.history.iter().filter_map(|files| files.get(&path)).collect();
             older.dedup();
             let mut noticed = 0;
@@ -670,14 +671,14 @@ fn a_lost_or_older_current_loses_nothing_and_is_reported() {
     // it was left.
     for log in [three_segments(9), checkpointed(9)] {
         let path = current_path();
-        let fs = log.fs.fork();
-        fs.remove(&path);
+        let fs = log.fs.process_kill();
+        fs.lose(&path);
         let report = log.check_nothing_lost(&fs, &|| "without CURRENT".to_owned());
         assert!(report.notes.iter().any(|note| *note.path == *path), "{report:?}");
         assert!(!report.is_clean(), "{report:?}");
 
         let newest = &log.files[&path];
-        let mut older: Vec<&Arc<Vec<u8>>> =
+        let mut older: Vec<&Vec<u8>> =
             log.history.iter().filter_map(|files| files.get(&path)).collect();
         older.dedup();
         older.retain(|copy| *copy != newest);
@@ -690,8 +691,8 @@ fn a_lost_or_older_current_loses_nothing_and_is_reported() {
         for copy in older {
             let number = u64_at(copy, 48);
             let what = || format!("CURRENT of segment {number}, end {}", u64_at(copy, 56));
-            let fs = log.fs.fork();
-            fs.replace(&path, copy.to_vec());
+            let fs = log.fs.process_kill();
+            put(&fs, &path, copy.to_vec());
             let report = log.check_nothing_lost(&fs, &what);
             assert!(!report.is_clean(), "{}: {report:?}", what());
             let noted = report.notes.iter().any(|note| *note.path == *path);
@@ -709,15 +710,15 @@ fn a_segment_of_another_log_is_refused_under_any_number() {
     let numbers: Vec<u64> = (1..=8).chain([999_999, 1_000_000, u64::MAX]).collect();
     for foreign in other.segments() {
         for number in &numbers {
-            let fs = log.fs.fork();
-            fs.replace(&segment_path(*number), other.files[&foreign].to_vec());
+            let fs = log.fs.process_kill();
+            put(&fs, segment_path(*number), other.files[&foreign].to_vec());
             let what = || format!("{} of another log as number {number}", foreign.display());
             let error = log.check_refused(&fs, &what);
             assert!(matches!(error, Error::Corrupt { .. }), "{}: {error:?}", what());
         }
     }
-    let fs = log.fs.fork();
-    fs.replace(&current_path(), other.files[&current_path()].to_vec());
+    let fs = log.fs.process_kill();
+    put(&fs, current_path(), other.files[&current_path()].to_vec());
     let error = log.check_refused(&fs, &|| "CURRENT of another log".to_owned());
     assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
 }
@@ -735,8 +736,8 @@ fn a_segment_under_another_number_is_never_taken_for_that_one() {
             if target == *path {
                 continue;
             }
-            let fs = log.fs.fork();
-            fs.replace(&target, log.files[path].to_vec());
+            let fs = log.fs.process_kill();
+            put(&fs, &target, log.files[path].to_vec());
             let what = || format!("{} as {number}", path.display());
             if segments.contains(&target) {
                 match log.check_refused(&fs, &what) {
@@ -753,7 +754,7 @@ fn a_segment_under_another_number_is_never_taken_for_that_one() {
                 wal.append("the log grows").expect("a memory disk does not fail");
                 wal.rotate().expect("a memory disk does not fail");
             }
-            assert_eq!(fs.files()[&target], log.files[path], "{}: it was touched", what());
+            assert_eq!(contents(&fs)[&target], log.files[path], "{}: it was touched", what());
         }
     }
 }
@@ -769,8 +770,8 @@ fn damage_that_a_quick_open_passes_over_is_reported_when_it_is_read() {
         for at in (FRAMES_START..log.maps[&path].live_end).step_by(37) {
             let mut damaged = log.files[&path].to_vec();
             damaged[at] ^= 1 << (at % 8);
-            let fs = log.fs.fork();
-            fs.replace(&path, damaged.clone());
+            let fs = log.fs.process_kill();
+            put(&fs, &path, damaged.clone());
             let what = || format!("{}: byte {at}", path.display());
             let wal = match options().verify(Verify::Tail).open_on(Arc::new(fs), DIR) {
                 Ok(wal) => wal,
@@ -815,17 +816,17 @@ fn in_a_crashed_log_only_the_last_group_can_be_taken_for_a_torn_write() {
     // acknowledged.
     let mut history = History::begin(13);
     history.grow_to_segment(2);
-    let files = history.fs.files();
+    let files = contents(&history.fs);
     let tail = segment_path(2);
     let frames = frames_of(&files[&tail]);
     let (last, vouched) = frames.split_last().expect("there are frames");
     assert!(vouched.len() >= 10 && last.count > 0, "{frames:?}");
     for at in FRAMES_START..last.bytes.end {
-        let fs = history.fs.fork();
+        let fs = history.fs.process_kill();
         let mut damaged = files[&tail].to_vec();
         damaged[at] ^= 1 << (at % 8);
-        fs.replace(&tail, damaged);
-        let before = fs.files();
+        put(&fs, &tail, damaged);
+        let before = contents(&fs);
         match open(&fs) {
             Ok(wal) => {
                 assert!(
@@ -849,7 +850,7 @@ fn in_a_crashed_log_only_the_last_group_can_be_taken_for_a_torn_write() {
                     frame.is_some_and(|frame| frame.bytes.contains(&place)),
                     "byte {at}: {offset}"
                 );
-                assert_unchanged(&before, &fs.files(), &|| format!("byte {at}"));
+                assert_unchanged(&before, &contents(&fs), &|| format!("byte {at}"));
             }
             Err(error) => panic!("byte {at}: {error:?}"),
         }

@@ -8,11 +8,12 @@ use std::time::Duration;
 use std::{env, thread};
 
 use seawall::{Durability, Error, Lsn, Options, Wal};
+use seawall_testkit::Dice;
 
-use crate::child::{Child, say, wait_to_be_killed};
-use crate::common::{Rng, watchdog};
-use crate::ledger::{Ledger, record};
-use crate::on_disk;
+use crate::support::child::{Child, say, wait_to_be_killed};
+use crate::support::ledger::{Ledger, record};
+use crate::support::on_disk;
+use crate::support::run::watchdog;
 
 const SEVERAL_SEGMENTS: u64 = 1 << 20;
 const ONE_SEGMENT: u64 = 64 << 20;
@@ -121,9 +122,9 @@ fn fill(wal: &Wal, told: &(impl Fn(Lsn, u64, u64) + Sync)) {
     thread::scope(|scope| {
         for thread in 0..8 {
             scope.spawn(move || {
-                let mut rng = Rng::new(thread);
+                let mut dice = Dice::new(thread);
                 for number in 0.. {
-                    let bytes = [10, 1000, 5000, 9000, 12_000][rng.below(5)];
+                    let bytes = [10, 1000, 5000, 9000, 12_000][dice.index(5)];
                     match wal.append(record(thread, number, bytes).entry()) {
                         Ok(lsn) => told(lsn, thread, number),
                         Err(Error::StorageFull { .. }) => break,
@@ -459,7 +460,7 @@ fn every_call_on_a_full_disk_is_refused_whole_and_leaves_the_log_usable() {
         let (mut state, mut number) = (b"before".to_vec(), 0);
         for round in 0..3 {
             for bytes in [0, 100, 60_000] {
-                let new = Rng::new(round).bytes(bytes);
+                let new = Dice::new(round).bytes(bytes);
                 match wal.set_state(&new) {
                     Ok(()) => state = new,
                     Err(error) => assert!(matches!(error, Error::StorageFull { .. }), "{error}"),

@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use seawall::fs::Fs;
 use seawall::report::RecoveryAction;
+use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, Result, Wal};
+use seawall_testkit::Dice;
+use seawall_testkit::disk::{contents, put};
+use seawall_testkit::hooks::Call;
 
-use crate::common::{Rng, Stored, collect, seed, small_segments, watchdog};
-use crate::fault_fs::{Call, Fault, FaultFs, Site};
-use crate::mem_fs::MemFs;
+use crate::support::fault_fs::{Fault, FaultFs, Site};
+use crate::support::records::{Stored, collect, small_segments};
+use crate::support::run::{seed, watchdog};
 
 const DIR: &str = "/data/wal";
 
@@ -44,7 +48,7 @@ enum Step {
     KillInWrite,
 }
 
-/// Every call that changes files, each kind of birth, each way to reopen.
+/// Every call that changes files, each way to create a segment, each way to reopen.
 const WORKLOAD: &[Step] = {
     use Step::*;
     &[
@@ -62,7 +66,7 @@ const WORKLOAD: &[Step] = {
         Append(40),
         Flush,
         SetState(7000),
-        SetState(7001), // Born again: nothing but state frames.
+        SetState(7001), // The tail is rewritten: nothing but state frames.
         Checkpoint(3),
         Append(20_000), // Larger than a segment.
         Batch(9),
@@ -77,7 +81,7 @@ const WORKLOAD: &[Step] = {
         Open, // A successor.
         Replay,
         Kill,
-        Open, // Born again.
+        Open, // The tail is rewritten.
         Append(500),
         Checkpoint(1),
         Close,
@@ -224,7 +228,7 @@ struct Run {
     fs: FaultFs,
     wal: Option<Wal>,
     journal: Journal,
-    rng: Rng,
+    dice: Dice,
     /// Told in every failed check.
     what: String,
     outcome: Outcome,
@@ -245,16 +249,16 @@ struct Outcome {
 
 /// Makes the run of one fault, at the first call from `at` on that it can befall.
 fn run(workload: &[Step], mode: Durability, fault: Option<(Fault, usize)>) -> Outcome {
-    let disk = MemFs::new(7).with_step_clock();
+    let disk = SimFs::new(7);
     let fs = match fault {
         Some((fault, at)) => FaultFs::new(disk).with_fault(fault, at),
         None => FaultFs::new(disk),
     };
-    let rng = Rng::new(fault.map_or(0, |(_, at)| at as u64));
+    let dice = Dice::new(fault.map_or(0, |(_, at)| at as u64));
     let what = format!("{mode:?}, {fault:?}");
     let (journal, outcome) = (Journal::new(), Outcome::default());
     let fault_kind = fault.map(|(fault, _)| fault);
-    let mut run = Run { mode, fault: fault_kind, fs, wal: None, journal, rng, what, outcome };
+    let mut run = Run { mode, fault: fault_kind, fs, wal: None, journal, dice, what, outcome };
     for (number, step) in workload.iter().enumerate() {
         run.what =
             format!("{mode:?}, {fault:?}, step {number} {step:?}, after {:?}", run.fs.fired());
@@ -306,7 +310,7 @@ impl Run {
     /// Goes on for a while on a disk that stays full: every call succeeds or says so, and changes
     /// nothing. In the end the process may be killed, and even the next one may find no room.
     fn live_on_full_disk(&mut self) {
-        let kill: &[Step] = if self.rng.coin() { &[Step::Kill, Step::Open] } else { &[] };
+        let kill: &[Step] = if self.dice.coin() { &[Step::Kill, Step::Open] } else { &[] };
         for step in FULL_DISK.iter().chain(kill) {
             // The spares are for this: what frees room needs none.
             let must = *step == Step::CheckpointDurable && self.has_spares();
@@ -327,10 +331,7 @@ impl Run {
         let unborn = site.name.ends_with(".tmp");
         let fatal = match fault {
             Fault::Broken | Fault::BrokenAfterwards => {
-                matches!(
-                    site.call,
-                    Call::Write | Call::Extend | Call::Sync | Call::SyncDir | Call::Rename
-                )
+                matches!(site.call, Call::Write | Call::Sync | Call::SyncDir | Call::Rename)
             }
             Fault::Full => {
                 matches!(site.call, Call::SyncDir | Call::Rename)
@@ -385,7 +386,7 @@ impl Run {
                 self.appended(wal, appended.map(|range| (range.first(), range.last())), batch)
             }
             Step::SetState(bytes) => {
-                let state = Rng::new(journal.made).bytes(bytes);
+                let state = Dice::new(journal.made).bytes(bytes);
                 let done = wal.set_state(&state);
                 match &done {
                     Ok(()) => journal.states = vec![state],
@@ -453,7 +454,7 @@ impl Run {
                 Ok(())
             }
             Step::Kill | Step::KillInWrite => {
-                let disk = self.fs.disk().fork();
+                let disk = self.fs.disk().process_kill();
                 if step == Step::KillInWrite {
                     tear_tail(&disk);
                 }
@@ -502,7 +503,7 @@ impl Run {
 
     fn open(&mut self) -> Result<()> {
         let options = small_segments().durability(self.mode);
-        let wal = options.open_on(Arc::new(self.fs.clone()), DIR)?;
+        let wal = options.open_on(self.fs.fs(), DIR)?;
         let what = || format!("{}, opened", self.what);
         let (last, floor) = self.fs.spectate(|| self.journal.check(&wal, self.journal.kept, &what));
         let failed_unlink = self.fs.fired().iter().any(|site| site.call == Call::Unlink);
@@ -556,7 +557,7 @@ impl Run {
             u64::from(durable) <= self.journal.last(),
             "{what}: {durable} was never acknowledged"
         );
-        let before = self.fs.disk().files();
+        let before = contents(self.fs.disk());
         for refused in [
             wal.append("more").map(drop),
             wal.append_batch(["more", "and more"]).map(drop),
@@ -587,7 +588,7 @@ impl Run {
         let lock = self.fs.disk().lock(&Path::new(DIR).join("LOCK"));
         assert!(lock.is_ok(), "{what}: closed, and still locked");
         drop((lock, wal));
-        assert_eq!(self.fs.disk().files(), before, "{what}: it went on writing");
+        assert_eq!(contents(self.fs.disk()), before, "{what}: it went on writing");
     }
 
     /// Checks on copies of the disk that a power cut now, which keeps little or anything of what
@@ -595,9 +596,10 @@ impl Run {
     fn check_power_cut(&mut self) {
         let disk = self.fs.disk();
         let durable = self.wal.as_ref().map_or(0, |wal| u64::from(wal.durable_lsn()));
-        for (image, kept) in
-            [(disk.power_cut(), "little"), (disk.torn_power_cut(&mut self.rng), "anything")]
-        {
+        for (image, kept) in [
+            (disk.power_cuts().state(0), "little"),
+            (disk.power_cuts().random(self.dice.roll()), "anything"),
+        ] {
             let what = || format!("{}, after a power cut that kept {kept}", self.what);
             let opened = small_segments().open_on(Arc::new(image), DIR);
             let wal = opened.unwrap_or_else(|error| panic!("{}: {error:?}", what()));
@@ -606,7 +608,7 @@ impl Run {
     }
 
     fn end(mut self) -> Outcome {
-        let survivor = self.fs.disk().fork();
+        let survivor = self.fs.disk().process_kill();
         let opened = small_segments().durability(self.mode).open_on(Arc::new(survivor), DIR);
         let wal = opened.unwrap_or_else(|error| panic!("{}, at the end: {error:?}", self.what));
         let what = || format!("{}, at the end", self.what);
@@ -620,8 +622,8 @@ impl Run {
 }
 
 /// Puts a part of a frame behind the last one, as a process leaves it that dies in a write.
-fn tear_tail(disk: &MemFs) {
-    let files = disk.files();
+fn tear_tail(disk: &SimFs) {
+    let files = contents(disk);
     let mut segments =
         files.iter().filter(|(path, _)| path.extension().is_some_and(|ending| ending == "log"));
     let Some((path, bytes)) = segments.next_back() else { return };
@@ -630,7 +632,7 @@ fn tear_tail(disk: &MemFs) {
     torn.resize(used, 0);
     torn.extend_from_slice(&bytes[32..36]); // The tag of a frame of this segment.
     torn.extend_from_slice(&[0xa5; 61]);
-    disk.replace(path, torn);
+    put(disk, path, torn);
 }
 
 /// Runs the workload with each fault at each call that it can befall; calls `check` for each, on
@@ -652,7 +654,7 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
     }
     let calls = &sound.calls;
     let runs = |fault: Fault| {
-        (0..calls.len()).filter(move |at| fault.befalls(calls[*at].call)).map(move |at| (fault, at))
+        (0..calls.len()).filter(move |at| fault.befalls(&calls[*at])).map(move |at| (fault, at))
     };
     let todo = Mutex::new(Fault::ALL.into_iter().flat_map(runs));
     let tally = Mutex::new(BTreeMap::<(Fault, Call), [u64; 3]>::new());
@@ -702,9 +704,7 @@ fn check_outcome(fault: Fault, outcome: &Outcome) {
         Fault::FullAfterwards | Fault::NoRoom | Fault::FullForLong | Fault::ShortThenFull => {
             assert_eq!(outcome.poisoned, 0, "{fault:?} of {first:?}: {:?}", outcome.errors);
         }
-        Fault::Full
-            if matches!(first.call, Call::Write | Call::Extend | Call::Create | Call::Lock) =>
-        {
+        Fault::Full if matches!(first.call, Call::Write | Call::Create | Call::Lock) => {
             assert_eq!(outcome.poisoned, 0, "{fault:?} of {first:?}: {:?}", outcome.errors);
         }
         Fault::Broken | Fault::BrokenAfterwards | Fault::Full => {}
@@ -770,7 +770,7 @@ fn append_all(wal: &Wal, thread: u64, told: &Mutex<Told>) {
         let number = thread << 32 | at;
         // One entry is large enough for a write of its own in its group.
         let payload_bytes =
-            if at == RECORDS_EACH / 2 { 70_000 } else { Rng::new(number).below(900) };
+            if at == RECORDS_EACH / 2 { 70_000 } else { Dice::new(number).index(900) };
         let record = Stored::numbered(number, payload_bytes);
         loop {
             let appended = wal.append(record.entry());
@@ -813,7 +813,7 @@ fn disturb(wal: &Wal, done: &AtomicU64) {
 }
 
 /// Checks that a disk has at least the records up to `durable`, and no other ones in their place.
-fn check_image(image: MemFs, durable: Lsn, told: &BTreeMap<Lsn, Stored>, what: &str) {
+fn check_image(image: SimFs, durable: Lsn, told: &BTreeMap<Lsn, Stored>, what: &str) {
     let opened = small_segments().open_on(Arc::new(image), DIR);
     let wal = opened.unwrap_or_else(|error| panic!("{what}: {error:?}"));
     assert!(wal.last_lsn() >= durable, "{what}: {} is left of {durable}", wal.last_lsn());
@@ -831,8 +831,8 @@ fn check_image(image: MemFs, durable: Lsn, told: &BTreeMap<Lsn, Stored>, what: &
 
 /// Lets many threads use a log on a failing disk, and cuts the power, on copies, at any moment.
 /// Returns how many calls were refused, and whether the log was poisoned.
-fn storm(mode: Durability, fs: &FaultFs, rng: &mut Rng) -> (u64, bool) {
-    let wal = small_segments().durability(mode).open_on(Arc::new(fs.clone()), DIR);
+fn storm(mode: Durability, fs: &FaultFs, dice: &mut Dice) -> (u64, bool) {
+    let wal = small_segments().durability(mode).open_on(fs.fs(), DIR);
     let wal = wal.expect("the faults begin later");
     let (told, done) = (Mutex::new(Told::default()), AtomicU64::new(0));
     let look = || told.lock().expect("no thread panics while it notes what it was told");
@@ -849,7 +849,11 @@ fn storm(mode: Durability, fs: &FaultFs, rng: &mut Rng) -> (u64, bool) {
             // First what is promised, then what is there.
             let (acknowledged, durable) = (look().acknowledged.clone(), wal.durable_lsn());
             let disk = fs.disk();
-            let image = if rng.coin() { disk.power_cut() } else { disk.torn_power_cut(rng) };
+            let image = if dice.coin() {
+                disk.power_cuts().state(0)
+            } else {
+                disk.power_cuts().random(dice.roll())
+            };
             if mode == Durability::Sync {
                 assert!(
                     acknowledged.keys().all(|lsn| *lsn <= durable),
@@ -886,8 +890,13 @@ fn storm(mode: Durability, fs: &FaultFs, rng: &mut Rng) -> (u64, bool) {
     }
     drop(wal);
     let kept = if poisoned { durable } else { Lsn::from(THREADS * RECORDS_EACH) };
-    check_image(fs.disk().fork(), kept, &acknowledged, "at the end");
-    check_image(fs.disk().power_cut(), kept, &acknowledged, "at the end, after a power cut");
+    check_image(fs.disk().process_kill(), kept, &acknowledged, "at the end");
+    check_image(
+        fs.disk().power_cuts().state(0),
+        kept,
+        &acknowledged,
+        "at the end, after a power cut",
+    );
     (refused, poisoned)
 }
 
@@ -896,11 +905,11 @@ fn many_threads_on_a_full_disk_lose_nothing_and_skip_nothing() {
     // Method: eight threads append while one rotates, checkpoints and sets states; again and again
     // a write finds the disk full, though all of it was written. Each refused record is tried
     // again. At any moment the power may fail.
-    let mut rng = Rng::new(seed());
+    let mut dice = Dice::new(seed());
     for mode in MODES {
         let refused = watchdog(60, || {
-            let fs = FaultFs::new(MemFs::new(3)).with_fault_every(Fault::FullAfterwards, 41);
-            let (refused, poisoned) = storm(mode, &fs, &mut rng);
+            let fs = FaultFs::new(SimFs::new(3)).with_fault_every(Fault::FullAfterwards, 41);
+            let (refused, poisoned) = storm(mode, &fs, &mut dice);
             assert!(!poisoned, "{mode:?}: a full disk poisons nothing");
             assert!(!fs.fired().is_empty(), "{mode:?}: the disk was never full");
             refused
@@ -913,14 +922,14 @@ fn many_threads_on_a_full_disk_lose_nothing_and_skip_nothing() {
 fn many_threads_on_a_breaking_disk_all_learn_of_it() {
     // Method: likewise, but one call fails for good, at a random place. Every thread must come
     // back, with an error.
-    let mut rng = Rng::new(seed());
+    let mut dice = Dice::new(seed());
     let mut poisoned = 0;
     for round in 0..30 {
         let timer = Durability::Interval(Duration::from_millis(1));
         let mode = MODES.get(round % (MODES.len() + 1)).copied().unwrap_or(timer);
-        let fault = if rng.coin() { Fault::Broken } else { Fault::BrokenAfterwards };
-        let fs = FaultFs::new(MemFs::new(4)).with_fault(fault, 60 + rng.below(400));
-        poisoned += u64::from(watchdog(60, || storm(mode, &fs, &mut rng)).1);
+        let fault = if dice.coin() { Fault::Broken } else { Fault::BrokenAfterwards };
+        let fs = FaultFs::new(SimFs::new(4)).with_fault(fault, 60 + dice.index(400));
+        poisoned += u64::from(watchdog(60, || storm(mode, &fs, &mut dice)).1);
     }
     println!("{poisoned} of 30 logs were poisoned");
     assert!(poisoned > 5, "only {poisoned} of 30 logs were poisoned");

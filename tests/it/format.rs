@@ -12,11 +12,13 @@ use std::{env, fs};
 use seawall::fs::Fs;
 use seawall::options::{Preallocate, Verify};
 use seawall::report::RecoveryAction;
+use seawall::sim::SimFs;
 use seawall::{Durability, Entry, Error, Lsn, LsnRange, Options, Wal};
+use seawall_testkit::HookFs;
+use seawall_testkit::disk::{contents, put};
+use seawall_testkit::hooks::Verdict;
 
-use crate::common::{Stored, collect, replay, small_segments};
-use crate::hook_fs::HookFs;
-use crate::mem_fs::MemFs;
+use crate::support::records::{Stored, collect, replay, small_segments};
 
 pub(crate) const DIR: &str = "/wal";
 pub(crate) const BLOCK: usize = 4096;
@@ -80,12 +82,12 @@ pub(crate) struct Header {
     pub(crate) salt: Id,
     pub(crate) number: u64,
     pub(crate) first: u64,
-    pub(crate) birth_end: u64,
-    pub(crate) predecessor: Option<Predecessor>,
+    pub(crate) initial_end: u64,
+    pub(crate) seal: Option<Seal>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Predecessor {
+pub(crate) struct Seal {
     pub(crate) number: u64,
     pub(crate) salt: Id,
     pub(crate) end: u64,
@@ -98,21 +100,15 @@ impl Header {
     const MAGIC: &[u8; 8] = b"SEAWALL\0";
 
     pub(crate) fn encode(&self, version: u32) -> Vec<u8> {
-        let none = Predecessor {
-            number: 0,
-            salt: [0; 16],
-            end: 0,
-            last: 0,
-            frame_offset: 0,
-            frame_checksum: 0,
-        };
-        let old = self.predecessor.as_ref().unwrap_or(&none);
+        let none =
+            Seal { number: 0, salt: [0; 16], end: 0, last: 0, frame_offset: 0, frame_checksum: 0 };
+        let old = self.seal.as_ref().unwrap_or(&none);
         let fields: [(usize, &[u8]); 11] = [
             (16, &self.log_id),
             (32, &self.salt),
             (48, &self.number.to_le_bytes()),
             (56, &self.first.to_le_bytes()),
-            (64, &self.birth_end.to_le_bytes()),
+            (64, &self.initial_end.to_le_bytes()),
             (72, &old.number.to_le_bytes()),
             (80, &old.salt),
             (96, &old.end.to_le_bytes()),
@@ -126,7 +122,7 @@ impl Header {
     pub(crate) fn decode(file: &[u8]) -> Header {
         let block = checked_block(file, Header::MAGIC, 124);
         assert_eq!(u32_at(block, 12), 0, "what is not named is zero");
-        let predecessor = Predecessor {
+        let seal = Seal {
             number: u64_at(block, 72),
             salt: id_at(block, 80),
             end: u64_at(block, 96),
@@ -134,18 +130,15 @@ impl Header {
             frame_offset: u64_at(block, 112),
             frame_checksum: u32_at(block, 120),
         };
-        let has_predecessor = predecessor.number != 0;
-        assert!(
-            has_predecessor || block[72..124].iter().all(|byte| *byte == 0),
-            "none is 0 throughout"
-        );
+        let is_sealing = seal.number != 0;
+        assert!(is_sealing || block[72..124].iter().all(|byte| *byte == 0), "none is 0 throughout");
         Header {
             log_id: id_at(block, 16),
             salt: id_at(block, 32),
             number: u64_at(block, 48),
             first: u64_at(block, 56),
-            birth_end: u64_at(block, 64),
-            predecessor: has_predecessor.then_some(predecessor),
+            initial_end: u64_at(block, 64),
+            seal: is_sealing.then_some(seal),
         }
     }
 }
@@ -329,9 +322,9 @@ impl Segment {
     }
 
     /// What a successor says of it.
-    pub(crate) fn fence(&self) -> Predecessor {
+    pub(crate) fn seal(&self) -> Seal {
         let last = self.frames.iter().rfind(|frame| frame.kind == DATA).expect("it holds a record");
-        Predecessor {
+        Seal {
             number: self.header.number,
             salt: self.header.salt,
             end: last.end(),
@@ -351,31 +344,26 @@ pub(crate) struct Build {
 }
 
 impl Build {
-    /// Begins one of a log with that id, born with a state frame alone. Its salt follows from its
+    /// Begins one of a log with that id, created with a state frame alone. Its salt follows from its
     /// number.
-    pub(crate) fn new(
-        log_id: Id,
-        number: u64,
-        first: u64,
-        predecessor: Option<Predecessor>,
-    ) -> Build {
-        Build::with_floor(log_id, number, first, predecessor, 0, b"")
+    pub(crate) fn new(log_id: Id, number: u64, first: u64, seal: Option<Seal>) -> Build {
+        Build::with_floor(log_id, number, first, seal, 0, b"")
     }
 
     pub(crate) fn with_floor(
         log_id: Id,
         number: u64,
         first: u64,
-        predecessor: Option<Predecessor>,
+        seal: Option<Seal>,
         floor: u64,
         state: &[u8],
     ) -> Build {
         let mut salt = log_id;
         salt[..8].copy_from_slice(&crc32(&number.to_le_bytes()).to_le_bytes().repeat(2));
-        let header = Header { log_id, salt, number, first, birth_end: 0, predecessor };
+        let header = Header { log_id, salt, number, first, initial_end: 0, seal };
         let mut build = Build { header, frames: Vec::new(), next: first };
         build.state(0, floor, state);
-        build.born();
+        build.created();
         build
     }
 
@@ -409,15 +397,15 @@ impl Build {
         self.frame(durable_end, STATE, 0, self.next, [&floor.to_le_bytes(), state].concat());
     }
 
-    /// What is there so far is what it is born with.
-    pub(crate) fn born(&mut self) {
-        self.header.birth_end = self.end();
+    /// What is there so far is what it is created with.
+    pub(crate) fn created(&mut self) {
+        self.header.initial_end = self.end();
     }
 
     /// What a successor says of it.
-    pub(crate) fn fence(&self) -> Predecessor {
+    pub(crate) fn seal(&self) -> Seal {
         Segment { header: self.header.clone(), frames: self.frames.clone(), end: 0, zeros: 0 }
-            .fence()
+            .seal()
     }
 
     /// What CURRENT says of it as the tail, durable up to `end`.
@@ -456,26 +444,26 @@ pub(crate) fn current_path() -> PathBuf {
 }
 
 /// Makes a disk with these segments, and with a CURRENT unless that is `None`.
-pub(crate) fn disk(segments: &[&Build], current: Option<Vec<u8>>) -> MemFs {
-    let disk = MemFs::new(5);
+pub(crate) fn disk(segments: &[&Build], current: Option<Vec<u8>>) -> SimFs {
+    let disk = SimFs::new(5);
     disk.create_dir(DIR.as_ref()).and_then(|()| disk.sync_dir("/".as_ref())).expect("a new disk");
     for segment in segments {
-        disk.replace(&segment.path(), segment.bytes());
+        put(&disk, segment.path(), segment.bytes());
     }
     if let Some(bytes) = current {
-        disk.replace(&current_path(), bytes);
+        put(&disk, current_path(), bytes);
     }
     disk
 }
 
-pub(crate) fn open(disk: &MemFs) -> seawall::Result<Wal> {
+pub(crate) fn open(disk: &SimFs) -> seawall::Result<Wal> {
     small_segments().open_on(Arc::new(disk.clone()), DIR)
 }
 
 /// The segments on a disk, decoded, by number.
-pub(crate) fn segments_of(disk: &MemFs) -> BTreeMap<u64, Segment> {
+pub(crate) fn segments_of(disk: &SimFs) -> BTreeMap<u64, Segment> {
     let mut segments = BTreeMap::new();
-    for (path, bytes) in disk.files() {
+    for (path, bytes) in contents(disk) {
         if path.extension().is_some_and(|ending| ending == "log") {
             let segment = Segment::decode(&bytes);
             assert_eq!(path, segment_path(segment.header.number), "a segment's name is its number");
@@ -485,8 +473,8 @@ pub(crate) fn segments_of(disk: &MemFs) -> BTreeMap<u64, Segment> {
     segments
 }
 
-pub(crate) fn mark_of(disk: &MemFs) -> Mark {
-    Mark::decode(&disk.files()[&current_path()])
+pub(crate) fn mark_of(disk: &SimFs) -> Mark {
+    Mark::decode(&disk.bytes(current_path()).expect("there is a CURRENT"))
 }
 
 /// Records of these numbers.
@@ -504,23 +492,17 @@ fn the_checksum_is_the_ieee_crc32_and_not_the_castagnoli_one() {
 fn every_field_that_the_library_writes_is_as_documented() {
     // Method: after each call of a short history, decode every file anew and compare each field
     // with what it must be; a durable end is what the call before had synced.
-    let disk = MemFs::new(1);
+    let disk = SimFs::new(1);
     let wal = open(&disk).unwrap();
     let one = |number: u64| segments_of(&disk)[&number].clone();
-    let born = one(1);
-    let (log_id, first_salt) = (born.header.log_id, born.header.salt);
+    let created = one(1);
+    let (log_id, first_salt) = (created.header.log_id, created.header.salt);
     assert_ne!(log_id, first_salt, "ids are drawn one by one");
-    let expected = Header {
-        log_id,
-        salt: first_salt,
-        number: 1,
-        first: 1,
-        birth_end: 8240,
-        predecessor: None,
-    };
-    assert_eq!((&born.header, born.end, born.frames.len()), (&expected, 8240, 1));
-    assert_eq!((born.frames[0].first, born.frames[0].durable_end), (1, 0));
-    assert_eq!(born.frames[0].floor_and_state(), (0, &b""[..]));
+    let expected =
+        Header { log_id, salt: first_salt, number: 1, first: 1, initial_end: 8240, seal: None };
+    assert_eq!((&created.header, created.end, created.frames.len()), (&expected, 8240, 1));
+    assert_eq!((created.frames[0].first, created.frames[0].durable_end), (1, 0));
+    assert_eq!(created.frames[0].floor_and_state(), (0, &b""[..]));
     let mark = Mark { closed: false, log_id, salt: first_salt, number: 1, end: 8240, last: 0 };
     assert_eq!(mark_of(&disk), mark);
 
@@ -560,8 +542,8 @@ fn every_field_that_the_library_writes_is_as_documented() {
         salt: new.header.salt,
         number: 2,
         first: 4,
-        birth_end: 8240 + 8, // The state's two bytes.
-        predecessor: Some(old.fence()),
+        initial_end: 8240 + 8, // The state's two bytes.
+        seal: Some(old.seal()),
     };
     assert_eq!(new.header, expected);
     assert!(
@@ -575,7 +557,7 @@ fn every_field_that_the_library_writes_is_as_documented() {
         log_id,
         salt: new.header.salt,
         number: 2,
-        end: new.header.birth_end,
+        end: new.header.initial_end,
         last: 3,
     };
     assert_eq!(mark_of(&disk), mark);
@@ -591,7 +573,7 @@ fn every_field_that_the_library_writes_is_as_documented() {
 fn a_frame_closes_at_8_kib_once_it_holds_four_records_and_splits_nothing() {
     // Method: one group of records and batches of all sizes around the limits, as `Buffered` mode
     // makes it; the frames that hold it.
-    let disk = MemFs::new(2);
+    let disk = SimFs::new(2);
     let wal = Options::new()
         .durability(Durability::Buffered)
         .open_on(Arc::new(disk.clone()), DIR)
@@ -621,7 +603,7 @@ fn a_frame_closes_at_8_kib_once_it_holds_four_records_and_splits_nothing() {
         assert!(bytes <= 8 << 10 || frame.count <= 31 && bytes <= 64 << 10 || frame.count == 1);
     }
     assert!(
-        frames.iter().all(|frame| frame.durable_end == segment.header.birth_end),
+        frames.iter().all(|frame| frame.durable_end == segment.header.initial_end),
         "it is one group"
     );
     let records: Vec<Stored> = frames.iter().flat_map(Frame::records).collect();
@@ -668,7 +650,7 @@ fn a_log_made_by_hand_is_opened_read_and_continued() {
         let mut old = Build::new([7; 16], number, 1, None);
         old.data(old.end(), &records(1..=3));
         old.data(old.end(), &records([4]));
-        let mut tail = Build::with_floor([7; 16], number + 1, 5, Some(old.fence()), 0, b"by hand");
+        let mut tail = Build::with_floor([7; 16], number + 1, 5, Some(old.seal()), 0, b"by hand");
         tail.data(tail.end(), &records([5, 6]));
         let disk = disk(&[&old, &tail], Some(tail.mark(true, tail.end()).encode(1)));
         let wal = open(&disk).unwrap_or_else(|error| panic!("segment {number}: {error}"));
@@ -687,7 +669,7 @@ fn a_log_made_by_hand_is_opened_read_and_continued() {
 #[test]
 fn no_number_is_left_after_the_last_one() {
     // Method: a log whose tail has the highest number there can be. It opens and appends, and
-    // refuses a birth.
+    // refuses a new segment.
     let tail = {
         let mut tail = Build::new([7; 16], u64::MAX, 1, None);
         tail.data(tail.end(), &records([1]));
@@ -706,13 +688,13 @@ fn no_number_is_left_after_the_last_one() {
 
 #[test]
 fn records_of_a_predecessors_last_frame_behind_its_last_live_one_are_dead() {
-    // Method: the predecessor record ends the old segment in the middle of a batch. What follows in
+    // Method: the seal ends the old segment in the middle of a batch. What follows in
     // that frame must not be shown: those LSNs are the successor's. Also with a floor on either
     // side, and from every start.
     let mut old = Build::new([7; 16], 1, 1, None);
     old.data(old.end(), &records([1, 2]));
     old.data(old.end(), &records([3, 4, 5, 6]));
-    let cut = Predecessor { last: 4, ..old.fence() };
+    let cut = Seal { last: 4, ..old.seal() };
     for floor in [0, 2, 3] {
         let mut tail = Build::with_floor([7; 16], 2, 5, Some(cut.clone()), floor, b"");
         tail.data(tail.end(), &records([15, 16, 17]));
@@ -755,8 +737,8 @@ fn a_frame_that_does_not_hold_just_its_records_shows_none() {
         tail.next = 4;
         let mut segments = vec![tail];
         if place == 2 {
-            let fence = segments[0].fence();
-            segments.push(Build::new([7; 16], 2, 4, Some(fence)));
+            let seal = segments[0].seal();
+            segments.push(Build::new([7; 16], 2, 4, Some(seal)));
         }
         let tail = segments.last_mut().unwrap();
         if place > 0 {
@@ -815,11 +797,11 @@ wal.close()?;
 ```
 "#;
 
-fn golden_disk() -> MemFs {
-    let disk = MemFs::new(0);
+fn golden_disk() -> SimFs {
+    let disk = SimFs::new(0);
     let next = AtomicU8::new(0);
     let count = move |bytes: &mut [u8]| bytes.fill_with(|| next.fetch_add(1, Ordering::Relaxed));
-    let fs = HookFs::new(disk.clone(), |_, _| Ok(())).with_random(count);
+    let fs = HookFs::new(disk.clone(), |_| Verdict::Go).with_random(count);
     let wal = Options::new().preallocate(Preallocate::Off).open_on(Arc::new(fs), DIR).unwrap();
     wal.append("debit 7").unwrap();
     wal.rotate().unwrap();
@@ -852,7 +834,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn golden_text() -> String {
-    let files = golden_disk().files();
+    let files = contents(&golden_disk());
     let paths: Vec<&PathBuf> = files.keys().filter(|path| !path.ends_with("LOCK")).collect();
     assert!(paths.contains(&&segment_path(2)) && !paths.contains(&&segment_path(1)), "{paths:?}");
     let segment = hex(&files[&segment_path(2)]);
@@ -893,8 +875,8 @@ fn the_documents_bytes_decode_to_what_was_appended() {
     let segment = Segment::decode(segment);
     let (log_id, first_salt, salt) = (ids_from(0), ids_from(16), ids_from(32));
     assert_eq!((segment.header.log_id, segment.header.salt), (log_id, salt));
-    let predecessor = segment.header.predecessor.as_ref().unwrap();
-    assert_eq!((predecessor.number, predecessor.salt, predecessor.last), (1, first_salt, 1));
+    let seal = segment.header.seal.as_ref().unwrap();
+    assert_eq!((seal.number, seal.salt, seal.last), (1, first_salt, 1));
     let kinds: Vec<u32> = segment.frames.iter().map(|frame| frame.kind).collect();
     assert_eq!(kinds, [STATE, DATA, DATA, STATE, STATE]);
     assert_eq!(segment.frames[1].records()[0].meta, b"account 3");

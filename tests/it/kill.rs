@@ -9,10 +9,11 @@ use std::{env, thread};
 
 use seawall::report::{RecoveryAction, SegmentRole};
 use seawall::{Durability, Entry, Error, Lsn, Options, Record, Wal};
+use seawall_testkit::Dice;
 
-use crate::child::{Child, say, wait_to_be_killed};
-use crate::common::{Rng, seed, watchdog};
-use crate::on_disk;
+use crate::support::child::{Child, say, wait_to_be_killed};
+use crate::support::on_disk;
+use crate::support::run::{seed, watchdog};
 
 const THREADS: u64 = 8;
 const SEGMENT_BYTES: u64 = 16 << 10;
@@ -32,31 +33,31 @@ struct Name {
 }
 
 impl Name {
-    fn rng(self) -> Rng {
+    fn dice(self) -> Dice {
         let mut seed = 0;
         for word in [self.generation, self.thread, self.call, self.place] {
-            seed = Rng::new(seed ^ word).next();
+            seed = Dice::new(seed ^ word).roll();
         }
-        Rng::new(seed)
+        Dice::new(seed)
     }
 
     /// How many records its call appends: mostly one, by `append`; else a batch.
     fn count(self) -> u64 {
-        let mut rng = Name { place: 0, ..self }.rng();
-        if rng.below(5) == 0 { 1 + rng.next() % 12 } else { 1 }
+        let mut dice = Name { place: 0, ..self }.dice();
+        if dice.index(5) == 0 { 1 + dice.roll() % 12 } else { 1 }
     }
 
     fn is_batch(self) -> bool {
-        Name { place: 0, ..self }.rng().below(5) == 0
+        Name { place: 0, ..self }.dice().index(5) == 0
     }
 
     fn payload(self) -> Vec<u8> {
-        let mut rng = self.rng();
-        rng.next();
+        let mut dice = self.dice();
+        dice.roll();
         let sizes = [0, 1, 30, 100, 100, 300, 1000, 2500];
         // Now and then one that is larger than a segment.
-        let bytes = if rng.below(400) == 0 { 20_000 } else { sizes[rng.below(sizes.len())] };
-        rng.bytes(bytes)
+        let bytes = if dice.index(400) == 0 { 20_000 } else { sizes[dice.index(sizes.len())] };
+        dice.bytes(bytes)
     }
 
     fn meta(self) -> Vec<u8> {
@@ -99,10 +100,10 @@ impl Name {
 
 /// The small state number `number`; 0 is the empty one that a new log has.
 fn state(number: u64) -> Vec<u8> {
-    let mut rng = Rng::new(number);
+    let mut dice = Dice::new(number);
     let sizes = [0, 10, 200, 1500, 9000];
-    let bytes = sizes[rng.below(sizes.len())];
-    if number == 0 { Vec::new() } else { [&number.to_le_bytes()[..], &rng.bytes(bytes)].concat() }
+    let bytes = sizes[dice.index(sizes.len())];
+    if number == 0 { Vec::new() } else { [&number.to_le_bytes()[..], &dice.bytes(bytes)].concat() }
 }
 
 fn number_of_state(found: &[u8]) -> u64 {
@@ -132,7 +133,7 @@ fn child_that_appends_until_it_is_killed() {
     let mut next = || words.next().expect("four arguments");
     let (mode, generation, seed, dir) = (next(), next(), next(), next());
     let generation = generation.parse().expect("a number");
-    let mut rng = Rng::new(seed.parse().expect("a number"));
+    let mut dice = Dice::new(seed.parse().expect("a number"));
     say("opening");
     let wal = options(mode_of(mode)).open(dir).expect("what a kill left can be opened");
     report(&wal, Path::new(dir));
@@ -140,12 +141,12 @@ fn child_that_appends_until_it_is_killed() {
     let worker = Worker { wal: &wal, generation, mode: mode_of(mode), appended: AtomicU64::new(0) };
     thread::scope(|scope| {
         for number in 0..THREADS {
-            let (worker, rng) = (&worker, Rng::new(rng.next()));
-            scope.spawn(move || worker.work(number, rng));
+            let (worker, dice) = (&worker, Dice::new(dice.roll()));
+            scope.spawn(move || worker.work(number, dice));
         }
-        if rng.below(4) == 0 {
+        if dice.index(4) == 0 {
             // Closed in the middle of everything: the kill may come before, in or after that.
-            thread::sleep(Duration::from_micros(rng.next() % 60_000));
+            thread::sleep(Duration::from_micros(dice.roll() % 60_000));
             wal.close().expect("a sound log can be closed");
             say("closed");
         }
@@ -165,7 +166,7 @@ fn report(wal: &Wal, dir: &Path) {
         expected + 2,
         "an open leaves LOCK, CURRENT and live segments: {names:?}"
     );
-    // The kill may have come between the two renames of a birth; there is nothing else to note.
+    // The kill may have come between the two renames of a creation; there is nothing else to note.
     assert!(report.notes.iter().all(|note| note.path.ends_with("CURRENT")), "{:?}", report.notes);
     say(&everything_seen(wal, dir));
 }
@@ -201,7 +202,7 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     /// Appends, and says so once that was acknowledged, until the log is closed.
-    fn work(&self, thread: u64, mut rng: Rng) {
+    fn work(&self, thread: u64, mut dice: Dice) {
         let mut unsynced = Vec::new();
         for call in 0.. {
             let name = Name { generation: self.generation, thread, call, place: 0 };
@@ -209,13 +210,13 @@ impl Worker<'_> {
             self.appended.fetch_max(first + name.count() - 1, Ordering::Relaxed);
             unsynced.push(format!("appended {first} {thread} {call}"));
             // In `Buffered` mode only a sync is a promise.
-            if self.mode != Durability::Buffered || rng.below(4) == 0 {
+            if self.mode != Durability::Buffered || dice.index(4) == 0 {
                 if self.mode == Durability::Buffered && open(self.wal.sync()).is_none() {
                     return;
                 }
                 unsynced.drain(..).for_each(|line| say(&line));
             }
-            if self.other_call(thread, call, &mut rng).is_none() {
+            if self.other_call(thread, call, &mut dice).is_none() {
                 return;
             }
         }
@@ -236,11 +237,11 @@ impl Worker<'_> {
 
     /// What is done besides appending, a thing for each thread. Each is announced, and acknowledged
     /// like an append.
-    fn other_call(&self, thread: u64, call: u64, rng: &mut Rng) -> Option<()> {
+    fn other_call(&self, thread: u64, call: u64, dice: &mut Dice) -> Option<()> {
         let appended = self.appended.load(Ordering::Relaxed);
         match thread {
             0 if call % 6 == 5 => {
-                let lsn = appended.saturating_sub(rng.next() % 40);
+                let lsn = appended.saturating_sub(dice.roll() % 40);
                 say(&format!("checkpoint {lsn}"));
                 open(self.wal.checkpoint(Lsn::from(lsn)))?;
                 say(&format!("checkpointed {lsn}"));
@@ -501,14 +502,14 @@ impl Expected {
 
 /// Runs one child and kills it; returns what it said. One in eight is killed while it recovers, or
 /// about then, the others some time after their report.
-fn run_and_kill(arguments: &str, rng: &mut Rng) -> VecDeque<String> {
+fn run_and_kill(arguments: &str, dice: &mut Dice) -> VecDeque<String> {
     let child = Child::spawn(CHILD, &[(VARIABLE, arguments)]);
     let mut lines = VecDeque::from([child.expect_line()]);
-    let early = rng.below(8) == 0;
+    let early = dice.index(8) == 0;
     while !early && lines.back().is_some_and(|line| !line.starts_with("log ")) {
         lines.push_back(child.expect_line());
     }
-    thread::sleep(Duration::from_micros(rng.next() % if early { 8_000 } else { 120_000 }));
+    thread::sleep(Duration::from_micros(dice.roll() % if early { 8_000 } else { 120_000 }));
     lines.extend(child.kill());
     lines
 }
@@ -518,7 +519,7 @@ fn survive_kills(mode_name: &str, generations: u64) {
     let generations = env::var("SEAWALL_KILL_GENERATIONS")
         .map_or(generations, |count| count.parse().expect("SEAWALL_KILL_GENERATIONS is a number"));
     let (mode, seed, begin) = (mode_of(mode_name), seed(), Instant::now());
-    let mut rng = Rng::new(seed);
+    let mut dice = Dice::new(seed);
     let scratch = tempfile::tempdir().expect("a directory can be made");
     let dir = scratch.path().join("wal");
     let mut expected = Expected::default();
@@ -527,8 +528,8 @@ fn survive_kills(mode_name: &str, generations: u64) {
     for generation in 1..=generations {
         let context = format!("{mode_name}, generation {generation}, SEAWALL_SEED={seed}");
         let mut lines = run_and_kill(
-            &format!("{mode_name} {generation} {} {}", rng.next(), dir.display()),
-            &mut rng,
+            &format!("{mode_name} {generation} {} {}", dice.roll(), dir.display()),
+            &mut dice,
         );
         let Some(report) = Report::take(&mut lines) else {
             in_recovery += 1;

@@ -9,7 +9,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Rng, seed, watchdog};
+use seawall_testkit::Dice;
+
+use crate::support::run::{seed, watchdog};
 
 const GENERATIONS: u64 = 40;
 
@@ -22,12 +24,12 @@ fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
     watchdog(300, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("store");
-        let mut rng = Rng::new(seed());
+        let mut dice = Dice::new(seed());
         let (mut expected, mut acknowledged_in_all) = (Expected::default(), 0);
         for generation in 0..GENERATIONS {
             let context = format!("generation {generation}, change {}", expected.last);
             let acknowledged =
-                fill_until_killed(&dir, Duration::from_micros(rng.next() % 60_000), &context);
+                fill_until_killed(&dir, Duration::from_micros(dice.roll() % 60_000), &context);
             acknowledged_in_all += acknowledged.len();
             for number in &acknowledged {
                 expected.change();
@@ -45,7 +47,7 @@ fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
                 found == expected.list(),
                 "{context}: {count} more were acknowledged, found\n{found}"
             );
-            if rng.below(4) == 0 {
+            if dice.index(4) == 0 {
                 kv(&dir, &["snapshot"]);
                 assert_eq!(
                     kv(&dir, &["list"]),

@@ -8,10 +8,13 @@ use quickcheck::{Arbitrary, Gen, QuickCheck};
 use seawall::fs::Fs;
 use seawall::options::Verify;
 use seawall::report::RecoveryAction;
+use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, Options, Wal};
+use seawall_testkit::Dice;
+use seawall_testkit::disk::contents;
 
-use crate::common::{Rng, Stored, collect, seed, small_segments, watchdog};
-use crate::mem_fs::MemFs;
+use crate::support::records::{Stored, collect, small_segments};
+use crate::support::run::{seed, watchdog};
 
 const DIR: &str = "/wal";
 const RECORD_BYTES_MAX: usize = 50_000;
@@ -131,11 +134,11 @@ impl Model {
 /// A log and its model.
 struct Pair {
     mode: Durability,
-    fs: MemFs,
+    fs: SimFs,
     wal: Option<Wal>,
     model: Model,
     /// Which records are looked at, besides those at an edge.
-    rng: Rng,
+    dice: Dice,
 }
 
 fn options(mode: Durability) -> Options {
@@ -144,16 +147,16 @@ fn options(mode: Durability) -> Options {
     small_segments().record_bytes_max(RECORD_BYTES_MAX as u64).durability(mode).verify(verify)
 }
 
-fn open(fs: &MemFs, mode: Durability) -> Wal {
+fn open(fs: &SimFs, mode: Durability) -> Wal {
     options(mode).open_on(Arc::new(fs.clone()), DIR).expect("no crash makes a log unreadable")
 }
 
 impl Pair {
     fn new(mode: Durability) -> Pair {
-        let fs = MemFs::new(1).with_step_clock();
+        let fs = SimFs::new(1);
         let wal = Some(open(&fs, mode));
         let model = Model { boundaries: BTreeSet::from([0]), ..Model::default() };
-        Pair { mode, fs, wal, model, rng: Rng::new(2) }
+        Pair { mode, fs, wal, model, dice: Dice::new(2) }
     }
 
     fn wal(&self) -> &Wal {
@@ -188,7 +191,7 @@ impl Pair {
             }
             Operation::SetState(bytes) => {
                 self.model.made += 1;
-                self.model.state = Rng::new(self.model.made).bytes(*bytes);
+                self.model.state = Dice::new(self.model.made).bytes(*bytes);
                 self.wal().set_state(&self.model.state).expect("a memory disk does not fail");
             }
             Operation::SetStateTooLarge => {
@@ -215,14 +218,14 @@ impl Pair {
     }
 
     fn checkpoint(&mut self, lsn: u64) {
-        let before = self.fs.files();
+        let before = contents(&self.fs);
         let done = self.wal().checkpoint(Lsn::from(lsn));
         if lsn > self.model.last() {
             assert!(matches!(done, Err(Error::OutOfRange { .. })), "{done:?}");
             return;
         }
         done.expect("a memory disk does not fail");
-        let (after, left) = (self.fs.files(), self.fs.power_cut().files());
+        let (after, left) = (contents(&self.fs), contents(&self.fs.power_cuts().state(0)));
         let returns =
             before.keys().find(|path| !after.contains_key(*path) && left.contains_key(*path));
         assert_eq!(returns, None, "a power cut brings back what a checkpoint removed");
@@ -243,10 +246,10 @@ impl Pair {
                 drop(wal);
                 (self.fs.clone(), self.model.last())
             }
-            End::Kill => (self.fs.fork(), self.model.written.max(durable)),
-            End::PowerCut => (self.fs.power_cut(), promised),
+            End::Kill => (self.fs.process_kill(), self.model.written.max(durable)),
+            End::PowerCut => (self.fs.power_cuts().state(0), promised),
             End::TornPowerCut(seed) => {
-                (self.fs.torn_power_cut(&mut Rng::new(seed + self.model.made)), promised)
+                (self.fs.power_cuts().random(seed + self.model.made), promised)
             }
         };
         // What a dead process had open goes on with the disk of the dead.
@@ -292,7 +295,7 @@ impl Pair {
         assert!(found == visible(first), "iter() shows other records");
         assert!(start.is_none_or(|start| start == Lsn::from(first)), "iter() starts at {start:?}");
 
-        let anywhere = self.rng.below(records(1).len() + 2) as u64;
+        let anywhere = self.dice.index(records(1).len() + 2) as u64;
         for lsn in
             [0, 1, model.floor, first, durable, durable + 1, last, last + 1, u64::MAX, anywhere]
         {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use seawall::Durability;
 use seawall::options::Preallocate;
 use seawall::sim::SimFs;
+use seawall_testkit::Dice;
 
-use crate::dice::Dice;
 use crate::history::{History, Operation, Setup};
-use crate::ledger::{Ledger, Seen, Survived};
+use crate::ledger::{Ledger, Survived, see};
 use crate::machine::{self, DIR};
 
 /// Where a segment's headers end.
@@ -142,9 +142,8 @@ fn classify(row: &mut Row, dice: &mut Dice) {
         let Some(healthy) = damage(&image, row.case, dice) else { continue };
         row.images += 1;
         let opened = setup.options().open_on(Arc::new(image.clone()), DIR);
-        let judged = |wal| {
-            (ledger.judge(&Seen::of(&wal), Survived::PowerCut), ledger.keeps_all_but_last(&wal))
-        };
+        let judged =
+            |wal| (ledger.judge(&see(&wal), Survived::PowerCut), ledger.keeps_all_but_last(&wal));
         match opened.map(judged) {
             Err(_) if healthy => row.refused_healthy += 1,
             Err(_) => row.noticed += 1,
@@ -193,14 +192,14 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
             // Most of a header is zeros, and all of it is there twice: mostly, what is hit is a
             // frame.
             let start = if used > FRAMES_START && !dice.once_in(8) { FRAMES_START } else { 0 };
-            let at = start + dice.length(used - start);
+            let at = start + dice.index(used - start);
             let bit = dice.below(8);
             let dropped = usize::try_from(report.dropped_bytes).unwrap_or(usize::MAX);
             image.damage(&path, |bytes| bytes[at] ^= 1 << bit);
             Some(path == newest && at >= used.saturating_sub(dropped))
         }
         Case::ClosedSector => {
-            let start = dice.length(used) / 512 * 512;
+            let start = dice.index(used) / 512 * 512;
             let end = bytes.len().min(start + 512);
             if bytes[start..end].iter().all(|byte| *byte == 0) {
                 return None;
@@ -210,7 +209,7 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
         }
         Case::ClosedCut => {
             let newest_bytes = image.bytes(&newest)?.len();
-            let length = dice.length(newest_bytes);
+            let length = dice.index(newest_bytes);
             image.damage(&newest, |bytes| bytes.truncate(length));
             Some(false)
         }

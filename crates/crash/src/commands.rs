@@ -5,9 +5,11 @@ use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use seawall_crash::classify;
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random;
-use seawall_crash::{Failure, Kind, Stop, classify};
+use seawall_crash::{Failure, Stop};
+use seawall_testkit::Kind;
 
 use crate::arguments::{Classify, Common, Exhaustive, Random};
 

@@ -2,12 +2,11 @@
 //! recovery and further crashes.
 
 use seawall::sim::SimFs;
+use seawall_testkit::{Dice, Violation};
 
-use crate::dice::Dice;
 use crate::history::Setup;
-use crate::ledger::{Ledger, Seen, Survived};
+use crate::ledger::{Ledger, Survived, see};
 use crate::recovered;
-use crate::violation::Violation;
 
 /// What was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,7 +112,7 @@ impl Examiner {
         let before = image.process_kill();
         let wal = recovered::open(self.setup, image)?;
         let calls = image.calls();
-        let seen = Seen::of(&wal);
+        let seen = see(&wal);
         ledger.judge(&seen, survived)?;
         let mut after = ledger.clone();
         after.adopt(&seen);

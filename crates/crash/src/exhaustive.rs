@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
+use seawall_testkit::{Dice, Violation};
 
-use crate::dice::Dice;
 use crate::examine::Tally;
 use crate::explore::{Explorer, Memo, StopAt};
 use crate::history::{History, Operation, Setup};
 use crate::machine;
 use crate::trial::{Failure, Stop, guarded};
-use crate::violation::Violation;
 
 /// How far it goes.
 #[derive(Debug, Clone, Copy)]

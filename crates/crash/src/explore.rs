@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use seawall::sim::SimFs;
 use seawall::sim::apart::{Doubts, FileId, Image, Stop};
+use seawall_testkit::{Dice, Violation};
 
-use crate::dice::Dice;
 use crate::examine::Tally;
 use crate::history::Setup;
-use crate::ledger::{Ledger, Seen, Survived};
+use crate::ledger::{Ledger, Seen, Survived, digest, see};
 use crate::recovered;
-use crate::violation::Violation;
 
 /// What is known of images that were opened, by all threads and for all workloads.
 ///
@@ -227,7 +226,7 @@ impl<'a> Explorer<'a> {
         }
         let wal = recovered::open(self.setup, &disk)?;
         let stops = disk.recorded();
-        let seen = Seen::of(&wal);
+        let seen = see(&wal);
         let mut found = Found::default();
         if depth > 1 {
             let mut after = Ledger::of(&seen);
@@ -345,7 +344,7 @@ impl Found {
     }
 
     fn add_own(&mut self, seen: Seen) {
-        let digest = seen.digest();
+        let digest = digest(&seen);
         self.outcomes.push(Arc::new(Outcome {
             seen,
             digest,
@@ -408,7 +407,7 @@ mod tests {
         images.push((disk.process_kill(), Way::Killed));
         let shown = images.into_iter().map(|(image, way)| {
             let wal = setup.options().open_on(Arc::new(image.clone()), DIR).unwrap();
-            let digest = Seen::of(&wal).digest();
+            let digest = digest(&see(&wal));
             image.crash_at(image.calls());
             (digest, way)
         });

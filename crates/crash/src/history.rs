@@ -7,8 +7,7 @@ use std::time::Duration;
 use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall::{Durability, Options};
-
-use crate::dice::Dice;
+use seawall_testkit::Dice;
 
 /// The smallest segments there are: a few records fill one.
 const SEGMENT_BYTES: u64 = 16 << 10;
@@ -128,7 +127,7 @@ impl History {
         let durability = Setup::DURABILITIES[*dice.pick(&[0, 0, 0, 0, 1, 2, 2])];
         let preallocate = *dice.pick(&[Preallocate::Off, Preallocate::Auto]);
         let longest = *dice.pick(&[40, 14, 14, 14]);
-        let count = 3 + dice.length(longest);
+        let count = 3 + dice.index(longest);
         // Some logs never meet a fault, some often.
         let fault_every = *dice.pick(&[u64::MAX, 12, 5]);
         let operations = (0..count).map(|_| random_operation(dice, fault_every)).collect();
@@ -151,14 +150,14 @@ fn random_operation(dice: &mut Dice, fault_every: u64) -> Operation {
     match dice.below(40) {
         0..=11 => Operation::Append { bytes: random_bytes(dice) },
         12..=16 => {
-            let count = 1 + dice.length(4);
+            let count = 1 + dice.index(4);
             Operation::Batch { bytes: (0..count).map(|_| random_bytes(dice)).collect() }
         }
         17..=20 => Operation::Sync,
         21 => Operation::Flush,
         22..=23 => {
             let longest = *dice.pick(&[5000, 100, 100, 100]);
-            Operation::SetState { bytes: dice.length(longest) }
+            Operation::SetState { bytes: dice.index(longest) }
         }
         24..=25 => Operation::Rotate,
         26..=29 => Operation::Checkpoint { behind: dice.below_one_of(&[1, 5]) },
@@ -174,11 +173,11 @@ fn random_operation(dice: &mut Dice, fault_every: u64) -> Operation {
 fn random_bytes(dice: &mut Dice) -> usize {
     match dice.below(16) {
         0 => 0,
-        1..=8 => dice.length(120),
-        9..=11 => dice.length(1200),
-        12..=14 => dice.length(5000),
-        _ if dice.once_in(12) => 66_000 + dice.length(8000),
-        _ => dice.length(9000),
+        1..=8 => dice.index(120),
+        9..=11 => dice.index(1200),
+        12..=14 => dice.index(5000),
+        _ if dice.once_in(12) => 66_000 + dice.index(8000),
+        _ => dice.index(9000),
     }
 }
 

@@ -4,9 +4,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use seawall::{Lsn, Wal};
-
-use crate::violation::{Kind, Violation};
+use seawall::Wal;
+use seawall_testkit::ledger::InDoubt;
+use seawall_testkit::{Kind, Violation};
 
 /// What a log may and must hold.
 #[derive(Debug, Clone, Default)]
@@ -17,12 +17,10 @@ pub struct Ledger {
     /// leave.
     durable: u64,
     written: u64,
-    /// The checkpoint, and one that may have taken its place.
-    floor: u64,
-    floor_unsure: Option<u64>,
-    /// The caller's state, and one that may have taken its place.
-    state: Arc<[u8]>,
-    state_unsure: Option<Arc<[u8]>>,
+    /// The checkpoint.
+    floor: InDoubt<u64>,
+    /// The caller's state.
+    state: InDoubt<Arc<[u8]>>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,69 +42,19 @@ pub enum Survived {
 }
 
 /// What an opened log shows.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    last: u64,
-    floor: u64,
-    state: Arc<[u8]>,
-    /// Those above the floor, as far as they can be read.
-    records: Vec<Arc<[u8]>>,
-    /// Where the log contradicts itself, or cannot be read.
-    broken: Option<Violation>,
+pub type Seen = seawall_testkit::ledger::Seen<Arc<[u8]>>;
+
+/// Reads all that an opened log shows.
+pub(crate) fn see(wal: &Wal) -> Seen {
+    Seen::of(wal, |record| Ok(record.payload().into()))
 }
 
-impl Seen {
-    /// Reads all there is.
-    #[must_use]
-    pub fn of(wal: &Wal) -> Seen {
-        let (last, floor) = (u64::from(wal.last_lsn()), u64::from(wal.first_lsn()) - 1);
-        let mut seen =
-            Seen { last, floor, state: wal.state().into(), records: Vec::new(), broken: None };
-        seen.broken = seen.read(wal).err();
-        seen
-    }
-
-    /// Reads the records: dense, and the last one found by itself as well.
-    fn read(&mut self, wal: &Wal) -> Result<(), Violation> {
-        let broken = |what: String| Err(Violation::new(Kind::Broken, what));
-        let (last, durable) = (self.last, u64::from(wal.durable_lsn()));
-        if durable != last || u64::from(wal.recovery().records.last()) != last {
-            let reported = wal.recovery().records;
-            return broken(format!(
-                "open reports {reported} and {durable} as durable, but ends at {last}"
-            ));
-        }
-        let mut next = self.floor + 1;
-        for record in wal.iter() {
-            let record = record.map_err(|error| unreadable(next, &error))?;
-            if u64::from(record.lsn()) != next {
-                return broken(format!("record {} is read where {next} should be", record.lsn()));
-            }
-            self.records.push(record.payload().into());
-            next += 1;
-        }
-        if next != last + 1 {
-            return Err(Violation::new(
-                Kind::Lost,
-                format!("reading ends before {next}, the log at {last}"),
-            ));
-        }
-        let Some(expected) = self.records.last() else { return Ok(()) };
-        match wal.read(Lsn::from(last)) {
-            Ok(Some(record)) if *record.payload() == **expected => Ok(()),
-            Err(error) => Err(unreadable(last, &error)),
-            other => broken(format!("record {last} read by itself is {other:?}")),
-        }
-    }
-
-    /// Those with the same digest show the same.
-    #[must_use]
-    pub fn digest(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.last, self.floor, &self.state, &self.records).hash(&mut hasher);
-        self.broken.as_ref().map(ToString::to_string).hash(&mut hasher);
-        hasher.finish()
-    }
+/// Returns the same number for what shows the same.
+pub(crate) fn digest(seen: &Seen) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (seen.last, seen.floor, &seen.state, &seen.records).hash(&mut hasher);
+    seen.broken.as_ref().map(ToString::to_string).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Ledger {
@@ -166,41 +114,41 @@ impl Ledger {
 
     /// Enters a checkpoint that is about to be made.
     pub fn begin_floor(&mut self, floor: u64) {
-        self.floor_unsure = Some(floor.max(self.floor));
+        self.floor.begin(floor.max(*self.floor.sure()));
     }
 
     /// Notes where the checkpoint is, for certain.
     pub fn settle_floor(&mut self, floor: u64) {
-        (self.floor, self.floor_unsure) = (floor, None);
+        self.floor.settle(floor);
     }
 
     /// The checkpoint.
     #[must_use]
     pub fn floor(&self) -> u64 {
-        self.floor
+        *self.floor.sure()
     }
 
     /// Enters a state that is about to be set.
     pub fn begin_state(&mut self, state: Arc<[u8]>) {
-        self.state_unsure = Some(state);
+        self.state.begin(state);
     }
 
     /// Notes that the state about to be set is the state …
     pub fn state_is_set(&mut self) {
-        self.state = self.state_unsure.take().expect("a state was about to be set");
+        self.state.succeed();
     }
 
     /// … or that it is not.
     pub fn state_is_not_set(&mut self) {
-        self.state_unsure = None;
+        self.state.fail();
     }
 
     /// Takes over what an open has reported: from now on just that must be there.
     pub fn adopt(&mut self, seen: &Seen) {
         self.take_back(seen.last);
         (self.durable, self.written) = (seen.last, seen.last);
-        (self.floor, self.floor_unsure) = (seen.floor, None);
-        (self.state, self.state_unsure) = (seen.state.clone(), None);
+        self.floor.settle(seen.floor);
+        self.state.settle(seen.state.clone());
     }
 
     /// Makes the ledger of an open that has reported this.
@@ -236,23 +184,14 @@ impl Ledger {
             Survived::PowerCut => self.durable,
             Survived::Kill | Survived::Report => self.written,
         };
-        if last < promised {
-            return broken(
-                Kind::Lost,
-                format!("the log ends at {last}, {promised} was acknowledged"),
-            );
-        }
+        seen.judge_promised(promised)?;
         if last > self.last() {
             return broken(
                 Kind::Invented,
                 format!("the log ends at {last}, {} was submitted", self.last()),
             );
         }
-        if floor != self.floor && Some(floor) != self.floor_unsure {
-            let kind = if floor < self.floor { Kind::Lost } else { Kind::Invented };
-            let (acked, unsure) = (self.floor, self.floor_unsure);
-            return broken(kind, format!("the floor is {floor}, not {acked} or {unsure:?}"));
-        }
+        seen.judge_floor(&self.floor)?;
         if last > 0 && last > floor && !self.submitted(last).ends_unit {
             return broken(Kind::Invented, format!("the log ends at {last}, within a batch"));
         }
@@ -264,12 +203,12 @@ impl Ledger {
         if let Some(violation) = &seen.broken {
             return Err(violation.clone());
         }
-        if seen.state != self.state && Some(&seen.state) != self.state_unsure.as_ref() {
+        if !self.state.allows(&seen.state) {
             let what = format!(
                 "the state of {} bytes is neither what was set, {} bytes, nor what was being set, {:?}",
                 seen.state.len(),
-                self.state.len(),
-                self.state_unsure.as_ref().map(|state| state.len())
+                self.state.sure().len(),
+                self.state.unsure().map(|state| state.len())
             );
             return broken(Kind::Lost, what);
         }
@@ -279,8 +218,4 @@ impl Ledger {
     fn submitted(&self, lsn: u64) -> &Submitted {
         &self.records[usize::try_from(lsn - 1).expect("it is a length")]
     }
-}
-
-fn unreadable(lsn: u64, error: &seawall::Error) -> Violation {
-    Violation::new(Kind::FalseCorrupt, format!("record {lsn} cannot be read: {error}"))
 }

@@ -2,7 +2,6 @@
 //! every image that a crash may leave, recovered, and held against a ledger of what was promised.
 
 pub mod classify;
-mod dice;
 mod examine;
 pub mod exhaustive;
 mod explore;
@@ -13,14 +12,11 @@ pub mod random;
 mod recovered;
 mod shrink;
 mod trial;
-mod violation;
 mod watch;
 
-pub use dice::Dice;
 pub use examine::{Examiner, Tally};
 pub use history::{History, Operation, Setup};
 pub use ledger::{Ledger, Seen, Survived};
 pub use machine::{Outcome, run};
 pub use shrink::check;
 pub use trial::{Failure, Stop};
-pub use violation::{Kind, Violation};

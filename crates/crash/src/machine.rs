@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use seawall::sim::SimFs;
 use seawall::{Durability, Entry, Error, Lsn, Wal};
+use seawall_testkit::{Dice, Kind, Violation};
 
-use crate::dice::Dice;
 use crate::history::{History, Operation, Setup};
-use crate::ledger::{Ledger, Seen, Survived};
-use crate::violation::{Kind, Violation};
+use crate::ledger::{Ledger, Survived, see};
 use crate::watch::Watched;
 
 /// Where the log is.
@@ -125,11 +124,11 @@ impl Machine {
     /// Opens the log, again if a fault prevents it, and judges it.
     fn open(&mut self, survived: Survived) -> Result<(), Violation> {
         for _ in 0..OPENS_MAX {
-            let opened = self.setup.options().open_on(Arc::new(self.watched.clone()), DIR);
+            let opened = self.setup.options().open_on(self.watched.fs(), DIR);
             match opened {
                 _ if self.disk.has_crashed() => return Ok(()),
                 Ok(wal) => {
-                    let seen = Seen::of(&wal);
+                    let seen = see(&wal);
                     let judged = self.ledger.judge(&seen, survived);
                     let stopped = self.disk.has_crashed();
                     self.wal = Some(wal);

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::dice::Dice;
+use seawall_testkit::{Dice, Kind};
+
 use crate::examine::{Examiner, Tally};
 use crate::history::History;
 use crate::machine;
 use crate::shrink;
 use crate::trial::{Failure, Stop, check_point, examine, guarded};
-use crate::violation::Kind;
 
 /// Crash points of each history, and power cuts at each.
 const POINTS: u64 = 6;

@@ -8,7 +8,7 @@ use seawall::sim::SimFs;
 use crate::history::Setup;
 use crate::ledger::Ledger;
 use crate::machine::DIR;
-use crate::violation::{Kind, Violation};
+use seawall_testkit::{Kind, Violation};
 
 /// Opens the log of an image that a crash left.
 pub(crate) fn open(setup: Setup, image: &SimFs) -> Result<Wal, Violation> {

@@ -2,13 +2,12 @@
 
 use seawall::Durability;
 use seawall::options::Preallocate;
+use seawall_testkit::{Dice, Violation};
 
-use crate::dice::Dice;
 use crate::examine::Examiner;
 use crate::history::{History, Operation};
 use crate::machine;
 use crate::trial::{Failure, check_point, examine, guarded};
-use crate::violation::Violation;
 
 /// How many shorter histories are tried.
 const ATTEMPTS: usize = 400;

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::examine::Examiner;
 use crate::history::History;
 use crate::machine::{self, Outcome};
-use crate::violation::{Kind, Violation};
+use seawall_testkit::{Kind, Violation};
 
 /// Crashes one after another.
 const DEPTH: u32 = 3;

@@ -1,122 +1,48 @@
 //! Notes at which calls a disk is synced. Between two syncs more and more becomes possible, so only
 //! there is the set of possible states as large as it gets.
 
-use std::ffi::OsString;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use seawall::fs::{Fs, FsFile, FsLock, Medium, OpenMode};
 use seawall::sim::SimFs;
+use seawall_testkit::HookFs;
+use seawall_testkit::hooks::{Call, Verdict};
 
 /// A disk that is watched.
 #[derive(Debug, Clone)]
 pub(crate) struct Watched {
-    disk: SimFs,
+    fs: HookFs,
     syncs: Arc<Mutex<Vec<u64>>>,
-    /// How long a sync takes: threads that append meanwhile form a group.
-    sync_time: Duration,
 }
 
 impl Watched {
     pub(crate) fn new(disk: SimFs) -> Watched {
-        Watched { disk, syncs: Arc::default(), sync_time: Duration::ZERO }
+        let syncs: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let noted = syncs.clone();
+        let watched = disk.clone();
+        let fs = HookFs::new(disk, move |asked| {
+            if matches!(asked.call, Call::Sync | Call::SyncDir) {
+                noted.lock().unwrap_or_else(PoisonError::into_inner).push(watched.calls());
+            }
+            Verdict::Go
+        });
+        Watched { fs, syncs }
+    }
+
+    /// The disk that a log opens on.
+    pub(crate) fn fs(&self) -> Arc<HookFs> {
+        Arc::new(self.fs.clone())
     }
 
     /// The numbers of the calls that were syncs, of a file or a directory.
     pub(crate) fn syncs(&self) -> Vec<u64> {
         self.syncs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    fn note(&self) {
-        self.syncs.lock().unwrap_or_else(PoisonError::into_inner).push(self.disk.calls());
-    }
-}
-
-impl Fs for Watched {
-    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
-        self.disk.canonicalize(path)
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        self.disk.list(dir)
-    }
-
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
-        let file = self.disk.open(path, mode)?;
-        Ok(Box::new(WatchedFile { file, fs: self.clone() }))
-    }
-
-    fn rename(&self, source: &Path, target: &Path) -> io::Result<()> {
-        self.disk.rename(source, target)
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.disk.unlink(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.note();
-        self.disk.sync_dir(path)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>> {
-        self.disk.lock(path)
-    }
-
-    fn medium(&self, dir: &Path) -> Medium {
-        self.disk.medium(dir)
-    }
-
-    fn now(&self) -> Duration {
-        self.disk.now()
-    }
-
-    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
-        self.disk.random(bytes)
-    }
-}
-
-#[derive(Debug)]
-struct WatchedFile {
-    file: Box<dyn FsFile>,
-    fs: Watched,
-}
-
-impl FsFile for WatchedFile {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(bytes, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.file.write_at(bytes, offset)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.fs.note();
-        if !self.fs.sync_time.is_zero() {
-            std::thread::sleep(self.fs.sync_time);
-        }
-        self.file.sync_data()
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.file.set_len(bytes)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
+    use std::time::Duration;
 
     use seawall::Options;
     use seawall::options::Preallocate;
@@ -132,8 +58,12 @@ mod tests {
         let mut refused = 0;
         for round in 0..12 {
             let disk = SimFs::new(round);
-            let sync_time = Duration::from_millis(10);
-            let slow = Watched { sync_time, ..Watched::new(disk.clone()) };
+            let slow = HookFs::new(disk.clone(), |asked| {
+                if asked.call == Call::Sync {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Verdict::Go
+            });
             let options = Options::new().preallocate(Preallocate::Off);
             let wal = options.open_on(Arc::new(slow), "/log").unwrap();
             wal.append(&[]).unwrap(); // The first one makes the spares, which take room of their own.

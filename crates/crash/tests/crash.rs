@@ -8,7 +8,8 @@ use seawall::Durability;
 use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall_crash::exhaustive::{self, Bound};
-use seawall_crash::{Dice, Failure, History, Operation, Setup, Stop, classify, random};
+use seawall_crash::{Failure, History, Operation, Setup, Stop, classify, random};
+use seawall_testkit::Dice;
 
 const THREADS: usize = 2;
 

@@ -8,11 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use seawall_testkit::{Dice, Kind};
 
 use crate::daemon::Fault;
-use crate::dice::Dice;
 use crate::judge::{self, Verdict};
-use crate::ledger::{Kind, Ledger};
+
+use crate::ledger::Ledger;
 use crate::rig::{FileSystem, Rig};
 use crate::round::{Reopened, Round, Task};
 use crate::say::say;
@@ -191,7 +192,7 @@ impl Bench<'_> {
             if left == 0 || self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let mut round = Round::run(self.rig, dice.next(), fault.filter(|_| !CONTROL))?;
+            let mut round = Round::run(self.rig, dice.roll(), fault.filter(|_| !CONTROL))?;
             self.beat.fetch_add(1, Ordering::Relaxed);
             self.tally().note_round(&mut round);
             let count = usize::try_from(self.plan.images_per_round.min(left)).unwrap_or(usize::MAX);

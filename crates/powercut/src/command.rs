@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use seawall_testkit::Dice;
 
 use crate::campaign::{self, CONTROL, Form, Plan};
 use crate::daemon::{self, Fault};
-use crate::dice::Dice;
 use crate::rig::FileSystem;
 use crate::say::say;
 
@@ -105,7 +105,7 @@ pub(crate) fn main() -> ExitCode {
         judges: arguments.judges.into(),
         seed: arguments
             .seed
-            .unwrap_or_else(|| Dice::of(&[clock, std::process::id().into()]).next() >> 32),
+            .unwrap_or_else(|| Dice::of(&[clock, std::process::id().into()]).roll() >> 32),
         faults: arguments.faults.list(),
         keep: arguments.keep,
     };

@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::dice::Dice;
+use seawall_testkit::Dice;
 
 pub(crate) const PAGE_BYTES: u64 = 4096;
 const PAGE: usize = 4096;

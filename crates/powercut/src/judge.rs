@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use seawall::Wal;
+use seawall_testkit::{Dice, Kind, Violation};
 
-use crate::dice::Dice;
 use crate::disk::Cut;
-use crate::ledger::{Kind, Ledger, Mark, Seen, Violation};
+use crate::ledger::{Ledger, Mark, Seen};
 use crate::rig::{Drive, Rig};
 use crate::round::{Task, WAL};
 use crate::workload::{append_some, options};
@@ -58,7 +58,7 @@ pub(crate) fn judge(
     // A second power cut: while the first open was at work, or thereafter.
     let events = usize::try_from(dice.below(recovered.events as u64 + 1)).unwrap_or(0);
     let cut = Cut::ALL[usize::try_from(dice.below(4)).unwrap_or(0)];
-    rig.cut_again(image, events, cut, dice.next())?;
+    rig.cut_again(image, events, cut, dice.roll())?;
     let ledger = recovered.ledger_at(events, ledger);
     let mounted = match rig.mount(drive) {
         Ok(mounted) => mounted,

@@ -4,7 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use seawall::{Error, Lsn, Wal};
+use seawall::Wal;
+use seawall_testkit::ledger::{InDoubt, Seen as Shown};
+use seawall_testkit::{Kind, Violation};
 
 use crate::payload::{Identity, state_of};
 
@@ -82,55 +84,7 @@ impl Mark {
     }
 }
 
-/// What is wrong with an opened log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
-    /// Something acknowledged is not there.
-    Lost,
-    /// Something is there that nobody gave, or only in part, or twice.
-    Invented,
-    /// It does not open, or cannot be read, though nothing but a crash has happened.
-    FalseCorrupt,
-    /// Something that an earlier open has reported is not there.
-    Shrunk,
-    /// It contradicts itself, or cannot be appended to.
-    Broken,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Kind; 5] =
-        [Kind::Lost, Kind::Invented, Kind::FalseCorrupt, Kind::Shrunk, Kind::Broken];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Kind::Lost => "lost",
-            Kind::Invented => "invented",
-            Kind::FalseCorrupt => "false_corrupt",
-            Kind::Shrunk => "shrunk",
-            Kind::Broken => "broken",
-        }
-    }
-}
-
-/// A promise that an opened log breaks.
-#[derive(Debug, Clone)]
-pub(crate) struct Violation {
-    pub(crate) kind: Kind,
-    pub(crate) what: String,
-}
-
-impl Violation {
-    pub(crate) fn new(kind: Kind, what: impl Into<String>) -> Violation {
-        Violation { kind, what: what.into() }
-    }
-
-    /// Of an error that a crash alone must not lead to.
-    pub(crate) fn of_error(what: &str, error: &Error) -> Violation {
-        Violation::new(Kind::FalseCorrupt, format!("{what}: {error}: {error:?}"))
-    }
-}
-
-/// What a log shows.
+/// What a log shows that keeps its promises.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) records: Vec<(u64, Identity)>,
@@ -148,10 +102,8 @@ pub(crate) struct Ledger {
     void: HashSet<(u16, u32)>,
     /// The last LSN acknowledged.
     last: u64,
-    floor: u64,
-    floor_unsure: Option<u64>,
-    state: u64,
-    state_unsure: Option<u64>,
+    floor: InDoubt<u64>,
+    state: InDoubt<u64>,
 }
 
 impl Ledger {
@@ -172,10 +124,10 @@ impl Ledger {
             Mark::Void { thread, operation } => {
                 self.void.insert((thread, operation));
             }
-            Mark::FloorBegan(floor) => self.floor_unsure = Some(floor.max(self.floor)),
-            Mark::Floor(floor) => (self.floor, self.floor_unsure) = (floor.max(self.floor), None),
-            Mark::StateBegan(number) => self.state_unsure = Some(number),
-            Mark::State(number) => (self.state, self.state_unsure) = (number, None),
+            Mark::FloorBegan(floor) => self.floor.begin(floor.max(*self.floor.sure())),
+            Mark::Floor(floor) => self.floor.settle(floor.max(*self.floor.sure())),
+            Mark::StateBegan(number) => self.state.begin(number),
+            Mark::State(number) => self.state.settle(number),
         }
     }
 
@@ -213,88 +165,34 @@ impl Ledger {
     /// # Errors
     /// What it breaks.
     pub(crate) fn judge(&self, wal: &Wal) -> Result<Seen, Violation> {
-        let broken = |kind, what: String| Err(Violation::new(kind, what));
-        let floor = u64::from(wal.first_lsn()) - 1;
-        let last = u64::from(wal.last_lsn());
-        if last < self.last {
-            return broken(
-                Kind::Lost,
-                format!("the log ends at {last}, {} was acknowledged", self.last),
-            );
-        }
-        if floor != self.floor && Some(floor) != self.floor_unsure {
-            let kind = if floor < self.floor { Kind::Lost } else { Kind::Invented };
-            let (sure, unsure) = (self.floor, self.floor_unsure);
-            return broken(kind, format!("the checkpoint is {floor}, not {sure} or {unsure:?}"));
-        }
-        let (durable, reported) = (u64::from(wal.durable_lsn()), wal.recovery().records);
-        if durable != last || (!reported.is_empty() && u64::from(reported.last()) != last) {
-            let what =
-                format!("the log ends at {last}, reports {reported} and {durable} as durable");
-            return broken(Kind::Broken, what);
-        }
-        let state = wal.state();
-        let state = match state_of(self.seed, &state) {
-            Some(number) if number == self.state || Some(number) == self.state_unsure => number,
-            other => {
-                let (sure, unsure) = (self.state, self.state_unsure);
-                let what = format!(
-                    "state {other:?} of {} bytes, not {sure} or {unsure:?}, is there",
-                    state.len()
-                );
-                return broken(Kind::Lost, what);
-            }
-        };
-        let records = self.judge_records(wal, floor, last)?;
-        Ok(Seen { records, floor, state })
-    }
-
-    /// Reads all there is: dense, known, in each thread's order, whole batches, and all that was
-    /// acknowledged.
-    fn judge_records(
-        &self,
-        wal: &Wal,
-        floor: u64,
-        last: u64,
-    ) -> Result<Vec<(u64, Identity)>, Violation> {
-        let mut records: Vec<(u64, Identity)> = Vec::new();
-        for record in wal.iter() {
-            let record = record.map_err(|error| Violation::of_error("reading", &error))?;
+        let shown = Shown::of(wal, |record| {
             let lsn = u64::from(record.lsn());
-            let expected = floor + 1 + records.len() as u64;
-            if lsn != expected {
-                return Err(Violation::new(
-                    Kind::Broken,
-                    format!("record {lsn} where {expected} should be"),
-                ));
-            }
-            let Some(identity) = Identity::of(record.payload()) else {
-                return Err(Violation::new(Kind::Invented, format!("record {lsn} is nobody's")));
-            };
-            self.judge_record(records.last().map(|(_, before)| *before), lsn, identity)?;
-            records.push((lsn, identity));
+            let identity = Identity::of(record.payload());
+            let invented = || Violation::new(Kind::Invented, format!("record {lsn} has no owner"));
+            Ok((lsn, identity.ok_or_else(invented)?))
+        });
+        shown.judge_promised(self.last)?;
+        shown.judge_floor(&self.floor)?;
+        let mut before = None;
+        for (lsn, identity) in &shown.records {
+            self.judge_record(before, *lsn, *identity)?;
+            before = Some(*identity);
         }
-        if floor + records.len() as u64 != last {
-            let what = format!(
-                "{} records above {floor} can be read, the log ends at {last}",
-                records.len()
-            );
+        if let Some(violation) = shown.broken {
+            return Err(violation);
+        }
+        let state = state_of(self.seed, &shown.state).filter(|number| self.state.allows(number));
+        let Some(state) = state else {
+            let bytes = shown.state.len();
+            let what = format!("a state of {bytes} bytes is there, not number {}", self.state);
             return Err(Violation::new(Kind::Lost, what));
-        }
-        let Some((_, end)) = records.last() else { return Ok(records) };
-        if end.index + 1 != end.count {
-            let what = format!("the log ends at {last}, within a batch: {end:?}");
+        };
+        if let Some(end) = before.filter(|end| end.index + 1 != end.count) {
+            let what = format!("the log ends at {}, within a batch: {end:?}", shown.last);
             return Err(Violation::new(Kind::Invented, what));
         }
-        match wal.read(Lsn::from(last)) {
-            Ok(Some(record)) if Identity::of(record.payload()) == Some(*end) => {}
-            other => {
-                let what = format!("record {last} read by itself is {other:?}");
-                return Err(Violation::new(Kind::Broken, what));
-            }
-        }
-        self.judge_order(&records)?;
-        Ok(records)
+        self.judge_order(&shown.records)?;
+        Ok(Seen { records: shown.records, floor: shown.floor, state })
     }
 
     fn judge_record(

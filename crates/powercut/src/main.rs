@@ -37,7 +37,6 @@ mod campaign;
 #[cfg(target_os = "linux")]
 mod daemon;
 #[cfg(target_os = "linux")]
-mod dice;
 #[cfg(target_os = "linux")]
 mod disk;
 #[cfg(target_os = "linux")]

@@ -1,7 +1,7 @@
 //! What the workload stores: every byte of a record follows from who appended it and as its
 //! how-manieth.
 
-use crate::dice::Dice;
+use seawall_testkit::Dice;
 
 /// Begins every payload; by this the disk knows a write of records from the file system's own.
 const MAGIC: [u8; 8] = *b"powercut";
@@ -39,7 +39,7 @@ impl Identity {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         while bytes.len() < len {
-            bytes.extend_from_slice(&dice.next().to_le_bytes());
+            bytes.extend_from_slice(&dice.roll().to_le_bytes());
         }
         bytes.truncate(len);
         bytes
@@ -80,7 +80,7 @@ pub(crate) fn state_bytes(seed: u64, number: u64) -> Vec<u8> {
     let words = 1 + dice.below(words_max);
     let mut bytes = number.to_le_bytes().to_vec();
     for _ in 0..words {
-        bytes.extend_from_slice(&dice.next().to_le_bytes());
+        bytes.extend_from_slice(&dice.roll().to_le_bytes());
     }
     bytes
 }

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
+use seawall_testkit::{Dice, Kind, Violation};
+
 use crate::daemon::Fault;
-use crate::dice::Dice;
 use crate::disk::Cut;
-use crate::ledger::{Ledger, Mark, Violation};
+use crate::ledger::{Ledger, Mark};
 use crate::rig::{Drive, Rig};
 use crate::workload::{self, Ending, Marks, Stint, Stop};
 
@@ -114,11 +115,9 @@ impl Round {
             {
                 return true;
             }
-            Ok(ending) => {
-                Violation::new(crate::ledger::Kind::Broken, format!("{ending:?}, with no fault"))
-            }
+            Ok(ending) => Violation::new(Kind::Broken, format!("{ending:?}, with no fault")),
             Err(Stop::Violation(violation)) => violation,
-            Err(stop) => Violation::new(crate::ledger::Kind::FalseCorrupt, format!("{stop:?}")),
+            Err(stop) => Violation::new(Kind::FalseCorrupt, format!("{stop:?}")),
         };
         self.violation = Some(what);
         false
@@ -222,7 +221,7 @@ impl Round {
                 }
                 _ => events,
             };
-            let seed = dice.next();
+            let seed = dice.roll();
             let random = matches!(cut, Cut::Pages | Cut::Sectors);
             if known.insert((events, cut, if random { seed } else { 0 })) {
                 let marks = self.marks.partition_point(|(before, _)| *before <= events);
@@ -242,7 +241,7 @@ impl Round {
             .map(|_| {
                 let at = promises[below(dice, promises.len())];
                 let cut = Cut::ALL[below(dice, 4)];
-                Task { events: self.marks[at].0, marks: at + 1, cut, seed: dice.next() }
+                Task { events: self.marks[at].0, marks: at + 1, cut, seed: dice.roll() }
             })
             .collect();
         tasks.sort_by_key(|task| task.marks);

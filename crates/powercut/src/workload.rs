@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use seawall::{Durability, Error, Lsn, Options, Wal};
+use seawall_testkit::{Dice, Kind, Violation};
 
-use crate::dice::Dice;
-use crate::ledger::{Ledger, Mark, Violation};
+use crate::ledger::{Ledger, Mark};
 use crate::payload::{Identity, state_bytes};
 
 /// Where marks are written: each is in the disk's log when `note` returns.
@@ -205,7 +205,7 @@ pub(crate) fn append_some(wal: &Wal, seed: u64, thread: u16) -> Result<[Mark; 2]
     }
     if u64::from(first) != next || u64::from(range.first()) != next + 1 {
         let what = format!("appended as {first} and {range}, {next} was next");
-        return Err(Violation::new(crate::ledger::Kind::Broken, what));
+        return Err(Violation::new(Kind::Broken, what));
     }
     Ok([
         Mark::Done { thread, operation: 0, count: 1, first: next },

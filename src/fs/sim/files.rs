@@ -32,7 +32,7 @@ impl Fs for SimFs {
             OpenMode::Create => self.simple(Call::Create, |disk| disk.create_file(path)),
             OpenMode::Read | OpenMode::ReadWrite => self.simple(Call::Open, |disk| disk.file(path)),
         }?;
-        Ok(Box::new(SimFile { fs: self.clone(), node }))
+        Ok(Box::new(SimFile { fs: self.clone(), node, mode }))
     }
 
     fn rename(&self, source: &Path, target: &Path) -> io::Result<()> {
@@ -108,9 +108,17 @@ impl Fs for SimFs {
 struct SimFile {
     fs: SimFs,
     node: Node,
+    mode: OpenMode,
 }
 
 impl SimFile {
+    fn require_writable(&self) -> io::Result<()> {
+        if self.mode == OpenMode::Read {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(())
+    }
+
     fn simple<T>(
         &self,
         call: Call,
@@ -141,6 +149,7 @@ impl FsFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.require_writable()?;
         self.fs.call(
             Call::Write,
             |machine, go| {
@@ -182,6 +191,7 @@ impl FsFile for SimFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.require_writable()?;
         self.simple(Call::SetLen, |file| {
             file.set_len(bytes);
             Ok(())

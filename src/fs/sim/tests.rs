@@ -129,3 +129,55 @@ fn torn_sectors_are_among_the_random_states() {
     };
     assert!((0..200).any(torn));
 }
+
+#[test]
+fn a_killed_machine_shares_no_later_change_and_no_lock() {
+    // Method: change each of two disks, one of which is the other after a kill; look at both.
+    let fs = SimFs::new(1);
+    let file = created(&fs, "/a");
+    file.write_at(b"first", 0).unwrap();
+    let lock = fs.lock(Path::new("/LOCK")).unwrap();
+    let killed = fs.process_kill();
+    file.write_at(b"F", 0).unwrap();
+    created(&killed, "/b").write_at(b"new", 0).unwrap();
+    assert_eq!(fs.bytes("/a").unwrap(), b"First");
+    assert_eq!(killed.bytes("/a").unwrap(), b"first");
+    assert_eq!(fs.bytes("/b"), None);
+    assert_eq!(killed.bytes("/b").unwrap(), b"new");
+    assert_eq!(fs.lock(Path::new("/LOCK")).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    killed.lock(Path::new("/LOCK")).unwrap();
+    drop(lock);
+    fs.lock(Path::new("/LOCK")).unwrap();
+}
+
+#[test]
+fn names_come_and_go_as_std_has_it() {
+    // Method: the errors that the log tells apart, one by one.
+    let fs = SimFs::new(1);
+    let kind = |outcome: io::Result<()>| outcome.unwrap_err().kind();
+    let dir = Path::new("/d");
+    let file = Path::new("/d/f");
+    let other = Path::new("/d/g");
+    assert_eq!(kind(fs.open(file, OpenMode::Create).map(drop)), io::ErrorKind::NotFound);
+    assert_eq!(kind(fs.list(dir).map(drop)), io::ErrorKind::NotFound);
+    assert_eq!(kind(fs.canonicalize(dir).map(drop)), io::ErrorKind::NotFound);
+    fs.create_dir(dir).unwrap();
+    assert_eq!(kind(fs.create_dir(dir)), io::ErrorKind::AlreadyExists);
+    assert_eq!(kind(fs.open(file, OpenMode::Read).map(drop)), io::ErrorKind::NotFound);
+    let handle = fs.open(file, OpenMode::Create).unwrap();
+    handle.write_at(b"kept", 0).unwrap();
+    let reader = fs.open(file, OpenMode::Read).unwrap();
+    assert_eq!(kind(reader.write_at(b"x", 0).map(drop)), io::ErrorKind::PermissionDenied);
+    assert_eq!(kind(reader.set_len(0)), io::ErrorKind::PermissionDenied);
+    fs.rename(file, other).unwrap();
+    assert_eq!(kind(fs.rename(file, other)), io::ErrorKind::NotFound);
+    assert_eq!(fs.list(dir).unwrap(), ["g"]);
+    fs.unlink(other).unwrap();
+    assert_eq!(kind(fs.unlink(other)), io::ErrorKind::NotFound);
+    let mut bytes = [0; 8];
+    assert_eq!(handle.read_at(&mut bytes, 1).unwrap(), 3);
+    assert_eq!(&bytes[..3], b"ept");
+    let mut draws = [[0; 16]; 2];
+    draws.iter_mut().for_each(|draw| fs.random(draw).unwrap());
+    assert_ne!(draws[0], draws[1]);
+}

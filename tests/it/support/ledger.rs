@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use seawall::{Lsn, LsnRange, Record, Wal};
+use seawall_testkit::Dice;
 
-use crate::common::{Rng, Stored};
+use crate::support::records::Stored;
 
 /// Makes the record that `thread` appends as number `number`. Its meta bytes say so, all else
 /// follows from both.
 pub(crate) fn record(thread: u64, number: u64, payload_bytes: usize) -> Stored {
-    let payload = Rng::new(thread << 32 | number).bytes(payload_bytes);
+    let payload = Dice::new(thread << 32 | number).bytes(payload_bytes);
     let meta = [thread.to_le_bytes(), number.to_le_bytes()].concat();
     Stored { payload, meta, kind: u16::try_from(thread).expect("few threads") }
 }

@@ -13,7 +13,7 @@ use std::{env, process};
 
 /// Marks the lines that are the child's own, among those of the test harness.
 const MARK: &str = "child> ";
-/// Said for nobody: only to find out whether the parent still lives.
+/// Said only to find out whether the parent still lives.
 const ALIVE: &str = "alive";
 
 /// A child process.
@@ -65,7 +65,7 @@ impl Child {
         }
     }
 
-    /// Kills it, by SIGKILL where there are signals, and returns what it said and nobody has read.
+    /// Kills it, by SIGKILL where there are signals, and returns what it said and was not read yet.
     /// It must have been alive.
     pub(crate) fn kill(mut self) -> Vec<String> {
         let ended = self.process.try_wait().expect("it is ours");
@@ -73,7 +73,7 @@ impl Child {
         self.end()
     }
 
-    /// Waits for its end, which must be a success, and returns what it said and nobody has read.
+    /// Waits for its end, which must be a success, and returns what it said and was not read yet.
     pub(crate) fn wait(mut self) -> Vec<String> {
         let lines = self.lines.iter().collect();
         let status = self.process.wait().expect("it is ours");
@@ -126,7 +126,7 @@ pub(crate) fn say(lines: &str) {
     }
 }
 
-/// In a child: stays until it is killed, or nobody is left who could.
+/// In a child: stays until it is killed, or its parent is gone.
 pub(crate) fn wait_to_be_killed() -> ! {
     loop {
         thread::sleep(Duration::from_secs(1));

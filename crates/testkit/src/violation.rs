@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use seawall::Error;
+
 /// A promise broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -18,7 +20,7 @@ pub enum Kind {
     Lost,
     /// Something is there that was never submitted, or was taken back; or half of a batch.
     Invented,
-    /// A crash alone made `open` fail.
+    /// A crash alone made `open` or a read fail.
     FalseCorrupt,
     /// A later open shows less, or other, than an earlier one had reported.
     Shrunk,
@@ -31,7 +33,7 @@ impl Kind {
     pub const ALL: [Kind; 5] =
         [Kind::Lost, Kind::Invented, Kind::FalseCorrupt, Kind::Shrunk, Kind::Broken];
 
-    /// Its name in a printed line.
+    /// Returns its name in a printed line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -49,6 +51,12 @@ impl Violation {
     #[must_use]
     pub fn new(kind: Kind, what: impl Into<String>) -> Violation {
         Violation { kind, what: what.into() }
+    }
+
+    /// Makes the one of an error that a crash alone must not lead to.
+    #[must_use]
+    pub fn of_error(what: impl fmt::Display, error: &Error) -> Violation {
+        Violation::new(Kind::FalseCorrupt, format!("{what}: {error}: {error:?}"))
     }
 
     /// Says where it was found; the outermost place comes first.
