@@ -4,7 +4,7 @@
 //! ```text
 //! segment  | header 4096 | its copy 4096 | frame | frame | … | zeros …
 //! frame    0     4          8      12      16     24       32         36    37     38        40
-//!          | tag | checksum | body | count | first | durable | body      | type | codec | 0 | body …
+//!          | tag | checksum | body | count | first | durable | body      | type | codec | 0 | body
 //!          |     | of header| len  |       | LSN   | end     | checksum  |
 //! record   | payload length u32 | meta length u16 | kind u16 | meta | payload
 //! ```
@@ -555,6 +555,21 @@ mod tests {
             put_u32(&mut frame, 4, checksum);
             let reading = FrameHeader::decode(&frame, &SALT, 8192);
             assert_eq!(reading, HeaderReading::Unknown { what: feature, found: expected });
+        }
+    }
+
+    #[test]
+    fn a_state_frame_has_no_other_size_than_a_state_can_have() {
+        // Method: the body length of a state frame, with a right checksum, at both of its limits.
+        for (body_bytes, sound) in
+            [(0, false), (7, false), (8, true), (65_544, true), (65_545, false)]
+        {
+            let (mut frame, header) = encode_state(&SALT, 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
+            let checksum = FrameHeader { body_bytes, ..header }.encode(&mut frame, &SALT, 8192);
+            let reading = FrameHeader::decode(&frame, &SALT, 8192);
+            let expected = FrameHeader { body_bytes, checksum, ..header };
+            let expected = if sound { HeaderReading::Sound(expected) } else { HeaderReading::Bad };
+            assert_eq!(reading, expected, "{body_bytes} bytes");
         }
     }
 

@@ -221,42 +221,57 @@ impl<'a> Sweep<'a> {
     }
 
     /// Reads and verifies the body and the padding of the frame where it stands, whose header is
-    /// `header`. A body that is larger than the window goes through it in pieces.
+    /// `header`.
     #[inline]
     pub(crate) fn body(&mut self, header: &FrameHeader, bodies: Bodies) -> Body {
+        let frame_bytes = match usize::try_from(header.frame_bytes()) {
+            Ok(frame_bytes) if frame_bytes <= self.window.bytes.len() => frame_bytes,
+            _ => return self.large_body(header, bodies),
+        };
+        let frame = match self.window.fetch(self.handle, self.offset, frame_bytes) {
+            Ok(frame) if frame.len() == frame_bytes => frame,
+            Ok(_) => return Body::Flawed(Flaw::Damaged(Damage::FrameBody)),
+            Err(error) => return Body::Flawed(Flaw::Unreadable(error)),
+        };
+        self.window.large = None;
+        let body = frame.start + FRAME_HEADER_BYTES
+            ..frame.start + FRAME_HEADER_BYTES + header.body_bytes as usize;
+        let padded = self.window.bytes[body.end..frame.end].iter().all(|byte| *byte == 0);
+        if padded && crc32fast::hash(&self.window.bytes[body.clone()]) == header.body_checksum {
+            Body::Sound(body)
+        } else {
+            Body::Flawed(Flaw::Damaged(Damage::FrameBody))
+        }
+    }
+
+    /// As [`body`](Sweep::body), for a frame that does not fit into the window: it goes through the
+    /// window in pieces.
+    fn large_body(&mut self, header: &FrameHeader, bodies: Bodies) -> Body {
         let flawed = |flaw| Body::Flawed(flaw);
         let frame_bytes = header.frame_bytes();
-        let fits = frame_bytes <= self.window.bytes.len() as u64;
-        self.window.large = None;
-        if bodies == Bodies::Keep && !fits {
-            match self.room_for(frame_bytes) {
-                Ok(large) => self.window.large = large,
-                Err(error) => return flawed(Flaw::Unreadable(error)),
-            }
-            if self.window.large.is_none() {
-                return flawed(Flaw::Damaged(Damage::FrameLength));
-            }
-        }
+        let mut large = match (bodies, self.room_for(frame_bytes, bodies)) {
+            (_, Err(error)) => return flawed(Flaw::Unreadable(error)),
+            (_, Ok(None)) => return flawed(Flaw::Damaged(Damage::FrameLength)),
+            (Bodies::Keep, Ok(Some(large))) => Some(large),
+            _ => None,
+        };
         let body_end = FRAME_HEADER_BYTES as u64 + u64::from(header.body_bytes);
         let mut hasher = crc32fast::Hasher::new();
-        let mut at = 0;
-        let mut place = 0;
         let mut padded = true;
+        let mut at = 0;
         while at < frame_bytes {
             let piece_bytes = clamp(frame_bytes - at, self.window.bytes.len());
-            let piece = match self.window.fetch(self.handle, self.offset + at, piece_bytes) {
+            let piece = match self.window.get(self.handle, self.offset + at, piece_bytes) {
                 Ok(piece) if piece.len() == piece_bytes => piece,
                 Ok(_) => return flawed(Flaw::Damaged(Damage::FrameBody)),
                 Err(error) => return flawed(Flaw::Unreadable(error)),
             };
-            place = piece.start;
-            let piece = &self.window.bytes[piece];
             // Where the body begins and ends in this piece; the rest of it is header or padding.
             let start = clamp((FRAME_HEADER_BYTES as u64).saturating_sub(at), piece_bytes);
             let end = clamp(body_end.saturating_sub(at), piece_bytes);
             hasher.update(&piece[start..end]);
             padded &= piece[end..].iter().all(|byte| *byte == 0);
-            if let Some(large) = &mut self.window.large {
+            if let Some(large) = &mut large {
                 large.extend_from_slice(piece);
             }
             at += piece_bytes as u64;
@@ -264,23 +279,22 @@ impl<'a> Sweep<'a> {
         if !padded || hasher.finalize() != header.body_checksum {
             return flawed(Flaw::Damaged(Damage::FrameBody));
         }
-        if self.window.large.is_some() {
-            place = 0;
-        }
-        let start = place + FRAME_HEADER_BYTES;
+        self.window.large = large;
         // Of a body that was not kept, this means nothing.
-        Body::Sound(start..start.saturating_add(header.body_bytes as usize))
+        let body_bytes = header.body_bytes as usize;
+        Body::Sound(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES.saturating_add(body_bytes))
     }
 
-    /// Makes room for a frame that does not fit into the window. `None` if the file ends before the
-    /// frame, or memory cannot hold it: a length from the disk is not taken at its word.
-    fn room_for(&self, frame_bytes: u64) -> Result<Option<Vec<u8>>> {
-        let Ok(bytes) = usize::try_from(frame_bytes) else { return Ok(None) };
+    /// Makes room for a frame, if it is to be kept. `None` if the file ends before the frame, or
+    /// memory cannot hold it: a length from the disk is not taken at its word.
+    fn room_for(&self, frame_bytes: u64, bodies: Bodies) -> Result<Option<Vec<u8>>> {
         if self.handle.size()?.saturating_sub(self.offset) < frame_bytes {
             return Ok(None);
         }
         let mut large = Vec::new();
-        Ok(large.try_reserve_exact(bytes).is_ok().then_some(large))
+        let kept_bytes = if bodies == Bodies::Keep { frame_bytes } else { 0 };
+        let room = usize::try_from(kept_bytes).ok().map(|bytes| large.try_reserve_exact(bytes));
+        Ok(matches!(room, Some(Ok(()))).then_some(large))
     }
 
     /// Goes to the next place at which a frame can be looked at again, or to the limit.

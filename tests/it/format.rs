@@ -278,7 +278,7 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
 }
 
-fn frame_checksum(header: &[u8], salt: &Id, offset: u64) -> u32 {
+pub(crate) fn frame_checksum(header: &[u8], salt: &Id, offset: u64) -> u32 {
     crc32(&[&salt[4..], &offset.to_le_bytes(), &header[8..40]].concat())
 }
 
