@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use seawall::fs::Fs;
 use seawall::options::Verify;
@@ -156,6 +157,14 @@ fn several_threads_verify_every_segment_and_report_the_oldest_damage() {
         for number in &damaged {
             disk.damage(segment_path(*number), |bytes| bytes[500_000] ^= 1);
         }
+        // The oldest damage is met last: a thread that verifies a newer segment fails earlier.
+        let slow = segment_path(damaged[0]);
+        let disk = HookFs::new(disk, move |asked| {
+            if asked.call == Call::Read && asked.path == slow && asked.bytes.start > 0 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Verdict::Go
+        });
         match options.open_on(Arc::new(disk), DIR) {
             Err(Error::Corrupt { path, lost: Some(lost), .. }) => {
                 assert_eq!(*path, *segment_path(damaged[0]), "{damaged:?}");
