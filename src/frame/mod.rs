@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! segment  | header 4096 | its copy 4096 | frame | frame | … | zeros …
-//! frame    0     4          8      12      16     24       32         36    37     38        40
-//!          | tag | checksum | body | count | first | durable | body      | type | codec | 0 | body
-//!          |     | of header| len  |       | LSN   | end     | checksum  |
+//! frame    0     4          8      12      16      24        32         36     37      38  40
+//!          | tag | checksum | body | count | first | durable | body     | type | codec | 0 | body
+//!          |     | of header| len  |       | LSN   | end     | checksum |      |       |   | to 8
 //! record   | payload length u32 | meta length u16 | kind u16 | meta | payload
 //! ```
 //! All integers are little-endian; all checksums are CRC-32 with the IEEE polynomial.
