@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::dir::Dir;
-use crate::error::{Error, Result};
+use crate::error::{Error, NamedBy, Result};
 use crate::frame::Seal;
 use crate::fs::{Handle, OpenMode};
 use crate::health::Health;
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, LsnRange};
 use crate::planted::{self, Bug};
 use crate::segment::{Segment, Window};
 use crate::threads::{self, Mutex, MutexGuard, RwLock};
@@ -161,18 +161,22 @@ impl Segments {
         }
     }
 
-    /// Opens a segment's file for reading. One that a checkpoint removed meanwhile is not an error
-    /// of the disk's.
-    pub(crate) fn file(&self, segment: &Segment) -> Result<Arc<Handle>> {
+    /// Opens the file of the segment that holds `wanted`, for reading. One that a checkpoint
+    /// removed meanwhile is not an error of the disk's. `last`: the last record that it holds.
+    pub(crate) fn file(&self, segment: &Segment, wanted: Lsn, last: Lsn) -> Result<Arc<Handle>> {
         if let Some(handle) = self.files.get(segment.number) {
             return Ok(handle);
         }
         let handle = self.files.open(segment).map_err(|error| {
             let first = self.catalog().floor.next();
-            if error.is_not_found() && segment.first < first {
-                Error::Removed { first }
-            } else {
-                error
+            match error.is_not_found() {
+                true if wanted < first => Error::Removed { first },
+                true => Error::MissingSegment {
+                    path: segment.path.clone(),
+                    named_by: NamedBy::OpenLog,
+                    lost: Some(LsnRange::new(first.max(segment.first), last)),
+                },
+                false => error,
             }
         })?;
         // One that was retired meanwhile must not stay open: its space would not be freed.

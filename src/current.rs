@@ -66,6 +66,8 @@ pub(crate) struct Mark {
 
 impl Twinned for Mark {
     const MAGIC: &'static [u8; 8] = b"SEAWALLC";
+    const NAMED_START: usize = 12;
+    const NAMED_END: usize = 72;
 
     fn encode_fields(&self, block: &mut [u8]) {
         put_u32(block, 12, self.state.code());

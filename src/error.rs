@@ -1,8 +1,9 @@
-//! `Error`: what can fail, and what the caller should do about it.
+//! `Error`: what can fail, and what the caller should do about it. `Damage`: what can be wrong with
+//! stored bytes.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use thiserror::Error;
 
@@ -18,13 +19,15 @@ pub enum Error {
     /// The system refused `operation` on `path`. The log is usable unless the next call says
     /// [`Poisoned`](Error::Poisoned); mend the cause (permissions, open files, the device) and try
     /// again.
-    #[error("{operation} {}: {source}", path.display())]
+    #[error("{operation} {}{}: {source}", path.display(), AtOffset(*offset))]
     #[non_exhaustive]
     Io {
         /// What was asked of the system, such as `"read"`.
         operation: &'static str,
         /// The file or directory it was asked for.
         path: Arc<Path>,
+        /// The position in the file, in bytes, of a read or a write.
+        offset: Option<u64>,
         /// What the system said.
         source: Arc<io::Error>,
     },
@@ -45,30 +48,34 @@ pub enum Error {
 
     /// Stored bytes contradict the format or what was acknowledged. Nothing was changed and
     /// retrying cannot help: restore the file from a copy, or see "Damage" in `docs/durability.md`.
-    #[error("{} is damaged at offset {offset}: {reason} (lost records: {lost})", path.display())]
+    #[error("{} is damaged at offset {offset}: {damage} (lost records: {})", path.display(), Lost(*lost))]
     #[non_exhaustive]
     Corrupt {
         /// The damaged file.
         path: Arc<Path>,
-        /// Byte position in it at which the damage was noticed.
+        /// Byte position in it at which the damage begins.
         offset: u64,
-        /// Acknowledged records known to be lost by it; empty where that cannot be told.
-        lost: LsnRange,
         /// What is wrong.
-        reason: &'static str,
+        damage: Damage,
+        /// The records that are lost there, one after the other: the first such run, if the file
+        /// lost several. An empty range says that no record is lost. `None` says that the loss is
+        /// not known. A record at or below the checkpoint, or one that was never known to be
+        /// durable, is not counted.
+        lost: Option<LsnRange>,
     },
 
     /// A segment that the log needs is not there. Nothing was changed: put the file back, from a
     /// copy.
-    #[error("segment {} is missing: {reason} (lost records: {lost})", path.display())]
+    #[error("segment {} is missing: {named_by} (lost records: {}); put the file back", path.display(), Lost(*lost))]
     #[non_exhaustive]
     MissingSegment {
         /// The file that should be there.
         path: Arc<Path>,
-        /// Records known to be in it; empty where that cannot be told.
-        lost: LsnRange,
-        /// Who says that it should be there.
-        reason: &'static str,
+        /// What says that it should be there.
+        named_by: NamedBy,
+        /// The records that are lost with it, as in [`Corrupt`](Error::Corrupt). `None` says that
+        /// the loss is not known.
+        lost: Option<LsnRange>,
     },
 
     /// Written by a later release, or with a feature this one lacks. The files are sound: upgrade
@@ -78,8 +85,8 @@ pub enum Error {
     UnsupportedVersion {
         /// The file.
         path: Arc<Path>,
-        /// What is unknown: `"format version"`, `"frame type"`, `"codec"`.
-        what: &'static str,
+        /// What is unknown.
+        what: Feature,
         /// The value that was found.
         found: u32,
         /// The highest value that this release knows.
@@ -140,8 +147,8 @@ pub enum Error {
         bytes_max: u64,
     },
 
-    /// The log never gave out this LSN. Nothing was changed.
-    #[error("lsn {lsn} is beyond the last record, {last}")]
+    /// The log never gave out this LSN: it is 0, or beyond the last record. Nothing was changed.
+    #[error("the log has no record {lsn}: its first lsn was 1, its last one is {last}")]
     #[non_exhaustive]
     OutOfRange {
         /// What was asked for.
@@ -207,23 +214,39 @@ impl Error {
     /// What the system said of `operation` on `path`: a full disk is told apart from all else, here
     /// alone.
     pub(crate) fn io(operation: &'static str, path: &Arc<Path>, source: io::Error) -> Error {
+        Error::io_at(operation, path, None, source)
+    }
+
+    /// As [`io`](Error::io), of a read or a write at `offset`.
+    pub(crate) fn io_at(
+        operation: &'static str,
+        path: &Arc<Path>,
+        offset: Option<u64>,
+        source: io::Error,
+    ) -> Error {
         let path = path.clone();
         let full = is_full(&source);
         let source = Arc::new(source);
         if full {
             Error::StorageFull { operation, path, source }
         } else {
-            Error::Io { operation, path, source }
+            Error::Io { operation, path, offset, source }
         }
     }
 
     pub(crate) fn corrupt(
         path: &Arc<Path>,
         offset: u64,
-        lost: LsnRange,
-        reason: &'static str,
+        damage: Damage,
+        lost: Option<LsnRange>,
     ) -> Error {
-        Error::Corrupt { path: path.clone(), offset, lost, reason }
+        Error::Corrupt { path: path.clone(), offset, damage, lost }
+    }
+
+    /// No segment can follow the one at `path`: it has the highest number that there is.
+    pub(crate) fn no_number_left(path: &Arc<Path>) -> Error {
+        let source = io::Error::other("no segment number is left; begin a new log");
+        Error::io("make a segment after", path, source)
     }
 
     pub(crate) fn is_storage_full(&self) -> bool {
@@ -261,6 +284,155 @@ fn holder_text(holder: Option<u32>) -> String {
     match holder {
         Some(process) => format!("in process {process} as the file says"),
         None => "in this or another process".to_owned(),
+    }
+}
+
+/// What is wrong with stored bytes. Its `Display` is a clause that completes "the file is damaged".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Damage {
+    /// Neither a segment's header nor the copy of it verifies.
+    Header,
+    /// The file is empty or holds zeros: a restore or a copy of it was interrupted.
+    Blank,
+    /// Sound headers or CURRENT belong to two logs.
+    OtherLog,
+    /// It is not the segment that CURRENT names under its number.
+    OtherTail,
+    /// It is not the segment that its successor names under its number.
+    OtherSegment,
+    /// No frame header verifies.
+    FrameHeader,
+    /// A frame's body, or the padding after it, does not verify.
+    FrameBody,
+    /// A frame goes beyond the end of its segment.
+    FrameLength,
+    /// A frame's checksums verify, but its body does not hold just its records.
+    FrameRecords,
+    /// A segment does not begin with a state frame.
+    NoState,
+    /// An LSN is left out, or occurs twice.
+    LsnGap,
+    /// Bytes that a sync had covered do not verify.
+    BrokenPromise,
+    /// A sync is said to have ended within a frame.
+    PromiseInFrame,
+    /// The segment does not end with the frame that its successor names as the last one.
+    End,
+    /// The segment's header contradicts itself, or the header of its successor.
+    Chain,
+    /// The checkpoint is beyond the last record.
+    Floor,
+    /// Its last record has the highest LSN that there is.
+    LastLsn,
+    /// The bytes changed after they were verified.
+    Changed,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Damage::Header => "neither its header nor the copy of that verifies",
+            Damage::Blank => "it holds nothing but zeros, as after an interrupted restore",
+            Damage::OtherLog => {
+                "it and most files beside it belong to two logs; move the files of one log away"
+            }
+            Damage::OtherTail => {
+                "it is not the segment that CURRENT names under this number; \
+                 put the two files back from one copy"
+            }
+            Damage::OtherSegment => {
+                "it is not the segment that its successor names under this number; \
+                 put the right file back"
+            }
+            Damage::FrameHeader => "no frame header verifies here",
+            Damage::FrameBody => "a frame's body does not verify",
+            Damage::FrameLength => "a frame goes beyond the segment's end",
+            Damage::FrameRecords => "a frame does not hold just its records",
+            Damage::NoState => "a segment must begin with a state frame",
+            Damage::LsnGap => "the LSNs are not dense",
+            Damage::BrokenPromise => "bytes that were synced do not verify",
+            Damage::PromiseInFrame => "a sync is said to have ended within a frame",
+            Damage::End => "its end is not as its successor says",
+            Damage::Chain => "its header does not fit the segments beside it",
+            Damage::Floor => "its checkpoint is beyond its last record",
+            Damage::LastLsn => "no LSN is left after its last record",
+            Damage::Changed => "its bytes changed while they were read",
+        })
+    }
+}
+
+/// What says that a missing segment should be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NamedBy {
+    /// CURRENT names it as the newest segment.
+    Current,
+    /// There is a CURRENT, which cannot be read, and no segment.
+    UnreadableCurrent,
+    /// The segment after it names it.
+    Successor,
+    /// A copy of it is there under another number, and no segment as new as it is under its own.
+    Copy,
+    /// It was there when the log was opened.
+    OpenLog,
+}
+
+impl fmt::Display for NamedBy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            NamedBy::Current => "CURRENT says that it is the newest one",
+            NamedBy::UnreadableCurrent => "there is a CURRENT that cannot be read, and no segment",
+            NamedBy::Successor => "the segment after it names it",
+            NamedBy::Copy => "there is only a copy of it, under another number",
+            NamedBy::OpenLog => "it was there when the log was opened",
+        })
+    }
+}
+
+/// What a file can have that this release does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Feature {
+    /// The version in a block.
+    FormatVersion,
+    /// What a frame holds.
+    FrameType,
+    /// How a frame's body is compressed.
+    Codec,
+    /// Bytes that this release leaves zero.
+    ReservedBytes,
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Feature::FormatVersion => "format version",
+            Feature::FrameType => "frame type",
+            Feature::Codec => "codec",
+            Feature::ReservedBytes => "value of reserved bytes",
+        })
+    }
+}
+
+/// Shows lost records: which, that there are none, or that they are not known.
+struct Lost(Option<LsnRange>);
+
+impl fmt::Display for Lost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(lost) => lost.fmt(formatter),
+            None => formatter.write_str("not known"),
+        }
+    }
+}
+
+/// Shows the position of a read or a write.
+struct AtOffset(Option<u64>);
+
+impl fmt::Display for AtOffset {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |offset| write!(formatter, " at offset {offset}"))
     }
 }
 

@@ -31,7 +31,7 @@ mod wal;
 mod watch;
 
 pub use entry::Entry;
-pub use error::{Error, Result};
+pub use error::{Damage, Error, Feature, NamedBy, Result};
 #[cfg(feature = "sim")]
 #[doc(inline)]
 pub use fs::sim;

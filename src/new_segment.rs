@@ -11,16 +11,17 @@ use std::sync::Arc;
 
 use crate::current::{CurrentGuard, LogState, Mark, is_refused_for_space, remove_unfinished};
 use crate::dir::{Dir, Target};
-use crate::error::{Error, Failure, Result};
+use crate::error::{Damage, Error, Failure, Result};
 use crate::frame::{
     FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, Id, Seal, SegmentHeader, Twinned,
     encode_state, pad,
 };
 use crate::fs::{Handle, OpenMode};
-use crate::lsn::{Lsn, LsnRange};
+use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 use crate::segment::{
-    Bodies, IndexEntry, LastFrame, Segment, Step, Tail, Walk, Window, note_frame, read_body,
+    Bodies, Body, Flaw, Gap, IndexEntry, LastFrame, Segment, Step, Sweep, SweptFrame, Tail, Window,
+    note_frame,
 };
 
 /// Frames are copied in pieces of this size.
@@ -261,30 +262,28 @@ fn write(handle: Handle, kind: FileKind, succession: &Succession<'_>, salt: Id) 
 /// stay.
 fn copy_frames(writer: &mut Writer<'_>, copied: &CopiedFrames<'_>, first: Lsn) -> Result<()> {
     let mut window = Window::new(COPY_BYTES);
-    let start = (first, copied.start);
-    let mut walk =
-        Walk::new(copied.handle, copied.salt, &mut window, Bodies::Skip, start, copied.end);
+    let mut next = first;
+    let mut sweep = Sweep::new(copied.handle, &copied.salt, &mut window, copied.start, copied.end);
     loop {
-        match walk.step()? {
+        match sweep.step(Bodies::Keep)? {
             Step::End => return Ok(()),
-            Step::Frame { offset, header } if header.frame_type == FrameType::Data => {
-                let body = read_body(copied.handle, offset, &header)?;
-                if crc32fast::hash(&body) != header.body_checksum {
-                    return Err(changed(copied, offset, header.first));
+            Step::Frame(SweptFrame { header, body: Body::Sound(body), .. })
+                if header.first == next =>
+            {
+                next = header.next().expect("decoding checked it");
+                // The newest state is in the segment's own state frame.
+                if header.frame_type == FrameType::Data {
+                    writer.push(&header, sweep.bytes(body))?;
                 }
-                writer.push(&header, &body)?;
             }
-            Step::Frame { .. } => {} // The newest state is in the segment's own state frame.
-            Step::Bad { .. } | Step::Discontinuous { .. } => {
-                return Err(changed(copied, walk.offset(), walk.next_lsn()));
+            Step::Frame(SweptFrame { body: Body::Flawed(Flaw::Unreadable(error)), .. })
+            | Step::Gap(Gap { flaw: Flaw::Unreadable(error), .. }) => return Err(error),
+            Step::Frame(SweptFrame { offset, .. }) | Step::Gap(Gap { start: offset, .. }) => {
+                let path = copied.handle.path();
+                return Err(Error::corrupt(path, offset, Damage::Changed, None));
             }
         }
     }
-}
-
-fn changed(copied: &CopiedFrames<'_>, offset: u64, next: Lsn) -> Error {
-    let lost = LsnRange::empty_before(next);
-    Error::corrupt(copied.handle.path(), offset, lost, "a frame changed while it was copied")
 }
 
 struct Writer<'a> {

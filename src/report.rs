@@ -1,5 +1,6 @@
 //! `RecoveryReport`: what opening a log found and did.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ pub struct RecoveryReport {
     pub dropped_frames: u64,
     /// Records written again into the new segment, since nothing proved them durable.
     pub rewritten_records: LsnRange,
-    /// Oddities that lost nothing, such as a damaged copy of a header.
+    /// Anomalies that lost no data, such as a damaged copy of a header.
     pub notes: Vec<RecoveryNote>,
     /// The records that the log now has, above its checkpoint.
     pub records: LsnRange,
@@ -30,10 +31,11 @@ pub struct RecoveryReport {
 }
 
 impl RecoveryReport {
-    /// Whether the log had been closed and was found just as it was left.
+    /// Whether the log had been closed and was found just as it was left, without an anomaly.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.action != RecoveryAction::RewroteTail && self.action != RecoveryAction::SealedTail
+        matches!(self.action, RecoveryAction::Created | RecoveryAction::Resumed)
+            && self.notes.is_empty()
     }
 }
 
@@ -45,8 +47,9 @@ pub enum RecoveryAction {
     Created,
     /// It had been closed: appends go on in its newest segment.
     Resumed,
-    /// It had not been closed, and nothing in its newest segment was known to be durable: that was
-    /// written again under the next number.
+    /// The newest segment was written again under the next number: the log had not been closed, and
+    /// nothing in that segment was known to be durable; or a part of it below the checkpoint was
+    /// damaged.
     RewroteTail,
     /// It had not been closed: a new segment follows the newest one, and takes over what was not
     /// known to be durable in it.
@@ -63,7 +66,7 @@ pub struct SegmentReport {
     pub number: u64,
     /// What it was found to be.
     pub role: SegmentRole,
-    /// The records it holds that count.
+    /// The records above the checkpoint that it holds.
     pub records: LsnRange,
     /// Where what counts in it ends, in bytes from its start.
     pub end: u64,
@@ -79,12 +82,14 @@ pub enum SegmentRole {
     Tail,
     /// Below the checkpoint, or replaced: removed.
     Retired,
+    /// Likewise, but its removal failed: the next checkpoint tries again.
+    PendingRemoval,
     /// Not part of the log, and its header unreadable: left as it is. Remove it by hand if it is
     /// not wanted.
     Unreadable,
 }
 
-/// Something odd that lost nothing.
+/// An anomaly that lost no data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryNote {
@@ -93,5 +98,5 @@ pub struct RecoveryNote {
     /// The position in it, in bytes.
     pub offset: u64,
     /// What was found.
-    pub message: &'static str,
+    pub message: Cow<'static, str>,
 }

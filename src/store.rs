@@ -13,7 +13,7 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::{FrameBuffer, Id, Unit};
 use crate::fs::{Handle, Medium, Names};
 use crate::health::Health;
-use crate::lsn::{Lsn, LsnRange};
+use crate::lsn::Lsn;
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
 use crate::options::{Durability, Options, Preallocate};
 use crate::planted::{self, Bug};
@@ -186,9 +186,7 @@ impl Store {
         let seal = tail.seal_of_next();
         let mut current = self.current.lock();
         let Some(number) = tail.header.number.checked_add(1) else {
-            let lost = LsnRange::empty_before(next);
-            let reason = "no segment number is left after it";
-            return Err(Failure::Refused(Error::corrupt(&tail.segment.path, 0, lost, reason)));
+            return Err(Failure::Refused(Error::no_number_left(&tail.segment.path)));
         };
         let succession = Succession {
             log_id: tail.header.log_id,

@@ -329,9 +329,10 @@ impl<D: Disk> Commit<D> {
         let unwritten = pending - state.reserved_bytes;
         let blocked = buffered && self.met_full_disk() && unwritten > 0;
         let may_enter = state.admission == Admission::Open && has_room && !blocked;
+        let must_write = write_first || blocked || !has_room;
         if may_enter && !write_first {
             Step::Enter
-        } else if state.has_pending() && self.may_write(state) && (write_first || !has_room) {
+        } else if state.has_pending() && self.may_write(state) && must_write {
             Step::Lead
         } else if may_enter {
             Step::Enter // Another thread writes out what fills the buffer; there is room meanwhile.

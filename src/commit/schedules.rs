@@ -881,6 +881,9 @@ fn states_stand_among_records_and_share_their_syncs() {
             let full = model(&[&[SetState(1)], &[Append(2), Sync], &[SetState(3)]]);
             explore(full.with_faults(faults), &[Seen::StorageFull]);
         }
+        // A full disk that only a state has met: what comes next is written out first.
+        let full = model(&[&[SetState(1), Append(2), Append(3)], &[Append(4)]]);
+        explore(full.with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
         let broken = model(&[&[SetState(1)], &[Append(2)], &[SetState(3)]]);
         explore(broken.with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
     }

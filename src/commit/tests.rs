@@ -595,6 +595,21 @@ fn a_refused_state_is_not_there_and_the_next_one_is() {
 }
 
 #[test]
+fn a_full_disk_that_only_a_state_has_met_keeps_nothing_waiting() {
+    // Method: in each mode, a state meets a full disk, then records come.
+    let interval = Durability::Interval(Duration::from_secs(1000));
+    for mode in [Durability::Sync, interval, Durability::Buffered] {
+        let (disk, commit) = fixture(&Options::new().durability(mode));
+        disk.writes.lock().unwrap().extend([Some(Script::Fail(io::ErrorKind::StorageFull))]);
+        assert!(set_state(&commit, b"refused").unwrap_err().is_storage_full());
+        for _ in 0..3 {
+            outcome(&start_append(&commit)).unwrap();
+        }
+        assert_eq!(outcome(&start_set_state(&commit, b"stored")).ok(), Some(()));
+    }
+}
+
+#[test]
 fn neither_appends_nor_threads_that_want_both_roles_starve_each_other() {
     // Method: two threads take both roles without a pause, two append without a pause. Each side
     // must get on, however the machine schedules them.

@@ -6,8 +6,8 @@ use crate::entry::Entry;
 use crate::lsn::Lsn;
 
 use super::{
-    FLOOR_BYTES, FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameType, Id,
-    RECORD_HEADER_BYTES, pad, put_u64,
+    Codec, FLOOR_BYTES, FRAME_BODY_BYTES, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES,
+    FRAME_RECORDS_MIN, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad, put_u64,
 };
 
 /// What one call appends: it lies in one frame, whole or not at all.
@@ -67,7 +67,7 @@ impl<'a> Unit<'a> {
 
     /// Whether records of so many bytes get a frame of their own.
     pub(crate) fn is_large(bytes: u64) -> bool {
-        bytes > FRAME_BODY_BYTES as u64
+        bytes > FRAME_BODY_BYTES_MAX as u64
     }
 
     /// The caller's small state. Its floor is filled in when its group is built.
@@ -299,8 +299,10 @@ impl FrameBuffer {
 
 impl Draft {
     fn has_room(&self, bytes: usize) -> bool {
+        let body_bytes_max =
+            if self.count < FRAME_RECORDS_MIN { FRAME_BODY_BYTES_MAX } else { FRAME_BODY_BYTES };
         matches!(self.bytes, DraftBytes::Shared(_))
-            && self.body_bytes as usize + bytes <= FRAME_BODY_BYTES
+            && self.body_bytes as usize + bytes <= body_bytes_max
     }
 
     /// The header, as far as it is known before the frame has its place.
@@ -313,6 +315,7 @@ impl Draft {
             durable_end: 0,
             body_checksum: 0,
             frame_type: self.frame_type,
+            codec: Codec::Plain,
         }
     }
 }
@@ -400,7 +403,11 @@ mod tests {
             assert_eq!(u64::from(header.first), found.len() as u64 + 1, "LSNs are dense");
             let mut body = &bytes[at + FRAME_HEADER_BYTES..][..header.body_bytes as usize];
             assert_eq!(crc32fast::hash(body), header.body_checksum);
-            assert!(body.len() <= FRAME_BODY_BYTES || header.count <= 3);
+            assert!(
+                body.len() <= FRAME_BODY_BYTES
+                    || header.count <= 3
+                    || body.len() <= FRAME_BODY_BYTES_MAX && header.count <= 3 + 3
+            );
             for _ in 0..header.count {
                 let record = decode_record(body).unwrap();
                 found.push(record.payload.to_vec());

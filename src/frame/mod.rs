@@ -14,6 +14,7 @@ mod buffer;
 
 pub(crate) use buffer::{FrameBuffer, Unit, record_bytes};
 
+use crate::error::Feature;
 use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 
@@ -28,9 +29,14 @@ pub(crate) const FRAMES_START: u64 = TWIN_BYTES as u64;
 pub(crate) const FRAME_HEADER_BYTES: usize = 40;
 /// Frames start on this boundary, so that the tag and checksum of one always share a sector.
 pub(crate) const FRAME_ALIGN_BYTES: usize = 8;
-/// A frame takes no further record when its body would pass this: reading one record verifies no
-/// more.
-pub(crate) const FRAME_BODY_BYTES: usize = 64 << 10;
+/// A frame that holds [`FRAME_RECORDS_MIN`] records takes no further one if its body would pass
+/// this: reading one record then verifies little, and damage takes few records with it.
+pub(crate) const FRAME_BODY_BYTES: usize = 8 << 10;
+/// A frame takes this many records even beyond [`FRAME_BODY_BYTES`]: with one record in each frame,
+/// a replay of 4 KiB records takes 8 % longer.
+pub(crate) const FRAME_RECORDS_MIN: u32 = 4;
+/// No frame takes a further record if its body would pass this.
+pub(crate) const FRAME_BODY_BYTES_MAX: usize = 64 << 10;
 pub(crate) const RECORD_HEADER_BYTES: usize = 8;
 /// The largest state of the caller's.
 pub(crate) const STATE_BYTES_MAX: usize = 64 << 10;
@@ -38,6 +44,7 @@ pub(crate) const STATE_BYTES_MAX: usize = 64 << 10;
 const CHECKSUM_AT: usize = BLOCK_BYTES - 4;
 pub(crate) const FLOOR_BYTES: usize = 8;
 
+const _: () = assert!(FRAME_BODY_BYTES < FRAME_BODY_BYTES_MAX);
 const _: () = assert!(FRAME_HEADER_BYTES % FRAME_ALIGN_BYTES == 0);
 const _: () = assert!(TWIN_BYTES % FRAME_ALIGN_BYTES == 0);
 
@@ -50,8 +57,8 @@ pub(crate) enum Twin<T> {
     /// At least one of them verifies; `damaged` is the offset of the other, where that does not
     /// agree.
     Sound { value: T, damaged: Option<u64> },
-    /// One of them verifies, and is of a later version.
-    Newer { version: u32 },
+    /// One of them verifies, and a later release wrote it.
+    Newer { what: Feature, found: u32 },
     /// Neither verifies. `magic`: at least one begins as ours do.
     Bad { magic: bool },
 }
@@ -59,6 +66,10 @@ pub(crate) enum Twin<T> {
 /// What is stored as a block and its copy.
 pub(crate) trait Twinned: Sized + PartialEq {
     const MAGIC: &'static [u8; 8];
+    /// Where the fields of a block begin and end. Between the version and them, and between them
+    /// and the checksum, a block is zero.
+    const NAMED_START: usize;
+    const NAMED_END: usize;
 
     fn encode_fields(&self, block: &mut [u8]);
 
@@ -84,7 +95,9 @@ pub(crate) trait Twinned: Sized + PartialEq {
         let (first, second) = bytes.split_at(bytes.len().min(BLOCK_BYTES));
         let copy_offset = BLOCK_BYTES as u64;
         match (decode_block::<Self>(first), decode_block::<Self>(second)) {
-            (Block::Newer(version), _) | (_, Block::Newer(version)) => Twin::Newer { version },
+            (Block::Newer(what, found), _) | (_, Block::Newer(what, found)) => {
+                Twin::Newer { what, found }
+            }
             (Block::Sound(first), Block::Sound(second)) if first == second => {
                 Twin::Sound { value: first, damaged: None }
             }
@@ -105,7 +118,7 @@ pub(crate) trait Twinned: Sized + PartialEq {
 
 enum Block<T> {
     Sound(T),
-    Newer(u32),
+    Newer(Feature, u32),
     Bad { magic: bool },
 }
 
@@ -118,9 +131,16 @@ fn decode_block<T: Twinned>(bytes: &[u8]) -> Block<T> {
     if !verifies {
         return Block::Bad { magic: true };
     }
-    match get_u32(bytes, 8) {
-        version if version > FORMAT_VERSION => Block::Newer(version),
-        FORMAT_VERSION => T::decode_fields(bytes).map_or(Block::Bad { magic: true }, Block::Sound),
+    let version = get_u32(bytes, 8);
+    if version > FORMAT_VERSION {
+        return Block::Newer(Feature::FormatVersion, version);
+    }
+    let reserved = bytes[12..T::NAMED_START].iter().chain(&bytes[T::NAMED_END..CHECKSUM_AT]);
+    match (version, reserved.copied().find(|byte| *byte != 0)) {
+        (FORMAT_VERSION, Some(byte)) => Block::Newer(Feature::ReservedBytes, byte.into()),
+        (FORMAT_VERSION, None) => {
+            T::decode_fields(bytes).map_or(Block::Bad { magic: true }, Block::Sound)
+        }
         _ => Block::Bad { magic: true },
     }
 }
@@ -154,6 +174,8 @@ pub(crate) struct Seal {
 
 impl Twinned for SegmentHeader {
     const MAGIC: &'static [u8; 8] = b"SEAWALL\0";
+    const NAMED_START: usize = 16;
+    const NAMED_END: usize = 124;
 
     fn encode_fields(&self, block: &mut [u8]) {
         block[16..32].copy_from_slice(&self.log_id);
@@ -205,6 +227,28 @@ pub(crate) enum FrameType {
     State,
 }
 
+/// How a frame's body is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Codec {
+    /// As it is.
+    Plain,
+}
+
+impl Codec {
+    fn code(self) -> u8 {
+        match self {
+            Codec::Plain => 0,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Codec> {
+        match code {
+            0 => Some(Codec::Plain),
+            _ => None,
+        }
+    }
+}
+
 /// A frame's header that verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
@@ -219,6 +263,8 @@ pub(crate) struct FrameHeader {
     pub(crate) durable_end: u64,
     pub(crate) body_checksum: u32,
     pub(crate) frame_type: FrameType,
+    /// A frame that recovery carries over keeps it, since its body stays as it is.
+    pub(crate) codec: Codec,
 }
 
 /// What 40 bytes of a segment turned out to be.
@@ -227,33 +273,18 @@ pub(crate) enum HeaderReading {
     Sound(FrameHeader),
     /// It verifies, but a later release wrote it.
     Unknown {
-        field: UnknownField,
+        what: Feature,
         found: u32,
     },
     Bad,
 }
 
-/// A field of a frame header whose value this release may not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum UnknownField {
-    FrameType,
-    Codec,
-}
-
-impl UnknownField {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            UnknownField::FrameType => "frame type",
-            UnknownField::Codec => "codec",
-        }
-    }
-
-    /// Returns the highest value that this release knows.
-    pub(crate) fn supported(self) -> u32 {
-        match self {
-            UnknownField::FrameType => 2,
-            UnknownField::Codec => 0,
-        }
+/// Returns the highest value of a feature that this release knows.
+pub(crate) fn supported(what: Feature) -> u32 {
+    match what {
+        Feature::FormatVersion => FORMAT_VERSION,
+        Feature::FrameType => 2,
+        Feature::Codec | Feature::ReservedBytes => 0,
     }
 }
 
@@ -278,11 +309,12 @@ impl FrameHeader {
         put_u64(frame, 16, self.first.into());
         put_u64(frame, 24, self.durable_end);
         put_u32(frame, 32, self.body_checksum);
-        let frame_type = match self.frame_type {
+        frame[36] = match self.frame_type {
             FrameType::Data => 1,
             FrameType::State => 2,
         };
-        put_u32(frame, 36, frame_type); // Codec and the reserved bytes are zero.
+        frame[37] = self.codec.code();
+        frame[38..FRAME_HEADER_BYTES].fill(0);
         let checksum = header_checksum(frame, salt, offset);
         put_u32(frame, 4, checksum);
         checksum
@@ -301,17 +333,15 @@ impl FrameHeader {
             1 => FrameType::Data,
             2 => FrameType::State,
             other => {
-                return HeaderReading::Unknown {
-                    field: UnknownField::FrameType,
-                    found: other.into(),
-                };
+                return HeaderReading::Unknown { what: Feature::FrameType, found: other.into() };
             }
         };
-        if frame[37..40] != [0; 3] {
-            return HeaderReading::Unknown {
-                field: UnknownField::Codec,
-                found: get_u32(frame, 36) >> 8,
-            };
+        let Some(codec) = Codec::from_code(frame[37]) else {
+            return HeaderReading::Unknown { what: Feature::Codec, found: frame[37].into() };
+        };
+        let reserved = u16::from_le_bytes([frame[38], frame[39]]);
+        if reserved != 0 {
+            return HeaderReading::Unknown { what: Feature::ReservedBytes, found: reserved.into() };
         }
         let header = FrameHeader {
             checksum,
@@ -321,6 +351,7 @@ impl FrameHeader {
             durable_end: get_u64(frame, 24),
             body_checksum: get_u32(frame, 32),
             frame_type,
+            codec,
         };
         let possible = match frame_type {
             FrameType::Data => {
@@ -365,6 +396,7 @@ pub(crate) fn encode_state(
         durable_end,
         body_checksum: crc32fast::hash(body),
         frame_type: FrameType::State,
+        codec: Codec::Plain,
     };
     pad(&mut frame);
     header.checksum = header.encode(&mut frame, salt, offset);
@@ -473,7 +505,19 @@ mod tests {
         put_u32(&mut newer, 8, 2);
         let checksum = crc32fast::hash(&newer[..CHECKSUM_AT]);
         put_u32(&mut newer, CHECKSUM_AT, checksum);
-        assert_eq!(SegmentHeader::decode(&newer), Twin::Newer { version: 2 });
+        assert_eq!(
+            SegmentHeader::decode(&newer),
+            Twin::Newer { what: Feature::FormatVersion, found: 2 }
+        );
+
+        for at in [12, 15, 124, CHECKSUM_AT - 1] {
+            let mut newer = bytes.clone();
+            newer[at] = 7;
+            let checksum = crc32fast::hash(&newer[..CHECKSUM_AT]);
+            put_u32(&mut newer, CHECKSUM_AT, checksum);
+            let expected = Twin::Newer { what: Feature::ReservedBytes, found: 7 };
+            assert_eq!(SegmentHeader::decode(&newer), expected, "byte {at} is reserved");
+        }
 
         let other = SegmentHeader { number: 8, ..header() }.encode();
         let both = [&bytes[..BLOCK_BYTES], &other[..BLOCK_BYTES]].concat();
@@ -498,15 +542,34 @@ mod tests {
 
     #[test]
     fn a_frame_of_a_later_release_is_not_taken_for_damage() {
-        for (at, value, name) in [(36, 3, "frame type"), (37, 1, "codec")] {
+        // Method: an unknown type, codec and reserved byte, each with a right checksum.
+        for (at, value, feature, expected) in [
+            (36, 3, Feature::FrameType, 3),
+            (37, 1, Feature::Codec, 1),
+            (38, 1, Feature::ReservedBytes, 1),
+            (39, 1, Feature::ReservedBytes, 256),
+        ] {
             let (mut frame, _) = encode_state(&SALT, 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
             frame[at] = value;
             let checksum = header_checksum(&frame, &SALT, 8192);
             put_u32(&mut frame, 4, checksum);
             let reading = FrameHeader::decode(&frame, &SALT, 8192);
-            assert!(
-                matches!(reading, HeaderReading::Unknown { field, .. } if field.name() == name)
-            );
+            assert_eq!(reading, HeaderReading::Unknown { what: feature, found: expected });
+        }
+    }
+
+    #[test]
+    fn a_state_frame_has_no_other_size_than_a_state_can_have() {
+        // Method: the body length of a state frame, with a right checksum, at both of its limits.
+        for (body_bytes, sound) in
+            [(0, false), (7, false), (8, true), (65_544, true), (65_545, false)]
+        {
+            let (mut frame, header) = encode_state(&SALT, 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
+            let checksum = FrameHeader { body_bytes, ..header }.encode(&mut frame, &SALT, 8192);
+            let reading = FrameHeader::decode(&frame, &SALT, 8192);
+            let expected = FrameHeader { body_bytes, checksum, ..header };
+            let expected = if sound { HeaderReading::Sound(expected) } else { HeaderReading::Bad };
+            assert_eq!(reading, expected, "{body_bytes} bytes");
         }
     }
 

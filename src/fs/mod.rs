@@ -246,7 +246,8 @@ impl Handle {
         while done < bytes.len() {
             let read =
                 uninterrupted(|| self.file.read_at(&mut bytes[done..], offset + done as u64));
-            match read.map_err(|error| Error::io("read", &self.path, error))? {
+            let at = Some(offset + done as u64);
+            match read.map_err(|error| Error::io_at("read", &self.path, at, error))? {
                 0 => break,
                 count => done += count,
             }
@@ -263,7 +264,8 @@ impl Handle {
                     Ok(0) => Err(io::ErrorKind::WriteZero.into()),
                     other => other,
                 });
-            done += written.map_err(|error| Error::io("write", &self.path, error))?;
+            let at = Some(offset + done as u64);
+            done += written.map_err(|error| Error::io_at("write", &self.path, at, error))?;
         }
         Ok(())
     }

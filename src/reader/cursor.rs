@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Segments};
 use crate::error::{Error, Result};
-use crate::frame::{FRAME_BODY_BYTES, RawRecord};
+use crate::frame::{FRAME_BODY_BYTES_MAX, RawRecord};
 use crate::lsn::Lsn;
-use crate::segment::{Bodies, Window, check_sealed};
+use crate::segment::{Window, index_sealed};
 
 use super::frame::{FrameReader, Source, prefetch};
 use super::record::{Record, RecordRef};
@@ -17,7 +17,7 @@ use super::record::{Record, RecordRef};
 const REPLAY_WINDOW_BYTES: usize = 256 << 10;
 /// What a single look-up reads at once: the index leads this near, and a frame of many records
 /// fits.
-const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES + (4 << 10);
+const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES_MAX + (4 << 10);
 
 /// The records of a log in order, none of them copied, from [`Wal::cursor`](crate::Wal::cursor):
 /// the fastest way to replay. Each is lent until the next call.
@@ -44,6 +44,8 @@ pub struct Cursor {
     catalog: Arc<Catalog>,
     next: Lsn,
     limit: Lsn,
+    /// The last record that was durable when the cursor was made.
+    durable: Lsn,
     source: Option<Source>,
     frame: FrameReader,
     failure: Option<Error>,
@@ -53,13 +55,13 @@ impl Cursor {
     /// Reads from `start`, or from the checkpoint on where that is `None`, to `limit`: the durable
     /// LSN, which the caller read before this call takes the catalog.
     pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>, limit: Lsn) -> Cursor {
-        Cursor::with_window(segments, start, limit, Window::new(REPLAY_WINDOW_BYTES))
+        Cursor::with_window(segments, start, (limit, limit), Window::new(REPLAY_WINDOW_BYTES))
     }
 
     fn with_window(
         segments: &Arc<Segments>,
         start: Option<Lsn>,
-        limit: Lsn,
+        (limit, durable): (Lsn, Lsn),
         window: Window,
     ) -> Cursor {
         let catalog = segments.catalog();
@@ -70,6 +72,7 @@ impl Cursor {
             catalog,
             next,
             limit,
+            durable,
             source: None,
             frame: FrameReader::new(window),
             failure: None,
@@ -79,7 +82,8 @@ impl Cursor {
     /// Returns the next record, or `None` at the end.
     ///
     /// # Errors
-    /// [`Error::Removed`] at or below the checkpoint. [`Error::Corrupt`], [`Error::Io`],
+    /// [`Error::Removed`] at or below the checkpoint; [`Error::OutOfRange`] for
+    /// [`Lsn::ZERO`]. [`Error::Corrupt`], [`Error::MissingSegment`], [`Error::Io`],
     /// [`Error::Closed`]. A cursor that failed stays failed: each further call returns the same
     /// error.
     #[expect(
@@ -116,6 +120,9 @@ impl Cursor {
 
     fn read_on(&mut self) -> Result<()> {
         self.segments.check_open()?;
+        if self.next == Lsn::ZERO {
+            return Err(Error::OutOfRange { lsn: self.next, last: self.durable });
+        }
         if self.next <= self.catalog.floor {
             return Err(Error::Removed { first: self.catalog.floor.next() });
         }
@@ -145,21 +152,30 @@ impl Cursor {
         let entry = self.catalog.find(self.next).expect("the catalog reaches down to its floor");
         let segment = &entry.segment;
         let window = &mut self.frame.window;
-        let handle = self.segments.file(segment)?;
+        let end = entry.seal.as_ref().map(|seal| (seal.end, seal.last));
+        let last = end.map_or(self.durable, |(_, last)| last);
+        let handle = self.segments.file(segment, self.next, last)?;
         if let Some(seal) = entry.seal.as_ref().filter(|_| self.next > segment.first) {
             if !segment.index.is_known() {
-                segment.index.set(check_sealed(segment, &handle, seal, Bodies::Skip, window)?);
+                segment.index.set(index_sealed(segment, &handle, seal, window)?);
             }
         }
         let hint = segment.index.hint(self.next, entry.seal.as_ref());
-        let end = entry.seal.as_ref().map(|seal| (seal.end, seal.last));
         window.clear();
-        let offset = if self.next == self.limit {
-            prefetch(window, &handle, &segment.salt, self.next, &hint)?
+        let start = if self.next == self.limit {
+            prefetch(window, &handle, &segment.salt, self.next, &hint)
         } else {
-            hint.start.offset
+            hint.start
         };
-        Ok(Source { segment: segment.clone(), handle, offset, end })
+        Ok(Source {
+            segment: segment.clone(),
+            handle,
+            offset: start.offset,
+            end,
+            next: start.lsn,
+            floor: self.catalog.floor,
+            durable: self.durable,
+        })
     }
 }
 
@@ -209,8 +225,10 @@ impl FusedIterator for Iter {}
 pub(crate) fn read(segments: &Arc<Segments>, durable: Lsn, lsn: Lsn) -> Result<Option<Record>> {
     segments.check_open()?;
     let window = segments.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));
-    let mut cursor = Cursor::with_window(segments, Some(lsn), durable.min(lsn), window);
+    let mut cursor = Cursor::with_window(segments, Some(lsn), (durable.min(lsn), durable), window);
     let record = cursor.next()?.map(|record| record.to_record());
-    segments.leave_window(cursor.frame.window);
+    let mut window = cursor.frame.window;
+    window.clear(); // A large record is not kept in memory.
+    segments.leave_window(window);
     Ok(record)
 }

@@ -4,13 +4,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
-use crate::frame::{
-    FRAME_HEADER_BYTES, FrameHeader, FrameType, HeaderReading, Id, RawRecord, decode_record,
-};
+use crate::error::{Damage, Error, Result};
+use crate::frame::{FrameHeader, FrameType, HeaderReading, Id, RawRecord, decode_record};
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
-use crate::segment::{IndexHint, Segment, Window, unknown};
+use crate::segment::{
+    Bodies, Body, Flaw, IndexEntry, IndexHint, Place, Segment, Sweep, UNINDEXED_BYTES, Window,
+    lost_run,
+};
 
 /// A segment being read, and the offset of the next frame.
 #[derive(Debug)]
@@ -21,28 +22,25 @@ pub(super) struct Source {
     /// If it is sealed: the end of its live frames, and its last live record. Records after that
     /// one in the last frame are dead, and others have their numbers.
     pub(super) end: Option<(u64, Lsn)>,
-}
-
-impl Source {
-    fn damaged(&self, wanted: Lsn, reason: &'static str) -> Error {
-        let lost = LsnRange::new(wanted, wanted);
-        Error::corrupt(&self.segment.path, self.offset, lost, reason)
-    }
+    /// The LSN with which the next data frame begins.
+    pub(super) next: Lsn,
+    /// Records up to here are not needed, and records above `durable` were never promised: neither
+    /// are counted as lost.
+    pub(super) floor: Lsn,
+    pub(super) durable: Lsn,
 }
 
 /// The frame that was read last.
 #[derive(Debug)]
 pub(super) struct FrameReader {
     pub(super) window: Window,
-    /// The frame, if it does not fit into the window.
-    large: Option<Vec<u8>>,
-    /// What of the frame's body is not read yet: of `large`, else of the window. It has verified.
+    /// What of the frame's body, as the window keeps it, is not read yet. It has verified.
     unread: Range<usize>,
 }
 
 impl FrameReader {
     pub(super) fn new(window: Window) -> FrameReader {
-        FrameReader { window, large: None, unread: 0..0 }
+        FrameReader { window, unread: 0..0 }
     }
 
     /// Returns whether all records of the frame were read.
@@ -58,7 +56,7 @@ impl FrameReader {
     /// Lends the first unread record, which there is, and goes past it.
     #[inline]
     pub(super) fn lend(&mut self) -> RawRecord<'_> {
-        let body = bytes(&self.window, self.large.as_deref(), self.unread.clone());
+        let body = self.window.bytes(self.unread.clone());
         let record = decode_record(body).expect("the frame was checked");
         self.unread.start = self.unread.end - record.rest.len();
         record
@@ -68,116 +66,109 @@ impl FrameReader {
     /// is unread.
     #[inline]
     pub(super) fn read_frame(&mut self, source: &mut Source, wanted: Lsn) -> Result<()> {
-        let offset = source.offset;
-        let limit = source.end.map(|(end, _)| end);
-        if limit == Some(offset) {
-            return Err(source.damaged(wanted, "it ends before a record that it should hold"));
-        }
-        let bytes_read = self.window.get(&source.handle, offset, FRAME_HEADER_BYTES)?;
-        let header = match FrameHeader::decode(bytes_read, &source.segment.salt, offset) {
-            HeaderReading::Sound(header) => header,
-            HeaderReading::Unknown { field, found } => {
-                return Err(unknown(&source.segment.path, field, found));
-            }
-            HeaderReading::Bad => {
-                return Err(source.damaged(wanted, "no frame header verifies here"));
-            }
+        let limit = source.end.map_or(u64::MAX, |(end, _)| end);
+        let salt = &source.segment.salt;
+        let mut sweep = Sweep::new(&source.handle, salt, &mut self.window, source.offset, limit);
+        let header = match sweep.look()? {
+            Place::Frame(header) => header,
+            Place::End => return self.pass(source, wanted, Flaw::Damaged(Damage::End)),
+            Place::Flawed(flaw) => return self.pass(source, wanted, flaw),
         };
-        let end = offset + header.frame_bytes();
-        if limit.is_some_and(|limit| end > limit) {
-            return Err(source.damaged(wanted, "a frame goes beyond the segment's end"));
-        }
         let next = header.next().expect("decoding checked it");
         // Frames before it lie on the way from the index entry to the record.
         if header.frame_type == FrameType::Data && next > wanted {
             if header.first > wanted {
-                return Err(source.damaged(wanted, "the LSNs are not dense"));
+                let lost = source.lost(source.next, header.first);
+                return Err(source.damaged(Damage::LsnGap, lost));
             }
-            let Some(whole) = self.read_body(&source.handle, offset, &header)? else {
-                return Err(source.damaged(wanted, "a frame's body does not verify"));
+            let whole = match sweep.body(&header, Bodies::Keep) {
+                Body::Sound(whole) => whole,
+                Body::Flawed(flaw) => {
+                    source.next = header.first;
+                    return self.pass(source, wanted, flaw);
+                }
+                Body::NotRead => unreachable!("the body was asked for"),
             };
-            let body = bytes(&self.window, self.large.as_deref(), whole.clone());
             let skipped = u64::from(wanted) - u64::from(header.first);
+            let body = sweep.bytes(whole.clone());
             let Some(unread_bytes) = bytes_after(body, skipped, header.count.into()) else {
-                return Err(source.damaged(wanted, "a frame does not hold just its records"));
+                let lost = source.lost(header.first, next);
+                return Err(source.damaged(Damage::FrameRecords, lost));
             };
             self.unread = whole.end - unread_bytes..whole.end;
         }
         // Only now: an error above is at this frame's offset.
-        source.offset = end;
+        source.offset += header.frame_bytes();
+        source.next = next;
         Ok(())
     }
 
-    /// Reads the body after a header, and returns where it lies in the window or in `large`;
-    /// `None` if it, or the padding after it, does not verify.
-    #[inline]
-    fn read_body(
-        &mut self,
-        handle: &Handle,
-        offset: u64,
-        header: &FrameHeader,
-    ) -> Result<Option<Range<usize>>> {
-        let frame_bytes = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
-        let large = self.large.take();
-        let frame = if frame_bytes <= self.window.size() {
-            self.window.fetch(handle, offset, frame_bytes)?
-        } else {
-            // The length is not taken at its word: a file that ends before it is not read into so
-            // much memory.
-            if handle.size()? < offset + header.frame_bytes() {
-                return Ok(None);
-            }
-            let mut large = large.unwrap_or_default();
-            large.resize(frame_bytes, 0);
-            let count = handle.read(&mut large, offset)?;
-            self.large = Some(large);
-            0..count
+    /// Passes over bytes that do not verify or cannot be read, if the record `wanted` stands after
+    /// them. If it stands in them, the error names just the records that are lost there.
+    #[cold]
+    fn pass(&mut self, source: &mut Source, wanted: Lsn, flaw: Flaw) -> Result<()> {
+        let limit = match source.end {
+            Some((end, _)) => end,
+            None => source.handle.size()?,
         };
-        if frame.len() != frame_bytes {
-            return Ok(None);
+        let salt = &source.segment.salt;
+        let offset = source.offset.min(limit);
+        let sound =
+            Sweep::new(&source.handle, salt, &mut self.window, offset, limit).next_sound()?;
+        match (flaw, sound) {
+            (_, Some((offset, header))) if (source.next..=wanted).contains(&header.first) => {
+                source.offset = offset;
+                source.next = header.first;
+                Ok(())
+            }
+            (Flaw::Unreadable(error), _) => Err(error),
+            (Flaw::Damaged(damage), sound) => {
+                let after = sound.map_or(source.last().next(), |(_, header)| header.first);
+                Err(source.damaged(damage, source.lost(source.next, after)))
+            }
         }
-        let start = frame.start + FRAME_HEADER_BYTES;
-        let whole = start..start + header.body_bytes as usize;
-        let padding = bytes(&self.window, self.large.as_deref(), whole.end..frame.end);
-        let padded = padding.iter().all(|byte| *byte == 0);
-        let body = bytes(&self.window, self.large.as_deref(), whole.clone());
-        Ok((padded && crc32fast::hash(body) == header.body_checksum).then_some(whole))
     }
 }
 
-/// Returns where to begin to look for the one record that is wanted, and reads what is there. Where
-/// records have frames of their own and are of one size, that is its own frame: a header verifies
-/// in its own place alone, and this one must name the very record. Else it is the frame that the
-/// index names, read with those up to the next one that it names, where both are known and fit into
-/// the window.
+impl Source {
+    /// The last record that it holds, or that counts.
+    fn last(&self) -> Lsn {
+        self.end.map_or(self.durable, |(_, last)| last.min(self.durable))
+    }
+
+    /// The records that are lost from `next` to the one before `after`.
+    fn lost(&self, next: Lsn, after: Lsn) -> LsnRange {
+        lost_run(next, after, self.floor, self.last())
+    }
+
+    fn damaged(&self, damage: Damage, lost: LsnRange) -> Error {
+        Error::corrupt(&self.segment.path, self.offset, damage, Some(lost))
+    }
+}
+
+/// Returns where to begin to look for the one record that is wanted, and reads ahead what is there.
+/// Where records have frames of their own and are of one size, that is its own frame: a header
+/// verifies in its own place alone, and this one must name the very record. Else it is the frame
+/// that the index names, read with those up to the next one that the index names.
 pub(super) fn prefetch(
     window: &mut Window,
     handle: &Handle,
     salt: &Id,
     lsn: Lsn,
     hint: &IndexHint,
-) -> Result<u64> {
+) -> IndexEntry {
     if let Some((offset, frame_bytes)) = hint.exact {
-        let frame = window.read_just(handle, offset, frame_bytes)?;
-        if let HeaderReading::Sound(header) = FrameHeader::decode(frame, salt, offset) {
-            let is_data = header.frame_type == FrameType::Data;
-            if is_data && header.first <= lsn && header.next() > Some(lsn) {
-                return Ok(offset);
+        window.prefetch(handle, offset, frame_bytes);
+        if let HeaderReading::Sound(header) = FrameHeader::decode(window.held(), salt, offset) {
+            let holds = header.first <= lsn && header.next() > Some(lsn);
+            if header.frame_type == FrameType::Data && holds {
+                return IndexEntry { lsn: header.first, offset };
             }
         }
     }
-    if let Some(end) = hint.end {
-        window.read_just(handle, hint.start.offset, end - hint.start.offset)?;
-    }
-    Ok(hint.start.offset)
-}
-
-/// Returns bytes of a frame that was read.
-fn bytes<'a>(window: &'a Window, large: Option<&'a [u8]>, range: Range<usize>) -> &'a [u8] {
-    match large {
-        Some(large) => &large[range],
-        None => window.bytes(range),
-    }
+    let end = hint.end.unwrap_or(hint.start.offset + UNINDEXED_BYTES);
+    window.prefetch(handle, hint.start.offset, end - hint.start.offset);
+    hint.start
 }
 
 /// Of a body that holds just `count` records: the bytes after the first `skipped`.

@@ -1,6 +1,7 @@
 //! The decisions of recovery: pure tables, no I/O. `docs/durability.md` tells the reason of each
 //! row.
 
+use crate::error::Damage;
 use crate::frame::{FRAMES_START, Id, Seal, SegmentHeader, Twin};
 use crate::lsn::Lsn;
 
@@ -19,7 +20,11 @@ pub(super) struct Evidence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SegmentFiles {
     None,
-    /// There are names of ours, and no file that begins as ours do.
+    /// There is a copy, under another number, of a segment newer than all that are there.
+    Copies,
+    /// There are names of ours. Each file with one, CURRENT too, is empty or holds zeros.
+    Blank,
+    /// There are names of ours. No file begins as ours do, and some hold other bytes.
     Foreign,
     Ours,
 }
@@ -28,6 +33,8 @@ pub(super) enum SegmentFiles {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CurrentSays {
     Absent,
+    /// It is neither blank nor ours.
+    Foreign,
     Unsound,
     Below,
     /// The highest number, and its salt, as far as that can be read.
@@ -40,7 +47,6 @@ pub(super) enum CurrentSays {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TailEvidence {
     HeaderBad,
-    WrongNumber,
     /// A whole frame does not continue the one before it.
     Discontinuous,
     /// `promise_kept`: whole frames reach as far as a sync is known to have reached. `zeros`:
@@ -68,11 +74,12 @@ pub(super) enum Refusal {
     Newer,
     NotALog,
     NoSegments,
+    OnlyCopies,
+    Blank,
     TailMissing,
     OtherLog,
     OtherTail,
     TailHeader,
-    TailNumber,
     TailDiscontinuous,
     PromiseBroken,
 }
@@ -83,13 +90,17 @@ pub(super) fn decide(evidence: &Evidence) -> Verdict {
     match (evidence.segments, evidence.current, evidence.tail) {
         _ if evidence.newer => Refuse(Refusal::Newer),
         (SegmentFiles::None, CurrentSays::Absent, _) => Create,
+        (SegmentFiles::None, CurrentSays::Foreign, _) => Refuse(Refusal::NotALog),
         (SegmentFiles::None, _, _) => Refuse(Refusal::NoSegments),
+        (SegmentFiles::Ours | SegmentFiles::Copies, _, _) if evidence.ids_differ => {
+            Refuse(Refusal::OtherLog)
+        }
+        (SegmentFiles::Copies, _, _) => Refuse(Refusal::OnlyCopies),
         (SegmentFiles::Foreign, _, _) => Refuse(Refusal::NotALog),
-        (SegmentFiles::Ours, _, _) if evidence.ids_differ => Refuse(Refusal::OtherLog),
+        (SegmentFiles::Blank, _, _) => Refuse(Refusal::Blank),
         (SegmentFiles::Ours, CurrentSays::Above, _) => Refuse(Refusal::TailMissing),
         (SegmentFiles::Ours, CurrentSays::OtherSalt, _) => Refuse(Refusal::OtherTail),
         (SegmentFiles::Ours, _, TailEvidence::HeaderBad) => Refuse(Refusal::TailHeader),
-        (SegmentFiles::Ours, _, TailEvidence::WrongNumber) => Refuse(Refusal::TailNumber),
         (SegmentFiles::Ours, _, TailEvidence::Discontinuous) => Refuse(Refusal::TailDiscontinuous),
         (SegmentFiles::Ours, _, TailEvidence::Frames { promise_kept: false, .. }) => {
             Refuse(Refusal::PromiseBroken)
@@ -107,6 +118,9 @@ pub(super) enum Way {
     Resume,
     /// The tail is written again under the next number, with the same predecessor.
     RewriteTail,
+    /// Likewise, from the frame on that holds the first record above the floor, and without a
+    /// predecessor: what lies before that frame is damaged.
+    RewriteAboveFloor,
     /// A new segment follows, which seals the tail at what was promised and carries over the rest.
     SealTail,
 }
@@ -129,8 +143,26 @@ pub(super) struct TailFacts {
     /// The end of its whole frames, and the last record in them.
     pub(super) end: u64,
     pub(super) last: Lsn,
-    /// Whether there is anything but zeros behind them.
+    /// Whether there is anything but zeros after them.
     pub(super) torn: bool,
+    pub(super) gaps: Gaps,
+    /// Whether the numbers above the tail's are free.
+    pub(super) numbers: Numbers,
+}
+
+/// Whether bytes before the tail's end do not verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gaps {
+    None,
+    /// Some do not, and they hold nothing above the floor.
+    PassedOver,
+}
+
+/// Whether a copy of a segment has a higher number than the tail: a rotation would reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Numbers {
+    Free,
+    Taken,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,11 +182,15 @@ impl TailFacts {
     /// Selects how the log is opened. `kept`: what lies below the promise.
     pub(super) fn way(&self, kept: Kept) -> Way {
         let promise = self.promise();
+        if self.gaps == Gaps::PassedOver {
+            return Way::RewriteAboveFloor;
+        }
         let as_it_was_closed = self.mark.as_ref().is_some_and(|mark| {
             mark.closed
                 && !self.torn
                 && (mark.end, mark.last) == (self.end, self.last)
                 && promise == self.end
+                && self.numbers == Numbers::Free
         });
         if as_it_was_closed {
             Way::Resume
@@ -170,6 +206,7 @@ impl TailFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CurrentFound {
     Absent,
+    Foreign,
     Unsound,
     /// It names the tail by number and salt.
     Names(u64, Id),
@@ -183,6 +220,7 @@ pub(super) fn current_says(
 ) -> CurrentSays {
     match (current, newest) {
         (CurrentFound::Absent, _) => CurrentSays::Absent,
+        (CurrentFound::Foreign, _) => CurrentSays::Foreign,
         (CurrentFound::Unsound, _) => CurrentSays::Unsound,
         (CurrentFound::Names(number, _), Some((newest, _))) if number < newest => {
             CurrentSays::Below
@@ -205,62 +243,69 @@ pub(super) enum Link {
     NotNeeded,
     Live,
     Missing,
-    /// Its file ends before what its successor says: walking it tells where.
-    Short,
-    Corrupt(&'static str),
+    Corrupt(Damage),
 }
 
-/// Judges the segment that `seal` names. `found`: what its file begins with, and the file's size.
-pub(super) fn judge_link(
-    seal: &Seal,
-    found: Option<(&Twin<SegmentHeader>, u64)>,
-    floor: Lsn,
-) -> Link {
+/// What the file of a segment begins with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum LinkFile<'a> {
+    Absent,
+    Blank,
+    Read(&'a Twin<SegmentHeader>),
+}
+
+/// Judges the segment that `seal` names. Whether the file reaches as far as the seal says, its
+/// frames tell.
+pub(super) fn judge_link(seal: &Seal, found: LinkFile<'_>, floor: Lsn) -> Link {
     if seal.last <= floor {
         return Link::NotNeeded;
     }
-    let (header, file_bytes) = match found {
-        None => return Link::Missing,
-        Some((Twin::Sound { value, .. }, file_bytes)) => (value, file_bytes),
-        Some(_) => return Link::Corrupt("neither its header nor the copy verifies"),
+    let header = match found {
+        LinkFile::Absent => return Link::Missing,
+        LinkFile::Blank => return Link::Corrupt(Damage::Blank),
+        LinkFile::Read(Twin::Sound { value, .. }) => value,
+        LinkFile::Read(_) => return Link::Corrupt(Damage::Header),
     };
-    if header.number != seal.number {
-        Link::Corrupt("its header has another number than its name")
-    } else if header.salt != seal.salt {
-        Link::Corrupt("it is not the segment that its successor names")
-    } else if header.first > seal.last {
-        Link::Corrupt("it begins behind the end that its successor gives")
-    } else if seal.frame_offset <= FRAMES_START || seal.frame_offset >= seal.end {
-        Link::Corrupt("its successor gives it an impossible end")
-    } else if seal.end > file_bytes {
-        Link::Short
+    let possible_end = seal.frame_offset > FRAMES_START && seal.frame_offset < seal.end;
+    if header.number != seal.number || header.salt != seal.salt {
+        Link::Corrupt(Damage::OtherSegment)
+    } else if header.first > seal.last || !possible_end {
+        Link::Corrupt(Damage::Chain)
     } else {
         Link::Live
     }
 }
 
-/// Whether a live segment continues the one before it, by its own header; `None` if it does.
-pub(super) fn discontinuity(header: &SegmentHeader, floor: Lsn) -> Option<&'static str> {
-    match &header.seal {
-        Some(seal) if seal.number >= header.number => Some("its predecessor has a higher number"),
-        Some(seal) if seal.last.checked_add(1) != Some(header.first) => {
-            Some("its first LSN does not follow its predecessor's last")
-        }
-        None if floor.checked_add(1).is_none_or(|start| header.first > start) => {
-            Some("records above the checkpoint are missing before its first")
-        }
-        _ => None,
-    }
+/// Whether a live segment continues the one before it, by its own header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Continuity {
+    Continues,
+    Breaks,
+}
+
+/// Judges the header of a live segment.
+pub(super) fn continuity(header: &SegmentHeader, floor: Lsn) -> Continuity {
+    let continues = match &header.seal {
+        Some(seal) => seal.number < header.number && seal.last.checked_add(1) == Some(header.first),
+        None => floor.checked_add(1).is_some_and(|start| header.first <= start),
+    };
+    if continues { Continuity::Continues } else { Continuity::Breaks }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SEGMENTS: [SegmentFiles; 3] =
-        [SegmentFiles::None, SegmentFiles::Foreign, SegmentFiles::Ours];
-    const CURRENTS: [CurrentSays; 6] = [
+    const SEGMENTS: [SegmentFiles; 5] = [
+        SegmentFiles::None,
+        SegmentFiles::Copies,
+        SegmentFiles::Blank,
+        SegmentFiles::Foreign,
+        SegmentFiles::Ours,
+    ];
+    const CURRENTS: [CurrentSays; 7] = [
         CurrentSays::Absent,
+        CurrentSays::Foreign,
         CurrentSays::Unsound,
         CurrentSays::Below,
         CurrentSays::Tail,
@@ -269,8 +314,7 @@ mod tests {
     ];
 
     fn tails() -> Vec<TailEvidence> {
-        let mut tails =
-            vec![TailEvidence::HeaderBad, TailEvidence::WrongNumber, TailEvidence::Discontinuous];
+        let mut tails = vec![TailEvidence::HeaderBad, TailEvidence::Discontinuous];
         for promise_kept in [false, true] {
             for zeros in [false, true] {
                 tails.push(TailEvidence::Frames { promise_kept, zeros });
@@ -327,7 +371,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!((counts, counts.iter().sum::<i32>()), ([14, 8, 482], 3 * 6 * 7 * 4));
+        assert_eq!((counts, counts.iter().sum::<i32>()), ([12, 10, 818], 5 * 7 * 6 * 4));
     }
 
     #[test]
@@ -340,15 +384,18 @@ mod tests {
             let tail = |found| ours && evidence.tail == found;
             let broken = matches!(evidence.tail, TailEvidence::Frames { promise_kept: false, .. });
             let none = evidence.segments == SegmentFiles::None;
+            let copies = evidence.segments == SegmentFiles::Copies;
             let rows = [
                 (evidence.newer, Refusal::Newer),
+                (none && evidence.current == CurrentSays::Foreign, Refusal::NotALog),
                 (none && evidence.current != CurrentSays::Absent, Refusal::NoSegments),
+                ((ours || copies) && evidence.ids_differ, Refusal::OtherLog),
+                (copies, Refusal::OnlyCopies),
                 (evidence.segments == SegmentFiles::Foreign, Refusal::NotALog),
-                (ours && evidence.ids_differ, Refusal::OtherLog),
+                (evidence.segments == SegmentFiles::Blank, Refusal::Blank),
                 (current(CurrentSays::Above), Refusal::TailMissing),
                 (current(CurrentSays::OtherSalt), Refusal::OtherTail),
                 (tail(TailEvidence::HeaderBad), Refusal::TailHeader),
-                (tail(TailEvidence::WrongNumber), Refusal::TailNumber),
                 (tail(TailEvidence::Discontinuous), Refusal::TailDiscontinuous),
                 (ours && broken, Refusal::PromiseBroken),
             ];
@@ -371,6 +418,8 @@ mod tests {
             end: 9000,
             last: Lsn::from(7),
             torn: false,
+            gaps: Gaps::None,
+            numbers: Numbers::Free,
         }
     }
 
@@ -388,10 +437,17 @@ mod tests {
             TailFacts { end: 9100, ..closed_tail() },
             TailFacts { last: Lsn::from(8), ..closed_tail() },
             TailFacts { torn: true, ..closed_tail() },
+            TailFacts { numbers: Numbers::Taken, ..closed_tail() },
         ] {
             assert_eq!(facts.way(Kept::Records), Way::SealTail, "{facts:?}");
             assert_eq!(facts.way(Kept::NoRecord), Way::RewriteTail, "{facts:?}: no record is kept");
+            let gap = TailFacts { gaps: Gaps::PassedOver, ..facts };
+            for kept in [Kept::Records, Kept::NoRecord] {
+                assert_eq!(gap.way(kept), Way::RewriteAboveFloor, "{gap:?}");
+            }
         }
+        let gap = TailFacts { gaps: Gaps::PassedOver, ..closed_tail() };
+        assert_eq!(gap.way(Kept::Records), Way::RewriteAboveFloor, "a closed one is settled, too");
         let nothing_since_creation =
             TailFacts { mark: mark(false, 8240, 7), promised_by_frames: 0, ..closed_tail() };
         assert_eq!(nothing_since_creation.way(Kept::Records), Way::RewriteTail);
@@ -417,6 +473,8 @@ mod tests {
         for (current, newest, says) in [
             (CurrentFound::Absent, None, CurrentSays::Absent),
             (CurrentFound::Absent, Some((3, Some(own))), CurrentSays::Absent),
+            (CurrentFound::Foreign, None, CurrentSays::Foreign),
+            (CurrentFound::Foreign, Some((3, Some(own))), CurrentSays::Foreign),
             (CurrentFound::Unsound, None, CurrentSays::Unsound),
             (CurrentFound::Unsound, Some((3, None)), CurrentSays::Unsound),
             (named(2), Some((3, Some(own))), CurrentSays::Below),
@@ -452,50 +510,52 @@ mod tests {
         };
         let sound = |value: SegmentHeader| Twin::Sound { value, damaged: None };
         let cases = [
-            (sound(header.clone()), 9000, Link::Live),
-            (Twin::Sound { value: header.clone(), damaged: Some(0) }, 9001, Link::Live),
-            (sound(header.clone()), 8999, Link::Short),
-            (sound(SegmentHeader { number: 5, ..header.clone() }), 9000, Link::Corrupt("")),
-            (sound(SegmentHeader { salt: [3; 16], ..header.clone() }), 9000, Link::Corrupt("")),
+            (sound(header.clone()), Link::Live),
+            (Twin::Sound { value: header.clone(), damaged: Some(0) }, Link::Live),
+            (
+                sound(SegmentHeader { number: 5, ..header.clone() }),
+                Link::Corrupt(Damage::OtherSegment),
+            ),
+            (
+                sound(SegmentHeader { salt: [3; 16], ..header.clone() }),
+                Link::Corrupt(Damage::OtherSegment),
+            ),
             (
                 sound(SegmentHeader { first: Lsn::from(21), ..header.clone() }),
-                9000,
-                Link::Corrupt(""),
+                Link::Corrupt(Damage::Chain),
             ),
-            (Twin::Bad { magic: true }, 9000, Link::Corrupt("")),
+            (Twin::Bad { magic: true }, Link::Corrupt(Damage::Header)),
         ];
-        for (twin, bytes, expected) in &cases {
-            let link = judge_link(&seal, Some((twin, *bytes)), Lsn::from(19));
-            assert_eq!(
-                std::mem::discriminant(&link),
-                std::mem::discriminant(expected),
-                "{twin:?} {bytes}"
-            );
-            assert_eq!(judge_link(&seal, Some((twin, *bytes)), Lsn::from(20)), Link::NotNeeded);
+        for (twin, expected) in &cases {
+            let found = LinkFile::Read(twin);
+            assert_eq!(judge_link(&seal, found, Lsn::from(19)), *expected, "{twin:?}");
+            assert_eq!(judge_link(&seal, found, Lsn::from(20)), Link::NotNeeded);
         }
-        for (frame_offset, end) in
-            [(FRAMES_START, 9000), (9000, 9000), (8500, u64::MAX), (u64::MAX, 9000)]
-        {
+        let blank = judge_link(&seal, LinkFile::Blank, Lsn::from(19));
+        assert_eq!(blank, Link::Corrupt(Damage::Blank));
+        for (frame_offset, end) in [(FRAMES_START, 9000), (9000, 9000), (u64::MAX, 9000)] {
             let seal = Seal { frame_offset, end, ..seal.clone() };
-            assert_ne!(
-                judge_link(&seal, Some((&cases[0].0, 9000)), Lsn::ZERO),
-                Link::Live,
-                "{seal:?}"
-            );
+            let link = judge_link(&seal, LinkFile::Read(&cases[0].0), Lsn::ZERO);
+            assert_eq!(link, Link::Corrupt(Damage::Chain), "{seal:?}");
         }
-        assert_eq!(judge_link(&seal, None, Lsn::from(19)), Link::Missing);
-        assert_eq!(judge_link(&seal, None, Lsn::from(20)), Link::NotNeeded);
+        assert_eq!(judge_link(&seal, LinkFile::Absent, Lsn::from(19)), Link::Missing);
+        assert_eq!(judge_link(&seal, LinkFile::Absent, Lsn::from(20)), Link::NotNeeded);
 
-        assert_eq!(discontinuity(&header, Lsn::from(9)), None);
-        assert!(discontinuity(&header, Lsn::from(8)).is_some());
-        assert!(discontinuity(&header, Lsn::from(u64::MAX)).is_some());
-        let next =
-            SegmentHeader { number: 5, first: Lsn::from(21), seal: Some(seal.clone()), ..header };
-        assert_eq!(discontinuity(&next, Lsn::ZERO), None);
-        assert!(
-            discontinuity(&SegmentHeader { first: Lsn::from(22), ..next.clone() }, Lsn::ZERO)
-                .is_some()
-        );
-        assert!(discontinuity(&SegmentHeader { number: 4, ..next }, Lsn::ZERO).is_some());
+        assert_eq!(continuity(&header, Lsn::from(9)), Continuity::Continues);
+        let next = SegmentHeader {
+            number: 5,
+            first: Lsn::from(21),
+            seal: Some(seal.clone()),
+            ..header.clone()
+        };
+        assert_eq!(continuity(&next, Lsn::ZERO), Continuity::Continues);
+        for (header, floor) in [
+            (header.clone(), 8),
+            (header, u64::MAX),
+            (SegmentHeader { first: Lsn::from(22), ..next.clone() }, 0),
+            (SegmentHeader { number: 4, ..next }, 0),
+        ] {
+            assert_eq!(continuity(&header, Lsn::from(floor)), Continuity::Breaks, "{header:?}");
+        }
     }
 }

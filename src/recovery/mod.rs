@@ -1,9 +1,12 @@
 //! Opening a log: scan → decide → apply. Turns a directory, in whatever state a crash left it, into
-//! a tail, a catalog and a report; or into an error, with nothing changed.
+//! a tail, a catalog and a report; or into an error, with nothing changed. The scan gives `Found`,
+//! and `Found` gives a `Remedy`: both are found without a change on disk, the second without a
+//! read.
 
 mod decide;
-mod plan;
+mod remedy;
 mod scan;
+mod tail;
 mod verify;
 
 use std::path::Path;
@@ -23,9 +26,10 @@ use crate::planted::{self, Bug};
 use crate::report::{RecoveryAction, RecoveryReport, SegmentReport, SegmentRole};
 use crate::segment::{Segment, Tail, seal_at};
 
-use decide::{Verdict, Way};
-use plan::{Plan, sound_mark};
-use scan::{Scan, TailScan};
+use decide::Way;
+use remedy::{Plan, Remedy};
+use scan::Found;
+use tail::TailScan;
 
 /// An open log, at rest.
 #[derive(Debug)]
@@ -40,19 +44,22 @@ pub(crate) struct Recovered {
     pub(crate) report: RecoveryReport,
 }
 
+/// Refuses the directory of another store, before the caller makes the lock file in it.
+pub(crate) fn refuse_other_store(dir: &Dir) -> Result<()> {
+    scan::refuse_other_store(dir)
+}
+
 /// Opens the log in `dir`, whose lock the caller holds.
 pub(crate) fn recover(dir: &Arc<Dir>, health: &Arc<Health>, verify: Verify) -> Result<Recovered> {
     let start = dir.now();
-    let scan = scan::scan(dir)?;
+    let found = scan::scan(dir)?;
     let mut notes = Vec::new();
-    let mut recovered = match plan::judge(dir, &scan, &mut notes)? {
-        Verdict::Create => create(dir, health, &scan)?,
-        Verdict::Open { torn } => {
-            let plan = plan::plan(dir, &scan, torn, &mut notes)?;
-            verify::verify_sealed(dir, &plan.chain, verify)?;
-            apply(dir, health, &scan, plan)?
+    let mut recovered = match remedy::remedy(dir, &found, &mut notes)? {
+        Remedy::Create => create(dir, health, &found)?,
+        Remedy::Open(plan) => {
+            notes.extend(verify::verify_sealed(dir, &plan.chain, plan.floor, verify)?);
+            apply(dir, health, &found, plan)?
         }
-        Verdict::Refuse(refusal) => return Err(plan::refuse(dir, &scan, refusal)),
     };
     recovered.report.notes.splice(0..0, notes);
     recovered.report.elapsed = dir.now().saturating_sub(start);
@@ -61,8 +68,8 @@ pub(crate) fn recover(dir: &Arc<Dir>, health: &Arc<Health>, verify: Verify) -> R
 }
 
 /// Makes the first segment of a new log.
-fn create(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan) -> Result<Recovered> {
-    remove_leftovers(dir, scan);
+fn create(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found) -> Result<Recovered> {
+    remove_leftovers(dir, found);
     let current = Current::new(dir.clone(), health.clone(), None);
     let succession = Succession {
         log_id: dir.random_id()?,
@@ -92,21 +99,26 @@ fn create(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan) -> Result<Recovered
 }
 
 /// Carries the plan out. Whatever fails leaves a log that opens to the same end.
-fn apply(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan, plan: Plan<'_>) -> Result<Recovered> {
-    remove_leftovers(dir, scan);
+fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) -> Result<Recovered> {
+    remove_leftovers(dir, found);
     let scanned = plan.tail;
-    let current = Current::new(dir.clone(), health.clone(), sound_mark(scan).cloned());
+    let current = Current::new(dir.clone(), health.clone(), found.mark().cloned());
     let (tail, seal, action) = match plan.way {
         Way::Resume => (resume_tail(scanned, &current)?, None, RecoveryAction::Resumed),
         Way::RewriteTail => {
             let frames = (FRAMES_START, scanned.header.first, scanned.header.seal.clone());
-            (follow(dir, scan, &plan, &current, frames)?, None, RecoveryAction::RewroteTail)
+            (follow(dir, found, &plan, &current, frames)?, None, RecoveryAction::RewroteTail)
+        }
+        Way::RewriteAboveFloor => {
+            let (offset, first) = scanned.kept_from;
+            let frames = (offset, first, None);
+            (follow(dir, found, &plan, &current, frames)?, None, RecoveryAction::RewroteTail)
         }
         Way::SealTail => {
             let last = plan.promised.last.expect("a tail is sealed only if it keeps a record");
             let seal = seal_at(&scanned.header, &last);
             let frames = (plan.promised.end, seal.last.next(), Some(seal.clone()));
-            let tail = follow(dir, scan, &plan, &current, frames)?;
+            let tail = follow(dir, found, &plan, &current, frames)?;
             // A file that a backup may share is never shortened.
             if !scanned.shared {
                 if let Err(error) = scanned.handle.set_len(seal.end) {
@@ -134,7 +146,7 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan, plan: Plan<'_>) -> R
     // What is wholly below the floor, the old tail perhaps, is no longer part of the log.
     let catalog = Catalog::new(segments, tail.segment.clone(), plan.floor);
     let catalog = catalog.retire().map_or(catalog, |(catalog, _)| catalog);
-    let (pending_removal, mut reports) = retire(dir, scan, &catalog)?;
+    let (pending_removal, mut reports) = retire(dir, found, &catalog)?;
     reports.retain(|report| report.number != tail.segment.number);
     let mut report =
         report(action, reports, &tail, LsnRange::new(plan.floor.next(), scanned.next.previous()));
@@ -154,8 +166,8 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, scan: &Scan, plan: Plan<'_>) -> R
 }
 
 /// Unfinished files are worth nothing, and may take room that a full disk needs.
-fn remove_leftovers(dir: &Dir, scan: &Scan) {
-    for path in &scan.listing.leftovers {
+fn remove_leftovers(dir: &Dir, found: &Found) {
+    for path in &found.listing.leftovers {
         if let Err(error) = dir.unlink(path) {
             log::warn!("an unfinished file stays behind: {error}");
         }
@@ -170,7 +182,7 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
         state: LogState::Open,
         number: header.number,
         salt: header.salt,
-        end: scanned.end,
+        end: scanned.facts.end,
         last: scanned.next.previous(),
     };
     if !planted::is(Bug::CurrentKeptAtOpen) {
@@ -179,7 +191,7 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     let handle = scanned.handle.clone();
     let segment = Segment::new(&header, handle.path().clone());
     segment.index.set(scanned.index.clone());
-    let end = scanned.end;
+    let end = scanned.facts.end;
     let last = scanned.last;
     let bytes = scanned.file_bytes;
     Ok(Tail::new(Arc::new(segment), handle, header, end, last, bytes))
@@ -189,7 +201,7 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
 /// record `first`.
 fn follow(
     dir: &Dir,
-    scan: &Scan,
+    found: &Found,
     plan: &Plan<'_>,
     current: &Current,
     (start, first, seal): (u64, Lsn, Option<Seal>),
@@ -206,14 +218,10 @@ fn follow(
             handle: &old.handle,
             salt: old.header.salt,
             start,
-            end: old.end,
+            end: old.facts.end,
         }),
         spare: Spare::Keep,
-        parent_dirs: if sound_mark(scan).is_some() {
-            ParentDirs::Durable
-        } else {
-            ParentDirs::Sync
-        },
+        parent_dirs: if found.mark().is_some() { ParentDirs::Durable } else { ParentDirs::Sync },
     };
     create_segment(dir, &mut current.lock(), &succession).map_err(Failure::into_error)
 }
@@ -222,43 +230,50 @@ fn follow(
 /// not be removed.
 fn retire(
     dir: &Dir,
-    scan: &Scan,
+    found: &Found,
     catalog: &Catalog,
 ) -> Result<(Vec<Arc<Path>>, Vec<SegmentReport>)> {
     let mut pending_removal = Vec::new();
     let mut reports = Vec::new();
     let mut removed = false;
-    for file in &scan.files {
+    for file in &found.files {
         let live = catalog.get(file.number);
-        let role = match (live, file.sound()) {
+        let mut role = match (live, file.sound()) {
             (Some(_), _) => SegmentRole::Sealed,
             (None, Some(_)) => SegmentRole::Retired,
             (None, None) => SegmentRole::Unreadable,
         };
-        let seal = live.and_then(|entry| entry.seal.as_ref());
-        let first = file.sound().map_or(Lsn::FIRST, |header| header.first);
-        reports.push(SegmentReport {
-            path: file.path.clone(),
-            number: file.number,
-            role,
-            records: seal
-                .map_or(LsnRange::empty_before(first), |seal| LsnRange::new(first, seal.last)),
-            end: seal.map_or(0, |seal| seal.end),
-        });
         if role == SegmentRole::Retired {
             match dir.unlink(&file.path) {
                 Ok(()) => removed = true,
                 Err(error) => {
-                    log::warn!("a retired segment stays behind until the next checkpoint: {error}");
+                    log::warn!("a retired segment stays until the next checkpoint: {error}");
                     pending_removal.push(file.path.clone());
+                    role = SegmentRole::PendingRemoval;
                 }
             }
         }
+        let seal = live.and_then(|entry| entry.seal.as_ref());
+        let first = file.sound().map_or(Lsn::FIRST, |header| header.first);
+        let last = seal.map_or(first.previous(), |seal| seal.last);
+        reports.push(SegmentReport {
+            path: file.path.clone(),
+            number: file.number,
+            role,
+            records: above_floor(first, last, catalog.floor),
+            end: seal.map_or(0, |seal| seal.end),
+        });
     }
     if removed && !planted::is(Bug::UnlinkDirNotSynced) {
         dir.sync()?;
     }
     Ok((pending_removal, reports))
+}
+
+/// Returns the records of a segment that are above the floor.
+fn above_floor(first: Lsn, last: Lsn, floor: Lsn) -> LsnRange {
+    let first = first.max(floor.next());
+    if last < first { LsnRange::empty_before(first) } else { LsnRange::new(first, last) }
 }
 
 fn report(
@@ -272,11 +287,7 @@ fn report(
         path: tail.segment.path.clone(),
         number: tail.segment.number,
         role: SegmentRole::Tail,
-        records: if records.last() < first {
-            LsnRange::empty_before(first)
-        } else {
-            LsnRange::new(first, records.last())
-        },
+        records: above_floor(first, records.last(), records.first().previous()),
         end: tail.end(),
     });
     RecoveryReport {
@@ -305,7 +316,7 @@ fn log_report(dir: &Dir, report: &RecoveryReport) {
         let bytes = report.dropped_bytes;
         let frames = report.dropped_frames;
         log::warn!(
-            "{dir}: dropped a torn tail of {bytes} bytes, {frames} frames, that nobody was told of"
+            "{dir}: dropped a torn tail of {bytes} bytes, {frames} frames, never acknowledged"
         );
     }
     if !report.rewritten_records.is_empty() {

@@ -6,29 +6,39 @@ use std::time::Duration;
 
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Seal};
-use crate::fs::OpenMode;
-use crate::lsn::LsnRange;
+use crate::frame::Seal;
+use crate::fs::{Handle, OpenMode};
+use crate::lsn::Lsn;
 use crate::options::Verify;
-use crate::segment::{Bodies, Segment, Window, check_sealed, is_last_live};
+use crate::report::RecoveryNote;
+use crate::segment::{Gap, Place, Segment, Sweep, Window, check_sealed, is_last_live};
+
+use super::remedy::passed_note;
 
 /// Above this, several threads verify.
 const PARALLEL_BYTES: u64 = 8 << 20;
+/// Likewise, if only the last frame of each is looked at.
+const PARALLEL_SEGMENTS: usize = 256;
 const WINDOW_BYTES: usize = 1 << 20;
+/// Enough for a header, and for reading a damaged segment in pieces.
+const HEADER_WINDOW_BYTES: usize = 4 << 10;
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
 /// Verifies the sealed segments and builds their indexes, on all processors where there is much
-/// to read.
+/// to read. Returns notes of damage that takes nothing above the floor.
 pub(super) fn verify_sealed(
     dir: &Dir,
     chain: &[(Arc<Segment>, Seal)],
+    floor: Lsn,
     verify: Verify,
-) -> Result<()> {
-    if verify == Verify::Tail {
-        return chain.iter().try_for_each(|(segment, seal)| check_last_frame(dir, segment, seal));
-    }
-    let bytes: u64 = chain.iter().map(|(_, seal)| seal.end).sum();
-    let helpers = if bytes > PARALLEL_BYTES {
+) -> Result<Vec<RecoveryNote>> {
+    // A seal may claim any end; the sum is shown, and decides how many threads work.
+    let bytes = chain.iter().fold(0_u64, |sum, (_, seal)| sum.saturating_add(seal.end));
+    let much = match verify {
+        Verify::Tail => chain.len() > PARALLEL_SEGMENTS,
+        Verify::Full => bytes > PARALLEL_BYTES,
+    };
+    let helpers = if much {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         processors.min(chain.len()).saturating_sub(1)
     } else {
@@ -37,10 +47,13 @@ pub(super) fn verify_sealed(
     let job = Job {
         dir,
         chain,
+        floor,
+        verify,
         bytes,
         next: AtomicUsize::new(0),
         done: AtomicU64::new(0),
         failure: Mutex::default(),
+        notes: Mutex::default(),
     };
     std::thread::scope(|scope| {
         for _ in 0..helpers {
@@ -52,31 +65,47 @@ pub(super) fn verify_sealed(
         job.run();
     });
     let failure = job.failure.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failure.map_or(Ok(()), |(_, error)| Err(error))
+    match failure {
+        Some((_, error)) => Err(error),
+        None => {
+            let mut notes = job.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
+            notes.sort_by_key(|(at, _)| *at);
+            Ok(notes.into_iter().map(|(_, note)| note).collect())
+        }
+    }
 }
 
 struct Job<'a> {
     dir: &'a Dir,
     chain: &'a [(Arc<Segment>, Seal)],
+    floor: Lsn,
+    verify: Verify,
     bytes: u64,
     next: AtomicUsize,
     done: AtomicU64,
     /// The failure in the oldest segment that has one: the same whichever thread is faster.
     failure: Mutex<Option<(usize, Error)>>,
+    /// Notes of damage below the floor, with the position of their segment.
+    notes: Mutex<Vec<(usize, RecoveryNote)>>,
 }
 
 impl Job<'_> {
     fn run(&self) {
-        let mut window = Window::new(WINDOW_BYTES);
+        let mut window = Window::new(match self.verify {
+            Verify::Full => WINDOW_BYTES,
+            Verify::Tail => HEADER_WINDOW_BYTES,
+        });
         let mut reported_at = self.dir.now();
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             let Some((segment, seal)) = self.chain.get(at) else { return };
-            let checked = self.dir.open_file(&segment.path, OpenMode::Read).and_then(|handle| {
-                check_sealed(segment, &handle, seal, Bodies::Verify, &mut window)
-            });
-            match checked {
-                Ok(index) => segment.index.set(index),
+            match self.check(segment, seal, &mut window) {
+                Ok(passed) if passed.is_empty() => {}
+                Ok(passed) => {
+                    let note = |gap: Gap| (at, passed_note(&segment.path, gap.start, &gap.flaw));
+                    let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+                    notes.extend(passed.into_iter().map(note));
+                }
                 Err(error) => {
                     let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
                     if failure.as_ref().is_none_or(|(other, _)| at < *other) {
@@ -98,20 +127,30 @@ impl Job<'_> {
             }
         }
     }
+
+    /// Verifies one segment. With [`Verify::Tail`], only that it is long enough and that its last
+    /// frame is the one that its successor names; if it is not, reading all of it tells what is
+    /// lost.
+    fn check(&self, segment: &Segment, seal: &Seal, window: &mut Window) -> Result<Vec<Gap>> {
+        let handle = self.dir.open_file(&segment.path, OpenMode::Read)?;
+        if self.verify == Verify::Tail && has_last_frame(&handle, seal, window)? {
+            return Ok(Vec::new());
+        }
+        let checked = check_sealed(segment, &handle, seal, self.floor, window)?;
+        segment.index.set(checked.index);
+        Ok(checked.passed)
+    }
 }
 
-/// Checks that the segment's last live frame is the one that its successor names, by its header
-/// alone.
-fn check_last_frame(dir: &Dir, segment: &Segment, seal: &Seal) -> Result<()> {
-    let handle = dir.open_file(&segment.path, OpenMode::Read)?;
-    let mut bytes = [0; FRAME_HEADER_BYTES];
-    let count = handle.read(&mut bytes, seal.frame_offset)?;
-    match FrameHeader::decode(&bytes[..count], &seal.salt, seal.frame_offset) {
-        HeaderReading::Sound(header) if is_last_live(seal, seal.frame_offset, &header) => Ok(()),
-        _ => {
-            let lost = LsnRange::new(seal.last, seal.last);
-            let reason = "its end is not as its successor says";
-            Err(Error::corrupt(&segment.path, seal.frame_offset, lost, reason))
-        }
+/// Whether the frame that the seal names as the last live one is there, by its header alone.
+fn has_last_frame(handle: &Handle, seal: &Seal, window: &mut Window) -> Result<bool> {
+    if handle.size()? < seal.end {
+        return Ok(false);
     }
+    window.clear();
+    let place = Sweep::new(handle, &seal.salt, window, seal.frame_offset, seal.end).look()?;
+    Ok(match place {
+        Place::Frame(header) => is_last_live(seal, seal.frame_offset, &header),
+        _ => false,
+    })
 }

@@ -1,16 +1,21 @@
 //! Where some of a segment's frames begin: a look-up starts near its record.
 
-use crate::frame::{FRAME_ALIGN_BYTES, FRAMES_START, Seal};
+use crate::frame::{FRAME_ALIGN_BYTES, FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FRAMES_START, Seal};
 use crate::lsn::Lsn;
 use crate::threads::{self, RwLock};
 
-/// One index entry stands for at least this much log: a little less than a full frame of small
-/// records, so that each of those has one.
-pub(super) const INDEX_STRIDE_BYTES: u64 = 56 << 10;
+/// One index entry stands for at least this much log: a little less than two full frames of small
+/// records. A smaller stride makes the look-up of a small record hardly faster, and the index
+/// larger.
+pub(super) const INDEX_STRIDE_BYTES: u64 = 14 << 10;
+/// After the last index entry, this much log holds the frame of any small record.
+pub(crate) const UNINDEXED_BYTES: u64 =
+    INDEX_STRIDE_BYTES + (FRAME_HEADER_BYTES + FRAME_BODY_BYTES) as u64;
 /// The tail's index has room for so many entries from the start, or for those of a whole segment if
 /// that is less: an append to a segment of the default size, 64 MiB, then allocates nothing.
-const INDEX_RESERVED_MAX: usize = 1280;
+const INDEX_RESERVED_MAX: usize = 4682;
 const _: () = assert!(INDEX_RESERVED_MAX as u64 * INDEX_STRIDE_BYTES >= 64 << 20);
+
 /// Where some of a segment's data frames begin, by rising LSN. `None` until the segment has been
 /// walked.
 #[derive(Debug)]
@@ -106,6 +111,12 @@ fn exact_frame(lsn: Lsn, start: IndexEntry, end: IndexEntry) -> Option<(u64, u64
     let possible = frame_bytes * frames == bytes && frame_bytes % FRAME_ALIGN_BYTES as u64 == 0;
     let before = u64::from(lsn).checked_sub(start.lsn.into())?.checked_mul(frame_bytes)?;
     (possible && before < bytes).then(|| (start.offset + before, frame_bytes))
+}
+
+/// Adds an index entry for the first data frame after a gap, so that no look-up after the gap leads
+/// through it.
+pub(crate) fn note_restart(entries: &mut Vec<IndexEntry>, lsn: Lsn, offset: u64) {
+    entries.push(IndexEntry { lsn, offset });
 }
 
 /// Adds an index entry for a data frame, unless there is one near enough before it.

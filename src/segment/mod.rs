@@ -1,22 +1,20 @@
-//! One segment file: read, walk, append, cut. Knows frames, and no other segment.
+//! One segment file: sweep, verify, append, cut. Knows frames, and no other segment.
 
 mod index;
+mod sweep;
 mod tail;
-mod walk;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
-use crate::frame::{
-    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, Id, Seal, SegmentHeader, decode_state,
-};
+use crate::error::{Damage, Error, Result};
+use crate::frame::{FRAMES_START, FrameHeader, FrameType, Id, Seal, SegmentHeader, decode_state};
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 
-pub(crate) use index::{Index, IndexEntry, IndexHint, note_frame};
+pub(crate) use index::{Index, IndexEntry, IndexHint, UNINDEXED_BYTES, note_frame, note_restart};
+pub(crate) use sweep::{Bodies, Body, Flaw, Gap, Passed, Place, Step, Sweep, SweptFrame, Window};
 pub(crate) use tail::{LastFrame, Tail, Written, seal_at};
-pub(crate) use walk::{Bodies, Step, Walk, Window, unknown};
 
 /// What is known of a segment, for its readers and its writer.
 #[derive(Debug)]
@@ -41,69 +39,144 @@ impl Segment {
     }
 }
 
-/// Reads the whole body behind a frame header. It was verified, or is by the caller.
-pub(crate) fn read_body(handle: &Handle, offset: u64, header: &FrameHeader) -> Result<Vec<u8>> {
-    let mut body = vec![0; header.body_bytes as usize];
-    let count = handle.read(&mut body, offset + FRAME_HEADER_BYTES as u64)?;
-    body.truncate(count);
-    Ok(body)
-}
-
-/// Reads a state frame: the floor and the caller's state.
+/// Reads a state frame that verified: the floor and the caller's state.
 pub(crate) fn read_state(
     handle: &Handle,
+    salt: &Id,
+    window: &mut Window,
     offset: u64,
     header: &FrameHeader,
 ) -> Result<(Lsn, Vec<u8>)> {
-    let body = read_body(handle, offset, header)?;
-    match decode_state(&body) {
-        Some((floor, state)) if crc32fast::hash(&body) == header.body_checksum => {
-            Ok((floor, state.to_vec()))
-        }
-        _ => {
-            let lost = LsnRange::empty_before(header.first);
-            Err(Error::corrupt(
-                handle.path(),
-                offset,
-                lost,
-                "a state frame changed while it was read",
-            ))
-        }
+    let mut sweep = Sweep::new(handle, salt, window, offset, offset + header.frame_bytes());
+    let step = sweep.step(Bodies::Keep)?;
+    let body = match step {
+        Step::Frame(SweptFrame { body: Body::Sound(body), .. }) => Some(sweep.bytes(body)),
+        _ => None,
+    };
+    match body.and_then(decode_state) {
+        Some((floor, state)) => Ok((floor, state.to_vec())),
+        None => Err(Error::corrupt(handle.path(), offset, Damage::Changed, None)),
     }
 }
 
-/// Verifies a sealed segment up to the end that its successor's seal gives, and returns its
-/// index.
+/// What verifying a sealed segment gave.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) index: Vec<IndexEntry>,
+    /// Damage and unreadable sectors that hold records at or below the floor alone.
+    pub(crate) passed: Vec<Gap>,
+}
+
+/// Verifies a sealed segment up to the end that its successor's seal gives. The error names the
+/// first damage that takes records above `floor`, and just the records that it takes.
 pub(crate) fn check_sealed(
     segment: &Segment,
     handle: &Handle,
     seal: &Seal,
-    bodies: Bodies,
+    floor: Lsn,
     window: &mut Window,
-) -> Result<Vec<IndexEntry>> {
+) -> Result<Checked> {
     let mut index = Vec::new();
+    let mut passed = Vec::new();
+    let mut flawed: Option<Gap> = None;
     let mut last = None;
-    let start = (segment.first, FRAMES_START);
-    let mut walk = Walk::new(handle, segment.salt, window, bodies, start, seal.end);
-    let (offset, reason) = loop {
-        match walk.step()? {
-            Step::Frame { offset, header } if header.frame_type == FrameType::Data => {
-                note_frame(&mut index, header.first, offset);
-                last = Some((offset, header));
-            }
-            Step::Frame { .. } => {}
-            Step::End => match &last {
-                Some((offset, header)) if is_last_live(seal, *offset, header) => {
-                    index.shrink_to_fit(); // It stays, and nothing is added.
-                    return Ok(index);
-                }
-                _ => break (walk.offset(), "its end is not as its successor says"),
-            },
-            Step::Bad { reason } | Step::Discontinuous { reason } => break (walk.offset(), reason),
+    let mut next = segment.first;
+    window.clear();
+    let mut sweep = Sweep::new(handle, &segment.salt, window, FRAMES_START, seal.end);
+    let fail = |gap: Gap, next: Lsn, after: Lsn| match gap.flaw {
+        Flaw::Unreadable(error) => error,
+        Flaw::Damaged(damage) => {
+            let lost = lost_run(next, after, floor, seal.last);
+            Error::corrupt(&segment.path, gap.start, damage, Some(lost))
         }
     };
-    let lost = LsnRange::new(walk.next_lsn(), seal.last);
-    Err(Error::corrupt(&segment.path, offset, lost, reason))
+    loop {
+        let (offset, header) = match sweep.step(Bodies::Verify)? {
+            Step::Frame(frame) => match frame.into_sound() {
+                Ok(sound) => sound,
+                Err(gap) => {
+                    Gap::extend(&mut flawed, gap);
+                    continue;
+                }
+            },
+            Step::Gap(gap) => {
+                Gap::extend(&mut flawed, gap);
+                continue;
+            }
+            Step::End => break,
+        };
+        let restarts = flawed.is_some();
+        if let Some(gap) = flawed.take() {
+            if header.first > floor.next() || header.first < next {
+                return Err(fail(gap, next, header.first));
+            }
+            passed.push(gap);
+        } else if header.first != next {
+            let lost = lost_run(next, header.first, floor, seal.last);
+            return Err(Error::corrupt(&segment.path, offset, Damage::LsnGap, Some(lost)));
+        } else if offset == FRAMES_START && header.frame_type != FrameType::State {
+            return Err(Error::corrupt(&segment.path, offset, Damage::NoState, None));
+        }
+        next = header.next().expect("decoding checked it");
+        if header.frame_type == FrameType::Data {
+            if restarts {
+                note_restart(&mut index, header.first, offset);
+            } else {
+                note_frame(&mut index, header.first, offset);
+            }
+            last = Some((offset, header));
+        }
+    }
+    if let Some(gap) = flawed {
+        return Err(fail(gap, next, seal.last.next()));
+    }
+    if !last.is_some_and(|(offset, header)| is_last_live(seal, offset, &header)) {
+        let lost = (next <= seal.last).then(|| lost_run(next, seal.last.next(), floor, seal.last));
+        return Err(Error::corrupt(&segment.path, sweep.offset(), Damage::End, lost));
+    }
+    index.shrink_to_fit(); // It stays, and nothing is added.
+    Ok(Checked { index, passed })
+}
+
+/// Returns the index of a sealed segment whose bodies nobody has verified. Damage is left to the
+/// readers: the index has entries before it and after it.
+pub(crate) fn index_sealed(
+    segment: &Segment,
+    handle: &Handle,
+    seal: &Seal,
+    window: &mut Window,
+) -> Result<Vec<IndexEntry>> {
+    let mut index: Vec<IndexEntry> = Vec::new();
+    let mut next = segment.first;
+    window.clear();
+    let mut sweep = Sweep::new(handle, &segment.salt, window, FRAMES_START, seal.end);
+    loop {
+        match sweep.step(Bodies::Skip)? {
+            Step::Frame(SweptFrame { offset, header, .. }) => {
+                // Numbers never fall. A frame that breaks this rule leads nowhere.
+                if header.frame_type == FrameType::Data && header.first >= next {
+                    if header.first == next {
+                        note_frame(&mut index, header.first, offset);
+                    } else {
+                        note_restart(&mut index, header.first, offset);
+                    }
+                    next = header.next().expect("decoding checked it");
+                }
+            }
+            Step::Gap(_) => {}
+            Step::End => break,
+        }
+    }
+    index.shrink_to_fit(); // It stays, and nothing is added.
+    Ok(index)
+}
+
+/// Returns the records that are lost between `next`, the first one that is not read, and `after`,
+/// the next one that is: those above the floor, up to `promised`.
+pub(crate) fn lost_run(next: Lsn, after: Lsn, floor: Lsn, promised: Lsn) -> LsnRange {
+    let first = next.max(floor.next());
+    let last = after.previous().min(promised);
+    if last < first { LsnRange::empty_before(first) } else { LsnRange::new(first, last) }
 }
 
 /// Whether a frame is the one that `seal` names as its segment's last live one.

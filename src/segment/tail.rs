@@ -238,9 +238,10 @@ pub(crate) fn seal_at(header: &SegmentHeader, last: &LastFrame) -> Seal {
 #[cfg(test)]
 mod tests {
     use super::super::index::INDEX_STRIDE_BYTES;
-    use super::super::{Bodies, Step, Walk, Window};
+    use super::super::{Bodies, Body, Flaw, Gap, Step, Sweep, SweptFrame, Window};
     use super::*;
     use crate::entry::Entry;
+    use crate::error::Damage;
     use crate::frame::{FRAMES_START, Unit};
     use crate::fs::sim::SimFs;
     use crate::fs::{Fs, OpenMode};
@@ -291,8 +292,8 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_from_any_index_entry_meets_every_frame_behind_it() {
-        // Method: 400 groups of about 1 KiB; the index has one entry for each 56 KiB, and each
+    fn a_sweep_from_any_index_entry_meets_every_frame_after_it() {
+        // Method: 400 groups of about 1 KiB; the index has one entry for each 14 KiB, and each
         // leads to its record.
         let fs = SimFs::new(1);
         let mut tail = tail(&fs);
@@ -301,52 +302,73 @@ mod tests {
             write(&mut tail, &mut next, &[7; 1000]).unwrap();
         }
         let entries = tail.segment.index.entries();
-        assert_eq!(entries.len() as u64, (tail.end() - FRAMES_START) / INDEX_STRIDE_BYTES);
+        assert!(entries[0].offset < FRAMES_START + INDEX_STRIDE_BYTES + 1100);
+        for pair in entries.windows(2) {
+            let bytes = pair[1].offset - pair[0].offset;
+            assert!((INDEX_STRIDE_BYTES..INDEX_STRIDE_BYTES + 1100).contains(&bytes), "{pair:?}");
+        }
         for lsn in 1..=400 {
             let lsn = Lsn::from(lsn);
             let IndexEntry { lsn: first, offset } = tail.segment.index.hint(lsn, None).start;
-            assert!(first <= lsn && u64::from(lsn) - u64::from(first) <= 64);
+            assert!(first <= lsn && u64::from(lsn) - u64::from(first) <= 14);
             let mut window = Window::new(4096);
             let salt = tail.header.salt;
-            let start = (first, offset);
-            let mut walk =
-                Walk::new(&tail.handle, salt, &mut window, Bodies::Verify, start, tail.end());
-            while walk.next_lsn() <= lsn {
-                assert!(matches!(walk.step().unwrap(), Step::Frame { .. }));
+            let mut sweep = Sweep::new(&tail.handle, &salt, &mut window, offset, tail.end());
+            let mut next = first;
+            while next <= lsn {
+                let (_, header) = sweep.next_sound().unwrap().expect("there are frames");
+                assert_eq!(header.first, next);
+                next = header.next().unwrap();
             }
         }
     }
 
     #[test]
-    fn a_walk_tells_the_end_from_what_does_not_verify_and_from_what_does_not_follow() {
+    fn a_sweep_tells_frames_flawed_bodies_gaps_and_the_limit_apart() {
+        // Method: two frames; look from several places with several limits, and flip bytes of the
+        // second one's header, body and padding.
         let fs = SimFs::new(1);
         let mut tail = tail(&fs);
         let mut next = Lsn::FIRST;
         write(&mut tail, &mut next, b"one").unwrap();
         let middle = tail.end();
-        next = next.next(); // An LSN is left out.
-        write(&mut tail, &mut next, &[7; 9000]).unwrap();
-        let step_at = |start: (Lsn, u64), limit: u64| {
+        write(&mut tail, &mut next, &[7; 9001]).unwrap();
+        let end = tail.end();
+        let step_at = |start: u64, limit: u64, bodies: Bodies| {
             let mut window = Window::new(4096);
-            Walk::new(&tail.handle, tail.header.salt, &mut window, Bodies::Verify, start, limit)
-                .step()
+            Sweep::new(&tail.handle, &tail.header.salt, &mut window, start, limit)
+                .step(bodies)
                 .unwrap()
         };
-        let second = (Lsn::from(3), middle);
-        let end = tail.end();
-        assert!(matches!(step_at(second, end), Step::Frame { .. }));
-        assert!(matches!(step_at(second, middle), Step::End));
-        assert!(matches!(step_at((Lsn::from(2), middle), end), Step::Discontinuous { .. }));
-        assert!(matches!(step_at(second, end - 8), Step::Bad { .. }), "it goes beyond the limit");
-        assert!(matches!(step_at((Lsn::from(3), middle + 8), end), Step::Bad { .. }));
-        for at in [middle + 10, middle + 5000, end - 1] {
-            fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
+        for bodies in [Bodies::Verify, Bodies::Keep] {
+            let step = step_at(middle, end, bodies);
             assert!(
-                matches!(step_at(second, end), Step::Bad { .. }),
-                "offset {at}, the padding included"
+                matches!(step, Step::Frame(SweptFrame { body: Body::Sound(_), .. })),
+                "{step:?}"
             );
+        }
+        assert!(matches!(step_at(middle, middle, Bodies::Verify), Step::End));
+        let step = step_at(middle, end - 8, Bodies::Verify);
+        let Step::Gap(Gap { flaw: Flaw::Damaged(Damage::FrameLength), .. }) = step else {
+            panic!("it goes beyond the limit: {step:?}");
+        };
+        let step = step_at(FRAMES_START + 8, end, Bodies::Verify);
+        let Step::Gap(Gap { start, end: gap_end, .. }) = step else { panic!("{step:?}") };
+        assert_eq!((start, gap_end), (FRAMES_START + 8, middle - 56), "it ends at a header");
+        for at in [middle + 50, middle + 5000, end - 1] {
+            fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
+            let step = step_at(middle, end, Bodies::Verify);
+            assert!(
+                matches!(step, Step::Frame(SweptFrame { body: Body::Flawed(_), .. })),
+                "offset {at}, the padding included: {step:?}"
+            );
+            let step = step_at(middle, end, Bodies::Skip);
+            assert!(matches!(step, Step::Frame(SweptFrame { body: Body::NotRead, .. })));
             fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
         }
+        fs.damage("/segment", |bytes| bytes[usize::try_from(middle).unwrap() + 9] ^= 1);
+        let step = step_at(middle, end, Bodies::Verify);
+        assert!(matches!(step, Step::Gap(ref gap) if gap.end == end), "{step:?}");
     }
 
     #[test]

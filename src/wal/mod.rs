@@ -17,7 +17,7 @@ use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Durability, Options};
 use crate::reader::{self, Cursor, Iter, Record};
-use crate::recovery::recover;
+use crate::recovery::{recover, refuse_other_store};
 use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
 use crate::store::{Disk, Store};
@@ -101,6 +101,7 @@ impl Wal {
         } else {
             open_existing(fs, dir)?
         });
+        refuse_other_store(&dir)?;
         let lock = dir.lock()?;
         let path = dir.path().display();
         match dir.medium() {
@@ -329,7 +330,8 @@ impl Wal {
     }
 
     /// Iterates the records from `lsn` on, up to the durable LSN of this moment. At or below the
-    /// checkpoint the first item is [`Error::Removed`]; above the durable LSN there is none.
+    /// checkpoint the first item is [`Error::Removed`], for [`Lsn::ZERO`] it is
+    /// [`Error::OutOfRange`]; above the durable LSN there is none.
     #[must_use]
     pub fn iter_from(&self, lsn: Lsn) -> Iter {
         Iter::new(&self.store.segments, Some(lsn), self.durable_lsn())
@@ -344,7 +346,8 @@ impl Wal {
     /// Reads one record: `None` above the durable LSN.
     ///
     /// # Errors
-    /// [`Error::Removed`] at or below the checkpoint, also while the bytes are still there.
+    /// [`Error::Removed`] at or below the checkpoint, also while the bytes are still there;
+    /// [`Error::OutOfRange`] for [`Lsn::ZERO`]. [`Error::MissingSegment`] if the file vanished.
     /// [`Error::Corrupt`], [`Error::Io`], [`Error::Closed`].
     pub fn read(&self, lsn: Lsn) -> Result<Option<Record>> {
         reader::read(&self.store.segments, self.durable_lsn(), lsn)

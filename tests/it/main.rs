@@ -6,6 +6,7 @@
 mod append_read;
 mod concurrency;
 mod corruption;
+mod damage;
 mod disk_full;
 mod faults;
 mod format;

@@ -9,7 +9,7 @@ use seawall::fs::{Fs, OpenMode};
 use seawall::options::Verify;
 use seawall::report::{RecoveryAction, RecoveryReport, SegmentRole};
 use seawall::sim::SimFs;
-use seawall::{Error, Lsn, LsnRange, Options, Wal};
+use seawall::{Error, Feature, Lsn, LsnRange, NamedBy, Options, Wal};
 use seawall_testkit::Dice;
 use seawall_testkit::disk::{Files, contents, put};
 use seawall_testkit::hooks::Call;
@@ -49,14 +49,14 @@ fn refused(disk: &SimFs) -> Error {
 struct Damage {
     path: PathBuf,
     offset: u64,
-    lost: LsnRange,
-    reason: &'static str,
+    lost: Option<LsnRange>,
+    damage: seawall::Damage,
 }
 
 fn damage(disk: &SimFs) -> Damage {
     match refused(disk) {
-        Error::Corrupt { path, offset, lost, reason, .. } => {
-            Damage { path: path.to_path_buf(), offset, lost, reason }
+        Error::Corrupt { path, offset, lost, damage, .. } => {
+            Damage { path: path.to_path_buf(), offset, lost, damage }
         }
         other => panic!("expected damage, not: {other}"),
     }
@@ -116,8 +116,10 @@ fn check_all(disk: &SimFs, expected: &[Stored]) -> RecoveryReport {
     let wal = opened(disk);
     let noted =
         |path: &Path| report.notes.iter().any(|note| *note.path == *path) && path != current_path();
-    assert!(wal.recovery().notes.iter().all(|note| noted(&note.path)), "{:?}", wal.recovery());
-    assert!(wal.recovery().is_clean(), "{:?}", wal.recovery());
+    let again = wal.recovery();
+    assert!(again.notes.iter().all(|note| noted(&note.path)), "{again:?}");
+    assert_eq!(again.action, RecoveryAction::Resumed, "{again:?}");
+    assert_eq!(again.is_clean(), again.notes.is_empty(), "{again:?}");
     assert!(replay(&wal) == [expected, &records([next])].concat());
     report
 }
@@ -297,9 +299,9 @@ fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
     let found = damage(&by_current);
     assert_eq!(
         (found.path, found.offset, found.lost),
-        (path.clone(), third.offset, range(9, 9)),
+        (path.clone(), third.offset, Some(range(9, 9))),
         "{}",
-        found.reason
+        found.damage
     );
 
     // The third frame says that the second one was synced, and is read though it stands behind the
@@ -309,9 +311,9 @@ fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
     let found = damage(&by_later_frame);
     assert_eq!(
         (found.path, found.offset, found.lost),
-        (path.clone(), first.offset, range(7, 9)),
+        (path.clone(), first.offset, Some(range(7, 7))),
         "{}",
-        found.reason
+        found.damage
     );
 
     let mut promises_more = three.tail.clone();
@@ -363,9 +365,9 @@ fn a_promise_counts_wherever_it_stands_behind_the_damage() {
             let found = damage(&disk);
             assert_eq!(
                 (found.offset, found.lost),
-                (promise, range(4, 9)),
+                (promise, Some(range(4, 8))),
                 "gap {gap}: {}",
-                found.reason
+                found.damage
             );
         }
     }
@@ -426,12 +428,15 @@ fn a_missing_tail_is_told_by_current() {
         other => panic!("{other}"),
     };
     let (path, lost) = missing(&disk(&[], Some(closed.clone())));
-    assert_eq!((path, lost), (segment_path(3), range(1, 9)));
-    for bytes in [vec![0; 2 * BLOCK], Vec::new(), Dice::new(1).bytes(100)] {
+    assert_eq!((path, lost), (segment_path(3), None), "nothing tells the floor");
+    let mut damaged = closed.clone();
+    damaged[40] ^= 1;
+    damaged[BLOCK + 40] ^= 1;
+    for bytes in [vec![0; 2 * BLOCK], Vec::new(), damaged] {
         missing(&disk(&[], Some(bytes)));
     }
     let (path, lost) = missing(&disk(&[&three.old, &three.middle], Some(closed.clone())));
-    assert_eq!((path, lost), (segment_path(3), range(7, 9)));
+    assert_eq!((path, lost), (segment_path(3), Some(range(7, 9))));
     missing(&disk(&[&three.old], Some(closed)));
 }
 
@@ -459,14 +464,10 @@ fn a_missing_older_segment_is_told_by_its_successor() {
             match refused(&disk) {
                 Error::MissingSegment { path, lost, .. } => {
                     assert_eq!(*path, *segment_path(gone));
-                    assert_eq!(lost.last(), Lsn::from(last), "floor {floor}");
-                    // Where it began is not known, since that was in it; but not at or below the
-                    // floor.
-                    let latest = Lsn::from(first.max(floor + 1));
-                    assert!(
-                        lost.first() > Lsn::from(floor) && lost.first() <= latest,
-                        "floor {floor}: {lost}"
-                    );
+                    // If an older segment is there, nothing tells where the lost records begin: the
+                    // last one is lost for sure.
+                    let expected = if gone == 1 { floor + 1 } else { last };
+                    assert_eq!(lost, Some(range(expected, last)), "floor {floor}, first {first}");
                 }
                 other => panic!("segment {gone}, floor {floor}: {other}"),
             }
@@ -492,7 +493,7 @@ fn files_of_another_log_are_refused() {
             put(&disk, segment_path(number), stranger.bytes());
             let found = damage(&disk);
             if current.is_some() {
-                assert_eq!(found.path, segment_path(number), "{}", found.reason);
+                assert_eq!(found.path, segment_path(number), "{}", found.damage);
             }
         }
     }
@@ -584,7 +585,7 @@ fn two_sound_copies_that_differ_are_damage_in_a_header_and_old_and_new_in_curren
         let last = usize::try_from(three.tail.frames[3].offset).unwrap();
         disk.damage(segment_path(3), |bytes| bytes[last..].fill(0));
         let found = damage(&disk);
-        assert_eq!((found.path, found.lost), (segment_path(3), range(9, 9)));
+        assert_eq!((found.path, found.lost), (segment_path(3), Some(range(9, 9))));
     }
 }
 
@@ -612,7 +613,7 @@ fn what_is_not_a_log_is_told_apart() {
 }
 
 /// What `UnsupportedVersion` says.
-fn unsupported(disk: &SimFs) -> (PathBuf, &'static str, u32) {
+fn unsupported(disk: &SimFs) -> (PathBuf, Feature, u32) {
     match refused(disk) {
         Error::UnsupportedVersion { path, what, found, supported, .. } => {
             assert!(found > supported, "{found} against {supported}");
@@ -642,7 +643,7 @@ fn what_a_later_release_wrote_is_refused_by_name() {
             disk.damage(&path, |bytes| {
                 bytes[blocks.clone()].copy_from_slice(&newer[blocks.clone()])
             });
-            assert_eq!(unsupported(&disk), (path.clone(), "format version", 2));
+            assert_eq!(unsupported(&disk), (path.clone(), Feature::FormatVersion, 2));
         }
         let disk = three.disk();
         disk.damage(&path, |bytes| bytes[8] = 2); // And the checksum is the old one's.
@@ -655,7 +656,11 @@ fn what_a_later_release_wrote_is_refused_by_name() {
 fn unknown_frames_that_verify_are_refused_by_name() {
     // Method: a frame of type 3, and one of codec 1, with right checksums: in the tail, in a
     // sealed segment, and behind damage in the tail, where only headers are looked at.
-    for (kind, what, found) in [(3, "frame type", 3), (1 | 1 << 8, "codec", 1)] {
+    for (kind, what, found) in [
+        (3, Feature::FrameType, 3),
+        (1 | 1 << 8, Feature::Codec, 1),
+        (1 | 1 << 24, Feature::ReservedBytes, 256),
+    ] {
         let three = Three::new();
         let mut tail = three.tail.clone();
         tail.frame(tail.end(), kind, 1, 10, b"from the future".to_vec());
@@ -709,7 +714,7 @@ fn a_chain_that_does_not_fit_together_is_damage() {
         let disk =
             disk(&[&three.old, &three.middle, &tail], Some(tail.mark(true, tail.end()).encode(1)));
         let found = damage(&disk);
-        assert_eq!(found.path, segment_path(named), "{what}: {}", found.reason);
+        assert_eq!(found.path, segment_path(named), "{what}: {}", found.damage);
     }
     // These are found by reading the frames, so by full verification, or when they are read.
     let frames = [
@@ -733,11 +738,12 @@ fn a_chain_that_does_not_fit_together_is_damage() {
     }
     let renamed = disk(&[&three.old, &three.middle], None);
     put(&renamed, segment_path(5), three.tail.bytes());
-    assert_eq!(
-        damage(&renamed).path,
-        segment_path(5),
-        "a header with another number than its name"
-    );
+    match refused(&renamed) {
+        Error::MissingSegment { path, named_by: NamedBy::Copy, .. } => {
+            assert_eq!(*path, *segment_path(3), "the file that is called 5 is segment 3");
+        }
+        other => panic!("{other}"),
+    }
 }
 
 #[test]
@@ -879,7 +885,11 @@ fn a_read_that_fails_is_an_error_and_never_the_end_of_the_log() {
             // Those that come after the decision may fail in other ways; they are not reads of the
             // log.
             Ok(_) | Err(_) if fs.fired().is_empty() => continue,
-            Ok(wal) => assert!(replay(&wal) == records(1..=9), "call {at}, {site:?}"),
+            // A read of more than was needed failed, and the needed bytes were read again.
+            Ok(wal) => {
+                assert!(replay(&wal) == records(1..=9), "call {at}, {site:?}");
+                continue;
+            }
             Err(error) => panic!("call {at}, {site:?}: {error}"),
         }
         let changed = files(fs.disk()) != before;
@@ -1061,7 +1071,7 @@ fn the_report_tells_what_is_there() {
     assert_eq!(
         rows[1..],
         [
-            (2, SegmentRole::Sealed, range(4, 6), three.middle.end()),
+            (2, SegmentRole::Sealed, range(5, 6), three.middle.end()),
             (3, SegmentRole::Tail, range(7, 9), tail.end()),
         ]
     );

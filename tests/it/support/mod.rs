@@ -6,5 +6,6 @@ pub(crate) mod fault_fs;
 pub(crate) mod gate;
 pub(crate) mod ledger;
 pub(crate) mod on_disk;
+pub(crate) mod open_files;
 pub(crate) mod records;
 pub(crate) mod run;

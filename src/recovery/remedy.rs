@@ -1,0 +1,380 @@
+//! `Remedy`: what is to be done about what was found, or the error that says why nothing is. Pure:
+//! it reads no file.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::dir::Dir;
+use crate::error::{Damage, Error, Feature, NamedBy, Result};
+use crate::frame::{FRAMES_START, Seal, Twin, supported};
+use crate::lsn::{Lsn, LsnRange};
+use crate::planted::{self, Bug};
+use crate::report::RecoveryNote;
+use crate::segment::{Flaw, Segment};
+
+use super::decide::{
+    self, Continuity, CurrentFound, CurrentSays, Evidence, Kept, Link, LinkFile, Refusal,
+    SegmentFiles, TailEvidence, Verdict, Way,
+};
+use super::scan::{CurrentFile, Found, HeaderFound, SegmentFile};
+use super::tail::{PromisedPart, TailScan};
+
+/// What is to be done, all of it decided before anything is changed.
+#[derive(Debug)]
+pub(super) enum Remedy<'a> {
+    /// There is no log: make one.
+    Create,
+    Open(Plan<'a>),
+}
+
+/// How a log is opened.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) tail: &'a TailScan,
+    pub(super) torn: bool,
+    pub(super) way: Way,
+    /// The number of the segment to be created, where one is.
+    pub(super) number: u64,
+    pub(super) floor: Lsn,
+    pub(super) state: Vec<u8>,
+    /// Sealed segments above the floor, oldest first, with what their successors say of them.
+    pub(super) chain: Vec<(Arc<Segment>, Seal)>,
+    pub(super) promised: PromisedPart,
+}
+
+/// Gathers the evidence and decides; notes what is odd and does no harm.
+pub(super) fn remedy<'a>(
+    dir: &Dir,
+    found: &'a Found,
+    notes: &mut Vec<RecoveryNote>,
+) -> Result<Remedy<'a>> {
+    let newest = found.files.last();
+    let current = decide::current_says(
+        match (&found.current, found.mark()) {
+            (CurrentFile::Absent, _) => CurrentFound::Absent,
+            (CurrentFile::Read(Twin::Bad { magic: false }), _) => CurrentFound::Foreign,
+            (_, None) => CurrentFound::Unsound,
+            (_, Some(mark)) => CurrentFound::Names(mark.number, mark.salt),
+        },
+        newest.map(|file| (file.number, file.sound().map(|header| header.salt))),
+    );
+    let tail = match (&found.tail, newest) {
+        (Some(tail), _) if tail.broken.is_some_and(|broken| broken.damage == Damage::LsnGap) => {
+            TailEvidence::Discontinuous
+        }
+        (Some(tail), _) => TailEvidence::Frames {
+            promise_kept: tail.facts.end >= tail.facts.promise(),
+            zeros: !tail.facts.torn,
+        },
+        (None, _) => TailEvidence::HeaderBad,
+    };
+    let evidence = Evidence {
+        segments: segment_files(found),
+        current,
+        newer: newer_file(dir, found).is_some(),
+        ids_differ: foreign_file(dir, found).is_some(),
+        tail,
+    };
+    match decide::decide(&evidence) {
+        Verdict::Create => Ok(Remedy::Create),
+        Verdict::Open { torn } => {
+            note_oddities(dir, found, current, notes);
+            plan(dir, found, torn, notes).map(Remedy::Open)
+        }
+        Verdict::Refuse(refusal) => Err(refuse(dir, found, refusal)),
+    }
+}
+
+fn segment_files(found: &Found) -> SegmentFiles {
+    let begins_as_ours = |header: &HeaderFound| match header {
+        HeaderFound::Blank => false,
+        HeaderFound::Read(twin) => !matches!(twin, Twin::Bad { magic: false }),
+        HeaderFound::Unreadable(_) => true, // What is not known is no reason to call it foreign.
+    };
+    let (current_ours, current_blank) = match &found.current {
+        CurrentFile::Read(twin) => (!matches!(twin, Twin::Bad { magic: false }), false),
+        CurrentFile::Absent | CurrentFile::Blank => (false, true),
+    };
+    let ours = !found.copies.is_empty()
+        || current_ours
+        || found.files.iter().any(|file| begins_as_ours(&file.header));
+    let blank =
+        current_blank && found.files.iter().all(|file| matches!(file.header, HeaderFound::Blank));
+    let newest = found.files.last().map(|file| file.number);
+    match newest {
+        _ if found.copies.iter().any(|copy| Some(copy.header.number) > newest) => {
+            SegmentFiles::Copies
+        }
+        None => SegmentFiles::None,
+        Some(_) if ours => SegmentFiles::Ours,
+        Some(_) if blank => SegmentFiles::Blank,
+        Some(_) => SegmentFiles::Foreign,
+    }
+}
+
+/// The file that a later release wrote, and what in it is unknown.
+fn newer_file(dir: &Dir, found: &Found) -> Option<(Arc<Path>, Feature, u32)> {
+    if let CurrentFile::Read(Twin::Newer { what, found }) = &found.current {
+        return Some((dir.current_path(), *what, *found));
+    }
+    found.files.iter().find_map(|file| match &file.header {
+        HeaderFound::Read(Twin::Newer { what, found }) => Some((file.path.clone(), *what, *found)),
+        _ => None,
+    })
+}
+
+/// The first file whose log id is not that of most sound headers; if as many have another one, not
+/// that of CURRENT.
+fn foreign_file(dir: &Dir, found: &Found) -> Option<Arc<Path>> {
+    let mark = found.mark().map(|mark| (dir.current_path(), mark.log_id));
+    let sound = found.files.iter().filter_map(|file| Some((file, file.sound()?)));
+    let files = sound.map(|(file, header)| (file.path.clone(), header.log_id));
+    let copies = found.copies.iter().map(|copy| (copy.path.clone(), copy.header.log_id));
+    let ids: Vec<_> = files.chain(copies).chain(mark.clone()).collect();
+    let count = |id| ids.iter().filter(|(_, other)| *other == id).count();
+    let own = mark.map(|(_, id)| id);
+    let (_, usual) = ids.iter().max_by_key(|(_, id)| (count(*id), Some(*id) == own))?;
+    ids.iter().find(|(_, id)| id != usual).map(|(path, _)| path.clone())
+}
+
+fn note(path: &Arc<Path>, offset: u64, message: impl Into<Cow<'static, str>>) -> RecoveryNote {
+    RecoveryNote { path: path.clone(), offset, message: message.into() }
+}
+
+fn note_oddities(dir: &Dir, found: &Found, current: CurrentSays, notes: &mut Vec<RecoveryNote>) {
+    for file in &found.files {
+        if let HeaderFound::Read(Twin::Sound { damaged: Some(offset), .. }) = file.header {
+            let message = "one copy of the header is damaged; the other one counts";
+            notes.push(note(&file.path, offset, message));
+        }
+    }
+    for copy in &found.copies {
+        let message = format!(
+            "a copy of segment {}, under another number: not part of the log, left as it is",
+            copy.header.number
+        );
+        notes.push(note(&copy.path, 0, message));
+    }
+    let path = dir.current_path();
+    if let CurrentFile::Read(Twin::Sound { damaged: Some(offset), .. }) = &found.current {
+        let message = "one block of CURRENT is damaged; the other one counts";
+        notes.push(note(&path, *offset, message));
+    }
+    let message = match current {
+        CurrentSays::Absent => "CURRENT is missing; the highest number is the tail",
+        CurrentSays::Unsound | CurrentSays::Foreign => {
+            "CURRENT is damaged; the highest number is the tail"
+        }
+        CurrentSays::Below => {
+            "CURRENT names an older segment, as an unfinished creation or an older copy of CURRENT \
+             does; the highest number is the tail"
+        }
+        _ => "",
+    };
+    if !message.is_empty() {
+        notes.push(note(&path, 0, message));
+    }
+    let Some(tail) = &found.tail else { return };
+    let tail_path = tail.handle.path();
+    if let Some(gap) = &tail.passed {
+        notes.push(passed_note(tail_path, gap.start, &gap.flaw));
+    }
+    let longer = |end: u64| end < tail.facts.end || tail.facts.torn;
+    if tail.facts.mark.as_ref().is_some_and(|mark| mark.closed && longer(mark.end)) {
+        let message = "CURRENT says that the log was closed, but the tail goes on after the end in \
+                       CURRENT: one of the two is a copy from another time";
+        notes.push(note(tail_path, tail.facts.mark.as_ref().map_or(0, |mark| mark.end), message));
+    }
+}
+
+/// Notes damage that takes nothing above the floor.
+pub(super) fn passed_note(path: &Arc<Path>, offset: u64, flaw: &Flaw) -> RecoveryNote {
+    let message = match flaw {
+        Flaw::Damaged(_) => "damaged, but no record above the checkpoint is lost",
+        Flaw::Unreadable(_) => "unreadable, but no record above the checkpoint is lost",
+    };
+    note(path, offset, message)
+}
+
+fn refuse(dir: &Dir, found: &Found, refusal: Refusal) -> Error {
+    let newest = found.files.last().map_or_else(|| dir.current_path(), |file| file.path.clone());
+    let corrupt = |path: Arc<Path>, damage| Error::Corrupt { path, offset: 0, damage, lost: None };
+    match refusal {
+        Refusal::Newer => {
+            let (path, what, found) =
+                newer_file(dir, found).unwrap_or((newest, Feature::FormatVersion, 0));
+            Error::UnsupportedVersion { path, what, found, supported: supported(what) }
+        }
+        Refusal::NotALog => {
+            Error::NotALog { path: found.files.first().map_or(newest, |file| file.path.clone()) }
+        }
+        Refusal::NoSegments | Refusal::TailMissing => missing_tail(dir, found),
+        Refusal::OnlyCopies => {
+            let number = found.copies.iter().map(|copy| copy.header.number).max().unwrap_or(1);
+            let path = dir.segment_path(number);
+            Error::MissingSegment { path, named_by: NamedBy::Copy, lost: None }
+        }
+        Refusal::Blank => corrupt(newest, Damage::Blank),
+        Refusal::OtherLog => {
+            let path = foreign_file(dir, found).unwrap_or(newest);
+            corrupt(path, Damage::OtherLog)
+        }
+        Refusal::OtherTail => corrupt(newest, Damage::OtherTail),
+        Refusal::TailHeader => match found.files.last().map(|file| &file.header) {
+            Some(HeaderFound::Unreadable(error)) => error.clone(),
+            Some(HeaderFound::Blank) => corrupt(newest, Damage::Blank),
+            _ => corrupt(newest, Damage::Header),
+        },
+        Refusal::TailDiscontinuous | Refusal::PromiseBroken => {
+            let tail = found.tail.as_ref();
+            let broken = tail.and_then(|tail| tail.broken.map(|broken| (tail.facts.end, broken)));
+            match broken {
+                Some((offset, broken)) => {
+                    let damage = broken.damage;
+                    Error::Corrupt { path: newest, offset, damage, lost: broken.lost }
+                }
+                None => corrupt(newest, Damage::BrokenPromise),
+            }
+        }
+    }
+}
+
+/// The segment that CURRENT names is not there.
+fn missing_tail(dir: &Dir, found: &Found) -> Error {
+    let Some(mark) = found.mark() else {
+        let path = dir.segment_path(1);
+        return Error::MissingSegment { path, named_by: NamedBy::UnreadableCurrent, lost: None };
+    };
+    // Without another segment nothing tells the floor.
+    let lost = found.tail.as_ref().and_then(|tail| {
+        let (floor, _) = tail.state.as_ref()?;
+        let first = tail.next.max(floor.next());
+        (first <= mark.last).then(|| LsnRange::new(first, mark.last))
+    });
+    let path = dir.segment_path(mark.number);
+    Error::MissingSegment { path, named_by: NamedBy::Current, lost }
+}
+
+fn plan<'a>(
+    dir: &Dir,
+    found: &'a Found,
+    torn: bool,
+    notes: &mut Vec<RecoveryNote>,
+) -> Result<Plan<'a>> {
+    let tail = found.tail.as_ref().ok_or_else(|| refuse(dir, found, Refusal::TailHeader))?;
+    let path = tail.handle.path();
+    let damaged = |offset, damage| Err(Error::corrupt(path, offset, damage, None));
+    let Some((floor, state)) = tail.state.clone() else {
+        return damaged(FRAMES_START, Damage::NoState);
+    };
+    if floor >= tail.next {
+        return damaged(FRAMES_START, Damage::Floor);
+    }
+    if decide::continuity(&tail.header, floor) == Continuity::Breaks {
+        return damaged(0, Damage::Chain);
+    }
+    if tail.next == Lsn::from(u64::MAX) {
+        return damaged(tail.facts.end, Damage::LastLsn);
+    }
+    let Some(promised) = tail.promised else {
+        return damaged(tail.facts.promise(), Damage::PromiseInFrame);
+    };
+    let mark = found.mark();
+    let way = if planted::is(Bug::UnclosedTailContinued)
+        || (planted::is(Bug::NewSegmentTakenAsItIs)
+            && mark.is_some_and(|mark| mark.number < tail.header.number))
+    {
+        Way::Resume
+    } else {
+        tail.facts.way(if promised.last.is_some() { Kept::Records } else { Kept::NoRecord })
+    };
+    // No name that is there may be taken, be it only that of a copy.
+    let names = found.listing.segments.last().copied().unwrap_or(0);
+    let highest = mark.map_or(0, |mark| mark.number).max(names);
+    let number = match highest.checked_add(1) {
+        Some(number) => number,
+        // None is created now; the next rotation says that no number is left.
+        None if way == Way::Resume => highest,
+        None => return Err(Error::no_number_left(path)),
+    };
+    let chain = follow_chain(dir, found, &tail.header.seal, floor)?;
+    note_orphans(found, tail, &chain, notes);
+    Ok(Plan { tail, torn, way, number, floor, state, chain, promised })
+}
+
+/// Walks the seals from the tail back to the floor.
+fn follow_chain(
+    dir: &Dir,
+    found: &Found,
+    first: &Option<Seal>,
+    floor: Lsn,
+) -> Result<Vec<(Arc<Segment>, Seal)>> {
+    let mut chain = Vec::new();
+    let mut record = first.clone();
+    while let Some(seal) = record {
+        let at = found.files.binary_search_by_key(&seal.number, |file| file.number).ok();
+        let file = at.map(|at| &found.files[at]);
+        let path = dir.segment_path(seal.number);
+        let link_file = match file.map(|file| &file.header) {
+            None => LinkFile::Absent,
+            Some(HeaderFound::Blank) => LinkFile::Blank,
+            Some(HeaderFound::Read(twin)) => LinkFile::Read(twin),
+            Some(HeaderFound::Unreadable(error)) if seal.last > floor => return Err(error.clone()),
+            Some(HeaderFound::Unreadable(_)) => break,
+        };
+        match decide::judge_link(&seal, link_file, floor) {
+            Link::NotNeeded => break,
+            Link::Missing => {
+                let named_by = NamedBy::Successor;
+                let lost = lost_with(found, &seal, floor);
+                return Err(Error::MissingSegment { path, named_by, lost });
+            }
+            Link::Corrupt(damage) => {
+                let lost = lost_with(found, &seal, floor);
+                return Err(Error::Corrupt { path, offset: 0, damage, lost });
+            }
+            Link::Live => {}
+        }
+        let header = file
+            .and_then(SegmentFile::sound)
+            .expect("a link that leads to a segment has a sound header");
+        if decide::continuity(header, floor) == Continuity::Breaks {
+            return Err(Error::corrupt(&path, 0, Damage::Chain, None));
+        }
+        record = header.seal.clone();
+        chain.push((Arc::new(Segment::new(header, path)), seal));
+    }
+    chain.reverse();
+    Ok(chain)
+}
+
+/// The records that are lost with the segment that `seal` names: those above the floor. If an
+/// older segment is there, where the lost ones begin is not known: the last one is lost for sure.
+fn lost_with(found: &Found, seal: &Seal, floor: Lsn) -> Option<LsnRange> {
+    let is_older = |file: &&SegmentFile| file.number < seal.number && file.sound().is_some();
+    let older = found.files.iter().any(|file| is_older(&file));
+    let first = if older { seal.last } else { floor.next() };
+    Some(LsnRange::new(first.max(floor.next()), seal.last))
+}
+
+/// Notes the files that are neither the tail nor in the chain, and cannot be told to be the log's.
+fn note_orphans(
+    found: &Found,
+    tail: &TailScan,
+    chain: &[(Arc<Segment>, Seal)],
+    notes: &mut Vec<RecoveryNote>,
+) {
+    let unknown = |file: &&SegmentFile| file.sound().is_none() && file.number != tail.header.number;
+    for file in found.files.iter().filter(unknown) {
+        if chain.binary_search_by_key(&file.number, |(segment, _)| segment.number).is_ok() {
+            continue;
+        }
+        let message = match &file.header {
+            HeaderFound::Blank => "not part of the log, and blank: left as it is",
+            HeaderFound::Unreadable(_) => "not part of the log, and unreadable: left as it is",
+            HeaderFound::Read(_) => "not part of the log, and its header is damaged: left as it is",
+        };
+        notes.push(note(&file.path, 0, message));
+    }
+}

@@ -1,0 +1,443 @@
+//! What the scan finds in the tail: its frames, what they promise, and what of that is gone. It
+//! changes nothing.
+
+use std::sync::Arc;
+
+use crate::error::{Damage, Error, Result};
+use crate::frame::{FRAMES_START, FrameHeader, FrameType, SegmentHeader};
+use crate::fs::{Handle, Names};
+use crate::lsn::{Lsn, LsnRange};
+use crate::planted::{self, Bug};
+use crate::segment::{
+    Bodies, Flaw, Gap, IndexEntry, LastFrame, Passed, Step, Sweep, Window, lost_run, note_frame,
+    read_state,
+};
+
+use super::decide::{Gaps, Numbers, TailFacts, TailMark};
+
+pub(super) const WINDOW_BYTES: usize = 1 << 20;
+
+/// The frames of the tail.
+#[derive(Debug)]
+pub(super) struct TailScan {
+    pub(super) handle: Arc<Handle>,
+    pub(super) header: SegmentHeader,
+    pub(super) file_bytes: u64,
+    /// Whether the file has a second name, so that a backup may share it.
+    pub(super) shared: bool,
+    pub(super) facts: TailFacts,
+    /// The LSN after the last record before `facts.end`.
+    pub(super) next: Lsn,
+    pub(super) last: Option<LastFrame>,
+    /// Floor and state, of the last state frame before `facts.end`.
+    pub(super) state: Option<(Lsn, Vec<u8>)>,
+    pub(super) index: Vec<IndexEntry>,
+    /// Why the whole frames end before what was promised, and what is lost.
+    pub(super) broken: Option<Broken>,
+    /// A gap that holds nothing above the floor.
+    pub(super) passed: Option<Gap>,
+    /// Where the frames begin that are rewritten after such a gap, and with which record.
+    pub(super) kept_from: (u64, Lsn),
+    /// What of the tail was promised; `None` if the promise ends within a frame.
+    pub(super) promised: Option<PromisedPart>,
+    pub(super) rest: Rest,
+}
+
+/// Damage in the tail.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Broken {
+    pub(super) damage: Damage,
+    pub(super) lost: Option<LsnRange>,
+}
+
+/// What lies after the whole frames.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// From `facts.end` to the last byte that is not zero.
+    pub(super) bytes: u64,
+    /// Frames whose header verifies.
+    pub(super) frames: u64,
+    /// The highest durable end in their headers.
+    promised: u64,
+    unreadable: Option<Error>,
+}
+
+/// The part of the tail that a sync is known to have reached.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PromisedPart {
+    pub(super) end: u64,
+    pub(super) last: Option<LastFrame>,
+}
+
+/// The file being scanned.
+struct File<'a> {
+    handle: &'a Handle,
+    header: &'a SegmentHeader,
+    bytes: u64,
+}
+
+impl File<'_> {
+    fn sweep<'a>(&'a self, window: &'a mut Window, offset: u64, limit: u64) -> Sweep<'a> {
+        Sweep::new(self.handle, &self.header.salt, window, offset, limit)
+    }
+}
+
+/// Scans the tail. `mark`: what CURRENT says of this very segment. A read that fails is an error,
+/// unless what it hides is at or below the floor.
+pub(super) fn scan_tail(
+    handle: Arc<Handle>,
+    header: SegmentHeader,
+    file_bytes: u64,
+    mark: Option<TailMark>,
+    numbers: Numbers,
+) -> Result<TailScan> {
+    let mut window = Window::new(WINDOW_BYTES);
+    // A tail that a backup may share is not extended: the log goes on in a successor.
+    let shared = handle.names()? == Names::Several;
+    let mark = mark.map(|mark| TailMark { closed: mark.closed && !shared, ..mark });
+    let file = File { handle: &handle, header: &header, bytes: file_bytes };
+    let mut frames = Frames::new(header.first);
+    frames.walk(&file, &mut window)?;
+    let mut rest = look_beyond(&file, &mut window, frames.end)?;
+    let mut facts = TailFacts {
+        mark,
+        initial_end: header.initial_end,
+        promised_by_frames: frames.promised.max(rest.promised),
+        end: frames.end,
+        last: frames.next.previous(),
+        torn: rest.bytes > 0,
+        gaps: Gaps::None,
+        numbers,
+    };
+    let mut passed = None;
+    if frames.stop != Some(Stop::Discontinuous) && frames.end < facts.promise() {
+        let beyond = sweep_promised(&file, &mut window, &frames, facts.promise())?;
+        frames.floor_beyond = beyond.floor;
+        if let Some((gap, next)) = beyond.gap {
+            frames.resume(gap.end, next);
+            passed = Some(gap);
+            frames.walk(&file, &mut window)?;
+            rest = look_beyond(&file, &mut window, frames.end)?;
+            facts.gaps = Gaps::PassedOver;
+            facts.end = frames.end;
+            facts.last = frames.next.previous();
+            facts.torn = rest.bytes > 0;
+            facts.promised_by_frames = facts.promised_by_frames.max(frames.promised);
+        }
+    }
+    if let Some(error) = frames.unreadable.take().or(rest.unreadable.take()) {
+        return Err(error);
+    }
+    let state = match frames.state {
+        Some((offset, found)) => {
+            Some(read_state(&handle, &header.salt, &mut window, offset, &found)?)
+        }
+        None => None,
+    };
+    let floor = state.as_ref().map_or(Lsn::ZERO, |(floor, _)| *floor).max(frames.floor_beyond);
+    let broken = find_broken(&file, &mut window, &frames, &facts, floor)?;
+    let kept_from = match &passed {
+        Some(gap) => frame_of(&file, &mut window, gap.end..facts.end, floor.next())?,
+        None => (FRAMES_START, header.first),
+    };
+    let promised = match (&passed, facts.promise()) {
+        (None, promise) if promise < facts.end => promised_part(&file, &mut window, promise)?,
+        _ => Some(PromisedPart { end: facts.end, last: frames.last }),
+    };
+    let Frames { next, last, index, .. } = frames;
+    Ok(TailScan {
+        file_bytes,
+        shared,
+        facts,
+        next,
+        last,
+        state,
+        index,
+        broken,
+        passed,
+        kept_from,
+        promised,
+        rest,
+        handle,
+        header,
+    })
+}
+
+/// Why the walk over whole frames ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// A whole frame does not continue the one before it: no crash leaves that.
+    Discontinuous,
+    Flawed,
+}
+
+/// The whole frames so far.
+struct Frames {
+    end: u64,
+    next: Lsn,
+    last: Option<LastFrame>,
+    state: Option<(u64, FrameHeader)>,
+    index: Vec<IndexEntry>,
+    /// The highest durable end in their headers.
+    promised: u64,
+    stop: Option<Stop>,
+    /// Why what stands at `end` cannot be read. It counts even if a second read succeeds.
+    unreadable: Option<Error>,
+    /// The floor of the last whole state frame after `end`.
+    floor_beyond: Lsn,
+}
+
+impl Frames {
+    fn new(first: Lsn) -> Frames {
+        Frames {
+            end: FRAMES_START,
+            next: first,
+            last: None,
+            state: None,
+            index: Vec::new(),
+            promised: 0,
+            stop: None,
+            unreadable: None,
+            floor_beyond: Lsn::ZERO,
+        }
+    }
+
+    /// Goes on after a gap.
+    fn resume(&mut self, offset: u64, next: Lsn) {
+        self.end = offset;
+        self.next = next;
+        self.stop = None;
+        self.unreadable = None;
+    }
+
+    /// Walks from `end` on, as long as frames verify and continue one another.
+    fn walk(&mut self, file: &File<'_>, window: &mut Window) -> Result<()> {
+        let bodies = if planted::is(Bug::TornBatchKept) { Bodies::Skip } else { Bodies::Verify };
+        window.clear();
+        let mut sweep = file.sweep(window, self.end, file.bytes);
+        loop {
+            let sound = match sweep.step(bodies)? {
+                Step::End => return Ok(()),
+                Step::Gap(gap) => Err(gap),
+                Step::Frame(frame) => frame.into_sound(),
+            };
+            let (offset, header) = match sound {
+                Ok(sound) => sound,
+                Err(gap) => {
+                    self.stop = Some(Stop::Flawed);
+                    if let Flaw::Unreadable(error) = gap.flaw {
+                        self.unreadable = Some(error);
+                    }
+                    return Ok(());
+                }
+            };
+            if offset == FRAMES_START && header.frame_type != FrameType::State {
+                self.stop = Some(Stop::Flawed);
+                return Ok(());
+            }
+            if header.first != self.next {
+                self.stop = Some(Stop::Discontinuous);
+                return Ok(());
+            }
+            self.promised = self.promised.max(header.durable_end);
+            self.next = header.next().expect("decoding checked it");
+            self.end = offset + header.frame_bytes();
+            match header.frame_type {
+                FrameType::Data => {
+                    note_frame(&mut self.index, header.first, offset);
+                    self.last = Some(LastFrame { offset, header });
+                }
+                FrameType::State => self.state = Some((offset, header)),
+            }
+        }
+    }
+}
+
+/// Looks after the whole frames for anything but zeros, and for what frame headers there promise.
+/// Any header that verifies counts, since it does so in its own place alone.
+fn look_beyond(file: &File<'_>, window: &mut Window, end: u64) -> Result<Rest> {
+    let mut rest = Rest::default();
+    let mut passed = Passed::default();
+    let mut offset = end;
+    window.clear();
+    loop {
+        let mut sweep = file.sweep(window, offset, file.bytes);
+        let Some(header) = sweep.seek(&mut passed)? else { break };
+        rest.promised = rest.promised.max(header.durable_end);
+        rest.frames += 1;
+        offset = sweep.offset() + 8;
+    }
+    rest.bytes = passed.content_end.saturating_sub(end);
+    rest.unreadable = passed.unreadable;
+    Ok(rest)
+}
+
+/// What was promised and lies beyond the whole frames.
+#[derive(Default)]
+struct Beyond {
+    /// A gap that may be passed over, up to the frame after it, and the LSN of that.
+    gap: Option<(Gap, Lsn)>,
+    /// The floor of the last whole state frame.
+    floor: Lsn,
+}
+
+/// Reads what lies between the whole frames and `promise`. A gap may be passed over if a whole
+/// state frame after it shows that no record in it is needed. After the last such state frame, a
+/// gap may hide a state.
+fn sweep_promised(
+    file: &File<'_>,
+    window: &mut Window,
+    frames: &Frames,
+    promise: u64,
+) -> Result<Beyond> {
+    window.clear();
+    let limit = promise.min(file.bytes);
+    let mut sweep = file.sweep(window, frames.end, limit);
+    let mut flawed = None;
+    let mut gap: Option<(Gap, Lsn)> = None;
+    let mut first_data = None;
+    let mut state = None;
+    let mut newest = None;
+    loop {
+        let sound = match sweep.step(Bodies::Verify)? {
+            Step::End => break,
+            Step::Gap(found) => Err(found),
+            Step::Frame(frame) => frame.into_sound(),
+        };
+        match sound {
+            Err(found) => {
+                Gap::extend(&mut flawed, found);
+                first_data = None;
+                state = None;
+            }
+            Ok((offset, header)) => {
+                if let Some(found) = flawed.take() {
+                    // Frames between two gaps are below the floor if those after the second are.
+                    let start = frames.end;
+                    gap = Some((Gap { start, ..found }, header.first));
+                }
+                match header.frame_type {
+                    FrameType::Data => _ = first_data.get_or_insert(header.first),
+                    FrameType::State => {
+                        state = Some((offset, header));
+                        newest = state;
+                    }
+                }
+            }
+        }
+    }
+    let mut beyond = Beyond::default();
+    if let Some((offset, header)) = newest {
+        let salt = &file.header.salt;
+        (beyond.floor, _) = read_state(file.handle, salt, window, offset, &header)?;
+    }
+    let Some((_, header)) = state.filter(|_| flawed.is_none()) else { return Ok(beyond) };
+    let first = first_data.unwrap_or(header.first);
+    if first <= beyond.floor.next() {
+        beyond.gap = gap.filter(|(_, next)| *next >= frames.next);
+    }
+    Ok(beyond)
+}
+
+/// Names the damage if the whole frames end before what was promised, or contradict one another.
+fn find_broken(
+    file: &File<'_>,
+    window: &mut Window,
+    frames: &Frames,
+    facts: &TailFacts,
+    floor: Lsn,
+) -> Result<Option<Broken>> {
+    let promise = facts.promise();
+    let discontinuous = frames.stop == Some(Stop::Discontinuous);
+    if !discontinuous && frames.end >= promise {
+        return Ok(None);
+    }
+    let damage = if discontinuous { Damage::LsnGap } else { Damage::BrokenPromise };
+    let last = last_promised(file, window, frames.end, facts)?;
+    window.clear();
+    let sound = file.sweep(window, frames.end, file.bytes).next_sound()?;
+    let after = sound.map_or(Lsn::from(u64::MAX), |(_, header)| header.first);
+    let lost = match last {
+        LastPromised::Exactly(last) => Some(last),
+        LastPromised::AtLeast(last) if last >= frames.next => Some(last),
+        // The whole frame after the damage continues those before it: a state is lost, no record.
+        _ if after == frames.next => Some(frames.next.previous()),
+        _ => None,
+    };
+    let lost = lost.map(|last| lost_run(frames.next, after, floor, last));
+    Ok(Some(Broken { damage, lost }))
+}
+
+/// What is known of the last record below the promise.
+enum LastPromised {
+    Exactly(Lsn),
+    AtLeast(Lsn),
+}
+
+/// Finds the last record that was promised, from CURRENT and from the headers from `start` on.
+fn last_promised(
+    file: &File<'_>,
+    window: &mut Window,
+    start: u64,
+    facts: &TailFacts,
+) -> Result<LastPromised> {
+    let promise = facts.promise();
+    let mut last = Lsn::ZERO;
+    if let Some(mark) = &facts.mark {
+        if mark.end == promise {
+            return Ok(LastPromised::Exactly(mark.last));
+        }
+        last = mark.last;
+    }
+    let mut offset = start;
+    window.clear();
+    loop {
+        let mut sweep = file.sweep(window, offset, file.bytes);
+        let Some(header) = sweep.seek(&mut Passed::default())? else { break };
+        offset = sweep.offset() + 8;
+        let end = sweep.offset() + header.frame_bytes();
+        if sweep.offset() == promise {
+            return Ok(LastPromised::Exactly(header.first.previous()));
+        } else if end <= promise {
+            last = last.max(header.next().expect("decoding checked it").previous());
+        }
+    }
+    Ok(LastPromised::AtLeast(last))
+}
+
+/// Finds the frame that holds `lsn`: its offset and its first record. If there is none, the end of
+/// the frames and `lsn`.
+fn frame_of(
+    file: &File<'_>,
+    window: &mut Window,
+    frames: std::ops::Range<u64>,
+    lsn: Lsn,
+) -> Result<(u64, Lsn)> {
+    window.clear();
+    let mut sweep = file.sweep(window, frames.start, frames.end);
+    while let Step::Frame(frame) = sweep.step(Bodies::Skip)? {
+        let header = frame.header;
+        if header.frame_type == FrameType::Data && header.next() > Some(lsn) {
+            return Ok((frame.offset, header.first));
+        }
+    }
+    Ok((frames.end, lsn))
+}
+
+/// Finds the last data frame that ends at or before `end`; `None` if `end` lies within a frame.
+fn promised_part(file: &File<'_>, window: &mut Window, end: u64) -> Result<Option<PromisedPart>> {
+    window.clear();
+    let mut sweep = file.sweep(window, FRAMES_START, end);
+    let mut last = None;
+    loop {
+        match sweep.step(Bodies::Skip)? {
+            Step::Frame(frame) if frame.header.frame_type == FrameType::Data => {
+                last = Some(LastFrame { offset: frame.offset, header: frame.header });
+            }
+            Step::Frame(_) => {}
+            Step::End => return Ok(Some(PromisedPart { end, last })),
+            Step::Gap(Gap { flaw: Flaw::Unreadable(error), .. }) => return Err(error),
+            Step::Gap(_) => return Ok(None),
+        }
+    }
+}
