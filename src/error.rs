@@ -33,9 +33,9 @@ pub enum Error {
     },
 
     /// The disk, the quota or the largest allowed file is full. Nothing of the call was appended;
-    /// the log stays usable. Free space (a `checkpoint` frees some, on a full disk too) and try
-    /// again.
-    #[error("no space left to {operation} {}: {source}; free space or checkpoint, then try again", path.display())]
+    /// the log stays usable. Free space or inodes (a `checkpoint` frees some, on a full disk too)
+    /// and try again.
+    #[error("no space left to {operation} {}: {source}; free space or inodes, or checkpoint, then try again", path.display())]
     #[non_exhaustive]
     StorageFull {
         /// What was asked of the system.

@@ -14,7 +14,7 @@ use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, Options, Wal};
 use seawall_fuzz::Input;
 use seawall_fuzz::disk::{DIR, Files, files, path};
-use seawall_fuzz::format::{Current, Segment, segment_number, walk};
+use seawall_fuzz::format::{Current, Segment, after_gap, segment_number, walk, walk_from};
 use seawall_testkit::disk::put;
 
 const CALLS_MAX: usize = 24;
@@ -265,7 +265,14 @@ struct Vouched {
 
 /// `Err`: no open may succeed. `Ok(None)`: there is no log any more.
 fn vouched(edited: &Files) -> Result<Option<Vouched>, &'static str> {
-    let newest = edited.keys().filter_map(|name| segment_number(name)).max();
+    // A sound header with another number than the file's name makes a copy of it.
+    let segments = edited.iter().filter_map(|(name, bytes)| Some((segment_number(name)?, bytes)));
+    let own = |number: u64, bytes: &[u8]| Segment::read(bytes).map_or(number, |own| own.number);
+    let newest = segments.clone().filter(|(number, bytes)| own(*number, bytes) == *number);
+    let newest = newest.map(|(number, _)| number).max();
+    if segments.map(|(number, bytes)| own(number, bytes)).max() > newest {
+        return Err("there is only a copy of the newest segment");
+    }
     let current_file = edited.get("CURRENT");
     let Some(number) = newest else {
         return if current_file.is_some() {
@@ -276,10 +283,7 @@ fn vouched(edited: &Files) -> Result<Option<Vouched>, &'static str> {
     };
     let bytes = &edited[&format!("wal-{number:06}.log")];
     let header = Segment::read(bytes).ok_or("the newest header is damaged")?;
-    if header.number != number {
-        return Err("the newest segment has another name");
-    }
-    let walked = walk(bytes, &header);
+    let mut walked = walk(bytes, &header);
     let mut promise = header.initial_end.max(walked.promised);
     if let Some(current) = current_file.and_then(|bytes| Current::read(bytes)) {
         if current.number > number {
@@ -290,6 +294,11 @@ fn vouched(edited: &Files) -> Result<Option<Vouched>, &'static str> {
                 return Err("CURRENT names another segment");
             }
             promise = promise.max(current.end);
+        }
+    }
+    if (walked.end as u64) < promise {
+        if let Some((offset, next)) = after_gap(bytes, &header, &walked, promise) {
+            walked = walk_from(bytes, &header, offset, next);
         }
     }
     if (walked.end as u64) < promise {

@@ -158,7 +158,12 @@ pub struct Walked {
 
 /// Walks the frames of a segment.
 pub fn walk(bytes: &[u8], segment: &Segment) -> Walked {
-    let mut walked = Walked { end: FRAMES, next: segment.first, ..Walked::default() };
+    walk_from(bytes, segment, FRAMES, segment.first)
+}
+
+/// Walks the frames of a segment from one of them on, whose first record is `next`.
+pub fn walk_from(bytes: &[u8], segment: &Segment, start: usize, next: u64) -> Walked {
+    let mut walked = Walked { end: start, next, ..Walked::default() };
     while let Some(frame) = frame_header(bytes, &segment.salt, walked.end) {
         let Some(stored) = bytes.get(frame.offset + HEADER..frame.end()) else { break };
         let (body, padding) = stored.split_at(frame.body_bytes);
@@ -182,6 +187,56 @@ pub fn walk(bytes: &[u8], segment: &Segment) -> Walked {
         }
     }
     walked
+}
+
+/// Tells where frames continue after a gap that begins at `walked.end`, and with which record, if
+/// the gap may be passed over: a state frame after it and below `promise` shows that nothing in it
+/// is needed.
+pub fn after_gap(
+    bytes: &[u8],
+    segment: &Segment,
+    walked: &Walked,
+    promise: u64,
+) -> Option<(usize, u64)> {
+    let limit = bytes.len().min(usize::try_from(promise).unwrap_or(usize::MAX));
+    let mut offset = walked.end;
+    let mut is_gap = true;
+    let mut restart = None;
+    let mut first_data = None;
+    let mut state: Option<(u64, u64)> = None;
+    while offset < limit {
+        let frame = frame_header(bytes, &segment.salt, offset).filter(|frame| frame.end() <= limit);
+        let whole = frame.as_ref().and_then(|frame| {
+            let (body, padding) =
+                bytes.get(frame.offset + HEADER..frame.end())?.split_at(frame.body_bytes);
+            let sound = crc32fast::hash(body) == u32_at(bytes, frame.offset + 32)
+                && padding.iter().all(|byte| *byte == 0);
+            sound.then_some(body)
+        });
+        match (&frame, whole) {
+            (Some(frame), Some(body)) => {
+                if is_gap {
+                    is_gap = false;
+                    restart = Some((offset, frame.first));
+                    first_data = None;
+                    state = None;
+                }
+                if !frame.is_state {
+                    first_data = first_data.or(Some(frame.first));
+                } else if body.len() >= 8 {
+                    state = Some((u64_at(body, 0), frame.first));
+                }
+                offset = frame.end();
+            }
+            (found, _) => {
+                is_gap = true;
+                offset = found.as_ref().map_or(offset + 8, Frame::end);
+            }
+        }
+    }
+    let (floor, own) = state.filter(|_| !is_gap)?;
+    let needless = first_data.unwrap_or(own) <= floor.saturating_add(1);
+    restart.filter(|(_, next)| needless && *next >= walked.next)
 }
 
 /// Which of a frame's fields are to be made right.

@@ -240,13 +240,6 @@ impl Codec {
             Codec::Plain => 0,
         }
     }
-
-    fn from_code(code: u8) -> Option<Codec> {
-        match code {
-            0 => Some(Codec::Plain),
-            _ => None,
-        }
-    }
 }
 
 /// A frame's header that verified.
@@ -309,12 +302,11 @@ impl FrameHeader {
         put_u64(frame, 16, self.first.into());
         put_u64(frame, 24, self.durable_end);
         put_u32(frame, 32, self.body_checksum);
-        frame[36] = match self.frame_type {
+        let frame_type = match self.frame_type {
             FrameType::Data => 1,
             FrameType::State => 2,
         };
-        frame[37] = self.codec.code();
-        frame[38..FRAME_HEADER_BYTES].fill(0);
+        put_u32(frame, 36, frame_type | u32::from(self.codec.code()) << 8);
         let checksum = header_checksum(frame, salt, offset);
         put_u32(frame, 4, checksum);
         checksum
@@ -329,20 +321,12 @@ impl FrameHeader {
         if checksum != header_checksum(frame, salt, offset) {
             return HeaderReading::Bad;
         }
-        let frame_type = match frame[36] {
+        // Type, codec and reserved bytes at once: all but two values are told apart further down.
+        let frame_type = match get_u32(frame, 36) {
             1 => FrameType::Data,
             2 => FrameType::State,
-            other => {
-                return HeaderReading::Unknown { what: Feature::FrameType, found: other.into() };
-            }
+            _ => return unknown([frame[36], frame[37], frame[38], frame[39]]),
         };
-        let Some(codec) = Codec::from_code(frame[37]) else {
-            return HeaderReading::Unknown { what: Feature::Codec, found: frame[37].into() };
-        };
-        let reserved = u16::from_le_bytes([frame[38], frame[39]]);
-        if reserved != 0 {
-            return HeaderReading::Unknown { what: Feature::ReservedBytes, found: reserved.into() };
-        }
         let header = FrameHeader {
             checksum,
             body_bytes: get_u32(frame, 8),
@@ -351,7 +335,7 @@ impl FrameHeader {
             durable_end: get_u64(frame, 24),
             body_checksum: get_u32(frame, 32),
             frame_type,
-            codec,
+            codec: Codec::Plain,
         };
         let possible = match frame_type {
             FrameType::Data => {
@@ -364,6 +348,17 @@ impl FrameHeader {
         };
         if possible { HeaderReading::Sound(header) } else { HeaderReading::Bad }
     }
+}
+
+/// Names the first field, of type, codec and reserved bytes, that this release does not know.
+#[cold]
+fn unknown([frame_type, codec, low, high]: [u8; 4]) -> HeaderReading {
+    let (what, found) = match (frame_type, codec) {
+        (1 | 2, 0) => (Feature::ReservedBytes, u16::from_le_bytes([low, high]).into()),
+        (1 | 2, _) => (Feature::Codec, codec.into()),
+        _ => (Feature::FrameType, frame_type.into()),
+    };
+    HeaderReading::Unknown { what, found }
 }
 
 fn header_checksum(frame: &[u8], salt: &Id, offset: u64) -> u32 {
