@@ -206,6 +206,7 @@ impl Segments {
     }
 
     /// Fails if the log is closed. A poisoned log still reads what is durable.
+    #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
         self.health.check_not_closed()
     }

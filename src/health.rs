@@ -55,6 +55,7 @@ impl Health {
     }
 
     /// Fails if the log is closed. A poisoned log still reads what is durable.
+    #[inline]
     pub(crate) fn check_not_closed(&self) -> Result<()> {
         if self.condition.load(Ordering::Acquire) == CLOSED { Err(Error::Closed) } else { Ok(()) }
     }

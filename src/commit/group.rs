@@ -112,37 +112,36 @@ pub(super) enum Content {
     State(u64),
 }
 
-/// Finished groups, to be used again: an append allocates nothing.
+/// Finished groups, to be used again: an append allocates nothing. There are two, by the parity of
+/// their numbers: while one is being filled and one is on its way, the members of a third may still
+/// look at it.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    groups: Vec<Arc<Group>>,
+    finished: [Option<Arc<Group>>; 2],
 }
-
-/// More finished groups than this are not kept.
-const GROUPS_KEPT: usize = 4;
 
 impl Pool {
     /// Returns a group with that number.
     pub(super) fn take(&mut self, number: u64) -> Arc<Group> {
-        for at in 0..self.groups.len() {
+        if let Some(mut group) = self.finished[parity(number)].take() {
             // One that a thread still looks at is left alone.
-            if let Some(group) = Arc::get_mut(&mut self.groups[at]) {
-                group.number = number;
-                if group.failed() {
-                    group.revoked = OnceLock::new();
-                    group.states_lost_below = AtomicU64::new(0);
-                    group.states_lost = OnceLock::new();
+            if let Some(reused) = Arc::get_mut(&mut group) {
+                reused.number = number;
+                if reused.failed() {
+                    *reused = Group::new(number);
                 }
-                return self.groups.swap_remove(at);
+                return group;
             }
         }
         Arc::new(Group::new(number))
     }
 
     pub(super) fn keep(&mut self, group: Arc<Group>) {
-        if self.groups.len() == GROUPS_KEPT {
-            self.groups.swap_remove(0); // A ticket may hold it for long.
-        }
-        self.groups.push(group);
+        let slot = parity(group.number);
+        self.finished[slot] = Some(group);
     }
+}
+
+fn parity(number: u64) -> usize {
+    usize::from(number % 2 == 1)
 }

@@ -441,7 +441,7 @@ impl<D: Disk> Commit<D> {
         }
 
         let mut state = self.lock();
-        let group = taken.group.clone();
+        let finished = (state.sleeping > 0).then(|| taken.group.clone());
         let result = match outcome {
             _ if state.health.is_poisoned() => Err(state.poisoned()),
             Ok((written, sync_took)) => {
@@ -475,7 +475,7 @@ impl<D: Disk> Commit<D> {
             }
         };
         let reached = awaited.and_then(|member| state.reached(member));
-        roles.release(state, Some(group));
+        roles.release(state, finished);
         match (result, reached) {
             (Err(error), _) => Led::Failed(error),
             (Ok(()), Some(reached)) => Led::Reached(reached),

@@ -415,6 +415,7 @@ pub(crate) struct RawRecord<'a> {
 }
 
 /// Reads the record at the start of `body`, or `None` where lengths go beyond it.
+#[inline]
 pub(crate) fn decode_record(body: &[u8]) -> Option<RawRecord<'_>> {
     let (header, body) = body.split_at_checked(RECORD_HEADER_BYTES)?;
     let meta_bytes = usize::from(u16::from_le_bytes([header[4], header[5]]));

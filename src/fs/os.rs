@@ -124,13 +124,7 @@ impl FsDir for OsDir {
 
     fn identity_of(&self, name: &OsStr) -> io::Result<Option<Identity>> {
         let stat = rustix::fs::statat(&self.file, name, rustix::fs::AtFlags::empty())?;
-        #[allow(clippy::unnecessary_cast)] // The types of the fields differ between systems.
-        let identity = Identity {
-            volume: stat.st_dev as u64,
-            number: stat.st_ino as u64,
-            links: stat.st_nlink as u64,
-        };
-        Ok(Some(identity))
+        Ok(Some(identity_in(&stat)))
     }
 
     fn identity(&self) -> io::Result<Option<Identity>> {
@@ -213,12 +207,16 @@ impl FsDir for OsDir {
     }
 }
 
-/// Tells which file an open file is.
+/// Tells which file an open file is. It is asked after each sync, and this is the shortest way.
 #[cfg(unix)]
 fn identity(file: &File) -> io::Result<Option<Identity>> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = file.metadata()?;
-    Ok(Some(Identity { volume: metadata.dev(), number: metadata.ino(), links: metadata.nlink() }))
+    Ok(Some(identity_in(&rustix::fs::fstat(file)?)))
+}
+
+#[cfg(unix)]
+#[allow(clippy::unnecessary_cast)] // The types of the fields differ between systems.
+fn identity_in(stat: &rustix::fs::Stat) -> Identity {
+    Identity { volume: stat.st_dev as u64, number: stat.st_ino as u64, links: stat.st_nlink as u64 }
 }
 
 /// std does not tell here.
