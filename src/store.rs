@@ -130,6 +130,13 @@ pub(crate) struct StateFrame {
     pub(crate) state: Arc<[u8]>,
 }
 
+/// Whether the disk refused room for more, after a frame was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Refused,
+    NotRefused,
+}
+
 /// How a new floor goes to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StatePlacement {
@@ -244,7 +251,19 @@ impl Store {
                 outcome => return outcome,
             }
         }
-        match self.write_frame(writer, next, durable_end, &frame) {
+        // If no record in the tail is needed any more, a new segment can free all of it.
+        let frees_tail = writer.tail.holds_records() && floor.next() == next;
+        let preallocate = if frees_tail { Preallocate::Auto } else { self.preallocation() };
+        match self.write_frame(writer, next, durable_end, &frame, preallocate) {
+            Ok(Room::Refused) if frees_tail => {
+                match self.start_segment(writer, next, &frame, Spare::Spend) {
+                    // The floor holds all the same.
+                    Err(Failure::Refused(error)) => log::info!("no new segment for now: {error}"),
+                    outcome => return outcome,
+                }
+                Ok(())
+            }
+            Ok(_) => Ok(()),
             Err(Failure::Refused(error))
                 if placement == StatePlacement::TailElseNewSegment && error.is_storage_full() =>
             {
@@ -254,7 +273,7 @@ impl Store {
             Err(Failure::Refused(error)) if error.is_file_too_large() => {
                 self.start_segment(writer, next, &frame, Spare::Keep)
             }
-            outcome => outcome,
+            Err(failure) => Err(failure),
         }
     }
 
@@ -264,26 +283,30 @@ impl Store {
         next: Lsn,
         durable_end: u64,
         frame: &StateFrame,
-    ) -> Result<(), Failure> {
+        preallocate: Preallocate,
+    ) -> Result<Room, Failure> {
         let mut group = FrameBuffer::default();
         group.push(Unit::state(&frame.state), next);
-        match writer.tail.write_group(&mut group, durable_end, frame.floor, self.preallocation()) {
+        let room = match writer.tail.write_group(&mut group, durable_end, frame.floor, preallocate)
+        {
             Ok(written) => {
                 self.counters.bytes.add(written.bytes);
                 self.counters.preallocated_bytes.add(written.preallocated_bytes);
                 self.note_preallocation(&written);
+                let refused = written.preallocation_refused.is_some();
+                if refused { Room::Refused } else { Room::NotRefused }
             }
             Err(error) if error.is_storage_full() => {
                 writer.tail.undo().map_err(Failure::Fatal)?;
                 return Err(Failure::Refused(error));
             }
             Err(error) => return Err(Failure::Fatal(error)),
-        }
+        };
         if !planted::is(Bug::StateNotSynced) {
             self.sync(&writer.tail.handle).map_err(Failure::Fatal)?;
         }
         writer.written = frame.clone();
-        Ok(())
+        Ok(room)
     }
 
     fn preallocation(&self) -> Preallocate {

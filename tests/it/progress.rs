@@ -292,3 +292,70 @@ fn the_live_part_of_a_log_is_counted() {
     assert!(stats.live_segments < 4 && stats.live_bytes < 3 * 18_000, "{stats:?}");
     wal.close().unwrap();
 }
+
+/// How a log comes to a full disk.
+#[derive(Debug, Clone, Copy)]
+enum Comes {
+    /// It is open when the disk becomes full, and stays so.
+    Live,
+    /// It is closed on the full disk, and opened there.
+    Closed,
+    /// Its process is killed on the full disk, and it is opened there.
+    Killed,
+}
+
+#[test]
+fn one_checkpoint_makes_room_for_appends_on_a_full_disk() {
+    // Method: fill a disk, with small segments and with one big one, from one thread and from
+    // eight. One checkpoint of all records must make room for 50 appends, however the log comes to
+    // the full disk.
+    watchdog(120, || {
+        for comes in [Comes::Live, Comes::Closed, Comes::Killed] {
+            for segment_bytes in [64 << 10, 64 << 20] {
+                for threads in [1, 8] {
+                    let what = format!("{comes:?}, segments of {segment_bytes}, {threads} threads");
+                    check_one_checkpoint(comes, segment_bytes, threads, &what);
+                }
+            }
+        }
+    });
+}
+
+fn check_one_checkpoint(comes: Comes, segment_bytes: u64, threads: usize, what: &str) {
+    let options = Options::new().segment_bytes(segment_bytes);
+    let disk = SimFs::new(1);
+    let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
+    disk.set_capacity(Some(2 << 20));
+    // The first two appends make the spares, before other threads take all room.
+    append_times(&wal, 2);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| while wal.append(&[7; 1000]).is_ok() {});
+        }
+    });
+    let capacity = Some(2 << 20);
+    let (disk, wal) = match comes {
+        Comes::Live => (disk, wal),
+        Comes::Closed => match wal.close() {
+            Ok(()) => {
+                let wal = options.open_on(Arc::new(disk.clone()), DIR);
+                (disk, wal.unwrap_or_else(|error| panic!("{what}: {error}")))
+            }
+            // Other threads took the room of a spare before it was made again: the log stays open.
+            Err(Error::StorageFull { .. }) => (disk, wal),
+            Err(error) => panic!("{what}: {error}"),
+        },
+        Comes::Killed => {
+            let killed = disk.process_kill();
+            killed.set_capacity(capacity);
+            drop(wal);
+            let wal = options.open_on(Arc::new(killed.clone()), DIR);
+            (killed, wal.unwrap_or_else(|error| panic!("{what}: {error}")))
+        }
+    };
+    wal.checkpoint(wal.last_lsn()).unwrap_or_else(|error| panic!("{what}: {error}"));
+    for number in 0..50 {
+        let appended = wal.append(&[7; 1000]);
+        assert!(appended.is_ok(), "{what}: append {number}: {appended:?}; {:?}", disk.files());
+    }
+}
