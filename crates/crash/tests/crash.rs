@@ -103,7 +103,7 @@ fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
             Operation::Append { bytes: 1 },
         ];
         for durability in [Durability::Sync, Durability::Buffered] {
-            let setup = Setup { durability, preallocate: Preallocate::Off };
+            let setup = Setup::plain(durability, Preallocate::Off);
             let history = History { seed: 1, setup, operations: operations.clone() };
             seawall_crash::check(&history)
                 .unwrap_or_else(|violation| panic!("{violation}\n{history}"));
