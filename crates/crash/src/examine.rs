@@ -118,6 +118,9 @@ impl Examiner {
         ledger.judge_surroundings(image, survived)?;
         let mut after = ledger.clone();
         after.adopt(&seen);
+        if survived != Survived::Kill {
+            after.forget_backups();
+        }
         if depth > 1 && self.dice.once_in(3) {
             self.examine_as(&image.process_kill(), &after, 1, Place::AfterOpen)
                 .map_err(|violation| violation.at("opened, and crashed again"))?;

@@ -313,8 +313,8 @@ impl Machine {
             path.starts_with(home) && path.extension().is_some_and(|ending| ending == "log")
         });
         let Some(tail) = segments.last() else { return };
-        let backups = files.iter().filter(|path| path.parent() == Some(Path::new("/"))).count();
-        let backup = PathBuf::from(format!("/backup-{backups}"));
+        let mut names = (0..).map(|number| PathBuf::from(format!("/backup-{number}")));
+        let backup = names.find(|path| !files.contains(path)).expect("they never end");
         self.disk.link(tail, &backup).expect("the name is free");
         // On a full disk, the log may take back what no sync has covered.
         if !self.faults {
