@@ -312,7 +312,7 @@ impl Machine {
         let segments = files.iter().filter(|path| {
             path.starts_with(home) && path.extension().is_some_and(|ending| ending == "log")
         });
-        let Some(tail) = segments.last() else { return };
+        let Some(tail) = segments.max() else { return };
         let mut names = (0..).map(|number| PathBuf::from(format!("/backup-{number}")));
         let backup = names.find(|path| !files.contains(path)).expect("they never end");
         self.disk.link(tail, &backup).expect("the name is free");
@@ -381,10 +381,8 @@ impl Machine {
                     self.ledger.begin_state(given.state.clone());
                 }
             }
-            Operation::Checkpoint { behind } => {
-                if takes {
-                    self.ledger.begin_floor(before.last.saturating_sub(*behind));
-                }
+            Operation::Checkpoint { behind } if takes => {
+                self.ledger.begin_floor(before.last.saturating_sub(*behind));
             }
             _ => {}
         }
