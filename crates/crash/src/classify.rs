@@ -116,12 +116,19 @@ fn classify(row: &mut Row, dice: &mut Dice) {
         history.operations.extend(History::random(dice).operations);
     }
     history.setup = setup;
-    // What is damaged here is the disk alone.
+    // What is damaged here is the disk alone, and many small logs tell more than a few large ones.
     history.operations.retain(|operation| {
-        use Operation::{Close, Fail, Full, Link, LoseSpare, NoHandle, Replace};
+        use Operation::{Close, Fail, Fill, Full, Link, LoseSpare, NoHandle, Replace};
         !matches!(
             operation,
-            Fail { .. } | Full { .. } | NoHandle { .. } | Replace | LoseSpare { .. } | Link | Close
+            Fail { .. }
+                | Full { .. }
+                | NoHandle { .. }
+                | Replace
+                | LoseSpare { .. }
+                | Link
+                | Fill { .. }
+                | Close
         )
     });
     let busy = matches!(row.case, Case::CrashOnly | Case::BusyBit);
