@@ -250,6 +250,13 @@ impl History {
             } else {
                 random_operation(dice, fault_every)
             });
+            // The log tries a read that failed once more: only a second failure shows.
+            if let Some(Operation::Fail { call: Call::Read, fault, .. }) = operations.last() {
+                if dice.coin() {
+                    let fault = fault.clone();
+                    operations.push(Operation::Fail { call: Call::Read, after: 0, fault });
+                }
+            }
         }
         History { seed, setup, operations }
     }
