@@ -350,7 +350,16 @@ fn random_fault(dice: &mut Dice) -> Operation {
             let calls = [Call::Rename, Call::Unlink, Call::SetLen, Call::Create, Call::Open];
             (*dice.pick(&calls), Fault::Error(ErrorKind::Other))
         }
-        11 => (*dice.pick(&[Call::Read, Call::List, Call::Size]), Fault::Error(ErrorKind::Other)),
+        11 if dice.chance(6) => {
+            // An open reads much more often than it does anything else.
+            let after = dice.below_one_of(&[40, 12]);
+            return Operation::Fail {
+                call: Call::Read,
+                after,
+                fault: Fault::Error(ErrorKind::Other),
+            };
+        }
+        11 => (*dice.pick(&[Call::List, Call::Size]), Fault::Error(ErrorKind::Other)),
         12..=13 => return Operation::NoHandle { after, count: 1 + dice.below(3) },
         14 => {
             // The name of a new segment or of CURRENT, which a full disk did not take, or did.

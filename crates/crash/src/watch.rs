@@ -76,11 +76,17 @@ impl Watched {
         Watched { fs, disk, watch }
     }
 
-    /// Watches the disk of the next boot, or of the next process, instead. It has as much room.
+    /// Watches the disk of the next boot, or of the next process, instead. It has as much room, and
+    /// meets the faults that are still to come: in recovery, too.
     pub(crate) fn restart(&mut self, disk: SimFs) {
-        let was_full = locked(&self.watch).was_full;
+        let mut before = locked(&self.watch);
+        let planned = std::mem::take(&mut before.planned);
+        let was_full = before.was_full;
+        drop(before);
         *self = Watched::new(disk);
-        locked(&self.watch).was_full = was_full;
+        let mut watch = locked(&self.watch);
+        watch.planned = planned;
+        watch.was_full = was_full;
     }
 
     /// The disk that a log opens on.
