@@ -64,7 +64,7 @@ fn history(input: &mut Input<'_>, seed: u64) -> History {
     while !input.is_empty() && operations.len() < OPERATIONS_MAX {
         operations.push(operation(input));
     }
-    History { seed, setup: Setup { durability, preallocate }, operations }
+    History { seed, setup: Setup::plain(durability, preallocate), operations }
 }
 
 fn operation(input: &mut Input<'_>) -> Operation {

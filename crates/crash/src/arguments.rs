@@ -1,6 +1,7 @@
 //! The arguments of the commands.
 
 use clap::{Args, Parser, Subcommand};
+use seawall_crash::random::Share;
 
 /// Crash tests of seawall on its simulated disk.
 #[derive(Debug, Parser)]
@@ -46,6 +47,9 @@ pub(crate) struct Random {
     /// How many images to recover and judge.
     #[arg(long, default_value_t = 100_000)]
     pub(crate) images: u64,
+    /// Runs one share of this run only: 2/10 is the second of ten, with a tenth of the images.
+    #[arg(long, default_value_t = Share::WHOLE)]
+    pub(crate) part: Share,
     /// Ends after the first history that fails, and does not shorten it.
     #[arg(long)]
     pub(crate) stop_at_first: bool,

@@ -17,13 +17,15 @@ use crate::arguments::{Classify, Common, Exhaustive, Random};
 pub(crate) type Outcome = io::Result<bool>;
 
 pub(crate) fn random(args: &Random) -> Outcome {
-    let bar = bar(args.images, "images");
+    let share = args.part;
+    let bar = bar(share.images(args.images), "images");
     let start = Instant::now();
     let stop = if args.stop_at_first { Stop::AtFirst } else { Stop::Never };
     let images = args.images;
     let seed = args.common.seed;
-    let report =
-        random::run(images, seed, threads(&args.common), stop, |images| bar.set_position(images));
+    let report = random::run(images, seed, share, threads(&args.common), stop, |images| {
+        bar.set_position(images);
+    });
     bar.finish_and_clear();
     let judged = report.tally.images;
     let histories = report.histories;
@@ -31,7 +33,7 @@ pub(crate) fn random(args: &Random) -> Outcome {
         let counts =
             counts(&report.failures, |kind, count| format!("\"{}\":{count}", kind.name()), ",");
         say(&format!(
-            "{{\"images\":{judged},\"histories\":{histories},\"seed\":{seed},{counts}}}"
+            "{{\"images\":{judged},\"histories\":{histories},\"seed\":{seed},\"part\":\"{share}\",{counts}}}"
         ))?;
     } else {
         show(&report.failures)?;
@@ -40,7 +42,7 @@ pub(crate) fn random(args: &Random) -> Outcome {
         let seconds = start.elapsed().as_secs().max(1);
         let rate = judged / seconds;
         say(&format!(
-            "images={judged} seed={seed} {counts} histories={histories} seconds={seconds} images_per_second={rate}"
+            "images={judged} seed={seed} part={share} {counts} histories={histories} seconds={seconds} images_per_second={rate}"
         ))?;
     }
     Ok(report.failures.is_empty())

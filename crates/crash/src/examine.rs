@@ -5,7 +5,7 @@ use seawall::sim::SimFs;
 use seawall_testkit::{Dice, Violation};
 
 use crate::history::Setup;
-use crate::ledger::{Ledger, Survived, see};
+use crate::ledger::{Ledger, LookUp, Survived, see};
 use crate::recovered;
 
 /// What was looked at.
@@ -110,12 +110,17 @@ impl Examiner {
         image.set_capacity(None);
         self.tally.images += 1;
         let before = image.process_kill();
-        let wal = recovered::open(self.setup, image)?;
+        let setup = self.setup.with_verify(*self.dice.pick(&Setup::VERIFIES));
+        let wal = recovered::open(setup, image)?;
         let calls = image.calls();
-        let seen = see(&wal);
+        let seen = see(&wal, LookUp::random(&mut self.dice));
         ledger.judge(&seen, survived)?;
+        ledger.judge_surroundings(image, survived)?;
         let mut after = ledger.clone();
         after.adopt(&seen);
+        if survived != Survived::Kill {
+            after.forget_backups();
+        }
         if depth > 1 && self.dice.once_in(3) {
             self.examine_as(&image.process_kill(), &after, 1, Place::AfterOpen)
                 .map_err(|violation| violation.at("opened, and crashed again"))?;

@@ -12,7 +12,7 @@ use seawall_testkit::{Dice, Violation};
 
 use crate::examine::Tally;
 use crate::explore::{Explorer, Memo, StopAt};
-use crate::history::{History, Operation, Setup};
+use crate::history::{Entries, History, Loss, Operation, Setup, Spare};
 use crate::machine;
 use crate::trial::{Failure, Stop, guarded};
 
@@ -74,6 +74,7 @@ impl Reached {
 fn alphabet() -> Vec<Vec<Operation>> {
     let fail_sync =
         Operation::Fail { call: Call::Sync, after: 0, fault: Fault::Error(ErrorKind::Other) };
+    let fail_rename = |fault| Operation::Fail { call: Call::Rename, after: 0, fault };
     vec![
         vec![Operation::Append { bytes: 40 }],
         // Two of these do not fit into a segment.
@@ -90,6 +91,16 @@ fn alphabet() -> Vec<Vec<Operation>> {
         vec![fail_sync.clone()],
         vec![fail_sync.clone(), Operation::Append { bytes: 41 }],
         vec![fail_sync, Operation::Append { bytes: 42 }, Operation::Kill],
+        // What other programs do.
+        vec![Operation::Replace],
+        vec![Operation::Link],
+        vec![Operation::LoseSpare { spare: Spare::Segment, loss: Loss::Removed }],
+        vec![Operation::LoseSpare { spare: Spare::Current, loss: Loss::Emptied }],
+        // A new segment that finds no handle, and one whose first rename finds the disk full and
+        // did nothing, or did take place.
+        vec![Operation::NoHandle { after: 0, count: 2 }, Operation::Rotate],
+        vec![fail_rename(Fault::Error(ErrorKind::StorageFull)), Operation::Rotate],
+        vec![fail_rename(Fault::ErrorAfter(ErrorKind::StorageFull)), Operation::Rotate],
     ]
 }
 
@@ -99,7 +110,10 @@ fn setups() -> Vec<Setup> {
         for preallocate in [Preallocate::Off, Preallocate::Auto] {
             // `Buffered` never preallocates.
             if durability == Setup::DURABILITIES[0] || preallocate == Preallocate::Off {
-                setups.push(Setup { durability, preallocate });
+                setups.push(Setup {
+                    entries: Entries::Tagged,
+                    ..Setup::plain(durability, preallocate)
+                });
             }
         }
     }

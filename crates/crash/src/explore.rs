@@ -10,7 +10,7 @@ use seawall_testkit::{Dice, Violation};
 
 use crate::examine::Tally;
 use crate::history::Setup;
-use crate::ledger::{Ledger, Seen, Survived, digest, see};
+use crate::ledger::{Ledger, LookUp, Seen, Survived, digest, see};
 use crate::recovered;
 
 /// What is known of images that were opened, by all threads and for all workloads.
@@ -226,7 +226,7 @@ impl<'a> Explorer<'a> {
         }
         let wal = recovered::open(self.setup, &disk)?;
         let stops = disk.recorded();
-        let seen = see(&wal);
+        let seen = see(&wal, LookUp::All { seed: 0 });
         let mut found = Found::default();
         if depth > 1 {
             let mut after = Ledger::of(&seen);
@@ -407,7 +407,7 @@ mod tests {
         images.push((disk.process_kill(), Way::Killed));
         let shown = images.into_iter().map(|(image, way)| {
             let wal = setup.options().open_on(Arc::new(image.clone()), DIR).unwrap();
-            let digest = digest(&see(&wal));
+            let digest = digest(&see(&wal, LookUp::Last));
             image.crash_at(image.calls());
             (digest, way)
         });
@@ -425,10 +425,8 @@ mod tests {
         // Method: at every call of a few workloads, and of the recovery from each, open every state
         // there is, and compare what they show with what was found by opening those alone that
         // differ in what is read.
-        let setup = Setup {
-            durability: Setup::DURABILITIES[0],
-            preallocate: seawall::options::Preallocate::Off,
-        };
+        let preallocate = seawall::options::Preallocate::Off;
+        let setup = Setup::plain(Setup::DURABILITIES[0], preallocate);
         let workloads = [
             vec![Operation::Append { bytes: 40 }, Operation::Checkpoint { behind: 0 }],
             vec![Operation::Batch { bytes: vec![30, 700] }, Operation::Kill],

@@ -4,13 +4,15 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use seawall::options::Preallocate;
+use seawall::options::{Preallocate, Verify};
 use seawall::sim::{Call, Fault};
 use seawall::{Durability, Options};
 use seawall_testkit::Dice;
 
 /// The smallest segments there are: a few records fill one.
-const SEGMENT_BYTES: u64 = 16 << 10;
+const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+/// Segments that have several index entries, which are 14 KiB apart.
+const SEGMENT_BYTES_LARGE: [u64; 2] = [128 << 10, 256 << 10];
 
 /// One step of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,13 @@ pub enum Operation {
     Batch {
         /// Their payloads.
         bytes: Vec<usize>,
+    },
+    /// Appends so many records one after another, each of up to so many bytes, and some larger.
+    Fill {
+        /// How many.
+        count: u64,
+        /// The longest payload but for a few.
+        bytes: usize,
     },
     /// Syncs.
     Sync,
@@ -70,6 +79,62 @@ pub enum Operation {
     },
     /// The disk has room again.
     Free,
+    /// Files or directories cannot be opened for want of a free handle (EMFILE).
+    NoHandle {
+        /// How many are opened before.
+        after: u64,
+        /// How many are refused, one after another: the log tries once more with its own handles
+        /// for reading closed.
+        count: u64,
+    },
+    /// Another program moves the log's directory, and begins a log of its own where it was. The
+    /// next time, it removes that log and moves the directory back.
+    Replace,
+    /// Another program removes or empties a spare, if it is there.
+    LoseSpare {
+        /// Which one.
+        spare: Spare,
+        /// What is done to it.
+        loss: Loss,
+    },
+    /// A backup gives the tail's file a second name.
+    Link,
+}
+
+/// A file that reserves space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Spare {
+    Current,
+    Segment,
+}
+
+impl Spare {
+    /// Its name in the log's directory.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Spare::Current => "CURRENT.spare",
+            Spare::Segment => "segment.spare",
+        }
+    }
+}
+
+/// What another program does to a spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Loss {
+    Removed,
+    Emptied,
+}
+
+/// What is stored of each record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entries {
+    /// A payload.
+    Plain,
+    /// A payload and a kind, and every other time meta bytes.
+    Tagged,
 }
 
 /// How the log is opened.
@@ -79,6 +144,12 @@ pub struct Setup {
     pub durability: Durability,
     /// Whether space is preallocated.
     pub preallocate: Preallocate,
+    /// How large its segments are.
+    pub segment_bytes: u64,
+    /// What is stored of each record.
+    pub entries: Entries,
+    /// What of its sealed segments is read at each open of a history.
+    pub verify: Verify,
 }
 
 impl Setup {
@@ -89,21 +160,51 @@ impl Setup {
         Durability::Buffered,
     ];
 
-    /// Another one for each setup.
+    /// One open in four reads the ends of sealed segments only.
+    pub const VERIFIES: [Verify; 4] = [Verify::Full, Verify::Full, Verify::Full, Verify::Tail];
+
+    /// Makes one with the smallest segments, records that are a payload alone, and opens that
+    /// read all.
+    #[must_use]
+    pub fn plain(durability: Durability, preallocate: Preallocate) -> Setup {
+        Setup {
+            durability,
+            preallocate,
+            segment_bytes: SEGMENT_BYTES_MIN,
+            entries: Entries::Plain,
+            verify: Verify::Full,
+        }
+    }
+
+    /// Changes what is read of sealed segments.
+    #[must_use]
+    pub fn with_verify(self, verify: Verify) -> Setup {
+        Setup { verify, ..self }
+    }
+
+    /// Another number for each setup.
     #[must_use]
     pub fn number(&self) -> u128 {
         let durability =
             Setup::DURABILITIES.iter().position(|durability| *durability == self.durability);
-        let number = durability.unwrap_or(Setup::DURABILITIES.len()) * 2;
-        (number + usize::from(self.preallocate == Preallocate::Auto)) as u128
+        let mut number = durability.unwrap_or(Setup::DURABILITIES.len()) as u128;
+        for choice in [
+            self.preallocate == Preallocate::Auto,
+            self.entries == Entries::Tagged,
+            self.verify == Verify::Tail,
+        ] {
+            number = number * 2 + u128::from(choice);
+        }
+        number << 64 | u128::from(self.segment_bytes)
     }
 
     /// Options to open a log with.
     pub fn options(&self) -> Options {
         Options::new()
-            .segment_bytes(SEGMENT_BYTES)
+            .segment_bytes(self.segment_bytes)
             .durability(self.durability)
             .preallocate(self.preallocate)
+            .verify(self.verify)
     }
 }
 
@@ -126,20 +227,71 @@ impl History {
         // Timer threads are slow to start, so that mode comes seldom.
         let durability = Setup::DURABILITIES[*dice.pick(&[0, 0, 0, 0, 1, 2, 2])];
         let preallocate = *dice.pick(&[Preallocate::Off, Preallocate::Auto]);
-        let longest = *dice.pick(&[40, 14, 14, 14]);
+        let mut setup = Setup::plain(durability, preallocate);
+        setup.entries = *dice.pick(&[Entries::Plain, Entries::Tagged]);
+        setup.verify = *dice.pick(&Setup::VERIFIES);
+        // Large segments take many records, and so many calls: they come seldom.
+        let large = dice.once_in(10);
+        if large {
+            setup.segment_bytes = *dice.pick(&SEGMENT_BYTES_LARGE);
+        }
+        let longest = if large { 10 } else { *dice.pick(&[40, 14, 14, 14]) };
         let count = 3 + dice.index(longest);
-        // Some logs never meet a fault, some often.
+        // Some logs never meet a fault, some often; likewise for other programs.
         let fault_every = *dice.pick(&[u64::MAX, 12, 5]);
-        let operations = (0..count).map(|_| random_operation(dice, fault_every)).collect();
-        History { seed, setup: Setup { durability, preallocate }, operations }
+        let meddling_every = *dice.pick(&[u64::MAX, u64::MAX, 8]);
+        let mut operations = Vec::new();
+        for _ in 0..count {
+            if large && dice.once_in(3) {
+                operations.push(random_fill(dice));
+            }
+            operations.push(if meddling_every < u64::MAX && dice.once_in(meddling_every) {
+                random_meddling(dice)
+            } else {
+                random_operation(dice, fault_every)
+            });
+            // The log tries a read that failed once more: only a second failure shows. A third one
+            // is a case of its own, in `tests/crash.rs`.
+            if let Some(Operation::Fail { call: Call::Read, fault, .. }) = operations.last() {
+                if dice.coin() {
+                    let fault = fault.clone();
+                    operations.push(Operation::Fail { call: Call::Read, after: 0, fault });
+                }
+            }
+        }
+        History { seed, setup, operations }
     }
 
     /// Whether anything but a crash goes wrong in it.
     #[must_use]
     pub fn has_faults(&self) -> bool {
-        self.operations
-            .iter()
-            .any(|operation| matches!(operation, Operation::Fail { .. } | Operation::Full { .. }))
+        self.operations.iter().any(|operation| {
+            matches!(
+                operation,
+                Operation::Fail { .. } | Operation::Full { .. } | Operation::NoHandle { .. }
+            )
+        })
+    }
+}
+
+/// Fills a good part of a large segment.
+fn random_fill(dice: &mut Dice) -> Operation {
+    match dice.below(3) {
+        0 => Operation::Fill { count: 20 + dice.below(30), bytes: 3000 },
+        1 => Operation::Fill { count: 30 + dice.below(60), bytes: 700 },
+        _ => Operation::Fill { count: 50 + dice.below(100), bytes: 120 },
+    }
+}
+
+/// Something that another program does.
+fn random_meddling(dice: &mut Dice) -> Operation {
+    match dice.below(6) {
+        0 => Operation::Replace,
+        1..=2 => Operation::Link,
+        _ => Operation::LoseSpare {
+            spare: *dice.pick(&[Spare::Current, Spare::Segment]),
+            loss: *dice.pick(&[Loss::Removed, Loss::Emptied]),
+        },
     }
 }
 
@@ -183,7 +335,7 @@ fn random_bytes(dice: &mut Dice) -> usize {
 
 fn random_fault(dice: &mut Dice) -> Operation {
     let after = dice.below_one_of(&[12, 3, 3]);
-    let (call, fault) = match dice.below(16) {
+    let (call, fault) = match dice.below(19) {
         0..=3 => (Call::Sync, Fault::Error(ErrorKind::Other)),
         4 => (Call::SyncDir, Fault::Error(ErrorKind::Other)),
         5 => (Call::Sync, Fault::Error(ErrorKind::StorageFull)),
@@ -199,7 +351,23 @@ fn random_fault(dice: &mut Dice) -> Operation {
             let calls = [Call::Rename, Call::Unlink, Call::SetLen, Call::Create, Call::Open];
             (*dice.pick(&calls), Fault::Error(ErrorKind::Other))
         }
-        11 => (*dice.pick(&[Call::Read, Call::List, Call::Size]), Fault::Error(ErrorKind::Other)),
+        11 if dice.chance(6) => {
+            // An open reads much more often than it does anything else.
+            let after = dice.below_one_of(&[40, 12]);
+            return Operation::Fail {
+                call: Call::Read,
+                after,
+                fault: Fault::Error(ErrorKind::Other),
+            };
+        }
+        11 => (*dice.pick(&[Call::List, Call::Size]), Fault::Error(ErrorKind::Other)),
+        12..=13 => return Operation::NoHandle { after, count: 1 + dice.below(3) },
+        14 => {
+            // The name of a new segment or of CURRENT, which a full disk did not take, or did.
+            let full = ErrorKind::StorageFull;
+            let fault = dice.pick(&[Fault::Error(full), Fault::ErrorAfter(full)]).clone();
+            (Call::Rename, fault)
+        }
         _ => return Operation::Full { bytes: dice.below_one_of(&[600, 12_000, 40_000, 300_000]) },
     };
     Operation::Fail { call, after, fault }
@@ -212,9 +380,13 @@ impl fmt::Display for Operation {
             Operation::Fail { call, after, fault } => {
                 let fault = match fault {
                     Fault::Error(kind) => format!("Fault::Error(ErrorKind::{kind:?})"),
+                    Fault::ErrorAfter(kind) => format!("Fault::ErrorAfter(ErrorKind::{kind:?})"),
                     other => format!("Fault::{other:?}"),
                 };
                 write!(formatter, "Fail {{ call: Call::{call:?}, after: {after}, fault: {fault} }}")
+            }
+            Operation::LoseSpare { spare, loss } => {
+                write!(formatter, "LoseSpare {{ spare: Spare::{spare:?}, loss: Loss::{loss:?} }}")
             }
             other => write!(formatter, "{other:?}"),
         }
@@ -229,10 +401,14 @@ impl fmt::Display for History {
         };
         let preallocate = self.setup.preallocate;
         writeln!(formatter, "History {{\n    seed: {},", self.seed)?;
-        writeln!(
-            formatter,
-            "    setup: Setup {{ durability: {durability}, preallocate: Preallocate::{preallocate:?} }},"
-        )?;
+        let Setup { segment_bytes, entries, verify, .. } = self.setup;
+        writeln!(formatter, "    setup: Setup {{")?;
+        writeln!(formatter, "        durability: {durability},")?;
+        writeln!(formatter, "        preallocate: Preallocate::{preallocate:?},")?;
+        writeln!(formatter, "        segment_bytes: {segment_bytes},")?;
+        writeln!(formatter, "        entries: Entries::{entries:?},")?;
+        writeln!(formatter, "        verify: Verify::{verify:?},")?;
+        writeln!(formatter, "    }},")?;
         writeln!(formatter, "    operations: vec![")?;
         for operation in &self.operations {
             writeln!(formatter, "        {operation},")?;

@@ -15,8 +15,8 @@ mod trial;
 mod watch;
 
 pub use examine::{Examiner, Tally};
-pub use history::{History, Operation, Setup};
-pub use ledger::{Ledger, Seen, Survived};
+pub use history::{Entries, History, Loss, Operation, Setup, Spare};
+pub use ledger::{Ledger, Seen, Stored, Survived};
 pub use machine::{Outcome, run};
 pub use shrink::check;
 pub use trial::{Failure, Stop};

@@ -1,18 +1,29 @@
 //! Carries a history out on a simulated disk, and keeps its ledger.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use seawall::fs::Fs;
 use seawall::sim::SimFs;
-use seawall::{Durability, Entry, Error, Lsn, Wal};
-use seawall_testkit::{Dice, Kind, Violation};
+use seawall::{Durability, Error, Lsn, Options, Wal};
+use seawall_testkit::{Dice, Kind, Violation, disk};
 
-use crate::history::{History, Operation, Setup};
-use crate::ledger::{Ledger, Survived, see};
+use crate::history::{Entries, History, Loss, Operation, Setup};
+use crate::ledger::{Ledger, LookUp, Stored, Survived, see};
 use crate::watch::Watched;
 
-/// Where the log is.
+/// Where the log is at first.
 pub(crate) const DIR: &str = "/log";
+/// Where it is while another log stands there.
+const MOVED: &str = "/moved";
+
+/// Returns where the log is on a disk.
+pub(crate) fn home(disk: &SimFs) -> &'static Path {
+    let moved = disk.files().iter().any(|path| path.starts_with(MOVED));
+    Path::new(if moved { MOVED } else { DIR })
+}
+
 /// How often `open` may fail in a history with faults.
 const OPENS_MAX: usize = 40;
 /// A little more than what makes CURRENT old.
@@ -55,6 +66,7 @@ pub fn run(history: &History, crash_at: Option<u64>) -> Result<Outcome, Violatio
             .map_err(|violation| violation.at(format!("operation {at}, {operation}")));
     }
     step?;
+    machine.ledger.judge_surroundings(&machine.disk, Survived::Kill)?;
     Ok(machine.stop(began))
 }
 
@@ -70,6 +82,7 @@ struct Machine {
     closed: bool,
     faults: bool,
     contents: Dice,
+    looks: Dice,
     calls_before: u64,
     crash_at: Option<u64>,
 }
@@ -87,6 +100,7 @@ impl Machine {
             closed: true,
             faults: history.has_faults(),
             contents: Dice::new(history.seed),
+            looks: Dice::of(&[history.seed]),
             calls_before: 0,
             crash_at,
         };
@@ -124,31 +138,32 @@ impl Machine {
     /// Opens the log, again if a fault prevents it, and judges it.
     fn open(&mut self, survived: Survived) -> Result<(), Violation> {
         for _ in 0..OPENS_MAX {
-            let opened = self.setup.options().open_on(self.watched.fs(), DIR);
+            let opened = self.setup.options().open_on(self.watched.fs(), home(&self.disk));
             match opened {
                 _ if self.disk.has_crashed() => return Ok(()),
                 Ok(wal) => {
-                    let seen = see(&wal);
+                    let seen = see(&wal, LookUp::random(&mut self.looks));
                     let judged = self.ledger.judge(&seen, survived);
                     let stopped = self.disk.has_crashed();
                     self.wal = Some(wal);
                     self.closed = false;
-                    match judged {
+                    match (judged, &seen.unreadable) {
                         _ if stopped => {}
-                        Ok(()) => self.ledger.adopt(&seen),
+                        (Ok(()), _) => self.ledger.adopt(&seen),
                         // A read that was planned to fail; the next open will tell.
-                        Err(violation)
-                            if self.faults && violation.what.contains("cannot be read") =>
-                        {
+                        (Err(_), Some(error)) if self.watched.explains(error) => {
                             self.restart(self.disk.process_kill());
                             continue;
                         }
-                        Err(violation) => return Err(violation),
+                        (Err(violation), _) => return Err(violation),
                     }
-                    return Ok(());
+                    return self.ledger.judge_surroundings(&self.disk, survived);
                 }
-                Err(Error::StorageFull { .. }) if self.faults => self.disk.set_capacity(None),
-                Err(Error::Io { .. } | Error::Poisoned { .. }) if self.faults => {}
+                Err(error) if self.watched.explains(&error) => {
+                    if matches!(error, Error::StorageFull { .. }) {
+                        self.watched.free();
+                    }
+                }
                 Err(error) => {
                     return Err(Violation::new(Kind::FalseCorrupt, format!("open says: {error}")));
                 }
@@ -162,7 +177,7 @@ impl Machine {
         self.note_syncs();
         self.calls_before += self.disk.calls();
         self.abandon();
-        self.watched = Watched::new(disk.clone());
+        self.watched.restart(disk.clone());
         self.disk = disk;
         self.arm();
     }
@@ -173,19 +188,22 @@ impl Machine {
 
     fn carry_out(&mut self, operation: &Operation) -> Result<(), Violation> {
         match operation {
-            Operation::Fail { call, after, fault } => self.disk.plan(*call, *after, fault.clone()),
+            Operation::Fail { call, after, fault } => {
+                self.watched.plan(*call, *after, fault.clone());
+            }
+            Operation::NoHandle { after, count } => self.watched.plan_no_handle(*after, *count),
             Operation::Full { bytes } => {
                 let files = self.disk.files();
                 let used = files
                     .iter()
                     .filter_map(|path| self.disk.bytes(path))
                     .map(|file| file.len() as u64);
-                self.disk.set_capacity(Some(used.sum::<u64>() + bytes));
+                self.watched.fill(used.sum::<u64>() + bytes);
             }
-            Operation::Free => self.disk.set_capacity(None),
+            Operation::Free => self.watched.free(),
             Operation::Idle => {
-                let until = seawall::fs::Fs::now(&self.disk) + IDLE;
-                while seawall::fs::Fs::now(&self.disk) < until {}
+                let until = self.disk.now() + IDLE;
+                while self.disk.now() < until {}
             }
             Operation::Kill => {
                 self.restart(self.disk.process_kill());
@@ -194,6 +212,7 @@ impl Machine {
             Operation::PowerCut { seed } => {
                 self.restart(self.disk.power_cuts().random(*seed));
                 self.ledger.forget_written();
+                self.ledger.forget_backups();
                 self.open(Survived::PowerCut)?;
             }
             Operation::Reopen => {
@@ -210,9 +229,99 @@ impl Machine {
                 }
                 self.open(Survived::Kill)?;
             }
+            Operation::Fill { count, bytes } => {
+                for _ in 0..*count {
+                    let bytes = self.fill_bytes(*bytes);
+                    self.call(&Operation::Append { bytes })?;
+                    if self.disk.has_crashed() {
+                        return Ok(());
+                    }
+                }
+            }
+            Operation::Replace => self.replace()?,
+            Operation::LoseSpare { spare, loss } => {
+                let path = home(&self.disk).join(spare.name());
+                if self.disk.bytes(&path).is_some() {
+                    match loss {
+                        Loss::Removed => {
+                            self.disk.remove_file(&path).expect("the file is there");
+                        }
+                        Loss::Emptied => self.disk.damage(&path, Vec::clear),
+                    }
+                }
+            }
+            Operation::Link => self.link(),
             _ => self.call(operation)?,
         }
         Ok(())
+    }
+
+    /// The size of a record of a fill: once in sixteen times, several KiB.
+    fn fill_bytes(&mut self, longest: usize) -> usize {
+        let mut dice = Dice::new(self.contents.roll());
+        if dice.once_in(16) { 2000 + dice.index(8000) } else { dice.index(longest) }
+    }
+
+    /// Moves the log's directory, and begins another log where it was; or removes that, and moves
+    /// the directory back. The names are synced after each change, as `mv` and `sync` do.
+    fn replace(&mut self) -> Result<(), Violation> {
+        let sync =
+            |disk: &SimFs| disk.open_dir(Path::new("/")).and_then(|root| root.sync()).is_ok();
+        if home(&self.disk) == Path::new(MOVED) {
+            self.ledger.judge_surroundings(&self.disk, Survived::Kill)?;
+            self.ledger.note_stranger(None);
+            // Where the disk had no room for the other log, a power cut may have taken it.
+            drop(self.disk.remove_dir(DIR));
+            if sync(&self.disk) {
+                self.disk.move_dir(MOVED, DIR).expect("the name is free");
+                sync(&self.disk);
+            }
+            return Ok(());
+        }
+        self.disk.move_dir(DIR, MOVED).expect("no other log is there");
+        if !sync(&self.disk) {
+            return Ok(());
+        }
+        // The faults that are planned are those of the log that is tested.
+        let begun = Options::new().preallocate(self.setup.preallocate);
+        let begun = begun.open_on(Arc::new(self.disk.clone()), DIR).and_then(|other| {
+            other.append("a stranger")?;
+            other.close()
+        });
+        match begun {
+            _ if self.disk.has_crashed() => {}
+            Ok(()) => {
+                let mut files = disk::contents(&self.disk);
+                // LOCK is never synced: it only names a process.
+                files.retain(|path, _| path.starts_with(DIR) && !path.ends_with("LOCK"));
+                self.ledger.note_stranger(Some(files));
+            }
+            // The two share the room.
+            Err(Error::StorageFull { .. }) if self.faults => {}
+            Err(error) => {
+                let what = format!("where the log was, no other one can be begun: {error}");
+                return Err(Violation::new(Kind::Broken, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the newest segment's file a second name.
+    fn link(&mut self) {
+        let home = home(&self.disk);
+        let files = self.disk.files();
+        let segments = files.iter().filter(|path| {
+            path.starts_with(home) && path.extension().is_some_and(|ending| ending == "log")
+        });
+        let Some(tail) = segments.max() else { return };
+        let mut names = (0..).map(|number| PathBuf::from(format!("/backup-{number}")));
+        let backup = names.find(|path| !files.contains(path)).expect("they never end");
+        self.disk.link(tail, &backup).expect("the name is free");
+        // On a full disk, the log may take back what no sync has covered.
+        if !self.faults {
+            let bytes = self.disk.bytes(tail).expect("it is there");
+            self.ledger.note_backup(backup, bytes);
+        }
     }
 
     /// Makes a call of the log, and enters it in the ledger.
@@ -227,14 +336,14 @@ impl Machine {
         let before = Before { poisoned: wal.is_poisoned(), last: self.ledger.last() };
         let given = self.begin(operation, &before);
         let result = match operation {
-            Operation::Append { .. } => wal.append(&*given[0]).map(Some),
+            Operation::Append { .. } => wal.append(given.records[0].entry()).map(Some),
             Operation::Batch { .. } => {
-                let entries = given.iter().map(|payload| Entry::from(&**payload));
+                let entries = given.records.iter().map(|record| record.entry());
                 wal.append_batch(entries).map(|range| Some(range.first()))
             }
             Operation::Sync => wal.sync().map(|_| None),
             Operation::Flush => wal.flush().map(|()| None),
-            Operation::SetState { .. } => wal.set_state(&given[0]).map(|()| None),
+            Operation::SetState { .. } => wal.set_state(&given.state).map(|()| None),
             Operation::Rotate => wal.rotate().map(|()| None),
             Operation::Checkpoint { behind } => {
                 let target = before.last.saturating_sub(*behind);
@@ -258,38 +367,30 @@ impl Machine {
 
     /// Enters what is about to be done; returns what is to be stored. A log that is at its end
     /// takes nothing.
-    fn begin(&mut self, operation: &Operation, before: &Before) -> Vec<Arc<[u8]>> {
+    fn begin(&mut self, operation: &Operation, before: &Before) -> Given {
         let takes = !before.poisoned && !self.closed;
+        let mut given = Given::default();
         match operation {
-            Operation::Append { bytes } => {
-                let given = vec![self.contents(*bytes)];
-                if takes {
-                    self.ledger.submit(&given);
-                }
-                given
-            }
+            Operation::Append { bytes } => given.records = vec![self.record(*bytes)],
             Operation::Batch { bytes } => {
-                let given: Vec<_> = bytes.iter().map(|bytes| self.contents(*bytes)).collect();
-                if takes {
-                    self.ledger.submit(&given);
-                }
-                given
+                given.records = bytes.iter().map(|bytes| self.record(*bytes)).collect();
             }
             Operation::SetState { bytes } => {
-                let given = self.contents(*bytes);
+                let mut dice = Dice::new(self.contents.roll());
+                given.state = contents(&mut dice, *bytes).into();
                 if takes {
-                    self.ledger.begin_state(given.clone());
+                    self.ledger.begin_state(given.state.clone());
                 }
-                vec![given]
             }
-            Operation::Checkpoint { behind } => {
-                if takes {
-                    self.ledger.begin_floor(before.last.saturating_sub(*behind));
-                }
-                Vec::new()
+            Operation::Checkpoint { behind } if takes => {
+                self.ledger.begin_floor(before.last.saturating_sub(*behind));
             }
-            _ => Vec::new(),
+            _ => {}
         }
+        if takes {
+            self.ledger.submit(&given.records);
+        }
+        given
     }
 
     fn check_answer(
@@ -313,8 +414,13 @@ impl Machine {
             Err(_) if !self.faults => {
                 broken(format!("nothing fails, and yet {operation}: {result:?}"))
             }
-            Err(Error::Io { .. } | Error::StorageFull { .. }) => Ok(()),
-            Err(Error::Poisoned { .. }) if wal.is_poisoned() => Ok(()),
+            Err(error @ Error::Poisoned { .. })
+                if !wal.is_poisoned() || !self.watched.explains(error) =>
+            {
+                broken(format!("no fault explains this: {error}: {error:?}"))
+            }
+            Err(Error::Poisoned { .. }) => Ok(()),
+            Err(error) if self.watched.explains(error) => Ok(()),
             Err(error) => broken(format!("an unexpected answer: {error}")),
             Ok(_) => Ok(()),
         }
@@ -396,16 +502,36 @@ impl Machine {
         Ok(())
     }
 
-    /// So many bytes that were never stored before.
-    fn contents(&mut self, bytes: usize) -> Arc<[u8]> {
+    /// A record that was never stored before.
+    fn record(&mut self, bytes: usize) -> Arc<Stored> {
         let mut dice = Dice::new(self.contents.roll());
-        let mut contents = Vec::with_capacity(bytes + 8);
-        while contents.len() < bytes {
-            contents.extend_from_slice(&dice.roll().to_le_bytes());
+        let mut stored = Stored { payload: contents(&mut dice, bytes).into(), ..Stored::default() };
+        if self.setup.entries == Entries::Tagged {
+            stored.kind = u16::try_from(dice.below(1 << 16)).expect("it has 16 bits");
+            if dice.coin() {
+                let bytes = 1 + dice.index(40);
+                stored.meta = contents(&mut dice, bytes).into();
+            }
         }
-        contents.truncate(bytes);
-        contents.into()
+        Arc::new(stored)
     }
+}
+
+/// So many bytes that were never stored before.
+fn contents(dice: &mut Dice, bytes: usize) -> Vec<u8> {
+    let mut contents = Vec::with_capacity(bytes + 8);
+    while contents.len() < bytes {
+        contents.extend_from_slice(&dice.roll().to_le_bytes());
+    }
+    contents.truncate(bytes);
+    contents
+}
+
+/// What a call is given to store.
+#[derive(Debug, Default)]
+struct Given {
+    records: Vec<Arc<Stored>>,
+    state: Arc<[u8]>,
 }
 
 struct Before {

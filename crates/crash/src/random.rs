@@ -1,6 +1,8 @@
 //! Long random histories, crashed anywhere.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -38,15 +40,65 @@ impl Report {
 /// How many failing histories are shrunk.
 const SHRUNK_MAX: usize = 3;
 
-/// Runs histories of `seed` until `images` were judged, on so many threads. The outcome depends on
-/// `images`, `seed` and `stop` alone. `progress` is told how many images there are so far.
+/// One of several shares of a run, so that a long run can be done in pieces, or on several machines.
+/// No two shares have a history in common, and all shares together have the histories of the run,
+/// but for a few at the end: each share ends when it has judged its part of the images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Which one, from 1.
+    part: u64,
+    /// Of how many.
+    parts: u64,
+}
+
+impl Share {
+    /// All of a run.
+    pub const WHOLE: Share = Share { part: 1, parts: 1 };
+
+    /// The index of the history that is the `at`-th of this share.
+    fn index(self, at: u64) -> u64 {
+        at * self.parts + self.part - 1
+    }
+
+    /// How many of the run's images it judges.
+    #[must_use]
+    pub fn images(self, images: u64) -> u64 {
+        images.div_ceil(self.parts)
+    }
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    /// Reads `i/n`: the i-th of n shares.
+    fn from_str(text: &str) -> Result<Share, String> {
+        let numbers = text.split_once('/');
+        let share = numbers.and_then(|(part, parts)| {
+            Some(Share { part: part.parse().ok()?, parts: parts.parse().ok()? })
+        });
+        let share = share.filter(|share| (1..=share.parts).contains(&share.part));
+        share.ok_or_else(|| "not a share: 2/10 is the second of ten".to_owned())
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.part, self.parts)
+    }
+}
+
+/// Runs histories of `seed` until a share of `images` was judged, on so many threads. The outcome
+/// depends on `images`, `seed`, `share` and `stop` alone. `progress` is told how many images there
+/// are so far.
 pub fn run(
     images: u64,
     seed: u64,
+    share: Share,
     threads: usize,
     stop: Stop,
     progress: impl Fn(u64) + Sync,
 ) -> Report {
+    let images = share.images(images);
     let next = AtomicU64::new(0);
     let done = AtomicBool::new(false);
     let finished: Mutex<Finished> = Mutex::default();
@@ -55,7 +107,7 @@ pub fn run(
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let outcome = one(seed, index);
+                    let outcome = one(seed, share.index(index));
                     let mut finished = finished.lock().expect("no thread panics");
                     finished.0.insert(index, outcome);
                     // Counted in order, so that it does not matter who was faster.

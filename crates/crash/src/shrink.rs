@@ -5,7 +5,7 @@ use seawall::options::Preallocate;
 use seawall_testkit::{Dice, Violation};
 
 use crate::examine::Examiner;
-use crate::history::{History, Operation};
+use crate::history::{History, Operation, Setup};
 use crate::machine;
 use crate::trial::{Failure, check_point, examine, guarded};
 
@@ -49,12 +49,16 @@ pub(crate) fn shrink(failure: &mut Failure) {
     let mut simpler = failure.history.clone();
     simpler.setup.preallocate = Preallocate::Off;
     attempt(failure, simpler);
+    let mut simpler = failure.history.clone();
+    simpler.setup = Setup::plain(simpler.setup.durability, simpler.setup.preallocate);
+    attempt(failure, simpler);
     for at in 0..failure.history.operations.len() {
         let mut simpler = failure.history.clone();
         match &mut simpler.operations[at] {
             Operation::Append { bytes } => *bytes = 8.min(*bytes),
             Operation::Batch { bytes } => *bytes = vec![8, 8],
             Operation::SetState { bytes } => *bytes = 8.min(*bytes),
+            Operation::Fill { count, .. } => *count /= 2,
             _ => continue,
         }
         attempt(failure, simpler);

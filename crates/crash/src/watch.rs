@@ -1,31 +1,92 @@
-//! Notes at which calls a disk is synced. Between two syncs more and more becomes possible, so only
-//! there is the set of possible states as large as it gets.
+//! A disk that is watched: it notes at which calls it is synced, and which planned faults were met.
+//!
+//! Between two syncs more and more becomes possible, so only there is the set of possible states as
+//! large as it gets. And an error that a log returns is forgiven only if a fault explains it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use seawall::sim::SimFs;
+use seawall::Error;
+use seawall::sim::{self, Fault, SimFs};
 use seawall_testkit::HookFs;
-use seawall_testkit::hooks::{Call, Verdict};
+use seawall_testkit::hooks::{Asked, Call, Verdict};
+
+/// EMFILE.
+const NO_HANDLE: i32 = 24;
 
 /// A disk that is watched.
 #[derive(Debug, Clone)]
 pub(crate) struct Watched {
     fs: HookFs,
-    syncs: Arc<Mutex<Vec<u64>>>,
+    disk: SimFs,
+    watch: Arc<Mutex<Watch>>,
+}
+
+#[derive(Debug, Default)]
+struct Watch {
+    syncs: Vec<u64>,
+    planned: Vec<Planned>,
+    met: Vec<Met>,
+    /// Whether the disk had too little room at some time.
+    was_full: bool,
+}
+
+/// A fault that is to come.
+#[derive(Debug)]
+struct Planned {
+    trouble: Trouble,
+    /// How many such calls go well before it.
+    after: u64,
+}
+
+#[derive(Debug)]
+enum Trouble {
+    /// A call of this kind fails on the disk.
+    Disk(sim::Call, Fault),
+    /// A file or a directory cannot be opened, and so many more.
+    NoHandle { more: u64 },
+}
+
+impl Trouble {
+    fn is_met_by(&self, call: Call) -> bool {
+        match self {
+            Trouble::Disk(planned, _) => same(*planned) == Some(call),
+            Trouble::NoHandle { .. } => matches!(call, Call::Open | Call::Create | Call::OpenDir),
+        }
+    }
+}
+
+/// A call that failed because of a fault.
+#[derive(Debug)]
+struct Met {
+    call: Call,
+    path: PathBuf,
+    /// Where it read or wrote.
+    offset: Option<u64>,
+    error: io::Error,
 }
 
 impl Watched {
     pub(crate) fn new(disk: SimFs) -> Watched {
-        let syncs: Arc<Mutex<Vec<u64>>> = Arc::default();
-        let noted = syncs.clone();
+        let watch: Arc<Mutex<Watch>> = Arc::default();
+        let noted = watch.clone();
         let watched = disk.clone();
-        let fs = HookFs::new(disk, move |asked| {
-            if matches!(asked.call, Call::Sync | Call::SyncDir) {
-                noted.lock().unwrap_or_else(PoisonError::into_inner).push(watched.calls());
-            }
-            Verdict::Go
-        });
-        Watched { fs, syncs }
+        let fs = HookFs::new(disk.clone(), move |asked| locked(&noted).ask(asked, &watched));
+        Watched { fs, disk, watch }
+    }
+
+    /// Watches the disk of the next boot, or of the next process, instead. It has as much room, and
+    /// meets the faults that are still to come: in recovery, too.
+    pub(crate) fn restart(&mut self, disk: SimFs) {
+        let mut before = locked(&self.watch);
+        let planned = std::mem::take(&mut before.planned);
+        let was_full = before.was_full;
+        drop(before);
+        *self = Watched::new(disk);
+        let mut watch = locked(&self.watch);
+        watch.planned = planned;
+        watch.was_full = was_full;
     }
 
     /// The disk that a log opens on.
@@ -35,8 +96,134 @@ impl Watched {
 
     /// The numbers of the calls that were syncs, of a file or a directory.
     pub(crate) fn syncs(&self) -> Vec<u64> {
-        self.syncs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.watch).syncs.clone()
     }
+
+    /// Plans a fault as [`SimFs::plan`] does.
+    pub(crate) fn plan(&self, call: sim::Call, after: u64, fault: Fault) {
+        let trouble = Trouble::Disk(call, fault);
+        locked(&self.watch).planned.push(Planned { trouble, after });
+    }
+
+    /// Plans that files and directories cannot be opened, `count` times one after another.
+    pub(crate) fn plan_no_handle(&self, after: u64, count: u64) {
+        let trouble = Trouble::NoHandle { more: count.saturating_sub(1) };
+        locked(&self.watch).planned.push(Planned { trouble, after });
+    }
+
+    /// Sets how many bytes the disk has room for.
+    pub(crate) fn fill(&self, bytes: u64) {
+        locked(&self.watch).was_full = true;
+        self.disk.set_capacity(Some(bytes));
+    }
+
+    /// Gives the disk room without end.
+    pub(crate) fn free(&self) {
+        self.disk.set_capacity(None);
+    }
+
+    /// Tells whether a fault that was met explains what the log says: the same error, of the same
+    /// file, at the same place. The want of a handle never explains a poisoned log: such a call has
+    /// not reached the disk.
+    pub(crate) fn explains(&self, error: &Error) -> bool {
+        let watch = locked(&self.watch);
+        match error {
+            Error::Poisoned { cause, .. } => match &**cause {
+                Error::Io { source, .. } if source.raw_os_error() == Some(NO_HANDLE) => false,
+                cause => watch.explains(cause),
+            },
+            error => watch.explains(error),
+        }
+    }
+}
+
+impl Watch {
+    fn ask(&mut self, asked: &Asked<'_>, disk: &SimFs) -> Verdict {
+        if matches!(asked.call, Call::Sync | Call::SyncDir) {
+            self.syncs.push(disk.calls());
+        }
+        let met = self.planned.iter().position(|planned| planned.trouble.is_met_by(asked.call));
+        let Some(at) = met.filter(|_| !disk.has_crashed()) else { return Verdict::Go };
+        if self.planned[at].after > 0 {
+            self.planned[at].after -= 1;
+            return Verdict::Go;
+        }
+        match &mut self.planned[at].trouble {
+            Trouble::NoHandle { more } => {
+                if let Some(fewer) = more.checked_sub(1) {
+                    *more = fewer;
+                } else {
+                    self.planned.remove(at);
+                }
+                self.note(asked, io::Error::from_raw_os_error(NO_HANDLE));
+                Verdict::Fail(io::Error::from_raw_os_error(NO_HANDLE))
+            }
+            Trouble::Disk(call, fault) => {
+                // Only the disk itself can fail as a disk does: a sync that fails drops what it
+                // should have written.
+                disk.plan(*call, 0, fault.clone());
+                let kind = match fault {
+                    Fault::Error(kind) | Fault::ErrorAfter(kind) => Some(*kind),
+                    _ => None,
+                };
+                self.planned.remove(at);
+                if let Some(kind) = kind {
+                    self.note(asked, kind.into());
+                }
+                Verdict::Go
+            }
+        }
+    }
+
+    fn note(&mut self, asked: &Asked<'_>, error: io::Error) {
+        let places = matches!(asked.call, Call::Read | Call::Write);
+        let offset = places.then_some(asked.bytes.start);
+        self.met.push(Met { call: asked.call, path: asked.path.to_owned(), offset, error });
+    }
+
+    fn explains(&self, error: &Error) -> bool {
+        let same = |met: &&Met, source: &io::Error| {
+            met.error.kind() == source.kind() && met.error.raw_os_error() == source.raw_os_error()
+        };
+        match error {
+            Error::Io { path, offset, source, .. } => self
+                .met
+                .iter()
+                .filter(|met| same(met, source) && met.offset == *offset)
+                // The log names the file that was to be renamed, and the hook its new name.
+                .any(|met| met.call == Call::Rename || *met.path == **path),
+            Error::StorageFull { source, .. } => {
+                self.was_full || self.met.iter().any(|met| same(&met, source))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The hook's name of a call of the disk.
+fn same(call: sim::Call) -> Option<Call> {
+    Some(match call {
+        sim::Call::CreateDir => Call::CreateDir,
+        sim::Call::OpenDir => Call::OpenDir,
+        sim::Call::List => Call::List,
+        sim::Call::Open => Call::Open,
+        sim::Call::Create => Call::Create,
+        sim::Call::Rename => Call::Rename,
+        sim::Call::Unlink => Call::Unlink,
+        sim::Call::SyncDir => Call::SyncDir,
+        sim::Call::Lock => Call::Lock,
+        sim::Call::Read => Call::Read,
+        sim::Call::Write => Call::Write,
+        sim::Call::Sync => Call::Sync,
+        sim::Call::SetLen => Call::SetLen,
+        sim::Call::Size => Call::Size,
+        sim::Call::Identity => Call::Identity,
+        _ => return None,
+    })
+}
+
+fn locked(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
+    watch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

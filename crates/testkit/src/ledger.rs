@@ -16,7 +16,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use seawall::{Lsn, Record, Wal};
+use seawall::{Error, Lsn, Record, Wal};
 
 use crate::violation::{Kind, Violation};
 
@@ -33,6 +33,22 @@ pub struct Seen<T> {
     pub records: Vec<T>,
     /// Where the log contradicts itself, or cannot be read.
     pub broken: Option<Violation>,
+    /// The error, if `broken` is that a read failed.
+    pub unreadable: Option<Error>,
+}
+
+/// Why a log that was read is not what it must be.
+enum Unread {
+    /// A read failed.
+    Error(u64, Error),
+    /// It contradicts itself.
+    Broken(Violation),
+}
+
+impl From<Violation> for Unread {
+    fn from(violation: Violation) -> Unread {
+        Unread::Broken(violation)
+    }
 }
 
 impl<T: PartialEq> Seen<T> {
@@ -44,9 +60,122 @@ impl<T: PartialEq> Seen<T> {
             state: wal.state().into(),
             records: Vec::new(),
             broken: None,
+            unreadable: None,
         };
-        seen.broken = seen.read(wal, keep).err();
+        let read = seen.read(wal, keep);
+        seen.note(read);
         seen
+    }
+
+    /// Looks up each record by itself, and reads on from each of `starts`, with an iterator and
+    /// with a cursor. Does nothing if the log could not be read before.
+    pub fn look_up(
+        &mut self,
+        wal: &Wal,
+        starts: &[u64],
+        keep: impl Fn(&Record) -> Result<T, Violation>,
+    ) {
+        if self.broken.is_none() {
+            let mut looked_up = self.look_up_each(wal, &keep);
+            for start in starts {
+                looked_up = looked_up.and_then(|()| self.read_from(wal, *start, &keep));
+            }
+            self.note(looked_up);
+        }
+    }
+
+    fn note(&mut self, read: Result<(), Unread>) {
+        match read {
+            Ok(()) => {}
+            Err(Unread::Broken(violation)) => self.broken = Some(violation),
+            Err(Unread::Error(lsn, error)) => {
+                self.broken = Some(unreadable(lsn, &error));
+                self.unreadable = Some(error);
+            }
+        }
+    }
+
+    /// Looks up each record, the last one first: what a look-up finds is then seldom in what the
+    /// one before it has read. Also looks up what is next to the first and the last one.
+    fn look_up_each(
+        &self,
+        wal: &Wal,
+        keep: &impl Fn(&Record) -> Result<T, Violation>,
+    ) -> Result<(), Unread> {
+        let broken = |what: String| Err(Violation::new(Kind::Broken, what).into());
+        let mut lsn = self.last + 1;
+        for expected in self.records.iter().rev() {
+            lsn -= 1;
+            match wal.read(Lsn::from(lsn)).map_err(|error| Unread::Error(lsn, error))? {
+                Some(record) if u64::from(record.lsn()) == lsn && keep(&record)? == *expected => {}
+                Some(_) => return broken(format!("record {lsn} looked up is another one")),
+                None => return broken(format!("record {lsn} looked up is not there")),
+            }
+        }
+        match wal.read(Lsn::from(self.last + 1)) {
+            Ok(None) => {}
+            other => return broken(format!("after the end, a look-up says {other:?}")),
+        }
+        match wal.read(Lsn::from(self.floor)) {
+            Err(error) if self.is_below_floor(self.floor, &error) => Ok(()),
+            other => broken(format!("at the floor, a look-up says {other:?}")),
+        }
+    }
+
+    /// Reads from `start` to the end.
+    fn read_from(
+        &self,
+        wal: &Wal,
+        start: u64,
+        keep: &impl Fn(&Record) -> Result<T, Violation>,
+    ) -> Result<(), Unread> {
+        let broken = |what: String| Err(Violation::new(Kind::Broken, what).into());
+        let mut cursor = wal.cursor(Lsn::from(start));
+        let mut iter = wal.iter_from(Lsn::from(start));
+        if start <= self.floor {
+            let first = iter.next();
+            let said = matches!(&first, Some(Err(error)) if self.is_below_floor(start, error));
+            if !said {
+                return broken(format!("from {start}, the iterator says {first:?}"));
+            }
+            let said = matches!(cursor.next(), Err(error) if self.is_below_floor(start, &error));
+            return if said {
+                Ok(())
+            } else {
+                broken(format!("from {start}, the cursor does not say that this is removed"))
+            };
+        }
+        for (lsn, expected) in (self.floor + 1..=self.last).zip(&self.records) {
+            if lsn < start {
+                continue;
+            }
+            let lent = cursor.next().map_err(|error| Unread::Error(lsn, error))?;
+            let lent = lent.map(|record| record.to_record());
+            let read = iter.next().transpose().map_err(|error| Unread::Error(lsn, error))?;
+            for (way, record) in [("cursor", lent), ("iterator", read)] {
+                let Some(record) = record else {
+                    return broken(format!("from {start}, the {way} ends before {lsn}"));
+                };
+                if u64::from(record.lsn()) != lsn || keep(&record)? != *expected {
+                    return broken(format!("from {start}, the {way} shows another record {lsn}"));
+                }
+            }
+        }
+        let lent = cursor.next().map_err(|error| Unread::Error(self.last, error))?.is_some();
+        let read = iter.next().transpose().map_err(|error| Unread::Error(self.last, error))?;
+        if lent || read.is_some() {
+            return broken(format!("from {start}, there is more than {}", self.last));
+        }
+        Ok(())
+    }
+
+    /// Tells whether this is what a read at or below the floor must say.
+    fn is_below_floor(&self, lsn: u64, error: &Error) -> bool {
+        match error {
+            Error::OutOfRange { .. } => lsn == 0,
+            Error::Removed { first, .. } => lsn > 0 && u64::from(*first) == self.floor + 1,
+            _ => false,
+        }
     }
 
     /// Reads the records: dense, and the last one found by itself as well.
@@ -54,8 +183,8 @@ impl<T: PartialEq> Seen<T> {
         &mut self,
         wal: &Wal,
         keep: impl Fn(&Record) -> Result<T, Violation>,
-    ) -> Result<(), Violation> {
-        let broken = |what: String| Err(Violation::new(Kind::Broken, what));
+    ) -> Result<(), Unread> {
+        let broken = |what: String| Err(Violation::new(Kind::Broken, what).into());
         let last = self.last;
         let durable = u64::from(wal.durable_lsn());
         let reported = wal.recovery().records;
@@ -66,7 +195,7 @@ impl<T: PartialEq> Seen<T> {
         }
         let mut next = self.floor + 1;
         for record in wal.iter() {
-            let record = record.map_err(|error| unreadable(next, &error))?;
+            let record = record.map_err(|error| Unread::Error(next, error))?;
             if u64::from(record.lsn()) != next {
                 return broken(format!("record {} is read where {next} should be", record.lsn()));
             }
@@ -74,15 +203,13 @@ impl<T: PartialEq> Seen<T> {
             next += 1;
         }
         if next != last + 1 {
-            return Err(Violation::new(
-                Kind::Lost,
-                format!("reading ends before {next}, the log at {last}"),
-            ));
+            let what = format!("reading ends before {next}, the log at {last}");
+            return Err(Violation::new(Kind::Lost, what).into());
         }
         let Some(expected) = self.records.last() else { return Ok(()) };
         match wal.read(Lsn::from(last)) {
             Ok(Some(record)) if keep(&record)? == *expected => Ok(()),
-            Err(error) => Err(unreadable(last, &error)),
+            Err(error) => Err(Unread::Error(last, error)),
             other => broken(format!("record {last} read by itself is {other:?}")),
         }
     }
