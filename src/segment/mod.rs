@@ -48,9 +48,10 @@ pub(crate) fn read_state(
     header: &FrameHeader,
 ) -> Result<(Lsn, Vec<u8>)> {
     let mut sweep = Sweep::new(handle, salt, window, offset, offset + header.frame_bytes());
-    let step = sweep.step(Bodies::Keep)?;
-    let body = match step {
+    let body = match sweep.step(Bodies::Keep)? {
         Step::Frame(SweptFrame { body: Body::Sound(body), .. }) => Some(sweep.bytes(body)),
+        Step::Frame(SweptFrame { body: Body::Flawed(Flaw::Unreadable(error)), .. })
+        | Step::Gap(Gap { flaw: Flaw::Unreadable(error), .. }) => return Err(error),
         _ => None,
     };
     match body.and_then(decode_state) {

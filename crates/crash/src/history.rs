@@ -250,13 +250,11 @@ impl History {
             } else {
                 random_operation(dice, fault_every)
             });
-            // The log tries a read that failed once more: only a second failure shows. A third one
-            // is a case of its own, in `tests/crash.rs`.
+            // The log tries a read that failed once more, and smaller: only more failures show.
             if let Some(Operation::Fail { call: Call::Read, fault, .. }) = operations.last() {
-                if dice.coin() {
-                    let fault = fault.clone();
-                    operations.push(Operation::Fail { call: Call::Read, after: 0, fault });
-                }
+                let again = Operation::Fail { call: Call::Read, after: 0, fault: fault.clone() };
+                let count = *dice.pick(&[0, 1, 3, 6]);
+                operations.extend(std::iter::repeat_n(again, count));
             }
         }
         History { seed, setup, operations }
