@@ -249,6 +249,14 @@ impl Error {
         Error::io("make a segment after", path, source)
     }
 
+    /// The copy of a segment at `path` has the highest number that there is.
+    pub(crate) fn last_number_taken(path: &Arc<Path>) -> Error {
+        let source = io::Error::other(
+            "this copy of a segment has the last segment number; move it out of the directory",
+        );
+        Error::io("make a segment after", path, source)
+    }
+
     pub(crate) fn is_storage_full(&self) -> bool {
         matches!(self, Error::StorageFull { .. })
     }

@@ -296,7 +296,13 @@ fn plan<'a>(
         Some(number) => number,
         // None is created now; the next rotation says that no number is left.
         None if way == Way::Resume => highest,
-        None => return Err(Error::no_number_left(path)),
+        None => {
+            let copy = found.copies.iter().find(|copy| copy.number == highest);
+            return Err(match copy {
+                Some(copy) => Error::last_number_taken(&copy.path),
+                None => Error::no_number_left(path),
+            });
+        }
     };
     let chain = follow_chain(dir, found, &tail.header.seal, floor)?;
     note_orphans(found, tail, &chain, notes);

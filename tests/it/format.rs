@@ -688,6 +688,29 @@ fn no_number_is_left_after_the_last_one() {
 }
 
 #[test]
+fn a_copy_that_has_the_last_number_is_named_and_moving_it_away_helps() {
+    // Method: a copy of the tail under the last name. The log needs a new segment to be opened.
+    let mut tail = Build::new([7; 16], 1, 1, None);
+    tail.data(tail.end(), &records([1]));
+    let disk = disk(&[&tail], Some(tail.mark(false, tail.end()).encode(1)));
+    let copy = segment_path(u64::MAX);
+    put(&disk, copy.clone(), disk.bytes(segment_path(1)).unwrap());
+    let files = |disk: &SimFs| [disk.bytes(segment_path(1)), disk.bytes(copy.clone())];
+    let before = files(&disk);
+    match open(&disk) {
+        Err(error @ Error::Io { .. }) => {
+            let text = error.to_string();
+            assert!(text.contains("move it out of the directory"), "{text}");
+            assert!(text.contains(copy.to_str().unwrap()), "{text}");
+        }
+        other => panic!("no segment can be named: {other:?}"),
+    }
+    assert!(files(&disk) == before, "open changed a file");
+    disk.lose(copy.clone());
+    assert_eq!(replay(&open(&disk).unwrap()), records([1]));
+}
+
+#[test]
 fn records_of_a_predecessors_last_frame_behind_its_last_live_one_are_dead() {
     // Method: the seal ends the old segment in the middle of a batch. What follows in
     // that frame must not be shown: those LSNs are the successor's. Also with a floor on either
