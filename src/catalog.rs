@@ -186,12 +186,13 @@ impl Segments {
         Ok(handle)
     }
 
-    /// Closes the file of a segment that is no longer in the catalog, as soon as nobody reads it.
+    /// Closes the file of a segment that is no longer in the catalog, after its last reader is
+    /// done.
     pub(crate) fn forget(&self, segment: &Segment) {
         self.files.close(segment.number);
     }
 
-    /// Closes all files that are kept open, as soon as nobody reads them.
+    /// Closes all files that are kept open, each after its last reader is done.
     pub(crate) fn close_files(&self) {
         self.files.lock().clear();
     }

@@ -1,6 +1,6 @@
 //! Locks, condition variables, atomics and threads, for every file that more than one thread runs
-//! through. They are std's, but for two kinds of test builds, which decide themselves who runs
-//! next, and so can try one schedule after the other:
+//! through. They are those of std. In two kinds of test builds they are others, which decide
+//! themselves which thread runs next, and so try one schedule after the other:
 //!
 //! - `--cfg loom`: all schedules of a few threads in `commit`, one by one.
 //! - `--cfg shuttle`: very many random ones, of the whole log on the simulated disk.

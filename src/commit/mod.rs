@@ -2,13 +2,13 @@
 //! alone knows.
 //!
 //! One mutex orders everything. An append copies its records into the active buffer under it, and
-//! then either leads the group or waits for the group's outcome. Whoever writes to the tail holds
-//! the *writing role*, whoever syncs it the *syncing role*; the mutex itself is never held during a
-//! system call. Nobody waits for an LSN, since an LSN that was taken back may be given out again:
-//! groups are numbered, and their numbers are not.
+//! then either leads the group or waits for the group's outcome. The thread that writes to the tail
+//! holds the *writing role*. The thread that syncs the tail holds the *syncing role*. No thread
+//! holds the mutex during a system call. No thread waits for an LSN, because an LSN that was taken
+//! back may be given out again. Threads wait for the number of a group, which is given out once.
 //!
 //! Every way out of a role goes through [`Roles::release`] or the drop of [`Roles`], and wakes
-//! whoever can go on.
+//! the threads that can go on.
 
 mod gather;
 mod group;

@@ -1,6 +1,6 @@
-//! `FrameBuffer`: frames under construction. Records are copied in under the append mutex; salt,
-//! offsets and checksums, which depend on where the frames will lie, are filled in by whoever
-//! writes them.
+//! `FrameBuffer`: frames under construction. Records are copied in under the append mutex. The
+//! thread that writes the frames fills in salt, offsets and checksums, because they depend on where
+//! the frames will lie.
 
 use crate::entry::Entry;
 use crate::lsn::Lsn;

@@ -279,8 +279,8 @@ impl Wal {
     /// Makes everything that was appended before this call durable, in every mode, and returns the
     /// last durable LSN.
     ///
-    /// With nothing to sync it returns at once, but for a mark of how far the log reaches, at most
-    /// every 100 ms.
+    /// With nothing to sync it returns at once. At most every 100 ms it first writes a mark of how
+    /// far the log reaches.
     ///
     /// # Errors
     /// [`Error::StorageFull`]: what is not written yet waits in memory ([`Durability::Buffered`]

@@ -31,7 +31,7 @@ pub enum Operation {
     Fill {
         /// How many.
         count: u64,
-        /// The longest payload but for a few.
+        /// Only a few payloads are longer, in bytes.
         bytes: usize,
     },
     /// Syncs.

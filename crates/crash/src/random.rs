@@ -41,8 +41,8 @@ impl Report {
 const SHRUNK_MAX: usize = 3;
 
 /// One of several shares of a run, so that a long run can be done in pieces, or on several machines.
-/// No two shares have a history in common, and all shares together have the histories of the run,
-/// but for a few at the end: each share ends when it has judged its part of the images.
+/// No two shares have a history in common. All shares together have the histories of the run. Only
+/// the last few can differ, because each share ends after it has judged its part of the images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// Which one, from 1.
