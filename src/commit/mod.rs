@@ -235,17 +235,23 @@ impl<D: Disk> Commit<D> {
     /// threads that wait only if there is room for all of them, too. If every newcomer joined the
     /// queue, a queue once formed would never end, and each append would be a change of threads.
     fn admit(&self, bytes: usize) -> Result<Locked<'_, D>> {
-        let mut state = self.lock();
+        let state = self.lock();
         if self.enters_at_once(&state, bytes) {
             return Ok(state);
         }
+        self.enter(state, Wanted::Room { bytes })
+    }
+
+    /// Waits in the queue until the thread may push; leads if no other thread does.
+    fn enter<'a>(&'a self, mut state: Locked<'a, D>, wanted: Wanted) -> Result<Locked<'a, D>> {
+        let bytes = wanted.bytes();
         let mut slot: Option<Arc<SleepPoint>> = None;
-        let admitted = loop {
+        let entered = loop {
             let queued_before = match (&slot, state.queue.front()) {
                 (Some(own), Some(front)) if Arc::ptr_eq(own, front) => 0,
                 _ => state.queued_bytes,
             };
-            match self.next_step(&state, Wanted::Room { bytes, queued_before }) {
+            match self.next_step(&state, wanted, queued_before) {
                 Step::Enter => break Ok(()),
                 Step::Refuse(error) => break Err(error),
                 Step::Lead => {
@@ -273,7 +279,7 @@ impl<D: Disk> Commit<D> {
                 self.shared.sleepers.roles.wake_all();
             }
         }
-        match admitted {
+        match entered {
             Ok(()) => Ok(state),
             Err(error) => {
                 self.shared.pass_on(state);
@@ -294,26 +300,27 @@ impl<D: Disk> Commit<D> {
             && pending.saturating_add(bytes) <= self.pending_bytes_max
             && nothing_to_write_first
             && state.health.is_open();
-        let wanted = Wanted::Room { bytes, queued_before: 0 };
+        let wanted = Wanted::Room { bytes };
         // The log may be poisoned or closed between two looks.
         debug_assert!(
             !enters
                 || matches!(
-                    self.next_step(state, wanted),
+                    self.next_step(state, wanted, 0),
                     Step::Enter | Step::Refuse(Error::Poisoned { .. } | Error::Closed)
                 )
         );
         enters
     }
 
-    /// Decides what a thread does next that wants to append.
-    fn next_step(&self, state: &CommitState<D>, wanted: Wanted) -> Step {
+    /// Decides what a thread that wants to append does next. `queued_before`: the bytes of the
+    /// threads that came before it.
+    fn next_step(&self, state: &CommitState<D>, wanted: Wanted, queued_before: usize) -> Step {
         if let Err(error) = state.health.check() {
             return Step::Refuse(error);
         }
         let pending = state.pending_bytes();
         let has_room = match wanted {
-            Wanted::Room { bytes, queued_before } => {
+            Wanted::Room { bytes } => {
                 let wanted = pending.saturating_add(queued_before).saturating_add(bytes);
                 // What is larger than the limit enters alone, and in its turn.
                 wanted <= self.pending_bytes_max || (pending == 0 && queued_before == 0)
@@ -566,10 +573,18 @@ impl<D: Disk> Commit<D> {
 /// What a thread needs before it may push.
 #[derive(Debug, Clone, Copy)]
 enum Wanted {
-    /// Room for so many bytes, while threads that came before want `queued_before`.
-    Room { bytes: usize, queued_before: usize },
+    Room { bytes: usize },
     /// Nothing more: it has its room.
     Reserved,
+}
+
+impl Wanted {
+    fn bytes(self) -> usize {
+        match self {
+            Wanted::Room { bytes } => bytes,
+            Wanted::Reserved => 0,
+        }
+    }
 }
 
 /// What leading a group came to, for the thread that led.
