@@ -79,7 +79,7 @@ pub(super) enum Gathered {
 pub(super) struct Gather {
     /// Records that may come into the next group.
     expected: usize,
-    average_sync: Duration,
+    average_sync_ns: u64,
     misses: u32,
     /// Groups that still go without.
     skip: u32,
@@ -92,7 +92,7 @@ impl Gather {
 
     /// Returns how long a leader may gather.
     pub(super) fn limit(&self) -> Duration {
-        (self.average_sync / 4).min(GATHER_MAX)
+        Duration::from_nanos(self.average_sync_ns / 4).min(GATHER_MAX)
     }
 
     /// Returns how many records to wait for, if that is worth it.
@@ -120,7 +120,10 @@ impl Gather {
 
     /// Takes in how long a sync took.
     pub(super) fn completed(&mut self, took: Duration) {
-        self.average_sync =
-            if self.average_sync.is_zero() { took } else { (self.average_sync * 7 + took) / 8 };
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.average_sync_ns = match self.average_sync_ns {
+            0 => took_ns,
+            average => average - average / 8 + took_ns / 8,
+        };
     }
 }

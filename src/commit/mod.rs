@@ -10,9 +10,9 @@
 //! Every way out of a role goes through [`Roles::release`] or the drop of [`Roles`], and wakes
 //! the threads that can go on.
 
+mod admission;
 mod gather;
 mod group;
-mod reservation;
 mod roles;
 mod state;
 mod wakes;
@@ -33,8 +33,7 @@ use crate::threads::atomic::{AtomicBool, Ordering};
 use crate::watch::Watch;
 
 use gather::Arrivals;
-use group::{Content, SleepPoint};
-pub(crate) use reservation::Reservation;
+use group::Content;
 use roles::{Locked, Roles, Shared};
 pub(crate) use roles::{PanicGuard, Quiesced};
 pub(crate) use state::AtRest;
@@ -90,13 +89,6 @@ impl<D: Disk> Commit<D> {
     pub(crate) fn append(&self, unit: Unit<'_>) -> Result<LsnRange> {
         let state = self.admit(unit.bytes())?;
         self.push_records(state, unit)
-    }
-
-    /// Admits an entry of that size before it is encoded: its bytes count as pending from now on.
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation<'_, D>> {
-        let mut state = self.admit(bytes)?;
-        state.reserved_bytes += bytes;
-        Ok(Reservation { commit: self, bytes })
     }
 
     /// Stores the caller's small state, in its place among the records that are submitted before
@@ -230,127 +222,6 @@ impl<D: Disk> Commit<D> {
     }
 
     // --- Waiting ---
-
-    /// Waits until there is room for `bytes`, first come, first served. A newcomer enters before
-    /// threads that wait only if there is room for all of them, too. If every newcomer joined the
-    /// queue, a queue once formed would never end, and each append would be a change of threads.
-    fn admit(&self, bytes: usize) -> Result<Locked<'_, D>> {
-        let state = self.lock();
-        if self.enters_at_once(&state, bytes) {
-            return Ok(state);
-        }
-        self.enter(state, Wanted::Room { bytes })
-    }
-
-    /// Waits in the queue until the thread may push; leads if no other thread does.
-    fn enter<'a>(&'a self, mut state: Locked<'a, D>, wanted: Wanted) -> Result<Locked<'a, D>> {
-        let bytes = wanted.bytes();
-        let mut slot: Option<Arc<SleepPoint>> = None;
-        let entered = loop {
-            let queued_before = match (&slot, state.queue.front()) {
-                (Some(own), Some(front)) if Arc::ptr_eq(own, front) => 0,
-                _ => state.queued_bytes,
-            };
-            match self.next_step(&state, wanted, queued_before) {
-                Step::Enter => break Ok(()),
-                Step::Refuse(error) => break Err(error),
-                Step::Lead => {
-                    let led = self.lead(state, None);
-                    state = self.lock();
-                    if let Led::Failed(error) = led {
-                        break Err(error);
-                    }
-                }
-                Step::Wait => {
-                    let own = slot.get_or_insert_with(|| state.enter_queue(bytes)).clone();
-                    self.counters.waits.add(1);
-                    state = state.wait(&own);
-                }
-            }
-        };
-        if let Some(own) = slot {
-            state.leave_queue(&own, bytes);
-            // A thread that leaves the queue lets the next one look: there may be room for both. A
-            // thread that waits for a role may have waited for this one to lead.
-            if let Some(front) = state.queue.front() {
-                front.wake_all();
-            }
-            if state.role_waiters > 0 {
-                self.shared.sleepers.roles.wake_all();
-            }
-        }
-        match entered {
-            Ok(()) => Ok(state),
-            Err(error) => {
-                self.shared.pass_on(state);
-                Err(error)
-            }
-        }
-    }
-
-    /// The usual case of [`next_step`](Commit::next_step): nothing stands in the way.
-    fn enters_at_once(&self, state: &CommitState<D>, bytes: usize) -> bool {
-        let pending = state.pending_bytes();
-        let nothing_to_write_first = self.mode != Durability::Buffered
-            || (state.retained.is_none()
-                && state.active.bytes() < self.write_out_bytes
-                && !self.met_full_disk());
-        let enters = state.queue.is_empty()
-            && state.admission == Admission::Open
-            && pending.saturating_add(bytes) <= self.pending_bytes_max
-            && nothing_to_write_first
-            && state.health.is_open();
-        let wanted = Wanted::Room { bytes };
-        // The log may be poisoned or closed between two looks.
-        debug_assert!(
-            !enters
-                || matches!(
-                    self.next_step(state, wanted, 0),
-                    Step::Enter | Step::Refuse(Error::Poisoned { .. } | Error::Closed)
-                )
-        );
-        enters
-    }
-
-    /// Decides what a thread that wants to append does next. `queued_before`: the bytes of the
-    /// threads that came before it.
-    fn next_step(&self, state: &CommitState<D>, wanted: Wanted, queued_before: usize) -> Step {
-        if let Err(error) = state.health.check() {
-            return Step::Refuse(error);
-        }
-        let pending = state.pending_bytes();
-        let has_room = match wanted {
-            Wanted::Room { bytes } => {
-                let wanted = pending.saturating_add(queued_before).saturating_add(bytes);
-                // What is larger than the limit enters alone, and in its turn.
-                wanted <= self.pending_bytes_max || (pending == 0 && queued_before == 0)
-            }
-            Wanted::Reserved => true,
-        };
-        // In `Buffered` mode, what fills the buffer is written out before anything more gets an
-        // LSN. What has an LSN there is never revoked, so nothing may queue up after what met a
-        // full disk.
-        let buffered = self.mode == Durability::Buffered;
-        let write_first =
-            buffered && (state.retained.is_some() || state.active.bytes() >= self.write_out_bytes);
-        let unwritten = pending - state.reserved_bytes;
-        let blocked = buffered && self.met_full_disk() && unwritten > 0;
-        let may_enter = state.admission == Admission::Open && has_room && !blocked;
-        let must_write = write_first || blocked || !has_room;
-        if may_enter && !write_first {
-            Step::Enter
-        } else if state.has_pending() && self.may_write(state) && must_write {
-            Step::Lead
-        } else if may_enter {
-            Step::Enter // Another thread writes out what fills the buffer; there is room meanwhile.
-        } else if self.backpressure == Backpressure::Fail && !has_room {
-            let pending_bytes = pending as u64;
-            let pending_bytes_max = self.pending_bytes_max as u64;
-            Step::Refuse(Error::QueueFull { pending_bytes, pending_bytes_max })
-        } else {
-            Step::Wait
-        }
-    }
 
     /// Gives the records their LSNs, and waits until they are as durable as the mode says.
     fn push_records(&self, mut state: Locked<'_, D>, unit: Unit<'_>) -> Result<LsnRange> {
@@ -570,23 +441,6 @@ impl<D: Disk> Commit<D> {
     }
 }
 
-/// What a thread needs before it may push.
-#[derive(Debug, Clone, Copy)]
-enum Wanted {
-    Room { bytes: usize },
-    /// Nothing more: it has its room.
-    Reserved,
-}
-
-impl Wanted {
-    fn bytes(self) -> usize {
-        match self {
-            Wanted::Room { bytes } => bytes,
-            Wanted::Reserved => 0,
-        }
-    }
-}
-
 /// What leading a group came to, for the thread that led.
 enum Led {
     /// What the thread waits for has come to this.
@@ -597,15 +451,6 @@ enum Led {
     /// memory. The thread's call fails. In the other modes each member of a group, the leader too,
     /// reads the group's outcome.
     Failed(Error),
-}
-
-/// See [`Commit::next_step`].
-enum Step {
-    Enter,
-    /// No thread does it, and there is no room, or no going on, before it is done.
-    Lead,
-    Wait,
-    Refuse(Error),
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]

@@ -76,18 +76,21 @@ impl Index {
         }
     }
 
-    /// Enters the data frames of a group that was just written; `segment_bytes` tells how many
-    /// there may be.
-    pub(super) fn extend(&self, frames: &[IndexEntry], segment_bytes: u64) {
+    /// Returns the offset from which the next data frame gets an entry.
+    pub(super) fn next_offset(&self) -> u64 {
+        offset_after(threads::read(&self.entries).as_ref().and_then(|entries| entries.last()))
+    }
+
+    /// Adds the entries of a group that was just written. `segment_bytes` tells how many there may
+    /// be in all.
+    pub(super) fn extend(&self, group: &[IndexEntry], segment_bytes: u64) {
         let mut entries = threads::write(&self.entries);
         let entries = entries.get_or_insert_default();
         if entries.capacity() == 0 {
             let count = usize::try_from(segment_bytes / INDEX_STRIDE_BYTES).unwrap_or(usize::MAX);
             entries.reserve_exact(count.min(INDEX_RESERVED_MAX));
         }
-        for frame in frames {
-            note_frame(entries, frame.lsn, frame.offset);
-        }
+        entries.extend_from_slice(group);
     }
 
     /// Gives back the room for entries that do not come: the segment is sealed.
@@ -121,8 +124,12 @@ pub(crate) fn note_restart(entries: &mut Vec<IndexEntry>, lsn: Lsn, offset: u64)
 
 /// Adds an index entry for a data frame, unless there is one near enough before it.
 pub(crate) fn note_frame(entries: &mut Vec<IndexEntry>, lsn: Lsn, offset: u64) {
-    let before = entries.last().map_or(FRAMES_START, |entry| entry.offset);
-    if offset - before >= INDEX_STRIDE_BYTES {
+    if offset >= offset_after(entries.last()) {
         entries.push(IndexEntry { lsn, offset });
     }
+}
+
+/// Returns the offset from which a data frame gets an entry, if this is the last one.
+pub(super) fn offset_after(last: Option<&IndexEntry>) -> u64 {
+    last.map_or(FRAMES_START, |entry| entry.offset) + INDEX_STRIDE_BYTES
 }

@@ -11,7 +11,8 @@ use crate::lsn::Lsn;
 use crate::options::Preallocate;
 use crate::planted::{self, Bug};
 
-use super::{IndexEntry, Segment};
+use super::Segment;
+use super::index::{IndexEntry, offset_after};
 
 /// The tail is zero-filled up to a multiple of this …
 const PREALLOCATE_BYTES: u64 = 256 << 10;
@@ -33,7 +34,9 @@ pub(crate) struct Tail {
     segment_bytes: u64,
     /// The file is filled up to here: with frames up to `end`, then with zeros.
     filled_to: u64,
-    /// What the group being written will add to the index; kept for its memory.
+    /// The offset from which the next data frame gets an index entry.
+    next_indexed: u64,
+    /// The index entries of the group being written; kept for its memory.
     noted: Vec<IndexEntry>,
 }
 
@@ -51,6 +54,7 @@ pub(crate) struct Written {
 }
 
 impl Tail {
+    /// The segment's index is complete.
     pub(crate) fn new(
         segment: Arc<Segment>,
         handle: Arc<Handle>,
@@ -60,6 +64,7 @@ impl Tail {
         filled_to: u64,
     ) -> Tail {
         Tail {
+            next_indexed: segment.index.next_offset(),
             segment,
             handle,
             header,
@@ -126,12 +131,17 @@ impl Tail {
         let start = self.end;
         let mut end = self.end;
         let mut last = self.last;
+        let mut next_indexed = self.next_indexed;
         self.noted.clear();
         group.finish(&self.header.salt, start, durable_end, floor, |placed| {
             end = placed.offset + placed.header.frame_bytes();
             if placed.header.frame_type == FrameType::Data {
                 let frame = LastFrame { offset: placed.offset, header: placed.header };
-                self.noted.push(IndexEntry { lsn: frame.header.first, offset: frame.offset });
+                if frame.offset >= next_indexed {
+                    let entry = IndexEntry { lsn: frame.header.first, offset: frame.offset };
+                    next_indexed = offset_after(Some(&entry));
+                    self.noted.push(entry);
+                }
                 last = Some(frame);
             }
         });
@@ -141,7 +151,10 @@ impl Tail {
             offset += run.len() as u64;
         }
         assert!(offset == end, "a group is written whole");
-        self.segment.index.extend(&self.noted, self.segment_bytes);
+        if !self.noted.is_empty() {
+            self.segment.index.extend(&self.noted, self.segment_bytes);
+            self.next_indexed = next_indexed;
+        }
         self.end = end;
         self.last = last;
         let bytes = end - start;

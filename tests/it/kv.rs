@@ -2,10 +2,11 @@
 //! there.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Once, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -178,16 +179,29 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
 }
 
 /// The example's binary, which stands beside this test's: `target/<profile>/deps` and
-/// `target/<profile>/examples`.
+/// `target/<profile>/examples`. `cargo test` builds it; `cargo test --test it` does not, so this
+/// does.
 fn program() -> PathBuf {
+    static BUILT: Once = Once::new();
     let this = std::env::current_exe().unwrap();
     let profile_dir = this.parent().and_then(Path::parent).unwrap();
     let program = profile_dir.join("examples").join(format!("kv{}", std::env::consts::EXE_SUFFIX));
-    assert!(
-        program.exists(),
-        "{} is missing: `cargo test` builds it; so does `cargo build --example kv`, with the `--profile` of this test",
-        program.display()
-    );
+    BUILT.call_once(|| {
+        if program.exists() {
+            return;
+        }
+        let profile = match profile_dir.file_name().and_then(OsStr::to_str).unwrap() {
+            "debug" => "dev",
+            profile => profile,
+        };
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--locked", "--example", "kv", "--profile", profile, "--target-dir"])
+            .arg(profile_dir.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(status.success(), "`cargo build --example kv` failed");
+    });
     program
 }
 
