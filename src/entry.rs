@@ -25,14 +25,14 @@ pub struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// Makes an entry of `payload`, without meta and of kind 0.
-    pub fn new(payload: impl Into<Entry<'a>>) -> Entry<'a> {
-        payload.into()
+    pub fn new(payload: impl Into<EntryBytes<'a>>) -> Entry<'a> {
+        Entry { payload: payload.into().0, meta: Cow::Borrowed(&[]), kind: 0 }
     }
 
     /// Sets the meta bytes, stored beside the payload: at most 65,535.
     #[must_use]
-    pub fn with_meta(mut self, meta: impl Into<Entry<'a>>) -> Entry<'a> {
-        self.meta = meta.into().payload;
+    pub fn with_meta(mut self, meta: impl Into<EntryBytes<'a>>) -> Entry<'a> {
+        self.meta = meta.into().0;
         self
     }
 
@@ -62,57 +62,112 @@ impl<'a> Entry<'a> {
     }
 }
 
-impl<'a> From<&'a [u8]> for Entry<'a> {
-    fn from(payload: &'a [u8]) -> Entry<'a> {
-        Entry { payload: Cow::Borrowed(payload), meta: Cow::Borrowed(&[]), kind: 0 }
+impl<'a, B: Into<EntryBytes<'a>>> From<B> for Entry<'a> {
+    fn from(payload: B) -> Entry<'a> {
+        Entry::new(payload)
     }
 }
 
-impl<'a, const N: usize> From<&'a [u8; N]> for Entry<'a> {
-    fn from(payload: &'a [u8; N]) -> Entry<'a> {
-        payload.as_slice().into()
+/// The bytes of a payload or of meta: lent by the caller, or given away.
+///
+/// It converts from every reference to bytes or text, such as `&str`, `&[u8]`, `&[u8; N]`,
+/// `&String`, `&Vec<u8>` and `&Arc<[u8]>`, and from what owns bytes or text. An [`Entry`] does not
+/// convert into it: its kind and its meta would be lost.
+///
+/// # Examples
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let wal = seawall::Wal::open(dir.path())?;
+/// for number in 1..=3 {
+///     wal.append(format!("job {number}"))?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+/// ```compile_fail
+/// use seawall::Entry;
+/// let entry = Entry::new("payload").with_kind(7);
+/// let _ = Entry::new("other").with_meta(entry); // An entry is not bytes.
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryBytes<'a>(Cow<'a, [u8]>);
+
+impl<'a, T: AsRef<[u8]> + ?Sized> From<&'a T> for EntryBytes<'a> {
+    fn from(bytes: &'a T) -> EntryBytes<'a> {
+        EntryBytes(Cow::Borrowed(bytes.as_ref()))
     }
 }
 
-impl<'a> From<&'a str> for Entry<'a> {
-    fn from(payload: &'a str) -> Entry<'a> {
-        payload.as_bytes().into()
+impl<'a> From<Cow<'a, [u8]>> for EntryBytes<'a> {
+    fn from(bytes: Cow<'a, [u8]>) -> EntryBytes<'a> {
+        EntryBytes(bytes)
     }
 }
 
-impl<'a> From<&'a Vec<u8>> for Entry<'a> {
-    fn from(payload: &'a Vec<u8>) -> Entry<'a> {
-        payload.as_slice().into()
+impl<'a> From<Cow<'a, str>> for EntryBytes<'a> {
+    fn from(text: Cow<'a, str>) -> EntryBytes<'a> {
+        match text {
+            Cow::Borrowed(text) => text.into(),
+            Cow::Owned(text) => text.into(),
+        }
     }
 }
 
-impl<'a> From<&'a String> for Entry<'a> {
-    fn from(payload: &'a String) -> Entry<'a> {
-        payload.as_bytes().into()
+impl From<Vec<u8>> for EntryBytes<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        EntryBytes(Cow::Owned(bytes))
     }
 }
 
-impl From<Vec<u8>> for Entry<'_> {
-    fn from(payload: Vec<u8>) -> Self {
-        Entry { payload: Cow::Owned(payload), meta: Cow::Borrowed(&[]), kind: 0 }
+impl From<String> for EntryBytes<'_> {
+    fn from(text: String) -> Self {
+        text.into_bytes().into()
+    }
+}
+
+impl From<Box<[u8]>> for EntryBytes<'_> {
+    fn from(bytes: Box<[u8]>) -> Self {
+        bytes.into_vec().into()
+    }
+}
+
+impl From<Box<str>> for EntryBytes<'_> {
+    fn from(text: Box<str>) -> Self {
+        text.into_string().into()
+    }
+}
+
+impl<const N: usize> From<[u8; N]> for EntryBytes<'_> {
+    fn from(bytes: [u8; N]) -> Self {
+        bytes.to_vec().into()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
-    fn all_that_is_bytes_converts() {
+    fn all_that_is_or_owns_bytes_or_text_converts() {
         let vec = b"ab".to_vec();
         let string = String::from("ab");
-        let entries: [Entry; 6] = [
+        let shared: Arc<[u8]> = Arc::from(*b"ab");
+        let entries: [Entry; 15] = [
             b"ab".into(),
             b"ab".as_slice().into(),
             "ab".into(),
+            (&"ab").into(),
             (&vec).into(),
             (&string).into(),
+            (&shared).into(),
+            (*b"ab").into(),
             vec.clone().into(),
+            string.clone().into(),
+            vec.clone().into_boxed_slice().into(),
+            string.clone().into_boxed_str().into(),
+            Cow::Borrowed("ab").into(),
+            Cow::<str>::Owned(string.clone()).into(),
+            Cow::Borrowed(&vec[..]).into(),
         ];
         for entry in &entries {
             assert_eq!((entry.payload(), entry.meta(), entry.kind()), (&b"ab"[..], &b""[..], 0));

@@ -30,7 +30,7 @@ mod threads;
 mod wal;
 mod watch;
 
-pub use entry::Entry;
+pub use entry::{Entry, EntryBytes};
 pub use error::{Damage, Error, Feature, NamedBy, Result};
 #[cfg(feature = "sim")]
 #[doc(inline)]

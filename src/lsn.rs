@@ -1,19 +1,24 @@
 //! `Lsn`: the number of a record, and ranges of such numbers.
 
 use std::fmt;
+use std::ops::Sub;
 
 /// The number of a record: dense, from 1, increasing; never reused once it was returned as durable.
 ///
 /// [`Lsn::ZERO`] means "before the first record". A byte position is an *offset*, never an LSN.
 ///
+/// No arithmetic on it panics.
+///
 /// # Examples
 /// ```
 /// use seawall::Lsn;
-/// let lsn = Lsn::from(7);
-/// assert_eq!(lsn.next(), Lsn::from(8));
-/// assert_eq!(u64::from(lsn), 7);
+/// let lsn = Lsn::new(7);
+/// assert_eq!(lsn.next(), Lsn::new(8));
+/// assert_eq!(lsn.checked_sub(3), Some(Lsn::new(4)));
+/// assert_eq!(lsn - Lsn::new(2), 5);
+/// assert_eq!(lsn.get(), 7);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(u64);
 
 impl Lsn {
@@ -22,31 +27,68 @@ impl Lsn {
     /// The first record of a log.
     pub const FIRST: Lsn = Lsn(1);
 
-    /// Returns the number after this one.
-    ///
-    /// # Panics
-    /// At `u64::MAX`, which no log can reach.
+    /// Makes an LSN of its number.
     #[must_use]
-    pub fn next(self) -> Lsn {
-        self.checked_add(1).expect("a log never holds 2^64 records")
+    pub const fn new(number: u64) -> Lsn {
+        Lsn(number)
     }
 
-    /// Returns the number before this one; [`Lsn::ZERO`] stays.
+    /// Returns its number.
     #[must_use]
-    pub fn previous(self) -> Lsn {
-        Lsn(self.0.saturating_sub(1))
+    pub const fn get(self) -> u64 {
+        self.0
     }
 
-    /// Returns the number `count` further on, or `None` past `u64::MAX`.
+    /// Returns the LSN after this one; of `u64::MAX`, which no record has, the same.
+    #[must_use]
+    pub const fn next(self) -> Lsn {
+        Lsn(self.0.saturating_add(1))
+    }
+
+    /// Returns the LSN before this one; of [`Lsn::ZERO`], the same.
+    #[must_use]
+    pub const fn previous(self) -> Lsn {
+        self.saturating_sub(1)
+    }
+
+    /// Returns the LSN `count` after this one, or `None` past `u64::MAX`.
     #[must_use]
     pub fn checked_add(self, count: u64) -> Option<Lsn> {
         self.0.checked_add(count).map(Lsn)
+    }
+
+    /// Returns the LSN `count` before this one, or `None` below [`Lsn::ZERO`].
+    #[must_use]
+    pub fn checked_sub(self, count: u64) -> Option<Lsn> {
+        self.0.checked_sub(count).map(Lsn)
+    }
+
+    /// Returns the LSN `count` before this one, but at least [`Lsn::ZERO`].
+    #[must_use]
+    pub const fn saturating_sub(self, count: u64) -> Lsn {
+        Lsn(self.0.saturating_sub(count))
+    }
+}
+
+/// Returns how far it is from the right LSN to the left one: 0 if the right one is larger.
+impl Sub for Lsn {
+    type Output = u64;
+
+    fn sub(self, other: Lsn) -> u64 {
+        self.0.saturating_sub(other.0)
     }
 }
 
 impl fmt::Display for Lsn {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
+    }
+}
+
+/// Writes the number alone, as `Display` does.
+impl fmt::Debug for Lsn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
     }
 }
 
@@ -67,11 +109,12 @@ impl From<Lsn> for u64 {
 /// # Examples
 /// ```
 /// use seawall::{Lsn, LsnRange};
-/// let range = LsnRange::new(Lsn::from(3), Lsn::from(5));
+/// let range = LsnRange::new(Lsn::new(3), Lsn::new(5));
 /// assert_eq!(range.len(), 3);
+/// assert_eq!(format!("{range:?}"), "3..=5");
 /// assert_eq!(range.into_iter().map(u64::from).collect::<Vec<_>>(), [3, 4, 5]);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LsnRange {
     first: Lsn,
     last: Lsn,
@@ -131,6 +174,13 @@ impl fmt::Display for LsnRange {
     }
 }
 
+/// Writes the same as `Display`.
+impl fmt::Debug for LsnRange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
 impl IntoIterator for LsnRange {
     type Item = Lsn;
     type IntoIter = LsnRangeIter;
@@ -178,5 +228,14 @@ mod tests {
         let last = Lsn::from(u64::MAX);
         assert_eq!(LsnRange::new(last, last).into_iter().collect::<Vec<_>>(), [last]);
         assert_eq!(last.checked_add(1), None);
+    }
+
+    #[test]
+    fn arithmetic_stops_at_both_ends() {
+        let last = Lsn::new(u64::MAX);
+        assert_eq!((last.next(), Lsn::ZERO.previous()), (last, Lsn::ZERO));
+        assert_eq!((Lsn::new(3).checked_sub(4), Lsn::new(3).saturating_sub(4)), (None, Lsn::ZERO));
+        assert_eq!((Lsn::new(9) - Lsn::new(4), Lsn::new(4) - Lsn::new(9)), (5, 0));
+        assert_eq!(Lsn::new(4).next().previous(), Lsn::new(4));
     }
 }

@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering};
 use std::time::{Duration, SystemTime};
 
+use super::admission::Reservation;
 use super::*;
 use crate::entry::Entry;
 use crate::frame::{FLOOR_BYTES, FRAME_HEADER_BYTES, FrameBuffer, FrameType, decode_record};

@@ -106,11 +106,13 @@ impl Cursor {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
-        if self.next > self.limit {
-            return Ok(false);
-        }
-        match self.read_on() {
-            Ok(()) => Ok(true),
+        let advanced = if self.next > self.limit {
+            self.segments.check_open().map(|()| false)
+        } else {
+            self.read_on().map(|()| true)
+        };
+        match advanced {
+            Ok(advanced) => Ok(advanced),
             Err(error) => {
                 self.failure = Some(error.clone());
                 Err(error)
@@ -184,16 +186,18 @@ impl Cursor {
 ///
 /// It yields an error once, and nothing after that: an iterator that failed stays failed, and never
 /// goes on after what it could not read. A loop that ignores errors must ask
-/// [`error`](Iter::error) whether it saw the end.
+/// [`error`](Iter::error) whether it saw the end. After its end it yields nothing more, whatever
+/// happens to the log.
 #[derive(Debug)]
 pub struct Iter {
     cursor: Cursor,
+    is_over: bool,
 }
 
 impl Iter {
     /// As [`Cursor::new`].
     pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>, limit: Lsn) -> Iter {
-        Iter { cursor: Cursor::new(segments, start, limit) }
+        Iter { cursor: Cursor::new(segments, start, limit), is_over: false }
     }
 
     /// Why it failed, if it did. `None` at the end of an iteration says that every record was seen.
@@ -208,13 +212,19 @@ impl Iterator for Iter {
 
     #[inline]
     fn next(&mut self) -> Option<Result<Record>> {
-        if self.cursor.failure.is_some() {
+        if self.is_over {
             return None;
         }
         match self.cursor.advance() {
             Ok(true) => Some(Ok(self.cursor.lend().to_record())),
-            Ok(false) => None,
-            Err(error) => Some(Err(error)),
+            Ok(false) => {
+                self.is_over = true;
+                None
+            }
+            Err(error) => {
+                self.is_over = true;
+                Some(Err(error))
+            }
         }
     }
 }

@@ -337,6 +337,26 @@ impl Wal {
         Iter::new(&self.store.segments, Some(lsn), self.durable_lsn())
     }
 
+    /// Iterates the records after `lsn`, up to the durable LSN of this moment: what a consumer that
+    /// has handled `lsn` needs next. Below the checkpoint, the first item is [`Error::Removed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// wal.append_batch(["a", "b", "c"])?;
+    /// let mut handled = seawall::Lsn::ZERO;
+    /// for record in wal.iter_after(handled) {
+    ///     handled = record?.lsn();
+    /// }
+    /// assert_eq!(wal.iter_after(handled).count(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn iter_after(&self, lsn: Lsn) -> Iter {
+        self.iter_from(lsn.next())
+    }
+
     /// As [`iter_from`](Wal::iter_from), but lends the records instead of copying them.
     #[must_use]
     pub fn cursor(&self, lsn: Lsn) -> Cursor {
@@ -357,6 +377,12 @@ impl Wal {
     #[must_use]
     pub fn state(&self) -> Vec<u8> {
         self.commit.state().to_vec()
+    }
+
+    /// Returns the directory that the log was opened in, as it was given.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.store.dir.path()
     }
 
     /// The first LSN above the checkpoint: that of the first record, or of the one to be appended

@@ -875,8 +875,9 @@ fn the_last_owner_closes_whichever_thread_that_is() {
 
 #[test]
 fn iterators_that_outlive_the_log_say_that_it_is_closed() {
-    // Method: iterators at their beginning, in the middle of a frame, and at their end; the log is
-    // closed, or dropped. Meanwhile the lock is free: another handle opens the log and goes on.
+    // Method: iterators at their beginning, in the middle of a frame, at their end, and after it;
+    // the log is closed, or dropped. Meanwhile the lock is free: another handle opens the log and
+    // goes on.
     watchdog(60, || {
         for drops in [false, true] {
             let scratch = tempfile::tempdir().unwrap();
@@ -886,6 +887,8 @@ fn iterators_that_outlive_the_log_say_that_it_is_closed() {
                 (wal.iter(), wal.iter(), wal.iter_from(Lsn::from(3)));
             assert_eq!(begun.next().unwrap().unwrap().payload(), b"a");
             assert_eq!(done.next().unwrap().unwrap().payload(), b"c");
+            let mut over = wal.iter_after(Lsn::from(3));
+            assert!(over.next().is_none());
             wal.append("d").unwrap();
             if drops {
                 drop(wal);
@@ -898,16 +901,13 @@ fn iterators_that_outlive_the_log_say_that_it_is_closed() {
             }
             let again = Wal::open(scratch.path()).unwrap();
             again.append("e").unwrap();
-            for mut iter in [fresh, begun] {
+            for mut iter in [fresh, begun, done] {
                 let outcome = iter.next();
                 assert!(matches!(outcome, Some(Err(Error::Closed))), "{outcome:?}");
                 assert!(iter.next().is_none(), "an iterator that failed stays failed");
                 assert!(matches!(iter.error(), Some(Error::Closed)));
             }
-            assert!(
-                done.next().is_none() && done.error().is_none(),
-                "it has seen all that it was made for"
-            );
+            assert!(over.next().is_none() && over.error().is_none(), "what has ended stays ended");
         }
     });
 }
