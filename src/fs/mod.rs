@@ -171,6 +171,8 @@ pub enum Medium {
     CopyOnWrite,
     /// Gone when the machine stops, as tmpfs.
     Memory,
+    /// Syncs do not reach the device: an overlay mounted with `volatile`, or ext4 with `nobarrier`.
+    Volatile,
     /// Another machine's, as NFS: locks and syncs are that machine's word.
     Network,
 }

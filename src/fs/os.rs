@@ -300,14 +300,21 @@ fn medium_of_mounts(mounts: &[u8], dir: &[u8]) -> Medium {
         let above = mount == b"/" || rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
         // Of two mounts on one path, the later line lies on top.
         if above && longest.as_ref().is_none_or(|(bytes, _)| mount.len() >= *bytes) {
-            longest = Some((mount.len(), medium_of_kind(kind)));
+            // The kind, the source, and the options of the file system itself.
+            let options = fields.get(separator + 3).copied().unwrap_or_default();
+            longest = Some((mount.len(), medium_of_mount(kind, options)));
         }
     }
     longest.map_or(Medium::InPlace, |(_, medium)| medium)
 }
 
 #[cfg(target_os = "linux")]
-fn medium_of_kind(kind: &[u8]) -> Medium {
+fn medium_of_mount(kind: &[u8], options: &[u8]) -> Medium {
+    let ignores_syncs =
+        |option: &[u8]| matches!(option, b"volatile" | b"fsync=volatile" | b"nobarrier");
+    if options.split(|byte| *byte == b',').any(ignores_syncs) {
+        return Medium::Volatile;
+    }
     match kind {
         b"btrfs" | b"zfs" | b"bcachefs" | b"f2fs" | b"nilfs2" => Medium::CopyOnWrite,
         b"tmpfs" | b"ramfs" | b"devtmpfs" | b"hugetlbfs" => Medium::Memory,
@@ -352,6 +359,10 @@ mod tests {
             25 22 0:7 / /far rw - nfs4 host:/x rw\n\
             26 22 0:8 / /twice rw - tmpfs none rw\n\
             27 22 0:9 / /twice rw - xfs /dev/c rw\n\
+            28 22 0:10 / /layered rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w\n\
+            29 22 0:11 / /scratch rw - overlay overlay rw,lowerdir=/l,workdir=/w,volatile\n\
+            31 22 0:12 / /newer rw - overlay overlay rw,lowerdir=/l,uuid=on,fsync=volatile\n\
+            30 22 8:2 / /hasty rw - ext4 /dev/d rw,nobarrier\n\
             broken line\n";
         for (dir, medium) in [
             ("/var/wal", Medium::InPlace),
@@ -361,6 +372,10 @@ mod tests {
             ("/data/fast one/wal", Medium::Memory),
             ("/far/wal", Medium::Network),
             ("/twice/wal", Medium::InPlace),
+            ("/layered/wal", Medium::InPlace),
+            ("/scratch/wal", Medium::Volatile),
+            ("/newer/wal", Medium::Volatile),
+            ("/hasty/wal", Medium::Volatile),
         ] {
             assert_eq!(medium_of_mounts(mounts, dir.as_bytes()), medium, "{dir}");
         }

@@ -111,6 +111,12 @@ impl Wal {
             Medium::Memory => {
                 log::warn!("{path} is in memory: nothing in it survives a power cut or a restart");
             }
+            Medium::Volatile => {
+                log::warn!(
+                    "{path} is mounted so that syncs do nothing: a power cut may lose records; \
+                     mount it without `volatile` and `nobarrier`"
+                );
+            }
             Medium::InPlace | Medium::CopyOnWrite => {}
         }
         let process_id = dir.process_id();
