@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::threads::atomic::{AtomicU8, Ordering};
 use crate::watch::Watch;
 
+/// The bits of [`Health::condition`]; without any, the log is open.
 const OPEN: u8 = 0;
 const POISONED: u8 = 1;
 const CLOSED: u8 = 2;
@@ -14,9 +15,11 @@ const CLOSED: u8 = 2;
 /// nothing is acknowledged any more.
 #[derive(Debug)]
 pub(crate) struct Health {
-    /// Written after `poison`, and read before it.
+    /// The only thing that decides: part of the poisoning happens without the append mutex, and two
+    /// looks under that mutex must not contradict each other.
     condition: AtomicU8,
-    /// What every call on a poisoned log returns: the first cause stays.
+    /// What every call on a poisoned log returns: the first cause stays. Written before the bit, and
+    /// read after it.
     poison: OnceLock<Error>,
     watch: Arc<Watch>,
 }
@@ -47,26 +50,29 @@ impl Health {
 
     #[cold]
     fn refuse(&self) -> Result<()> {
-        match self.condition.load(Ordering::Acquire) {
-            OPEN => Ok(()),
-            POISONED => self.poisoned().map_or(Ok(()), Err),
-            _ => Err(Error::Closed),
+        if self.has(CLOSED) {
+            return Err(Error::Closed);
         }
+        self.poisoned().map_or(Ok(()), Err)
     }
 
     /// Fails if the log is closed. A poisoned log still reads what is durable.
     #[inline]
     pub(crate) fn check_not_closed(&self) -> Result<()> {
-        if self.condition.load(Ordering::Acquire) == CLOSED { Err(Error::Closed) } else { Ok(()) }
+        if self.has(CLOSED) { Err(Error::Closed) } else { Ok(()) }
     }
 
     /// Returns what a poisoned log says, also after it was closed.
     pub(crate) fn poisoned(&self) -> Option<Error> {
-        self.poison.get().cloned()
+        if self.is_poisoned() { self.poison.get().cloned() } else { None }
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.poison.get().is_some()
+        self.has(POISONED)
+    }
+
+    fn has(&self, bit: u8) -> bool {
+        self.condition.load(Ordering::Acquire) & bit != 0
     }
 
     /// Ends the log. The first cause stays. A cause that says that the log is poisoned is that same
@@ -77,16 +83,13 @@ impl Health {
             cause => Error::Poisoned { durable: self.watch.durable(), cause: Arc::new(cause) },
         };
         let first = self.poison.set(error).is_ok();
-        let change = |from| {
-            self.condition.compare_exchange(from, POISONED, Ordering::AcqRel, Ordering::Acquire)
-        };
-        let _ = change(OPEN); // A closed log stays closed.
+        self.condition.fetch_or(POISONED, Ordering::AcqRel);
         if first { Poisoning::First } else { Poisoning::Again }
     }
 
     /// Makes every later call return [`Error::Closed`].
     pub(crate) fn close(&self) {
-        self.condition.store(CLOSED, Ordering::Release);
+        self.condition.fetch_or(CLOSED, Ordering::AcqRel);
     }
 }
 
