@@ -10,13 +10,13 @@ const OPEN: u8 = 0;
 const POISONED: u8 = 1;
 const CLOSED: u8 = 2;
 
-/// Shared by every part of an open log. It never becomes better: after a failed write or sync,
-/// nothing is acknowledged any more.
+/// Shared by every part of an open log. It never becomes open again: after a failed write or sync,
+/// nothing more is acknowledged.
 #[derive(Debug)]
 pub(crate) struct Health {
     /// Written after `poison`, and read before it.
     condition: AtomicU8,
-    /// What every call on a poisoned log returns: the first cause stays.
+    /// The error that every call on a poisoned log returns. The first cause stays.
     poison: OnceLock<Error>,
     watch: Arc<Watch>,
 }
@@ -60,7 +60,7 @@ impl Health {
         if self.condition.load(Ordering::Acquire) == CLOSED { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Returns what a poisoned log says, also after it was closed.
+    /// Returns the error of a poisoned log, also after the log was closed.
     pub(crate) fn poisoned(&self) -> Option<Error> {
         self.poison.get().cloned()
     }
@@ -69,8 +69,8 @@ impl Health {
         self.poison.get().is_some()
     }
 
-    /// Ends the log. The first cause stays. A cause that says that the log is poisoned is that same
-    /// first cause.
+    /// Poisons the log. The first cause stays. A `cause` that says that the log is poisoned is the
+    /// same first cause.
     pub(crate) fn poison(&self, cause: Error) -> Poisoning {
         let error = match cause {
             Error::Poisoned { .. } => cause,
