@@ -1,5 +1,5 @@
 //! Which segments the log has, in LSN order, and its floor: an immutable snapshot that readers
-//! hold. And the files of older segments that are open for reading.
+//! hold. Also the files of segments that are open for reading.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ const CHUNK_ENTRIES: usize = 256;
 #[derive(Debug, Clone)]
 pub(crate) struct CatalogEntry {
     pub(crate) segment: Arc<Segment>,
-    /// Where it ends, as its successor says; `None` for the tail.
+    /// Where the segment ends, as its successor states; `None` for the tail.
     pub(crate) seal: Option<Seal>,
 }
 
@@ -52,7 +52,7 @@ impl Catalog {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).chain([&self.tail])
     }
 
-    /// Finds the segment that holds `lsn`, or would.
+    /// Finds the segment that holds `lsn`, or that would hold it.
     pub(crate) fn find(&self, lsn: Lsn) -> Option<&CatalogEntry> {
         let begins = |entry: &CatalogEntry| entry.segment.first <= lsn;
         if begins(&self.tail) {
@@ -74,10 +74,11 @@ impl Catalog {
         chunk.get(at)
     }
 
-    /// The catalog after the tail was sealed, or replaced, by another segment.
+    /// Returns the catalog after `segment` has sealed or replaced the tail.
     pub(crate) fn with_tail(&self, segment: Arc<Segment>, seal: Option<&Seal>) -> Catalog {
         let mut chunks = self.chunks.clone();
-        // A tail that holds no record has the same predecessor as its replacement, and goes.
+        // A tail without records has the same predecessor as its replacement, and leaves the
+        // catalog.
         if let Some(seal) = seal.filter(|seal| seal.number == self.tail.segment.number) {
             let sealed =
                 CatalogEntry { segment: self.tail.segment.clone(), seal: Some(seal.clone()) };
@@ -94,13 +95,13 @@ impl Catalog {
         Catalog { chunks, tail: CatalogEntry { segment, seal: None }, floor: self.floor }
     }
 
-    /// The catalog with that floor, if it is higher than the present one.
+    /// Returns the catalog with that floor, if it is higher than the present one.
     pub(crate) fn with_floor(&self, floor: Lsn) -> Option<Catalog> {
         (floor > self.floor).then(|| Catalog { floor, ..self.clone() })
     }
 
-    /// The catalog without the segments that are wholly below its floor, and those segments; `None`
-    /// if there is none.
+    /// Returns the catalog without the segments that are wholly below its floor, and those
+    /// segments; `None` if there are none.
     pub(crate) fn retire(&self) -> Option<(Catalog, Vec<Arc<Segment>>)> {
         let floor = if planted::is(Bug::FloorOffByOne) { self.floor.next() } else { self.floor };
         let is_below =
@@ -128,8 +129,8 @@ impl Catalog {
 pub(crate) struct Segments {
     catalog: RwLock<Arc<Catalog>>,
     files: Files,
-    /// What the last look-up read through, for the next one: it need not be made and filled with
-    /// zeros.
+    /// The window of the last look-up. The next look-up uses it, and need not allocate and zero
+    /// one.
     window: Mutex<Option<Window>>,
     health: Arc<Health>,
 }
@@ -146,8 +147,9 @@ impl Segments {
         threads::read(&self.catalog).clone()
     }
 
-    /// Puts another catalog in its place, made from the present one. `change` returns it with a
-    /// value, or `None` if nothing is to change. It runs without the lock, so it may run again.
+    /// Replaces the catalog by one that is made from it. `change` returns the new catalog and a
+    /// value, or `None` if nothing is to change. `change` runs without the lock, so it may run
+    /// again.
     pub(crate) fn change<T>(&self, change: impl Fn(&Catalog) -> Option<(Catalog, T)>) -> Option<T> {
         loop {
             let present = self.catalog();
@@ -161,8 +163,9 @@ impl Segments {
         }
     }
 
-    /// Opens the file of the segment that holds `wanted`, for reading. One that a checkpoint
-    /// removed meanwhile is not an error of the disk's. `last`: the last record that it holds.
+    /// Opens the file of the segment that holds `wanted`, for reading. If a checkpoint removed the
+    /// file meanwhile, the error is [`Error::Removed`]. `last`: the last record that the segment
+    /// holds.
     pub(crate) fn file(&self, segment: &Segment, wanted: Lsn, last: Lsn) -> Result<Arc<Handle>> {
         if let Some(handle) = self.files.get(segment.number) {
             return Ok(handle);
@@ -179,7 +182,8 @@ impl Segments {
                 false => error,
             }
         })?;
-        // One that was retired meanwhile must not stay open: its space would not be freed.
+        // A segment that was retired meanwhile must not stay open, because its space would not be
+        // freed.
         if self.catalog().get(segment.number).is_none() {
             self.forget(segment);
         }
@@ -197,7 +201,7 @@ impl Segments {
         self.files.lock().clear();
     }
 
-    /// A window for a look-up, if one is left from the last.
+    /// Takes the window of the last look-up, if there is one.
     pub(crate) fn take_window(&self) -> Option<Window> {
         threads::lock(&self.window).take()
     }
@@ -217,7 +221,7 @@ impl Segments {
 #[derive(Debug)]
 struct Files {
     dir: Arc<Dir>,
-    /// By number; the one that was opened first is closed first.
+    /// By number. The file that was opened first is closed first.
     kept: Mutex<VecDeque<(u64, Arc<Handle>)>>,
 }
 
@@ -312,8 +316,8 @@ mod tests {
 
     #[test]
     fn many_segments_are_found_in_their_chunks_and_a_change_shares_the_others() {
-        // Method: more segments than three chunks hold, of ten records each. Look up each of them;
-        // retire them one by one.
+        // Method: create more segments than three chunks hold, of ten records each. Look them up,
+        // and retire them one by one.
         const COUNT: u64 = 3 * CHUNK_ENTRIES as u64 + 7;
         let mut catalog = Catalog::new(Vec::new(), segment(1, 1), Lsn::ZERO);
         for number in 2..=COUNT {

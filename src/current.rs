@@ -1,13 +1,14 @@
-//! CURRENT: which segment is the tail, and how far it is surely durable. And the spares, which keep
-//! a full disk workable: a CURRENT and a small segment made in advance.
+//! CURRENT: which segment is the tail, and how far the tail is known to be durable. Also the
+//! spares: a CURRENT and a small segment, made in advance, so that the log stays workable on a full
+//! disk.
 //!
-//! CURRENT is never changed in place. A new one overwrites `CURRENT.spare`, or is made as
-//! `CURRENT.tmp` if there is no spare. It is synced, renamed, and the directory synced: a crash
-//! shows the old one or the new one. One lock covers the file, the spares and everything named
-//! `.tmp`; the creation of a segment holds it throughout.
+//! CURRENT is never changed in place. A new CURRENT overwrites `CURRENT.spare`, or is created as
+//! `CURRENT.tmp` if there is no spare. It is synced and renamed, and then the directory is synced:
+//! a crash leaves the old CURRENT or the new one. One lock guards CURRENT, the spares, and the
+//! `.tmp` files of CURRENT and of segments. The creation of a segment holds this lock throughout.
 //!
-//! A spare never makes a call fail: one that vanished, or that a hard link shares with another
-//! directory, counts as not there, and is made again.
+//! An unusable spare makes no call fail: a spare that vanished, or that a hard link shares with
+//! another directory, counts as missing, and is made again.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use crate::lsn::Lsn;
 use crate::planted::{self, Bug};
 use crate::threads::{Mutex, MutexGuard, lock};
 
-/// The size of the spare segment: room for headers and the largest state frame. Where there is no
-/// room for that, it is smaller; a new segment with a small state fits the smallest.
+/// The sizes of the spare segment. The largest has room for the headers and the largest state
+/// frame. If the disk has no room for it, a smaller one is made. A new segment with a short state
+/// fits the smallest.
 const SPARE_BYTES: [usize; 4] = [128 << 10, 64 << 10, 32 << 10, 16 << 10];
 
 /// Whether the log was closed after its last append.
@@ -90,7 +92,7 @@ impl Twinned for Mark {
         (mark.number > 0).then_some(mark)
     }
 
-    /// Of an older and a newer promise, both made, the newer one binds.
+    /// Both promises were made. The newer one counts.
     fn choose(first: Mark, second: Mark) -> Option<Mark> {
         let key = |mark: &Mark| (mark.number, mark.end, mark.state);
         Some(if key(&first) >= key(&second) { first } else { second })
@@ -107,14 +109,14 @@ pub(crate) struct Current {
 
 #[derive(Debug)]
 struct CurrentState {
-    /// What CURRENT says, where that is known and sound, and since when.
+    /// What CURRENT says, if it is sound, and when it was written.
     mark: Option<Mark>,
     written_at: Duration,
-    /// `CURRENT.spare` was made, at full size and synced, and has not been used since.
+    /// Whether `CURRENT.spare` was made and synced, and was not used since.
     has_current_spare: bool,
-    /// `segment.spare` likewise.
+    /// Whether `segment.spare` was made and synced, and was not used since.
     has_segment_spare: bool,
-    /// The new CURRENT, synced, that has not been given its name yet.
+    /// The new CURRENT. It is synced, and does not have its final name yet.
     staged: Option<StagedCurrent>,
 }
 
@@ -173,8 +175,8 @@ impl CurrentGuard<'_> {
         self.dir.now().saturating_sub(self.state.written_at)
     }
 
-    /// Writes CURRENT anew. Refused, it is as it was: also if the rename met a full disk, and can
-    /// be seen to have done nothing.
+    /// Replaces CURRENT. If this is refused, CURRENT is as it was. A rename that met a full disk is
+    /// refused only if it evidently did nothing.
     pub(crate) fn write(&mut self, mark: &Mark) -> Result<(), Failure> {
         self.stage(mark)?;
         match self.rename_staged(mark) {
@@ -187,26 +189,28 @@ impl CurrentGuard<'_> {
         }
     }
 
-    /// Makes the names in the directory durable. While the log is open this is done under this lock
-    /// alone: a sync that fails may take with it what another thread has just renamed, and that
-    /// one's own sync then says ok.
+    /// Makes the names in the directory durable. While the log is open, the directory is synced
+    /// only under this lock: a failed sync may drop what another thread has just renamed, and the
+    /// sync of that thread then reports success.
     pub(crate) fn sync_dir(&mut self) -> Result<(), Failure> {
         self.check()?;
         self.dir.sync().map_err(|error| self.fail(error))
     }
 
-    /// Ends all changes of files under this lock: the log is poisoned before the lock is free.
+    /// Poisons the log before the lock is free, so that no thread changes files under this lock
+    /// again.
     pub(crate) fn fail(&mut self, error: Error) -> Failure {
         self.health.poison(error.clone());
         Failure::Fatal(error)
     }
 
-    /// Fails if something has failed before. On a log that was closed there is nothing to fail for.
+    /// Fails if the log is poisoned. A log that is only closed passes.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         self.health.poisoned().map_or(Ok(()), |error| Err(Failure::Fatal(error)))
     }
 
-    /// Writes and syncs a new CURRENT that has no final name yet. Refused, everything is as it was.
+    /// Writes and syncs a new CURRENT that has no final name yet. If this is refused, CURRENT is as
+    /// it was.
     pub(crate) fn stage(&mut self, mark: &Mark) -> Result<(), Failure> {
         self.check()?;
         let falls = self.state.mark.as_ref().is_some_and(|old| mark.number < old.number);
@@ -228,8 +232,7 @@ impl CurrentGuard<'_> {
         }
     }
 
-    /// Opens the spare of CURRENT, if it can be used. An error means that no file can be opened at
-    /// all.
+    /// Opens the spare of CURRENT, if it can be used. An error means that no handle is free.
     fn open_spare(&mut self) -> Result<Option<Handle>> {
         if !self.state.has_current_spare || planted::is(Bug::CurrentInPlace) {
             return Ok(None);
@@ -256,7 +259,7 @@ impl CurrentGuard<'_> {
         staged
     }
 
-    /// Gives up a new CURRENT that was staged. A spare stays for the next one.
+    /// Discards a staged CURRENT. A spare is kept for the next one.
     pub(crate) fn unstage(&mut self) {
         let new_file = self.state.staged.take().filter(|staged| staged.made_of == MadeOf::NewFile);
         if let Some(staged) = new_file {
@@ -264,8 +267,8 @@ impl CurrentGuard<'_> {
         }
     }
 
-    /// Gives the CURRENT that was staged with `mark` its name, durably: in the creation of a
-    /// segment, in which no failure can be undone at this point.
+    /// Gives the CURRENT that was staged with `mark` its final name, durably. Called in the
+    /// creation of a segment: at this point, no failure can be undone.
     pub(crate) fn publish(&mut self, mark: &Mark) -> Result<(), Failure> {
         match self.rename_staged(mark) {
             Ok(()) => self.finish(mark),
@@ -275,7 +278,7 @@ impl CurrentGuard<'_> {
 
     fn rename_staged(&mut self, mark: &Mark) -> Result<(), Failure> {
         match self.try_rename_staged() {
-            // Another program removed it after it was written: it is written again.
+            // Another program removed the staged file: it is written again.
             Err(Failure::Refused(error)) if error.is_not_found() => {
                 self.state.has_current_spare = false;
                 self.state.staged = None;
@@ -286,7 +289,7 @@ impl CurrentGuard<'_> {
         }
     }
 
-    /// Refused, the rename has done nothing.
+    /// If this is refused, the rename has done nothing.
     fn try_rename_staged(&mut self) -> Result<(), Failure> {
         let Some(staged) = &self.state.staged else { unreachable!("CURRENT is staged first") };
         if planted::is(Bug::CurrentInPlace) {
@@ -311,7 +314,7 @@ impl CurrentGuard<'_> {
         })
     }
 
-    /// After the rename: makes it durable.
+    /// Makes the rename durable.
     fn finish(&mut self, mark: &Mark) -> Result<(), Failure> {
         let staged = self.state.staged.take();
         if staged.is_some_and(|staged| staged.made_of == MadeOf::Spare) {
@@ -325,7 +328,7 @@ impl CurrentGuard<'_> {
         Ok(())
     }
 
-    /// Opens the spare segment to be overwritten; `None` if there is none that can be used.
+    /// Opens the spare segment to be overwritten; `None` if there is no usable one.
     pub(crate) fn open_segment_spare(&mut self) -> Result<Option<Handle>> {
         if !self.state.has_segment_spare {
             return Ok(None);
@@ -335,16 +338,17 @@ impl CurrentGuard<'_> {
         Ok(spare)
     }
 
-    /// To be called once the spare segment has got a final name.
+    /// To be called after the spare segment has got a final name.
     pub(crate) fn segment_spare_used(&mut self) {
         self.state.has_segment_spare = false;
     }
 
-    /// Makes the spares that are not there, those that vanished too. No room for one is only
-    /// logged: the next call tries again. Anything but a full disk is the caller's to judge.
+    /// Makes the missing spares, also those that vanished. If a spare cannot be created, or if the
+    /// disk has no room for it, this is only logged, and the next call tries again. Any other
+    /// failure poisons the log.
     pub(crate) fn make_spares(&mut self) -> Result<Spares, Failure> {
         self.check()?;
-        // What was made before may have been removed by another program since.
+        // Another program may have removed a spare that was made before.
         let path = self.dir.current_spare_path();
         if !self.state.has_current_spare || !self.dir.has(&path) {
             let made = make_spare(self.dir, &path, &[TWIN_BYTES]);
@@ -374,7 +378,7 @@ fn write_staged(file: &Handle, bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// Opens a spare. `None` if it cannot be used: another program removed or spoiled it, or another
-/// directory shares it by a hard link. An error means that no file can be opened at all.
+/// directory shares it by a hard link. An error means that no handle is free.
 fn open_unshared(dir: &Dir, path: &Arc<Path>) -> Result<Option<Handle>> {
     let file = match dir.open_file(path, OpenMode::ReadWrite) {
         Ok(file) => file,
@@ -393,15 +397,15 @@ fn open_unshared(dir: &Dir, path: &Arc<Path>) -> Result<Option<Handle>> {
     }
 }
 
-/// Whether both spares are there.
+/// Whether both spares exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spares {
     Ready,
     Missing,
 }
 
-/// Makes and syncs a file of zeros, of the first of these sizes that there is room for; `false`
-/// where there is no room for any, or no handle.
+/// Makes and syncs a file of zeros, of the first of these sizes for which there is room. Returns
+/// `false` if there is room for none, or if the file cannot be created.
 fn make_spare(dir: &Dir, path: &Arc<Path>, sizes: &[usize]) -> Result<bool> {
     for bytes in sizes {
         let made = dir.open_file(path, OpenMode::Create).map_err(Failure::Refused).and_then(
@@ -415,7 +419,7 @@ fn make_spare(dir: &Dir, path: &Arc<Path>, sizes: &[usize]) -> Result<bool> {
             Ok(()) => return Ok(true),
             Err(Failure::Fatal(error)) => return Err(error),
             Err(Failure::Refused(error)) => {
-                log::info!("no spare file of {bytes} bytes for a full disk for now: {error}");
+                log::info!("a spare file of {bytes} bytes cannot be made for now: {error}");
                 remove_unfinished(dir, path);
             }
         }
@@ -423,15 +427,15 @@ fn make_spare(dir: &Dir, path: &Arc<Path>, sizes: &[usize]) -> Result<bool> {
     Ok(false)
 }
 
-/// Removes a file that could not be finished. It must go, since it takes room on what may be a
-/// full disk, but nothing depends on it: the next open removes it as well.
+/// Removes a file that could not be finished, because it takes space on a disk that may be full.
+/// Nothing depends on the removal: the next open removes the file, too.
 pub(crate) fn remove_unfinished(dir: &Dir, path: &Arc<Path>) {
     if let Err(error) = dir.unlink(path) {
-        log::warn!("an unfinished file stays behind until the log is opened again: {error}");
+        log::warn!("an unfinished file is not removed until the log is opened again: {error}");
     }
 }
 
-/// Whether `error` says that CURRENT could not be written for want of room alone.
+/// Whether `failure` says that a file could not be written because the disk is full.
 pub(crate) fn is_refused_for_space(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(Error::StorageFull { .. }))
 }
@@ -453,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_is_read_back_and_of_two_the_newer_promise_binds() {
+    fn the_mark_is_read_back_and_the_newer_of_two_promises_counts() {
         let old = mark(8300).encode();
         let new = mark(9000).encode();
         assert_eq!(Mark::decode(&new), Twin::Sound { value: mark(9000), damaged: None });

@@ -1,5 +1,5 @@
-//! The log's directory: its names, its lock, and the calls that change names. No other name is ever
-//! touched.
+//! The log's directory: its names, its lock, and the calls that change names. Files with other
+//! names are never touched.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,21 +18,24 @@ const CURRENT_TMP: &str = "CURRENT.tmp";
 const CURRENT_SPARE: &str = "CURRENT.spare";
 const SEGMENT_SPARE: &str = "segment.spare";
 
-/// The directory of one log. All names are looked up relative to its handle: a log that is moved
-/// goes on where it is, and never touches what is now at its old path.
+/// The directory of one log. All names are looked up relative to the directory's handle. So a log
+/// that was moved continues in its new place, and never touches what is now at its old path.
 #[derive(Debug)]
 pub(crate) struct Dir {
     fs: Arc<dyn Fs>,
     handle: Box<dyn FsDir>,
-    /// Where it was when it was opened: for messages, and to find the directories above it.
+    /// The path of the directory when it was opened. It is for messages, and to find the
+    /// directories above it.
     path: Arc<Path>,
-    /// How many of its ancestors, nearest first, had a directory made in them when it was opened.
+    /// In how many of the ancestors, nearest first, a directory was created when the log was
+    /// opened.
     made: usize,
-    /// How many names it had then. `None` if the system did not tell, 0 if it does not count.
+    /// How many names the directory had when it was opened. `None` if the system did not tell; 0 if
+    /// the file system does not count them.
     links_at_open: Option<u64>,
 }
 
-/// The names of ours in a directory.
+/// The log's names in a directory.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     /// Segment numbers, rising.
@@ -52,7 +55,7 @@ impl Dir {
         })
     }
 
-    /// Opens the directory; makes it, and those above it, if they are not there.
+    /// Opens the directory. Creates it, and the directories above it, if they are missing.
     pub(crate) fn open_or_create(fs: Arc<dyn Fs>, path: &Path) -> Result<Dir> {
         let made = create_all(&*fs, path)?;
         Dir::open_handle(fs, path, made)
@@ -67,8 +70,9 @@ impl Dir {
         Ok(Dir { fs, handle, path: path.into(), made, links_at_open })
     }
 
-    /// Takes the log's lock: that of the directory, where a directory can be locked, then that of
-    /// the file LOCK. With the first one held, removing LOCK does not let another writer in.
+    /// Takes the log's lock: first the lock of the directory, if a directory can be locked, then
+    /// the lock of the file LOCK. While the directory is locked, removing LOCK does not let another
+    /// writer in.
     pub(crate) fn lock(self: &Arc<Dir>) -> Result<DirLock> {
         let dir_is_locked = match uninterrupted(|| self.handle.try_lock()) {
             Ok(()) => true,
@@ -94,8 +98,8 @@ impl Dir {
             io::ErrorKind::WouldBlock => self.locked(),
             _ => Error::io("lock", &path, error),
         })?;
-        // For human readers, and for the error of another opener. As long as any other id, so
-        // that nothing is left of that.
+        // The id is for human readers, and for the error that another opener gets. Every id is
+        // written with the same length, so that nothing is left of an earlier one.
         if names != Names::Several {
             if let Err(error) = file.write(format!("{process_id:>10}\n").as_bytes(), 0) {
                 log::warn!("LOCK does not name this process: {error}");
@@ -118,8 +122,8 @@ impl Dir {
         self.path.join(LOCK).into()
     }
 
-    /// Fails if the directory was removed. To be called before each creation and each mark: names
-    /// in a removed directory lead nowhere after the log is closed.
+    /// Fails if the directory was removed. To be called before each creation of a segment and each
+    /// write of CURRENT: the files in a removed directory are lost when the log is closed.
     pub(crate) fn check_present(&self) -> Result<()> {
         if self.links_at_open.is_none_or(|links| links == 0) {
             return Ok(());
@@ -132,8 +136,7 @@ impl Dir {
         }
     }
 
-    /// Fails if the file was removed, or if its name leads to another file. Also as
-    /// [`check_present`](Dir::check_present).
+    /// Fails if the directory or the file was removed, or if the file's name leads to another file.
     pub(crate) fn check_in_place(&self, file: &Handle) -> Result<()> {
         self.check_present()?;
         match self.target_of(file.path(), file)? {
@@ -142,7 +145,7 @@ impl Dir {
         }
     }
 
-    /// Whether there is such a name. If that cannot be told, there may be one.
+    /// Returns `false` only if there surely is no such name.
     pub(crate) fn has(&self, path: &Arc<Path>) -> bool {
         let found = uninterrupted(|| self.handle.identity_of(name_of(path)));
         !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
@@ -185,7 +188,7 @@ impl Dir {
         self.path.join(format!("wal-{number:06}.log")).into()
     }
 
-    /// The name under which a segment is made, whatever spares there are.
+    /// The name under which a segment is created before it gets its final name.
     pub(crate) fn staging_path(&self, number: u64) -> Arc<Path> {
         self.path.join(format!("wal-{number:06}.tmp")).into()
     }
@@ -194,7 +197,7 @@ impl Dir {
         self.path.join(CURRENT).into()
     }
 
-    /// The name under which a CURRENT is made if there is no spare.
+    /// The name under which a new CURRENT is created if there is no spare.
     pub(crate) fn current_tmp_path(&self) -> Arc<Path> {
         self.path.join(CURRENT_TMP).into()
     }
@@ -207,8 +210,8 @@ impl Dir {
         self.path.join(SEGMENT_SPARE).into()
     }
 
-    /// Opens a file. One that is to be created takes the place of what has its name: that loses its
-    /// name, and not its bytes, since another directory may share it.
+    /// Opens a file. If a file that is to be created exists already, the old file loses its name.
+    /// It keeps its bytes, because another directory may share it.
     pub(crate) fn open_file(&self, path: &Arc<Path>, mode: OpenMode) -> Result<Handle> {
         match Handle::open(&*self.handle, path, mode) {
             Err(error) if mode == OpenMode::Create && error.is_already_exists() => {
@@ -224,7 +227,7 @@ impl Dir {
             .map_err(|error| Error::io("rename", source, error))
     }
 
-    /// Removes a name; one that is gone already is removed as well as can be.
+    /// Removes a name. It is no error if the name is missing already.
     pub(crate) fn unlink(&self, path: &Arc<Path>) -> Result<()> {
         match uninterrupted(|| self.handle.unlink(name_of(path))) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -238,13 +241,13 @@ impl Dir {
             .map_err(|error| Error::io("sync directory", &self.path, error))
     }
 
-    /// Syncs every ancestor, so that the log is found after a power cut. One in which nothing was
-    /// made, and which this process may not open or sync, is passed over. Refused if an ancestor
-    /// cannot be opened: nothing has reached the disk then.
+    /// Syncs every ancestor, so that the log is found after a power failure. An ancestor is passed
+    /// over if no directory was created in it and this process may not open or sync it. Refused if
+    /// an ancestor cannot be opened: no sync has failed then.
     pub(crate) fn sync_ancestors(&self) -> Result<(), Failure> {
         for (depth, ancestor) in self.path.ancestors().skip(1).enumerate() {
             let passed_over = |error: &io::Error| {
-                // EACCES and EPERM are one kind.
+                // EACCES and EPERM have the same kind.
                 use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
                 let passed = [InvalidInput, PermissionDenied, ReadOnlyFilesystem];
                 depth >= self.made && passed.contains(&error.kind())
@@ -297,12 +300,12 @@ pub(crate) enum Target {
     Same,
     Other,
     Missing,
-    /// To a file, and the system cannot tell to which.
+    /// The name leads to a file, and the system cannot tell to which one.
     Unknown,
 }
 
-/// The log's lock. Dropping it frees the lock at once, even if a child that was forked, or is about
-/// to run another program, shares the handles. In such a child, dropping it frees nothing.
+/// The log's lock. The drop frees the lock at once, even if a forked child shares the handles, or a
+/// child that is about to run another program. In such a child, the drop frees nothing.
 #[derive(Debug)]
 pub(crate) struct DirLock {
     dir: Arc<Dir>,
@@ -318,7 +321,8 @@ impl Drop for DirLock {
         if self.dir.process_id() != self.process_id {
             return;
         }
-        // LOCK first: another opener takes the directory's lock first, and then expects LOCK free.
+        // LOCK is freed first: another opener takes the directory's lock first, and then expects
+        // LOCK to be free.
         let file = self.file.take().map_or(Ok(()), |file| file.unlock());
         let dir = if self.dir_is_locked { self.dir.handle.unlock() } else { Ok(()) };
         for error in [file, dir].into_iter().filter_map(io::Result::err) {
@@ -327,22 +331,22 @@ impl Drop for DirLock {
     }
 }
 
-/// Makes a directory and those above it that are missing; returns how many were made. Others may
-/// make them, too.
+/// Creates a directory and the missing directories above it. Returns how many were created. Other
+/// processes may create them at the same time.
 fn create_all(fs: &dyn Fs, path: &Path) -> Result<usize> {
     let failed = |error| Error::io("create directory", &path.into(), error);
-    // What could not be made, for whatever reason, may be there: that serves as well.
+    // A directory that could not be created may exist: that is enough.
     let create = |made: usize| match uninterrupted(|| fs.create_dir(path)) {
         Ok(()) => Ok(made + 1),
         Err(error) => match uninterrupted(|| fs.open_dir(path)) {
             Ok(_) => Ok(made),
-            // Something else has its name, or it may not be looked at: that says more.
+            // The name belongs to something else, or it may not be opened: the second error says
+            // more.
             Err(opening) if error.kind() == io::ErrorKind::AlreadyExists => Err(opening),
             Err(_) => Err(error),
         },
     };
-    // An empty parent is that of a relative path's first name: the working directory, which is
-    // there.
+    // A relative path of one name has an empty parent: the working directory, which exists.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     match (create(0), parent) {
         (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
@@ -378,7 +382,7 @@ fn classify(name: &OsStr) -> Name {
     }
 }
 
-/// Reads a segment's number: at least six digits, and no more zeros before it than that takes.
+/// Reads a segment's number: at least six digits, and leading zeros only to fill six digits.
 fn number(digits: &str) -> Option<u64> {
     let plain = digits.len() >= 6 && digits.bytes().all(|byte| byte.is_ascii_digit());
     let needless = digits.len() > 6 && digits.starts_with('0');

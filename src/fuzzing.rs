@@ -1,6 +1,6 @@
-//! What fuzzing needs of the innermost layer, and nobody else: frames and blocks as the log reads
-//! and writes them. It is there only where `cfg(fuzzing)` is set, as cargo-fuzz does. No promise of
-//! any kind.
+//! What only fuzzing needs of the innermost layer: frames and blocks as the log reads and writes
+//! them. The module exists only with `cfg(fuzzing)`, which cargo-fuzz sets. Nothing in it is
+//! stable.
 
 use crate::current::Mark;
 use crate::entry::Entry;
@@ -13,9 +13,9 @@ use crate::lsn::Lsn;
 /// A frame's header, body and padding, all of which verify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Its first record, or that of the next data frame.
+    /// The first record; in a state frame, the first record of the next data frame.
     pub first: Lsn,
-    /// What it says of an earlier sync.
+    /// The durable end in its header.
     pub durable_end: u64,
     /// Header, body and padding.
     pub bytes: u64,
@@ -34,7 +34,8 @@ pub enum Body {
     State(Lsn, Vec<u8>),
 }
 
-/// Reads the frame at the start of `bytes`, for the place `offset`; `None` where none verifies.
+/// Reads the frame at the start of `bytes`, for the place `offset`; `None` if no frame verifies
+/// there.
 pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame> {
     let HeaderReading::Sound(header) = FrameHeader::decode(bytes, salt, offset) else {
         return None;
@@ -43,7 +44,7 @@ pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame>
     let checksum = header.encode(&mut again, salt, offset);
     assert!(
         again == bytes[..FRAME_HEADER_BYTES] && checksum == header.checksum,
-        "one header, one encoding"
+        "a header has one encoding"
     );
 
     let stored = bytes.get(FRAME_HEADER_BYTES..usize::try_from(header.frame_bytes()).ok()?)?;
@@ -64,7 +65,7 @@ pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame>
     Some(Frame { first, durable_end, bytes, count: header.count, body })
 }
 
-/// As many records as there are, up to `count`, and one more if bytes are left behind them.
+/// Returns at most `count` records, and one more if bytes are left after them.
 fn decode_records(mut body: &[u8], count: u32) -> Vec<Entry<'static>> {
     let mut records = Vec::new();
     while let Some(record) = decode_record(body) {
@@ -80,8 +81,7 @@ fn decode_records(mut body: &[u8], count: u32) -> Vec<Entry<'static>> {
     records
 }
 
-/// Lays records out as frames, one behind the other from `offset` on: each inner list is one
-/// append.
+/// Encodes records as frames, one after the other from `offset` on. Each inner list is one append.
 pub fn encode_records(
     appends: &[Vec<Entry<'_>>],
     first: Lsn,
@@ -109,7 +109,7 @@ pub fn encode_records(
     let bytes: Vec<u8> = buffer.runs().flatten().copied().collect();
     assert!(
         bytes.len() as u64 == frame_bytes && end == offset + frame_bytes,
-        "a group's size is known before"
+        "the size of a group is known in advance"
     );
     bytes
 }
@@ -126,12 +126,12 @@ pub fn encode_state_frame(
     encode_state(salt, offset, durable_end, next, floor, state).0
 }
 
-/// Reads a segment's header and its copy, and writes what they say; `None` where neither is sound.
+/// Decodes a segment's header and its copy, and encodes the result; `None` if neither is sound.
 pub fn recode_segment_header(bytes: &[u8]) -> Option<Vec<u8>> {
     recode::<SegmentHeader>(bytes)
 }
 
-/// Reads CURRENT, and writes what it says; `None` where neither block is sound.
+/// Decodes CURRENT, and encodes the result; `None` if neither block is sound.
 pub fn recode_current(bytes: &[u8]) -> Option<Vec<u8>> {
     recode::<Mark>(bytes)
 }

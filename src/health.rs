@@ -11,15 +11,15 @@ const OPEN: u8 = 0;
 const POISONED: u8 = 1;
 const CLOSED: u8 = 2;
 
-/// Shared by every part of an open log. It never becomes better: after a failed write or sync,
-/// nothing is acknowledged any more.
+/// Shared by every part of an open log. It never becomes open again: after a failed write or sync,
+/// nothing more is acknowledged.
 #[derive(Debug)]
 pub(crate) struct Health {
     /// The only thing that decides: part of the poisoning happens without the append mutex, and two
     /// looks under that mutex must not contradict each other.
     condition: AtomicU8,
-    /// What every call on a poisoned log returns: the first cause stays. Written before the bit, and
-    /// read after it.
+    /// The error that every call on a poisoned log returns. The first cause stays. It is written
+    /// before the bit, and read after it.
     poison: OnceLock<Error>,
     watch: Arc<Watch>,
 }
@@ -62,7 +62,7 @@ impl Health {
         if self.has(CLOSED) { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Returns what a poisoned log says, also after it was closed.
+    /// Returns the error of a poisoned log, also after the log was closed.
     pub(crate) fn poisoned(&self) -> Option<Error> {
         if self.is_poisoned() { self.poison.get().cloned() } else { None }
     }
@@ -75,8 +75,8 @@ impl Health {
         self.condition.load(Ordering::Acquire) & bit != 0
     }
 
-    /// Ends the log. The first cause stays. A cause that says that the log is poisoned is that same
-    /// first cause.
+    /// Poisons the log. The first cause stays. A `cause` that says that the log is poisoned is the
+    /// same first cause.
     pub(crate) fn poison(&self, cause: Error) -> Poisoning {
         let error = match cause {
             Error::Poisoned { .. } => cause,

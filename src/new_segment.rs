@@ -1,10 +1,11 @@
-//! Creating a segment: the only operation that commits anything other than an append. Rotation,
-//! recovery and a checkpoint on a full disk are all it.
+//! Creates a segment: the only operation that commits anything other than an append. Rotation,
+//! recovery and a checkpoint on a full disk use it.
 //!
-//! Its order is what makes it safe, and each step is durable before the next begins: the segment's
-//! file, with all that it is created with, and the new CURRENT, both as `.tmp`; the segment's name;
-//! CURRENT's name. A crash before the segment's name leaves the old tail; after it, the new one, of
-//! which nobody has been told yet.
+//! The order of its steps makes it safe. Each step is durable before the next one begins. First,
+//! the segment's content and the new CURRENT are written under temporary names. Second, the segment
+//! gets its final name. Third, CURRENT gets its final name. A crash before the second step leaves
+//! the old tail. A crash after the second step leaves the new tail, in which no append has been
+//! acknowledged yet.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,12 +28,13 @@ use crate::segment::{
 /// Frames are copied in pieces of this size.
 const COPY_BYTES: usize = 1 << 20;
 
-/// What a new segment is to hold, and whom it succeeds. What its seal covers is durable already.
+/// What a new segment holds, and which segment it succeeds. Everything that its seal covers is
+/// durable already.
 #[derive(Debug)]
 pub(crate) struct Succession<'a> {
     pub(crate) log_id: Id,
     pub(crate) number: u64,
-    /// The LSN of its first record: that behind the predecessor's last live one.
+    /// The LSN of its first record: the LSN after the predecessor's last live record.
     pub(crate) first: Lsn,
     pub(crate) seal: Option<Seal>,
     pub(crate) floor: Lsn,
@@ -42,7 +44,7 @@ pub(crate) struct Succession<'a> {
     pub(crate) parent_dirs: ParentDirs,
 }
 
-/// Whole frames of the old tail that go into the new one; they begin with the record
+/// Whole frames of the old tail that are copied into the new one. They begin with the record
 /// `Succession::first`.
 #[derive(Debug)]
 pub(crate) struct CopiedFrames<'a> {
@@ -52,21 +54,21 @@ pub(crate) struct CopiedFrames<'a> {
     pub(crate) end: u64,
 }
 
-/// Whether a full disk may cost the spare segment.
+/// Whether a creation on a full disk may use the spare segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spare {
     Keep,
     Spend,
 }
 
-/// Whether the directory's own name may not be durable yet.
+/// Whether the directory's own name is durable, or the directories above must be synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ParentDirs {
     Durable,
     Sync,
 }
 
-/// Makes a segment, and the tail of it. Refused, everything is as it was.
+/// Creates a segment, and returns it as the tail. If this is refused, the log is as it was.
 pub(crate) fn create_segment(
     dir: &Dir,
     current: &mut CurrentGuard<'_>,
@@ -119,7 +121,7 @@ pub(crate) fn create_segment(
         }
         return Err(current.fail(error));
     }
-    // From here on a failure leaves it open which names a crash would show.
+    // After a failure from here on, it is not known which names a crash leaves.
     if staged.kind == FileKind::Spare {
         current.segment_spare_used();
     }
@@ -136,7 +138,7 @@ fn sync_ancestors(dir: &Dir, parent_dirs: ParentDirs) -> Result<(), Failure> {
     if parent_dirs == ParentDirs::Sync { dir.sync_ancestors() } else { Ok(()) }
 }
 
-/// Removes what was made for a creation that is refused. Spares stay.
+/// Removes the files of a creation that is refused. Spares are kept.
 fn give_up(dir: &Dir, current: &mut CurrentGuard<'_>, staged: &Staged) {
     if staged.kind == FileKind::New {
         remove_unfinished(dir, staged.handle.path());
@@ -144,8 +146,8 @@ fn give_up(dir: &Dir, current: &mut CurrentGuard<'_>, staged: &Staged) {
     current.unstage();
 }
 
-/// Whether a rename that failed can be seen to have done nothing. Only then may the old tail go on:
-/// the new segment could otherwise appear beside it.
+/// Whether a failed rename evidently did nothing. Only then may appends continue in the old tail:
+/// otherwise the new segment could appear after a crash and replace it.
 fn has_done_nothing(dir: &Dir, staged: &Staged, final_path: &Arc<Path>) -> bool {
     let source = dir.target_of(staged.handle.path(), &staged.handle);
     let target = dir.target_of(final_path, &staged.handle);
@@ -183,15 +185,15 @@ impl Staged {
     }
 }
 
-/// What a segment is made of.
+/// The file that a segment is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileKind {
     New,
-    /// The spare segment, which may hold what an earlier attempt left in it.
+    /// The spare segment. An earlier attempt may have left bytes in it.
     Spare,
 }
 
-/// Makes, writes and syncs the file at `path`. If it is refused, no file stays.
+/// Creates, writes and syncs the file at `path`. If this is refused, no file is left.
 fn make(
     dir: &Dir,
     path: &Arc<Path>,
@@ -258,8 +260,7 @@ fn write(handle: Handle, kind: FileKind, succession: &Succession<'_>, salt: Id) 
     Ok(Staged { handle, kind, header, last, index, filled_to })
 }
 
-/// Writes data frames again, for their new place: salt, offset and header are new, bodies and LSNs
-/// stay.
+/// Copies data frames to their new place. Salt, offset and header are new. Bodies and LSNs stay.
 fn copy_frames(writer: &mut Writer<'_>, copied: &CopiedFrames<'_>, first: Lsn) -> Result<()> {
     let mut window = Window::new(COPY_BYTES);
     let mut next = first;

@@ -1,5 +1,5 @@
 //! The log's files as the holders of the roles see them: the tail, its successors, CURRENT, and
-//! what is to be removed. [`Disk`] is the part of it that group commit uses.
+//! what is to be removed. [`Disk`] is the part that group commit uses.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -33,10 +33,10 @@ pub(crate) trait Disk: Debug + Send + Sync {
     /// Whether the group goes into a new segment.
     fn is_full_for(&self, writer: &Self::Writer, group: &FrameBuffer) -> bool;
 
-    /// In both roles, when all that is written is synced: starts a new segment.
+    /// Starts a new segment. The caller holds both roles, and everything that is written is synced.
     fn rotate(&self, writer: &mut Self::Writer, next: Lsn) -> Result<(), Failure>;
 
-    /// Writes a group after what is there.
+    /// Writes a group at the tail's end.
     fn write(
         &self,
         writer: &mut Self::Writer,
@@ -44,15 +44,15 @@ pub(crate) trait Disk: Debug + Send + Sync {
         durable_end: u64,
     ) -> Result<Written>;
 
-    /// In both roles, after a write that met a full disk: removes what it left, durably.
+    /// Removes what a write on a full disk left, durably. The caller holds both roles.
     fn undo(&self, writer: &mut Self::Writer) -> Result<()>;
 
     fn tail_end(&self, writer: &Self::Writer) -> TailEnd;
 
     fn file<'w>(&self, writer: &'w Self::Writer) -> &'w Self::File;
 
-    /// In the syncing role: makes all that was written before it began durable. Returns how long
-    /// that took.
+    /// Makes everything durable that was written before the sync began. Returns how long the sync
+    /// took. The caller holds the syncing role.
     fn sync(&self, file: &Self::File) -> Result<Duration>;
 
     fn now(&self) -> Duration;
@@ -87,13 +87,15 @@ pub(crate) struct Store {
     counters: Arc<Counters>,
     segment_bytes: u64,
     preallocate: Preallocate,
-    /// Whether space may be preallocated now. Not before the spares are there, in every new tail:
-    /// on a nearly full disk it would take their room. And not after it has met a full disk.
+    /// Whether space may be preallocated now. In each new tail, the spares are made first: on a
+    /// nearly full disk, preallocation would take their space. After preallocation has met a full
+    /// disk, it waits for maintenance, too.
     preallocation_allowed: AtomicBool,
     /// Whether a second name of the tail's file was seen. A backup may share the file: the next
     /// group goes into a new segment.
     tail_is_shared: AtomicBool,
-    /// Files that are no longer part of the log, oldest first; removed when that is next done.
+    /// Files that are no longer part of the log, oldest first.
+    /// [`remove_retired`](Store::remove_retired) removes them.
     pending_removal: Mutex<Vec<PendingRemoval>>,
     pub(crate) maintenance: MaintenanceFlag,
 }
@@ -115,7 +117,7 @@ impl Writer {
         &self.written
     }
 
-    /// Cuts the unused space at the tail's end, before the log is closed. It may as well stay.
+    /// Cuts the unused space at the tail's end, before the log is closed. A failure is only logged.
     pub(crate) fn trim_tail(&mut self) {
         if let Err(error) = self.tail.trim() {
             log::warn!("the log keeps unused space at its end: {error}");
@@ -130,20 +132,21 @@ pub(crate) struct StateFrame {
     pub(crate) state: Arc<[u8]>,
 }
 
-/// Whether the disk refused room for more, after a frame was written.
+/// Whether the disk refused to preallocate space after a frame was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
     Refused,
     NotRefused,
 }
 
-/// How a new floor goes to disk.
+/// How a new floor is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StatePlacement {
-    /// A state frame, or, where that finds the disk full, a new segment that may use the spare
+    /// As a state frame in the tail. If the disk is full, as a new segment, which may use the spare
     /// segment.
     TailElseNewSegment,
-    /// Such a new segment; where it finds no room, a state frame after all.
+    /// As a new segment, which may use the spare segment. If that is refused, as a state frame in
+    /// the tail.
     NewSegmentElseTail,
 }
 
@@ -180,8 +183,9 @@ impl Store {
         (store, Writer { tail, written })
     }
 
-    /// In both roles, with all that is written synced: creates the next segment, with `frame` in
-    /// it. A tail that holds a record gets a successor; one that holds none is replaced.
+    /// Creates the next segment, with `frame` in it. The caller holds both roles, and everything
+    /// that is written is synced. A tail that holds a record gets a successor. A tail that holds
+    /// none is replaced.
     pub(crate) fn start_segment(
         &self,
         writer: &mut Writer,
@@ -230,8 +234,8 @@ impl Store {
         Ok(())
     }
 
-    /// In both roles, with all that is written synced: makes a new floor durable, with the newest
-    /// state that was written.
+    /// Makes a new floor durable, with the newest state that was written. The caller holds both
+    /// roles, and everything that is written is synced.
     pub(crate) fn put_floor(
         &self,
         writer: &mut Writer,
@@ -246,19 +250,21 @@ impl Store {
         if placement == StatePlacement::NewSegmentElseTail || full {
             match self.start_segment(writer, next, &frame, Spare::Spend) {
                 Err(Failure::Refused(error)) if !shared => {
-                    log::info!("no new segment for now: {error}");
+                    log::info!("no segment can be created for now: {error}");
                 }
                 outcome => return outcome,
             }
         }
-        // If no record in the tail is needed any more, a new segment can free all of it.
+        // If no record in the tail is needed any more, a new segment can free the whole tail.
         let frees_tail = writer.tail.holds_records() && floor.next() == next;
         let preallocate = if frees_tail { Preallocate::Auto } else { self.preallocation() };
         match self.write_frame(writer, next, durable_end, &frame, preallocate) {
             Ok(Room::Refused) if frees_tail => {
                 match self.start_segment(writer, next, &frame, Spare::Spend) {
-                    // The floor holds all the same.
-                    Err(Failure::Refused(error)) => log::info!("no new segment for now: {error}"),
+                    // The floor is durable in the tail already.
+                    Err(Failure::Refused(error)) => {
+                        log::info!("no segment can be created for now: {error}")
+                    }
                     outcome => return outcome,
                 }
                 Ok(())
@@ -323,8 +329,8 @@ impl Store {
         }
     }
 
-    /// Writes CURRENT with what is durable. One that the creation of a segment has just written is
-    /// newer, and stays.
+    /// Writes CURRENT with what is durable. Keeps a newer CURRENT, which the creation of a segment
+    /// has just written.
     pub(crate) fn mark(
         &self,
         current: &mut CurrentGuard<'_>,
@@ -348,7 +354,7 @@ impl Store {
         self.with_handles(|| current.write(&mark))
     }
 
-    /// Fails, for good, if the directory or the tail is not where the log put it.
+    /// Fails and poisons the log if the directory or the tail is not where the log put it.
     fn check_in_place(
         &self,
         current: &mut CurrentGuard<'_>,
@@ -361,15 +367,15 @@ impl Store {
         })
     }
 
-    /// Changes files. If the process has no file handle left, those that are kept open for readers
-    /// are closed, and the change is tried once more: it has not reached the disk.
+    /// Changes files. If no handle is free, the files that are kept open for readers are closed,
+    /// and the change is tried once more. The first try was refused, so it has changed nothing.
     fn with_handles<T>(
         &self,
         mut change: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         match change() {
             Err(Failure::Refused(error)) if error.is_out_of_handles() => {
-                log::info!("files kept open for readers are closed, for want of handles: {error}");
+                log::info!("no handle is free, so files kept open for readers are closed: {error}");
                 self.segments.close_files();
                 change()
             }
@@ -377,13 +383,13 @@ impl Store {
         }
     }
 
-    /// Raises the floor, durable by now, for readers.
+    /// Raises the floor for readers. The floor is durable already.
     pub(crate) fn raise_floor(&self, floor: Lsn) {
         self.segments.change(|catalog| Some((catalog.with_floor(floor)?, ())));
     }
 
     /// Removes files that are no longer part of the log, oldest first: segments wholly below the
-    /// floor, and replaced tails. Appends go on meanwhile: no lock that they might want is held.
+    /// floor, and replaced tails. Appends go on meanwhile, because no lock that they need is held.
     pub(crate) fn remove_retired(&self, which: Removal) -> Removed {
         let retired = self.segments.change(Catalog::retire).unwrap_or_default();
         let mut pending = std::mem::take(&mut *lock(&self.pending_removal));
@@ -407,7 +413,7 @@ impl Store {
                 }
                 Err(error) => {
                     if !file.was_refused {
-                        log::warn!("it is removed at a later checkpoint: {error}");
+                        log::warn!("a retired segment is removed at a later checkpoint: {error}");
                     }
                     file.was_refused = true;
                     removed.failure.get_or_insert(error);
@@ -419,28 +425,28 @@ impl Store {
         removed
     }
 
-    /// Lets space be preallocated: the spares are there.
+    /// Allows preallocation, because the spares exist.
     pub(crate) fn allow_preallocation(&self) {
         self.preallocation_allowed.store(true, Ordering::Relaxed);
     }
 }
 
-/// Whether spares are to be made.
+/// Whether maintenance is due: it makes spares and removes retired segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Maintenance {
     Idle,
     Due,
-    /// The last attempt found no room: it is tried again at that time of the log's clock.
+    /// The last attempt found no room. The next one is due at this time of the log's clock.
     RetryAt(Duration),
 }
 
-/// After an attempt that found no room, the next one comes so much later.
+/// How long after an attempt that found no room the next one is due.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Tells when [`Maintenance`] is due: any thread requests it, one claims it.
+/// Tells when maintenance is due. Any thread requests it, and one thread claims it.
 #[derive(Debug)]
 pub(crate) struct MaintenanceFlag {
-    /// Nanoseconds of the log's clock from which on it is due.
+    /// The time of the log's clock from which on maintenance is due, in nanoseconds.
     due_at: AtomicU64,
     was_claimed: AtomicBool,
 }
@@ -467,7 +473,7 @@ impl MaintenanceFlag {
         }
     }
 
-    /// Returns whether the caller is the one thread that runs it now.
+    /// Returns whether the caller is the one thread that runs maintenance now.
     pub(crate) fn claim(&self, now: impl FnOnce() -> Duration) -> bool {
         match self.state() {
             Maintenance::Idle => return false,
@@ -478,7 +484,7 @@ impl MaintenanceFlag {
         self.due_at.swap(NEVER, Ordering::AcqRel) != NEVER
     }
 
-    /// Returns whether it was claimed at least once since the log was opened.
+    /// Returns whether maintenance was claimed at least once since the log was opened.
     pub(crate) fn was_claimed(&self) -> bool {
         self.was_claimed.load(Ordering::Relaxed)
     }
@@ -495,7 +501,8 @@ impl Default for MaintenanceFlag {
 #[derive(Debug)]
 struct PendingRemoval {
     path: Arc<Path>,
-    /// The system refused to remove it: that was logged, and only a checkpoint tries again.
+    /// Whether the system refused to remove the file. That was logged, and only a checkpoint tries
+    /// again.
     was_refused: bool,
 }
 
@@ -508,12 +515,12 @@ impl PendingRemoval {
 /// Which files are to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {
-    /// Those that were never tried.
+    /// Files that no removal was tried for.
     OnlyNew,
     All,
 }
 
-/// What came of removing files.
+/// The result of removing files.
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
     pub(crate) files: usize,
@@ -530,8 +537,8 @@ impl Disk for Store {
 
     fn rotate(&self, writer: &mut Writer, next: Lsn) -> Result<(), Failure> {
         let frame = writer.written.clone();
-        // A rotation leaves the spare to a checkpoint, which can free space. A tail without records
-        // is replaced, which frees its own space.
+        // A rotation leaves the spare segment to a checkpoint, which can free space. A tail without
+        // records may use it: it is replaced, which frees its space.
         let spare = if writer.tail.holds_records() { Spare::Keep } else { Spare::Spend };
         self.start_segment(writer, next, &frame, spare)
     }
@@ -577,7 +584,7 @@ impl Disk for Store {
             if planted::is(Bug::SyncRetried) { file.sync()? } else { return Err(error) }
         }
         let took = self.dir.now().saturating_sub(start);
-        // Without a name, what was synced is lost as soon as the file is closed.
+        // A file without a name is lost as soon as it is closed.
         match file.names()? {
             Names::One => {}
             Names::Several => self.tail_is_shared.store(true, Ordering::Relaxed),

@@ -1,12 +1,12 @@
-//! Locks, condition variables, atomics and threads, for every file that more than one thread runs
-//! through. They are those of std. In two kinds of test builds they are others, which decide
-//! themselves which thread runs next, and so try one schedule after the other:
+//! Locks, condition variables, atomics and threads, for all code that several threads run. They are
+//! those of std. In two kinds of test builds they are those of a tool that decides which thread
+//! runs next, and so tries one schedule after the other:
 //!
 //! - `--cfg loom`: all schedules of a few threads in `commit`, one by one.
-//! - `--cfg shuttle`: very many random ones, of the whole log on the simulated disk.
+//! - `--cfg shuttle`: very many random schedules of the whole log on the simulated disk.
 //!
-//! Both are for the unit tests of this crate alone, so that the two crates are no dependencies of a
-//! user's. Not from here: `Arc`; `OnceLock`, where an atomic from here or the append mutex orders
+//! Only the unit tests of this crate use the two tools, so users do not depend on them. Not from
+//! here: `Arc`; `OnceLock`, where an atomic from here or the append mutex orders
 //! it; counters that order nothing (`stats`, and the sleepers in `commit/group`, which the append
 //! mutex guards); bugs on purpose (`planted`); and the threads within `open` (`recovery/verify`),
 //! which share nothing but what they hand over.
@@ -41,8 +41,8 @@ use chosen::{RwLockReadGuard, RwLockWriteGuard};
 use std::sync::{LockResult, PoisonError};
 use std::time::Duration;
 
-/// Locks a mutex, also one whose holder has panicked: that poisons the log by other means, and what
-/// the mutex guards is whole after each statement.
+/// Locks a mutex, even if a holder has panicked: a panic poisons the log by other means, and what
+/// the mutex guards is consistent after each statement.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -64,7 +64,7 @@ pub(crate) enum Waited {
     Woken,
 }
 
-/// Makes a mutex usable again whose holder has panicked. Loom's do not know of panics.
+/// Makes a mutex usable again after a holder has panicked. Loom's mutexes do not know of panics.
 pub(crate) fn clear_poison<T>(mutex: &Mutex<T>) {
     #[cfg(not(all(test, loom)))]
     mutex.clear_poison();
@@ -72,9 +72,9 @@ pub(crate) fn clear_poison<T>(mutex: &Mutex<T>) {
     let _ = mutex;
 }
 
-/// Waits to be woken, for a time. Where schedules are tried, the time may be over at any moment,
-/// which no clock tells: whoever waits gives way to the others once, for as long as they like, and
-/// is then woken.
+/// Waits until the thread is woken or the time is over. Under loom and shuttle, the time may be
+/// over at any moment, whatever the clock says: the thread unlocks the mutex once, other threads
+/// run for as long as the schedule lets them, and the wait then times out.
 pub(crate) fn wait_timeout<'a, T>(
     condvar: &Condvar,
     mutex: &'a Mutex<T>,
@@ -95,8 +95,9 @@ pub(crate) fn wait_timeout<'a, T>(
     }
 }
 
-/// Lets other threads run, if there are any. Loom takes this to mean that there is nothing to do
-/// before they have, and tries no schedule in which they are late: so it is not told.
+/// Lets other threads run, if there are any. Loom is not told: it would assume that this thread
+/// cannot go on before another one has run, and would not try the schedules in which the others run
+/// late.
 pub(crate) fn yield_now() {
     if cfg!(not(all(test, loom))) {
         thread::yield_now();

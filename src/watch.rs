@@ -1,9 +1,9 @@
-//! `Watch`: how far the log has come. Read without a lock.
+//! `Watch`: the durable LSN and the appended LSN, which are read without a lock.
 
 use crate::lsn::Lsn;
 use crate::threads::atomic::{AtomicU64, Ordering};
 
-/// Two LSNs that one thread at a time moves, under the append mutex, and any thread reads.
+/// Two LSNs. They are changed under the append mutex, and any thread reads them.
 #[derive(Debug)]
 pub(crate) struct Watch {
     /// The last LSN covered by a successful sync. It is stored only after that sync returned: if it

@@ -1,5 +1,5 @@
-//! Admission: which thread may push, and when. Threads wait in one queue, first come, first served,
-//! so that `pending_bytes_max` bounds memory.
+//! Admission: which thread may push, and when. Threads that must wait form one queue, in order of
+//! arrival. So `pending_bytes_max` bounds memory.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use super::state::{Admission, CommitState};
 use super::{Commit, Led};
 
 impl<D: Disk> Commit<D> {
-    /// Admits an entry of that size before it is encoded: its bytes count as pending from now on.
+    /// Admits an entry of that size before it is encoded. Its bytes count as pending from now on.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation<'_, D>> {
         let mut state = self.admit(bytes)?;
         state.reserved_bytes += bytes;
         Ok(Reservation { commit: self, bytes })
     }
 
-    /// Waits until there is room for `bytes`, first come, first served. A newcomer enters before
-    /// threads that wait only if there is room for all of them, too. If every newcomer joined the
-    /// queue, a queue once formed would never end, and each append would be a change of threads.
+    /// Waits until there is room for `bytes`, in order of arrival. A newcomer overtakes the queue
+    /// only if there is room for the newcomer and for the whole queue. If every newcomer joined the
+    /// queue, the queue would never become empty, and each append would cost a thread switch.
     pub(super) fn admit(&self, bytes: usize) -> Result<Locked<'_, D>> {
         let state = self.lock();
         if self.enters_at_once(&state, bytes) {
@@ -33,7 +33,7 @@ impl<D: Disk> Commit<D> {
         self.enter(state, Wanted::Room { bytes })
     }
 
-    /// Waits in the queue until the thread may push; leads if no other thread does.
+    /// Waits in the queue until the thread may push. Leads if no other thread leads.
     fn enter<'a>(&'a self, mut state: Locked<'a, D>, wanted: Wanted) -> Result<Locked<'a, D>> {
         let bytes = wanted.bytes();
         let mut slot: Option<Arc<SleepPoint>> = None;
@@ -61,8 +61,8 @@ impl<D: Disk> Commit<D> {
         };
         if let Some(own) = slot {
             state.leave_queue(&own, bytes);
-            // A thread that leaves the queue lets the next one look: there may be room for both. A
-            // thread that waits for a role may have waited for this one to lead.
+            // There may be room for the next thread in the queue, too. A thread that waits for a
+            // role may have waited for this thread to lead.
             if let Some(front) = state.queue.front() {
                 front.wake_all();
             }
@@ -79,7 +79,8 @@ impl<D: Disk> Commit<D> {
         }
     }
 
-    /// The usual case of [`next_step`](Commit::next_step): nothing stands in the way.
+    /// The usual case of [`next_step`](Commit::next_step): whether the thread may push without
+    /// waiting.
     fn enters_at_once(&self, state: &CommitState<D>, bytes: usize) -> bool {
         let pending = state.pending_bytes();
         let nothing_to_write_first = self.mode != Durability::Buffered
@@ -92,7 +93,7 @@ impl<D: Disk> Commit<D> {
             && nothing_to_write_first
             && state.health.is_open();
         let wanted = Wanted::Room { bytes };
-        // The log may be poisoned or closed between two looks.
+        // The log may be poisoned or closed between the two checks.
         debug_assert!(
             !enters
                 || matches!(
@@ -103,8 +104,8 @@ impl<D: Disk> Commit<D> {
         enters
     }
 
-    /// Decides what a thread that wants to append does next. `queued_before`: the bytes of the
-    /// threads that came before it.
+    /// Decides what a thread that wants to append does next. `queued_before`: the bytes that the
+    /// threads before it in the queue want.
     fn next_step(&self, state: &CommitState<D>, wanted: Wanted, queued_before: usize) -> Step {
         if let Err(error) = state.health.check() {
             return Step::Refuse(error);
@@ -113,14 +114,15 @@ impl<D: Disk> Commit<D> {
         let has_room = match wanted {
             Wanted::Room { bytes } => {
                 let wanted = pending.saturating_add(queued_before).saturating_add(bytes);
-                // What is larger than the limit enters alone, and in its turn.
+                // An entry that is larger than the limit enters in its turn, when nothing is
+                // pending.
                 wanted <= self.pending_bytes_max || (pending == 0 && queued_before == 0)
             }
             Wanted::Reserved => true,
         };
-        // In `Buffered` mode, what fills the buffer is written out before anything more gets an
-        // LSN. What has an LSN there is never revoked, so nothing may queue up after what met a
-        // full disk.
+        // In `Buffered` mode, a full buffer is written before any further record gets an LSN. LSNs
+        // are never revoked in this mode, so no record may be added after a group that met a full
+        // disk.
         let buffered = self.mode == Durability::Buffered;
         let write_first =
             buffered && (state.retained.is_some() || state.active.bytes() >= self.write_out_bytes);
@@ -133,7 +135,7 @@ impl<D: Disk> Commit<D> {
         } else if state.has_pending() && self.may_write(state) && must_write {
             Step::Lead
         } else if may_enter {
-            Step::Enter // Another thread writes out what fills the buffer; there is room meanwhile.
+            Step::Enter // Another thread writes the full buffer. There is room meanwhile.
         } else if self.backpressure == Backpressure::Fail && !has_room {
             let pending_bytes = pending as u64;
             let pending_bytes_max = self.pending_bytes_max as u64;
@@ -150,7 +152,7 @@ enum Wanted {
     Room {
         bytes: usize,
     },
-    /// Nothing more: it has its room.
+    /// Only its turn: it has reserved its room.
     Reserved,
 }
 
@@ -166,14 +168,14 @@ impl Wanted {
 /// See [`Commit::next_step`].
 enum Step {
     Enter,
-    /// No thread does it, and there is no room, or no going on, before it is done.
+    /// A group must be written before the thread may push, and no other thread writes it.
     Lead,
     Wait,
     Refuse(Error),
 }
 
-/// Room for an entry that is still to be encoded. Its bytes count as pending until its records have
-/// their LSNs, or it is dropped.
+/// Room for an entry that is not encoded yet. Its bytes count as pending until its records have
+/// LSNs, or until the reservation is dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation<'a, D: Disk> {
     commit: &'a Commit<D>,
@@ -189,7 +191,7 @@ impl<D: Disk> Reservation<'_, D> {
         self.bytes = 0;
         if commit.mode == Durability::Buffered {
             let pushed = state.push(unit);
-            // Threads that wait for room may write it out now.
+            // A thread that waits for room may write the buffer now.
             commit.shared.pass_on(state);
             return pushed;
         }

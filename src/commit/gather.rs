@@ -6,17 +6,16 @@ use std::time::Duration;
 use crate::threads;
 use crate::threads::atomic::{AtomicUsize, Ordering};
 
-/// A gathering leader takes its group once it has this much.
+/// A gathering leader stops once its group has this many bytes.
 const GROUP_BYTES: usize = 1 << 20;
-/// A gathering leader stops if no record has arrived for so long.
+/// A gathering leader stops if no record has arrived for this long.
 const GATHER_IDLE: Duration = Duration::from_micros(30);
 const GATHER_MAX: Duration = Duration::from_micros(100);
-/// It stops after this many polls even on a machine whose clock stands still. Where schedules are
-/// tried, a record may arrive between any two of these anyway, and more of them would only be more
-/// of the same.
+/// A gathering leader stops after this many polls, even if the clock stands still. Under loom and
+/// shuttle, a record may arrive between any two polls, and more polls add no new case.
 const GATHER_POLLS_MAX: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1000 };
-/// After each gathering that no record joined, twice as many groups go without one, up to 2 to this
-/// power.
+/// After the n-th gathering in a row that no record joined, 2ⁿ - 1 groups do not gather. This is
+/// the highest n.
 const GATHER_MISSES_MAX: u32 = 6;
 
 /// Records and bytes in the active buffer, for a gathering leader to poll.
@@ -36,8 +35,8 @@ impl Arrivals {
         self.records.store(records, Ordering::Release);
     }
 
-    /// Gives threads that are about to append the chance to join the group. Polls: waking from a
-    /// sleep would take longer than all of this.
+    /// Gives threads that are about to append the chance to join the group. Polls, because waking
+    /// from a sleep would take longer than the whole gathering.
     pub(super) fn gather(
         &self,
         target: usize,
@@ -77,11 +76,11 @@ pub(super) enum Gathered {
 /// What decides whether a leader waits for more records, and how long.
 #[derive(Debug, Default)]
 pub(super) struct Gather {
-    /// Records that may come into the next group.
+    /// How many records the next group is expected to have.
     expected: usize,
     average_sync_ns: u64,
     misses: u32,
-    /// Groups that still go without.
+    /// How many groups do not gather before the next one that may.
     skip: u32,
 }
 
@@ -95,7 +94,7 @@ impl Gather {
         Duration::from_nanos(self.average_sync_ns / 4).min(GATHER_MAX)
     }
 
-    /// Returns how many records to wait for, if that is worth it.
+    /// Returns how many records to wait for; `None` if the leader is not to gather.
     pub(super) fn target(&mut self, present: usize) -> Option<usize> {
         if present >= self.expected {
             return None;
@@ -118,7 +117,7 @@ impl Gather {
         }
     }
 
-    /// Takes in how long a sync took.
+    /// Adds the duration of a sync to the moving average.
     pub(super) fn completed(&mut self, took: Duration) {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.average_sync_ns = match self.average_sync_ns {

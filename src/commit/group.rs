@@ -11,7 +11,8 @@ use crate::threads::Condvar;
 #[derive(Debug)]
 pub(super) struct SleepPoint {
     condvar: Condvar,
-    /// How many sleep. Changed and read under the append mutex alone, so it orders nothing.
+    /// How many threads sleep here. Changed and read only under the append mutex, so it orders
+    /// nothing.
     sleepers: AtomicUsize,
 }
 
@@ -47,19 +48,20 @@ impl SleepPoint {
     }
 }
 
-/// One group of records and states: its number, its failure, its sleepers.
+/// One group of records and states: its number, its failure, its sleeping members.
 ///
-/// A group that was written or synced is known by its number, which is never reused. Only a group
-/// that failed needs a word of its own, since its number counts as passed as well.
+/// The number of a group tells whether the group was written or synced. Numbers are never reused.
+/// The number of a failed group counts as passed, too, so a failed group stores its error here.
 #[derive(Debug)]
 pub(super) struct Group {
     number: u64,
     /// Why the group was revoked: all its records and states are gone.
     revoked: OnceLock<Error>,
-    /// `Buffered` mode: states of generations below this were taken out, and why. Its records stay.
+    /// `Buffered` mode: states of generations below this were taken out, because of `states_lost`.
+    /// The group's records stay.
     states_lost_below: AtomicU64,
     states_lost: OnceLock<Error>,
-    /// In `Sync` mode its members sleep here, so that a finished group wakes only its own.
+    /// In `Sync` mode the members sleep here, so that a finished group wakes only its own members.
     pub(super) members: SleepPoint,
 }
 
@@ -86,13 +88,13 @@ impl Group {
         self.revoked.get_or_init(|| error);
     }
 
-    /// States up to that generation were taken out. Called under the append mutex.
+    /// Notes that states up to that generation were taken out. Called under the append mutex.
     pub(super) fn lose_states(&self, generation: u64, error: Error) {
         self.states_lost_below.store(generation + 1, Ordering::Relaxed);
         self.states_lost.get_or_init(|| error);
     }
 
-    /// Returns why a member's records or state are gone, if they are.
+    /// Returns why a member's records or state are gone; `None` if they are not gone.
     pub(super) fn failure(&self, content: Content) -> Option<&Error> {
         match content {
             Content::Records => self.revoked.get(),
@@ -112,9 +114,9 @@ pub(super) enum Content {
     State(u64),
 }
 
-/// Finished groups, to be used again: an append allocates nothing. There are two, by the parity of
-/// their numbers: while one is being filled and one is on its way, the members of a third may still
-/// look at it.
+/// Finished groups, kept for reuse, so that an append allocates nothing. There is one for each
+/// parity of the number: while one group is being filled and one is on its way, members of a third
+/// may still hold it.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     finished: [Option<Arc<Group>>; 2],
@@ -124,7 +126,7 @@ impl Pool {
     /// Returns a group with that number.
     pub(super) fn take(&mut self, number: u64) -> Arc<Group> {
         if let Some(mut group) = self.finished[parity(number)].take() {
-            // One that a thread still looks at is left alone.
+            // A group that a thread still holds is not reused.
             if let Some(reused) = Arc::get_mut(&mut group) {
                 reused.number = number;
                 if reused.failed() {

@@ -1,14 +1,14 @@
-//! Group commit: who writes and syncs, what is durable, who is woken, when the log is poisoned. It
-//! alone knows.
+//! Group commit: which thread writes and syncs, what is durable, which threads are woken, when the
+//! log is poisoned.
 //!
-//! One mutex orders everything. An append copies its records into the active buffer under it, and
-//! then either leads the group or waits for the group's outcome. The thread that writes to the tail
-//! holds the *writing role*. The thread that syncs the tail holds the *syncing role*. No thread
-//! holds the mutex during a system call. No thread waits for an LSN, because an LSN that was taken
-//! back may be given out again. Threads wait for the number of a group, which is given out once.
+//! One mutex orders everything. An append copies its records into the active buffer under the
+//! mutex. Then it leads the group, or it waits for the group's outcome. The thread that writes to
+//! the tail holds the *writing role*. The thread that syncs the tail holds the *syncing role*. No
+//! thread holds the mutex during a system call. No thread waits for an LSN, because a revoked LSN
+//! is assigned again. Threads wait for the number of a group, which is never reused.
 //!
-//! Every way out of a role goes through [`Roles::release`] or the drop of [`Roles`], and wakes
-//! the threads that can go on.
+//! A thread gives a role back through [`Roles::release`] or the drop of [`Roles`]. Both wake the
+//! threads that can go on.
 
 mod admission;
 mod gather;
@@ -91,8 +91,8 @@ impl<D: Disk> Commit<D> {
         self.push_records(state, unit)
     }
 
-    /// Stores the caller's small state, in its place among the records that are submitted before
-    /// and after. Returns once it is durable, in every mode.
+    /// Stores the caller's small state, after the records that were submitted before it. Returns
+    /// once the state is durable, in every mode.
     pub(crate) fn set_state(&self, unit: Unit<'_>) -> Result<()> {
         let mut state = self.admit(unit.bytes())?;
         let content = state.state_content();
@@ -101,8 +101,8 @@ impl<D: Disk> Commit<D> {
         self.wait_for(state, member)
     }
 
-    /// Makes all that was submitted before the call durable, and returns the durable LSN. `None`:
-    /// it all was.
+    /// Makes everything durable that was submitted before the call. Returns the durable LSN, or
+    /// `None` if everything was durable already.
     pub(crate) fn sync(&self) -> Result<Option<Lsn>> {
         let state = self.lock();
         state.health.check()?;
@@ -111,7 +111,7 @@ impl<D: Disk> Commit<D> {
         Ok(Some(self.durable_lsn()))
     }
 
-    /// Hands all that was submitted before the call to the system.
+    /// Hands everything that was submitted before the call to the system.
     pub(crate) fn flush(&self) -> Result<()> {
         let state = self.lock();
         state.health.check()?;
@@ -131,7 +131,7 @@ impl<D: Disk> Commit<D> {
         PanicGuard { shared: &self.shared, panicking: std::thread::panicking() }
     }
 
-    /// Syncs every `interval`, but sleeps while there is nothing to sync; returns when the log is
+    /// Syncs every `interval`, but sleeps while there is nothing to sync. Returns when the log is
     /// closed or poisoned.
     pub(crate) fn run_timer(&self, interval: Duration) {
         let disk = &self.shared.disk;
@@ -191,7 +191,7 @@ impl<D: Disk> Commit<D> {
         self.disk_full.load(Ordering::Relaxed)
     }
 
-    /// Lets appends wait until [`admit_again`](Commit::admit_again) or [`close`](Commit::close).
+    /// Makes appends wait until [`admit_again`](Commit::admit_again) or [`close`](Commit::close).
     pub(crate) fn hold_appends(&self) -> Result<()> {
         let mut state = self.lock();
         state.health.check()?;
@@ -205,14 +205,15 @@ impl<D: Disk> Commit<D> {
         self.shared.sleepers.wake_all(&state);
     }
 
-    /// From now on every call is `Closed`; wakes every thread.
+    /// Makes every later call return [`Error::Closed`], and wakes every thread.
     pub(crate) fn close(&self) {
         let state = self.lock();
         state.health.close();
         self.shared.sleepers.wake_all(&state);
     }
 
-    /// Waits until no thread holds a role. Once the log is closed, none takes one again.
+    /// Waits until no thread holds a role. Called after the log is closed: a thread that takes a
+    /// role later changes no file.
     pub(crate) fn wait_until_idle(&self) {
         let mut state = self.lock();
         state = state.take_role(Role::Writing);
@@ -242,13 +243,13 @@ impl<D: Disk> Commit<D> {
         self.wait_for(state, member).map(|()| range)
     }
 
-    /// Waits for a group's outcome; leads whatever must be led towards it.
+    /// Waits for a group's outcome. Leads each group up to it that no other thread leads.
     fn wait_for<'a>(&'a self, mut state: Locked<'a, D>, member: Member) -> Result<()> {
         let mut slept = false;
         loop {
             if let Some(result) = state.reached(&member) {
-                // It may have been woken to lead, and a thread that waits for a role may wait for
-                // that.
+                // This thread may have been woken to lead, and it does not. A thread that waits for
+                // a role may wait for that group.
                 if result.is_err() || (slept && state.role_waiters > 0) {
                     self.shared.pass_on(state);
                 }
@@ -278,7 +279,7 @@ impl<D: Disk> Commit<D> {
 
     fn may_write(&self, state: &CommitState<D>) -> bool {
         let is_turn = state.role_waiters == 0 || state.group_goes_next;
-        // Only a leader that syncs as well needs both roles.
+        // Only a leader that also syncs needs both roles.
         !state.writing && is_turn && (self.mode != Durability::Sync || !state.syncing)
     }
 
@@ -294,7 +295,7 @@ impl<D: Disk> Commit<D> {
         taken_state.syncing |= syncs;
         taken_state.group_goes_next = false;
         let mut roles = Roles::new(&self.shared, &mut taken_state, held);
-        // Declared after the roles: a panic unlocks the state before they are given back.
+        // Declared after `roles`: a panic unlocks the state before the drop of `roles` locks it.
         let mut state = taken_state;
         let present = state.active_records;
         if let Some(target) = if syncs { state.gather.target(present) } else { None } {
@@ -341,7 +342,7 @@ impl<D: Disk> Commit<D> {
                 } else {
                     let milestone = if syncs { Milestone::Synced } else { Milestone::Written };
                     let filling = state.revoke(taken, &error, milestone);
-                    // Two groups have their outcome.
+                    // The taken group and the filling group both have their outcome.
                     filling.members.wake_all();
                     self.shared.sleepers.wake_all(&state);
                     Ok(())
@@ -361,7 +362,7 @@ impl<D: Disk> Commit<D> {
         }
     }
 
-    /// Brings a group to disk. Holds no lock.
+    /// Writes a group, and syncs it in `Sync` mode. The caller holds no lock.
     fn write_and_sync(
         &self,
         roles: &mut Roles<'_, D>,
@@ -376,7 +377,8 @@ impl<D: Disk> Commit<D> {
         if written.as_ref().is_err_and(Error::is_storage_full) {
             drop(roles.take_syncing()?);
             disk.undo(roles.writer()).map_err(Failure::Fatal)?;
-            // The file has the largest size that is allowed: the group may fit into another one.
+            // The file has the largest size that the system allows. A new file may have room for
+            // the group.
             if written.as_ref().is_err_and(Error::is_file_too_large) {
                 durable_end = self.rotate(roles, taken)?;
                 written = disk.write(roles.writer(), &mut taken.buffer, durable_end);
@@ -409,8 +411,8 @@ impl<D: Disk> Commit<D> {
         Ok(tail_end.end)
     }
 
-    /// Syncs what is written, in the syncing role alone: writes may go on meanwhile, and are not
-    /// covered.
+    /// Syncs what is written, in the syncing role alone. Another thread may write meanwhile: the
+    /// sync does not cover that.
     fn sync_written(&self, state: Locked<'_, D>, roles: Roles<'_, D>) {
         let covered = state.written_extent();
         let file = state.file.clone();
@@ -441,15 +443,15 @@ impl<D: Disk> Commit<D> {
     }
 }
 
-/// What leading a group came to, for the thread that led.
+/// The result of leading a group, for the thread that led.
 enum Led {
-    /// What the thread waits for has come to this.
+    /// The group that the thread waits for has this outcome.
     Reached(Result<()>),
-    /// What the thread waits for is still to come.
+    /// The group that the thread waits for has no outcome yet.
     NotYet,
-    /// The log is poisoned; or, in `Buffered` mode, the disk is full and the records stay in
-    /// memory. The thread's call fails. In the other modes each member of a group, the leader too,
-    /// reads the group's outcome.
+    /// The thread's call fails: the log is poisoned, or the disk is full in `Buffered` mode, where
+    /// the records stay in memory. In the other modes, a full disk is an outcome of the group,
+    /// which each member reads, the leader included.
     Failed(Error),
 }
 

@@ -1,5 +1,6 @@
-//! The lock on the state, and the right to write and to sync. Both are given back on every way out,
-//! and both poison the log if that way is a panic.
+//! The lock on the state, and the roles: the rights to write and to sync. Each is a guard that
+//! gives back what it holds when it is dropped. If a panic drops a guard, the guard poisons the
+//! log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,8 @@ impl<D: Disk> Shared<D> {
         }
     }
 
-    /// A thread panicked in a critical section: its state cannot be trusted, and the log ends here.
+    /// Poisons the log, because a thread panicked while it held the mutex: the state cannot be
+    /// trusted.
     fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, CommitState<D>>) -> Locked<'a, D> {
         threads::clear_poison(&self.state);
         let mut state = Locked::new(self, guard);
@@ -40,9 +42,8 @@ impl<D: Disk> Shared<D> {
         state
     }
 
-    /// Unlocks, and wakes the threads that can go on now that a role may be free. Called whenever a
-    /// thread that might have been woken to lead goes away instead; [`Roles::release`] does the
-    /// same.
+    /// Unlocks, and wakes the threads that can go on. Called if a thread that may have been woken
+    /// to lead returns and does not lead. [`Roles::release`] wakes the same threads.
     pub(super) fn pass_on(&self, state: Locked<'_, D>) {
         if state.sleeping == 0 {
             return;
@@ -52,8 +53,8 @@ impl<D: Disk> Shared<D> {
         self.sleepers.send(wakes);
     }
 
-    /// Records that all that `writer` has written is durable, and where its tail ends now. Fails if
-    /// the log was poisoned or closed meanwhile.
+    /// Notes that everything that `writer` has written is durable, and where the tail ends now.
+    /// Fails if the log was poisoned or closed meanwhile.
     pub(super) fn publish(&self, writer: &D::Writer) -> Result<()> {
         let mut state = self.lock();
         self.health.check()?;
@@ -70,7 +71,7 @@ impl<D: Disk> Shared<D> {
         self.health.check()?;
         state = state.take_writing_in_turn();
         state = state.take_role(Role::Syncing);
-        // Dropped by an error below, it passes the roles on.
+        // If a call below fails, the drop of `roles` gives the roles back.
         let roles = Roles::new(self, &mut state, &[Role::Writing, Role::Syncing]);
         let next = state.written.next();
         let end = state.tail_end.end;
@@ -88,7 +89,8 @@ impl<D: Disk> Shared<D> {
 pub(super) struct Locked<'a, D: Disk> {
     shared: &'a Shared<D>,
     guard: Option<MutexGuard<'a, CommitState<D>>>,
-    /// Whether the thread was panicking before it took the lock, which then is no fault of ours.
+    /// Whether the thread was panicking before it took the lock. Such a panic does not poison the
+    /// log.
     panicking: bool,
     unlogged: Option<Error>,
 }
@@ -98,10 +100,10 @@ impl<'a, D: Disk> Locked<'a, D> {
         Locked { shared, guard: Some(guard), panicking: std::thread::panicking(), unlogged: None }
     }
 
-    /// Ends the log: nothing is acknowledged after this. The first cause stays.
+    /// Poisons the log: nothing is acknowledged after this. The first cause stays.
     pub(super) fn poison_log(&mut self, cause: Error) {
         if self.health.poison(cause) == Poisoning::First {
-            // Logged once the lock is free: a logger may look at the log.
+            // Logged after the lock is free, because a logger may call the log.
             self.unlogged = self.health.poisoned();
         }
         if planted::is(Bug::WaitersNotWoken) {
@@ -110,9 +112,9 @@ impl<'a, D: Disk> Locked<'a, D> {
         self.shared.sleepers.wake_all(self);
     }
 
-    /// Returns what a poisoned log says.
+    /// Returns the error of a poisoned log.
     pub(super) fn poisoned(&self) -> Error {
-        self.health.poisoned().expect("asked of a poisoned log alone")
+        self.health.poisoned().expect("the log is poisoned")
     }
 
     /// Waits for a role and takes it. A thread that waits here goes before the next leader.
@@ -127,8 +129,8 @@ impl<'a, D: Disk> Locked<'a, D> {
         self
     }
 
-    /// Waits for the writing role and takes it, but never twice in a row while a thread waits for a
-    /// pending group: after each turn of those who wait here, that group goes first.
+    /// Waits for the writing role and takes it. After each such turn, a pending group that a thread
+    /// waits for goes first: threads that wait here must not starve the group.
     pub(super) fn take_writing_in_turn(mut self) -> Locked<'a, D> {
         let shared = self.shared;
         self.role_waiters += 1;
@@ -144,7 +146,7 @@ impl<'a, D: Disk> Locked<'a, D> {
     pub(super) fn wait(mut self, place: &SleepPoint) -> Locked<'a, D> {
         let shared = self.shared;
         self.sleeping += 1;
-        let guard = self.guard.take().expect("held until dropped");
+        let guard = self.guard.take().expect("the guard is held until the drop");
         place.enter();
         let mut state = match place.condvar().wait(guard) {
             Ok(guard) => Locked::new(shared, guard),
@@ -155,11 +157,12 @@ impl<'a, D: Disk> Locked<'a, D> {
         state
     }
 
-    /// As [`wait`](Locked::wait), for no longer than `timeout`; the clock is told of it.
+    /// As [`wait`](Locked::wait), for at most `timeout`. Tells the disk's clock of a wait that
+    /// timed out.
     pub(super) fn wait_timeout(mut self, place: &SleepPoint, timeout: Duration) -> Locked<'a, D> {
         let shared = self.shared;
         self.sleeping += 1;
-        let guard = self.guard.take().expect("held until dropped");
+        let guard = self.guard.take().expect("the guard is held until the drop");
         place.enter();
         let outcome = threads::wait_timeout(place.condvar(), &shared.state, guard, timeout);
         let (mut state, waited) = match outcome {
@@ -182,13 +185,13 @@ impl<D: Disk> std::ops::Deref for Locked<'_, D> {
     type Target = CommitState<D>;
 
     fn deref(&self) -> &CommitState<D> {
-        self.guard.as_ref().expect("held until dropped")
+        self.guard.as_ref().expect("the guard is held until the drop")
     }
 }
 
 impl<D: Disk> std::ops::DerefMut for Locked<'_, D> {
     fn deref_mut(&mut self) -> &mut CommitState<D> {
-        self.guard.as_mut().expect("held until dropped")
+        self.guard.as_mut().expect("the guard is held until the drop")
     }
 }
 
@@ -204,8 +207,7 @@ impl<D: Disk> Drop for Locked<'_, D> {
     }
 }
 
-/// Roles held. Dropped without [`release`](Roles::release), by an error or a panic, they are given
-/// back all the same.
+/// Held roles. If an error or a panic skips [`release`](Roles::release), the drop gives them back.
 #[derive(Debug)]
 pub(super) struct Roles<'a, D: Disk> {
     pub(super) shared: &'a Shared<D>,
@@ -213,7 +215,7 @@ pub(super) struct Roles<'a, D: Disk> {
     writer: Option<Box<D::Writer>>,
     writing: bool,
     syncing: bool,
-    /// As in [`Locked`].
+    /// As `panicking` in [`Locked`].
     panicking: bool,
 }
 
@@ -234,14 +236,14 @@ impl<'a, D: Disk> Roles<'a, D> {
         }
     }
 
-    /// The tail, for a holder of the writing role in a log that is not poisoned.
+    /// Returns the tail. The caller holds the writing role, and the log is not poisoned.
     pub(super) fn writer(&mut self) -> &mut D::Writer {
         self.writer.as_mut().expect("the writing role owns it")
     }
 
-    /// Adds the syncing role. A thread that holds only that role gives it back without waiting for
-    /// anything. If that thread's sync failed, the log is poisoned, and what it could not sync must
-    /// not be synced again.
+    /// Adds the syncing role. This is no deadlock: a thread that holds only the syncing role gives
+    /// it back without waiting for another thread. Fails if the log is poisoned: that thread's sync
+    /// may have failed, and what it could not sync must not be synced again.
     pub(super) fn take_syncing(&mut self) -> Result<Locked<'a, D>, Failure> {
         let mut state = self.shared.lock();
         if !self.syncing {
@@ -274,12 +276,12 @@ impl<'a, D: Disk> Roles<'a, D> {
         }
     }
 
-    /// Gives the roles back, unlocks, and wakes the threads that can go on, the members of
-    /// `finished` among them.
+    /// Gives the roles back, unlocks, and wakes the threads that can go on, including the members
+    /// of `finished`.
     pub(super) fn release(mut self, mut state: Locked<'a, D>, finished: Option<Arc<Group>>) {
         self.give_back(&mut state);
         if state.sleeping == 0 {
-            return; // The usual case of a lone thread.
+            return; // The usual case of a single thread.
         }
         let wakes = self.shared.sleepers.wakes(&state, finished);
         drop(state);
@@ -312,8 +314,8 @@ impl<D: Disk> Drop for Roles<'_, D> {
     }
 }
 
-/// Both roles, with all that is written synced: for a new segment, a checkpoint's state frame, or
-/// the end.
+/// Both roles, with everything that is written synced. The creation of a segment, the state frame
+/// of a checkpoint and the end of the log need them.
 #[derive(Debug)]
 pub(crate) struct Quiesced<'a, D: Disk> {
     roles: Roles<'a, D>,
@@ -329,8 +331,8 @@ impl<D: Disk> Quiesced<'_, D> {
         self.roles.writer()
     }
 
-    /// Takes what came of a change of files: a new end of the tail, up to which all is durable; a
-    /// refusal; or the end of the log.
+    /// Takes the outcome of a change of files. `Ok`: the tail has a new end, and everything up to
+    /// it is durable. A fatal failure poisons the log.
     pub(crate) fn publish(&mut self, outcome: Result<(), Failure>) -> Result<()> {
         let shared = self.roles.shared;
         match outcome {
@@ -345,7 +347,8 @@ impl<D: Disk> Quiesced<'_, D> {
     }
 }
 
-/// Poisons the log if the thread that holds it panics: for what is done to files without a role.
+/// Poisons the log if the thread that holds it panics. It guards changes of files that need no
+/// role.
 #[derive(Debug)]
 pub(crate) struct PanicGuard<'a, D: Disk> {
     pub(super) shared: &'a Shared<D>,

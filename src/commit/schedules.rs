@@ -1,18 +1,17 @@
-//! Group commit under loom: every schedule of a few threads, over a disk in memory that keeps the
-//! books. Only in builds with `--cfg loom`; `docs/contributing.md` has the command.
+//! Group commit under loom: every schedule of a few threads, on a disk in memory that notes each
+//! call. It is compiled only with `--cfg loom`; `docs/contributing.md` has the command.
 //!
 //! A model is a list of threads, each a list of calls, and a plan of what goes wrong. Loom runs it
-//! once for each schedule that could make a difference. The disk notes what is written, and what a
-//! sync covers that began after; a call that returns is held against that at once. A thread that is
-//! left asleep is a deadlock, which loom reports.
+//! once for each schedule that could make a difference. The disk notes what is written, and what
+//! each sync covers. The result of each call is checked against these notes as soon as the call
+//! returns. A thread that is left asleep is a deadlock, which loom reports.
 //!
-//! Time is left to the schedules. A timed wait may end at any moment, gathering looks twice for
-//! company and then has had enough, and the clocks are simple enough to lead every way that a look
-//! at one can lead.
+//! The schedules decide about time, too. A timed wait may end at any moment. A gathering leader
+//! polls at most twice. There are three simple clocks, which together cover every outcome of a look
+//! at the clock.
 //!
-//! What loom does not try: a sleeper that wakes unasked, a `notify_one` that finds another than the
-//! one who has slept longest, a panic. The first two are tried under shuttle, in
-//! `src/wal/schedules.rs`.
+//! Loom does not try a spurious wake-up, a `notify_one` that wakes another thread than the one that
+//! has slept longest, or a panic. Shuttle tries the first two, in `src/wal/schedules.rs`.
 
 use std::fmt;
 use std::io;
@@ -30,23 +29,23 @@ use crate::threads::{MutexGuard, thread};
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Do {
-    /// Appends a record; its byte is different from all others'.
+    /// Appends a record with this byte. No two records have the same byte.
     Append(u8),
     /// Admits a record before it is encoded, then appends it.
     Reserve(u8),
-    /// Stores a state; its byte is different from all others'.
+    /// Stores a state with this byte. No two states have the same byte.
     SetState(u8),
     Sync,
     Flush,
     /// Takes both roles, as a checkpoint does, syncs what is written, and gives them back.
     Quiesce,
-    /// Ends the log as `Wal::close` does.
+    /// Closes the log as `Wal::close` does.
     Close,
     /// The timer of `Interval` mode.
     Timer,
-    /// Looks at what is durable until the first record is, and helps nobody with it.
+    /// Polls the durable LSN until the first record is durable, and does nothing for that.
     LookOn,
-    /// Ends the log for a reason that lies elsewhere: another file, a panic.
+    /// Poisons the log for a cause outside of group commit: another file, a panic.
     Poison,
 }
 use Do::{Append, Close, Flush, LookOn, Poison, Quiesce, Reserve, SetState, Sync, Timer};
@@ -61,11 +60,11 @@ enum Call {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Clock {
-    /// It never moves: the leader looks for company once.
+    /// It never moves, so that a gathering leader polls once.
     Still,
-    /// Only a sync takes time: the leader looks for as long as it may.
+    /// Only a sync takes time, so that a gathering leader polls as often as it may.
     Syncs,
-    /// Every look at it takes half an interval.
+    /// Each look at the clock advances it by half an interval.
     Runs,
 }
 
@@ -78,16 +77,16 @@ struct Model {
     /// Which groups, counted from 0, find the segment full.
     rotations: &'static [usize],
     threads: &'static [&'static [Do]],
-    /// How many times a thread may be interrupted where it could have gone on; `None`: as often as
-    /// there is.
+    /// How many times a thread may be interrupted where it could have gone on; `None`: without
+    /// limit.
     preemptions_max: Option<usize>,
 }
 
 impl Model {
-    /// In `Sync` mode, nothing goes wrong.
+    /// A model in `Sync` mode without faults.
     fn new(threads: &'static [&'static [Do]]) -> Model {
         let options = Options::new();
-        // Two threads in every schedule there is, unless that would take hours.
+        // Two threads run in every possible schedule, unless that would take hours.
         let preemptions_max = match threads.len() {
             2 if threads.concat().len() <= 3 => None,
             2 => Some(5),
@@ -108,7 +107,7 @@ impl Model {
         Model { options, clock: Clock::Runs, ..Model::new(threads) }
     }
 
-    /// The second record finds the buffer full.
+    /// A model in `Buffered` mode, in which the second record finds the buffer full.
     fn buffered(threads: &'static [&'static [Do]]) -> Model {
         let options = Options::new().durability(Durability::Buffered).pending_bytes_max(10);
         Model { options, ..Model::new(threads) }
@@ -136,7 +135,7 @@ impl fmt::Display for Model {
     }
 }
 
-/// What has come about in one schedule or another: a model that never meets its case shows nothing.
+/// What has happened in at least one schedule. A model that never meets its case proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 enum Seen {
@@ -150,7 +149,7 @@ enum Seen {
     Closed = 64,
     /// A segment with records was followed by another.
     Rotated = 128,
-    /// Two were refused by the same full disk.
+    /// A full disk refused two calls.
     RefusedTogether = 256,
 }
 
@@ -168,17 +167,17 @@ struct ModelDisk {
 
 #[derive(Debug, Default)]
 struct Books {
-    /// The records that are written, in LSN order from 1, by their byte; and how many are surely
-    /// durable.
+    /// The bytes of the written records, in LSN order from 1; and how many of the records are known
+    /// to be durable.
     records: Vec<u8>,
     durable: usize,
-    /// The states that are written, in order, each with the number of records before it; and how
-    /// many of them are surely durable.
+    /// The bytes of the written states, in order, each with the number of records before it; and
+    /// how many of the states are known to be durable.
     states: Vec<(u8, usize)>,
     durable_states: usize,
-    /// A write that failed has left something, which is not undone.
+    /// A failed write has left bytes that are not undone yet.
     torn: bool,
-    /// Who is at it.
+    /// Whether a thread writes, syncs, or holds both roles.
     writing: bool,
     syncing: bool,
     exclusive: bool,
@@ -190,7 +189,7 @@ struct Books {
     refused: Vec<u8>,
     refused_states: Vec<u8>,
     refused_full: usize,
-    /// The first rule that was broken. Not a panic: that would unwind through the code under test.
+    /// The first rule that was broken. A panic would unwind through the code under test instead.
     broken: Option<&'static str>,
 }
 
@@ -201,23 +200,23 @@ impl Books {
         }
     }
 
-    /// A call that makes something durable, or seem so.
+    /// Checks a call that makes something durable, or makes it seem durable.
     fn settles(&mut self) {
         self.rule(!self.sync_failed, "after a failed sync no call is made that could hide it");
         self.changes_files();
     }
 
     fn changes_files(&mut self) {
-        self.rule(!self.ended, "nobody changes files once the log has ended");
+        self.rule(!self.ended, "no thread changes files after the log has ended");
     }
 }
 
 impl ModelDisk {
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().expect("loom's are never poisoned")
+        self.books.lock().expect("loom's mutexes are never poisoned")
     }
 
-    /// Counts a call, and tells whether it fails.
+    /// Counts a call, and fails if the model says so.
     fn fails(&self, books: &mut Books, call: Call) -> Result<()> {
         let number = books.calls[call as usize];
         books.calls[call as usize] += 1;
@@ -253,7 +252,7 @@ impl Disk for ModelDisk {
             books.durable == books.records.len() && books.durable_states == books.states.len();
         books.rule(synced, "what a seal covers is synced first");
         let follows = u64::from(next) == books.records.len() as u64 + 1;
-        books.rule(follows, "LSNs go on in the next segment");
+        books.rule(follows, "LSNs continue in the next segment");
         if books.durable > 0 {
             self.see(Seen::Rotated);
         }
@@ -274,13 +273,13 @@ impl Disk for ModelDisk {
         let alone = !books.writing && !books.exclusive;
         books.rule(alone, "one thread writes at a time");
         let apart = self.model.options.durability != Durability::Sync || !books.syncing;
-        books.rule(apart, "who leads in `Sync` mode holds both roles");
+        books.rule(apart, "a leader in `Sync` mode holds both roles");
         let undone = !books.torn;
         books.rule(undone, "what a failed write left is undone first");
         let follows = u64::from(frames[0].header.first) == books.records.len() as u64 + 1;
         books.rule(follows, "LSNs are dense");
         books.writing = true;
-        drop(books); // Others may do what they like during a write, and see nothing of it.
+        drop(books); // Other threads run during a write and see none of its bytes.
 
         let mut books = self.books();
         books.writing = false;
@@ -290,10 +289,10 @@ impl Disk for ModelDisk {
         }
         let before = books.records.len();
         for frame in frames {
-            let at = usize::try_from(frame.offset).expect("it is small") + FRAME_HEADER_BYTES;
+            let at = usize::try_from(frame.offset).expect("a small number") + FRAME_HEADER_BYTES;
             let mut body = &bytes[at..][..frame.header.body_bytes as usize];
             let follows = u64::from(frame.header.first) == books.records.len() as u64 + 1;
-            books.rule(follows, "each frame stands in its place among the records");
+            books.rule(follows, "each frame follows the records before it");
             if frame.header.frame_type == FrameType::State {
                 let before = books.records.len();
                 books.states.push((body[FLOOR_BYTES], before));
@@ -337,7 +336,7 @@ impl Disk for ModelDisk {
         let alone = !books.syncing;
         books.rule(alone, "one thread syncs at a time");
         books.syncing = true;
-        // What is written from now on is not covered.
+        // The sync does not cover what is written from now on.
         let covered = books.records.len();
         let covered_states = books.states.len();
         drop(books);
@@ -357,7 +356,7 @@ impl Disk for ModelDisk {
     }
 
     fn now(&self) -> Duration {
-        let half = u64::try_from(INTERVAL.as_nanos()).expect("it is short") / 2;
+        let half = u64::try_from(INTERVAL.as_nanos()).expect("a short time") / 2;
         let step = if self.model.clock == Clock::Runs { half } else { 0 };
         Duration::from_nanos(self.clock_ns.fetch_add(step, StdOrdering::Relaxed) + step)
     }
@@ -433,7 +432,7 @@ impl Log {
         match outcome {
             Ok(()) => {
                 self.disk.see(Seen::Acknowledged);
-                // It may have been merged with a newer one, which then stands in its place.
+                // A newer state may have replaced it before it was written.
                 let any_is_durable = books.durable_states > 0;
                 books.rule(any_is_durable, "a state is durable when Ok is returned");
                 let others = self.disk.model.threads.concat();
@@ -456,20 +455,22 @@ impl Log {
         match outcome {
             Ok(range) => {
                 self.disk.see(Seen::Acknowledged);
-                let at = usize::try_from(u64::from(range.first())).expect("it is small") - 1;
+                let at = usize::try_from(u64::from(range.first())).expect("a small number") - 1;
                 let is_there = books.records.get(at) == Some(&byte);
                 let is_durable = at < books.durable;
                 match self.commit.mode {
                     Durability::Sync => {
-                        books.rule(is_there && is_durable, "Ok means that it is on disk")
+                        books.rule(is_there && is_durable, "Ok means that the record is durable")
                     }
-                    Durability::Interval(_) => books.rule(is_there, "Ok means that it is written"),
+                    Durability::Interval(_) => {
+                        books.rule(is_there, "Ok means that the record is written")
+                    }
                     Durability::Buffered => {}
                 }
             }
             Err(error) => {
                 self.note(&mut books, &error);
-                // Of a poisoned log it is unknown.
+                // In a poisoned log, the outcome of the record is unknown.
                 if !matches!(error, Error::Poisoned { .. }) {
                     books.refused.push(byte);
                 }
@@ -482,11 +483,11 @@ impl Log {
         match self.commit.sync() {
             Ok(_) => {
                 let mut books = self.disk.books();
-                // Where a full disk took records back meanwhile, there are fewer of them.
+                // If a full disk revoked records meanwhile, there are fewer records.
                 let has_all =
                     books.durable as u64 + 1 >= u64::from(before) || books.refused_full > 0;
-                let taken_back = self.disk.model.faults.iter().any(|(_, _, kind)| *kind == FULL);
-                books.rule(has_all || taken_back, "a sync covers what was appended before it");
+                let revokes = self.disk.model.faults.iter().any(|(_, _, kind)| *kind == FULL);
+                books.rule(has_all || revokes, "a sync covers what was appended before it");
             }
             Err(error) => self.note(&mut self.disk.books(), &error),
         }
@@ -498,8 +499,8 @@ impl Log {
             Ok(()) => {
                 let mut books = self.disk.books();
                 let has_all = books.records.len() as u64 + 1 >= u64::from(before);
-                let taken_back = self.disk.model.faults.iter().any(|(_, _, kind)| *kind == FULL);
-                books.rule(has_all || taken_back, "a flush covers what was appended before it");
+                let revokes = self.disk.model.faults.iter().any(|(_, _, kind)| *kind == FULL);
+                books.rule(has_all || revokes, "a flush covers what was appended before it");
             }
             Err(error) => self.note(&mut self.disk.books(), &error),
         }
@@ -516,17 +517,17 @@ impl Log {
         }
     }
 
-    /// With both roles held nobody else is at the files, and all that is written is durable after
-    /// the sync.
+    /// Checks that no other thread uses the files while both roles are held, and that everything
+    /// that is written is durable after the sync.
     fn use_both(&self, mut quiesced: Quiesced<'_, ModelDisk>) -> Result<()> {
         let mut books = self.disk.books();
         let written = books.records.len();
         let alone = !books.writing && !books.syncing && !books.exclusive;
-        books.rule(alone, "who holds both roles is alone");
+        books.rule(alone, "a holder of both roles is alone");
         let synced = books.durable == written && books.durable_states == books.states.len();
         books.rule(synced, "what is written is durable once it was synced in both roles");
         let known = u64::from(quiesced.next) == written as u64 + 1;
-        books.rule(known, "who holds both roles knows how much is written");
+        books.rule(known, "a holder of both roles knows how much is written");
         books.exclusive = true;
         drop(books);
         self.disk.books().exclusive = false;
@@ -561,7 +562,7 @@ impl Log {
         Ok(())
     }
 
-    /// Holds an error against what the model gives reason for.
+    /// Checks that the model gives a reason for an error.
     fn note(&self, books: &mut Books, error: &Error) {
         let Model { faults, threads, options, .. } = &self.disk.model;
         let meets = |full: bool| faults.iter().any(|(_, _, kind)| (*kind == FULL) == full);
@@ -586,13 +587,13 @@ impl Log {
         }
     }
 
-    /// What must hold once every thread has returned.
+    /// Checks what must hold after every thread has returned.
     fn check_end(&self) {
         let state = self.commit.lock();
         let mut books = self.disk.books();
         let idle =
             !state.writing && !state.syncing && state.role_waiters == 0 && state.queue.is_empty();
-        books.rule(idle, "every role is given back and nobody is left in line");
+        books.rule(idle, "every role is given back and the queue is empty");
         let refused = books.refused.clone();
         let none_came_back = refused.iter().all(|byte| !books.records.contains(byte));
         books.rule(none_came_back, "what was refused is not written");
@@ -601,7 +602,7 @@ impl Log {
         books.rule(none_came_back, "a state that was refused is not written");
         let newest = states[..books.durable_states].last().copied();
         let shown = state.durable_state().first().copied();
-        // After a poisoning the log may know less than the disk has.
+        // A poisoned log may know less than the disk has.
         let is_newest = shown == newest || state.health.is_poisoned();
         books.rule(is_newest, "the log shows the newest durable state");
         let written = u64::from(state.written);
@@ -611,15 +612,15 @@ impl Log {
         if let Some(Error::Poisoned { durable: last, .. }) = &state.health.poisoned() {
             let last_written = books.written_when_poisoned.unwrap_or(state.written);
             let stands_still = *last == state.durable && last_written == state.written;
-            books.rule(stands_still, "a poisoned log takes nothing more for written or durable");
+            books.rule(stands_still, "a poisoned log counts nothing more as written or durable");
         }
         if !state.health.is_poisoned() {
             let same = written == books.records.len() as u64 && !books.torn;
             books.rule(same, "the log knows what is written");
             let pending = state.has_pending() && self.commit.mode != Durability::Buffered;
-            books.rule(!pending, "nobody returns and leaves records behind");
+            books.rule(!pending, "no thread returns and leaves records unwritten");
             let settled = self.commit.mode != Durability::Sync || durable == written;
-            books.rule(settled, "in `Sync` mode all that is written was synced");
+            books.rule(settled, "in `Sync` mode everything that is written was synced");
         }
         if self.commit.counters.snapshot().waits > 0 {
             self.disk.see(Seen::Waited);
@@ -628,7 +629,7 @@ impl Log {
     }
 }
 
-/// Runs a model in every schedule; each of `expected` must come about in one of them at least.
+/// Runs a model in every schedule. Each of `expected` must happen in at least one schedule.
 fn explore(model: Model, expected: &[Seen]) {
     let runs = Arc::new(StdAtomicU64::new(0));
     let seen = Arc::new(StdAtomicU64::new(0));
@@ -673,13 +674,14 @@ fn report(line: &str) {
     eprintln!("{line}");
 }
 
-/// Two threads, for groups of either parity; two with more to do; and three, who can share a group.
+/// Two threads, for groups of both parities; two threads with more calls; and three threads, which
+/// can share a group.
 const DUO: &[&[Do]] = &[&[Append(1), Append(3)], &[Append(2)]];
 const PAIR: &[&[Do]] = &[&[Append(1), Append(3)], &[Append(2), Append(4)]];
 const TRIO: &[&[Do]] = &[&[Append(1), Append(4)], &[Append(2)], &[Append(3)]];
 
 #[test]
-fn ok_means_on_disk_and_nobody_is_left_asleep() {
+fn ok_means_durable_and_no_thread_is_left_asleep() {
     for clock in [Clock::Still, Clock::Syncs, Clock::Runs] {
         explore(Model { clock, ..Model::new(DUO) }, &[Seen::Acknowledged, Seen::Waited]);
         explore(Model { clock, ..Model::new(PAIR) }, &[Seen::Acknowledged, Seen::Waited]);
@@ -688,14 +690,14 @@ fn ok_means_on_disk_and_nobody_is_left_asleep() {
             &[Seen::Acknowledged, Seen::Waited, Seen::Shared],
         );
     }
-    // Company that the leader waits for: the first sync takes time, the second group gathers.
+    // The first sync takes time, so that the leader of the second group gathers.
     let gathers = Model { clock: Clock::Syncs, ..Model::new(PAIR) };
     explore(gathers, &[Seen::Shared]);
     explore(Model::new(&[&[Append(1), Sync], &[Append(2), Flush]]), &[Seen::Waited]);
 }
 
 #[test]
-fn a_failure_is_told_to_everyone_and_nothing_is_acknowledged_behind_it() {
+fn every_caller_gets_the_failure_and_nothing_is_acknowledged_after_it() {
     const FAULTS: [&[(Call, usize, io::ErrorKind)]; 6] = [
         &[(Call::Write, 0, BROKEN)],
         &[(Call::Write, 1, BROKEN)],
@@ -726,7 +728,7 @@ fn a_failure_is_told_to_everyone_and_nothing_is_acknowledged_behind_it() {
 }
 
 #[test]
-fn a_full_disk_refuses_whom_it_must_and_the_log_goes_on() {
+fn a_full_disk_refuses_what_is_not_written_and_the_log_goes_on() {
     const FAULTS: [&[(Call, usize, io::ErrorKind)]; 3] = [
         &[(Call::Write, 0, FULL)],
         &[(Call::Write, 1, FULL)],
@@ -756,8 +758,8 @@ fn close_lets_what_was_appended_reach_its_outcome_and_admits_nothing_more() {
 }
 
 #[test]
-fn whoever_waits_for_room_gets_it_or_is_told() {
-    // Method: only one record may be pending, so that two of three stand in line.
+fn a_thread_that_waits_for_room_gets_room_or_an_error() {
+    // Method: only one record may be pending, so that two of three threads queue.
     let narrow =
         |threads| Model { options: Options::new().pending_bytes_max(10), ..Model::new(threads) };
     explore(narrow(DUO), &[Seen::Waited, Seen::Acknowledged]);
@@ -781,11 +783,12 @@ fn whoever_waits_for_room_gets_it_or_is_told() {
 }
 
 #[test]
-fn both_roles_exclude_everyone_else() {
+fn both_roles_exclude_all_other_threads() {
     explore(Model::new(&[&[Append(1), Append(2)], &[Quiesce, Quiesce]]), &[Seen::Acknowledged]);
     explore(Model::new(&[&[Append(1)], &[Append(2)], &[Quiesce]]), &[Seen::Acknowledged]);
     explore(Model::new(&[&[Append(1)], &[Quiesce], &[Quiesce]]), &[Seen::Acknowledged]);
-    // One waits for the writing role, another, who has that and must rotate, for the syncing role.
+    // One thread waits for the writing role. The thread that holds the writing role must rotate,
+    // and waits for the syncing role.
     let threads: &[&[Do]] = &[&[Append(1), Append(2)], &[Sync], &[Quiesce]];
     explore(Model { rotations: &[1], ..Model::interval(threads) }, &[Seen::Rotated]);
     let failing = Model::new(&[&[Append(1)], &[Append(2)], &[Quiesce]]);
@@ -828,14 +831,14 @@ fn the_timer_syncs_and_ends_with_the_log() {
     explore(Model::interval(joined).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
     explore(Model::interval(joined).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
     explore(Model::interval(&[&[Append(1), Quiesce, Close], &[Timer]]), &[Seen::Acknowledged]);
-    // Nobody else syncs.
+    // Only the timer syncs.
     explore(Model::interval(&[&[Append(1), LookOn, Close], &[Timer]]), &[Seen::Acknowledged]);
     explore(
         Model::interval(&[&[Append(1), LookOn, Close], &[Append(2)], &[Timer]]),
         &[Seen::Acknowledged],
     );
-    // Nobody closes this log: the timer ends because it was poisoned, also where it has nothing to
-    // sync.
+    // No thread closes this log. The timer ends because the log is poisoned, even if the timer has
+    // nothing to sync.
     let poisoned = Model::interval(&[&[Append(1), Append(2)], &[Timer]]);
     explore(poisoned.clone().with_faults(&[(Call::Write, 0, BROKEN)]), &[Seen::Poisoned]);
     explore(poisoned.with_faults(&[(Call::Write, 1, BROKEN)]), &[Seen::Poisoned]);
@@ -882,7 +885,8 @@ fn states_stand_among_records_and_share_their_syncs() {
             let full = model(&[&[SetState(1)], &[Append(2), Sync], &[SetState(3)]]);
             explore(full.with_faults(faults), &[Seen::StorageFull]);
         }
-        // A full disk that only a state has met: what comes next is written out first.
+        // Only a state meets the full disk. In `Buffered` mode, the next record is written before
+        // another one is admitted.
         let full = model(&[&[SetState(1), Append(2), Append(3)], &[Append(4)]]);
         explore(full.with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
         let broken = model(&[&[SetState(1)], &[Append(2)], &[SetState(3)]]);
@@ -891,9 +895,9 @@ fn states_stand_among_records_and_share_their_syncs() {
 }
 
 #[test]
-fn an_entry_that_is_admitted_before_it_is_encoded_finds_its_place() {
-    // Method: room for one record at a time, so that the others queue up; and the log is closed, or
-    // meets a full disk, while a record is being encoded.
+fn an_entry_can_be_admitted_before_it_is_encoded() {
+    // Method: there is room for one record at a time, so that the other threads queue. The log is
+    // closed, or meets a full disk, while a record is being encoded.
     let narrow =
         |threads| Model { options: Options::new().pending_bytes_max(10), ..Model::new(threads) };
     let trio: &[&[Do]] = &[&[Reserve(1), Append(4)], &[Append(2)], &[Reserve(3)]];

@@ -1,5 +1,5 @@
-//! What the append mutex guards. Each method leaves it true to the invariants of
-//! `docs/architecture.md`. None of them wakes a thread or waits.
+//! What the append mutex guards. Each method keeps the invariants of `docs/architecture.md`. No
+//! method wakes a thread or waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use crate::watch::Watch;
 use super::gather::Gather;
 use super::group::{Content, Group, Pool, SleepPoint};
 
-/// The last LSN that a record may have. A reader's position after it is still an LSN.
+/// The highest value of `next`. No record has this LSN, so the LSN after the last record always
+/// exists.
 const LAST_LSN: u64 = u64::MAX - 1;
 
-/// What a thread may do to the tail while it holds the role, and no other thread may.
+/// What only the holder of the role may do to the tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Writing,
@@ -69,14 +70,14 @@ pub(super) struct CommitState<D: Disk> {
     pub(super) health: Arc<Health>,
     pub(super) watch: Arc<Watch>,
 
-    /// The next LSN to be given out: one above the appended LSN.
+    /// The next LSN to be assigned: one above the appended LSN.
     pub(super) next: Lsn,
-    /// The last LSN handed to the system, and the last one covered by a successful sync. durable ≤
-    /// written < next. durable and written never fall, `next` only by
-    /// [`revoke`](CommitState::revoke).
+    /// The last LSN handed to the system, and the last LSN covered by a successful sync. durable ≤
+    /// written < next. `written` and `durable` never fall. Only [`revoke`](CommitState::revoke)
+    /// lowers `next`.
     pub(super) written: Lsn,
     pub(super) durable: Lsn,
-    /// The tail and the end of what is written in it; and up to where that is durable.
+    /// The tail with the end of what is written in it, and the end of what is durable in it.
     pub(super) tail_end: TailEnd,
     pub(super) durable_end: u64,
     /// What the writing role owns, while no thread holds that role. In a box, since each append
@@ -85,7 +86,7 @@ pub(super) struct CommitState<D: Disk> {
     /// The tail's file: what the syncing role syncs.
     pub(super) file: D::File,
 
-    /// The group that is being filled, and the one on its way.
+    /// The group that is being filled, and the group on its way to disk.
     pub(super) filling: Arc<Group>,
     pub(super) in_flight: Option<Arc<Group>>,
     pool: Pool,
@@ -96,14 +97,16 @@ pub(super) struct CommitState<D: Disk> {
     in_flight_bytes: usize,
     /// Bytes of entries that were admitted and are still being encoded.
     pub(super) reserved_bytes: usize,
-    /// `Buffered` mode: a group that met a full disk, to go out first.
+    /// `Buffered` mode: a group that met a full disk. It is written before all others.
     pub(super) retained: Option<Taken>,
-    /// Groups up to these have been written, synced, or revoked.
+    /// Groups up to `written_groups` were written or revoked. Groups up to `synced_groups` were
+    /// synced or revoked.
     pub(super) written_groups: u64,
     pub(super) synced_groups: u64,
-    /// Rises each time that states are taken out: those that came before are lost.
+    /// Increases each time that states are taken out of the groups that are not written.
     state_generation: u64,
-    /// The newest durable state, and states that are written and not durable yet, by group.
+    /// The newest durable state, and the states that are written and not yet durable, with the
+    /// numbers of their groups.
     durable_state: Arc<[u8]>,
     written_states: VecDeque<(u64, Arc<[u8]>)>,
 
@@ -111,13 +114,13 @@ pub(super) struct CommitState<D: Disk> {
     pub(super) writing: bool,
     pub(super) syncing: bool,
     pub(super) role_waiters: usize,
-    /// How many threads sleep, wherever they do.
+    /// How many threads sleep, at any [`SleepPoint`].
     pub(super) sleeping: usize,
     /// A thread that waited for a role had its turn: a pending group that a thread waits for goes
     /// next.
     pub(super) group_goes_next: bool,
-    /// The threads that wait for room, first come first, each on its own; and the room that all of
-    /// them want.
+    /// The threads that wait for room, in order of arrival, each at a sleep point of its own; and
+    /// the bytes that all of them want.
     pub(super) queue: VecDeque<Arc<SleepPoint>>,
     pub(super) queued_bytes: usize,
     pub(super) admission: Admission,
@@ -184,7 +187,7 @@ impl<D: Disk> CommitState<D> {
         }
     }
 
-    /// Gives a unit its LSNs and adds it to the group being filled. A state gets none.
+    /// Gives a unit its LSNs and adds it to the group being filled. A state gets no LSN.
     pub(super) fn push(&mut self, unit: Unit<'_>) -> Result<LsnRange> {
         let first = self.next;
         let count = unit.count();
@@ -238,20 +241,21 @@ impl<D: Disk> CommitState<D> {
         Member { group: self.filling.clone(), content, milestone }
     }
 
-    /// What a state that is pushed now is, to its group.
+    /// Returns what the pusher of a state waits for, if the state is pushed now.
     pub(super) fn state_content(&self) -> Content {
         Content::State(self.state_generation)
     }
 
-    /// Makes the caller a member of the newest group, who will read its outcome; `None` if that
-    /// group has reached the milestone, or was revoked.
+    /// Makes the caller a member of the newest group. Returns `None` if that group has reached the
+    /// milestone or was revoked.
     pub(super) fn join_newest(&self, milestone: Milestone) -> Option<Member> {
         let newest = self.newest_group();
         if self.groups_at(milestone) >= newest {
             return None;
         }
-        // What is neither being filled nor on its way is retained, or written and not synced. A
-        // group that is written can no longer be revoked: any group of that number will do.
+        // A group that is neither being filled nor on its way is retained, or it is written and not
+        // synced. A written group cannot be revoked, so a new `Group` with its number has the same
+        // outcome.
         let retained = self.retained.as_ref().map(|taken| &taken.group);
         let known = [Some(&self.filling), self.in_flight.as_ref(), retained];
         let group = known.into_iter().flatten().find(|group| group.number() == newest);
@@ -266,9 +270,9 @@ impl<D: Disk> CommitState<D> {
         }
     }
 
-    /// The outcome of a group, once it has one.
+    /// Returns the outcome of a group for a member; `None` if the group has none yet.
     pub(super) fn reached(&self, member: &Member) -> Option<Result<()>> {
-        // The usual case: the group is still to be written, and nothing stands in the way.
+        // The usual case: the group is not written yet, and the log is open.
         let number = member.group.number();
         let holds_records = number < self.filling.number() || self.active_records > 0;
         if number > self.written_groups
@@ -282,20 +286,21 @@ impl<D: Disk> CommitState<D> {
             return Some(Err(error.clone()));
         }
         if self.groups_at(member.milestone) >= self.position(&member.group) {
-            return Some(Ok(())); // True all the same if the log was poisoned or closed since.
+            return Some(Ok(())); // This stays true if the log is poisoned or closed later.
         }
-        // Of a group that a poisoned log leaves behind, only `Poisoned` says that its outcome is
-        // unknown.
+        // The outcome of an unfinished group in a poisoned log is unknown. `Poisoned` says so, and
+        // `Closed` does not: so `Poisoned` is returned, even if the log was closed later.
         self.health.poisoned().or_else(|| self.health.check().err()).map(Err)
     }
 
-    /// The number up to which groups must have passed for this one to have. If all states were
-    /// taken out of the group being filled, and it has no records, it is where the one before is.
+    /// Returns the number up to which groups must have passed before this group counts as passed. A
+    /// filling group that has no records and whose states were all taken out passes with the group
+    /// before it.
     pub(super) fn position(&self, group: &Group) -> u64 {
         group.number().min(self.newest_group())
     }
 
-    /// Takes the group that is next to be written. There is one.
+    /// Takes the group that is next to be written. The caller knows that there is one.
     pub(super) fn take(&mut self) -> Taken {
         let taken = match self.retained.take() {
             Some(taken) => taken,
@@ -310,7 +315,7 @@ impl<D: Disk> CommitState<D> {
                 }
             }
         };
-        assert!(!taken.buffer.is_empty(), "a leader leads a group");
+        assert!(!taken.buffer.is_empty(), "a leader takes a group that is not empty");
         assert!(taken.first == self.written.next(), "groups are written in order");
         self.in_flight = Some(taken.group.clone());
         self.in_flight_bytes = taken.buffer.bytes();
@@ -320,7 +325,7 @@ impl<D: Disk> CommitState<D> {
     pub(super) fn group_written(&mut self, taken: Taken, end: u64) {
         let number = taken.group.number();
         assert!(number == self.written_groups + 1, "groups are written in order");
-        let next = taken.first.checked_add(taken.records as u64).expect("they have LSNs");
+        let next = taken.first.checked_add(taken.records as u64).expect("the records have LSNs");
         self.written = next.previous();
         self.written_groups = number;
         self.last_group_records = taken.records;
@@ -336,12 +341,12 @@ impl<D: Disk> CommitState<D> {
         self.synced(self.written_extent());
     }
 
-    /// Returns how much is written: what a sync that begins now will cover.
+    /// Returns how much is written. A sync that begins now covers it.
     pub(super) fn written_extent(&self) -> Extent {
         Extent { last: self.written, groups: self.written_groups, end: self.tail_end.end }
     }
 
-    /// A sync that began when this much was written has succeeded.
+    /// Notes that a sync has succeeded. It began when `covered` was written.
     pub(super) fn synced(&mut self, covered: Extent) {
         let Extent { last, groups, end } = covered;
         assert!(self.durable <= last && last <= self.written, "durable ≤ written");
@@ -360,8 +365,8 @@ impl<D: Disk> CommitState<D> {
         self.durable_state.clone()
     }
 
-    /// `Buffered` mode: keeps the records of a group that met a full disk. They go out first. All
-    /// states that are not written are taken out: their callers are told.
+    /// `Buffered` mode: keeps the records of a group that met a full disk. They are written before
+    /// all others. All states that are not written are taken out, and their callers get the error.
     pub(super) fn retain(&mut self, mut taken: Taken, error: &Error) {
         self.in_flight = None;
         self.in_flight_bytes = 0;
@@ -380,8 +385,8 @@ impl<D: Disk> CommitState<D> {
         }
     }
 
-    /// Takes back every LSN that was given out and not written: that group and the one being
-    /// filled. One lead would have brought each of them to `milestone`.
+    /// Revokes every LSN that was assigned and not written: the LSNs of `taken` and of the group
+    /// being filled. `milestone`: what a leader would have brought each of the two groups to.
     /// Returns the group that was being filled.
     pub(super) fn revoke(
         &mut self,
@@ -417,14 +422,15 @@ impl<D: Disk> CommitState<D> {
         self.in_flight_bytes = 0;
     }
 
-    /// The group on its way has its outcome: its object may be used again once no thread looks.
+    /// Notes that the group on its way has its outcome. Its object is used again after the last
+    /// thread has dropped it.
     fn group_finished(&mut self, group: Arc<Group>) {
         self.in_flight = None;
         self.pool.keep(group);
     }
 
-    /// Remembers how many records are likely to come: those that were just acknowledged, and those
-    /// that were pending meanwhile.
+    /// Predicts how many records the next group will have: as many as were just acknowledged and as
+    /// are pending now.
     pub(super) fn note_cohort(&mut self) {
         self.gather.expect(self.last_group_records + self.active_records);
     }

@@ -1,5 +1,5 @@
-//! Method throughout: a disk in memory whose next calls are scripted to fail, to panic, or to wait
-//! for the test.
+//! Method of all tests: a disk in memory whose next calls are scripted to fail, to panic, or to
+//! wait for the test.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,7 +17,7 @@ use crate::health::Health;
 enum Script {
     Fail(io::ErrorKind),
     Panic,
-    /// Tells the test that the call has begun, and waits for its word, which may be to fail.
+    /// Tells the test that the call has begun, and waits until the test lets it succeed or fail.
     Wait(Sender<()>, Receiver<Option<io::ErrorKind>>),
 }
 
@@ -28,7 +28,7 @@ struct FakeDisk {
     full: AtomicBool,
     writes: Mutex<VecDeque<Option<Script>>>,
     syncs: Mutex<VecDeque<Option<Script>>>,
-    /// One letter for each call that was carried out.
+    /// One letter for each call, also for a call that failed.
     calls: Mutex<String>,
     /// States that were written.
     states: Mutex<Vec<Vec<u8>>>,
@@ -140,7 +140,7 @@ fn append(commit: &Commit<FakeDisk>, payload: &[u8]) -> Result<Lsn> {
     commit.append(Unit::entry(&Entry::from(payload))).map(|range| range.first())
 }
 
-/// Scripts the next sync to wait. Received from, it has begun; sent to, it goes on.
+/// Scripts the next sync to wait. The receiver tells that it has begun. The sender lets it go on.
 fn hold_sync(disk: &FakeDisk) -> (Receiver<()>, Sender<Option<io::ErrorKind>>) {
     hold(&disk.syncs)
 }
@@ -152,7 +152,7 @@ fn hold(calls: &Mutex<VecDeque<Option<Script>>>) -> (Receiver<()>, Sender<Option
     (has_begun, go_on)
 }
 
-/// Starts an append in a thread of its own; what it returns comes through the channel.
+/// Starts an append in a new thread, and returns the channel of its result.
 fn start_append(commit: &Arc<Commit<FakeDisk>>) -> Receiver<Result<Lsn>> {
     start_append_of(commit, b"record")
 }
@@ -167,7 +167,7 @@ fn start_append_of(
     receiver
 }
 
-/// A thread that sleeps for ever is a failure, not a hang.
+/// Receives a result. If a thread sleeps for ever, the test fails and does not hang.
 fn outcome<T>(receiver: &Receiver<T>) -> T {
     receiver.recv_timeout(Duration::from_secs(10)).expect("a thread was left asleep, or panicked")
 }
@@ -176,13 +176,13 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
     let clock = OsFs::new();
     let limit = Duration::from_secs(10);
     while !condition() {
-        assert!(clock.now() < limit, "it does not come about");
+        assert!(clock.now() < limit, "the condition does not become true");
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn a_lone_thread_writes_and_syncs_each_record_once() {
+fn a_single_thread_writes_and_syncs_each_record_once() {
     let (disk, commit) = fixture(&Options::new());
     for lsn in 1..=3 {
         assert_eq!(append(&commit, b"").unwrap(), Lsn::from(lsn));
@@ -193,7 +193,7 @@ fn a_lone_thread_writes_and_syncs_each_record_once() {
 }
 
 #[test]
-fn what_comes_during_a_sync_shares_the_next_one() {
+fn records_that_come_during_a_sync_share_the_next_one() {
     let (disk, commit) = fixture(&Options::new());
     let (begun, go_on) = hold_sync(&disk);
     let first = start_append(&commit);
@@ -209,8 +209,8 @@ fn what_comes_during_a_sync_shares_the_next_one() {
 }
 
 #[test]
-fn a_full_disk_takes_back_what_is_not_written_and_the_log_goes_on() {
-    // Method: the first group waits in its sync while five more come; their write meets a full
+fn a_full_disk_revokes_what_is_not_written_and_the_log_goes_on() {
+    // Method: five appends come while the first group is in its sync. Their write meets a full
     // disk.
     let (disk, commit) = fixture(&Options::new());
     let (begun, go_on) = hold_sync(&disk);
@@ -234,7 +234,7 @@ fn a_full_disk_takes_back_what_is_not_written_and_the_log_goes_on() {
 }
 
 #[test]
-fn a_failed_sync_ends_the_log_for_everyone_and_is_not_tried_again() {
+fn a_failed_sync_poisons_the_log_for_all_threads_and_is_not_tried_again() {
     let (disk, commit) = fixture(&Options::new());
     append(&commit, b"").unwrap();
     let (begun, go_on) = hold_sync(&disk);
@@ -246,7 +246,9 @@ fn a_failed_sync_ends_the_log_for_everyone_and_is_not_tried_again() {
     go_on.send(None).unwrap();
     outcome(&first).unwrap();
     for other in &others {
-        let Err(Error::Poisoned { durable, .. }) = outcome(other) else { panic!("it says so") };
+        let Err(Error::Poisoned { durable, .. }) = outcome(other) else {
+            panic!("expected `Poisoned`")
+        };
         assert_eq!(durable, Lsn::from(2));
     }
     assert!(matches!(append(&commit, b""), Err(Error::Poisoned { .. })));
@@ -256,7 +258,7 @@ fn a_failed_sync_ends_the_log_for_everyone_and_is_not_tried_again() {
 }
 
 #[test]
-fn a_log_poisoned_during_a_sync_acknowledges_nothing_of_it() {
+fn a_log_poisoned_during_a_sync_acknowledges_none_of_its_records() {
     let (disk, commit) = fixture(&Options::new());
     let (begun, go_on) = hold_sync(&disk);
     let first = start_append(&commit);
@@ -268,7 +270,7 @@ fn a_log_poisoned_during_a_sync_acknowledges_nothing_of_it() {
 }
 
 #[test]
-fn a_panic_while_leading_poisons_the_log_and_leaves_nobody_asleep() {
+fn a_panic_while_leading_poisons_the_log_and_leaves_no_thread_asleep() {
     let (disk, commit) = fixture(&Options::new());
     let (begun, go_on) = hold_sync(&disk);
     disk.writes.lock().unwrap().extend([None, Some(Script::Panic)]);
@@ -278,7 +280,7 @@ fn a_panic_while_leading_poisons_the_log_and_leaves_nobody_asleep() {
     wait_until(|| commit.lock().active_records == 3);
     go_on.send(None).unwrap();
     outcome(&first).unwrap();
-    // The leader's own thread dies of it; the two others are told.
+    // The panic ends the leader's thread. The two other threads get the error.
     let told = others.iter().filter(|other| {
         let outcome = other.recv_timeout(Duration::from_secs(10));
         outcome.is_ok_and(|outcome| matches!(outcome, Err(Error::Poisoned { .. })))
@@ -290,7 +292,7 @@ fn a_panic_while_leading_poisons_the_log_and_leaves_nobody_asleep() {
 }
 
 #[test]
-fn a_panic_in_a_critical_section_poisons_the_log_and_leaves_nobody_asleep() {
+fn a_panic_in_a_critical_section_poisons_the_log_and_leaves_no_thread_asleep() {
     let (disk, commit) = fixture(&Options::new());
     let (begun, go_on) = hold_sync(&disk);
     let first = start_append(&commit);
@@ -309,7 +311,7 @@ fn a_panic_in_a_critical_section_poisons_the_log_and_leaves_nobody_asleep() {
 }
 
 #[test]
-fn buffered_records_that_meet_a_full_disk_stay_and_go_out_first() {
+fn buffered_records_that_meet_a_full_disk_stay_and_are_written_first() {
     let (disk, commit) = fixture(&Options::new().durability(Durability::Buffered));
     disk.writes.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::StorageFull)));
     append(&commit, b"one").unwrap();
@@ -321,14 +323,14 @@ fn buffered_records_that_meet_a_full_disk_stay_and_go_out_first() {
     assert_eq!(
         commit.lock().written,
         Lsn::from(1),
-        "the first is written before the second has its LSN"
+        "the first record is written before the second has its LSN"
     );
     assert_eq!(commit.sync().unwrap(), Some(Lsn::from(2)));
     assert_eq!(disk.calls(), "wuwuwws");
 }
 
 #[test]
-fn interval_appends_wait_for_the_write_alone_and_the_timer_syncs_them() {
+fn interval_appends_wait_only_for_the_write_and_the_timer_syncs_them() {
     let interval = Duration::from_millis(1);
     let (disk, commit) = fixture(&Options::new().durability(Durability::Interval(interval)));
     append(&commit, b"one").unwrap();
@@ -347,9 +349,9 @@ fn interval_appends_wait_for_the_write_alone_and_the_timer_syncs_them() {
 }
 
 #[test]
-fn whoever_waits_for_room_is_let_in_in_turn_or_told_that_the_log_is_closed() {
-    // Method: 4 KiB may be pending; one record of that size is in its sync, two more queue for
-    // room.
+fn a_thread_that_waits_for_room_enters_in_turn_or_learns_that_the_log_is_closed() {
+    // Method: 4 KiB may be pending. One record of that size is in its sync. Two more threads queue
+    // for room.
     let (disk, commit) = fixture(&Options::new().pending_bytes_max(4096));
     let (begun, go_on) = hold_sync(&disk);
     let (sender, outcomes) = channel();
@@ -372,7 +374,7 @@ fn whoever_waits_for_room_is_let_in_in_turn_or_told_that_the_log_is_closed() {
 }
 
 #[test]
-fn too_much_pending_is_refused_where_the_caller_asked_for_that() {
+fn an_append_beyond_the_pending_limit_is_refused_if_the_caller_asked_for_that() {
     let (disk, commit) =
         fixture(&Options::new().pending_bytes_max(4096).backpressure(Backpressure::Fail));
     let (begun, go_on) = hold_sync(&disk);
@@ -386,9 +388,9 @@ fn too_much_pending_is_refused_where_the_caller_asked_for_that() {
 
 #[test]
 fn only_its_members_read_that_a_group_was_revoked() {
-    // Method: three members of a group that meets a full disk, held back from reading so by the
-    // lock, while a sync by another thread looks at the same group. In `Interval` mode it is not a
-    // sync that settles the group.
+    // Method: a group with two members meets a full disk. Before the members read that, a sync
+    // looks at the same group. In `Interval` mode, a write decides the outcome of the group, and
+    // not a sync.
     let interval = Duration::from_secs(1000);
     let (disk, commit) = fixture(&Options::new().durability(Durability::Interval(interval)));
     append(&commit, b"").unwrap();
@@ -410,7 +412,7 @@ fn only_its_members_read_that_a_group_was_revoked() {
 
 #[test]
 fn a_full_disk_leaves_no_thread_asleep_that_joined_during_the_write() {
-    // Method: the write of one group is held, and fails once the next group has members, too.
+    // Method: the write of one group is held. It fails after the next group has members, too.
     let (disk, commit) = fixture(&Options::new());
     let (begun, go_on) = hold(&disk.writes);
     let first = start_append(&commit);
@@ -426,9 +428,9 @@ fn a_full_disk_leaves_no_thread_asleep_that_joined_during_the_write() {
 
 #[test]
 fn a_rotation_that_waited_for_a_sync_that_failed_does_not_sync_again() {
-    // Method: in `Interval` mode a sync is held; an append that must rotate waits for it; the sync
-    // fails. The kernel would say ok to a second sync, and the new segment would vouch for bytes
-    // that are lost.
+    // Method: in `Interval` mode a sync is held. An append that must rotate waits for it. The sync
+    // fails. The kernel would report success for a second sync, and the new segment's seal would
+    // promise bytes that are lost.
     let (disk, commit) =
         fixture(&Options::new().durability(Durability::Interval(Duration::from_secs(1000))));
     append(&commit, b"").unwrap();
@@ -507,8 +509,8 @@ fn a_clock_that_stands_still_holds_no_thread_up() {
 
 #[test]
 fn a_newcomer_enters_while_others_wait_if_there_is_room_for_all() {
-    // Method: one thread waits in the queue; the reason goes, and its wake-up is still on its way
-    // when another thread comes.
+    // Method: one thread waits in the queue. Appends are admitted again, but that thread is not
+    // woken yet when another one comes.
     let (_, commit) = fixture(&Options::new());
     commit.hold_appends().unwrap();
     let queued = start_append(&commit);
@@ -532,8 +534,8 @@ fn start_set_state(commit: &Arc<Commit<FakeDisk>>, state: &'static [u8]) -> Rece
 
 #[test]
 fn a_state_shares_the_sync_of_its_group_and_the_newest_of_several_counts() {
-    // Method: while one append waits in its sync, records and states come; they share the next
-    // group. Of states without a record between them only the newest is written.
+    // Method: records and states come while one append is in its sync. They share the next group.
+    // Of several states without a record between them, only the newest is written.
     let (disk, commit) = fixture(&Options::new());
     let (begun, go_on) = hold_sync(&disk);
     let first = start_append(&commit);
@@ -547,7 +549,7 @@ fn a_state_shares_the_sync_of_its_group_and_the_newest_of_several_counts() {
         states.push(start_set_state(&commit, state));
         wait_until(|| bytes() != before);
     }
-    assert_eq!(*commit.state(), *b"", "nothing of it is durable yet");
+    assert_eq!(*commit.state(), *b"", "no state is durable yet");
     go_on.send(None).unwrap();
     outcome(&first).unwrap();
     outcome(&second).unwrap();
@@ -568,14 +570,14 @@ fn a_state_alone_is_a_group_and_is_durable_in_every_mode() {
         set_state(&commit, b"").unwrap();
         assert_eq!(&*commit.state(), b"".as_slice());
         assert_eq!(commit.next_lsn(), Lsn::from(2), "a state has no LSN");
-        assert_eq!(commit.durable_lsn(), Lsn::FIRST, "it stands after the record");
+        assert_eq!(commit.durable_lsn(), Lsn::FIRST, "the state comes after the record");
     }
 }
 
 #[test]
-fn a_refused_state_is_not_there_and_the_next_one_is() {
-    // Method: a full disk, in each mode. In `Buffered` mode a record waits in memory, and the state
-    // that was refused must not go out with it.
+fn a_refused_state_is_not_stored_and_the_next_one_is() {
+    // Method: a state meets a full disk, in each mode. In `Buffered` mode a record waits in memory,
+    // and the refused state must not be written with it.
     let interval = Durability::Interval(Duration::from_secs(1000));
     for mode in [Durability::Sync, interval, Durability::Buffered] {
         let (disk, commit) = fixture(&Options::new().durability(mode));
@@ -595,7 +597,7 @@ fn a_refused_state_is_not_there_and_the_next_one_is() {
 }
 
 #[test]
-fn a_full_disk_that_only_a_state_has_met_keeps_nothing_waiting() {
+fn a_full_disk_that_only_a_state_has_met_blocks_no_append() {
     // Method: in each mode, a state meets a full disk, then records come.
     let interval = Durability::Interval(Duration::from_secs(1000));
     for mode in [Durability::Sync, interval, Durability::Buffered] {
@@ -611,8 +613,8 @@ fn a_full_disk_that_only_a_state_has_met_keeps_nothing_waiting() {
 
 #[test]
 fn neither_appends_nor_threads_that_want_both_roles_starve_each_other() {
-    // Method: two threads take both roles without a pause, two append without a pause. Each side
-    // must get on, however the machine schedules them.
+    // Method: two threads take both roles without a pause, and two threads append without a pause.
+    // Both sides must make progress, however the machine schedules them.
     let (_, commit) = fixture(&Options::new());
     let done = Arc::new(AtomicBool::new(false));
     let greedy: Vec<_> = (0..2)
@@ -650,8 +652,8 @@ fn neither_appends_nor_threads_that_want_both_roles_starve_each_other() {
 
 #[test]
 fn an_entry_counts_as_pending_before_it_is_encoded() {
-    // Method: one thread has reserved all that may be pending and encodes; another one waits, or is
-    // refused, until the first has given up or appended.
+    // Method: one thread has reserved nearly all that may be pending. Another one waits, or is
+    // refused, until the first thread drops its reservation or appends.
     let small = Options::new().pending_bytes_max(4096);
     let (_, commit) = fixture(&small.clone().backpressure(Backpressure::Fail));
     let reservation = commit.reserve(4000).unwrap();
@@ -675,8 +677,9 @@ fn an_entry_counts_as_pending_before_it_is_encoded() {
 
 #[test]
 fn a_group_too_large_for_its_file_goes_into_a_new_segment() {
-    // Method: the write of a group meets the largest allowed file size; it is undone, and written
-    // to the next segment. If that is refused too, the group is.
+    // Method: the write of a group meets the largest allowed file size. The write is undone, and
+    // the group is written to the next segment. If that write is refused, too, the group is
+    // refused.
     let (disk, commit) = fixture(&Options::new());
     let too_large = || Some(Script::Fail(io::ErrorKind::FileTooLarge));
     append(&commit, b"first").unwrap();
@@ -690,7 +693,7 @@ fn a_group_too_large_for_its_file_goes_into_a_new_segment() {
 
 #[test]
 fn no_thread_is_woken_where_none_sleeps() {
-    // Method: a lone thread appends and syncs in each mode; no place has ever had a sleeper.
+    // Method: a single thread appends. No place has ever had a sleeper.
     let (_, commit) = fixture(&Options::new());
     for _ in 0..3 {
         append(&commit, b"").unwrap();

@@ -1,5 +1,5 @@
-//! Which threads to wake. A role given back, a group finished, a thread that goes away: each lets
-//! another thread go on. No system call is made for a place where no thread sleeps.
+//! Which threads to wake. Another thread can go on after a thread gives a role back, finishes a
+//! group, or stops waiting. No system call is made for a place where no thread sleeps.
 
 use std::sync::Arc;
 
@@ -75,18 +75,19 @@ impl Sleepers {
         let sleeps = |group: &Arc<Group>| group.members.has_sleepers();
         Wakes {
             roles: state.role_waiters > 0 && self.roles.has_sleepers(),
-            // Where groups are not synced as they are written, some members wait for a write and
-            // some for a sync. Only they know which of them can go on.
+            // In the other modes, some members wait for a write and some for a sync. Each member
+            // checks for itself whether it can go on.
             all_members: !is_sync && self.members.has_sleepers(),
             finished: finished.filter(|group| is_sync && sleeps(group)),
-            // Each thread that sleeps there can lead the group.
+            // Any member that sleeps at the group can lead it.
             leader: Some(&state.filling).filter(|group| leads && sleeps(group)).cloned(),
             front: state.queue.front().filter(|slot| slot.has_sleepers()).cloned(),
             timer: self.timer.has_sleepers() && state.written_unsynced(),
         }
     }
 
-    /// Wakes them. The lock is better free by then, since it is what they want first.
+    /// Wakes the threads. The caller has unlocked the state, because that lock is what they take
+    /// first.
     pub(super) fn send(&self, wakes: Wakes) {
         if wakes.roles {
             self.roles.condvar().notify_all();
@@ -94,7 +95,7 @@ impl Sleepers {
         if wakes.all_members {
             self.members.condvar().notify_all();
         }
-        // The leader first: it has the longest way to go.
+        // The leader is woken first, because it has the most left to do.
         if let Some(group) = wakes.leader {
             group.members.condvar().notify_one();
         }

@@ -10,7 +10,7 @@ use super::{
     FRAME_RECORDS_MIN, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad, put_u64,
 };
 
-/// What one call appends: it lies in one frame, whole or not at all.
+/// What one call appends. It is stored in one frame, so that a crash leaves all of it or nothing.
 #[derive(Debug)]
 pub(crate) struct Unit<'a> {
     content: Content<'a>,
@@ -31,7 +31,7 @@ enum Content<'a> {
 }
 
 impl<'a> Unit<'a> {
-    /// One record. Small ones are copied once, into the buffer.
+    /// One record. A small record is copied once, into the buffer.
     pub(crate) fn entry(entry: &'a Entry<'a>) -> Unit<'a> {
         let bytes = record_bytes(entry);
         if Unit::is_large(bytes) {
@@ -40,7 +40,7 @@ impl<'a> Unit<'a> {
         Unit { content: Content::Entry(entry), body_bytes: body_bytes(bytes), count: 1 }
     }
 
-    /// All records of `entries`, whose bodies together fit a `u32`, as `Options` makes sure.
+    /// All records of `entries`. `Options` ensures that their bodies together fit a `u32`.
     pub(crate) fn batch<'e>(entries: impl IntoIterator<Item = &'e Entry<'e>> + Clone) -> Unit<'a> {
         let mut bytes = 0;
         let mut count = 0;
@@ -65,12 +65,12 @@ impl<'a> Unit<'a> {
         Unit { content, body_bytes, count }
     }
 
-    /// Whether records of so many bytes get a frame of their own.
+    /// Whether records of that many bytes get a frame of their own.
     pub(crate) fn is_large(bytes: u64) -> bool {
         bytes > FRAME_BODY_BYTES_MAX as u64
     }
 
-    /// The caller's small state. Its floor is filled in when its group is built.
+    /// The caller's small state. [`FrameBuffer::finish`] fills in its floor.
     pub(crate) fn state(state: &[u8]) -> Unit<'a> {
         let mut frame = vec![0; FRAME_HEADER_BYTES + FLOOR_BYTES];
         frame.extend_from_slice(state);
@@ -110,11 +110,12 @@ fn encode_record(bytes: &mut Vec<u8>, entry: &Entry<'_>) {
 /// A group of frames on its way to disk.
 #[derive(Debug, Default)]
 pub(crate) struct FrameBuffer {
-    /// The frames that lie in memory one behind the other; each padded when the next begins.
+    /// The frames that lie in memory one after the other. Each one is padded when the next one
+    /// begins.
     shared: Vec<u8>,
     /// All frames, in order.
     drafts: Vec<Draft>,
-    /// How many of them are state frames.
+    /// How many of the drafts are state frames.
     states: usize,
     bytes: usize,
 }
@@ -124,19 +125,19 @@ struct Draft {
     bytes: DraftBytes,
     body_bytes: u32,
     count: u32,
-    /// The first record; of a state frame, that of the next data frame.
+    /// The first record; in a state frame, the first record of the next data frame.
     first: Lsn,
     frame_type: FrameType,
 }
 
 #[derive(Debug)]
 enum DraftBytes {
-    /// From here in `shared`.
+    /// The frame begins here in `shared`.
     Shared(usize),
     Own(Vec<u8>),
 }
 
-/// Where a frame came to lie.
+/// A finished frame, and its offset in the segment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Placed {
     pub(crate) offset: u64,
@@ -151,7 +152,7 @@ impl FrameBuffer {
         self.drafts.is_empty()
     }
 
-    /// The bodies' bytes.
+    /// The bytes of all bodies.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -213,7 +214,8 @@ impl FrameBuffer {
         self.drafts.push(Draft { bytes, body_bytes, count, first, frame_type });
     }
 
-    /// Of states without a record between them the newest one counts.
+    /// Removes a state at the end: of several states without a record between them, the newest
+    /// counts.
     fn drop_state_at_end(&mut self) {
         let is_state = |draft: &Draft| draft.frame_type == FrameType::State;
         if self.drafts.last().is_some_and(is_state) {
@@ -253,8 +255,8 @@ impl FrameBuffer {
         self.states == self.drafts.len()
     }
 
-    /// Fills in all headers for frames that begin at `offset`, and the floor of all states, and
-    /// tells of each frame, in order, where it lies.
+    /// Fills in all headers, for frames that begin at `offset`, and the floor of all states. Calls
+    /// `placed` for each frame, in order.
     pub(crate) fn finish(
         &mut self,
         salt: &Id,
@@ -282,7 +284,7 @@ impl FrameBuffer {
         }
     }
 
-    /// The finished frames as the fewest slices, in order: one write each.
+    /// The finished frames, in order, in the fewest possible slices. Each slice is one write.
     pub(crate) fn runs(&self) -> Runs<'_> {
         Runs { buffer: self, next: 0 }
     }
@@ -344,12 +346,12 @@ impl<'a> Iterator for Runs<'a> {
             .iter()
             .position(is_own)
             .map_or(drafts.len(), |count| self.next + count);
-        let behind = drafts[own..].iter().find_map(|draft| match draft.bytes {
+        let next_shared = drafts[own..].iter().find_map(|draft| match draft.bytes {
             DraftBytes::Shared(start) => Some(start),
             DraftBytes::Own(_) => None,
         });
         self.next = own;
-        Some(&self.buffer.shared[start..behind.unwrap_or(self.buffer.shared.len())])
+        Some(&self.buffer.shared[start..next_shared.unwrap_or(self.buffer.shared.len())])
     }
 }
 
@@ -362,8 +364,8 @@ mod tests {
 
     #[test]
     fn what_is_pushed_is_decoded_again_wherever_frames_end() {
-        // Method: small, large and batched units in turn; the runs, laid end to end, are walked
-        // frame by frame.
+        // Method: push small, large and batched units in turn. Walk the concatenated runs frame by
+        // frame.
         let payloads: Vec<Vec<u8>> = (0..60)
             .map(|n: u8| {
                 vec![n; [0, 10, 3000, 40_000, 65_528, 65_529, 200_000][usize::from(n) % 7]]

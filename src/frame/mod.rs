@@ -20,25 +20,25 @@ use crate::planted::{self, Bug};
 
 /// The latest format version known here.
 pub(crate) const FORMAT_VERSION: u32 = 1;
-/// Segment headers and CURRENT are blocks of this size, each with a copy behind it.
+/// Segment headers and CURRENT are blocks of this size, each followed by a copy.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 /// A block and its copy.
 pub(crate) const TWIN_BYTES: usize = 2 * BLOCK_BYTES;
 /// Where the first frame of a segment begins.
 pub(crate) const FRAMES_START: u64 = TWIN_BYTES as u64;
 pub(crate) const FRAME_HEADER_BYTES: usize = 40;
-/// Frames start on this boundary, so that the tag and checksum of one always share a sector.
+/// Frames start on this boundary, so that the tag and checksum of a frame always share a sector.
 pub(crate) const FRAME_ALIGN_BYTES: usize = 8;
-/// A frame that holds [`FRAME_RECORDS_MIN`] records takes no further one if its body would pass
-/// this: reading one record then verifies little, and damage takes few records with it.
+/// A frame that holds [`FRAME_RECORDS_MIN`] records takes no further one if its body would exceed
+/// this. So reading one record verifies few bytes, and damage loses few records.
 pub(crate) const FRAME_BODY_BYTES: usize = 8 << 10;
 /// A frame takes this many records even beyond [`FRAME_BODY_BYTES`]: with one record in each frame,
 /// a replay of 4 KiB records takes 8 % longer.
 pub(crate) const FRAME_RECORDS_MIN: u32 = 4;
-/// No frame takes a further record if its body would pass this.
+/// No frame takes a further record if its body would exceed this.
 pub(crate) const FRAME_BODY_BYTES_MAX: usize = 64 << 10;
 pub(crate) const RECORD_HEADER_BYTES: usize = 8;
-/// The largest state of the caller's.
+/// The largest size of the caller's state.
 pub(crate) const STATE_BYTES_MAX: usize = 64 << 10;
 
 const CHECKSUM_AT: usize = BLOCK_BYTES - 4;
@@ -51,23 +51,24 @@ const _: () = assert!(TWIN_BYTES % FRAME_ALIGN_BYTES == 0);
 /// Random bytes that tell one log, or one segment, from another.
 pub(crate) type Id = [u8; 16];
 
-/// What a block and its copy, read from disk, turned out to be.
+/// A block and its copy, as read from disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Twin<T> {
-    /// At least one of them verifies; `damaged` is the offset of the other, where that does not
-    /// agree.
+    /// At least one of the two verifies. `damaged`: the offset of the other one, if it does not
+    /// verify; 0 if both verify and differ.
     Sound { value: T, damaged: Option<u64> },
-    /// One of them verifies, and a later release wrote it.
+    /// At least one of the two verifies and was written by a later release.
     Newer { what: Feature, found: u32 },
-    /// Neither verifies. `magic`: at least one begins as ours do.
+    /// Neither verifies, or both verify and contradict each other. `magic`: at least one begins
+    /// with our magic.
     Bad { magic: bool },
 }
 
 /// What is stored as a block and its copy.
 pub(crate) trait Twinned: Sized + PartialEq {
     const MAGIC: &'static [u8; 8];
-    /// Where the fields of a block begin and end. Between the version and them, and between them
-    /// and the checksum, a block is zero.
+    /// Where the fields of a block begin and end. A block is zero between the version and the
+    /// fields, and between the fields and the checksum.
     const NAMED_START: usize;
     const NAMED_END: usize;
 
@@ -76,7 +77,8 @@ pub(crate) trait Twinned: Sized + PartialEq {
     /// `None` for values that are never written.
     fn decode_fields(block: &[u8]) -> Option<Self>;
 
-    /// Of two that both verify and differ, the one that counts, if that can be told.
+    /// Returns which of two values counts, if both blocks verify and differ; `None` if neither
+    /// does.
     fn choose(first: Self, second: Self) -> Option<Self>;
 
     fn encode(&self) -> Vec<u8> {
@@ -90,7 +92,7 @@ pub(crate) trait Twinned: Sized + PartialEq {
         block
     }
 
-    /// `bytes` may be shorter than a block and its copy, where the file is.
+    /// `bytes` is shorter than a block and its copy if the file is.
     fn decode(bytes: &[u8]) -> Twin<Self> {
         let (first, second) = bytes.split_at(bytes.len().min(BLOCK_BYTES));
         let copy_offset = BLOCK_BYTES as u64;
@@ -153,12 +155,14 @@ pub(crate) struct SegmentHeader {
     pub(crate) number: u64,
     /// The LSN of its first record.
     pub(crate) first: Lsn,
-    /// The end of the content that it was created with: synced before it had its name.
+    /// The end of the content that the segment was created with. This content was synced before the
+    /// segment got its name.
     pub(crate) initial_end: u64,
     pub(crate) seal: Option<Seal>,
 }
 
-/// What a segment says of the one before it. For that one's end this record alone counts.
+/// What a segment's header says of the segment before it. Only the seal decides where that segment
+/// ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub(crate) number: u64,
@@ -216,7 +220,7 @@ impl Twinned for SegmentHeader {
     }
 
     fn choose(_first: SegmentHeader, _second: SegmentHeader) -> Option<SegmentHeader> {
-        None // A header is written once. Two sound ones that differ cannot both be this file's.
+        None // A header is written once. Of two sound headers that differ, one is not this file's.
     }
 }
 
@@ -242,25 +246,25 @@ impl Codec {
     }
 }
 
-/// A frame's header that verified.
+/// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) checksum: u32,
     pub(crate) body_bytes: u32,
-    /// How many records; of a state frame 0.
+    /// How many records the frame holds; 0 in a state frame.
     pub(crate) count: u32,
-    /// The first record; of a state frame, that of the next data frame.
+    /// The first record; in a state frame, the first record of the next data frame.
     pub(crate) first: Lsn,
-    /// Up to here in this segment a sync had already succeeded when the frame was built; created
-    /// with it: 0.
+    /// The end of what was known to be durable in this segment when the frame was built. 0 in the
+    /// frames that the segment was created with.
     pub(crate) durable_end: u64,
     pub(crate) body_checksum: u32,
     pub(crate) frame_type: FrameType,
-    /// A frame that recovery carries over keeps it, since its body stays as it is.
+    /// A frame that recovery copies keeps its codec, because its body is not changed.
     pub(crate) codec: Codec,
 }
 
-/// What 40 bytes of a segment turned out to be.
+/// 40 bytes of a segment, read as a frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeaderReading {
     Sound(FrameHeader),
@@ -282,18 +286,18 @@ pub(crate) fn supported(what: Feature) -> u32 {
 }
 
 impl FrameHeader {
-    /// The LSN behind the frame's last record: what the next data frame begins with.
+    /// Returns the LSN after the frame's last record: the first LSN of the next data frame.
     pub(crate) fn next(&self) -> Option<Lsn> {
         self.first.checked_add(u64::from(self.count))
     }
 
-    /// Header, body and padding.
+    /// Returns the size of header, body and padding.
     pub(crate) fn frame_bytes(&self) -> u64 {
         FRAME_HEADER_BYTES as u64
             + u64::from(self.body_bytes).next_multiple_of(FRAME_ALIGN_BYTES as u64)
     }
 
-    /// Writes the header into the first 40 bytes of `frame`, for that place, and returns its
+    /// Writes the header into the first 40 bytes of `frame`, for the place `offset`. Returns its
     /// checksum.
     pub(crate) fn encode(&self, frame: &mut [u8], salt: &Id, offset: u64) -> u32 {
         frame[..4].copy_from_slice(&salt[..4]);
@@ -321,7 +325,8 @@ impl FrameHeader {
         if checksum != header_checksum(frame, salt, offset) {
             return HeaderReading::Bad;
         }
-        // Type, codec and reserved bytes at once: all but two values are told apart further down.
+        // Type, codec and reserved bytes are compared at once. `unknown` tells all other values
+        // apart.
         let frame_type = match get_u32(frame, 36) {
             1 => FrameType::Data,
             2 => FrameType::State,
@@ -414,7 +419,7 @@ pub(crate) struct RawRecord<'a> {
     pub(crate) rest: &'a [u8],
 }
 
-/// Reads the record at the start of `body`, or `None` where lengths go beyond it.
+/// Reads the record at the start of `body`; `None` if its lengths go beyond `body`.
 #[inline]
 pub(crate) fn decode_record(body: &[u8]) -> Option<RawRecord<'_>> {
     let (header, body) = body.split_at_checked(RECORD_HEADER_BYTES)?;
@@ -475,8 +480,8 @@ mod tests {
 
     #[test]
     fn a_segment_header_survives_any_one_flipped_bit() {
-        // Method: flip each bit of the block and its copy; the other one counts, and the flip is
-        // located.
+        // Method: flip each bit of the block and its copy. The other one counts, and `damaged`
+        // names the flipped one.
         let bytes = header().encode();
         assert_eq!(SegmentHeader::decode(&bytes), Twin::Sound { value: header(), damaged: None });
         for bit in 0..bytes.len() * 8 {
@@ -571,7 +576,8 @@ mod tests {
 
     #[test]
     fn record_lengths_beyond_the_body_are_refused() {
-        // Method: a record cut at each of its bytes, then one whose lengths lie.
+        // Method: decode a record that is cut at each of its bytes, then a record with false
+        // lengths.
         let mut body = vec![3, 0, 0, 0, 2, 0, 9, 0];
         body.extend_from_slice(b"mmppp-");
         let record = decode_record(&body).unwrap();

@@ -104,7 +104,7 @@ impl FsDir for OsDir {
             OpenMode::Create => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
             OpenMode::OpenOrCreate => OFlags::RDWR | OFlags::CREATE,
         };
-        // As std does: what the umask leaves of these.
+        // The same permissions as in std: what the umask leaves of these.
         let permissions = Mode::from_raw_mode(0o666);
         let file = rustix::fs::openat(&self.file, name, flags | OFlags::CLOEXEC, permissions)?;
         Ok(Box::new(OsFile { file: file.into() }))
@@ -140,7 +140,7 @@ impl FsDir for OsDir {
     }
 }
 
-/// A directory by its path: this system has no calls relative to a handle, or std has none.
+/// A directory by its path, because this system, or std on it, has no calls relative to a handle.
 #[cfg(not(unix))]
 #[derive(Debug)]
 struct OsDir {
@@ -187,7 +187,7 @@ impl FsDir for OsDir {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(()) // There is no such call: names are made durable by the file system in its own time.
+        Ok(()) // There is no such call: the file system makes names durable in its own time.
     }
 
     fn identity_of(&self, name: &OsStr) -> io::Result<Option<Identity>> {
@@ -207,7 +207,7 @@ impl FsDir for OsDir {
     }
 }
 
-/// Tells which file an open file is. It is asked after each sync, and this is the shortest way.
+/// Tells which file an open file is. It is called after each sync, and `fstat` is the fastest way.
 #[cfg(unix)]
 fn identity(file: &File) -> io::Result<Option<Identity>> {
     Ok(Some(identity_in(&rustix::fs::fstat(file)?)))
@@ -219,7 +219,7 @@ fn identity_in(stat: &rustix::fs::Stat) -> Identity {
     Identity { volume: stat.st_dev as u64, number: stat.st_ino as u64, links: stat.st_nlink as u64 }
 }
 
-/// std does not tell here.
+/// std does not tell the identity on this system.
 #[cfg(not(unix))]
 fn identity(_file: &File) -> io::Result<Option<Identity>> {
     Ok(None)
@@ -298,7 +298,7 @@ fn medium_of_mounts(mounts: &[u8], dir: &[u8]) -> Medium {
         let mount = unescape(mount);
         let rest = dir.strip_prefix(mount.as_slice());
         let above = mount == b"/" || rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
-        // Of two mounts on one path, the later line lies on top.
+        // Of two mounts on one path, the mount of the later line is on top.
         if above && longest.as_ref().is_none_or(|(bytes, _)| mount.len() >= *bytes) {
             // The kind, the source, and the options of the file system itself.
             let options = fields.get(separator + 3).copied().unwrap_or_default();
@@ -324,7 +324,7 @@ fn medium_of_mount(kind: &[u8], options: &[u8]) -> Medium {
     }
 }
 
-/// Undoes the octal escapes in which the kernel writes blanks and backslashes of a mount's path.
+/// Decodes the octal escapes with which the kernel writes blanks and backslashes in a mount's path.
 #[cfg(target_os = "linux")]
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());

@@ -13,10 +13,10 @@ use crate::segment::{Window, index_sealed};
 use super::frame::{FrameReader, Source, prefetch};
 use super::record::{Record, RecordRef};
 
-/// What a cursor reads at once.
+/// How much a cursor reads at once.
 const REPLAY_WINDOW_BYTES: usize = 256 << 10;
-/// What a single look-up reads at once: the index leads this near, and a frame of many records
-/// fits.
+/// How much a single look-up reads at once: the index leads this near to the record, and a frame of
+/// several records fits.
 const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES_MAX + (4 << 10);
 
 /// The records of a log in order, none of them copied, from [`Wal::cursor`](crate::Wal::cursor):
@@ -52,8 +52,9 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Reads from `start`, or from the checkpoint on where that is `None`, to `limit`: the durable
-    /// LSN, which the caller read before this call takes the catalog.
+    /// Reads from `start` to `limit`. If `start` is `None`, reads from the checkpoint on. `limit`
+    /// is the durable LSN. The caller reads it before this call takes the catalog, so that the
+    /// catalog has its segment.
     pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>, limit: Lsn) -> Cursor {
         Cursor::with_window(segments, start, (limit, limit), Window::new(REPLAY_WINDOW_BYTES))
     }
@@ -101,7 +102,8 @@ impl Cursor {
         self.failure.as_ref()
     }
 
-    /// Goes to the record `self.next`: it is the first unread one then. `false` at the end.
+    /// Moves to the record `self.next`, which then is the first unread one. Returns `false` at the
+    /// end.
     fn advance(&mut self) -> Result<bool> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
@@ -133,14 +135,14 @@ impl Cursor {
             self.frame.skip_frame();
             self.source = Some(self.open_source()?);
         }
-        let source = self.source.as_mut().expect("one is open");
+        let source = self.source.as_mut().expect("a source is open");
         while self.frame.is_at_end() {
             self.frame.read_frame(source, self.next)?;
         }
         Ok(())
     }
 
-    /// Lends the record that was found, and goes past it.
+    /// Lends the record that was found, and moves past it.
     #[inline]
     fn lend(&mut self) -> RecordRef<'_> {
         let RawRecord { meta, payload, kind, .. } = self.frame.lend();
@@ -149,7 +151,7 @@ impl Cursor {
         RecordRef { lsn, kind, meta, payload }
     }
 
-    /// Opens the segment that holds the record `self.next`, near it.
+    /// Opens the segment that holds the record `self.next`, at an offset near the record.
     fn open_source(&mut self) -> Result<Source> {
         let entry = self.catalog.find(self.next).expect("the catalog reaches down to its floor");
         let segment = &entry.segment;

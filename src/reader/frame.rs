@@ -1,4 +1,4 @@
-//! Reading one frame after the other of a segment, and the records in it. Every checksum is
+//! Reads the frames of a segment, one after the other, and the records in them. Every checksum is
 //! checked.
 
 use std::ops::Range;
@@ -19,13 +19,13 @@ pub(super) struct Source {
     pub(super) segment: Arc<Segment>,
     pub(super) handle: Arc<Handle>,
     pub(super) offset: u64,
-    /// If it is sealed: the end of its live frames, and its last live record. Records after that
-    /// one in the last frame are dead, and others have their numbers.
+    /// If the segment is sealed: the end of its live frames, and its last live record. Later
+    /// records in the last frame are dead: their LSNs belong to other records.
     pub(super) end: Option<(u64, Lsn)>,
     /// The LSN with which the next data frame begins.
     pub(super) next: Lsn,
-    /// Records up to here are not needed, and records above `durable` were never promised: neither
-    /// are counted as lost.
+    /// Records up to `floor` are not needed, and records above `durable` were never promised.
+    /// Neither count as lost.
     pub(super) floor: Lsn,
     pub(super) durable: Lsn,
 }
@@ -34,7 +34,8 @@ pub(super) struct Source {
 #[derive(Debug)]
 pub(super) struct FrameReader {
     pub(super) window: Window,
-    /// What of the frame's body, as the window keeps it, is not read yet. It has verified.
+    /// The part of the frame's body that is not read yet, as a range for [`Window::bytes`]. The
+    /// body has verified.
     unread: Range<usize>,
 }
 
@@ -53,7 +54,7 @@ impl FrameReader {
         self.unread = 0..0;
     }
 
-    /// Lends the first unread record, which there is, and goes past it.
+    /// Lends the first unread record, and moves past it. The caller knows that there is one.
     #[inline]
     pub(super) fn lend(&mut self) -> RawRecord<'_> {
         let body = self.window.bytes(self.unread.clone());
@@ -62,8 +63,8 @@ impl FrameReader {
         record
     }
 
-    /// Reads the next frame. If it holds the record `wanted`, its body from there on becomes what
-    /// is unread.
+    /// Reads the next frame. If the frame holds the record `wanted`, its body from that record on
+    /// becomes the unread part.
     #[inline]
     pub(super) fn read_frame(&mut self, source: &mut Source, wanted: Lsn) -> Result<()> {
         let limit = source.end.map_or(u64::MAX, |(end, _)| end);
@@ -75,7 +76,7 @@ impl FrameReader {
             Place::Flawed(flaw) => return self.pass(source, wanted, flaw),
         };
         let next = header.next().expect("decoding checked it");
-        // Frames before it lie on the way from the index entry to the record.
+        // The other frames lie between the index entry and the record: only their headers are read.
         if header.frame_type == FrameType::Data && next > wanted {
             if header.first > wanted {
                 let lost = source.lost(source.next, header.first);
@@ -87,7 +88,7 @@ impl FrameReader {
                     source.next = header.first;
                     return self.pass(source, wanted, flaw);
                 }
-                Body::NotRead => unreachable!("the body was asked for"),
+                Body::NotRead => unreachable!("the body was requested"),
             };
             let skipped = u64::from(wanted) - u64::from(header.first);
             let body = sweep.bytes(whole.clone());
@@ -97,14 +98,14 @@ impl FrameReader {
             };
             self.unread = whole.end - unread_bytes..whole.end;
         }
-        // Only now: an error above is at this frame's offset.
+        // The offset is moved only now, because an error above is at this frame's offset.
         source.offset += header.frame_bytes();
         source.next = next;
         Ok(())
     }
 
-    /// Passes over bytes that do not verify or cannot be read, if the record `wanted` stands after
-    /// them. If it stands in them, the error names just the records that are lost there.
+    /// Passes over bytes that do not verify or cannot be read, if the record `wanted` lies after
+    /// them. If it lies in them, the error names exactly the records that are lost there.
     #[cold]
     fn pass(&mut self, source: &mut Source, wanted: Lsn, flaw: Flaw) -> Result<()> {
         let limit = match source.end {
@@ -131,12 +132,12 @@ impl FrameReader {
 }
 
 impl Source {
-    /// The last record that it holds, or that counts.
+    /// Returns the last record that the segment holds and that is durable.
     fn last(&self) -> Lsn {
         self.end.map_or(self.durable, |(_, last)| last.min(self.durable))
     }
 
-    /// The records that are lost from `next` to the one before `after`.
+    /// Returns the records that are lost from `next` to the one before `after`.
     fn lost(&self, next: Lsn, after: Lsn) -> LsnRange {
         lost_run(next, after, self.floor, self.last())
     }
@@ -146,10 +147,10 @@ impl Source {
     }
 }
 
-/// Returns where to begin to look for the one record that is wanted, and reads ahead what is there.
-/// Where records have frames of their own and are of one size, that is its own frame: a header
-/// verifies in its own place alone, and this one must name the very record. Else it is the frame
-/// that the index names, read with those up to the next one that the index names.
+/// Returns where the search for the one record that is wanted begins, and reads ahead from there.
+/// If a header at [`IndexHint::exact`] verifies and names the record, the search begins at the
+/// record's own frame: a header verifies only at its own offset. Otherwise it begins at the index
+/// entry, and the bytes up to the next entry are read.
 pub(super) fn prefetch(
     window: &mut Window,
     handle: &Handle,
@@ -171,7 +172,8 @@ pub(super) fn prefetch(
     hint.start
 }
 
-/// Of a body that holds just `count` records: the bytes after the first `skipped`.
+/// Returns how many bytes of `body` follow the first `skipped` records; `None` if `body` does not
+/// hold exactly `count` records.
 fn bytes_after(body: &[u8], skipped: u64, count: u64) -> Option<usize> {
     let mut rest = body;
     let mut after = body.len();

@@ -1,11 +1,11 @@
-//! The decisions of recovery: pure tables, no I/O. `docs/durability.md` tells the reason of each
+//! The decisions of recovery: pure tables, no I/O. `docs/durability.md` gives the reason for each
 //! row.
 
 use crate::error::Damage;
 use crate::frame::{FRAMES_START, Id, Seal, SegmentHeader, Twin};
 use crate::lsn::Lsn;
 
-/// What the scan found, as far as it decides whether the log may be opened.
+/// The findings that decide whether the log may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Evidence {
     pub(super) segments: SegmentFiles,
@@ -20,37 +20,40 @@ pub(super) struct Evidence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SegmentFiles {
     None,
-    /// There is a copy, under another number, of a segment newer than all that are there.
+    /// There is a copy, under another number, of a segment that is newer than all segments in the
+    /// directory.
     Copies,
-    /// There are names of ours. Each file with one, CURRENT too, is empty or holds zeros.
+    /// There are segment files. Each of them is empty or holds zeros, and so is CURRENT, unless it
+    /// is absent.
     Blank,
-    /// There are names of ours. No file begins as ours do, and some hold other bytes.
+    /// There are segment files. No file begins with our magic, and some files hold bytes other than
+    /// zero.
     Foreign,
     Ours,
 }
 
-/// What CURRENT names, next to the highest number that is there.
+/// What CURRENT names, compared with the highest segment number in the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CurrentSays {
     Absent,
-    /// It is neither blank nor ours.
+    /// It is not blank, and it does not begin with our magic.
     Foreign,
     Unsound,
     Below,
-    /// The highest number, and its salt, as far as that can be read.
+    /// It names the highest number, with the same salt if that segment's header is sound.
     Tail,
     OtherSalt,
     Above,
 }
 
-/// What the segment with the highest number looks like; of no meaning where there is none.
+/// What the segment with the highest number looks like. Without meaning if there is no segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TailEvidence {
     HeaderBad,
-    /// A whole frame does not continue the one before it.
+    /// A whole frame does not continue the frame before it.
     Discontinuous,
-    /// `promise_kept`: whole frames reach as far as a sync is known to have reached. `zeros`:
-    /// behind them there is nothing else.
+    /// `promise_kept`: the whole frames reach as far as a sync is known to have reached. `zeros`:
+    /// only zeros follow the whole frames.
     Frames {
         promise_kept: bool,
         zeros: bool,
@@ -59,10 +62,10 @@ pub(super) enum TailEvidence {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// There is no log: make one.
+    /// There is no log: create one.
     Create,
-    /// Open it. `torn`: bytes behind the last whole frame, of a write that nobody was told of, are
-    /// dropped.
+    /// Open the log. `torn`: the bytes after the last whole frame are dropped. They belong to a
+    /// write that was never acknowledged.
     Open {
         torn: bool,
     },
@@ -84,7 +87,7 @@ pub(super) enum Refusal {
     PromiseBroken,
 }
 
-/// Whether the log may be opened. The rows stand in the order in which they count.
+/// Decides whether the log may be opened. The first row that matches counts.
 pub(super) fn decide(evidence: &Evidence) -> Verdict {
     use Verdict::{Create, Open, Refuse};
     match (evidence.segments, evidence.current, evidence.tail) {
@@ -114,18 +117,19 @@ pub(super) fn decide(evidence: &Evidence) -> Verdict {
 /// How the log is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Nothing is owed: appends go on in the tail.
+    /// Nothing is to be repaired: appends continue in the tail.
     Resume,
-    /// The tail is written again under the next number, with the same predecessor.
+    /// The tail is rewritten under the next number, with the same seal.
     RewriteTail,
-    /// Likewise, from the frame on that holds the first record above the floor, and without a
-    /// predecessor: what lies before that frame is damaged.
+    /// The tail is rewritten under the next number, from the frame that holds the first record
+    /// above the floor, and without a seal: bytes before that frame are damaged.
     RewriteAboveFloor,
-    /// A new segment follows, which seals the tail at what was promised and carries over the rest.
+    /// A new segment seals the tail at the end of what was promised. It gets a copy of the frames
+    /// after that end.
     SealTail,
 }
 
-/// Whether a record of the tail lies below what was promised.
+/// Whether the promised part of the tail holds a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
     Records,
@@ -135,15 +139,15 @@ pub(super) enum Kept {
 /// What is known of a tail that may be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TailFacts {
-    /// What a sound CURRENT says of this very segment, number and salt.
+    /// What a sound CURRENT says, if it names this segment by number and salt.
     pub(super) mark: Option<TailMark>,
     pub(super) initial_end: u64,
-    /// The highest durable end that a frame promises.
+    /// The highest durable end in a frame header.
     pub(super) promised_by_frames: u64,
-    /// The end of its whole frames, and the last record in them.
+    /// The end of the whole frames, and the last record in them.
     pub(super) end: u64,
     pub(super) last: Lsn,
-    /// Whether there is anything but zeros after them.
+    /// Whether bytes other than zero follow the whole frames.
     pub(super) torn: bool,
     pub(super) gaps: Gaps,
     /// Whether the numbers above the tail's are free.
@@ -154,11 +158,12 @@ pub(super) struct TailFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gaps {
     None,
-    /// Some do not, and they hold nothing above the floor.
+    /// Some bytes do not verify, and they hold nothing above the floor.
     PassedOver,
 }
 
-/// Whether a copy of a segment has a higher number than the tail: a rotation would reach it.
+/// Whether a copy of a segment has a higher number than the tail: a rotation would reach that
+/// number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Numbers {
     Free,
@@ -173,7 +178,7 @@ pub(super) struct TailMark {
 }
 
 impl TailFacts {
-    /// How far the tail is known to have been synced.
+    /// Returns how far the tail is known to have been synced.
     pub(super) fn promise(&self) -> u64 {
         let marked = self.mark.as_ref().map_or(0, |mark| mark.end);
         self.initial_end.max(self.promised_by_frames).max(marked)
@@ -202,18 +207,18 @@ impl TailFacts {
     }
 }
 
-/// What CURRENT turned out to be.
+/// What CURRENT holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CurrentFound {
     Absent,
     Foreign,
     Unsound,
-    /// It names the tail by number and salt.
+    /// It names a segment by number and salt.
     Names(u64, Id),
 }
 
-/// Compares CURRENT with the highest number that is there. `newest`: with its salt, if its header
-/// is sound.
+/// Compares CURRENT with the highest segment number in the directory. `newest`: that number, and
+/// the segment's salt if its header is sound.
 pub(super) fn current_says(
     current: CurrentFound,
     newest: Option<(u64, Option<Id>)>,
@@ -236,10 +241,10 @@ pub(super) fn current_says(
     }
 }
 
-/// What a seal leads to.
+/// The segment that a seal names, as it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Link {
-    /// All that it covers is below the floor: whatever is there is not needed.
+    /// No record that the seal covers is above the floor: the segment is not needed.
     NotNeeded,
     Live,
     Missing,
@@ -254,8 +259,8 @@ pub(super) enum LinkFile<'a> {
     Read(&'a Twin<SegmentHeader>),
 }
 
-/// Judges the segment that `seal` names. Whether the file reaches as far as the seal says, its
-/// frames tell.
+/// Judges the segment that `seal` names, by its header. Only its frames tell whether the file
+/// reaches the end in the seal.
 pub(super) fn judge_link(seal: &Seal, found: LinkFile<'_>, floor: Lsn) -> Link {
     if seal.last <= floor {
         return Link::NotNeeded;
@@ -276,7 +281,7 @@ pub(super) fn judge_link(seal: &Seal, found: LinkFile<'_>, floor: Lsn) -> Link {
     }
 }
 
-/// Whether a live segment continues the one before it, by its own header.
+/// Whether a live segment continues the segment before it, according to its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Continuity {
     Continues,
@@ -340,9 +345,9 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_opened_only_if_nothing_speaks_against_it() {
-        // Method: walk every combination; say in other words, as a list of objections, when a log
-        // is sound.
+    fn a_log_is_opened_only_if_there_is_no_objection() {
+        // Method: walk every combination. A list of objections states a second time when a log is
+        // sound.
         let mut counts = [0; 3];
         for evidence in all() {
             let objections = [
@@ -376,8 +381,8 @@ mod tests {
 
     #[test]
     fn every_refusal_names_the_first_thing_that_is_wrong() {
-        // Method: walk every combination; each refusal must be true, and none listed before it may
-        // be.
+        // Method: walk every combination. Each refusal must be true, and no refusal before it in
+        // the list may be true.
         for evidence in all() {
             let ours = evidence.segments == SegmentFiles::Ours;
             let current = |says| ours && evidence.current == says;
@@ -424,9 +429,8 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_goes_on_only_if_it_is_just_as_it_was_closed() {
-        // Method: spoil each thing that has to agree, in turn; the tail is then followed by another
-        // segment.
+    fn a_tail_is_resumed_only_if_it_is_exactly_as_it_was_closed() {
+        // Method: spoil each condition in turn. The tail then gets a successor or is rewritten.
         assert_eq!(closed_tail().way(Kept::Records), Way::Resume);
         let mark = |closed, end, last| Some(TailMark { closed, end, last: Lsn::from(last) });
         for facts in [
@@ -447,7 +451,11 @@ mod tests {
             }
         }
         let gap = TailFacts { gaps: Gaps::PassedOver, ..closed_tail() };
-        assert_eq!(gap.way(Kept::Records), Way::RewriteAboveFloor, "a closed one is settled, too");
+        assert_eq!(
+            gap.way(Kept::Records),
+            Way::RewriteAboveFloor,
+            "a gap counts in a closed tail, too"
+        );
         let nothing_since_creation =
             TailFacts { mark: mark(false, 8240, 7), promised_by_frames: 0, ..closed_tail() };
         assert_eq!(nothing_since_creation.way(Kept::Records), Way::RewriteTail);

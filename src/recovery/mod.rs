@@ -1,7 +1,6 @@
-//! Opening a log: scan → decide → apply. Turns a directory, in whatever state a crash left it, into
-//! a tail, a catalog and a report; or into an error, with nothing changed. The scan gives `Found`,
-//! and `Found` gives a `Remedy`: both are found without a change on disk, the second without a
-//! read.
+//! Opens a log: scan → decide → apply. Turns a directory, in any state that a crash can leave, into
+//! a tail, a catalog and a report. A log that is refused is not changed. The scan returns `Found`
+//! and changes nothing on disk. `Remedy` is derived from `Found` without reading a file.
 
 mod decide;
 mod remedy;
@@ -67,7 +66,7 @@ pub(crate) fn recover(dir: &Arc<Dir>, health: &Arc<Health>, verify: Verify) -> R
     Ok(recovered)
 }
 
-/// Makes the first segment of a new log.
+/// Creates the first segment of a new log.
 fn create(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found) -> Result<Recovered> {
     remove_leftovers(dir, found);
     let current = Current::new(dir.clone(), health.clone(), None);
@@ -98,7 +97,7 @@ fn create(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found) -> Result<Recover
     })
 }
 
-/// Carries the plan out. Whatever fails leaves a log that opens to the same end.
+/// Applies the plan. If a step fails, the next open finds the same records.
 fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) -> Result<Recovered> {
     remove_leftovers(dir, found);
     let scanned = plan.tail;
@@ -122,7 +121,7 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
             // A file that a backup may share is never shortened.
             if !scanned.shared {
                 if let Err(error) = scanned.handle.set_len(seal.end) {
-                    log::warn!("what was copied over stays in the old segment, too: {error}");
+                    log::warn!("the sealed segment keeps the bytes after its end: {error}");
                 }
             }
             (tail, Some(seal), RecoveryAction::SealedTail)
@@ -143,7 +142,8 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
             .set(scanned.index.iter().copied().filter(|entry| entry.offset < seal.end).collect());
         segments.push(CatalogEntry { segment: Arc::new(old), seal: Some(seal) });
     }
-    // What is wholly below the floor, the old tail perhaps, is no longer part of the log.
+    // Segments wholly below the floor are no longer part of the log. The old tail may be one of
+    // them.
     let catalog = Catalog::new(segments, tail.segment.clone(), plan.floor);
     let catalog = catalog.retire().map_or(catalog, |(catalog, _)| catalog);
     let (pending_removal, mut reports) = retire(dir, found, &catalog)?;
@@ -165,16 +165,17 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
     })
 }
 
-/// Unfinished files are worth nothing, and may take room that a full disk needs.
+/// Removes unfinished files and spares: nothing depends on them, and they take space that a full
+/// disk needs.
 fn remove_leftovers(dir: &Dir, found: &Found) {
     for path in &found.listing.leftovers {
         if let Err(error) = dir.unlink(path) {
-            log::warn!("an unfinished file stays behind: {error}");
+            log::warn!("an unfinished file is not removed: {error}");
         }
     }
 }
 
-/// Goes on in a tail that was closed.
+/// Resumes a tail that was closed.
 fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     let header = scanned.header.clone();
     let mark = Mark {
@@ -197,8 +198,8 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     Ok(Tail::new(Arc::new(segment), handle, header, end, last, bytes))
 }
 
-/// Creates the next tail with the good frames of the old one from `start` on, which begin with the
-/// record `first`.
+/// Creates the next tail with a copy of the old tail's whole frames from `start` on. These frames
+/// begin with the record `first`.
 fn follow(
     dir: &Dir,
     found: &Found,
@@ -226,8 +227,8 @@ fn follow(
     create_segment(dir, &mut current.lock(), &succession).map_err(Failure::into_error)
 }
 
-/// Removes the files that are not in the catalog and have a sound header; returns those that could
-/// not be removed.
+/// Removes the files that are not in the catalog and have a sound header. Returns the files that
+/// could not be removed.
 fn retire(
     dir: &Dir,
     found: &Found,
@@ -321,7 +322,7 @@ fn log_report(dir: &Dir, report: &RecoveryReport) {
     }
     if !report.rewritten_records.is_empty() {
         log::info!(
-            "{dir}: wrote again what was not known to be durable: records {}",
+            "{dir}: rewrote records that were not known to be durable: {}",
             report.rewritten_records
         );
     }

@@ -1,5 +1,5 @@
-//! `Remedy`: what is to be done about what was found, or the error that says why nothing is. Pure:
-//! it reads no file.
+//! `Remedy`: what is to be done about the findings, or the error that refuses the log. Pure: it
+//! reads no file.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -20,10 +20,10 @@ use super::decide::{
 use super::scan::{CurrentFile, Found, HeaderFound, SegmentFile};
 use super::tail::{PromisedPart, TailScan};
 
-/// What is to be done, all of it decided before anything is changed.
+/// What is to be done. It is decided before anything is changed.
 #[derive(Debug)]
 pub(super) enum Remedy<'a> {
-    /// There is no log: make one.
+    /// There is no log: create one.
     Create,
     Open(Plan<'a>),
 }
@@ -34,16 +34,16 @@ pub(super) struct Plan<'a> {
     pub(super) tail: &'a TailScan,
     pub(super) torn: bool,
     pub(super) way: Way,
-    /// The number of the segment to be created, where one is.
+    /// The number of the segment to be created. [`Way::Resume`] creates none.
     pub(super) number: u64,
     pub(super) floor: Lsn,
     pub(super) state: Vec<u8>,
-    /// Sealed segments above the floor, oldest first, with what their successors say of them.
+    /// Sealed segments above the floor, oldest first, each with the seal in its successor.
     pub(super) chain: Vec<(Arc<Segment>, Seal)>,
     pub(super) promised: PromisedPart,
 }
 
-/// Gathers the evidence and decides; notes what is odd and does no harm.
+/// Gathers the evidence and decides. Notes anomalies that do no harm.
 pub(super) fn remedy<'a>(
     dir: &Dir,
     found: &'a Found,
@@ -90,7 +90,7 @@ fn segment_files(found: &Found) -> SegmentFiles {
     let begins_as_ours = |header: &HeaderFound| match header {
         HeaderFound::Blank => false,
         HeaderFound::Read(twin) => !matches!(twin, Twin::Bad { magic: false }),
-        HeaderFound::Unreadable(_) => true, // What is not known is no reason to call it foreign.
+        HeaderFound::Unreadable(_) => true, // A file that cannot be read is not called foreign.
     };
     let (current_ours, current_blank) = match &found.current {
         CurrentFile::Read(twin) => (!matches!(twin, Twin::Bad { magic: false }), false),
@@ -113,7 +113,7 @@ fn segment_files(found: &Found) -> SegmentFiles {
     }
 }
 
-/// The file that a later release wrote, and what in it is unknown.
+/// Returns the file that a later release wrote, and the feature in it that is unknown here.
 fn newer_file(dir: &Dir, found: &Found) -> Option<(Arc<Path>, Feature, u32)> {
     if let CurrentFile::Read(Twin::Newer { what, found }) = &found.current {
         return Some((dir.current_path(), *what, *found));
@@ -124,8 +124,8 @@ fn newer_file(dir: &Dir, found: &Found) -> Option<(Arc<Path>, Feature, u32)> {
     })
 }
 
-/// The first file whose log id is not that of most sound headers; if as many have another one, not
-/// that of CURRENT.
+/// Returns the first file whose log id differs from the usual one. The usual log id is that of most
+/// sound headers and CURRENT; of several, that of CURRENT.
 fn foreign_file(dir: &Dir, found: &Found) -> Option<Arc<Path>> {
     let mark = found.mark().map(|mark| (dir.current_path(), mark.log_id));
     let sound = found.files.iter().filter_map(|file| Some((file, file.sound()?)));
@@ -188,7 +188,7 @@ fn note_oddities(dir: &Dir, found: &Found, current: CurrentSays, notes: &mut Vec
     }
 }
 
-/// Notes damage that takes nothing above the floor.
+/// Notes damage that loses no record above the floor.
 pub(super) fn passed_note(path: &Arc<Path>, offset: u64, flaw: &Flaw) -> RecoveryNote {
     let message = match flaw {
         Flaw::Damaged(_) => "damaged, but no record above the checkpoint is lost",
@@ -240,13 +240,13 @@ fn refuse(dir: &Dir, found: &Found, refusal: Refusal) -> Error {
     }
 }
 
-/// The segment that CURRENT names is not there.
+/// Returns the error for a directory without the segment that CURRENT names.
 fn missing_tail(dir: &Dir, found: &Found) -> Error {
     let Some(mark) = found.mark() else {
         let path = dir.segment_path(1);
         return Error::MissingSegment { path, named_by: NamedBy::UnreadableCurrent, lost: None };
     };
-    // Without another segment nothing tells the floor.
+    // Without another segment, the floor is not known.
     let lost = found.tail.as_ref().and_then(|tail| {
         let (floor, _) = tail.state.as_ref()?;
         let first = tail.next.max(floor.next());
@@ -289,12 +289,12 @@ fn plan<'a>(
     } else {
         tail.facts.way(if promised.last.is_some() { Kept::Records } else { Kept::NoRecord })
     };
-    // No name that is there may be taken, be it only that of a copy.
+    // The new number is above every name in the directory, also above the names of copies.
     let names = found.listing.segments.last().copied().unwrap_or(0);
     let highest = mark.map_or(0, |mark| mark.number).max(names);
     let number = match highest.checked_add(1) {
         Some(number) => number,
-        // None is created now; the next rotation says that no number is left.
+        // No segment is created now. The next rotation returns the error that no number is left.
         None if way == Way::Resume => highest,
         None => {
             let copy = found.copies.iter().find(|copy| copy.number == highest);
@@ -342,9 +342,7 @@ fn follow_chain(
             }
             Link::Live => {}
         }
-        let header = file
-            .and_then(SegmentFile::sound)
-            .expect("a link that leads to a segment has a sound header");
+        let header = file.and_then(SegmentFile::sound).expect("a live link has a sound header");
         if decide::continuity(header, floor) == Continuity::Breaks {
             return Err(Error::corrupt(&path, 0, Damage::Chain, None));
         }
@@ -355,8 +353,8 @@ fn follow_chain(
     Ok(chain)
 }
 
-/// The records that are lost with the segment that `seal` names: those above the floor. If an
-/// older segment is there, where the lost ones begin is not known: the last one is lost for sure.
+/// Returns the records above the floor that are lost with the segment that `seal` names. If there
+/// is an older segment, the first lost record is not known: only the last one is surely lost.
 fn lost_with(found: &Found, seal: &Seal, floor: Lsn) -> Option<LsnRange> {
     let is_older = |file: &&SegmentFile| file.number < seal.number && file.sound().is_some();
     let older = found.files.iter().any(|file| is_older(&file));
@@ -364,7 +362,7 @@ fn lost_with(found: &Found, seal: &Seal, floor: Lsn) -> Option<LsnRange> {
     Some(LsnRange::new(first.max(floor.next()), seal.last))
 }
 
-/// Notes the files that are neither the tail nor in the chain, and cannot be told to be the log's.
+/// Notes the files that are neither the tail nor in the chain, and whose header is not sound.
 fn note_orphans(
     found: &Found,
     tail: &TailScan,

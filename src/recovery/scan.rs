@@ -1,5 +1,5 @@
-//! `Found`: what recovery reads before it decides anything. It changes nothing; a read that fails
-//! is never an end.
+//! `Found`: what recovery reads before it decides anything. The scan changes nothing. A failed read
+//! is never taken for the end of a file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::planted::{self, Bug};
 use super::decide::{Numbers, TailMark};
 use super::tail::{TailScan, scan_tail};
 
-/// What is there.
+/// What the directory holds.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) listing: Listing,
     pub(super) current: CurrentFile,
-    /// By rising number, without copies; the last one is the tail.
+    /// By rising number, without copies. The last file is the tail.
     pub(super) files: Vec<SegmentFile>,
-    /// Files whose sound header holds another number than their name: no part of the log.
+    /// Files whose sound header holds another number than their name. They are no part of the log.
     pub(super) copies: Vec<Copy>,
-    /// The tail's frames, where its header is sound.
+    /// The tail's frames, if its header is sound.
     pub(super) tail: Option<TailScan>,
 }
 
@@ -96,7 +96,7 @@ pub(super) fn scan(dir: &Dir) -> Result<Found> {
         let path = dir.segment_path(*number);
         let (header, bytes) = match read_header(dir, &path) {
             Ok(read) => read,
-            // Whether it is needed, the other headers tell.
+            // The other headers tell whether this file is needed.
             Err(error) => (HeaderFound::Unreadable(error), 0),
         };
         match header {
@@ -113,7 +113,7 @@ pub(super) fn scan(dir: &Dir) -> Result<Found> {
         }
     }
     if let Some((file, header)) = found.files.last().and_then(|file| Some((file, file.sound()?))) {
-        // For writing: it may go on as the tail, or be cut.
+        // The file is opened for writing: it may stay the tail, or be cut.
         let handle = Arc::new(dir.open_file(&file.path, OpenMode::ReadWrite)?);
         let names_it = |mark: &&Mark| (mark.number, mark.salt) == (header.number, header.salt);
         let mark = found.mark().filter(names_it).map(|mark| TailMark {
@@ -128,8 +128,8 @@ pub(super) fn scan(dir: &Dir) -> Result<Found> {
     Ok(found)
 }
 
-/// Refuses the directory of another store: one without a segment, whose CURRENT is neither blank
-/// nor ours. To be asked before anything is made in it.
+/// Refuses the directory of another store: it has no segment, and its CURRENT is neither blank nor
+/// ours. To be called before anything is created in the directory.
 pub(super) fn refuse_other_store(dir: &Dir) -> Result<()> {
     let listing = dir.list()?;
     if !listing.current || !listing.segments.is_empty() {

@@ -1,5 +1,5 @@
-//! What the scan finds in the tail: its frames, what they promise, and what of that is gone. It
-//! changes nothing.
+//! What the scan finds in the tail: its frames, what they promise, and what they have lost. The
+//! scan changes nothing.
 
 use std::sync::Arc;
 
@@ -36,9 +36,9 @@ pub(super) struct TailScan {
     pub(super) broken: Option<Broken>,
     /// A gap that holds nothing above the floor.
     pub(super) passed: Option<Gap>,
-    /// Where the frames begin that are rewritten after such a gap, and with which record.
+    /// The offset and the first record of the frames that are rewritten after such a gap.
     pub(super) kept_from: (u64, Lsn),
-    /// What of the tail was promised; `None` if the promise ends within a frame.
+    /// The promised part of the tail; `None` if the promise ends within a frame.
     pub(super) promised: Option<PromisedPart>,
     pub(super) rest: Rest,
 }
@@ -82,8 +82,8 @@ impl File<'_> {
     }
 }
 
-/// Scans the tail. `mark`: what CURRENT says of this very segment. A read that fails is an error,
-/// unless what it hides is at or below the floor.
+/// Scans the tail. `mark`: what CURRENT says of this segment. A failed read is an error, unless the
+/// unreadable records are at or below the floor.
 pub(super) fn scan_tail(
     handle: Arc<Handle>,
     header: SegmentHeader,
@@ -92,7 +92,7 @@ pub(super) fn scan_tail(
     numbers: Numbers,
 ) -> Result<TailScan> {
     let mut window = Window::new(WINDOW_BYTES);
-    // A tail that a backup may share is not extended: the log goes on in a successor.
+    // A tail that a backup may share is not extended: the log continues in a successor.
     let shared = handle.names()? == Names::Several;
     let mark = mark.map(|mark| TailMark { closed: mark.closed && !shared, ..mark });
     let file = File { handle: &handle, header: &header, bytes: file_bytes };
@@ -166,7 +166,7 @@ pub(super) fn scan_tail(
 /// Why the walk over whole frames ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
-    /// A whole frame does not continue the one before it: no crash leaves that.
+    /// A whole frame does not continue the frame before it. No crash can leave that.
     Discontinuous,
     Flawed,
 }
@@ -181,7 +181,7 @@ struct Frames {
     /// The highest durable end in their headers.
     promised: u64,
     stop: Option<Stop>,
-    /// Why what stands at `end` cannot be read. It counts even if a second read succeeds.
+    /// Why the bytes at `end` cannot be read. The error counts even if a second read succeeds.
     unreadable: Option<Error>,
     /// The floor of the last whole state frame after `end`.
     floor_beyond: Lsn,
@@ -202,7 +202,7 @@ impl Frames {
         }
     }
 
-    /// Goes on after a gap.
+    /// Continues after a gap.
     fn resume(&mut self, offset: u64, next: Lsn) {
         self.end = offset;
         self.next = next;
@@ -253,8 +253,9 @@ impl Frames {
     }
 }
 
-/// Looks after the whole frames for anything but zeros, and for what frame headers there promise.
-/// Any header that verifies counts, since it does so in its own place alone.
+/// Searches the bytes after the whole frames for bytes other than zero, and for durable ends in
+/// frame headers. Every header that verifies counts, because a header verifies only at its own
+/// offset.
 fn look_beyond(file: &File<'_>, window: &mut Window, end: u64) -> Result<Rest> {
     let mut rest = Rest::default();
     let mut passed = Passed::default();
@@ -272,18 +273,18 @@ fn look_beyond(file: &File<'_>, window: &mut Window, end: u64) -> Result<Rest> {
     Ok(rest)
 }
 
-/// What was promised and lies beyond the whole frames.
+/// What the promised bytes beyond the whole frames hold.
 #[derive(Default)]
 struct Beyond {
-    /// A gap that may be passed over, up to the frame after it, and the LSN of that.
+    /// A gap that may be passed over, and the LSN with which the frame after the gap begins.
     gap: Option<(Gap, Lsn)>,
     /// The floor of the last whole state frame.
     floor: Lsn,
 }
 
 /// Reads what lies between the whole frames and `promise`. A gap may be passed over if a whole
-/// state frame after it shows that no record in it is needed. After the last such state frame, a
-/// gap may hide a state.
+/// state frame after it shows that no record in the gap is needed. A gap after the last state frame
+/// may hide a newer state, so it is not passed over.
 fn sweep_promised(
     file: &File<'_>,
     window: &mut Window,
@@ -312,7 +313,8 @@ fn sweep_promised(
             }
             Ok((offset, header)) => {
                 if let Some(found) = flawed.take() {
-                    // Frames between two gaps are below the floor if those after the second are.
+                    // Frames between two gaps are below the floor if the frames after the second
+                    // gap are.
                     let start = frames.end;
                     gap = Some((Gap { start, ..found }, header.first));
                 }
@@ -360,7 +362,8 @@ fn find_broken(
     let lost = match last {
         LastPromised::Exactly(last) => Some(last),
         LastPromised::AtLeast(last) if last >= frames.next => Some(last),
-        // The whole frame after the damage continues those before it: a state is lost, no record.
+        // The whole frame after the damage continues the frames before it. So a state is lost, and
+        // no record.
         _ if after == frames.next => Some(frames.next.previous()),
         _ => None,
     };
@@ -405,8 +408,8 @@ fn last_promised(
     Ok(LastPromised::AtLeast(last))
 }
 
-/// Finds the frame that holds `lsn`: its offset and its first record. If there is none, the end of
-/// the frames and `lsn`.
+/// Finds the frame that holds `lsn`. Returns the frame's offset and its first record. If no frame
+/// holds `lsn`, returns the end of the frames and `lsn`.
 fn frame_of(
     file: &File<'_>,
     window: &mut Window,

@@ -15,24 +15,25 @@ use crate::segment::{Gap, Place, Segment, Sweep, Window, check_sealed, is_last_l
 
 use super::remedy::passed_note;
 
-/// Above this, several threads verify.
+/// If there are more bytes than this, several threads verify them.
 const PARALLEL_BYTES: u64 = 8 << 20;
-/// Likewise, if only the last frame of each is looked at.
+/// If only the last frame of each segment is read, several threads verify more segments than this.
 const PARALLEL_SEGMENTS: usize = 256;
 const WINDOW_BYTES: usize = 1 << 20;
 /// Enough for a header, and for reading a damaged segment in pieces.
 const HEADER_WINDOW_BYTES: usize = 4 << 10;
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
-/// Verifies the sealed segments and builds their indexes, on all processors where there is much
-/// to read. Returns notes of damage that takes nothing above the floor.
+/// Verifies the sealed segments and builds their indexes, on all processors if there is much to
+/// read. Returns notes of damage that loses no record above the floor.
 pub(super) fn verify_sealed(
     dir: &Dir,
     chain: &[(Arc<Segment>, Seal)],
     floor: Lsn,
     verify: Verify,
 ) -> Result<Vec<RecoveryNote>> {
-    // A seal may claim any end; the sum is shown, and decides how many threads work.
+    // A seal may state any end, so the sum must not overflow. The sum decides how many threads
+    // work, and is logged.
     let bytes = chain.iter().fold(0_u64, |sum, (_, seal)| sum.saturating_add(seal.end));
     let much = match verify {
         Verify::Tail => chain.len() > PARALLEL_SEGMENTS,
@@ -42,7 +43,7 @@ pub(super) fn verify_sealed(
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         processors.min(chain.len()).saturating_sub(1)
     } else {
-        0 // Asking how many processors there are takes longer than so few bytes.
+        0 // Asking for the number of processors takes longer than reading so few bytes.
     };
     let job = Job {
         dir,
@@ -83,7 +84,8 @@ struct Job<'a> {
     bytes: u64,
     next: AtomicUsize,
     done: AtomicU64,
-    /// The failure in the oldest segment that has one: the same whichever thread is faster.
+    /// The failure in the oldest segment that has one, so that the error does not depend on the
+    /// threads' speed.
     failure: Mutex<Option<(usize, Error)>>,
     /// Notes of damage below the floor, with the position of their segment.
     notes: Mutex<Vec<(usize, RecoveryNote)>>,
@@ -128,9 +130,9 @@ impl Job<'_> {
         }
     }
 
-    /// Verifies one segment. With [`Verify::Tail`], only that it is long enough and that its last
-    /// frame is the one that its successor names; if it is not, reading all of it tells what is
-    /// lost.
+    /// Verifies one segment. With [`Verify::Tail`], checks only that the segment is long enough,
+    /// and that its last frame is the one that its successor names. If the check fails, the whole
+    /// segment is read to learn what is lost.
     fn check(&self, segment: &Segment, seal: &Seal, window: &mut Window) -> Result<Vec<Gap>> {
         let handle = self.dir.open_file(&segment.path, OpenMode::Read)?;
         if self.verify == Verify::Tail && has_last_frame(&handle, seal, window)? {
@@ -142,7 +144,7 @@ impl Job<'_> {
     }
 }
 
-/// Whether the frame that the seal names as the last live one is there, by its header alone.
+/// Whether the frame that the seal names as the last live one is there. Only its header is read.
 fn has_last_frame(handle: &Handle, seal: &Seal, window: &mut Window) -> Result<bool> {
     if handle.size()? < seal.end {
         return Ok(false);

@@ -11,13 +11,13 @@ pub(super) const INDEX_STRIDE_BYTES: u64 = 14 << 10;
 /// After the last index entry, this much log holds the frame of any small record.
 pub(crate) const UNINDEXED_BYTES: u64 =
     INDEX_STRIDE_BYTES + (FRAME_HEADER_BYTES + FRAME_BODY_BYTES) as u64;
-/// The tail's index has room for so many entries from the start, or for those of a whole segment if
-/// that is less: an append to a segment of the default size, 64 MiB, then allocates nothing.
+/// The tail's index reserves room for this many entries, or for the entries of a whole segment if
+/// those are fewer. So an append to a segment of the default size, 64 MiB, allocates nothing.
 const INDEX_RESERVED_MAX: usize = 4682;
 const _: () = assert!(INDEX_RESERVED_MAX as u64 * INDEX_STRIDE_BYTES >= 64 << 20);
 
-/// Where some of a segment's data frames begin, by rising LSN. `None` until the segment has been
-/// walked.
+/// Where some of a segment's data frames begin, by rising LSN. No entry is known before the segment
+/// has been walked.
 #[derive(Debug)]
 pub(crate) struct Index {
     /// The LSN of the segment's first record.
@@ -35,11 +35,13 @@ pub(crate) struct IndexEntry {
 /// What is known of where a record lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IndexHint {
-    /// A frame at or before the one that holds it.
+    /// A frame at or before the frame that holds the record.
     pub(crate) start: IndexEntry,
-    /// Where that one ends at the latest.
+    /// The frame that holds the record ends here at the latest.
     pub(crate) end: Option<u64>,
-    /// Offset and size of its frame, if it has one of its own, and those around it are as large.
+    /// Offset and size of the record's frame, provided that every record between the two index
+    /// entries has a frame of its own, and that these frames are equally large. `None` if that is
+    /// impossible.
     pub(crate) exact: Option<(u64, u64)>,
 }
 
@@ -93,7 +95,7 @@ impl Index {
         entries.extend_from_slice(group);
     }
 
-    /// Gives back the room for entries that do not come: the segment is sealed.
+    /// Frees the room for further entries: the segment is sealed.
     pub(crate) fn shrink(&self) {
         if let Some(entries) = &mut *threads::write(&self.entries) {
             entries.shrink_to_fit();
@@ -106,7 +108,7 @@ impl Index {
     }
 }
 
-/// See [`IndexHint::exact`]: `None` where it cannot be so.
+/// See [`IndexHint::exact`].
 fn exact_frame(lsn: Lsn, start: IndexEntry, end: IndexEntry) -> Option<(u64, u64)> {
     let frames = u64::from(end.lsn).checked_sub(start.lsn.into())?;
     let bytes = end.offset.checked_sub(start.offset)?;
@@ -116,20 +118,20 @@ fn exact_frame(lsn: Lsn, start: IndexEntry, end: IndexEntry) -> Option<(u64, u64
     (possible && before < bytes).then(|| (start.offset + before, frame_bytes))
 }
 
-/// Adds an index entry for the first data frame after a gap, so that no look-up after the gap leads
-/// through it.
+/// Adds an index entry for the first data frame after a gap, so that no look-up of a record after
+/// the gap reads the gap.
 pub(crate) fn note_restart(entries: &mut Vec<IndexEntry>, lsn: Lsn, offset: u64) {
     entries.push(IndexEntry { lsn, offset });
 }
 
-/// Adds an index entry for a data frame, unless there is one near enough before it.
+/// Adds an index entry for a data frame, unless the last entry is near enough before it.
 pub(crate) fn note_frame(entries: &mut Vec<IndexEntry>, lsn: Lsn, offset: u64) {
     if offset >= offset_after(entries.last()) {
         entries.push(IndexEntry { lsn, offset });
     }
 }
 
-/// Returns the offset from which a data frame gets an entry, if this is the last one.
+/// Returns the offset from which a data frame gets an entry, if `last` is the last entry.
 pub(super) fn offset_after(last: Option<&IndexEntry>) -> u64 {
     last.map_or(FRAMES_START, |entry| entry.offset) + INDEX_STRIDE_BYTES
 }

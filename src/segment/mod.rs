@@ -60,16 +60,16 @@ pub(crate) fn read_state(
     }
 }
 
-/// What verifying a sealed segment gave.
+/// The result of verifying a sealed segment.
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) index: Vec<IndexEntry>,
-    /// Damage and unreadable sectors that hold records at or below the floor alone.
+    /// Damage and unreadable sectors that hold only records at or below the floor.
     pub(crate) passed: Vec<Gap>,
 }
 
 /// Verifies a sealed segment up to the end that its successor's seal gives. The error names the
-/// first damage that takes records above `floor`, and just the records that it takes.
+/// first damage that loses records above `floor`, and exactly the records that it loses.
 pub(crate) fn check_sealed(
     segment: &Segment,
     handle: &Handle,
@@ -135,12 +135,12 @@ pub(crate) fn check_sealed(
         let lost = (next <= seal.last).then(|| lost_run(next, seal.last.next(), floor, seal.last));
         return Err(Error::corrupt(&segment.path, sweep.offset(), Damage::End, lost));
     }
-    index.shrink_to_fit(); // It stays, and nothing is added.
+    index.shrink_to_fit(); // The index stays in memory, and gets no more entries.
     Ok(Checked { index, passed })
 }
 
-/// Returns the index of a sealed segment whose bodies nobody has verified. Damage is left to the
-/// readers: the index has entries before it and after it.
+/// Returns the index of a sealed segment whose bodies were not verified. Damage is left to the
+/// readers: the index has entries before the damage and after it.
 pub(crate) fn index_sealed(
     segment: &Segment,
     handle: &Handle,
@@ -154,7 +154,7 @@ pub(crate) fn index_sealed(
     loop {
         match sweep.step(Bodies::Skip)? {
             Step::Frame(SweptFrame { offset, header, .. }) => {
-                // Numbers never fall. A frame that breaks this rule leads nowhere.
+                // LSNs never fall. A frame that breaks this rule gets no entry.
                 if header.frame_type == FrameType::Data && header.first >= next {
                     if header.first == next {
                         note_frame(&mut index, header.first, offset);
@@ -168,12 +168,12 @@ pub(crate) fn index_sealed(
             Step::End => break,
         }
     }
-    index.shrink_to_fit(); // It stays, and nothing is added.
+    index.shrink_to_fit(); // The index stays in memory, and gets no more entries.
     Ok(index)
 }
 
-/// Returns the records that are lost between `next`, the first one that is not read, and `after`,
-/// the next one that is: those above the floor, up to `promised`.
+/// Returns the lost records from `next`, the first one that was not read, to the one before
+/// `after`, the next one that was read. Only records above the floor and up to `promised` count.
 pub(crate) fn lost_run(next: Lsn, after: Lsn, floor: Lsn, promised: Lsn) -> LsnRange {
     let first = next.max(floor.next());
     let last = after.previous().min(promised);

@@ -19,11 +19,11 @@ use crate::planted::{self, Bug};
 /// A search for headers passes over an unreadable place in pieces of this size: no disk has smaller
 /// sectors.
 const SECTOR_BYTES: u64 = 512;
-/// A read that failed is tried again up to the end of such a page, before it is tried for the
-/// requested bytes alone.
+/// A failed read is repeated up to the end of a page of this size, and then for the requested bytes
+/// alone.
 const PAGE_BYTES: u64 = 4096;
 
-/// A walk through the frames of one file. See the head of this file.
+/// A walk through the frames of one file. See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Sweep<'a> {
     handle: &'a Handle,
@@ -38,7 +38,7 @@ pub(crate) struct Sweep<'a> {
 pub(crate) enum Step {
     Frame(SweptFrame),
     Gap(Gap),
-    /// The sweep's limit, exactly.
+    /// The sweep stands exactly at its limit.
     End,
 }
 
@@ -64,7 +64,7 @@ impl SweptFrame {
 }
 
 impl Gap {
-    /// Adds a gap to those before it that no whole frame parts from it.
+    /// Merges a gap into the gap before it. No whole frame lies between the two.
     pub(crate) fn extend(before: &mut Option<Gap>, gap: Gap) {
         match before {
             None => *before = Some(gap),
@@ -83,15 +83,15 @@ impl Gap {
 /// What a frame's body turned out to be.
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// It and the padding after it verify. With [`Bodies::Keep`]: where it lies, see
-    /// [`Window::bytes`].
+    /// The body and the padding after it verify. With [`Bodies::Keep`], the range tells where the
+    /// body lies; see [`Window::bytes`].
     Sound(Range<usize>),
     NotRead,
     Flawed(Flaw),
 }
 
-/// Bytes in which no header verifies; torn or damaged, this layer cannot know. It ends at a header
-/// that verifies or at the limit.
+/// Bytes that are no whole frame. This layer cannot know whether they are torn or damaged. A gap
+/// from [`Sweep::step`] ends at a header that verifies or at the limit.
 #[derive(Debug)]
 pub(crate) struct Gap {
     pub(crate) start: u64,
@@ -103,11 +103,11 @@ pub(crate) struct Gap {
 #[derive(Debug, Clone)]
 pub(crate) enum Flaw {
     Damaged(Damage),
-    /// They cannot be read. What they hold is unknown.
+    /// The bytes cannot be read. What they hold is unknown.
     Unreadable(Error),
 }
 
-/// What stands at an offset.
+/// What lies at an offset.
 #[derive(Debug)]
 pub(crate) enum Place {
     Frame(FrameHeader),
@@ -150,7 +150,7 @@ impl<'a> Sweep<'a> {
         Sweep { handle, salt, window, offset, limit }
     }
 
-    /// Returns where it stands: after the last frame or gap.
+    /// Returns the current offset: the end of the last frame or gap.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
@@ -160,9 +160,9 @@ impl<'a> Sweep<'a> {
         self.window.bytes(body)
     }
 
-    /// Takes one step. A frame that verifies and that a later release wrote is an error; all else
-    /// is yielded. A frame with a flawed body is passed by its length, which its header vouches
-    /// for.
+    /// Takes one step. A frame that verifies and that a later release wrote is an error. Everything
+    /// else is yielded. A frame with a flawed body is passed by its length, because its header
+    /// verifies.
     pub(crate) fn step(&mut self, bodies: Bodies) -> Result<Step> {
         match self.look()? {
             Place::End => Ok(Step::End),
@@ -179,7 +179,7 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Goes past the next frame that verifies as a whole, and returns it with its offset; `None` at
+    /// Moves past the next frame that verifies as a whole. Returns its offset and header; `None` at
     /// the limit.
     pub(crate) fn next_sound(&mut self) -> Result<Option<(u64, FrameHeader)>> {
         loop {
@@ -193,9 +193,9 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Reads the header where it stands. The length in it is checked against the limit here, before
-    /// anything uses it.
-    #[inline(always)] // It is most of what a record with a frame of its own costs.
+    /// Reads the header at the current offset. The length in it is checked against the limit before
+    /// any code uses it.
+    #[inline(always)] // This call is most of the cost of a record with a frame of its own.
     pub(crate) fn look(&mut self) -> Result<Place> {
         if self.offset == self.limit {
             return Ok(Place::End);
@@ -220,8 +220,8 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Reads and verifies the body and the padding of the frame where it stands, whose header is
-    /// `header`.
+    /// Reads and verifies the body and the padding of the frame at the current offset, whose header
+    /// is `header`.
     #[inline]
     pub(crate) fn body(&mut self, header: &FrameHeader, bodies: Bodies) -> Body {
         let frame_bytes = match usize::try_from(header.frame_bytes()) {
@@ -244,8 +244,8 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// As [`body`](Sweep::body), for a frame that does not fit into the window: it goes through the
-    /// window in pieces.
+    /// As [`body`](Sweep::body), for a frame that does not fit into the window: it is read in
+    /// pieces.
     fn large_body(&mut self, header: &FrameHeader, bodies: Bodies) -> Body {
         let flawed = |flaw| Body::Flawed(flaw);
         let frame_bytes = header.frame_bytes();
@@ -266,7 +266,8 @@ impl<'a> Sweep<'a> {
                 Ok(_) => return flawed(Flaw::Damaged(Damage::FrameBody)),
                 Err(error) => return flawed(Flaw::Unreadable(error)),
             };
-            // Where the body begins and ends in this piece; the rest of it is header or padding.
+            // Where the body begins and ends in this piece. The rest of the piece is header or
+            // padding.
             let start = clamp((FRAME_HEADER_BYTES as u64).saturating_sub(at), piece_bytes);
             let end = clamp(body_end.saturating_sub(at), piece_bytes);
             hasher.update(&piece[start..end]);
@@ -280,13 +281,13 @@ impl<'a> Sweep<'a> {
             return flawed(Flaw::Damaged(Damage::FrameBody));
         }
         self.window.large = large;
-        // Of a body that was not kept, this means nothing.
+        // The range has no meaning for a body that was not kept.
         let body_bytes = header.body_bytes as usize;
         Body::Sound(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES.saturating_add(body_bytes))
     }
 
-    /// Makes room for a frame, if it is to be kept. `None` if the file ends before the frame, or
-    /// memory cannot hold it: a length from the disk is not taken at its word.
+    /// Reserves memory for a frame that is to be kept. Returns `None` if the file ends before the
+    /// frame does, or if memory cannot hold the frame: a length from the disk is not trusted.
     fn room_for(&self, frame_bytes: u64, bodies: Bodies) -> Result<Option<Vec<u8>>> {
         if self.handle.size()?.saturating_sub(self.offset) < frame_bytes {
             return Ok(None);
@@ -297,7 +298,8 @@ impl<'a> Sweep<'a> {
         Ok(matches!(room, Some(Ok(()))).then_some(large))
     }
 
-    /// Goes to the next place at which a frame can be looked at again, or to the limit.
+    /// Moves to the next header that verifies and whose frame ends at or before the limit. If there
+    /// is none, moves to the limit.
     fn cross_gap(&mut self, flaw: Flaw) -> Result<Gap> {
         let start = self.offset;
         let mut passed = Passed::default();
@@ -319,9 +321,9 @@ impl<'a> Sweep<'a> {
         Ok(Gap { start, end: self.offset, flaw })
     }
 
-    /// Goes to the first place, from where it stands on, at which a header verifies. It does so in
-    /// its own place alone, so that each multiple of 8 can be tried. Reads no bodies and trusts no
-    /// lengths. Returns `None` if there is no header before the limit or the file's end.
+    /// Moves to the first offset, from the current one on, at which a header verifies. A header
+    /// verifies only at its own offset, so each multiple of 8 can be tried. Reads no bodies and
+    /// trusts no lengths. Returns `None` if there is no header before the limit or the file's end.
     pub(crate) fn seek(&mut self, passed: &mut Passed) -> Result<Option<FrameHeader>> {
         while self.offset < self.limit {
             let bytes = match self.window.fetch(self.handle, self.offset, FRAME_HEADER_BYTES) {
@@ -334,7 +336,7 @@ impl<'a> Sweep<'a> {
             };
             let bytes = &bytes[..clamp(self.limit - self.offset, bytes.len())];
             passed.note(bytes, self.offset);
-            // Most places are ruled out by their first byte; decoding looks at the others.
+            // The first byte rules out most offsets. Decoding checks the others.
             let places = bytes.len().saturating_sub(FRAME_HEADER_BYTES - 1);
             for at in (0..places).step_by(FRAME_ALIGN_BYTES) {
                 if bytes[at] != self.salt[0] {
@@ -377,7 +379,7 @@ fn clamp(bytes: u64, max: usize) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX).min(max)
 }
 
-/// Says that a frame verifies, and that a later release wrote it.
+/// Returns the error for a frame that verifies and that a later release wrote.
 fn unsupported(path: &Arc<Path>, what: Feature, found: u32) -> Error {
     Error::UnsupportedVersion { path: path.clone(), what, found, supported: supported(what) }
 }
@@ -397,7 +399,7 @@ impl Window {
         Window { bytes: vec![0; bytes], start: 0, filled: 0, large: None }
     }
 
-    /// Forgets what it holds: the next bytes may be another file's.
+    /// Drops its content: the next bytes may come from another file.
     pub(crate) fn clear(&mut self) {
         self.filled = 0;
         self.large = None;
@@ -411,7 +413,8 @@ impl Window {
         Ok(&self.bytes[range])
     }
 
-    /// As [`get`](Window::get), but says where they lie: there they stay until the next call.
+    /// As [`get`](Window::get), but returns where the bytes lie in the window. They stay there
+    /// until the next call.
     #[inline]
     fn fetch(&mut self, handle: &Handle, offset: u64, count: usize) -> Result<Range<usize>> {
         let count = count.min(self.bytes.len());
@@ -420,7 +423,7 @@ impl Window {
         if let Some(skip) = held.filter(|skip| skip + count <= self.filled) {
             return Ok(skip..skip + count);
         }
-        // What is held already is not read again.
+        // The bytes that are held already are not read again.
         let kept = held.map_or(0, |skip| self.filled - skip);
         self.bytes.copy_within(self.filled - kept..self.filled, 0);
         self.start = offset;
@@ -432,8 +435,8 @@ impl Window {
         Ok(0..self.filled.min(count))
     }
 
-    /// Reads again, after a read failed with `error`, what was requested and little more: reading
-    /// ahead is a hint, and an unreadable sector must hide no byte but its own.
+    /// Repeats a read that failed with `error`, for the requested bytes and few more. The failed
+    /// read also read ahead, and an unreadable sector must hide only its own bytes.
     #[cold]
     fn read_less(&mut self, handle: &Handle, wanted: Range<usize>, error: Error) -> Result<()> {
         let offset = self.start + wanted.start as u64;
@@ -452,19 +455,19 @@ impl Window {
     }
 
     /// Reads `count` bytes at `offset`, or as many as there are, and nothing beyond; never more
-    /// than the window's size. A read that fails is no error: this only reads ahead.
+    /// than the window's size. A failed read is no error, because this only reads ahead.
     pub(crate) fn prefetch(&mut self, handle: &Handle, offset: u64, count: u64) {
         let count = clamp(count, self.bytes.len());
         self.start = offset;
         self.filled = handle.read(&mut self.bytes[..count], offset).unwrap_or(0);
     }
 
-    /// Lends the bytes that are held from `offset` on, and were fetched before.
+    /// Lends all bytes that the window holds.
     pub(crate) fn held(&self) -> &[u8] {
         &self.bytes[..self.filled]
     }
 
-    /// Lends what of a frame was kept; see [`Body::Sound`].
+    /// Lends the kept bytes of a frame; see [`Body::Sound`].
     #[inline]
     pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
         match &self.large {

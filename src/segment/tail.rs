@@ -19,7 +19,7 @@ const PREALLOCATE_BYTES: u64 = 256 << 10;
 /// … or of this, when groups are large.
 const PREALLOCATE_BYTES_LARGE: u64 = 1 << 20;
 const LARGE_GROUP_BYTES: u64 = 64 << 10;
-/// Larger writes than this cost a quarter more: the page cache then allocates in larger pieces.
+/// Larger writes take a quarter more time, because the page cache then allocates larger pieces.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The tail, for the thread that holds the writing role.
@@ -43,18 +43,18 @@ pub(crate) struct Tail {
 /// What a write did.
 #[derive(Debug, Clone)]
 pub(crate) struct Written {
-    /// The tail's end, after it.
+    /// The tail's end after the write.
     pub(crate) end: u64,
     /// Bytes of frames.
     pub(crate) bytes: u64,
     /// Bytes of preallocated zeros.
     pub(crate) preallocated_bytes: u64,
-    /// Why fewer were preallocated than wanted: the disk was full.
+    /// Why fewer bytes were preallocated than intended: the disk was full.
     pub(crate) preallocation_refused: Option<Box<Error>>,
 }
 
 impl Tail {
-    /// The segment's index is complete.
+    /// Creates the tail of a segment whose index is complete.
     pub(crate) fn new(
         segment: Arc<Segment>,
         handle: Arc<Handle>,
@@ -76,7 +76,7 @@ impl Tail {
         }
     }
 
-    /// Sets the size at which it is full.
+    /// Sets the size at which the tail is full.
     pub(crate) fn set_segment_bytes(&mut self, bytes: u64) {
         self.segment_bytes = bytes;
     }
@@ -89,8 +89,9 @@ impl Tail {
         self.last.is_some()
     }
 
-    /// Whether the group goes into a new segment: any segment takes at least one. A tail that is
-    /// full of states alone is replaced, but not for a record's sake.
+    /// Whether the group goes into a new segment. Every segment takes at least one group. A full
+    /// tail that holds only states is replaced for a group of states, but not for a group with
+    /// records.
     pub(crate) fn is_full_for(&self, group: &FrameBuffer) -> bool {
         let takes_no_more = if group.holds_only_states() {
             self.last.is_some() || self.end > self.header.initial_end
@@ -100,7 +101,7 @@ impl Tail {
         takes_no_more && self.passes(group.frame_bytes())
     }
 
-    /// As [`is_full_for`](Tail::is_full_for), of a state frame.
+    /// As [`is_full_for`](Tail::is_full_for), for a state frame.
     pub(crate) fn is_full_for_state(&self, state_bytes: usize) -> bool {
         let bytes = (FRAME_HEADER_BYTES + FLOOR_BYTES + state_bytes) as u64;
         (self.last.is_some() || self.end > self.header.initial_end) && self.passes(bytes)
@@ -110,8 +111,9 @@ impl Tail {
         self.end.saturating_add(bytes) > self.segment_bytes
     }
 
-    /// What a segment that follows this one says of its predecessor: of this one, if it holds a
-    /// record; else what this one says, which it then replaces.
+    /// Returns the seal for the header of the next segment. If this segment holds a record, the
+    /// seal states where this segment ends. Otherwise the next segment replaces this one and takes
+    /// over its seal.
     pub(crate) fn seal_of_next(&self) -> Option<Seal> {
         match &self.last {
             Some(last) => Some(seal_at(&self.header, last)),
@@ -119,8 +121,9 @@ impl Tail {
         }
     }
 
-    /// Writes a group after what is there. Its states get `floor`. On failure the tail ends where
-    /// it ended, and what the file holds after that is unknown until [`undo`](Tail::undo).
+    /// Writes a group at the end. Its states get `floor`. If the disk is full, the tail's end does
+    /// not change, and the bytes after the end are unknown until [`undo`](Tail::undo). Any other
+    /// failure poisons the log.
     pub(crate) fn write_group(
         &mut self,
         group: &mut FrameBuffer,
@@ -167,8 +170,8 @@ impl Tail {
         Ok(written)
     }
 
-    /// Keeps zeros after the end, so that the next syncs change no file size. A full disk here only
-    /// ends that.
+    /// Keeps zeros after the end, so that the next syncs do not change the file size. A full disk
+    /// only ends the preallocation.
     fn preallocate(&mut self, written: &mut Written) -> Result<()> {
         if self.end < self.filled_to || written.bytes > PREALLOCATE_BYTES {
             return Ok(());
@@ -207,7 +210,7 @@ impl Tail {
         self.handle.sync()
     }
 
-    /// Cuts what lies ahead of its end, unless a backup may share the file.
+    /// Cuts the bytes after the end, unless a backup may share the file.
     pub(crate) fn trim(&mut self) -> Result<()> {
         if self.handle.names()? == Names::Several {
             return Ok(());
@@ -235,8 +238,7 @@ impl LastFrame {
     }
 }
 
-/// The record that a successor keeps of the segment with that header, whose last live frame is
-/// `last`.
+/// Returns the seal of the segment with that header, whose last live frame is `last`.
 pub(crate) fn seal_at(header: &SegmentHeader, last: &LastFrame) -> Seal {
     Seal {
         number: header.number,
@@ -306,8 +308,8 @@ mod tests {
 
     #[test]
     fn a_sweep_from_any_index_entry_meets_every_frame_after_it() {
-        // Method: 400 groups of about 1 KiB; the index has one entry for each 14 KiB, and each
-        // leads to its record.
+        // Method: write 400 groups of about 1 KiB. The index has one entry for each 14 KiB. A sweep
+        // from the entry of each record meets that record.
         let fs = SimFs::new(1);
         let mut tail = tail(&fs);
         let mut next = Lsn::FIRST;
@@ -338,8 +340,8 @@ mod tests {
 
     #[test]
     fn a_sweep_tells_frames_flawed_bodies_gaps_and_the_limit_apart() {
-        // Method: two frames; look from several places with several limits, and flip bytes of the
-        // second one's header, body and padding.
+        // Method: write two frames. Sweep from several offsets with several limits, and flip bytes
+        // of the second frame's header, body and padding.
         let fs = SimFs::new(1);
         let mut tail = tail(&fs);
         let mut next = Lsn::FIRST;
@@ -363,11 +365,11 @@ mod tests {
         assert!(matches!(step_at(middle, middle, Bodies::Verify), Step::End));
         let step = step_at(middle, end - 8, Bodies::Verify);
         let Step::Gap(Gap { flaw: Flaw::Damaged(Damage::FrameLength), .. }) = step else {
-            panic!("it goes beyond the limit: {step:?}");
+            panic!("the frame goes beyond the limit: {step:?}");
         };
         let step = step_at(FRAMES_START + 8, end, Bodies::Verify);
         let Step::Gap(Gap { start, end: gap_end, .. }) = step else { panic!("{step:?}") };
-        assert_eq!((start, gap_end), (FRAMES_START + 8, middle - 56), "it ends at a header");
+        assert_eq!((start, gap_end), (FRAMES_START + 8, middle - 56), "the gap ends at a header");
         for at in [middle + 50, middle + 5000, end - 1] {
             fs.damage("/segment", |bytes| bytes[usize::try_from(at).unwrap()] ^= 1);
             let step = step_at(middle, end, Bodies::Verify);
@@ -413,11 +415,14 @@ mod tests {
             tail.end()
         };
         assert_eq!(append(Preallocate::Off), size(&fs));
-        assert!(append(Preallocate::Auto) < size(&fs), "it goes on as soon as it may");
+        assert!(
+            append(Preallocate::Auto) < size(&fs),
+            "preallocation resumes as soon as it is allowed"
+        );
     }
 
     #[test]
-    fn zeros_never_go_beyond_the_segments_size_and_large_groups_do_without() {
+    fn zeros_never_exceed_the_segments_size_and_large_groups_get_none() {
         let fs = SimFs::new(1);
         let mut tail = tail(&fs);
         let mut next = Lsn::FIRST;

@@ -1,5 +1,5 @@
 //! What keeps the log's files in order: rotation, checkpoints, the small state, marks, spares, and
-//! the end.
+//! closing.
 
 use std::sync::{Arc, TryLockError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::threads;
 
 use super::{Settled, Wal, check_bytes};
 
-/// A `sync` with nothing to sync writes CURRENT anew if it is older than this.
+/// A `sync` with nothing to sync rewrites CURRENT if CURRENT is older than this.
 const MARK_AGE: Duration = Duration::from_millis(100);
 
 /// Whether CURRENT was written.
@@ -80,7 +80,7 @@ impl Wal {
             } else {
                 StatePlacement::TailElseNewSegment
             };
-            // Before anything is written that could take their room.
+            // The spares are made before anything is written that could take their space.
             self.make_spares()?;
             self.raise_floor(lsn, placement)?;
             marked = self.mark_durable()?;
@@ -92,7 +92,7 @@ impl Wal {
             current.sync_dir().map_err(|fatal| self.fail(fatal))?;
         }
         if marked == Marked::No {
-            self.mark_durable()?; // What was removed has made room.
+            self.mark_durable()?; // The removed files have freed space.
         }
         drop(panics);
         drop(maintenance_lock);
@@ -106,14 +106,14 @@ impl Wal {
         if lsn > last {
             return Err(Error::OutOfRange { lsn, last });
         }
-        // Records that find no room do not stand in the way of those that are written already.
+        // Records that find no room do not prevent a checkpoint of the records that are written.
         let settled = self.settle()?;
         let mut quiesced = self.commit.quiesce()?;
         let next = quiesced.next;
         let end = quiesced.end;
         let writer = quiesced.writer();
-        // Only now do floor and state stand still. And an LSN that was there may have been revoked
-        // meanwhile.
+        // Floor and state cannot change from here on, because both roles are held. The record at
+        // `lsn` may have been revoked meanwhile.
         let floor = lsn.max(writer.written().floor);
         let last = next.previous();
         if floor > last {
@@ -154,7 +154,7 @@ impl Wal {
 
     // --- Marks ---
 
-    /// Writes CURRENT anew with what is durable.
+    /// Rewrites CURRENT with what is durable.
     fn mark_durable(&self) -> Result<Marked> {
         let mut current = self.store.current.lock();
         self.health.check()?;
@@ -169,15 +169,16 @@ impl Wal {
         match self.store.mark(current, durable, LogState::Open) {
             Ok(()) => Ok(Marked::Yes),
             Err(Failure::Refused(error)) => {
-                log::info!("CURRENT is not marked for now: {error}");
+                log::info!("CURRENT cannot be rewritten for now: {error}");
                 Ok(Marked::No)
             }
-            // Poisoned before the lock is free: no thread changes files between.
+            // The log is poisoned before the lock is free, so that no thread changes files in
+            // between.
             Err(fatal) => Err(self.fail(fatal)),
         }
     }
 
-    /// Writes CURRENT anew if it is old and its end is below the tail's. No caller is promised that
+    /// Rewrites CURRENT if it is old and its end is below the tail's. No caller is promised that
     /// this succeeds.
     pub(super) fn mark_if_old(&self) -> Result<()> {
         if self.commit.met_full_disk() {
@@ -185,7 +186,7 @@ impl Wal {
         }
         let panics = self.commit.guard_panics();
         let mut current = self.store.current.lock();
-        // Not before the lock is held: `close` gives it back with the log closed.
+        // Checked under the lock, because `close` closes the log before it frees the lock.
         self.health.check()?;
         let durable = self.commit.durable_end();
         let is_below = current
@@ -202,13 +203,13 @@ impl Wal {
 
     // --- Maintenance ---
 
-    /// Makes spares and removes retired segments, where that is due.
+    /// Makes spares and removes retired segments, if that is due.
     pub(super) fn run_maintenance(&self) {
         if !self.store.maintenance.claim(|| self.store.dir.now()) {
             return;
         }
-        // The thread that has this lock runs maintenance when it is done, or ends the log. It is
-        // not waited for.
+        // This thread does not wait for the lock. The request stays: the holder of the lock or a
+        // later call runs maintenance.
         let maintenance_lock = match self.maintenance_lock.try_lock() {
             Ok(maintenance_lock) => maintenance_lock,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -217,13 +218,13 @@ impl Wal {
         let panics = self.commit.guard_panics();
         if self.health.check().is_ok() {
             self.store.remove_retired(Removal::OnlyNew);
-            drop(self.make_spares()); // A failure has poisoned the log: the next call says so.
+            drop(self.make_spares()); // A failure has poisoned the log: the next call returns it.
         }
         drop(panics);
         drop(maintenance_lock);
     }
 
-    /// Makes the spares that are not there. Without room for them, this is tried again later.
+    /// Makes the missing spares. If there is no room for them, this is tried again later.
     fn make_spares(&self) -> Result<()> {
         let mut current = self.store.current.lock();
         let made = current.make_spares().map_err(|fatal| self.fail(fatal))?;
@@ -251,7 +252,8 @@ impl Wal {
     /// also in a child that was forked while the log was open: the log is its parent's, and nothing
     /// is done to it.
     pub fn close(&self) -> Result<()> {
-        // Before any lock is taken: a thread that is not there may hold it.
+        // Checked before any lock is taken: in a forked child, the thread that holds a lock does
+        // not exist.
         if self.store.dir.process_id() != self.process_id {
             return Err(Error::Closed);
         }
@@ -268,7 +270,8 @@ impl Wal {
         closed
     }
 
-    /// Everything that `close` does to files. With `Ok` every later call is `Closed`.
+    /// Does everything that `close` does to files. After `Ok`, every later call returns
+    /// [`Error::Closed`].
     fn close_files(&self) -> Result<()> {
         self.commit.hold_appends()?;
         if let Settled::InMemory(full) = self.settle()? {
@@ -281,15 +284,15 @@ impl Wal {
         if let Err(failure) = self.store.mark(&mut current, durable, LogState::Closed) {
             return Err(self.fail(failure));
         }
-        // In both roles and under CURRENT's lock: no thread is changing files now, and none will
-        // again.
+        // Both roles and CURRENT's lock are held: no thread is changing files now, and no thread
+        // will again.
         self.commit.close();
         drop(current);
         drop(quiesced);
         Ok(())
     }
 
-    /// Ends the handle, and gives the lock back once no thread is changing files.
+    /// Closes the handle, and gives the lock back after the last thread has stopped changing files.
     fn shut_down(&self) {
         self.commit.close();
         self.commit.wait_until_idle();
@@ -301,7 +304,7 @@ impl Wal {
         drop(threads::lock(&self.lock).take());
     }
 
-    /// The error to return for a failure; a fatal one poisons the log.
+    /// Returns the error of a failure. A fatal failure poisons the log.
     fn fail(&self, failure: Failure) -> Error {
         match failure {
             Failure::Refused(error) => error,
@@ -318,7 +321,8 @@ impl Drop for Wal {
         match self.close() {
             Ok(()) | Err(Error::Closed) => {}
             Err(error) => {
-                // Also where the log stayed open: no thread is left that could try again.
+                // The log is shut down even if `close` left it open: no thread is left that could
+                // try again.
                 log::error!(
                     "closing the log in {} failed: {error}",
                     self.store.dir.path().display()

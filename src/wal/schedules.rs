@@ -1,14 +1,14 @@
 //! The whole log under shuttle: short histories of a few threads on the simulated disk, in very
-//! many random schedules. Only in builds with `--cfg shuttle`; `docs/contributing.md` has the
+//! many random schedules. It is compiled only with `--cfg shuttle`; `docs/contributing.md` has the
 //! command.
 //!
 //! A history is a list of threads, each a list of calls, on a log whose newest segment is nearly
-//! full. Shuttle decides at every lock, at every atomic and at every call of the disk who goes on.
-//! In some histories a call of the disk fails, which one is drawn. Every outcome is entered in a
-//! ledger when it is known, and an iterator is held against it. At a moment that the schedule
-//! decides, and again at the end, the power is cut: a log opened on what that leaves must have
-//! whatever the ledger had by then. A thread that is left asleep is a deadlock, which shuttle
-//! reports.
+//! full. Shuttle decides at every lock, at every atomic and at every call of the disk which thread
+//! goes on. In some histories a call of the disk fails, and the call is drawn. Every outcome is
+//! entered in a ledger as soon as it is known, and what an iterator yields is checked against the
+//! ledger. The power is cut at a moment that the schedule decides, and again at the end. A log that
+//! is opened on what one of these cuts left must have everything that the ledger had at that
+//! moment. A thread that is left asleep is a deadlock, which shuttle reports.
 //!
 //! Shuttle prints the schedule of a failure, and its seed: `SHUTTLE_RANDOM_SEED` runs it again.
 
@@ -33,13 +33,13 @@ enum Do {
     Batch,
     Sync,
     Rotate,
-    /// Of all that is there at that moment.
+    /// A checkpoint of everything that is durable at that moment.
     Checkpoint,
     SetState,
     /// Reads all records with an iterator, then the last one by itself.
     Read,
     Close,
-    /// Takes down what the disk would hold were the power cut now.
+    /// Notes what the disk may hold after a power cut at this moment.
     CutPower,
 }
 use Do::{Append, Batch, Checkpoint, Close, CutPower, Read, Rotate, SetState, Sync};
@@ -53,7 +53,8 @@ const FULL: Fault = Fault::Error(io::ErrorKind::StorageFull);
 struct History {
     options: Options,
     threads: &'static [&'static [Do]],
-    /// One of them, after a number of calls of its kind below this one that go well.
+    /// One of these faults happens, after fewer than `calls_before_fault_max` successful calls of
+    /// its kind.
     faults: Faults,
     calls_before_fault_max: u64,
 }
@@ -80,11 +81,11 @@ impl History {
 #[derive(Debug, Clone, Default)]
 struct Ledger {
     submitted: u32,
-    /// The records that are promised to survive, by LSN; and those that have an LSN, but no such
-    /// promise yet.
+    /// The records that are promised to survive, by LSN; and the records that have an LSN, but no
+    /// such promise yet.
     durable: BTreeMap<u64, u32>,
     appended: BTreeMap<u64, u32>,
-    /// Checkpoints and states: what was asked for, and what was promised.
+    /// Checkpoints and states: what was requested, and what was promised.
     floor_asked: u64,
     floor: u64,
     state_asked: u8,
@@ -99,7 +100,7 @@ struct Run {
     history: History,
     disk: SimFs,
     wal: Wal,
-    /// Std's, and never held across a call of the log: no schedule depends on it.
+    /// A mutex of std, which is never held across a call of the log: no schedule depends on it.
     ledger: StdMutex<Ledger>,
     cuts: StdMutex<Vec<(Ledger, PowerCuts)>>,
 }
@@ -143,7 +144,7 @@ impl Run {
             Ok(range) => {
                 assert!(
                     !was_poisoned && !was_closed,
-                    "nothing is acknowledged once the log has ended"
+                    "nothing is acknowledged after the log has ended"
                 );
                 let is_sync = self.wal.mode == Durability::Sync;
                 assert!(!is_sync || self.wal.durable_lsn() >= range.last(), "Ok means durable");
@@ -151,7 +152,7 @@ impl Run {
                 for (lsn, number) in range.into_iter().zip(first_number..) {
                     let records = if is_sync { &mut ledger.durable } else { &mut ledger.appended };
                     let before = records.insert(lsn.into(), number);
-                    assert_eq!(before, None, "no LSN is given out twice");
+                    assert_eq!(before, None, "no LSN is acknowledged twice");
                 }
             }
             Err(error) => self.note(Err(error)),
@@ -187,7 +188,7 @@ impl Run {
         }
     }
 
-    /// Only one thread of a history does this: the states have an order.
+    /// Only one thread of a history calls this, so that the states have an order.
     fn set_state(&self) {
         let state = {
             let mut ledger = self.ledger();
@@ -227,7 +228,7 @@ impl Run {
             assert!(*number < ledger.submitted, "a reader meets only what was appended");
             assert!(
                 acknowledged.get(lsn).is_none_or(|other| other == number),
-                "readers see the truth"
+                "a reader meets what was acknowledged"
             );
         }
         match self.wal.read(durable) {
@@ -257,13 +258,13 @@ impl Run {
     }
 
     fn cut_power(&self) {
-        // Before the disk is looked at: what is promised later need not be there.
+        // The ledger is read before the disk: what is promised later need not be on the disk.
         let known = self.ledger().clone();
         let cut = self.disk.power_cuts();
         self.cuts.lock().unwrap_or_else(PoisonError::into_inner).push((known, cut));
     }
 
-    /// Holds an error against what the history gives reason for.
+    /// Checks that the history gives a reason for an error.
     fn note(&self, outcome: Result<()>) {
         let Err(error) = outcome else { return };
         let fails =
@@ -278,17 +279,17 @@ impl Run {
             Error::Io { .. } => fails(false),
             _ => false,
         };
-        assert!(expected, "without a reason: {error}");
+        assert!(expected, "an error without a reason: {error}");
     }
 
-    /// Opens a log on what a cut of the power left.
+    /// Opens a log on what a power cut left, and checks it against the ledger.
     fn check_cut(&self, known: &Ledger, disk: &SimFs) {
         let options = self.history.options.clone().durability(Durability::Sync);
         let wal = options.open_on(Arc::new(disk.clone()), DIR).expect("a crash is no damage");
         let floor = u64::from(wal.first_lsn()) - 1;
         assert!(known.floor <= floor, "a checkpoint that was promised holds");
         let asked = self.ledger().clone();
-        assert!(floor <= asked.floor_asked, "a checkpoint that nobody asked for");
+        assert!(floor <= asked.floor_asked, "a checkpoint that no thread asked for");
         let state = wal.state().first().copied().unwrap_or_default();
         assert!(
             (known.state..=asked.state_asked).contains(&state),
@@ -304,7 +305,7 @@ impl Run {
         }
         assert!(iter.error().is_none(), "{:?}", iter.error());
         for (lsn, number) in known.durable.range(floor + 1..) {
-            let at = usize::try_from(lsn - floor - 1).expect("it is small");
+            let at = usize::try_from(lsn - floor - 1).expect("a small number");
             assert_eq!(numbers.get(at), Some(number), "record {lsn} was acknowledged");
         }
         let last = known.durable.keys().next_back().copied().unwrap_or_default();
@@ -362,14 +363,14 @@ fn run(history: &History, template: &PowerCuts) {
         run.cut_power();
     }
     let cuts = std::mem::take(&mut *run.cuts.lock().unwrap_or_else(PoisonError::into_inner));
-    // One of them: opening a log takes longer than the history.
+    // Only one cut is checked, because opening a log takes longer than the history.
     let (known, cut) = &cuts[random.gen_range(0..cuts.len())];
     run.check_cut(known, &cut.random(random.r#gen()));
 }
 
-/// Runs a history in many schedules: `SEAWALL_SCHEDULES` of them, half drawn anew at each step,
-/// half by priorities that change three times (Burckhardt et al., "A Randomized Scheduler with
-/// Probabilistic Guarantees of Finding Bugs", 2010).
+/// Runs a history in `SEAWALL_SCHEDULES` schedules. Half of them draw the next thread at each step.
+/// The other half use priorities that change at a few moments (Burckhardt et al., "A Randomized
+/// Scheduler with Probabilistic Guarantees of Finding Bugs", 2010).
 fn explore(name: &str, history: History) {
     let count =
         std::env::var("SEAWALL_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
@@ -382,9 +383,9 @@ fn explore(name: &str, history: History) {
         let wal = options.open_on(Arc::new(disk.clone()), DIR).expect("the disk is sound");
         wal.append(payload(0)).expect("the disk is sound");
         wal.close().expect("the disk is sound");
-        *made.lock().expect("nobody panicked") = Some(disk.power_cuts());
+        *made.lock().expect("no thread panicked") = Some(disk.power_cuts());
     });
-    let template = template.lock().expect("nobody panicked").take().expect("it was made");
+    let template = template.lock().expect("no thread panicked").take().expect("it was made");
     let template = Arc::new(template);
     let done = Arc::new(StdAtomicUsize::new(0));
     let body = || {
@@ -408,7 +409,8 @@ fn check(
 ) {
     let mut config = shuttle::Config::new();
     config.stack_size = 256 << 10;
-    config.max_steps = shuttle::MaxSteps::FailAfter(100_000); // Some thread runs in circles.
+    // After so many steps, a thread runs in circles.
+    config.max_steps = shuttle::MaxSteps::FailAfter(100_000);
     shuttle::Runner::new(scheduler, config).run(body);
 }
 
@@ -442,7 +444,7 @@ fn states_go_between_groups_and_new_segments() {
 }
 
 #[test]
-fn close_ends_whatever_others_are_at() {
+fn close_ends_the_calls_of_other_threads() {
     let threads: &[&[Do]] =
         &[&[Append, Append, Read], &[SetState, Checkpoint], &[Close], &[Rotate, CutPower]];
     explore("close among everything", History::new(threads));
@@ -497,7 +499,7 @@ fn the_timer_and_the_callers_sync_together() {
 }
 
 #[test]
-fn buffered_records_go_out_in_order() {
+fn buffered_records_are_written_in_order() {
     let mode = Durability::Buffered;
     let threads: &[&[Do]] =
         &[&[Append, Append, Sync], &[Append, Sync, Append], &[Rotate, Read], &[CutPower]];

@@ -1,6 +1,6 @@
 //! Which disks a program can tell apart: by their names, and by the contents of the files that it
-//! has read. For seawall's own crash tests, which need not open two disks that look the same to
-//! whoever opens them.
+//! has read. For seawall's own crash tests: of several disks that a program cannot tell apart, they
+//! open only one.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,16 +13,16 @@ use super::disk::{DirState, Disk, FileState, Node, ROOT, SECTOR_BYTES, Sector, s
 pub use super::machine::{FileId, Stop};
 use super::machine::{Record, SimFs};
 
-/// Whether two disks are the same if reads see the same, or only if the same is in doubt, too.
+/// Whether two disks are the same if reads see the same, or only if the same bytes are unsure, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubts {
-    /// Enough, where the power is not cut any more.
+    /// Unsure bytes do not count. This is enough if the power is not cut any more.
     Ignored,
-    /// Whatever comes.
+    /// Unsure bytes count, too. So a power cut may follow.
     Counted,
 }
 
-/// A disk after a crash whose names are known, and the contents of its files not yet.
+/// A disk after a crash. Its names are chosen, and the contents of its files may still be chosen.
 #[derive(Debug, Clone)]
 pub struct Image {
     crash: Crash,
@@ -38,36 +38,36 @@ enum Crash {
     Kill { disk: SimFs, doubts: Doubts },
 }
 
-/// All contents that a file may have, numbered from 0: the durable one.
+/// All contents that a file may have, numbered from 0. Number 0 is the durable one.
 #[derive(Debug)]
 pub struct Contents {
     count: u128,
-    /// For each size: the digest of all that is certain, and of each sector that is not the digests
-    /// of its versions.
+    /// For each size: the digest of everything that is certain; and for each unsure sector, the
+    /// digests of its versions.
     sizes: Vec<(u128, Vec<Vec<u128>>)>,
 }
 
 impl SimFs {
-    /// From now on keeps the disk as each call would have left it, had the machine stopped there.
+    /// From now on, keeps the disk as a stop of the machine at each call would leave it.
     pub fn record(&self) {
         self.machine().record = Some(Record::default());
     }
 
-    /// What was kept; keeps nothing more. A call that changes nothing, and follows none that does,
-    /// is left out.
+    /// Returns what was kept, and keeps nothing more. A call that changes nothing is left out,
+    /// unless it is the first one after a change.
     #[must_use]
     pub fn recorded(&self) -> Vec<Stop> {
         self.machine().record.take().map_or_else(Vec::new, |record| record.stops)
     }
 
-    /// The files whose bytes or sizes anybody asked for since the machine started, in the order of
-    /// the first times.
+    /// Returns the files whose bytes or size were read since the machine started, in the order of
+    /// the first reads.
     #[must_use]
     pub fn files_read(&self) -> Vec<FileId> {
         self.machine().files_read.clone()
     }
 
-    /// The disk after the process was killed.
+    /// Returns the disk after the process was killed.
     #[must_use]
     pub fn killed(&self, doubts: Doubts) -> Image {
         let disk = self.process_kill();
@@ -85,7 +85,7 @@ impl SimFs {
 }
 
 impl PowerCuts {
-    /// How many states of the names there are.
+    /// Returns how many states of the names there are.
     #[must_use]
     pub fn names_count(&self) -> u128 {
         let unsure: usize = self.disk.dirs.values().map(|dir| dir.unsure.len()).sum();
@@ -95,7 +95,7 @@ impl PowerCuts {
             .unwrap_or(u128::MAX)
     }
 
-    /// All disks with the names in that state.
+    /// Returns all disks with the names in that state.
     #[must_use]
     pub fn image(&self, mut number: u128) -> Image {
         let mut chosen = BTreeMap::new();
@@ -118,26 +118,27 @@ impl PowerCuts {
 }
 
 impl Image {
-    /// 128 bits of the names. No two of a thousand million disks are taken for one another.
+    /// Returns a digest of the names. It has 128 bits, so that no two of a thousand million disks
+    /// have the same one.
     #[must_use]
     pub fn digest(&self) -> u128 {
         self.digest
     }
 
-    /// The place of a file in an order that is the same for all images of the same digest; `None`
-    /// if no name leads to it.
+    /// Returns the place of a file in an order that is the same for all images of the same digest;
+    /// `None` if no name leads to the file.
     #[must_use]
     pub fn index(&self, file: FileId) -> Option<usize> {
         self.files.iter().position(|node| *node == file.0)
     }
 
-    /// The file at that place.
+    /// Returns the file at that place.
     #[must_use]
     pub fn file(&self, index: usize) -> FileId {
         FileId(self.files[index])
     }
 
-    /// The contents of the file that are possible.
+    /// Returns the possible contents of the file.
     #[must_use]
     pub fn contents(&self, file: FileId) -> Contents {
         match &self.crash {
@@ -149,18 +150,18 @@ impl Image {
         }
     }
 
-    /// Takes one of a file's contents. Where none is taken, it is number 0.
+    /// Chooses the contents of a file. Without a choice, a file has its contents number 0.
     pub fn choose(&mut self, file: FileId, number: u128) {
         self.chosen.insert(file, number);
     }
 
-    /// Whether one was taken.
+    /// Returns whether the contents of a file were chosen.
     #[must_use]
     pub fn is_chosen(&self, file: FileId) -> bool {
         self.chosen.contains_key(&file)
     }
 
-    /// The disk, after the machine has started again.
+    /// Returns the disk after the machine has started again.
     #[must_use]
     pub fn disk(&self) -> SimFs {
         match &self.crash {
@@ -198,13 +199,13 @@ impl Contents {
         Contents { count: versions.fold(sizes.len() as u128, u128::saturating_mul), sizes }
     }
 
-    /// How many there are; `u128::MAX` if more than that.
+    /// Returns how many contents there are; `u128::MAX` if there are more.
     #[must_use]
     pub fn count(&self) -> u128 {
         self.count
     }
 
-    /// 128 bits of the contents of that number.
+    /// Returns a digest of the contents of that number.
     #[must_use]
     pub fn digest(&self, mut number: u128) -> u128 {
         let (certain, unsure) = &self.sizes[take_digit(&mut number, self.sizes.len())];
@@ -214,8 +215,8 @@ impl Contents {
     }
 }
 
-/// A digest of names, and the files that they lead to. Files and directories count by the order in
-/// which they are met, since no program sees their numbers.
+/// Returns a digest of names, and the files that they lead to. Files and directories are numbered
+/// in the order in which they are met, because no program depends on their real numbers.
 fn names<'a>(
     dir: impl Fn(Node) -> Option<(&'a BTreeMap<OsString, Node>, Option<&'a DirState>)>,
     doubts: Doubts,
@@ -288,7 +289,7 @@ fn unsure_sectors(file: &FileState) -> Vec<(u64, Vec<Sector>)> {
     versions.filter(|(_, versions)| versions.len() > 1).collect()
 }
 
-/// The contents of that number, in the order of [`Contents::digest`].
+/// Returns the contents of that number, in the order of [`Contents::digest`].
 fn contents(file: &FileState, mut number: u128) -> (Arc<Vec<u8>>, u64) {
     let sizes = sizes(file);
     let size = sizes[take_digit(&mut number, sizes.len())];
@@ -308,14 +309,15 @@ fn take_digit(number: &mut u128, base: usize) -> usize {
     usize::try_from(digit).expect("below a length")
 }
 
-/// The sum over all sectors, so that one of them can be exchanged for another. Zeros count nothing.
+/// Returns the sum of the digests of all sectors, so that one sector can be exchanged for another.
+/// A sector of zeros adds nothing.
 fn whole_digest(bytes: &[u8], size: u64) -> u128 {
     let sectors = (0_u64..).zip(bytes.chunks(SECTOR_BYTES));
     let sum = sectors.map(|(at, sector)| sector_digest(at, sector, size));
     sum.fold(size_digest(size), u128::wrapping_add)
 }
 
-/// The sum over all sectors that are certain, of a file of that size.
+/// Returns the sum of the digests of all certain sectors, in a file of that size.
 fn certain_digest(file: &FileState, size: u64) -> u128 {
     let sectors = (0_u64..).zip(file.durable.chunks(SECTOR_BYTES));
     let unsure = unsure_sectors(file);
@@ -330,8 +332,8 @@ fn size_digest(size: u64) -> u128 {
     digest.finish()
 }
 
-/// Of what a file of that size shows of a sector. Most are zeros, and all are looked at often: so
-/// no general hash.
+/// Returns a digest of what a file of that size shows of a sector. A general hash would be too
+/// slow: most sectors are zeros, and every sector is digested often.
 fn sector_digest(at: u64, sector: &[u8], size: u64) -> u128 {
     const ODD: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93];
     let start = at * SECTOR_BYTES as u64;
@@ -342,7 +344,7 @@ fn sector_digest(at: u64, sector: &[u8], size: u64) -> u128 {
     let mut whole = [0; SECTOR_BYTES];
     whole[..shown].copy_from_slice(&sector[..shown]);
     for word in whole.chunks_exact(8) {
-        let word = u64::from_le_bytes(word.try_into().expect("it is eight bytes"));
+        let word = u64::from_le_bytes(word.try_into().expect("a chunk has eight bytes"));
         any |= word;
         one = (one ^ word).wrapping_mul(ODD[0]).rotate_left(29);
         two = (two.rotate_left(23) ^ word).wrapping_mul(ODD[1]);
@@ -354,7 +356,7 @@ fn sector_digest(at: u64, sector: &[u8], size: u64) -> u128 {
     u128::from(finish(one ^ (one >> 29))) << 64 | u128::from(finish(two))
 }
 
-/// 128 bits of whatever can be hashed.
+/// A digest of 128 bits, of any values that can be hashed.
 struct Digest(DefaultHasher, DefaultHasher);
 
 impl Digest {

@@ -107,7 +107,8 @@ impl PowerCuts {
     #[must_use]
     pub fn random(&self, seed: u64) -> SimFs {
         let mut random = Seeded::new(seed);
-        // A cut may come early or late: all extremes are as likely as anything between.
+        // Five kinds of states are equally likely: nothing new, everything new, nearly everything,
+        // nearly nothing, any mixture.
         let bias = random.below(5);
         self.build(|choice| {
             let count = u64::try_from(choice.count()).unwrap_or(u64::MAX);
@@ -161,7 +162,8 @@ impl PowerCuts {
     }
 }
 
-/// The disk with these bytes and names, and nothing in doubt. What has no name is gone.
+/// Returns the disk with these bytes and names, and with nothing unsure. Files without a name are
+/// gone.
 pub(super) fn start_again(
     disk: &Disk,
     mut files: BTreeMap<Node, (Arc<Vec<u8>>, u64)>,

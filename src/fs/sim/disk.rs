@@ -20,7 +20,7 @@ pub(super) struct Disk {
     pub(super) files: BTreeMap<Node, FileState>,
     pub(super) dirs: BTreeMap<Node, DirState>,
     next: Node,
-    /// The bytes that all files together may have; `None`: without end.
+    /// The bytes that all files together may have; `None`: without limit.
     pub(super) capacity: Option<u64>,
 }
 
@@ -34,7 +34,8 @@ pub(super) struct FileState {
     pub(super) unsure: BTreeMap<u64, UnsureSector>,
     /// Sizes that the file had since its size was last durable.
     pub(super) sizes: Vec<u64>,
-    /// Whether the next sync makes the size durable: not if a failed sync has already dropped it.
+    /// Whether the next sync makes the size durable. It does not after a failed sync has dropped
+    /// the size.
     pub(super) size_dirty: bool,
 }
 
@@ -42,7 +43,8 @@ pub(super) struct FileState {
 #[derive(Debug, Clone)]
 pub(super) struct UnsureSector {
     pub(super) versions: Vec<Sector>,
-    /// Whether the next sync writes it: not if a failed sync has already dropped it.
+    /// Whether the next sync writes the sector. It does not after a failed sync has dropped the
+    /// sector.
     pub(super) dirty: bool,
 }
 
@@ -74,7 +76,7 @@ impl Disk {
         Disk { files: BTreeMap::new(), dirs, next: ROOT + 1, capacity: None }
     }
 
-    /// A disk that goes on with this one's numbers, and has nothing on it.
+    /// Returns an empty disk that continues this disk's numbers.
     pub(super) fn without_files(&self) -> Disk {
         Disk { files: BTreeMap::new(), dirs: BTreeMap::new(), ..*self }
     }
@@ -136,7 +138,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Creates a file. A directory that was removed takes none.
+    /// Creates a file. Fails in a directory that was removed.
     pub(super) fn create_file(&mut self, dir: Node, name: &OsStr) -> io::Result<Node> {
         if self.dirs[&dir].visible.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -221,7 +223,7 @@ impl Disk {
     }
 
     fn change(&mut self, dir: Node, change: DirChange) {
-        let dir = self.dirs.get_mut(&dir).expect("it was found");
+        let dir = self.dirs.get_mut(&dir).expect("the directory was found");
         change.apply(&mut dir.visible);
         dir.unsure.push(DirOperation { change, dirty: true });
     }
@@ -232,7 +234,7 @@ impl DirChange {
         match self {
             DirChange::Create(name, node) => drop(names.insert(name.clone(), *node)),
             DirChange::Rename(source, target, node) => {
-                // The source may be gone, where its creation was lost; or be another file by now.
+                // The source is missing if its creation was lost, or it may be another file by now.
                 if names.get(source) == Some(node) {
                     names.remove(source);
                 }
@@ -246,7 +248,7 @@ impl DirChange {
         self.names().iter().any(|name| other.names().contains(name))
     }
 
-    /// The file or directory that it is about.
+    /// Returns the file or directory that gets a name.
     pub(super) fn node(&self) -> Option<Node> {
         match self {
             DirChange::Create(_, node) | DirChange::Rename(_, _, node) => Some(*node),
@@ -266,7 +268,7 @@ impl DirState {
     pub(super) fn sync(&mut self) {
         for operation in std::mem::take(&mut self.unsure) {
             if operation.dirty {
-                // Whatever a failed sync left in doubt about these names is settled.
+                // This settles what a failed sync left unsure about these names.
                 self.unsure.retain(|earlier| !operation.change.touches(&earlier.change));
                 operation.change.apply(&mut self.durable);
             } else {
@@ -282,7 +284,7 @@ impl DirState {
 }
 
 impl FileState {
-    /// A file of which nothing is in doubt.
+    /// Returns a file with nothing unsure.
     pub(super) fn settled(bytes: Arc<Vec<u8>>) -> FileState {
         let mut file = FileState { visible: bytes, ..FileState::default() };
         file.settle();
@@ -315,7 +317,7 @@ impl FileState {
         }
         Arc::make_mut(&mut self.visible).resize(new, 0);
         self.note_size();
-        // If the file grows again, zeros are where it was cut.
+        // If the file grows again, the cut part is zeros.
         self.note_sectors(new, old);
     }
 
@@ -334,14 +336,13 @@ impl FileState {
         }
     }
 
-    /// As Linux does it: the pages stay visible, and are taken for clean, so that no later sync
-    /// writes them.
+    /// As on Linux, the pages stay visible and count as clean, so that no later sync writes them.
     pub(super) fn fail_sync(&mut self) {
         self.unsure.values_mut().for_each(|unsure| unsure.dirty = false);
         self.size_dirty = false;
     }
 
-    /// Makes everything certain that reads see.
+    /// Makes everything durable that reads see.
     pub(super) fn settle(&mut self) {
         self.durable = self.visible.clone();
         self.durable_bytes = self.visible.len() as u64;
@@ -366,7 +367,7 @@ impl FileState {
                         unsure.versions.push(sector);
                     }
                 }
-                // Writing what is there already changes nothing.
+                // Writing the durable bytes again changes nothing.
                 None if sector_of(&self.durable, at) == sector => {}
                 None => {
                     let versions = vec![sector];
@@ -377,7 +378,7 @@ impl FileState {
     }
 }
 
-/// A sector of a file's bytes; behind their end, zeros.
+/// Returns a sector of a file's bytes, with zeros after their end.
 pub(super) fn sector_of(bytes: &[u8], at: u64) -> Sector {
     let mut sector = [0; SECTOR_BYTES];
     let start = usize::try_from(at).expect("files fit into memory") * SECTOR_BYTES;

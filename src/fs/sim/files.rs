@@ -174,14 +174,16 @@ impl FsDir for SimDir {
         self.handle.fs.call(
             Call::SyncDir,
             |machine, go| {
-                // Stopped in its midst, a sync has made durable whatever a power cut may leave
-                // anyway.
+                // A sync during which the machine stops makes nothing certain: a power cut may
+                // leave any part of the changes, as before the sync.
                 if !matches!(go, Go::Crash) {
-                    machine.disk.dirs.get_mut(&node).expect("it was opened").sync();
+                    machine.disk.dirs.get_mut(&node).expect("the directory was opened").sync();
                 }
                 Ok(())
             },
-            |machine| machine.disk.dirs.get_mut(&node).expect("it was opened").fail_sync(),
+            |machine| {
+                machine.disk.dirs.get_mut(&node).expect("the directory was opened").fail_sync()
+            },
         )
     }
 
@@ -225,11 +227,11 @@ impl SimFile {
     fn simple<T>(
         &self,
         call: Call,
-        mut carry_out: impl FnMut(&mut FileState) -> io::Result<T>,
+        mut apply: impl FnMut(&mut FileState) -> io::Result<T>,
     ) -> io::Result<T> {
         let node = self.handle.node;
         self.handle.fs.simple(call, |disk| {
-            carry_out(disk.files.get_mut(&node).expect("files outlive their names"))
+            apply(disk.files.get_mut(&node).expect("files outlive their names"))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The machine around a simulated disk: counts calls, and decides what becomes of each.
+//! The machine around a simulated disk: counts calls, and decides the outcome of each.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -48,11 +48,11 @@ pub enum Fault {
     Short,
 }
 
-/// A fault that is to come.
+/// A planned fault that has not happened yet.
 #[derive(Debug, Clone)]
 struct Planned {
     call: Call,
-    /// How many such calls go well before it.
+    /// How many calls of this kind succeed before the fault.
     after: u64,
     fault: Fault,
 }
@@ -75,14 +75,14 @@ pub(super) struct Machine {
     pub(super) locks: BTreeMap<Node, u64>,
     pub(super) handles_open: u64,
     pub(super) handles_ever: u64,
-    /// How many handles may be open; `None`: without end.
+    /// How many handles may be open; `None`: without limit.
     handles_max: Option<u64>,
     pub(super) process_id: u32,
     calls: u64,
     crash_at: Option<u64>,
     planned: Vec<Planned>,
     unreadable: Vec<(PathBuf, Range<u64>)>,
-    /// In the order of the first times.
+    /// In the order of the first reads.
     pub(super) files_read: Vec<FileId>,
     pub(super) record: Option<Record>,
 }
@@ -91,10 +91,10 @@ pub(super) struct Machine {
 pub(super) enum Go {
     Whole,
     Half,
-    /// It takes place, and says that it did not.
+    /// The call takes place, and fails with this error.
     ThenError(io::ErrorKind),
-    /// The machine stops during this call. It may have begun: what it does is in doubt, and its
-    /// caller hears nothing.
+    /// The machine stops during this call. The call may have begun, so its effect is unsure, and it
+    /// fails.
     Crash,
 }
 
@@ -160,7 +160,7 @@ impl SimFs {
         killed
     }
 
-    /// Another disk, in the same state.
+    /// Returns another disk in the same state.
     pub(super) fn clone_machine(&self) -> SimFs {
         SimFs { machine: Arc::new(Mutex::new(self.machine().clone())) }
     }
@@ -295,11 +295,12 @@ impl SimFs {
         lock(&self.machine)
     }
 
-    /// Carries a call out on the disk.
+    /// Counts a call, and applies it to the disk unless it fails. `fail` makes the change that a
+    /// failure makes.
     pub(super) fn call<T>(
         &self,
         call: Call,
-        mut carry_out: impl FnMut(&mut Machine, &Go) -> io::Result<T>,
+        mut apply: impl FnMut(&mut Machine, &Go) -> io::Result<T>,
         fail: impl FnOnce(&mut Machine),
     ) -> io::Result<T> {
         let mut machine = self.machine();
@@ -310,21 +311,21 @@ impl SimFs {
                     crash_at: Some(machine.calls),
                     ..machine.clone()
                 };
-                drop(carry_out(&mut stopped, &Go::Crash));
+                drop(apply(&mut stopped, &Go::Crash));
                 record.note(machine.calls, call, SimFs { machine: Arc::new(Mutex::new(stopped)) });
             }
             machine.record = Some(record);
         }
         match machine.admit(call) {
             Ok(Go::Crash) => {
-                drop(carry_out(&mut machine, &Go::Crash));
+                drop(apply(&mut machine, &Go::Crash));
                 Err(stopped())
             }
             Ok(Go::ThenError(kind)) => {
-                drop(carry_out(&mut machine, &Go::Whole));
+                drop(apply(&mut machine, &Go::Whole));
                 Err(kind.into())
             }
-            Ok(go) => carry_out(&mut machine, &go),
+            Ok(go) => apply(&mut machine, &go),
             Err(error) => {
                 let stopped = machine.crash_at.is_some_and(|number| machine.calls > number);
                 // A call that a signal interrupted has not begun.
@@ -339,9 +340,9 @@ impl SimFs {
     pub(super) fn simple<T>(
         &self,
         call: Call,
-        mut carry_out: impl FnMut(&mut Disk) -> io::Result<T>,
+        mut apply: impl FnMut(&mut Disk) -> io::Result<T>,
     ) -> io::Result<T> {
-        self.call(call, |machine, _| carry_out(&mut machine.disk), |_| {})
+        self.call(call, |machine, _| apply(&mut machine.disk), |_| {})
     }
 }
 
@@ -350,7 +351,7 @@ fn stopped() -> io::Error {
 }
 
 impl Machine {
-    /// Counts a call, and tells what becomes of it.
+    /// Counts a call, and decides its outcome.
     fn admit(&mut self, call: Call) -> io::Result<Go> {
         let number = self.calls;
         self.calls += 1;
@@ -396,16 +397,16 @@ impl Machine {
     }
 }
 
-/// A file, whatever its name: the same one on all disks that a disk turns into.
+/// A file, whatever its name. It is the same on all disks that are derived from one disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub(super) Node);
 
-/// A disk as it would be, had the machine stopped at a call.
+/// A disk as a stop of the machine at a call leaves it.
 #[derive(Debug, Clone)]
 pub struct Stop {
     /// The number of the call.
     pub call: u64,
-    /// Whether it was a sync, of a file or a directory: nothing else makes anything durable.
+    /// Whether the call was a sync, of a file or a directory: no other call makes anything durable.
     pub is_sync: bool,
     /// The disk.
     pub disk: SimFs,
@@ -420,7 +421,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Whether a stop at this call is another one than the last.
+    /// Whether a stop at this call differs from the last one.
     pub(super) fn wants(&self, call: Call) -> bool {
         self.changed || changes(call)
     }
@@ -437,7 +438,7 @@ fn changes(call: Call) -> bool {
     !matches!(call, Identity | List | Lock | Open | OpenDir | Read | Size)
 }
 
-/// A sequence of numbers that depends on its seed alone (Sebastiano Vigna's SplitMix64).
+/// A sequence of numbers that depends only on its seed (Sebastiano Vigna's SplitMix64).
 #[derive(Debug, Clone)]
 pub(crate) struct Seeded(u64);
 

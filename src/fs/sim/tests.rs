@@ -20,7 +20,7 @@ fn created(fs: &SimFs, path: &str) -> Box<dyn FsFile> {
     root(fs).open(name(path), OpenMode::Create).unwrap()
 }
 
-/// What a file may hold after a power cut, over all states; `None` where it is gone.
+/// What a file may hold after a power cut, over all states; `None` if the file is gone.
 fn possible(fs: &SimFs, path: &str) -> BTreeSet<Option<Vec<u8>>> {
     let cuts = fs.power_cuts();
     assert!(cuts.count() < 10_000);
@@ -28,7 +28,7 @@ fn possible(fs: &SimFs, path: &str) -> BTreeSet<Option<Vec<u8>>> {
 }
 
 #[test]
-fn bytes_need_a_sync_and_names_a_sync_of_their_directory() {
+fn bytes_need_a_sync_and_names_need_a_sync_of_their_directory() {
     let fs = SimFs::new(1);
     let file = created(&fs, "/f");
     file.write_at(b"new", 0).unwrap();
@@ -57,7 +57,7 @@ fn each_unsynced_sector_holds_any_of_its_versions() {
 }
 
 #[test]
-fn a_failed_sync_drops_what_it_should_have_written_and_the_next_one_says_ok() {
+fn a_failed_sync_drops_what_it_should_have_written_and_the_next_one_succeeds() {
     let fs = SimFs::new(1);
     let file = created(&fs, "/f");
     root(&fs).sync().unwrap();
@@ -66,17 +66,17 @@ fn a_failed_sync_drops_what_it_should_have_written_and_the_next_one_says_ok() {
     file.sync_data().unwrap_err();
     file.write_at(&[2; 512], 512).unwrap();
     file.sync_data().unwrap();
-    assert_eq!(fs.bytes("/f").unwrap()[..512], [1; 512], "it is visible");
+    assert_eq!(fs.bytes("/f").unwrap()[..512], [1; 512], "the bytes are visible");
     let firsts: BTreeSet<_> =
         possible(&fs, "/f").into_iter().map(|bytes| bytes.unwrap()[0]).collect();
-    assert_eq!(firsts, [0, 1].into(), "and may be lost");
+    assert_eq!(firsts, [0, 1].into(), "the bytes may be lost");
     let killed = fs.process_kill();
     assert_eq!(killed.bytes("/f"), fs.bytes("/f"), "a kill keeps the page cache");
-    assert_eq!(killed.power_cuts().count(), fs.power_cuts().count(), "and its doubts");
+    assert_eq!(killed.power_cuts().count(), fs.power_cuts().count(), "a kill keeps what is unsure");
 }
 
 #[test]
-fn a_rename_shows_the_old_or_the_new_file_and_a_failed_directory_sync_keeps_it_in_doubt() {
+fn a_rename_shows_the_old_or_the_new_file_and_a_failed_directory_sync_keeps_it_unsure() {
     let fs = SimFs::new(1);
     for (path, bytes) in [("/old", b"old"), ("/new", b"new")] {
         let file = created(&fs, path);
@@ -142,7 +142,7 @@ fn torn_sectors_are_among_the_random_states() {
 
 #[test]
 fn a_killed_machine_shares_no_later_change_and_no_lock() {
-    // Method: change each of two disks, one of which is the other after a kill; look at both.
+    // Method: derive a second disk by a kill. Change each disk, and look at both.
     let fs = SimFs::new(1);
     let file = created(&fs, "/a");
     file.write_at(b"first", 0).unwrap();
@@ -162,8 +162,9 @@ fn a_killed_machine_shares_no_later_change_and_no_lock() {
 }
 
 #[test]
-fn a_forked_child_frees_no_lock_by_closing_its_handles_but_by_unlocking() {
-    // Method: a lock of a file, and the number of the process changed before its handle is closed.
+fn a_forked_child_frees_no_lock_of_its_parent() {
+    // Method: lock a file, and change the process id before its handle is closed. Then unlock
+    // another handle, which does not hold the lock.
     let fs = SimFs::new(1);
     drop(created(&fs, "/f"));
     let open = || root(&fs).open(name("/f"), OpenMode::ReadWrite).unwrap();
@@ -175,12 +176,16 @@ fn a_forked_child_frees_no_lock_by_closing_its_handles_but_by_unlocking() {
     fs.set_process_id(3);
     let file = open();
     file.unlock().unwrap();
-    assert_eq!(file.try_lock().unwrap_err().kind(), io::ErrorKind::WouldBlock, "it has none");
+    assert_eq!(
+        file.try_lock().unwrap_err().kind(),
+        io::ErrorKind::WouldBlock,
+        "the handle has no lock to free"
+    );
 }
 
 #[test]
-fn names_come_and_go_as_std_has_it() {
-    // Method: the errors that the log tells apart, one by one.
+fn names_come_and_go_as_in_std() {
+    // Method: cause the errors that the log tells apart, one by one.
     let fs = SimFs::new(1);
     let kind = |outcome: io::Result<()>| outcome.unwrap_err().kind();
     let path = Path::new("/d");
@@ -214,8 +219,8 @@ fn names_come_and_go_as_std_has_it() {
 
 #[test]
 fn a_handle_follows_its_directory_and_counts_names() {
-    // Method: a directory is moved, another one takes its place, and a file gets a second name;
-    // then the directory goes.
+    // Method: a directory is moved, and another one takes its place. A file gets a second name.
+    // Then the directory is removed.
     let fs = SimFs::new(1);
     fs.create_dir(Path::new("/d")).unwrap();
     let dir = fs.open_dir(Path::new("/d")).unwrap();
