@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::dir::{Dir, Target};
 use crate::error::{Error, Failure, Result};
-use crate::frame::{Id, TWIN_BYTES, Twinned, get_id, get_u32, get_u64, put_u32, put_u64};
+use crate::frame::{Chosen, Id, TWIN_BYTES, Twinned, get_id, get_u32, get_u64, put_u32, put_u64};
 use crate::fs::{Handle, Names, OpenMode};
 use crate::health::Health;
 use crate::lsn::Lsn;
@@ -93,9 +93,9 @@ impl Twinned for Mark {
     }
 
     /// Both promises were made. The newer one counts.
-    fn choose(first: Mark, second: Mark) -> Option<Mark> {
+    fn choose(first: &Mark, second: &Mark) -> Option<Chosen> {
         let key = |mark: &Mark| (mark.number, mark.end, mark.state);
-        Some(if key(&first) >= key(&second) { first } else { second })
+        Some(if key(first) >= key(second) { Chosen::First } else { Chosen::Second })
     }
 }
 
@@ -461,9 +461,10 @@ mod tests {
         let old = mark(8300).encode();
         let new = mark(9000).encode();
         assert_eq!(Mark::decode(&new), Twin::Sound { value: mark(9000), damaged: None });
-        for (first, second) in [(&old, &new), (&new, &old)] {
+        for (first, second, older) in [(&old, &new, 0), (&new, &old, BLOCK_BYTES as u64)] {
             let both = [&first[..BLOCK_BYTES], &second[..BLOCK_BYTES]].concat();
-            assert_eq!(Mark::decode(&both), Twin::Sound { value: mark(9000), damaged: Some(0) });
+            let expected = Twin::Sound { value: mark(9000), damaged: Some(older) };
+            assert_eq!(Mark::decode(&both), expected);
         }
         let closed = Mark { state: LogState::Closed, ..mark(9000) };
         assert_eq!(Mark::decode(&closed.encode()), Twin::Sound { value: closed, damaged: None });

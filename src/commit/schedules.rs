@@ -189,6 +189,7 @@ struct Books {
     refused: Vec<u8>,
     refused_states: Vec<u8>,
     refused_full: usize,
+    met_full_disk: bool,
     /// The first rule that was broken. A panic would unwind through the code under test instead.
     broken: Option<&'static str>,
 }
@@ -222,6 +223,7 @@ impl ModelDisk {
         books.calls[call as usize] += 1;
         match self.model.faults.iter().find(|(other, at, _)| (*other, *at) == (call, number)) {
             Some((_, _, kind)) => {
+                books.met_full_disk |= *kind == FULL;
                 Err(Error::io("model", &Path::new("disk").into(), (*kind).into()))
             }
             None => Ok(()),
@@ -483,11 +485,9 @@ impl Log {
         match self.commit.sync() {
             Ok(_) => {
                 let mut books = self.disk.books();
-                // If a full disk revoked records meanwhile, there are fewer records.
-                let has_all =
-                    books.durable as u64 + 1 >= u64::from(before) || books.refused_full > 0;
-                let revokes = self.disk.model.faults.iter().any(|(_, _, kind)| *kind == FULL);
-                books.rule(has_all || revokes, "a sync covers what was appended before it");
+                // After a write has met a full disk, there may be fewer records than before.
+                let has_all = books.durable as u64 + 1 >= u64::from(before) || books.met_full_disk;
+                books.rule(has_all, "a sync covers what was appended before it");
             }
             Err(error) => self.note(&mut self.disk.books(), &error),
         }
@@ -498,9 +498,9 @@ impl Log {
         match self.commit.flush() {
             Ok(()) => {
                 let mut books = self.disk.books();
-                let has_all = books.records.len() as u64 + 1 >= u64::from(before);
-                let revokes = self.disk.model.faults.iter().any(|(_, _, kind)| *kind == FULL);
-                books.rule(has_all || revokes, "a flush covers what was appended before it");
+                let written = books.records.len() as u64;
+                let has_all = written + 1 >= u64::from(before) || books.met_full_disk;
+                books.rule(has_all, "a flush covers what was appended before it");
             }
             Err(error) => self.note(&mut self.disk.books(), &error),
         }

@@ -55,7 +55,7 @@ pub(crate) type Id = [u8; 16];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Twin<T> {
     /// At least one of the two verifies. `damaged`: the offset of the other one, if it does not
-    /// verify; 0 if both verify and differ.
+    /// verify or differs.
     Sound { value: T, damaged: Option<u64> },
     /// At least one of the two verifies and was written by a later release.
     Newer { what: Feature, found: u32 },
@@ -77,9 +77,8 @@ pub(crate) trait Twinned: Sized + PartialEq {
     /// `None` for values that are never written.
     fn decode_fields(block: &[u8]) -> Option<Self>;
 
-    /// Returns which of two values counts, if both blocks verify and differ; `None` if neither
-    /// does.
-    fn choose(first: Self, second: Self) -> Option<Self>;
+    /// Returns which of two blocks counts if both verify and differ. `None`: neither of them.
+    fn choose(first: &Self, second: &Self) -> Option<Chosen>;
 
     fn encode(&self) -> Vec<u8> {
         let mut block = vec![0; BLOCK_BYTES];
@@ -103,8 +102,9 @@ pub(crate) trait Twinned: Sized + PartialEq {
             (Block::Sound(first), Block::Sound(second)) if first == second => {
                 Twin::Sound { value: first, damaged: None }
             }
-            (Block::Sound(first), Block::Sound(second)) => match Self::choose(first, second) {
-                Some(value) => Twin::Sound { value, damaged: Some(0) },
+            (Block::Sound(first), Block::Sound(second)) => match Self::choose(&first, &second) {
+                Some(Chosen::First) => Twin::Sound { value: first, damaged: Some(copy_offset) },
+                Some(Chosen::Second) => Twin::Sound { value: second, damaged: Some(0) },
                 None => Twin::Bad { magic: true },
             },
             (Block::Sound(value), Block::Bad { .. }) => {
@@ -116,6 +116,13 @@ pub(crate) trait Twinned: Sized + PartialEq {
             }
         }
     }
+}
+
+/// Which of two blocks counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chosen {
+    First,
+    Second,
 }
 
 enum Block<T> {
@@ -219,7 +226,7 @@ impl Twinned for SegmentHeader {
         possible.then_some(header)
     }
 
-    fn choose(_first: SegmentHeader, _second: SegmentHeader) -> Option<SegmentHeader> {
+    fn choose(_first: &SegmentHeader, _second: &SegmentHeader) -> Option<Chosen> {
         None // A header is written once. Of two sound headers that differ, one is not this file's.
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 /// The unit in which a disk writes.
 pub(super) const SECTOR_BYTES: usize = 512;
+/// A file that grows may have any of these sizes on the way.
+const PAGE_BYTES: usize = 4096;
 
 pub(super) type Sector = [u8; SECTOR_BYTES];
 pub(super) type Node = u64;
@@ -302,6 +304,11 @@ impl FileState {
         let start = usize::try_from(offset).expect("files fit into memory");
         let end = start + bytes.len();
         if end > self.visible.len() {
+            // A file grows page by page. Two of the sizes on the way stand for all.
+            let pages = self.visible.len() / PAGE_BYTES + 1..end.div_ceil(PAGE_BYTES);
+            let middle = pages.start.midpoint(pages.end);
+            let on_the_way = [pages.start, middle].into_iter().filter(|page| pages.contains(page));
+            self.sizes.extend(on_the_way.map(|page| (page * PAGE_BYTES) as u64));
             Arc::make_mut(&mut self.visible).resize(end, 0);
             self.note_size();
         }
