@@ -1,5 +1,4 @@
-//! A small key-value store on top of the log, which survives `kill -9` and power cuts at any
-//! moment.
+//! A small key-value store on top of the log. It survives `kill -9` and power cuts at any moment.
 //!
 //! ```text
 //! cargo run --example kv -- <dir> put <key> <value>
@@ -9,15 +8,15 @@
 //! cargo run --example kv -- <dir> snapshot
 //! cargo run --example kv -- <dir> fill <count, or seconds such as 10s>
 //! ```
-//! `get` of a key that is not there ends with exit code 1, a failure with 2.
+//! `get` of a missing key ends with exit code 1, and a failure with 2.
 //!
 //! # How it works
 //! All keys are in memory. A change is appended to the log in `<dir>/wal` before it is made in
 //! memory. `snapshot` writes all keys to the file `<dir>/snapshot`, with the LSN of the last change
-//! that is in them, and then lets the log forget the changes up to there. Opening reads the
-//! snapshot and replays what the log has after it.
+//! in them. Then it checkpoints the log at that LSN. Opening reads the snapshot and replays the
+//! later records of the log.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program may print")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -32,11 +31,11 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 type Keys = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// Kinds of records: the key is the record's meta, the value its payload.
+/// The kinds of records. The key is the record's meta, and the value is its payload.
 const PUT: u16 = 1;
 const DELETE: u16 = 2;
 
-/// Small, so that a snapshot soon frees space.
+/// The segments are small, so that a snapshot soon frees space.
 const SEGMENT_BYTES: u64 = 1 << 20;
 
 /// Keys and values, in memory and on disk.
@@ -44,26 +43,26 @@ struct Store {
     dir: PathBuf,
     wal: Wal,
     keys: Keys,
-    /// The last change that is in `keys`.
+    /// The last change in `keys`.
     applied: Lsn,
 }
 
 impl Store {
-    /// Opens the store in `dir`, made if it is not there.
+    /// Opens the store in `dir`. Creates it if it does not exist.
     fn open(dir: &Path) -> Result<Store> {
-        // First of all, since its lock keeps other processes away from the snapshot as well.
+        // The log comes first: its lock also keeps other processes away from the snapshot.
         let wal = Options::new().segment_bytes(SEGMENT_BYTES).open(dir.join("wal"))?;
         let (keys, applied) = read_snapshot(&dir.join("snapshot"))?;
         if applied > wal.last_lsn() {
             return Err(format!(
-                "the snapshot is at {applied}, the log only at {}",
+                "the snapshot is at {applied}, but the log is only at {}",
                 wal.last_lsn()
             )
             .into());
         }
         let mut store = Store { dir: dir.to_owned(), wal, keys, applied };
-        // After the snapshot, whether or not the checkpoint that followed it came to pass. Should
-        // records be missing there, this is an error.
+        // Replay starts after the snapshot, with or without the checkpoint that follows a snapshot.
+        // Missing records are an error here.
         for record in store.wal.iter_from(applied.next()) {
             store.apply(&record?)?;
         }
@@ -74,16 +73,16 @@ impl Store {
         self.keys.get(key).map(Vec::as_slice)
     }
 
-    /// Sets a key. Once this returned `Ok`, the change survives a power cut.
+    /// Sets a key. Once this has returned `Ok`, the change survives a power cut.
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        // The log first: what is seen in memory is on disk. The other way round, a crash could take
-        // back what a reader has seen.
+        // The log comes first: a change that is visible in memory is on disk. In the other order, a
+        // crash could lose a change that a reader has seen.
         self.applied = self.wal.append(Entry::new(value).with_meta(key).with_kind(PUT))?;
         self.keys.insert(key.to_vec(), value.to_vec());
         Ok(())
     }
 
-    /// Removes a key, as durably; tells whether it was there.
+    /// Removes a key, with the same durability. Returns whether the key was there.
     fn delete(&mut self, key: &[u8]) -> Result<bool> {
         if !self.keys.contains_key(key) {
             return Ok(false);
@@ -93,16 +92,16 @@ impl Store {
         Ok(true)
     }
 
-    /// Writes all keys to the snapshot file and lets the log forget what is in it.
+    /// Writes all keys to the snapshot file, and checkpoints the log at the last change in them.
     fn snapshot(&mut self) -> Result<()> {
         write_snapshot(&self.dir, &self.keys, self.applied)?;
-        // Only now: a crash before this line leaves records that the snapshot covers, and `open`
-        // passes them over.
+        // The checkpoint comes after the snapshot. A crash before this line leaves records that the
+        // snapshot covers, and `open` skips them.
         self.wal.checkpoint(self.applied)?;
         Ok(())
     }
 
-    /// Makes the change that a record tells of.
+    /// Makes the change that a record describes.
     fn apply(&mut self, record: &Record) -> Result<()> {
         let key = record.meta().to_vec();
         match record.kind() {
@@ -117,13 +116,13 @@ impl Store {
     }
 }
 
-// The snapshot file: magic, LSN, then for each key two lengths, key and value, then a CRC-32 of all
-// that.
+// The snapshot file has a magic number, the LSN, two lengths, a key and a value for each key, and a
+// CRC-32 of all these bytes.
 
 const MAGIC: &[u8; 8] = b"KVSNAP01";
 
-/// Replaces the snapshot in one step: after a crash at any moment there is the old one or the new
-/// one, whole.
+/// Replaces the snapshot in one step. After a crash at any moment, the file is the whole old one or
+/// the whole new one.
 fn write_snapshot(dir: &Path, keys: &Keys, applied: Lsn) -> Result<()> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend(u64::from(applied).to_le_bytes());
@@ -138,14 +137,15 @@ fn write_snapshot(dir: &Path, keys: &Keys, applied: Lsn) -> Result<()> {
     let unfinished = dir.join("snapshot.tmp");
     let mut file = File::create(&unfinished)?;
     file.write_all(&bytes)?;
-    // Its bytes, before it has the name: else a power cut could leave the name without them.
+    // Sync the bytes before the rename. Otherwise a power cut could leave the name without the
+    // bytes.
     file.sync_all()?;
     fs::rename(&unfinished, dir.join("snapshot"))?;
-    sync_dir(dir)?; // The name, before the checkpoint drops what it replaces.
+    sync_dir(dir)?; // Sync the name before the checkpoint removes records.
     Ok(())
 }
 
-/// Reads the snapshot; without one, there are no keys, as of before the first change.
+/// Reads the snapshot. Without one, there are no keys, and no change was applied.
 fn read_snapshot(path: &Path) -> Result<(Keys, Lsn)> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -181,16 +181,16 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 
 #[cfg(not(unix))]
 fn sync_dir(_dir: &Path) -> io::Result<()> {
-    Ok(()) // There is no such call.
+    Ok(()) // Windows has no such call.
 }
 
 /// How many changes `fill` makes before it takes a snapshot, and how many keys it uses.
 const FILL_SNAPSHOT_EVERY: u64 = 64;
 const FILL_KEYS: u64 = 500;
 
-/// Makes changes until `until` says to stop. Each is printed, by its LSN, once it is on disk. What
-/// it does at an LSN depends on that number and on the keys alone, so that `tests/it/kv.rs` can
-/// tell what must be there after a kill.
+/// Makes changes until `until` returns true. Prints each change with its LSN once it is on disk. A
+/// change depends only on its LSN and on the keys, so that `tests/it/kv.rs` knows the store's
+/// content after a kill.
 fn fill(store: &mut Store, until: &FillUntil) -> Result<()> {
     let start = Instant::now();
     let mut count = 0;

@@ -1,12 +1,12 @@
-//! The first program to run: appends, reopens, replays and checkpoints, and prints what it sees.
+//! The first program to run. It appends, reopens, replays and checkpoints, and prints what it sees.
 //!
 //! ```text
 //! cargo run --example quickstart [directory]
 //! ```
-//! Without a directory the log is in a temporary one. With one it stays: run it twice and see what
-//! is replayed.
+//! Without a directory, the log is in a temporary one. With a directory, the log stays: run the
+//! program twice to see a replay.
 
-#![allow(clippy::print_stdout, reason = "it is a program")]
+#![allow(clippy::print_stdout, reason = "a program may print")]
 
 use std::path::PathBuf;
 
@@ -16,21 +16,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scratch = tempfile::tempdir()?;
     let dir = std::env::args_os().nth(1).map_or_else(|| scratch.path().join("wal"), PathBuf::from);
 
-    // Open. The directory is made if it is not there; after a crash, this is what recovers the log.
+    // Open the log. This creates the directory if it does not exist. After a crash, it recovers the
+    // log.
     let wal = Wal::open(&dir)?;
     println!("open: {:?}, records {}", wal.recovery().action, wal.recovery().records);
     replay(&wal)?;
 
     // Append. `Ok` means that the record is on disk and survives a power cut.
     let debit = wal.append(b"debit 7")?;
-    // A batch is all or nothing, and costs one sync.
+    // A batch is stored completely or not at all. It costs one sync.
     let credits = wal.append_batch(["credit 3", "credit 4"])?;
-    // Beside its payload, a record may have some bytes of meta and a kind. The log looks into none
-    // of them.
+    // Besides its payload, a record may have meta bytes and a kind. The log does not interpret
+    // them.
     let note = wal.append(Entry::new("paid in full").with_meta("account 7").with_kind(2))?;
     println!("append: {debit}, then the batch {credits}, then {note}");
 
-    // Any number of threads may append at once: they share their syncs.
+    // Any number of threads may append at once. They share their syncs.
     std::thread::scope(|scope| {
         let threads = ["a", "b", "c", "d"].map(|name| {
             let wal = &wal;
@@ -47,7 +48,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         stats.records_per_sync()
     );
 
-    // Close, so that the next open has nothing to repair. A crash instead would lose nothing.
+    // Close the log, so that the next open has nothing to repair. A crash instead would lose
+    // nothing.
     wal.close()?;
 
     // Reopen and replay.
@@ -55,8 +57,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("reopen: {:?}, records {}", wal.recovery().action, wal.recovery().records);
     println!("read {note}: {:?}", wal.read(note)?.as_ref().map(payload));
 
-    // Checkpoint: what a record did is safe elsewhere, so it need not be replayed again. Files that
-    // hold nothing else are removed.
+    // Checkpoint: the effects of these records are stored elsewhere, so the log need not replay
+    // them again. This removes the files that hold only such records.
     let keep = 5;
     let floor = u64::from(wal.last_lsn()) - keep;
     wal.checkpoint(floor.into())?;

@@ -1,17 +1,17 @@
-//! A small honest benchmark: the log against a plain loop, in the same directory and in turns.
+//! A small benchmark: the log against a plain loop, in the same directory and in turns.
 //!
 //! ```text
 //! cargo run --release --example throughput -- [directory] [--seconds <per figure, default 2>]
 //! ```
-//! The first table sets one appending thread against a loop of `write_at` and `sync_data` on a
-//! growing file: the least that a durable append can do. The two take turns, since a disk's speed
-//! drifts, and each round's ratio is taken by itself. The second table shows how many records share
-//! a sync when many threads append.
+//! The first table compares one appending thread with a loop of `write_at` and `sync_data` on a
+//! growing file. That loop is the least work of a durable append. The two take turns, since a
+//! disk's speed drifts, and each round has its own ratio. The second table shows how many records
+//! share a sync when many threads append.
 //!
-//! What it writes lies in a fresh directory inside the given one (default: the working directory),
-//! and is removed.
+//! The files are in a new directory inside the given one (default: the working directory). The
+//! program removes it at the end.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program may print")]
 
 use std::fs::File;
 use std::io;
@@ -76,7 +76,7 @@ fn run(dir: &Path, figure: Duration) -> Result<()> {
     many_threads(scratch.path(), figure)
 }
 
-/// One thread, against the plain loop.
+/// Compares one thread with the plain loop.
 fn one_thread(dir: &Path, figure: Duration) -> Result<()> {
     println!(
         "One thread, {ROUNDS} rounds in turns; medians, and the median of the rounds' ratios.\n"
@@ -90,13 +90,13 @@ fn one_thread(dir: &Path, figure: Duration) -> Result<()> {
         let slice = figure / ROUNDS;
         let mut write_plain = || rate(slice, || Ok(plain.write()?));
         let append = || rate(slice, || Ok(wal.append(&payload).map(drop)?));
-        write_plain()?; // Not counted, like the next one: they find cold caches.
+        write_plain()?; // The first calls find cold caches and are not counted.
         append()?;
         let mut plain_rates = Vec::new();
         let mut log_rates = Vec::new();
         let mut ratios = Vec::new();
         for round in 0..ROUNDS {
-            // Each goes first in every other round.
+            // Each of the two comes first in every second round.
             let (plain, log) = if round % 2 == 0 {
                 let plain = write_plain()?;
                 (plain, append()?)
@@ -111,7 +111,7 @@ fn one_thread(dir: &Path, figure: Duration) -> Result<()> {
         let plain = median(&mut plain_rates);
         let log = median(&mut log_rates);
         let ratio = median(&mut ratios);
-        // The median has sorted them.
+        // The call of `median` has sorted the ratios.
         let least = ratios[0];
         let most = ratios[ratios.len() - 1];
         println!(
@@ -123,7 +123,7 @@ fn one_thread(dir: &Path, figure: Duration) -> Result<()> {
     Ok(())
 }
 
-/// What the log is measured against.
+/// The plain loop that the log is compared with.
 struct Plain {
     file: File,
     payload: Vec<u8>,
@@ -153,7 +153,7 @@ fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     if count == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// How often `operation` can be done in a second, tried for about `slice`.
+/// How many times per second `operation` can be done, measured for about `slice`.
 fn rate(slice: Duration, mut operation: impl FnMut() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     let mut count = 0;
@@ -164,7 +164,7 @@ fn rate(slice: Duration, mut operation: impl FnMut() -> Result<()>) -> Result<f6
     Ok(f64::from(count) / start.elapsed().as_secs_f64())
 }
 
-/// Rising numbers of threads, each appending one record after the other.
+/// Appends with rising numbers of threads. Each thread appends one record after the other.
 fn many_threads(dir: &Path, figure: Duration) -> Result<()> {
     println!(
         "Many threads, {GROUP_RECORD_BYTES} B records; the median of {GROUP_ROUNDS} rounds.\n"
@@ -188,7 +188,7 @@ fn many_threads(dir: &Path, figure: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Appends from many threads at once for about `slice`; returns the records in a second.
+/// Appends from many threads at once for about `slice`. Returns the records per second.
 fn append_from(threads: usize, wal: &Wal, slice: Duration) -> Result<f64> {
     let barrier = Barrier::new(threads + 1);
     let payload = [0x5a; GROUP_RECORD_BYTES];
@@ -217,7 +217,7 @@ fn append_from(threads: usize, wal: &Wal, slice: Duration) -> Result<f64> {
 const STATS_HEADER: &str = "records | syncs | records per sync | bytes per sync | zeroed, MiB | sync p50, µs | p99, µs | max, µs |";
 const STATS_RULE: &str = "---:|---:|---:|---:|---:|---:|---:|---:|";
 
-/// What the log itself says of a run.
+/// The log's own counts of a run.
 fn stats_cells(stats: &Stats) -> String {
     let micros = |latency: Duration| latency.as_micros();
     format!(

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Builds the fuzz targets in one go and runs each for a time, two at once; prints how often each was
-# executed.
+# Builds all fuzz targets, and runs each for some seconds, two at once. Prints how many times each
+# was executed.
 #
 #   fuzz/run.sh SECONDS [TARGET…]
 #
-# New inputs of interest go to fuzz/corpus, failing ones to fuzz/artifacts; neither is committed,
-# fuzz/seeds is. FUZZ_JOBS sets how many run at once, CARGO_TARGET_DIR where they are built.
+# New inputs of interest go to fuzz/corpus, and failing ones to fuzz/artifacts. Neither is
+# committed; fuzz/seeds is. FUZZ_JOBS sets how many targets run at once, and CARGO_TARGET_DIR sets
+# where they are built.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -18,12 +19,12 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
 command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
-# cargo-fuzz passes flags that a stable compiler takes only so. No address sanitizer: there is no
-# unsafe code.
+# A stable compiler accepts the flags of cargo-fuzz only with RUSTC_BOOTSTRAP. The address sanitizer
+# is off, because there is no unsafe code.
 RUSTC_BOOTSTRAP=1 cargo fuzz build --fuzz-dir "$PWD" --sanitizer none --target-dir "$target_dir"
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-# Runs one target; what it prints goes to its log.
+# Runs one target. Its output goes to its log.
 run() {
     local target=$1 binary="$target_dir/$host/release/$1"
     mkdir -p "corpus/$target" "artifacts/$target"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Schedules of the real code, tried by loom (group commit) and shuttle (the whole log): `quick`, the
-# default, is for the gate and takes half a minute beside compiling; `full` takes about half an
-# hour. A number behind it is how many schedules shuttle tries of each history.
+# Tries schedules of the real code with loom (group commit) and shuttle (the whole log). `quick`,
+# the default, is for the gate and takes half a minute besides compiling. `full` takes about half an
+# hour. A number after it sets how many schedules shuttle tries of each history.
 #
-# Both then try again with bugs on purpose, and must catch them: silence would mean nothing
-# otherwise.
+# Both then run again with planted bugs, and must catch them. Otherwise their silence would mean
+# nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,8 +15,8 @@ full) export SEAWALL_SCHEDULES="${2:-70000}" ;;
 esac
 export RUST_BACKTRACE="${RUST_BACKTRACE:-0}"
 
-# Runs the tests of one tool. Without debug information, and what prints loom's traces without
-# optimisation: that halves the time to compile.
+# Runs the tests of one tool. Builds without debug information, and builds the crates that print
+# loom's traces without optimisation: both halve the time to compile.
 tests() {
     local tool=$1
     shift

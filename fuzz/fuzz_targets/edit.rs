@@ -1,7 +1,7 @@
-//! A valid log and a script that edits its files. Judged by what the format itself still promises
-//! after that: an open either refuses, with nothing changed, or shows every record up to the end
-//! that the files vouch for, byte-equal, and no other. A log that was closed, and whose CURRENT is
-//! as it was, or is the only file edited, shows everything.
+//! Edits the files of a valid log by a script. The check uses only the promises of the format. An
+//! open either refuses with nothing changed, or returns every record up to the end that the files
+//! vouch for, byte for byte, and no other record. A closed log returns everything if its CURRENT is
+//! unchanged, or if CURRENT is the only edited file.
 
 #![no_main]
 
@@ -19,7 +19,7 @@ use seawall_testkit::disk::put;
 
 const CALLS_MAX: usize = 24;
 const EDITS_MAX: usize = 6;
-/// The name of a segment that none can follow.
+/// The name of the segment with the last number.
 const LAST_NAME: &str = "wal-18446744073709551615.log";
 
 fuzz_target!(|bytes: &[u8]| {
@@ -36,18 +36,18 @@ fuzz_target!(|bytes: &[u8]| {
     judge(&made, &original, &edited);
 });
 
-/// A log at rest, and what it was given.
+/// A log at rest, and what was written to it.
 struct Made {
     disk: SimFs,
     options: Options,
-    /// By LSN, from 1.
+    /// The records from LSN 1 on.
     records: Vec<Vec<u8>>,
-    /// What was acknowledged, and survived what ended it.
+    /// The last LSN that was acknowledged and that survived the end of the log.
     promised: u64,
     floor: u64,
     state: Vec<u8>,
     closed: bool,
-    /// The files at some moment before.
+    /// The files at some earlier moment.
     older: Files,
 }
 
@@ -67,7 +67,8 @@ fn make(input: &mut Input<'_>) -> Made {
         match input.byte() % 16 {
             0..=4 => {
                 records.push(payload(&records, input.byte()));
-                wal.append(records.last().expect("one was pushed")).expect("the disk is sound");
+                wal.append(records.last().expect("a record was pushed"))
+                    .expect("the disk is sound");
             }
             5..=6 => {
                 let start = records.len();
@@ -96,13 +97,13 @@ fn make(input: &mut Input<'_>) -> Made {
             }
             14 => older = files(&disk),
             _ => {
-                // The power fails, and not a thing is lost that was promised.
+                // The power fails. No promised record is lost.
                 let durable = wal.durable_lsn();
                 let next = disk.power_cuts().random(u64::from(input.byte()));
                 stop(&disk, wal);
                 disk = next;
                 wal = open(&disk);
-                assert!(wal.last_lsn() >= durable, "what was durable is there");
+                assert!(wal.last_lsn() >= durable, "every durable record is in the log");
                 let left = usize::try_from(u64::from(wal.last_lsn())).expect("few records");
                 if left < records.len() {
                     records.truncate(left);
@@ -128,7 +129,7 @@ fn make(input: &mut Input<'_>) -> Made {
     Made { disk: next, options, records, promised, floor, state, closed, older }
 }
 
-/// Drops the log without letting it do anything.
+/// Drops the log without letting it make any call.
 fn stop(disk: &SimFs, wal: Wal) {
     disk.crash_at(disk.calls());
     drop(wal);
@@ -146,7 +147,7 @@ fn payload(records: &[Vec<u8>], shape: u8) -> Vec<u8> {
     payload
 }
 
-/// One edit of one file or two.
+/// Edits one file or two.
 fn edit(made: &Made, input: &mut Input<'_>) {
     let disk = &made.disk;
     let names: Vec<String> = files(disk).into_keys().collect();
@@ -155,7 +156,7 @@ fn edit(made: &Made, input: &mut Input<'_>) {
     }
     let kind = input.byte() % 16;
     let name = &names[input.below(names.len())];
-    let bytes = disk.bytes(path(name)).expect("it was listed");
+    let bytes = disk.bytes(path(name)).expect("the file was listed");
     let at = place(input, bytes.len());
     match kind {
         0..=2 => {
@@ -173,11 +174,11 @@ fn edit(made: &Made, input: &mut Input<'_>) {
             change(disk, name, at, with.len(), |bytes| bytes.copy_from_slice(&with[..bytes.len()]));
         }
         7 => {
-            // Bytes from elsewhere, perhaps of an older time.
+            // Bytes from another file, perhaps from an earlier time.
             let other = &names[input.below(names.len())];
             let source = match made.older.get(other) {
                 Some(older) if input.byte() & 1 != 0 => older.clone(),
-                _ => disk.bytes(path(other)).expect("it was listed"),
+                _ => disk.bytes(path(other)).expect("the file was listed"),
             };
             let (start, count) = (place(input, source.len()), length(input));
             let copied = &source[start..source.len().min(start + count)];
@@ -192,7 +193,7 @@ fn edit(made: &Made, input: &mut Input<'_>) {
         }
         10 => disk.lose(path(name)),
         11 => {
-            // A copy under another name, or under that of another file.
+            // A copy under another name, or under the name of another file.
             let to = match input.byte() {
                 254 => "CURRENT".to_owned(),
                 255 => LAST_NAME.to_owned(),
@@ -221,7 +222,7 @@ fn edit(made: &Made, input: &mut Input<'_>) {
         }
         14 => {
             let other = &names[input.below(names.len())];
-            let theirs = disk.bytes(path(other)).expect("it was listed");
+            let theirs = disk.bytes(path(other)).expect("the file was listed");
             disk.damage(path(name), |own| own.clone_from(&theirs));
             disk.damage(path(other), |own| own.clone_from(&bytes));
         }
@@ -233,7 +234,7 @@ fn edit(made: &Made, input: &mut Input<'_>) {
     }
 }
 
-/// An offset in a file of so many bytes: near the fields of a header, or anywhere.
+/// An offset in a file of this many bytes: near the fields of a header, or anywhere.
 fn place(input: &mut Input<'_>, bytes: usize) -> usize {
     let (kind, word) = (input.byte(), usize::from(input.word()));
     let at = match kind % 4 {
@@ -259,15 +260,15 @@ fn change(disk: &SimFs, name: &str, at: usize, count: usize, change: impl FnOnce
     });
 }
 
-/// What the files vouch for, by the format alone.
+/// The content that the files vouch for, by the format alone.
 struct Vouched {
     last: u64,
-    small: (u64, Vec<u8>),
+    state_frame: (u64, Vec<u8>),
 }
 
-/// `Err`: no open may succeed. `Ok(None)`: there is no log any more.
+/// Returns `Err` if no open may succeed, and `Ok(None)` if there is no log any more.
 fn vouched(edited: &Files) -> Result<Option<Vouched>, &'static str> {
-    // A sound header with another number than the file's name makes a copy of it.
+    // A sound header whose number differs from the file's name makes the file a copy.
     let segments = edited.iter().filter_map(|(name, bytes)| Some((segment_number(name)?, bytes)));
     let own = |number: u64, bytes: &[u8]| Segment::read(bytes).map_or(number, |own| own.number);
     let newest = segments.clone().filter(|(number, bytes)| own(*number, bytes) == *number);
@@ -278,7 +279,7 @@ fn vouched(edited: &Files) -> Result<Option<Vouched>, &'static str> {
     let current_file = edited.get("CURRENT");
     let Some(number) = newest else {
         return if current_file.is_some() {
-            Err("CURRENT is there, and no segment")
+            Err("CURRENT is there, but no segment")
         } else {
             Ok(None)
         };
@@ -304,10 +305,10 @@ fn vouched(edited: &Files) -> Result<Option<Vouched>, &'static str> {
         }
     }
     if (walked.end as u64) < promise {
-        return Err("what was synced does not verify");
+        return Err("synced bytes do not verify");
     }
-    let small = walked.small.ok_or("there is no state frame")?;
-    Ok(Some(Vouched { last: walked.next - 1, small }))
+    let state_frame = walked.state_frame.ok_or("there is no state frame")?;
+    Ok(Some(Vouched { last: walked.next - 1, state_frame }))
 }
 
 fn judge(made: &Made, original: &Files, edited: &Files) {
@@ -315,7 +316,7 @@ fn judge(made: &Made, original: &Files, edited: &Files) {
     let wal = match opened {
         Ok(wal) => wal,
         Err(error) => {
-            assert!(original != edited, "nothing was edited, and yet: {error}");
+            assert!(original != edited, "nothing was edited, but the open fails: {error}");
             let told = matches!(
                 error,
                 Error::Corrupt { .. }
@@ -323,21 +324,21 @@ fn judge(made: &Made, original: &Files, edited: &Files) {
                     | Error::UnsupportedVersion { .. }
                     | Error::NotALog { .. }
             );
-            // A copy that has the last number leaves none for a new segment.
+            // A copy with the last number leaves no number for a new segment.
             let last_taken =
                 matches!(&error, Error::Io { path: at, .. } if **at == path(LAST_NAME));
             assert!(
                 told || last_taken && edited.contains_key(LAST_NAME),
-                "an unexpected answer: {error}"
+                "an unexpected error: {error}"
             );
-            assert!(*edited == files(&made.disk), "{error}, and yet something was changed");
+            assert!(*edited == files(&made.disk), "{error}, but a file was changed");
             return;
         }
     };
     let vouched = match vouched(edited) {
-        Err(reason) => panic!("{reason}, and yet it opens: {:?}", wal.recovery()),
+        Err(reason) => panic!("{reason}, but the log opens: {:?}", wal.recovery()),
         Ok(None) => {
-            assert_eq!(wal.recovery().action, RecoveryAction::Created, "there was none");
+            assert_eq!(wal.recovery().action, RecoveryAction::Created, "there was no log");
             return;
         }
         Ok(Some(vouched)) => vouched,
@@ -345,12 +346,12 @@ fn judge(made: &Made, original: &Files, edited: &Files) {
     let (first, last, state) = (u64::from(wal.first_lsn()), u64::from(wal.last_lsn()), wal.state());
     assert_eq!(
         (last, first - 1, &state),
-        (vouched.last, vouched.small.0, &vouched.small.1),
+        (vouched.last, vouched.state_frame.0, &vouched.state_frame.1),
         "last, floor, state"
     );
     let whole = check_records(made, &wal);
 
-    // Which files are not as they were, whichever those are.
+    // Which files differ from the original.
     let changed = |name: &String| original.get(name) != edited.get(name);
     let names: Vec<&String> =
         original.keys().chain(edited.keys()).filter(|name| changed(name)).collect();
@@ -358,23 +359,23 @@ fn judge(made: &Made, original: &Files, edited: &Files) {
     let current_same = !names.iter().any(|name| *name == "CURRENT");
     if made.closed && (current_alone || current_same) {
         let given = (made.records.len() as u64, made.floor, &made.state);
-        assert_eq!((last, first - 1, &state), given, "a closed log shows everything");
+        assert_eq!((last, first - 1, &state), given, "a closed log returns everything");
     }
     if names.is_empty() {
         assert!(whole && last >= made.promised, "nothing was edited: {last} of {}", made.promised);
     }
 
-    // What it has shown it goes on showing.
+    // A later open returns the same content.
     let expected =
         [&made.records[..usize::try_from(last).expect("few records")], &[b"one more".to_vec()]]
             .concat();
-    assert_eq!(wal.append(b"one more").expect("it is open"), Lsn::from(last + 1));
-    wal.close().expect("it is open");
+    assert_eq!(wal.append(b"one more").expect("the log is open"), Lsn::from(last + 1));
+    wal.close().expect("the log is open");
     drop(wal);
     match made.options.open_on(Arc::new(made.disk.clone()), DIR) {
         Ok(wal) => {
             let shown = (u64::from(wal.first_lsn()), u64::from(wal.last_lsn()), wal.state());
-            assert_eq!(shown, (first, last + 1, state), "it is as it was");
+            assert_eq!(shown, (first, last + 1, state), "a later open returns the same content");
             let again = Made {
                 records: expected,
                 disk: made.disk.clone(),
@@ -385,12 +386,12 @@ fn judge(made: &Made, original: &Files, edited: &Files) {
             };
             assert_eq!(check_records(&again, &wal), whole);
         }
-        Err(error) => panic!("it was open before: {error}"),
+        Err(error) => panic!("the log was opened before: {error}"),
     }
 }
 
-/// Compares every record; `false` where bodies were not verified by the open, and one turns out to
-/// be damaged.
+/// Compares every record. Returns `false` if the open did not verify bodies and one of them is
+/// damaged.
 fn check_records(made: &Made, wal: &Wal) -> bool {
     let (mut next, last) = (u64::from(wal.first_lsn()), u64::from(wal.last_lsn()));
     for record in wal.iter() {
@@ -398,13 +399,13 @@ fn check_records(made: &Made, wal: &Wal) -> bool {
             Ok(record) => {
                 assert_eq!(u64::from(record.lsn()), next, "LSNs are dense");
                 let given = &made.records[usize::try_from(next - 1).expect("few records")];
-                assert!(record.payload() == given, "record {next} is another one");
+                assert!(record.payload() == given, "record {next} is another record");
             }
             Err(Error::Corrupt { .. }) => return false,
             Err(error) => panic!("record {next}: {error}"),
         }
         next += 1;
     }
-    assert_eq!(next, last + 1, "every record is shown");
+    assert_eq!(next, last + 1, "the iterator returns every record");
     true
 }

@@ -1,5 +1,5 @@
-//! Frames: any bytes are decoded without a panic and have one meaning; what was encoded is decoded
-//! again; with a single bit changed, or in another place, it is not.
+//! Frames: any bytes decode without a panic and have one meaning. An encoded frame decodes again.
+//! It does not decode with a single changed bit, or at another offset.
 
 #![no_main]
 
@@ -28,7 +28,7 @@ fn salt(input: &mut Input<'_>) -> [u8; 16] {
     salt
 }
 
-/// Bytes as they are, and with right checksums: a header may still say anything.
+/// Decodes the bytes as they are, and with right checksums. A header may still have any values.
 fn any_bytes(mut input: Input<'_>) {
     let salt = salt(&mut input);
     check_one(input.rest(), &salt, 8192);
@@ -43,8 +43,7 @@ fn check_one(bytes: &[u8], salt: &[u8; 16], offset: u64) {
     assert!(frame.bytes <= bytes.len() as u64 && frame.bytes % 8 == 0);
     let again = match &frame.body {
         Body::Records(records) => {
-            // Records that do not add up are for the reader to refuse. All others have one
-            // encoding.
+            // The reader refuses records that do not add up. All other records have one encoding.
             let encoded = encode_records(
                 std::slice::from_ref(records),
                 frame.first,
@@ -66,7 +65,7 @@ fn check_one(bytes: &[u8], salt: &[u8; 16], offset: u64) {
     assert!(again == bytes[..again.len()], "one frame, one encoding: {frame:?}");
 }
 
-/// A header, or CURRENT, with right checksums: what is read is written alike.
+/// Decodes a header or CURRENT with right checksums. Encoding the result gives the same bytes.
 fn any_block(mut input: Input<'_>) {
     let kind = input.byte();
     let is_current = kind & 1 != 0;
@@ -84,11 +83,11 @@ fn any_block(mut input: Input<'_>) {
     blocks.truncate(blocks.len() - usize::from(kind >> 4) * 300);
     let recode = if is_current { recode_current } else { recode_segment_header };
     let Some(first) = recode(&blocks) else { return };
-    assert_eq!(recode(&first).as_ref(), Some(&first), "what was written is read again");
-    assert!(first[..BLOCK] == first[BLOCK..], "the copy is a copy");
+    assert_eq!(recode(&first).as_ref(), Some(&first), "an encoded block decodes again");
+    assert!(first[..BLOCK] == first[BLOCK..], "the copy equals the block");
 }
 
-/// Appends of the input's choice, encoded and decoded; then damaged.
+/// Encodes and decodes appends of the input's choice, and then damages them.
 fn round_trip(mut input: Input<'_>) {
     let salt = salt(&mut input);
     let (flip, place) = (input.word(), input.word());
@@ -99,7 +98,7 @@ fn round_trip(mut input: Input<'_>) {
             (Lsn::from(u64::from(input.word())), Lsn::from(u64::from(input.word())));
         let state = input.rest();
         let bytes = encode_state_frame(&salt, offset, durable_end, next, floor, state);
-        let frame = decode_frame(&bytes, &salt, offset).expect("what was encoded is decoded");
+        let frame = decode_frame(&bytes, &salt, offset).expect("an encoded frame decodes");
         assert_eq!((frame.first, frame.durable_end, frame.count), (next, durable_end, 0));
         assert_eq!(frame.body, Body::State(floor, state.to_vec()));
         return damaged(&bytes, &salt, offset, flip, place);
@@ -114,15 +113,15 @@ fn round_trip(mut input: Input<'_>) {
     let (mut found, mut at) = (Vec::new(), 0);
     while at < bytes.len() {
         let frame = decode_frame(&bytes[at..], &salt, offset + at as u64)
-            .expect("what was encoded is decoded");
+            .expect("an encoded frame decodes");
         assert_eq!(u64::from(frame.first), u64::from(first) + found.len() as u64, "LSNs are dense");
         assert_eq!(frame.durable_end, durable_end);
         let Body::Records(records) = frame.body else { panic!("a data frame holds records") };
         assert_eq!(records.len(), frame.count as usize);
         found.extend(records);
-        at += usize::try_from(frame.bytes).expect("it is in memory");
+        at += usize::try_from(frame.bytes).expect("the frame is in memory");
     }
-    assert!(found == appends.concat(), "what was appended is there, in its order");
+    assert!(found == appends.concat(), "the appended records are there, in their order");
     damaged(&bytes, &salt, offset, flip, place);
 }
 
@@ -140,17 +139,17 @@ fn entry<'a>(input: &mut Input<'a>) -> Entry<'a> {
 
 fn damaged(bytes: &[u8], salt: &[u8; 16], offset: u64, flip: u16, place: u16) {
     let Some(frame) = decode_frame(bytes, salt, offset) else { return };
-    let frame = &bytes[..usize::try_from(frame.bytes).expect("it is in memory")];
+    let frame = &bytes[..usize::try_from(frame.bytes).expect("the frame is in memory")];
     let mut changed = frame.to_vec();
     changed[usize::from(flip) % frame.len()] ^= 1 << (place % 8);
     assert_eq!(decode_frame(&changed, salt, offset), None, "a bit was changed");
     assert_eq!(
         decode_frame(frame, salt, offset + 8 * (1 + u64::from(place))),
         None,
-        "it is misplaced"
+        "the frame is at another offset"
     );
     let mut other = *salt;
     other[usize::from(place % 16)] ^= 1 << (flip % 8);
-    assert_eq!(decode_frame(frame, &other, offset), None, "it is another segment's");
-    assert_eq!(decode_frame(&frame[..frame.len() - 1], salt, offset), None, "it is cut");
+    assert_eq!(decode_frame(frame, &other, offset), None, "the frame belongs to another segment");
+    assert_eq!(decode_frame(&frame[..frame.len() - 1], salt, offset), None, "the frame is cut");
 }

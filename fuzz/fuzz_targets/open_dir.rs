@@ -1,6 +1,6 @@
-//! Any set of files and names: an open never panics, and either refuses with nothing changed, or
-//! gives a log that can be read and appended to, and that later opens show alike. What has other
-//! names is never touched.
+//! Any set of files and names: an open never panics. It either refuses with nothing changed, or
+//! gives a log that can be read and appended to, and later opens return the same. Files with other
+//! names are never touched.
 
 #![no_main]
 
@@ -42,9 +42,9 @@ const NAMES: [&str; 21] = [
     "wal-000009.LOG",
     "wal-+00001.log",
 ];
-/// The name is in the input, with its length before it.
+/// The name is in the input, after its length.
 const NAME_IN_INPUT: u8 = 255;
-/// It is a directory.
+/// The entry is a directory.
 const IS_DIRECTORY: u8 = 128;
 const FILES_MAX: usize = 8;
 
@@ -52,7 +52,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let mode = input.byte();
     let disk = SimFs::new(u64::from(mode));
-    disk.create_dir(Path::new(DIR)).expect("there is nothing yet");
+    disk.create_dir(Path::new(DIR)).expect("the disk is empty");
     let mut put = Files::new();
     for _ in 0..FILES_MAX {
         if input.is_empty() {
@@ -79,18 +79,18 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(
             records.len() as u64,
             u64::from(last) + 1 - u64::from(first),
-            "as many as it says"
+            "the log returns as many records as its LSNs say"
         );
     }
-    // At the last LSN there is, nothing more can be said.
+    // At the last possible LSN, no record can be appended.
     if u64::from(last) < u64::MAX - 1000 {
         match extend(&wal, &state) {
             Ok(appended) => assert_eq!(appended, [last.next(), last.next().next()]),
-            // A directory has the name that a file was to have.
+            // A directory has the name of a file that the log needs.
             Err(Error::Io { .. } | Error::Poisoned { .. }) if has_directory => {
                 return untouched(&before, &disk);
             }
-            Err(error) => panic!("it is open: {error}"),
+            Err(error) => panic!("the log is open: {error}"),
         }
     } else {
         return;
@@ -100,17 +100,21 @@ fuzz_target!(|bytes: &[u8]| {
     let again = options.open_on(Arc::new(disk.clone()), DIR);
     let wal = match (again, &records) {
         (Ok(wal), _) => wal,
-        // What is below the first record that could not be read was not read before, either.
+        // The records after the first unreadable one were not read before. They may be damaged too.
         (Err(Error::Corrupt { .. }), None) => return,
-        (Err(error), _) => panic!("it was open before: {error}"),
+        (Err(error), _) => panic!("the log was opened before: {error}"),
     };
-    assert_eq!((wal.first_lsn(), wal.state()), (first, state), "they are as they were");
-    assert_eq!(wal.last_lsn(), last.next().next(), "what was appended is there");
+    assert_eq!(
+        (wal.first_lsn(), wal.state()),
+        (first, state),
+        "the first LSN and the state are unchanged"
+    );
+    assert_eq!(wal.last_lsn(), last.next().next(), "the appended records are there");
     if let Some(records) = records {
-        let more = read_all(&wal).expect("they were read before");
+        let more = read_all(&wal).expect("the records were read before");
         assert!(
             more.starts_with(&records) && more.len() == records.len() + 2,
-            "nothing is gone, nothing came"
+            "no record is lost, and none is invented"
         );
     }
 });
@@ -136,7 +140,7 @@ fn add(disk: &SimFs, put: &mut Files, described: Described<'_>) -> io::Result<()
     } else {
         NAMES[usize::from(described.name & !IS_DIRECTORY) % NAMES.len()].to_owned()
     };
-    // What no file system allows.
+    // Names that no file system allows.
     if name.is_empty() || name.contains(['/', '\0']) || name == "." || name == ".." {
         return Ok(());
     }
@@ -147,7 +151,7 @@ fn add(disk: &SimFs, put: &mut Files, described: Described<'_>) -> io::Result<()
         };
     }
     if disk.open_dir(&path(&name)).is_ok() {
-        return Ok(()); // A directory already.
+        return Ok(()); // The name is a directory.
     }
     let number = segment_number(&name);
     if number.is_none() && !name.starts_with("CURRENT") {
@@ -176,11 +180,14 @@ fn add(disk: &SimFs, put: &mut Files, described: Described<'_>) -> io::Result<()
 }
 
 fn has_directory(disk: &SimFs) -> bool {
-    let names = disk.open_dir(Path::new(DIR)).and_then(|dir| dir.list()).expect("it was made");
+    let names = disk
+        .open_dir(Path::new(DIR))
+        .and_then(|dir| dir.list())
+        .expect("the directory was created");
     names.iter().any(|name| disk.open_dir(&Path::new(DIR).join(name)).is_ok())
 }
 
-/// Every record, or `None` if one cannot be read.
+/// Returns every record, or `None` if one cannot be read.
 fn read_all(wal: &Wal) -> Option<Vec<Record>> {
     let (mut records, mut next) = (Vec::new(), wal.first_lsn());
     for record in wal.iter() {
@@ -199,15 +206,15 @@ fn refused(error: &Error, before: &Files, disk: &SimFs) {
         | Error::UnsupportedVersion { .. }
         | Error::NotFound { .. }
         | Error::NotALog { .. } => {
-            assert!(*before == files(disk), "{error}, and yet something was changed")
+            assert!(*before == files(disk), "{error}, but a file was changed")
         }
-        // Directories with names of ours.
+        // Directories have names that the log uses.
         Error::Io { .. } => untouched(before, disk),
-        other => panic!("an unexpected answer: {other}"),
+        other => panic!("an unexpected error: {other}"),
     }
 }
 
-/// What is not ours by its name is as it was.
+/// Checks that files with names of other programs are unchanged.
 fn untouched(before: &Files, disk: &SimFs) {
     let after = files(disk);
     for (name, bytes) in before {
@@ -220,6 +227,6 @@ fn untouched(before: &Files, disk: &SimFs) {
         let ours = ["CURRENT", "CURRENT.tmp", "CURRENT.spare", "segment.spare", "LOCK", "LOCK.tmp"]
             .contains(&&name[..])
             || ending_is_ours(name);
-        assert!(ours || after.get(name) == Some(bytes), "{name} is not ours");
+        assert!(ours || after.get(name) == Some(bytes), "{name} does not belong to the log");
     }
 }

@@ -1,6 +1,6 @@
 //! Bytes as a history: calls, faults and crashes on the simulated disk, stopped at a call of the
-//! input's choice. Every image that is looked at is recovered, crashed again while it recovers, and
-//! held against what was promised.
+//! input's choice. Some images are recovered, crashed again during their recovery, and compared
+//! with the promises.
 
 #![no_main]
 
@@ -15,9 +15,9 @@ use seawall_fuzz::Input;
 use seawall_testkit::{Dice, Violation};
 
 const OPERATIONS_MAX: usize = 24;
-/// Power cuts at each stop.
+/// The number of power cuts at each stop.
 const CUTS: u64 = 2;
-/// Of the process at rest, and of the stop: crashed so many times in a row.
+/// The number of successive crashes, for the process at rest and for the stop.
 const DEPTH: u32 = 2;
 
 const CALLS: [Call; 12] = [
@@ -57,7 +57,7 @@ fn broken(history: &History, violation: &Violation) -> ! {
 
 fn history(input: &mut Input<'_>, seed: u64) -> History {
     let setup = input.byte();
-    // Not the mode with a timer: it starts a thread.
+    // The mode with a timer is left out, because it starts a thread.
     let durability = if setup & 1 == 0 { Durability::Sync } else { Durability::Buffered };
     let preallocate = if setup & 2 == 0 { Preallocate::Off } else { Preallocate::Auto };
     let mut operations = Vec::new();
@@ -78,7 +78,7 @@ fn operation(input: &mut Input<'_>) -> Operation {
         8 => Operation::Flush,
         9 => Operation::SetState { bytes: length(input).min(8000) },
         10 => Operation::Rotate,
-        11..=12 => Operation::Checkpoint { behind: input.below(8) as u64 },
+        11..=12 => Operation::Checkpoint { before_last: input.below(8) as u64 },
         13 => Operation::Close,
         14 => Operation::Reopen,
         15 => Operation::Kill,
@@ -94,7 +94,7 @@ fn operation(input: &mut Input<'_>) -> Operation {
 }
 
 fn fault(input: &mut Input<'_>, call: Call) -> Fault {
-    // Only these can be short, and only these find the disk full.
+    // Only these calls can be short, and only these can find the disk full.
     let (short, full) = match call {
         Call::Write => (true, true),
         Call::Read => (true, false),

@@ -1,6 +1,6 @@
-//! Any bytes as a segment: opening and reading never panics, takes memory of at most twice the file
-//! beside a few windows, and reads each byte a few times, however long the segment is and whatever
-//! lengths it claims.
+//! Any bytes as a segment: opening and reading never panic. They take memory of at most twice the
+//! file plus a few windows. They read each byte a few times, for any length of the segment and for
+//! any lengths that the segment claims.
 
 #![no_main]
 
@@ -15,17 +15,18 @@ use seawall_fuzz::Input;
 use seawall_fuzz::disk::{CountingFs, DIR, Files};
 use seawall_fuzz::layout::{expand, finish_current, finish_segment};
 
-/// Windows of 1 MiB, of which an open uses two at a time; and small things.
+/// The memory besides the file: two windows of 1 MiB, which an open uses at a time, and small
+/// objects.
 const WINDOWS_BYTES: usize = (2 << 20) + (256 << 10);
-/// How often each byte may be read, on average, before a log is open: headers, frames, the promise,
-/// the carrying over.
+/// How many times each byte may be read, on average, before a log is open: for headers, for frames,
+/// for the promise, and for copied frames.
 const READS_PER_BYTE: u64 = 8;
-/// The smallest frame there is.
+/// The size of the smallest frame.
 const FRAME_BYTES: u64 = 40;
-/// A window is filled at once, however little of it is wanted.
+/// The size of a window. A window is filled at once, even if few of its bytes are needed.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// What is allocated now, and the most there was since `PEAK` was set back.
+/// The allocated bytes, and their peak since `PEAK` was reset.
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
@@ -37,7 +38,7 @@ impl Counting {
     }
 }
 
-// SAFETY: all calls go to the system's allocator, as they are.
+// SAFETY: all calls go unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Counting::more(layout.size());
@@ -58,8 +59,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Input: flags of the segment, of CURRENT and of a successor, 0 where there is none; then the
-/// segment.
+/// The input has flags of the segment, of CURRENT and of a successor, and then the segment. The
+/// flags are 0 for a missing file.
 fn files(bytes: &[u8]) -> Files {
     let mut input = Input::new(bytes);
     let (flags, current_flags, successor_flags) = (input.byte(), input.byte(), input.byte());
@@ -67,7 +68,7 @@ fn files(bytes: &[u8]) -> Files {
     finish_segment(&mut segment, flags, None);
     let mut files = Files::new();
     if successor_flags != 0 {
-        // The segment is a sealed one, and what follows it says where it ends.
+        // The segment is sealed, and its successor states where it ends.
         let mut successor = expand(&SUCCESSOR, 0);
         finish_segment(&mut successor, 0, Some(&segment));
         files.insert("wal-000002.log".into(), successor);
@@ -82,7 +83,7 @@ fn files(bytes: &[u8]) -> Files {
     files
 }
 
-/// The header of segment 2 and its state frame; all else is filled in.
+/// The header of segment 2 and its state frame. All other bytes are filled in.
 const SUCCESSOR: [u8; 128 + 48] = {
     let mut bytes = [0; 128 + 48];
     bytes[8] = 1;
@@ -112,7 +113,7 @@ fuzz_target!(|bytes: &[u8]| {
         let disk = CountingFs::new(files.clone());
         let before = NOW.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);
-        // What is written goes nowhere, so that only reading takes memory.
+        // Written bytes are dropped, so that only reading takes memory.
         let options = Options::new().verify(verify).preallocate(Preallocate::Off);
         let opened = options.open_on(Arc::new(disk.clone()), DIR);
         check("opening", before, file_bytes, disk.take_reads());
@@ -144,7 +145,7 @@ fn check(what: &str, before: usize, file_bytes: usize, (bytes_read, calls): (u64
     assert!(peak <= peak_max, "{what} took {peak} bytes of memory for {file_bytes} of files");
     let reads_max = READS_PER_BYTE * file_bytes as u64 + 4 * WINDOW_BYTES;
     assert!(bytes_read <= reads_max, "{what} read {bytes_read} bytes of {file_bytes}");
-    // Frames that are carried over are read one by one.
+    // Copied frames are read one by one.
     assert!(
         calls <= 64 + file_bytes as u64 / FRAME_BYTES,
         "{what} made {calls} reads of {file_bytes} bytes"

@@ -1,5 +1,4 @@
-//! Disks for the targets: the log's files on a simulated one, and one that counts what is read from
-//! it.
+//! Disks for the targets: the log's files on a simulated disk, and a disk that counts reads.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,7 +12,7 @@ use seawall::fs::{Fs, FsDir, FsFile, Identity, Medium, OpenMode};
 use seawall::sim::SimFs;
 use seawall_testkit::disk::contents;
 
-/// Where the log is.
+/// The directory of the log.
 pub const DIR: &str = "/log";
 
 /// Files by name.
@@ -33,9 +32,9 @@ pub fn files(disk: &SimFs) -> Files {
     own.collect()
 }
 
-/// A disk with a few files that are never changed. New ones take whatever is written, and forget
-/// it. What is read of the old ones is counted. No hook on a [`SimFs`] would do: the target counts
-/// memory, and of what is written a `SimFs` keeps every version.
+/// A disk with a few files that never change. New files take all writes and forget the bytes. Reads
+/// of the old files are counted. A hook on a [`SimFs`] cannot replace it: the target counts memory,
+/// and a `SimFs` keeps every version of the written bytes.
 #[derive(Debug, Clone)]
 pub struct CountingFs {
     inner: Arc<Inner>,
@@ -64,7 +63,7 @@ impl CountingFs {
         CountingFs { inner: Arc::new(inner) }
     }
 
-    /// Bytes read, and calls to read, since this was asked last.
+    /// Returns the bytes read and the number of reads since the last call.
     pub fn take_reads(&self) -> (u64, u64) {
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         (take(&self.inner.read_bytes), take(&self.inner.read_calls))
@@ -89,7 +88,7 @@ impl Fs for CountingFs {
     }
 
     fn medium(&self, _dir: &Path) -> Medium {
-        Medium::Memory // No preallocation: nothing is appended here.
+        Medium::Memory // No log on this disk preallocates.
     }
 
     fn process_id(&self) -> u32 {
@@ -106,7 +105,7 @@ impl Fs for CountingFs {
     }
 }
 
-/// The one directory. Nothing is ever locked, and no file has a number.
+/// The only directory. Locks always succeed, and files have no identity.
 #[derive(Debug)]
 struct CountingDir {
     fs: CountingFs,
@@ -182,7 +181,7 @@ impl FsDir for CountingDir {
 #[derive(Debug)]
 struct Open {
     fs: CountingFs,
-    /// `None`: a new file.
+    /// `None` for a new file.
     bytes: Option<Arc<Vec<u8>>>,
     size: Arc<AtomicU64>,
 }

@@ -1,11 +1,11 @@
-//! `docs/format.md`, written down a second time: what a log must be able to read, and how to make
-//! bytes verify.
+//! `docs/format.md` in code, a second time: what a log must be able to read, and how to make bytes
+//! verify.
 
-/// A block of a header or of CURRENT.
+/// The size of a block of a header or of CURRENT.
 pub const BLOCK: usize = 4096;
-/// Where frames begin.
+/// The offset of the first frame.
 pub const FRAMES: usize = 2 * BLOCK;
-/// A frame's header.
+/// The size of a frame's header.
 pub const HEADER: usize = 40;
 
 pub type Salt = [u8; 16];
@@ -22,7 +22,7 @@ pub fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
-/// Of a block and its copy, the one that counts.
+/// Chooses the block that counts, of a block and its copy.
 fn sound_block<'a>(bytes: &'a [u8], magic: &[u8; 8]) -> Option<&'a [u8]> {
     let sound = |at: usize| {
         let block = bytes.get(at..at + BLOCK)?;
@@ -39,7 +39,7 @@ fn sound_block<'a>(bytes: &'a [u8], magic: &[u8; 8]) -> Option<&'a [u8]> {
     }
 }
 
-/// Makes the checksum of the block at `at` right, if there is a whole one.
+/// Corrects the checksum of the block at `at`, if the block is whole.
 pub fn seal_block(bytes: &mut [u8], at: usize) {
     if let Some(block) = bytes.get_mut(at..at + BLOCK) {
         let checksum = crc32fast::hash(&block[..BLOCK - 4]);
@@ -50,7 +50,7 @@ pub fn seal_block(bytes: &mut [u8], at: usize) {
 pub const SEGMENT_MAGIC: &[u8; 8] = b"SEAWALL\0";
 pub const CURRENT_MAGIC: &[u8; 8] = b"SEAWALLC";
 
-/// What a segment's header says.
+/// The fields of a segment's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pub log_id: [u8; 16],
@@ -75,7 +75,7 @@ impl Segment {
     }
 }
 
-/// What CURRENT says.
+/// The fields of CURRENT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Current {
     pub closed: bool,
@@ -111,7 +111,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Header, body and padding.
+    /// The offset after the header, the body and the padding.
     pub fn end(&self) -> usize {
         self.offset + HEADER + self.body_bytes.next_multiple_of(8)
     }
@@ -142,17 +142,17 @@ pub fn frame_header(bytes: &[u8], salt: &Salt, offset: usize) -> Option<Frame> {
     })
 }
 
-/// What the frames of a segment amount to.
+/// The result of walking a segment's frames.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Walked {
     /// The first offset at which nothing verifies.
     pub end: usize,
-    /// The LSN behind the last record before it.
+    /// The LSN after the last record before `end`.
     pub next: u64,
     pub last_data: Option<Frame>,
     /// Floor and state of the last state frame before `end`.
-    pub small: Option<(u64, Vec<u8>)>,
-    /// The highest durable end in any frame header that verifies, anywhere.
+    pub state_frame: Option<(u64, Vec<u8>)>,
+    /// The highest durable end in any frame header that verifies, at any offset.
     pub promised: u64,
 }
 
@@ -161,7 +161,7 @@ pub fn walk(bytes: &[u8], segment: &Segment) -> Walked {
     walk_from(bytes, segment, FRAMES, segment.first)
 }
 
-/// Walks the frames of a segment from one of them on, whose first record is `next`.
+/// Walks the frames of a segment from a given frame on. `next` is the LSN of its first record.
 pub fn walk_from(bytes: &[u8], segment: &Segment, start: usize, next: u64) -> Walked {
     let mut walked = Walked { end: start, next, ..Walked::default() };
     while let Some(frame) = frame_header(bytes, &segment.salt, walked.end) {
@@ -174,7 +174,7 @@ pub fn walk_from(bytes: &[u8], segment: &Segment, start: usize, next: u64) -> Wa
             break;
         };
         if frame.is_state && body.len() >= 8 {
-            walked.small = Some((u64_at(body, 0), body[8..].to_vec()));
+            walked.state_frame = Some((u64_at(body, 0), body[8..].to_vec()));
         }
         (walked.next, walked.end) = (next, frame.end());
         if !frame.is_state {
@@ -189,9 +189,9 @@ pub fn walk_from(bytes: &[u8], segment: &Segment, start: usize, next: u64) -> Wa
     walked
 }
 
-/// Tells where frames continue after a gap that begins at `walked.end`, and with which record, if
-/// the gap may be passed over: a state frame after it and below `promise` shows that nothing in it
-/// is needed.
+/// Returns where frames continue after a gap that begins at `walked.end`, and with which record. A
+/// gap may be skipped only if a state frame after it and below `promise` shows that no record in
+/// the gap is needed.
 pub fn after_gap(
     bytes: &[u8],
     segment: &Segment,
@@ -239,17 +239,17 @@ pub fn after_gap(
     restart.filter(|(_, next)| needless && *next >= walked.next)
 }
 
-/// Which of a frame's fields are to be made right.
+/// Which of a frame's fields are corrected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seal {
     /// Tag and checksums.
     Checksums,
-    /// These, and the first LSN, so that LSNs are dense.
+    /// Tag and checksums, and the first LSN, so that LSNs are dense.
     Dense,
 }
 
-/// Makes the frames of a segment verify, as far as lengths allow: one behind the other, from their
-/// start. A frame whose byte 39, which is zero in all frames, is 255 stays as it is.
+/// Makes the frames of a segment verify, as far as their lengths allow: one after the other, from
+/// the first. Byte 39 is zero in all frames of a log. A frame with 255 there stays unchanged.
 pub fn seal_frames(bytes: &mut [u8], salt: &Salt, first: u64, seal: Seal) {
     let (mut offset, mut next) = (FRAMES, first);
     while bytes.len() >= offset + HEADER {
@@ -276,7 +276,7 @@ pub fn seal_frames(bytes: &mut [u8], salt: &Salt, first: u64, seal: Seal) {
     }
 }
 
-/// A segment's number, if `name` is the name of one.
+/// The number of the segment with the name `name`, or `None` for other names.
 pub fn segment_number(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("wal-")?.strip_suffix(".log")?;
     let number: u64 = digits.parse().ok()?;

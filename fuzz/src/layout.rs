@@ -1,5 +1,5 @@
-//! Segments and CURRENT written small: what is between a header and the first frame is zeros, and
-//! need not be in the input. Checksums and links are filled in on demand, since no fuzzer guesses
+//! Segments and CURRENT in a short form. The bytes between a header and the first frame are zeros,
+//! so the input omits them. Checksums and links are filled in on demand, because no fuzzer guesses
 //! them.
 //!
 //! ```text
@@ -13,22 +13,22 @@ use crate::format::{
     u64_at, walk,
 };
 
-/// What of a header stands in the input.
+/// The bytes of a header that are in the input.
 pub const HEADER_SHOWN: usize = 128;
 const BYTES_MAX: usize = 4 << 20;
 
-/// The content is the file as it is.
+/// The content is the whole file, unchanged.
 pub const RAW: u8 = 1;
-/// Checksums stay as they are in the input; else they are made right.
+/// Checksums stay as in the input. Otherwise they are corrected.
 pub const UNSEALED: u8 = 2;
-/// First LSNs stay as they are in the input; else they are dense.
+/// First LSNs stay as in the input. Otherwise they are dense.
 pub const SPARSE: u8 = 4;
-/// What links this to the file before it stays as it is in the input; else it is filled in.
+/// The link to the previous file stays as in the input. Otherwise it is filled in.
 pub const UNLINKED: u8 = 8;
 /// The copy of the header is left out.
 pub const NO_COPY: u8 = 16;
 
-/// How often the frames are there: mostly once.
+/// How many times the frames are repeated. Most inputs have them once.
 fn repeats(flags: u8) -> usize {
     match flags >> 5 {
         7 => 1 << 14,
@@ -38,7 +38,7 @@ fn repeats(flags: u8) -> usize {
     }
 }
 
-/// Lays a header and frames out.
+/// Makes a file from a header and frames.
 pub fn expand(content: &[u8], flags: u8) -> Vec<u8> {
     if flags & RAW != 0 {
         return content.to_vec();
@@ -53,7 +53,7 @@ pub fn expand(content: &[u8], flags: u8) -> Vec<u8> {
     bytes
 }
 
-/// The reverse of [`expand`], for a file that was written by a log.
+/// The reverse of [`expand`], for a file of a log.
 pub fn shrink(bytes: &[u8]) -> Vec<u8> {
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
     let frames = bytes.get(FRAMES..used.next_multiple_of(8).min(bytes.len())).unwrap_or_default();
@@ -66,7 +66,7 @@ fn copy_header(bytes: &mut [u8], flags: u8) {
     }
 }
 
-/// Makes a segment verify, as far as `flags` say so, and link to the one before it.
+/// Makes a segment verify, as far as `flags` ask for it, and links it to the segment before.
 pub fn finish_segment(bytes: &mut [u8], flags: u8, before: Option<&[u8]>) {
     if flags & (UNSEALED | RAW) != 0 || bytes.len() < FRAMES {
         return;
@@ -99,7 +99,7 @@ pub fn finish_segment(bytes: &mut [u8], flags: u8, before: Option<&[u8]>) {
     );
 }
 
-/// Makes CURRENT verify, as far as `flags` say so, and name the newest segment.
+/// Makes CURRENT verify, as far as `flags` ask for it, and lets it name the newest segment.
 pub fn finish_current(bytes: &mut [u8], flags: u8, newest: Option<&[u8]>) {
     if flags & (UNSEALED | RAW) != 0 || bytes.len() < FRAMES {
         return;

@@ -1,11 +1,11 @@
-//! What the fuzz targets share: input taken apart, the format on disk once more, independent of the
-//! library's own code, and small disks.
+//! What the fuzz targets share: a reader of the input, a second implementation of the format that
+//! is independent of the library's code, and small disks.
 
 pub mod disk;
 pub mod format;
 pub mod layout;
 
-/// Bytes from the fuzzer, taken from the front. At their end it goes on with zeros.
+/// Bytes from the fuzzer, taken from the front. After their end, zeros follow.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
     rest: &'a [u8],
@@ -20,7 +20,7 @@ impl<'a> Input<'a> {
         self.rest.is_empty()
     }
 
-    /// All that is left.
+    /// All remaining bytes.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }

@@ -1,5 +1,5 @@
-//! What goes in comes out: appending, reading, checkpoints, the small state, and what the log
-//! refuses.
+//! The log returns what was appended: tests of appending, reading, checkpoints, the small state,
+//! and the calls that the log refuses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ fn open(disk: &SimFs, options: &Options) -> Wal {
     options.open_on(Arc::new(disk.clone()), DIR).expect("a sound log can be opened")
 }
 
-/// The files of the log and their sizes, spares and lock aside.
+/// The files of the log and their sizes. The spares and the lock are left out.
 fn files(disk: &SimFs) -> Files {
     let is_log = |path: &PathBuf| {
         path.extension().is_none_or(|ending| ending != "spare") && !path.ends_with("LOCK")
@@ -39,22 +39,24 @@ fn segments(disk: &SimFs) -> usize {
     disk.files().iter().filter(is_segment).count()
 }
 
-/// Checks that a log holds exactly these records from LSN `first` on, by each way to read.
+/// Checks that a log holds exactly these records from LSN `first` on. Reads them in every way.
 fn check(wal: &Wal, first: u64, expected: &[Stored]) {
     let (start, found) = collect(wal.iter()).expect("every record can be read");
-    assert!(found == expected, "iter() shows other records");
+    assert!(found == expected, "iter() returns other records");
     assert!(start.is_none_or(|start| start == Lsn::from(first)));
     for (lsn, stored) in (first..).zip(expected) {
-        let record = wal.read(Lsn::from(lsn)).expect("it can be read").expect("it is there");
+        let record =
+            wal.read(Lsn::from(lsn)).expect("the record can be read").expect("the record is there");
         assert_eq!(record.lsn(), Lsn::from(lsn));
-        assert!(stored.is(&record), "read({lsn}) is another record");
+        assert!(stored.is(&record), "read({lsn}) returns another record");
     }
 }
 
 #[test]
 fn every_kind_of_record_is_read_back_as_it_was_appended() {
-    // Method: payloads, meta and kinds at the ends of their ranges, by single appends and in one
-    // batch, with the smallest segments and the default ones, from memory and after reopening.
+    // Method: append payloads, meta and kinds at the ends of their ranges, one by one and in one
+    // batch. Use the smallest segments and the default ones. Read the records back before and after
+    // reopening.
     let mut all = Vec::new();
     for payload_bytes in
         [0, 1, 7, 8, 9, 8_000, 16 << 10, 65_527, 65_528, 65_529, 200_000, (1 << 20) + 1]
@@ -89,9 +91,9 @@ fn every_kind_of_record_is_read_back_as_it_was_appended() {
 }
 
 #[test]
-fn whatever_is_bytes_can_be_appended() {
-    // Method: each type that converts into an entry; by value and by reference, alone and in a
-    // batch.
+fn every_type_that_is_bytes_can_be_appended() {
+    // Method: append each type that converts into an entry: by value and by reference, alone and in
+    // a batch.
     let disk = SimFs::new(1);
     let wal = open(&disk, &Options::new());
     let (vec, string) = (b"x".to_vec(), String::from("x"));
@@ -115,7 +117,8 @@ fn whatever_is_bytes_can_be_appended() {
 
 #[test]
 fn a_batch_has_one_range_and_an_empty_one_writes_nothing() {
-    // Method: the ranges returned, and the bytes of all files around an empty batch.
+    // Method: check the ranges that are returned. Compare the bytes of all files before and after
+    // an empty batch.
     let disk = SimFs::new(1);
     let wal = open(&disk, &small_segments());
     wal.append("one").unwrap();
@@ -132,7 +135,8 @@ fn a_batch_has_one_range_and_an_empty_one_writes_nothing() {
 
 #[test]
 fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
-    // Method: a small record, a large batch, a small record; then the segments that hold them.
+    // Method: append a small record, a large batch and a small record. Count the segments that hold
+    // them.
     for bytes in [900, 3000] {
         let disk = SimFs::new(1);
         let wal = open(&disk, &small_segments());
@@ -149,7 +153,7 @@ fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     }
 }
 
-/// Expects `TooLarge` of that thing.
+/// Expects `TooLarge` with this name, size and limit.
 fn assert_too_large<T: std::fmt::Debug>(
     outcome: seawall::Result<T>,
     name: &str,
@@ -165,9 +169,9 @@ fn assert_too_large<T: std::fmt::Debug>(
 }
 
 #[test]
-fn what_is_too_large_is_refused_before_anything_is_written() {
-    // Method: one byte above each limit, then exactly at it. After a refusal no byte has changed,
-    // and no LSN is gone.
+fn an_entry_that_is_too_large_is_refused_before_anything_is_written() {
+    // Method: exceed each limit by one byte; then reach it exactly. After a refusal, no byte has
+    // changed and no LSN is used up.
     let disk = SimFs::new(1);
     let options = Options::new().record_bytes_max(1000);
     let wal = open(&disk, &options);
@@ -189,8 +193,8 @@ fn what_is_too_large_is_refused_before_anything_is_written() {
         1000,
     );
     assert_too_large(wal.set_state(&large[..65_537]), "state", 65_537, 65_536);
-    // 65,536 records of 992 bytes and a header of 8 each are 64,000 KiB; 67,109 of them are more
-    // than 64 MiB.
+    // Each record has 992 bytes and a header of 8. 65,536 such records take 64,000 KiB. 67,109 of
+    // them take more than 64 MiB.
     let entries = |count: usize| std::iter::repeat_n(&large[..992], count);
     assert_too_large(wal.append_batch(entries(67_109)), "batch", 67_109_000, 64 << 20);
     assert!(files(&disk) == before, "a refusal writes nothing");
@@ -206,9 +210,9 @@ fn what_is_too_large_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_batch_may_have_as_much_as_a_record_may() {
-    // Method: with `record_bytes_max` above 64 MiB, a batch that is larger than 64 MiB, and one
-    // that is too large.
+fn a_batch_may_be_as_large_as_the_largest_record() {
+    // Method: set `record_bytes_max` above 64 MiB. Append a batch that is larger than 64 MiB, and
+    // one that is too large.
     let disk = SimFs::new(1);
     let wal = open(&disk, &Options::new().record_bytes_max(70 << 20));
     let piece = vec![1; 1 << 20];
@@ -217,8 +221,7 @@ fn a_batch_may_have_as_much_as_a_record_may() {
     assert_eq!(wal.iter().map(|record| record.unwrap().payload().len()).sum::<usize>(), 69 << 20);
 }
 
-/// A log of several segments, with a checkpoint inside one of them; and its records, that of LSN 1
-/// first.
+/// A log of several segments with a checkpoint inside one of them, and its records from LSN 1 on.
 fn log_with_floor(disk: &SimFs, floor: u64) -> (Wal, Vec<Stored>) {
     let wal = open(disk, &small_segments());
     let records: Vec<Stored> = (1..=60).map(Stored::mixed).collect();
@@ -235,26 +238,26 @@ fn log_with_floor(disk: &SimFs, floor: u64) -> (Wal, Vec<Stored>) {
     (wal, records)
 }
 
-/// What an iterator yields: dense records, and perhaps an error in the end, after which there is
-/// nothing.
+/// The result of an iterator: dense records, and the error that ended it, if any. Checks that
+/// nothing follows the error.
 fn outcome(mut iter: Iter) -> (Vec<Record>, Option<Error>) {
     let mut records: Vec<Record> = Vec::new();
     let mut failure = None;
     for item in iter.by_ref() {
         match item {
             Ok(record) => records.push(record),
-            Err(error) => assert!(failure.replace(error).is_none(), "it fails once"),
+            Err(error) => assert!(failure.replace(error).is_none(), "an iterator fails only once"),
         }
     }
     assert_eq!(iter.error().is_some(), failure.is_some());
-    assert!(iter.next().is_none(), "it stays at its end");
+    assert!(iter.next().is_none(), "an iterator stays at its end");
     (records, failure)
 }
 
 #[test]
-fn reading_from_any_lsn_gives_all_from_there_on_or_says_why_not() {
-    // Method: each LSN from 0 to beyond the last, by `iter_from` and by `read`, under several
-    // checkpoints.
+fn reading_from_any_lsn_returns_all_later_records_or_the_reason_why_not() {
+    // Method: under several checkpoints, read from each LSN between 0 and beyond the last, by
+    // `iter_from` and by `read`.
     for floor in [0, 1, 29, 30, 59, 60] {
         let disk = SimFs::new(1);
         let (wal, records) = log_with_floor(&disk, floor);
@@ -263,7 +266,8 @@ fn reading_from_any_lsn_gives_all_from_there_on_or_says_why_not() {
             let (found, failure) = outcome(wal.iter_from(Lsn::from(lsn)));
             let read = wal.read(Lsn::from(lsn));
             if lsn == 0 {
-                // There never was a record 0: to start after the floor cannot help.
+                // There never was a record 0. Starting after the floor cannot help, so the error is
+                // not `Removed`.
                 let no_record = |error: &Error| matches!(error, Error::OutOfRange { lsn: Lsn::ZERO, last, .. } if *last == Lsn::from(60));
                 assert!(
                     found.is_empty() && failure.as_ref().is_some_and(no_record),
@@ -297,10 +301,10 @@ fn reading_from_any_lsn_gives_all_from_there_on_or_says_why_not() {
 }
 
 #[test]
-fn after_a_checkpoint_at_any_lsn_replay_starts_right_behind_it() {
-    // Method: checkpoint at each LSN of a log; then look at the open log, at one that was closed
-    // and opened again, and at one that was killed. Also: what lies wholly below is gone from the
-    // disk, and nothing else is.
+fn after_a_checkpoint_at_any_lsn_replay_starts_at_the_next_lsn() {
+    // Method: checkpoint at each LSN of a log. Then read the open log, the log after a close and a
+    // reopen, and the log after a kill. The segments wholly below the floor are gone from the disk,
+    // and no others.
     for floor in 0..=60 {
         let disk = SimFs::new(1);
         let (wal, records) = log_with_floor(&disk, floor);
@@ -324,7 +328,7 @@ fn after_a_checkpoint_at_any_lsn_replay_starts_right_behind_it() {
 
 #[test]
 fn a_checkpoint_never_goes_back_nor_beyond_the_last_record() {
-    // Method: checkpoints at odd places; those that are refused, or do nothing, change no byte.
+    // Method: checkpoint at LSNs that are refused or that change nothing. No byte changes.
     let disk = SimFs::new(1);
     let (wal, _) = log_with_floor(&disk, 30);
     let before = files(&disk);
@@ -349,7 +353,7 @@ fn a_checkpoint_never_goes_back_nor_beyond_the_last_record() {
 
 #[test]
 fn a_checkpoint_in_the_other_modes_makes_its_records_durable_first() {
-    // Method: append without a sync, checkpoint at some of it, cut the power.
+    // Method: append without a sync, checkpoint at one of the records, and cut the power.
     for mode in [NEVER, Durability::Buffered] {
         let disk = SimFs::new(1);
         let options = Options::new().durability(mode);
@@ -367,8 +371,8 @@ fn a_checkpoint_in_the_other_modes_makes_its_records_durable_first() {
 }
 
 #[test]
-fn only_what_is_durable_is_shown() {
-    // Method: in each mode, what the readers show before and after `flush` and `sync`.
+fn readers_return_only_durable_records() {
+    // Method: in each mode, compare what the readers return before and after `flush` and `sync`.
     for mode in MODES {
         let disk = SimFs::new(1);
         let wal = open(&disk, &Options::new().durability(mode));
@@ -386,14 +390,14 @@ fn only_what_is_durable_is_shown() {
         assert_eq!(
             early.count() as u64,
             shown,
-            "an iterator ends where the log ended when it was made"
+            "an iterator ends where the log ended when the iterator was made"
         );
     }
 }
 
 #[test]
-fn each_mode_keeps_its_promise_to_a_killed_process_and_no_more_is_needed() {
-    // Method: fork the disk, and cut its power, after appends, after a flush, and after a sync.
+fn each_mode_keeps_its_promise_after_a_kill_and_after_a_power_cut() {
+    // Method: after appends, after a flush and after a sync, fork the disk and cut its power.
     for mode in MODES {
         let disk = SimFs::new(1);
         let options = Options::new().durability(mode);
@@ -421,8 +425,8 @@ fn each_mode_keeps_its_promise_to_a_killed_process_and_no_more_is_needed() {
 }
 
 #[test]
-fn in_buffered_mode_the_system_is_handed_256_kib_at_a_time() {
-    // Method: append without any other call, and look at what a kill would leave.
+fn in_buffered_mode_the_log_writes_256_kib_at_a_time() {
+    // Method: append without any other call, and count the records that a kill would leave.
     let disk = SimFs::new(1);
     let options = Options::new().durability(Durability::Buffered);
     let wal = open(&disk, &options);
@@ -431,19 +435,19 @@ fn in_buffered_mode_the_system_is_handed_256_kib_at_a_time() {
         wal.append(Stored::numbered(number, 1016).entry()).unwrap();
         if number % 16 == 0 {
             let kept = u64::from(open(&disk.process_kill(), &options).last_lsn());
-            assert!(number - kept <= 256 + 1, "{kept} of {number} records were handed on");
+            assert!(number - kept <= 256 + 1, "{kept} of {number} records were written");
             assert!(kept >= written);
             written = kept;
         }
     }
     assert!(written > 900, "{written}");
-    assert_eq!(wal.stats().syncs, 0, "nobody asked for a sync");
+    assert_eq!(wal.stats().syncs, 0, "no call asked for a sync");
 }
 
 #[test]
 fn rotating_a_segment_without_records_does_nothing() {
-    // Method: the files around `rotate`, on a tail without anything, with a state, and with a
-    // record.
+    // Method: compare the files before and after `rotate`: on an empty tail, on a tail with a
+    // state, and on a tail with a record.
     let disk = SimFs::new(1);
     let wal = open(&disk, &small_segments());
     let before = files(&disk);
@@ -465,9 +469,9 @@ fn rotating_a_segment_without_records_does_nothing() {
 }
 
 #[test]
-fn segments_keep_to_their_size() {
-    // Method: many groups, each far smaller than a segment; no file is larger than the option says,
-    // and each but the tail is well filled.
+fn segments_keep_their_size() {
+    // Method: write many groups, each far smaller than a segment. No file is larger than the option
+    // allows. Each segment except the tail is well filled.
     for preallocate in [Preallocate::Auto, Preallocate::Off] {
         let disk = SimFs::new(1);
         let wal = open(&disk, &Options::new().segment_bytes(40_000).preallocate(preallocate));
@@ -486,9 +490,9 @@ fn segments_keep_to_their_size() {
 }
 
 #[test]
-fn the_state_is_what_was_set_last_whatever_happens_in_between() {
-    // Method: set, append, rotate, checkpoint; after each, look at the open log, a killed one and
-    // one without power, in each mode.
+fn the_state_is_what_was_set_last_after_any_calls() {
+    // Method: set the state, append, rotate, checkpoint. After each step and in each mode, read the
+    // state from the open log, after a kill and after a power cut.
     for mode in MODES {
         let disk = SimFs::new(1);
         let options = small_segments().durability(mode);
@@ -498,8 +502,9 @@ fn the_state_is_what_was_set_last_whatever_happens_in_between() {
             let state = Dice::new(number)
                 .bytes([0, 5, 3000, 20_000, 65_536][usize::try_from(number % 5).unwrap()]);
             wal.set_state(&state).unwrap();
-            let expected =
-                |wal: &Wal| assert!(wal.state() == state, "{mode:?}: another state after {number}");
+            let expected = |wal: &Wal| {
+                assert!(wal.state() == state, "{mode:?}: the state is wrong after {number}")
+            };
             expected(&wal);
             expected(&open(&disk.power_cuts().state(0), &options));
             wal.append(Stored::mixed(number).entry()).unwrap();
@@ -519,9 +524,9 @@ fn the_state_is_what_was_set_last_whatever_happens_in_between() {
 }
 
 #[test]
-fn setting_the_state_again_and_again_piles_up_nothing() {
-    // Method: thousands of states, with no record, behind a record, and with a record now and then
-    // that a checkpoint covers; the number of files and their bytes stay bounded.
+fn setting_the_state_many_times_keeps_the_disk_use_bounded() {
+    // Method: set thousands of states: in a log without records, after one record, and with 50
+    // records among them that checkpoints cover. The number of files and their bytes stay bounded.
     for records in [0, 1, 50] {
         let disk = SimFs::new(1);
         let wal = open(&disk, &small_segments());
@@ -537,17 +542,18 @@ fn setting_the_state_again_and_again_piles_up_nothing() {
             most_bytes = most_bytes.max(files.values().map(|bytes| bytes.len()).sum());
         }
         println!("{records} records: at most {most_files} files, {most_bytes} bytes");
-        // LOCK, CURRENT and its spare, the spare segment, the segment of the last record, the tail.
+        // LOCK, CURRENT and its spare, the spare segment, the segment of the last record, and the
+        // tail.
         assert!(
             most_files <= 6 && most_bytes <= 3 * (16 << 10) + (128 << 10) + 2 * (8 << 10),
             "{records} records"
         );
-        assert!(wal.stats().rotations > 100, "it went through many segments");
+        assert!(wal.stats().rotations > 100, "the log used many segments");
     }
 }
 
 #[test]
-fn opening_and_closing_again_and_again_piles_up_nothing() {
+fn opening_and_closing_many_times_keeps_the_disk_use_bounded() {
     // Method: on the real disk, open and close a log many times, without and with a record each
     // time.
     for appends in [false, true] {
@@ -580,10 +586,10 @@ fn opening_and_closing_again_and_again_piles_up_nothing() {
 }
 
 #[test]
-fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rotation() {
-    // Method: note the calls of each append. The first one after an open does not wait for spares.
-    // The one that rotates does not, either; what it has used up is made anew by the next, before
-    // that takes room for itself.
+fn spares_are_made_after_the_first_append_and_before_the_one_that_follows_a_rotation() {
+    // Method: record the calls of each append. The first append after an open does not wait for
+    // spares. An append that rotates does not wait for them either. The next append makes new
+    // spares before it writes its own record.
     let disk = SimFs::new(1);
     let calls = Arc::new(Mutex::new(Vec::new()));
     let noted = calls.clone();
@@ -592,8 +598,8 @@ fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rot
         Verdict::Go
     });
     let wal = Options::new().segment_bytes(32 << 10).open_on(Arc::new(hooked), DIR).unwrap();
-    // Where in the calls of an append its record, the spare for CURRENT and the spare segment are
-    // written.
+    // The positions, among the calls of an append, of the writes to the segment, to the spare of
+    // CURRENT and to the spare segment.
     let append = || {
         calls.lock().unwrap().clear();
         wal.append(&[7; 5000]).unwrap();
@@ -606,19 +612,25 @@ fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rot
         (written(".log"), written("CURRENT.spare"), written("segment.spare"))
     };
     let (record, current, segment) = append();
-    assert!(record[0] < current[0] && record[0] < segment[0], "behind the first record");
+    assert!(
+        record[0] < current[0] && record[0] < segment[0],
+        "the spares are written after the first record"
+    );
     let (mut rotations, mut rotated) = (0, false);
     for _ in 0..16 {
         let before = segments(&disk);
         let (record, current, segment) = append();
-        assert!(segment.is_empty(), "it was not used");
+        assert!(segment.is_empty(), "the spare segment was not used");
         let rotates = segments(&disk) > before;
         assert_eq!(
             current.len(),
             usize::from(rotates) + usize::from(rotated),
-            "by the creation, and after the last"
+            "once by the creation, and once by the append after it"
         );
-        assert!(current.iter().all(|current| *current < record[0]), "before the record");
+        assert!(
+            current.iter().all(|current| *current < record[0]),
+            "the spare is written before the record"
+        );
         rotations += u64::from(rotates);
         rotated = rotates;
     }
@@ -626,14 +638,15 @@ fn spares_are_made_behind_the_first_append_and_before_the_one_that_follows_a_rot
 }
 
 #[test]
-fn stats_count_what_was_done() {
-    // Method: a history whose every count is known, on a clock that counts its own looks.
+fn stats_count_every_operation() {
+    // Method: run a history whose every count is known. The simulated clock advances with each
+    // reading.
     let disk = SimFs::new(1);
     let wal = open(&disk, &small_segments());
     let mut begin = Stats::default();
     begin.live_segments = 1;
-    begin.live_bytes = 8240; // What a segment is created with.
-    assert_eq!(wal.stats(), begin, "counts begin with the handle");
+    begin.live_bytes = 8240; // The size of a new segment.
+    assert_eq!(wal.stats(), begin, "the counts of a new handle are zero");
     wal.append(&[1; 100]).unwrap();
     wal.append_batch([&[2; 50], &[3; 50]]).unwrap();
     let stats = wal.stats();
@@ -643,9 +656,10 @@ fn stats_count_what_was_done() {
     );
     // Headers of frames and records, and padding: 40 + 8 + 100 → 152; 40 + 2 * (8 + 50) → 160.
     assert_eq!(stats.bytes, 152 + 160);
-    // Up to the segment's end, once: behind the first group or the second.
-    let (room, behind) = ((16 << 10) - 8240, [152, 152 + 160]);
-    assert!(behind.iter().any(|bytes| stats.preallocated_bytes == room - bytes), "{stats:?}");
+    // The log zeroes the tail once up to the segment's end: after the first group or after the
+    // second.
+    let (room, ends) = ((16 << 10) - 8240, [152, 152 + 160]);
+    assert!(ends.iter().any(|bytes| stats.preallocated_bytes == room - bytes), "{stats:?}");
     assert!(
         (stats.records_per_sync() - 1.5).abs() < 1e-9
             && (stats.bytes_per_sync() - 156.0).abs() < 1e-9
@@ -672,7 +686,7 @@ fn stats_count_what_was_done() {
     assert_eq!((stats.records, stats.groups, stats.syncs, stats.preallocated_bytes), (10, 1, 1, 0));
 }
 
-/// A disk that counts how often it is read.
+/// A disk that counts the reads.
 fn counting_reads(disk: &SimFs) -> (HookFs, Arc<AtomicU64>) {
     let reads = Arc::new(AtomicU64::new(0));
     let counter = reads.clone();
@@ -685,9 +699,9 @@ fn counting_reads(disk: &SimFs) -> (HookFs, Arc<AtomicU64>) {
 
 #[test]
 fn a_look_up_reads_near_its_record() {
-    // Method: count the reads of single look-ups in a segment of 4 MiB: right after appending,
-    // after reopening with full verification, and without it, where the first look-up must walk the
-    // frames.
+    // Method: count the reads of single look-ups in a segment of 4 MiB. Look up right after
+    // appending, after a reopen with full verification, and after a reopen without it. In the last
+    // case, the first look-up must walk the frames.
     let disk = SimFs::new(1);
     let (counted, reads) = counting_reads(&disk);
     let open =
@@ -721,15 +735,17 @@ fn a_look_up_reads_near_its_record() {
 }
 
 #[test]
-fn a_look_up_finds_its_record_wherever_its_frame_lies() {
-    // Method: frames of one record each, all of one size; of two sizes, in turns and in runs, with
-    // a mean that would do for all; of any size. Every record of a sealed segment and of the
-    // tail is looked up, and found; where all frames are of one size, by a single read. A damaged
-    // header is reported, not passed over.
+fn a_look_up_finds_its_record_at_any_frame_position() {
+    // Method: write frames of one record each. In the first case, all have one size. In three
+    // cases, they have two or three sizes, and the mean suggests one size for all. In the last
+    // case, they have any size. Look up every record of a sealed segment and of the tail. If all
+    // frames have one size, a single read finds most records. A damaged header is reported, not
+    // skipped.
     let sizes: [fn(u64) -> usize; 5] = [
         |_| 1000,
-        // Frames of 1,152 bytes, 50 to an index entry, but the first two are half as large and the
-        // last is twice: where the n-th should be, there is the one behind it.
+        // Most frames have 1,152 bytes, and 50 frames share an index entry. The first two of them
+        // are half as large, and the last one is twice as large. At the expected position of frame
+        // n, there is frame n + 1.
         |number| match number % 50 {
             1 | 2 => 528,
             0 => 2256,
@@ -755,7 +771,7 @@ fn a_look_up_finds_its_record_wherever_its_frame_lies() {
             assert!(record.payload() == bytes(number, size), "case {case}, record {number}");
             at_once += u64::from(reads.load(Ordering::Relaxed) - before == 1);
         }
-        // In the first and the last stretch of the index there are other frames, too, or there is
+        // In the first and the last stretch of the index there are other frames, or the stretch has
         // no end.
         assert!(case != 0 || at_once > 1250, "{at_once} of 1,500 records took a single read");
 
@@ -778,10 +794,10 @@ fn a_look_up_finds_its_record_wherever_its_frame_lies() {
 }
 
 #[test]
-fn a_cursor_lends_what_an_iterator_copies() {
-    // Method: records and batches of all sizes, some larger than what is read at once, one behind
-    // the other too; a cursor from each of them shows what an iterator does, then damages one and
-    // sees the cursor stay failed.
+fn a_cursor_lends_the_records_that_an_iterator_copies() {
+    // Method: write records and batches of all sizes. Some are larger than one read, and some of
+    // these follow each other. From each LSN, a cursor returns what an iterator returns. Then
+    // damage a record: the cursor fails and stays failed.
     let disk = SimFs::new(1);
     let options = Options::new().durability(Durability::Buffered).segment_bytes(1 << 20);
     let wal = open(&disk, &options);
@@ -798,7 +814,8 @@ fn a_cursor_lends_what_an_iterator_copies() {
         let (copied, failure) = outcome(wal.iter_from(start));
         let mut cursor = wal.cursor(start);
         for expected in copied {
-            let record = cursor.next().unwrap().expect("as many as the iterator has");
+            let record =
+                cursor.next().unwrap().expect("the cursor has as many records as the iterator");
             assert_eq!(record.to_record(), expected);
             let parts = (record.lsn(), record.kind(), record.meta(), record.payload());
             assert_eq!(
@@ -822,7 +839,7 @@ fn a_cursor_lends_what_an_iterator_copies() {
     let mut cursor = wal.cursor(Lsn::FIRST);
     let failure = loop {
         match cursor.next() {
-            Ok(record) => assert!(record.is_some(), "it comes to the damage"),
+            Ok(record) => assert!(record.is_some(), "the cursor reaches the damage"),
             Err(error) => break error,
         }
     };
@@ -831,9 +848,9 @@ fn a_cursor_lends_what_an_iterator_copies() {
 }
 
 #[test]
-fn without_full_verification_damage_is_found_by_whoever_reads_it() {
-    // Method: damage one record of an older segment. `Verify::Full` refuses the log; `Verify::Tail`
-    // opens it, reads what is sound, and names the damage when it comes to it.
+fn without_full_verification_a_read_finds_the_damage() {
+    // Method: damage one record of an older segment. `Verify::Full` refuses the log. `Verify::Tail`
+    // opens it, returns the sound records, and reports the damage when a read reaches it.
     let disk = SimFs::new(1);
     let wal = open(&disk, &small_segments());
     for number in 1..=60 {
@@ -863,10 +880,13 @@ fn without_full_verification_damage_is_found_by_whoever_reads_it() {
     let wal = open(&disk, &small_segments().verify(Verify::Tail));
     let (found, failure) = outcome(wal.iter());
     assert_eq!((found.len(), found[13].lsn()), (14, Lsn::from(14)));
-    damaged(&failure.expect("it comes to the damage"));
+    damaged(&failure.expect("the iterator reaches the damage"));
     damaged(&wal.read(Lsn::from(15)).unwrap_err());
     let (found, failure) = outcome(wal.iter_from(Lsn::from(16)));
-    assert!(failure.is_none() && found.len() == 45, "what lies behind it can be read: {failure:?}");
+    assert!(
+        failure.is_none() && found.len() == 45,
+        "records after the damage can be read: {failure:?}"
+    );
     for lsn in (1..=60).filter(|lsn| *lsn != 15) {
         assert!(Stored::numbered(lsn, 700).is(&wal.read(Lsn::from(lsn)).unwrap().unwrap()));
     }
@@ -876,14 +896,15 @@ fn without_full_verification_damage_is_found_by_whoever_reads_it() {
     assert_eq!(
         open(&disk, &small_segments()).first_lsn(),
         Lsn::from(41),
-        "below the floor, damage stops nothing"
+        "damage below the floor does not matter"
     );
 }
 
 #[test]
-fn names_that_are_not_ours_are_left_alone_and_leftovers_go() {
-    // Method: on the real disk, put files beside a log, under names that are nearly ours, and under
-    // those of unfinished files; work with the log, and look which are left.
+fn foreign_names_are_left_alone_and_leftovers_are_removed() {
+    // Method: on the real disk, put files into a log's directory: some have names that resemble the
+    // log's names, others have the names of unfinished files. Use the log, and check which files
+    // are left.
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path();
     small_segments().open(dir).unwrap().append("one").unwrap();
@@ -928,7 +949,7 @@ fn names_that_are_not_ours_are_left_alone_and_leftovers_go() {
     }
     let wal = small_segments().open(dir).unwrap();
     for name in leftovers {
-        assert!(!dir.join(name).exists(), "{name} is worth nothing");
+        assert!(!dir.join(name).exists(), "the leftover {name} is removed");
     }
     for number in 0..50 {
         wal.append(Stored::numbered(number, 1000).entry()).unwrap();
@@ -942,13 +963,13 @@ fn names_that_are_not_ours_are_left_alone_and_leftovers_go() {
     assert!(dir.join("sub.log").is_dir());
     let count = fs::read_dir(dir).unwrap().count();
     let odd = usize::from(cfg!(target_os = "linux"));
-    // The strange ones, the directory, LOCK, CURRENT, the tail, the spares.
+    // The foreign names, the directory, LOCK, CURRENT, the tail and the spares.
     assert!(count <= strange.len() + 1 + odd + 5, "{count} names");
 }
 
 #[test]
-fn options_out_of_range_open_and_make_nothing() {
-    // Method: each option at the edge of its range and beyond it.
+fn options_out_of_range_are_refused_and_create_nothing() {
+    // Method: set each option to the edge of its range and beyond the edge.
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("wal");
     let options = Options::new;
@@ -963,7 +984,7 @@ fn options_out_of_range_open_and_make_nothing() {
             Err(Error::InvalidOption { option, .. }) => assert_eq!(option, name),
             other => panic!("{name}: {other:?}"),
         }
-        assert!(!dir.exists(), "nothing is made");
+        assert!(!dir.exists(), "nothing is created");
     }
     let edge =
         options().segment_bytes(16 << 10).record_bytes_max(1 << 30).pending_bytes_max(4 << 10);
@@ -972,9 +993,9 @@ fn options_out_of_range_open_and_make_nothing() {
 }
 
 #[test]
-fn a_log_is_found_by_any_path_to_it() {
-    // Method: open by a relative path with `..`, through a symbolic link, and by the real path; the
-    // report names the real one.
+fn any_path_to_a_log_opens_it() {
+    // Method: open by a relative path with `..`, through a symbolic link, and by the real path. The
+    // report gives the real path.
     let scratch = tempfile::tempdir().unwrap();
     let real = fs::canonicalize(scratch.path()).unwrap().join("deep/er/wal");
     Wal::open(&real).unwrap().append("one").unwrap();
@@ -994,7 +1015,7 @@ fn a_log_is_found_by_any_path_to_it() {
 
 #[test]
 fn a_new_log_is_empty() {
-    // Method: every look at a log that has nothing in it.
+    // Method: call everything on a log without records.
     let wal = open(&SimFs::new(1), &Options::new());
     assert_eq!((wal.first_lsn(), wal.next_lsn()), (Lsn::FIRST, Lsn::FIRST));
     assert_eq!((wal.last_lsn(), wal.durable_lsn()), (Lsn::ZERO, Lsn::ZERO));
@@ -1026,8 +1047,8 @@ fn a_new_log_is_empty() {
 }
 
 #[test]
-fn handles_go_from_thread_to_thread() {
-    // Method: the compiler's word.
+fn handles_can_be_sent_to_other_threads() {
+    // Method: the compiler checks the bounds.
     fn shared<T: Send + Sync + 'static>() {}
     fn sent<T: Send + 'static>() {}
     shared::<Wal>();

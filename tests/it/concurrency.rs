@@ -1,5 +1,5 @@
-//! Any number of threads may do anything at once: order, acknowledgements and ends hold, and nobody
-//! waits for ever.
+//! Any number of threads may call anything at once. Order, acknowledgements and the end of the log
+//! hold, and no thread waits for ever.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,7 +27,8 @@ const DIR: &str = "/wal";
 const NEVER: Durability = Durability::Interval(Duration::from_secs(3600));
 const MODES: [Durability; 3] = [Durability::Sync, NEVER, Durability::Buffered];
 
-/// Tells the others to stop once it is dropped, also by a panic: else they would go on for ever.
+/// Tells the other threads to stop when it is dropped, also by a panic. Without it they would run
+/// for ever after a panic.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -36,11 +37,11 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// So many records are to be read while others append.
+/// The test reads at least this many records while others append.
 const READ_MIN: u64 = 1000;
 
-/// Reads a log while others change it, in the three ways there are, and counts in `read`; returns
-/// what was seen.
+/// Reads a log in all three ways while other threads change it. Adds to `read`, and returns the
+/// records that it read.
 fn read_until(stop: &AtomicBool, read: &AtomicU64, wal: &Wal, mut dice: Dice) -> Seen {
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
@@ -50,13 +51,13 @@ fn read_until(stop: &AtomicBool, read: &AtomicU64, wal: &Wal, mut dice: Dice) ->
         match dice.index(8) {
             0 => look_through(wal.iter(), &mut seen),
             1 => look_through(wal.iter_from(any), &mut seen),
-            2 => thread::sleep(Duration::from_millis(1)), // There are few processors.
+            2 => thread::sleep(Duration::from_millis(1)), // Other threads need the processor.
             _ => match wal.read(any) {
                 Ok(Some(found)) => {
                     assert_eq!(found.lsn(), any);
                     seen.note(&found);
                 }
-                Ok(None) => assert!(any > durable, "lsn {any} was durable, and is not there"),
+                Ok(None) => assert!(any > durable, "lsn {any} was durable, but is not there"),
                 Err(error) => assert_removed(&error, any),
             },
         }
@@ -65,7 +66,7 @@ fn read_until(stop: &AtomicBool, read: &AtomicU64, wal: &Wal, mut dice: Dice) ->
     seen
 }
 
-/// Reads an iterator to its end; a checkpoint may overtake it.
+/// Reads an iterator to its end. A checkpoint may remove records while it reads.
 fn look_through(iter: Iter, seen: &mut Seen) {
     let mut next = None;
     for found in iter {
@@ -89,10 +90,10 @@ fn assert_removed(error: &Error, lsn: Lsn) {
     assert!(*first >= lsn, "lsn {lsn}: {error}");
 }
 
-/// Appends as one of many threads: single records, and every seventh time a batch. Not as fast as
-/// it can in `Buffered` mode, where it would be done before the others have begun; and longer than
-/// else on a machine so busy that they have hardly begun even so; but not for ever, since a reader
-/// may have failed.
+/// Appends as one of many threads: single records, and a batch in every seventh call. In `Buffered`
+/// mode it pauses between appends; otherwise it would end before the other threads have begun. On a
+/// busy machine it appends more, until the readers have read enough. It stops after 2,000 calls,
+/// since a reader may have failed.
 fn append_many(wal: &Wal, ledger: &Ledger, thread: u64, mode: Durability, read: &AtomicU64) {
     let mut number = 0;
     let mut last = Lsn::ZERO;
@@ -121,7 +122,7 @@ fn append_many(wal: &Wal, ledger: &Ledger, thread: u64, mode: Durability, read: 
     }
 }
 
-/// 64 threads append; others read, rotate, checkpoint, set the state and sync.
+/// 64 threads append. Other threads read, rotate, checkpoint, set the state and sync.
 fn do_everything_at_once(mode: Durability) {
     let seed = seed();
     let scratch = tempfile::tempdir().unwrap();
@@ -145,7 +146,7 @@ fn do_everything_at_once(mode: Durability) {
                 wal.checkpoint(Lsn::from(lsn)).unwrap();
                 assert!(
                     wal.first_lsn() >= before.max(Lsn::from(lsn + 1)),
-                    "the checkpoint holds, and none falls"
+                    "the floor reaches the checkpoint and never falls"
                 );
                 thread::sleep(Duration::from_micros(dice.roll() % 3000));
             }
@@ -160,7 +161,7 @@ fn do_everything_at_once(mode: Durability) {
             for number in (0u64..).take_while(|_| !stop.load(Ordering::Relaxed)) {
                 wal.set_state(&number.to_le_bytes()).unwrap();
                 for _ in 0..3 {
-                    assert_eq!(wal.state(), number.to_le_bytes(), "nobody else sets the state");
+                    assert_eq!(wal.state(), number.to_le_bytes(), "no other thread sets the state");
                     thread::yield_now();
                 }
             }
@@ -171,7 +172,7 @@ fn do_everything_at_once(mode: Durability) {
                 let durable = wal.sync().unwrap();
                 assert!(
                     durable >= last && wal.durable_lsn() >= durable,
-                    "{durable} is durable, not {last}"
+                    "the sync covers only {durable}, not {last}"
                 );
                 wal.flush().unwrap();
                 thread::sleep(Duration::from_millis(1));
@@ -190,12 +191,12 @@ fn do_everything_at_once(mode: Durability) {
     ledger.check_order();
     seen.iter().for_each(|seen| ledger.check(seen));
     let read: u64 = seen.iter().map(|seen| seen.count).sum();
-    assert!(read >= READ_MIN, "only {read} records were read meanwhile");
+    assert!(read >= READ_MIN, "only {read} records were read during the appends");
     assert_eq!((u64::from(wal.last_lsn()), wal.durable_lsn()), (ledger.len(), wal.last_lsn()));
     let stats = wal.stats();
     assert_eq!(stats.records, ledger.len());
     println!(
-        "{mode:?}: {} records in {:.2} s, {:.1} a sync, {} segments, {read} records read meanwhile, sync p50 {:?}",
+        "{mode:?}: {} records in {:.2} s, {:.1} per sync, {} segments, {read} records read during the appends, sync p50 {:?}",
         stats.records,
         begin.elapsed().as_secs_f64(),
         stats.records_per_sync(),
@@ -210,29 +211,29 @@ fn do_everything_at_once(mode: Durability) {
 }
 
 #[test]
-fn in_sync_mode_64_threads_readers_rotation_and_checkpoints_go_together() {
-    // Method: every thread notes what it was told; in the end the LSNs are dense, each thread's
-    // records are in its order, and whatever a reader saw is what was appended there. The state and
-    // the floor never fall back.
+fn in_sync_mode_64_threads_readers_rotation_and_checkpoints_work_together() {
+    // Method: every thread notes its acknowledgements. In the end, the LSNs are dense, each
+    // thread's records are in its order, and every record that was read is the one that was
+    // appended at its LSN. The state and the floor never fall back.
     watchdog(120, || do_everything_at_once(Durability::Sync));
 }
 
 #[test]
-fn in_interval_mode_64_threads_readers_rotation_and_checkpoints_go_together() {
-    // Method: likewise, with the timer's thread in between.
+fn in_interval_mode_64_threads_readers_rotation_and_checkpoints_work_together() {
+    // Method: as in `Sync` mode. The timer's thread syncs in between.
     watchdog(120, || do_everything_at_once(Durability::Interval(Duration::from_millis(1))));
 }
 
 #[test]
-fn in_buffered_mode_64_threads_readers_rotation_and_checkpoints_go_together() {
-    // Method: likewise.
+fn in_buffered_mode_64_threads_readers_rotation_and_checkpoints_work_together() {
+    // Method: as in `Sync` mode.
     watchdog(120, || do_everything_at_once(Durability::Buffered));
 }
 
 #[test]
 fn threads_share_syncs() {
-    // Method: threads that do nothing but append, on a real disk; how many records each sync covers
-    // is printed. One sync for each record would be a group commit that does not work.
+    // Method: threads do nothing except append, on a real disk. Print how many records each sync
+    // covers. Group commit must cover several records with one sync.
     watchdog(60, || {
         for threads in [1, 2, 8, 64] {
             let scratch = tempfile::tempdir().unwrap();
@@ -245,7 +246,7 @@ fn threads_share_syncs() {
             });
             let (stats, took) = (wal.stats(), begin.elapsed().as_secs_f64());
             println!(
-                "{threads} threads: {:.1} records a sync, {took:.2} s",
+                "{threads} threads: {:.1} records per sync, {took:.2} s",
                 stats.records_per_sync()
             );
             assert_eq!(stats.records, threads * 100);
@@ -255,9 +256,9 @@ fn threads_share_syncs() {
 }
 
 #[test]
-fn appends_that_wait_for_room_all_get_in() {
-    // Method: the smallest limit, more threads than fit, and entries above the limit in between; in
-    // each mode.
+fn appends_that_wait_for_space_all_succeed() {
+    // Method: in each mode, use the smallest limit, more threads than fit, and some entries above
+    // the limit.
     watchdog(120, || {
         for mode in MODES {
             let scratch = tempfile::tempdir().unwrap();
@@ -287,8 +288,8 @@ fn appends_that_wait_for_room_all_get_in() {
 
 #[test]
 fn a_full_queue_refuses_at_once_and_appends_nothing() {
-    // Method: a sync is held up, so what is pending stays so. One group is on its way; what comes
-    // then is pending.
+    // Method: hold up a sync, so that pending bytes stay pending. The first group waits in that
+    // sync; later appends are pending.
     watchdog(60, || {
         let (gate, hook) = Gate::new();
         let options = Options::new().pending_bytes_max(4 << 10).backpressure(Backpressure::Fail);
@@ -309,9 +310,9 @@ fn a_full_queue_refuses_at_once_and_appends_nothing() {
                 };
                 assert!(pending_bytes_max == 4096 && pending_bytes >= 4000, "{refused:?}");
             }
-            assert!(begin.elapsed() < Duration::from_secs(5), "it does not wait");
+            assert!(begin.elapsed() < Duration::from_secs(5), "a refusal does not wait");
             assert_eq!(wal.next_lsn(), Lsn::from(3));
-            // What fits is let in.
+            // An append that fits is admitted.
             let third = scope.spawn(|| wal.append(&[3; 10]).unwrap());
             while wal.next_lsn() < Lsn::from(4) {
                 thread::yield_now();
@@ -330,9 +331,9 @@ fn a_full_queue_refuses_at_once_and_appends_nothing() {
 }
 
 #[test]
-fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
-    // Method: hold up a sync, and make every call that does not need it. Then let it go: what came
-    // meanwhile is one group.
+fn calls_that_need_no_disk_return_while_a_sync_hangs() {
+    // Method: hold up a sync, and make every call that does not need it. Then let the sync return:
+    // the appends that arrived during the sync form one group.
     watchdog(60, || {
         let (gate, hook) = Gate::new();
         let wal = Options::new().open_on(Arc::new(HookFs::new(SimFs::new(1), hook)), DIR).unwrap();
@@ -353,7 +354,7 @@ fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
                 (b"state".to_vec(), false, Lsn::FIRST)
             );
             let shown: Vec<Lsn> = wal.iter().map(|found| found.unwrap().lsn()).collect();
-            assert_eq!(shown, [Lsn::FIRST], "what is not durable is not shown");
+            assert_eq!(shown, [Lsn::FIRST], "a reader returns only durable records");
             assert_eq!(wal.read(Lsn::from(2)).unwrap(), None);
             assert_eq!(wal.stats().records, 1);
             gate.open();
@@ -364,7 +365,7 @@ fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
         assert_eq!(
             (stats.records, stats.groups),
             (7, 4),
-            "the state is a group, and those that came meanwhile share one"
+            "the state is a group, and the appends during the sync share one"
         );
         assert!(
             stats.sync_latency.max > Duration::ZERO
@@ -374,9 +375,9 @@ fn what_needs_no_disk_goes_on_while_a_sync_hangs() {
 }
 
 #[test]
-fn writes_go_on_during_a_sync_and_are_not_covered_by_it() {
-    // Method: in the modes that do not sync each group, hold up a sync, append and flush meanwhile,
-    // and let it go.
+fn writes_continue_during_a_sync_and_are_not_covered_by_it() {
+    // Method: in the modes that do not sync each group, hold up a sync, append and flush during the
+    // sync, and let it return.
     watchdog(60, || {
         for mode in [NEVER, Durability::Buffered] {
             let (gate, hook) = Gate::new();
@@ -388,16 +389,16 @@ fn writes_go_on_during_a_sync_and_are_not_covered_by_it() {
             thread::scope(|scope| {
                 let synced = scope.spawn(|| wal.sync().unwrap());
                 gate.wait_for_arrival();
-                wal.append("written meanwhile").unwrap();
+                wal.append("written during the sync").unwrap();
                 wal.flush().unwrap();
                 assert_eq!(wal.durable_lsn(), Lsn::ZERO);
                 let killed = options.open_on(Arc::new(disk.process_kill()), DIR).unwrap();
-                assert_eq!(killed.last_lsn(), Lsn::from(2), "what was flushed survives a kill");
+                assert_eq!(killed.last_lsn(), Lsn::from(2), "a flushed record survives a kill");
                 gate.open();
                 assert_eq!(
                     synced.join().unwrap(),
                     Lsn::FIRST,
-                    "a sync covers what was written before it"
+                    "a sync covers the writes before it"
                 );
             });
             assert_eq!(wal.durable_lsn(), Lsn::FIRST);
@@ -407,9 +408,9 @@ fn writes_go_on_during_a_sync_and_are_not_covered_by_it() {
 }
 
 #[test]
-fn a_failed_sync_wakes_everyone_who_waits() {
-    // Method: hold up a sync until threads wait for every thing there is to wait for, then let it
-    // fail. Once more with a thread that waits to close the log.
+fn a_failed_sync_wakes_every_waiting_thread() {
+    // Method: hold up a sync until threads wait in every call that can wait; then let the sync
+    // fail. Repeat with a thread that waits in `close`.
     watchdog(60, || {
         for closes in [0, 1] {
             let (gate, hook) = Gate::new();
@@ -462,10 +463,10 @@ fn a_failed_sync_wakes_everyone_who_waits() {
 }
 
 #[test]
-fn on_a_disk_that_is_full_now_and_then_every_acknowledgement_holds() {
-    // Method: threads append, others sync, and the disk fills and empties all the time. Nobody may
-    // be told of a record that was taken back: in the end the log holds what was told, at those
-    // LSNs, and nothing else.
+fn every_acknowledgement_holds_on_a_disk_that_is_full_at_times() {
+    // Method: threads append, other threads sync, and the disk fills and empties all the time. No
+    // thread may get an LSN for a record that was revoked. In the end, the log holds exactly the
+    // acknowledged records, at their LSNs.
     watchdog(240, || {
         for (round, mode) in (0..).zip(MODES.into_iter().cycle().take(9)) {
             let disk = SimFs::new(round);
@@ -542,10 +543,10 @@ fn on_a_disk_that_is_full_now_and_then_every_acknowledgement_holds() {
 }
 
 #[test]
-fn a_record_that_was_taken_back_is_never_acknowledged() {
-    // Method: hold up a write until many threads wait for two groups, then let it find the disk
-    // full; threads that sync all the time come in between those that wake. The log must hold what
-    // was acknowledged and nothing else.
+fn a_revoked_record_is_never_acknowledged() {
+    // Method: hold up a write until many threads wait for two groups. Then the write finds the disk
+    // full. Threads that sync all the time run between the threads that wake. The log must hold
+    // exactly the acknowledged records.
     watchdog(120, || {
         for (round, mode) in (0..60).zip([Durability::Sync, NEVER].into_iter().cycle()) {
             let (gate, hook) = Gate::new();
@@ -590,7 +591,7 @@ fn a_record_that_was_taken_back_is_never_acknowledged() {
                 }
                 drop(stop_after_all);
             });
-            assert_eq!((refused.into_inner(), ledger.len()), (24, 0), "all of it was taken back");
+            assert_eq!((refused.into_inner(), ledger.len()), (24, 0), "all records were revoked");
             assert_eq!(wal.next_lsn(), Lsn::FIRST);
             let lsn = wal.append(record(1, 0, 50).entry()).unwrap();
             ledger.note(lsn, 1, 0);
@@ -600,8 +601,8 @@ fn a_record_that_was_taken_back_is_never_acknowledged() {
     });
 }
 
-/// What one thread does until the log is closed, and then once more: from then on everything is
-/// `Closed`.
+/// Makes calls as one thread until the log is closed, and then some more. After the close, every
+/// call fails with `Closed`.
 fn work_until_closed(wal: &Wal, ledger: &Ledger, thread: u64) {
     let mut number = 0;
     let mut step = || -> Result<()> {
@@ -619,7 +620,7 @@ fn work_until_closed(wal: &Wal, ledger: &Ledger, thread: u64) {
                 wal.flush()?;
             }
             _ => {
-                // There is a record, so each of these meets the end, wherever it comes.
+                // There is a record, so each of these calls meets the close at any point.
                 wal.iter().try_for_each(|found| found.map(drop))?;
                 wal.read(Lsn::FIRST)?.expect("the first record is there");
             }
@@ -634,15 +635,18 @@ fn work_until_closed(wal: &Wal, ledger: &Ledger, thread: u64) {
     assert!(matches!(closed, Error::Closed), "thread {thread}: {closed}");
     for _ in 0..3 {
         let outcome = step();
-        assert!(matches!(outcome, Err(Error::Closed)), "thread {thread}, once closed: {outcome:?}");
+        assert!(
+            matches!(outcome, Err(Error::Closed)),
+            "thread {thread}, after the close: {outcome:?}"
+        );
     }
 }
 
 #[test]
 fn closing_ends_every_call_and_keeps_what_was_acknowledged() {
-    // Method: threads make every call there is; the log is closed at a random moment. Everything is
-    // `Closed` from then on, nobody hangs, the lock is free at once, and what was acknowledged is
-    // there.
+    // Method: threads make every call, and the log is closed at a random moment. After the close,
+    // every call fails with `Closed`, no thread hangs, the lock is free at once, and the
+    // acknowledged records are in the log.
     watchdog(240, || {
         let mut dice = Dice::new(seed());
         for round in 0..150 {
@@ -670,9 +674,10 @@ fn closing_ends_every_call_and_keeps_what_was_acknowledged() {
 }
 
 #[test]
-fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
-    // Method: hold up a sync, close meanwhile, and append behind that. Let the sync go: its group
-    // is acknowledged, what came behind the close is not, and not in the log.
+fn closing_waits_for_the_group_in_its_sync_and_admits_no_later_append() {
+    // Method: hold up a sync, close the log during the sync, and append after the close has begun.
+    // Then let the sync return. Its group is acknowledged. The later append is refused and is not
+    // in the log.
     watchdog(60, || {
         let (gate, hook) = Gate::new();
         let disk = SimFs::new(1);
@@ -680,18 +685,21 @@ fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
         wal.append("before").unwrap();
         gate.close(Call::Sync, "wal-000001.log");
         thread::scope(|scope| {
-            let under_way = scope.spawn(|| wal.append("under way"));
+            let under_way = scope.spawn(|| wal.append("in its sync"));
             gate.wait_for_arrival();
             let closing = scope.spawn(|| wal.close());
             thread::sleep(Duration::from_millis(50));
-            let behind = scope.spawn(|| wal.append("behind"));
+            let late = scope.spawn(|| wal.append("late"));
             thread::sleep(Duration::from_millis(50));
-            assert!(!closing.is_finished() && !behind.is_finished(), "they wait for the group");
+            assert!(
+                !closing.is_finished() && !late.is_finished(),
+                "the close and the late append wait for the group"
+            );
             gate.open();
             assert_eq!(under_way.join().unwrap().unwrap(), Lsn::from(2));
             closing.join().unwrap().unwrap();
-            let behind = behind.join().unwrap();
-            assert!(matches!(behind, Err(Error::Closed)), "{behind:?}");
+            let late = late.join().unwrap();
+            assert!(matches!(late, Err(Error::Closed)), "{late:?}");
         });
         let again = Options::new().open_on(Arc::new(disk), DIR).unwrap();
         assert_eq!(again.last_lsn(), Lsn::from(2));
@@ -699,11 +707,11 @@ fn closing_waits_for_the_group_on_its_way_and_lets_nobody_in_behind_it() {
 }
 
 #[test]
-fn a_directory_sync_that_fails_takes_no_new_segment_of_another_thread_with_it() {
-    // Method: hold up the directory sync behind a checkpoint's unlinks, append meanwhile what needs
-    // a new segment, and let the sync fail. It may take a name with it that was given meanwhile,
-    // and the creation's own sync would say ok: so none is given meanwhile, and the record is not
-    // acknowledged.
+fn no_new_segment_is_named_during_a_directory_sync_that_may_fail() {
+    // Method: hold up the directory sync after a checkpoint's unlinks. During that sync, append a
+    // record that needs a new segment, and let the sync fail. A failed directory sync may lose a
+    // name that was created during the sync, although the creation's own directory sync would
+    // succeed. So no name is created during the sync, and the record is not acknowledged.
     watchdog(60, || {
         let (unlinked, (begun, has_begun)) = (AtomicBool::new(false), mpsc::channel());
         let hook = move |asked: &Asked<'_>| match asked.call {
@@ -734,9 +742,9 @@ fn a_directory_sync_that_fails_takes_no_new_segment_of_another_thread_with_it() 
 }
 
 #[test]
-fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
-    // Method: hold up one call after the other that changes files, close meanwhile in another
-    // thread, and count the changes that are made after `close` has returned: there are none.
+fn the_lock_is_released_only_when_no_thread_changes_files() {
+    // Method: hold up each call that changes files, one after the other. Close the log in another
+    // thread during the call. No change is made after `close` has returned.
     watchdog(60, || {
         for (call, name) in [
             (Call::Sync, "wal-000001.log"),
@@ -778,7 +786,7 @@ fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
                 thread::sleep(Duration::from_millis(30));
                 assert!(
                     !closing.is_finished(),
-                    "{call:?} of {name}: closed while a thread is inside"
+                    "{call:?} of {name}: closed while a thread changes files"
                 );
                 gate.open();
                 closing.join().unwrap().unwrap();
@@ -788,17 +796,17 @@ fn the_lock_is_given_back_only_when_no_thread_is_changing_files() {
             assert_eq!(
                 late.load(Ordering::SeqCst),
                 0,
-                "{call:?} of {name}: files were changed after the close"
+                "{call:?} of {name}: a thread changed files after the close"
             );
         }
     });
 }
 
 #[test]
-fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files() {
-    // Method: one thread is held up in making a spare, another one in the sync of its group; then
-    // either fails, which poisons the log, and the other one is still in there: close it, and try
-    // to open it again.
+fn a_poisoned_log_releases_its_lock_only_when_no_thread_changes_files() {
+    // Method: hold up one thread in making a spare and another thread in the sync of its group. Let
+    // one of the two calls fail, which poisons the log while the other thread is still in its call.
+    // Close the log, and try to open it again.
     watchdog(60, || {
         for spare_fails in [false, true] {
             let ((in_spare, spare_hook), (in_sync, sync_hook)) = (Gate::new(), Gate::new());
@@ -812,7 +820,7 @@ fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files(
                 if spare_fails { (&in_spare, &in_sync) } else { (&in_sync, &in_spare) };
             thread::scope(|scope| {
                 in_spare.close(Call::Sync, "segment.spare");
-                let keeps_house = scope.spawn(|| wal.append("makes the spares"));
+                let maintains = scope.spawn(|| wal.append("makes the spares"));
                 in_spare.wait_for_arrival();
                 in_sync.close(Call::Sync, "wal-000001.log");
                 let leads = scope.spawn(|| wal.append("is synced"));
@@ -823,16 +831,16 @@ fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files(
                 }
                 let closing = scope.spawn(|| wal.close());
                 thread::sleep(Duration::from_millis(100));
-                assert!(!closing.is_finished(), "closed while a thread is inside");
+                assert!(!closing.is_finished(), "closed while a thread changes files");
                 let second = small_segments().open_on(fs.clone(), DIR);
                 assert!(matches!(second, Err(Error::Locked { .. })), "{second:?}");
                 hangs.open();
                 let closed = closing.join().unwrap();
                 assert!(matches!(closed, Err(Error::Poisoned { .. })), "{closed:?}");
                 assert_eq!(
-                    keeps_house.join().unwrap().unwrap(),
+                    maintains.join().unwrap().unwrap(),
                     Lsn::FIRST,
-                    "its group had been synced"
+                    "the group of this append was synced"
                 );
                 let led = leads.join().unwrap();
                 assert!(matches!(led, Err(Error::Poisoned { .. } | Error::Closed)), "{led:?}");
@@ -843,9 +851,9 @@ fn a_poisoned_log_too_gives_its_lock_back_only_when_no_thread_is_changing_files(
 }
 
 #[test]
-fn the_last_owner_closes_whichever_thread_that_is() {
-    // Method: many threads share a log, append, and drop their share in any order; then the lock is
-    // free at once and everything is there. On the real disk, in each mode.
+fn the_last_owner_closes_the_log_on_any_thread() {
+    // Method: on the real disk and in each mode, many threads share a log, append, and drop their
+    // share in any order. Then the lock is free at once, and every record is in the log.
     watchdog(60, || {
         for (round, mode) in (0..12).zip(MODES.into_iter().cycle()) {
             let scratch = tempfile::tempdir().unwrap();
@@ -874,10 +882,9 @@ fn the_last_owner_closes_whichever_thread_that_is() {
 }
 
 #[test]
-fn iterators_that_outlive_the_log_say_that_it_is_closed() {
-    // Method: iterators at their beginning, in the middle of a frame, at their end, and after it;
-    // the log is closed, or dropped. Meanwhile the lock is free: another handle opens the log and
-    // goes on.
+fn iterators_that_outlive_the_log_report_that_it_is_closed() {
+    // Method: place iterators at their beginning, in the middle of a frame, at their end, and after
+    // it. Close the log, or drop it. The lock is free: another handle opens the log and appends.
     watchdog(60, || {
         for drops in [false, true] {
             let scratch = tempfile::tempdir().unwrap();
@@ -907,7 +914,10 @@ fn iterators_that_outlive_the_log_say_that_it_is_closed() {
                 assert!(iter.next().is_none(), "an iterator that failed stays failed");
                 assert!(matches!(iter.error(), Some(Error::Closed)));
             }
-            assert!(over.next().is_none() && over.error().is_none(), "what has ended stays ended");
+            assert!(
+                over.next().is_none() && over.error().is_none(),
+                "an iterator that ended stays ended"
+            );
         }
     });
 }
@@ -917,7 +927,7 @@ const OPENER_VARIABLE: &str = "SEAWALL_OPENER_CHILD";
 
 #[test]
 fn child_that_opens_a_log_and_stays() {
-    // Not a test by itself: what the next ones run.
+    // Not a test by itself: the next tests run it.
     let Ok(dir) = env::var(OPENER_VARIABLE) else { return };
     match Wal::open(dir) {
         Ok(wal) => {
@@ -931,8 +941,8 @@ fn child_that_opens_a_log_and_stays() {
 
 #[test]
 fn a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process() {
-    // Method: open twice in this process, then from a second one; then the other way round, and
-    // kill that one.
+    // Method: open twice in this process, then from a second process. Then let a child process open
+    // the log, try to open it here, and kill the child.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().to_str().unwrap();
@@ -944,8 +954,11 @@ fn a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process() {
         assert_eq!(**path, fs::canonicalize(dir).unwrap().join("LOCK"));
         assert_eq!(*holder, Some(std::process::id()));
         let other_way = scratch.path().join("..").join(scratch.path().file_name().unwrap());
-        assert!(matches!(Wal::open(other_way), Err(Error::Locked { .. })), "by another path, too");
-        assert!(begin.elapsed() < Duration::from_secs(5), "it does not wait");
+        assert!(
+            matches!(Wal::open(other_way), Err(Error::Locked { .. })),
+            "another path is locked too"
+        );
+        assert!(begin.elapsed() < Duration::from_secs(5), "the second open does not wait");
         assert_eq!(Child::spawn(OPENER, &[(OPENER_VARIABLE, dir)]).wait(), ["locked"]);
         assert_eq!(wal.append("still mine").unwrap(), Lsn::from(2));
         drop(wal);
@@ -963,8 +976,7 @@ fn a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process() {
 
 #[test]
 fn one_of_many_openers_wins() {
-    // Method: threads open the same directory at once, where there is no log yet; each holds it for
-    // a moment.
+    // Method: threads open the same new directory at once. Each holds the log for a moment.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("a/b/c");
@@ -975,7 +987,10 @@ fn one_of_many_openers_wins() {
                     for _ in 0..40 {
                         match Wal::open(&dir) {
                             Ok(wal) => {
-                                assert!(!held.swap(true, Ordering::SeqCst), "two have it open");
+                                assert!(
+                                    !held.swap(true, Ordering::SeqCst),
+                                    "two threads have the log open"
+                                );
                                 let lsn = wal.append("mine").unwrap();
                                 assert_eq!(
                                     u64::from(lsn),
@@ -991,7 +1006,7 @@ fn one_of_many_openers_wins() {
             }
         });
         let count = opened.load(Ordering::SeqCst);
-        println!("{count} of 320 attempts had it");
+        println!("{count} of 320 attempts opened the log");
         assert_eq!(u64::from(Wal::open(&dir).unwrap().last_lsn()), count);
         assert!(count > 0 && on_disk::segments(&dir).len() == 1);
     });
@@ -1015,22 +1030,23 @@ fn the_timer_makes_records_durable_and_sleeps_when_there_is_nothing_to_sync() {
         }
         let syncs = wal.stats().syncs;
         thread::sleep(Duration::from_millis(100));
-        assert_eq!(wal.stats().syncs, syncs, "it syncs though there is nothing to sync");
+        assert_eq!(wal.stats().syncs, syncs, "the timer syncs although there is nothing to sync");
         wal.append("unsynced").unwrap();
         let begin = Instant::now();
         drop(wal);
-        assert!(begin.elapsed() < Duration::from_secs(5), "the timer holds up the end");
+        assert!(begin.elapsed() < Duration::from_secs(5), "the timer delays the close");
         let long = Options::new().durability(NEVER).open(scratch.path()).unwrap();
         long.append("unsynced").unwrap();
         let begin = Instant::now();
         long.close().unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(5), "an hour's timer holds up the end");
+        assert!(begin.elapsed() < Duration::from_secs(5), "a timer of an hour delays the close");
     });
 }
 
 #[test]
-fn a_failed_sync_of_the_timer_poisons() {
-    // Method: let the timer's sync fail, while nobody waits for it. The next call is told.
+fn a_failed_sync_of_the_timer_poisons_the_log() {
+    // Method: let the timer's sync fail while no thread waits for it. The next call returns the
+    // error.
     watchdog(60, || {
         let (gate, hook) = Gate::new();
         let options = Options::new().durability(Durability::Interval(Duration::from_millis(1)));
@@ -1047,7 +1063,7 @@ fn a_failed_sync_of_the_timer_poisons() {
         let outcome = wal.append("late");
         assert!(matches!(outcome, Err(Error::Poisoned { durable: Lsn::FIRST, .. })), "{outcome:?}");
         assert_eq!(wal.durable_lsn(), Lsn::FIRST);
-        assert_eq!(wal.iter().count(), 1, "reads of what is durable go on");
+        assert_eq!(wal.iter().count(), 1, "durable records can still be read");
     });
 }
 
@@ -1056,7 +1072,7 @@ const COUNTER_VARIABLE: &str = "SEAWALL_COUNTER_CHILD";
 
 #[test]
 fn child_that_counts_its_threads() {
-    // Not a test by itself: what the next one runs.
+    // Not a test by itself: the next test runs it.
     let Ok(dir) = env::var(COUNTER_VARIABLE) else { return };
     let threads = || on_disk::names(Path::new("/proc/self/task")).len();
     let before = threads();
@@ -1071,9 +1087,9 @@ fn child_that_counts_its_threads() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn in_the_default_mode_no_thread_is_started() {
-    // Method: a process of its own counts its threads before it opens a log and after it has worked
-    // with it.
+fn in_the_default_mode_the_log_starts_no_thread() {
+    // Method: a child process counts its threads before it opens a log and after it has used the
+    // log.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("wal");

@@ -1,5 +1,5 @@
-//! Damage is never mistaken for anything else: whatever happens to the bytes of a closed log,
-//! opening it says so or returns every record.
+//! Damage is never mistaken for anything else. After any change to the bytes of a closed log,
+//! opening it fails or returns every record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -24,11 +24,11 @@ const BLOCK_BYTES: usize = 4096;
 const FRAMES_START: usize = 2 * BLOCK_BYTES;
 const SECTOR_BYTES: usize = 512;
 
-/// A closed log, what it must return, and where its bytes count.
+/// A closed log, the records that it must return, and the bytes that count.
 struct Sound {
     fs: SimFs,
     files: Files,
-    /// All records, that of LSN 1 first.
+    /// All records, from LSN 1 on.
     records: Vec<Stored>,
     floor: u64,
     state: Vec<u8>,
@@ -37,12 +37,12 @@ struct Sound {
     history: Vec<Files>,
 }
 
-/// Where the bytes of one file count: two blocks that are each other's copy, and, of a segment,
-/// live frames.
+/// The bytes of one file that count: two blocks that are copies of each other, and the live frames
+/// of a segment.
 #[derive(Debug, Clone)]
 struct Map {
     frames: Vec<Frame>,
-    /// What follows is dead: nothing in it counts.
+    /// The bytes after this offset are dead: the log ignores them.
     live_end: usize,
 }
 
@@ -50,23 +50,24 @@ struct Map {
 struct Frame {
     bytes: Range<usize>,
     first: u64,
-    /// 0: a state frame.
+    /// 0 for a state frame.
     count: u32,
 }
 
-/// What must come of a damage.
+/// The required outcome of a damage.
 #[derive(Debug, Clone)]
 enum Expected {
-    /// Nothing that counts was changed.
+    /// Only bytes that do not count were changed.
     Unnoticed,
-    /// Everything is returned, and the report names the block that was damaged; or both, of
-    /// CURRENT.
+    /// Everything is returned, and the report names the damaged block. CURRENT has two blocks, and
+    /// the report may name both.
     Noted(Range<usize>),
-    /// An error that names the file. `from` on, live bytes differ; `None`: the header is lost.
+    /// An error that names the file. Live bytes differ from offset `from` on. With `None`, the
+    /// header is lost.
     Corrupt { from: Option<usize> },
 }
 
-/// A history under way.
+/// A log that is being written.
 struct History {
     wal: Wal,
     fs: SimFs,
@@ -124,8 +125,8 @@ impl History {
         self.note();
     }
 
-    /// Appends until the tail has that number and is about half full, closing and reopening on the
-    /// way.
+    /// Appends until the tail has that number and is about half full. Closes and reopens the log on
+    /// the way.
     fn grow_to_segment(&mut self, number: u64) {
         let tail = segment_path(number);
         while self.fs.bytes(&tail).is_none() {
@@ -165,8 +166,8 @@ impl History {
     }
 }
 
-/// A closed log of three segments, in which every kind of frame occurs: small, empty and large
-/// records, batches, states, in a tail that was once closed and opened again.
+/// A closed log of three segments with every kind of frame: small, empty and large records,
+/// batches, and states. Its tail was once closed and opened again.
 fn three_segments(seed: u64) -> Sound {
     let mut history = History::begin(seed);
     history.grow_to_segment(3);
@@ -180,7 +181,7 @@ fn three_segments(seed: u64) -> Sound {
     log
 }
 
-/// The same, with a checkpoint in the middle of the segment that is then its first: number 3 of 5.
+/// The same log with a checkpoint in the middle of its first remaining segment, number 3 of 5.
 fn checkpointed(seed: u64) -> Sound {
     let mut history = History::begin(seed);
     history.grow_to_segment(3);
@@ -210,8 +211,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Reads, by the format's description and without the library, where the bytes of a sound closed
-/// log count.
+/// Reads which bytes of a sound closed log count. Follows the format's description and does not use
+/// the library.
 fn maps(files: &Files) -> BTreeMap<PathBuf, Map> {
     let mut maps = BTreeMap::new();
     let current = &files[&current_path()];
@@ -222,14 +223,17 @@ fn maps(files: &Files) -> BTreeMap<PathBuf, Map> {
         let live_end_here = usize::try_from(live_end).expect("a small file");
         let frames = frames_of(file);
         let last = frames.last().expect("there are frames");
-        assert_eq!(last.bytes.end, live_end_here, "frames fill {number} up to its live end");
+        assert_eq!(
+            last.bytes.end, live_end_here,
+            "frames fill segment {number} up to its live end"
+        );
         maps.insert(segment_path(number), Map { frames, live_end: live_end_here });
         (number, live_end) = (u64_at(file, 72), u64_at(file, 96));
     }
     maps
 }
 
-/// The frames of an undamaged segment: each begins with its salt's first bytes.
+/// The frames of an undamaged segment. Each begins with the first bytes of its segment's salt.
 fn frames_of(file: &[u8]) -> Vec<Frame> {
     let mut frames = Vec::new();
     let mut offset = FRAMES_START;
@@ -254,10 +258,10 @@ impl Sound {
         self.maps.keys().filter(|path| **path != current_path()).cloned().collect()
     }
 
-    /// What must come of replacing a file's bytes.
+    /// The required outcome of replacing a file's bytes.
     fn expected(&self, path: &Path, damaged: &[u8]) -> Expected {
         let (map, sound) = (&self.maps[path], &self.files[path]);
-        // A byte that is no longer there differs from any.
+        // A missing byte differs from every byte.
         let difference =
             |mut range: Range<usize>| range.find(|at| sound.get(*at) != damaged.get(*at));
         let differs = |range| difference(range).is_some();
@@ -266,7 +270,7 @@ impl Sound {
             (true, true) if *path == current_path() => Expected::Noted(0..FRAMES_START),
             (true, true) => Expected::Corrupt { from: None },
             _ if differs(live.clone()) => {
-                let from = difference(live).expect("it differs");
+                let from = difference(live).expect("live bytes differ");
                 self.passed_over(path, from, damaged)
                     .map_or(Expected::Corrupt { from: Some(from) }, Expected::Noted)
             }
@@ -276,9 +280,9 @@ impl Sound {
         }
     }
 
-    /// The frames from offset `from` on that are not what they were, if those are all, and if the
-    /// frame after them shows that they hold no record above the floor. In the tail, they may hide
-    /// a state.
+    /// The changed frames from offset `from` on, if these are all changed frames and if the frame
+    /// after them shows that they hold no record above the floor. In the tail, they may hide a
+    /// state.
     fn passed_over(&self, path: &Path, from: usize, damaged: &[u8]) -> Option<Range<usize>> {
         let frames = &self.maps[path].frames;
         let intact = |frame: &&Frame| {
@@ -291,8 +295,7 @@ impl Sound {
         (!is_tail && after.all(|frame| intact(&frame))).then_some(start..next.bytes.start)
     }
 
-    /// Puts `damaged` in place of a file, opens the log, and checks that what must come of it
-    /// comes.
+    /// Puts `damaged` in place of a file, opens the log, and checks the outcome.
     fn check(&self, path: &Path, damaged: Vec<u8>, what: &dyn Fn() -> String) -> Expected {
         let expected = self.expected(path, &damaged);
         self.check_against(path, damaged, &expected, what);
@@ -333,7 +336,7 @@ impl Sound {
         }
     }
 
-    /// Checks that a log returns every record above the floor, byte-equal, and its state.
+    /// Checks that a log returns every record above the floor, byte for byte, and its state.
     fn check_contents(&self, wal: &Wal, what: &dyn Fn() -> String) {
         let mut next = self.floor;
         for record in wal.iter() {
@@ -349,13 +352,13 @@ impl Sound {
         assert_eq!(
             next,
             self.records.len() as u64,
-            "{}: records are missing without an error",
+            "{}: records are lost without an error",
             what()
         );
         assert_eq!(wal.state(), self.state, "{}", what());
     }
 
-    /// Checks that an error names the file, the place, and records that it really lost.
+    /// Checks that an error names the file, the offset, and only records that are lost.
     fn check_error(
         &self,
         path: &Path,
@@ -376,7 +379,7 @@ impl Sound {
             "{}: {error}, but the damage is in {frame:?}",
             what()
         );
-        // Just the records of the frames that follow one another and are not what they were.
+        // Exactly the records of the changed frames that follow one another.
         let frames = &self.maps[path].frames;
         let changed = |frame: &&Frame| {
             damaged.get(frame.bytes.clone()) != Some(&self.files[path][frame.bytes.clone()])
@@ -398,8 +401,8 @@ impl Sound {
         self.records.get(index)
     }
 
-    /// Opens `fs`, which differs from the sound log by more than one file's bytes, and checks that
-    /// it is refused with nothing changed.
+    /// Opens `fs`, which differs from the sound log in more than one file. Checks that the open is
+    /// refused and changes nothing.
     fn check_refused(&self, fs: &SimFs, what: &dyn Fn() -> String) -> Error {
         let before = contents(fs);
         let error = open(fs).map(drop).expect_err(&what());
@@ -407,8 +410,7 @@ impl Sound {
         error
     }
 
-    /// Opens `fs`, of which CURRENT is not what it was, and checks that nothing is lost; returns
-    /// the report.
+    /// Opens `fs`, whose CURRENT was changed. Checks that nothing is lost, and returns the report.
     fn check_nothing_lost(&self, fs: &SimFs, what: &dyn Fn() -> String) -> RecoveryReport {
         let wal = open(fs).unwrap_or_else(|error| panic!("{}: {error}", what()));
         self.check_contents(&wal, what);
@@ -445,10 +447,11 @@ fn assert_unchanged(before: &Files, after: &Files, what: &dyn Fn() -> String) {
 
 #[test]
 fn every_single_flipped_bit_is_corrupt_or_loses_nothing() {
-    // Method: a closed log of three segments; flip each bit of each file in turn; open, replay. The
-    // map, read without the library, says what is redundancy: either block of a header or of
-    // CURRENT, while its copy is sound, and what lies behind a live end. Every other bit must give
-    // `Corrupt`, with its file, its frame, its lost records.
+    // Method: take a closed log of three segments, flip each bit of each file in turn, open the
+    // log, and replay it. The map lists the redundant bytes, and it is read without the library.
+    // Redundant are either block of a header or of CURRENT while its copy is sound, and the bytes
+    // after a live end. Every other bit must give `Corrupt` with its file, its frame and its lost
+    // records.
     let log = three_segments(1);
     let bytes_of = |path| (0..log.files[path].len()).map(move |at| (path, at));
     let flips: Vec<(&PathBuf, usize)> = log.maps.keys().flat_map(bytes_of).collect();
@@ -480,7 +483,7 @@ fn every_single_flipped_bit_is_corrupt_or_loses_nothing() {
     }
 }
 
-/// What must come of a flipped bit of byte `at`: the list of what may be redundancy.
+/// The required outcome of a flipped bit of byte `at`. This is the list of the redundant bytes.
 fn flip_expected(log: &Sound, path: &Path, at: usize, damaged: &[u8]) -> Expected {
     let map = &log.maps[path];
     match at {
@@ -501,7 +504,7 @@ fn kind_of(expected: &Expected) -> &'static str {
     }
 }
 
-/// Damages each file in each way that `damages` makes of its bytes, and prints what came of it.
+/// Damages each file in each way that `damages` gives, and prints the outcomes.
 fn check_all<D: IntoIterator<Item = (String, Vec<u8>)>>(log: &Sound, damages: impl Fn(&[u8]) -> D) {
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
     for path in log.maps.keys() {
@@ -513,14 +516,13 @@ fn check_all<D: IntoIterator<Item = (String, Vec<u8>)>>(log: &Sound, damages: im
     println!("{tally:?}");
     assert!(
         tally.contains_key("corrupt") && tally.contains_key("redundant, noted"),
-        "both outcomes were met"
+        "both outcomes occurred"
     );
 }
 
 #[test]
 fn every_zeroed_sector_is_corrupt_or_loses_nothing() {
-    // Method: zero each 512-byte sector of each file in turn, as a disk that lost a write would
-    // show it.
+    // Method: zero each 512-byte sector of each file in turn, as after a write that a disk lost.
     check_all(&three_segments(2), |sound| {
         let sectors = sound.len().div_ceil(SECTOR_BYTES);
         let zeroed = |sector: usize| {
@@ -535,8 +537,8 @@ fn every_zeroed_sector_is_corrupt_or_loses_nothing() {
 
 #[test]
 fn every_swap_of_neighbouring_sectors_is_corrupt_or_loses_nothing() {
-    // Method: swap each 512-byte sector with the next one. At a block's edge that damages a header
-    // and its copy at once. A short last sector moves the others.
+    // Method: swap each 512-byte sector with the next one. At the edge of a block, a swap damages a
+    // header and its copy at once. A short last sector shifts the bytes of its neighbour.
     check_all(&three_segments(3), |sound| {
         let swapped = |sector: usize| {
             let mut sectors: Vec<&[u8]> = sound.chunks(SECTOR_BYTES).collect();
@@ -549,7 +551,7 @@ fn every_swap_of_neighbouring_sectors_is_corrupt_or_loses_nothing() {
 
 #[test]
 fn every_cut_is_corrupt_or_loses_nothing() {
-    // Method: cut each file at every 512 bytes, down to nothing, and at every frame's start and at
+    // Method: cut each file at every 512 bytes down to nothing, at the start of every frame, and at
     // its last byte.
     let log = three_segments(4);
     check_all(&log, |sound| {
@@ -568,10 +570,10 @@ fn every_cut_is_corrupt_or_loses_nothing() {
 }
 
 #[test]
-fn bytes_behind_a_live_end_are_dead_whatever_they_hold() {
-    // Method: lengthen each segment by zeros, by noise, by a copy of its own last frame: for a
-    // sealed one its successor says where it ends, for the tail CURRENT does, and noise there is
-    // a torn write of nobody's.
+fn bytes_after_a_live_end_are_dead_whatever_they_hold() {
+    // Method: append zeros, noise, or a copy of its last frame to each segment. For a sealed
+    // segment, the successor states where it ends. For the tail, CURRENT states it, and noise there
+    // is a torn write that no append acknowledged.
     let log = three_segments(5);
     let tail = log.segments().pop().expect("there are segments");
     for path in log.segments() {
@@ -595,7 +597,7 @@ fn bytes_behind_a_live_end_are_dead_whatever_they_hold() {
 
 #[test]
 fn a_lost_header_is_corrupt() {
-    // Method: damage a header and its copy, in every segment, at every pair of some offsets.
+    // Method: damage a header and its copy in every segment, at every pair of some offsets.
     let log = three_segments(6);
     for path in log.segments() {
         for first in [0, 8, 16, 48, 72, 4095] {
@@ -613,8 +615,7 @@ fn a_lost_header_is_corrupt() {
 
 #[test]
 fn every_missing_segment_is_missed() {
-    // Method: remove each proper and improper subset of the segments. CURRENT, or a successor's
-    // record, knows them.
+    // Method: remove each subset of the segments. CURRENT or the seal in a successor knows them.
     for log in [three_segments(7), checkpointed(7)] {
         let segments = log.segments();
         for subset in 1..1_usize << segments.len() {
@@ -641,9 +642,9 @@ fn every_missing_segment_is_missed() {
 
 #[test]
 fn every_older_copy_of_a_segment_is_noticed() {
-    // Method: put each state in which a segment ever was in place of what it is. All but those that
-    // differ only in dead bytes lack records; in the tail it is CURRENT that knows. The last older
-    // copy is that before the last append.
+    // Method: replace each segment by each earlier version of itself. Every earlier version lacks
+    // records, except those that differ only in dead bytes. For the tail, CURRENT knows its end.
+    // The newest earlier version is the one before the last append.
     for log in [three_segments(8), checkpointed(8)] {
         for path in log.segments() {
             let mut older: Vec<&Vec<u8>> =
@@ -666,9 +667,9 @@ fn every_older_copy_of_a_segment_is_noticed() {
 
 #[test]
 fn a_lost_or_older_current_loses_nothing_and_is_reported() {
-    // Method: remove CURRENT, or put each of its older contents in its place: with an older number
-    // it is noted; with the tail's number it is what a crash leaves, and so the log is not found as
-    // it was left.
+    // Method: remove CURRENT, or replace it by each of its earlier versions. The report notes a
+    // CURRENT with an older number. A CURRENT with the tail's number is what a crash leaves, so the
+    // log counts as not closed.
     for log in [three_segments(9), checkpointed(9)] {
         let path = current_path();
         let fs = log.fs.process_kill();
@@ -685,9 +686,9 @@ fn a_lost_or_older_current_loses_nothing_and_is_reported() {
         let numbers: Vec<u64> = older.iter().map(|copy| u64_at(copy, 48)).collect();
         assert!(
             numbers.iter().any(|number| *number < u64_at(newest, 48)),
-            "an earlier tail's mark: {numbers:?}"
+            "CURRENT of an earlier tail: {numbers:?}"
         );
-        assert!(older.iter().any(|copy| u32_at(copy, 12) == 2), "a mark that says closed");
+        assert!(older.iter().any(|copy| u32_at(copy, 12) == 2), "a CURRENT that says closed");
         for copy in older {
             let number = u64_at(copy, 48);
             let what = || format!("CURRENT of segment {number}, end {}", u64_at(copy, 56));
@@ -703,8 +704,8 @@ fn a_lost_or_older_current_loses_nothing_and_is_reported() {
 
 #[test]
 fn a_segment_of_another_log_is_refused_under_any_number() {
-    // Method: put each segment of another log beside the segments, below, between (in the place of)
-    // and above them.
+    // Method: put each segment of another log below, between (in the place of) and above the
+    // segments.
     let other = checkpointed(100);
     let log = checkpointed(10);
     let numbers: Vec<u64> = (1..=8).chain([999_999, 1_000_000, u64::MAX]).collect();
@@ -724,10 +725,10 @@ fn a_segment_of_another_log_is_refused_under_any_number() {
 }
 
 #[test]
-fn a_segment_under_another_number_is_never_taken_for_that_one() {
-    // Method: copy each segment of the log to every other number. In the place of a live one, that
-    // one is missing; else the copy is reported and left alone, nothing is lost, and the log goes
-    // on beside it.
+fn a_segment_under_another_number_is_never_used_as_that_segment() {
+    // Method: copy each segment of the log to every other number. If the copy replaces a live
+    // segment, that segment is missing. Otherwise the copy is reported and left alone, nothing is
+    // lost, and the log continues beside it.
     let log = checkpointed(11);
     let segments = log.segments();
     for path in &segments {
@@ -749,21 +750,21 @@ fn a_segment_under_another_number_is_never_taken_for_that_one() {
             let report = log.check_nothing_lost(&fs, &what);
             assert!(report.notes.iter().any(|note| *note.path == *target), "{report:?}");
             assert!(!report.is_clean(), "{}: {report:?}", what());
-            let wal = open(&fs).expect("it was opened before");
+            let wal = open(&fs).expect("the log was opened before");
             for _ in 0..8 {
                 wal.append("the log grows").expect("a memory disk does not fail");
                 wal.rotate().expect("a memory disk does not fail");
             }
-            assert_eq!(contents(&fs)[&target], log.files[path], "{}: it was touched", what());
+            assert_eq!(contents(&fs)[&target], log.files[path], "{}: the copy was changed", what());
         }
     }
 }
 
 #[test]
-fn damage_that_a_quick_open_passes_over_is_reported_when_it_is_read() {
-    // Method: with `Verify::Tail`, flip a bit here and there in live frames. The open or the replay
-    // fails, the replay after a byte-equal prefix and for good; reading each record alone gives it
-    // or the damage, never another one.
+fn damage_that_a_quick_open_skips_is_reported_when_it_is_read() {
+    // Method: open with `Verify::Tail` after flipping single bits in live frames. The open or the
+    // replay fails. The replay fails after a byte-equal prefix, and it stays failed. A read of one
+    // record returns that record or the damage, never another record.
     let log = three_segments(12);
     let mut late = 0;
     for path in log.segments() {
@@ -785,8 +786,7 @@ fn damage_that_a_quick_open_passes_over_is_reported_when_it_is_read() {
             let (replayed, error) = replay_to_error(&log, wal.iter(), &what);
             match error {
                 Some(error) => log.check_error(&path, &error, Some(at), &damaged, &what),
-                // A state that is not the newest is nobody's any more: not reading it loses
-                // nothing.
+                // Only the newest state counts: a lost older state loses nothing.
                 None => {
                     assert!(frame.count == 0 && replayed == log.records.len() as u64, "{}", what())
                 }
@@ -810,9 +810,9 @@ fn damage_that_a_quick_open_passes_over_is_reported_when_it_is_read() {
 }
 
 #[test]
-fn in_a_crashed_log_only_the_last_group_can_be_taken_for_a_torn_write() {
-    // Method: kill a log after an append, and flip each bit of its tail's frames. Each frame says
-    // how far a sync had succeeded before it, so that all but the last one are known to have been
+fn in_a_crashed_log_only_the_last_group_can_be_mistaken_for_a_torn_write() {
+    // Method: kill a log after an append, and flip each bit of its tail's frames. Each frame states
+    // how far the log had been synced before it. So all frames except the last one are known to be
     // acknowledged.
     let mut history = History::begin(13);
     history.grow_to_segment(2);
@@ -857,8 +857,7 @@ fn in_a_crashed_log_only_the_last_group_can_be_taken_for_a_torn_write() {
     }
 }
 
-/// Counts the records that an iterator yields, which must be the log's, up to the error that ends
-/// it, if any.
+/// Counts the records of an iterator up to its error, if any. Each must be the log's record.
 fn replay_to_error(log: &Sound, mut iter: Iter, what: &dyn Fn() -> String) -> (u64, Option<Error>) {
     let mut count = 0;
     loop {
@@ -876,7 +875,7 @@ fn replay_to_error(log: &Sound, mut iter: Iter, what: &dyn Fn() -> String) -> (u
             Some(Err(error)) => {
                 assert!(
                     iter.next().is_none() && iter.next().is_none(),
-                    "{}: it went on after {error}",
+                    "{}: the iterator continued after {error}",
                     what()
                 );
                 return (count, Some(error));

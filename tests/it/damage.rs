@@ -1,5 +1,5 @@
-//! What can still be read, and what an error says, after damage, after an unreadable sector, and
-//! after files were lost, copied or mixed.
+//! Which records can still be read, and what an error states: after damage, after an unreadable
+//! sector, and after files were lost, copied or mixed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -50,14 +50,14 @@ fn unreadable(disk: &SimFs, path: PathBuf, bytes: Range<u64>) -> HookFs {
     })
 }
 
-/// Where a record's payload begins in a file that is full of such records.
+/// The offset of a record's payload in a file that holds many such records.
 fn find(disk: &SimFs, path: &Path, stored: &Stored) -> usize {
     let bytes = disk.bytes(path).expect("the file is there");
     let start = &stored.payload[..32];
     bytes.windows(32).position(|window| window == start).expect("the record is in the file")
 }
 
-/// Checks that `error` is damage that takes just these records.
+/// Checks that `error` is damage that loses exactly these records.
 #[track_caller]
 fn assert_lost(error: &Error, expected: LsnRange) {
     match error {
@@ -68,8 +68,8 @@ fn assert_lost(error: &Error, expected: LsnRange) {
 
 #[test]
 fn every_record_is_found_after_reopening() {
-    // Method: a log of small records in several segments of many index entries each; it is opened
-    // again with each verification, and each record is looked up, in both orders.
+    // Method: write a log of small records in several segments of many index entries each. Open it
+    // again with each verification, and look up each record in both orders.
     let disk = SimFs::new(1);
     let options = Options::new().segment_bytes(128 << 10).durability(Durability::Buffered);
     let wal = open_with(&options, disk.clone());
@@ -83,7 +83,7 @@ fn every_record_is_found_after_reopening() {
     for verify in [Verify::Full, Verify::Tail] {
         let wal = open_with(&options.clone().verify(verify), disk.clone());
         for number in (1..=3000).chain((1..=3000).rev()) {
-            let record = wal.read(Lsn::from(number)).unwrap().expect("it is there");
+            let record = wal.read(Lsn::from(number)).unwrap().expect("the record is there");
             assert!(stored(number).is(&record), "{verify:?}: record {number}");
         }
     }
@@ -91,8 +91,8 @@ fn every_record_is_found_after_reopening() {
 
 #[test]
 fn damage_to_a_large_record_is_found_when_it_is_read() {
-    // Method: records around and above the sizes that are read at once; one bit of each is flipped
-    // after the open, at its start and its end. The record itself is damaged, and no other one.
+    // Method: write records of about the size of one read and above. After the open, flip one bit
+    // at the start or the end of each. That record is damaged, and no other one.
     let disk = SimFs::new(1);
     let options = Options::new().durability(Durability::Buffered);
     let wal = open_with(&options, disk.clone());
@@ -120,7 +120,7 @@ fn damage_to_a_large_record_is_found_when_it_is_read() {
             }
             assert_lost(&cursor.next().map(|_| ()).unwrap_err(), range(number, number));
             for other in (1..=sizes.len() as u64).filter(|other| *other != number) {
-                let record = wal.read(Lsn::from(other)).unwrap().expect("it is there");
+                let record = wal.read(Lsn::from(other)).unwrap().expect("the record is there");
                 assert!(stored[at(other) - 1].is(&record), "record {other}");
             }
             disk.damage(&path, |bytes| bytes[place] ^= 1);
@@ -144,8 +144,8 @@ fn large_log() -> (SimFs, Options, u64) {
 
 #[test]
 fn several_threads_verify_every_segment_and_report_the_oldest_damage() {
-    // Method: a chain above 8 MiB; each sealed segment is damaged alone, then every second one at
-    // once, and all of them. The error is that of the oldest damaged segment.
+    // Method: write more than 8 MiB of segments. Damage each sealed segment alone, then every
+    // second one at once, then all of them. The error is that of the oldest damaged segment.
     let (disk, options, segments) = large_log();
     let sealed: Vec<u64> = (1..segments).collect();
     let mut cases: Vec<Vec<u64>> = sealed.iter().map(|number| vec![*number]).collect();
@@ -157,7 +157,7 @@ fn several_threads_verify_every_segment_and_report_the_oldest_damage() {
         for number in &damaged {
             disk.damage(segment_path(*number), |bytes| bytes[500_000] ^= 1);
         }
-        // The oldest damage is met last: a thread that verifies a newer segment fails earlier.
+        // The oldest damage is found last: a thread that verifies a newer segment fails earlier.
         let slow = segment_path(damaged[0]);
         let disk = HookFs::new(disk, move |asked| {
             if asked.call == Call::Read && asked.path == slow && asked.bytes.start > 0 {
@@ -176,9 +176,10 @@ fn several_threads_verify_every_segment_and_report_the_oldest_damage() {
 }
 
 #[test]
-fn a_quick_open_refuses_a_short_segment_and_another_last_frame() {
-    // Method: `Verify::Tail`; a sealed segment is cut within its last frame's body, at the frame
-    // and before it, and its last frame's header is damaged. The error names just what is lost.
+fn a_quick_open_refuses_a_short_segment_and_a_changed_last_frame() {
+    // Method: open with `Verify::Tail`. Cut a sealed segment within its last frame's body, at that
+    // frame and before it. Damage the header of its last frame. The error names exactly the lost
+    // records.
     let mut old = Build::new([7; 16], 1, 1, None);
     for number in 1..=3 {
         old.data(old.end(), &[Stored::numbered(3 * number + 1, 500)]);
@@ -214,9 +215,9 @@ fn a_quick_open_refuses_a_short_segment_and_another_last_frame() {
 }
 
 #[test]
-fn a_forged_length_is_damage() {
-    // Method: a frame header that verifies claims up to 4 GiB, in the tail and in a sealed segment;
-    // in a file that is open, and before the open.
+fn a_forged_length_is_reported_as_damage() {
+    // Method: a frame header that verifies claims up to 4 GiB. Put it into the tail and into a
+    // sealed segment, before the open and while the log is open.
     for (sealed, length) in [(false, u32::MAX), (true, u32::MAX), (false, 1 << 20), (true, 99_999)]
     {
         let mut build = Build::new([7; 16], 1, 1, None);
@@ -226,7 +227,7 @@ fn a_forged_length_is_damage() {
         let mut tail = Build::new([7; 16], 2, 4, Some(build.seal()));
         tail.data(tail.end(), &large([4]));
         let log: &[&Build] = if sealed { &[&build, &tail] } else { &[&build] };
-        let newest = log.last().expect("there is one");
+        let newest = log.last().expect("there is a segment");
         let disk = disk(log, Some(newest.mark(true, newest.end()).encode(1)));
         let wal = open_with(&Options::new(), disk.clone());
         let frame = build.frames[2].offset;
@@ -237,7 +238,7 @@ fn a_forged_length_is_damage() {
             header[4..8].copy_from_slice(&checksum.to_le_bytes());
         });
         assert_lost(&wal.read(Lsn::from(2)).unwrap_err(), range(2, 2));
-        // In the tail, which has no end yet, the forged length leads beyond the frame after it.
+        // The tail has no end yet, so the forged length reaches beyond the next frame.
         let next = wal.read(Lsn::from(3));
         assert!(matches!(next, Ok(Some(_))) || !sealed, "the frame after it is found: {next:?}");
         drop(wal);
@@ -247,9 +248,9 @@ fn a_forged_length_is_damage() {
 }
 
 #[test]
-fn an_error_names_just_the_run_of_records_that_is_lost() {
-    // Method: findings of the field. A batch in the middle of a log is damaged: open, look-ups and
-    // an iterator agree on what is lost, in a sealed segment and in the tail.
+fn an_error_names_exactly_the_run_of_lost_records() {
+    // Method: damage a batch in the middle of a log, as users have reported. The open, look-ups and
+    // an iterator agree on the lost records, in a sealed segment and in the tail.
     for rotate in [true, false] {
         let disk = SimFs::new(1);
         let wal = open_with(&Options::new(), disk.clone());
@@ -284,9 +285,9 @@ fn an_error_names_just_the_run_of_records_that_is_lost() {
 }
 
 #[test]
-fn lost_records_are_cut_at_the_floor_and_at_the_promise() {
-    // Method: a batch around the floor is damaged, in a sealed segment; and a tail whose last
-    // frames were never promised loses one before them.
+fn the_lost_records_are_limited_by_the_floor_and_by_the_promise() {
+    // Method: damage a batch around the floor in a sealed segment. In a tail whose last frames were
+    // never promised, damage an earlier frame.
     let mut old = Build::new([7; 16], 1, 1, None);
     old.data(old.end(), &records(1..=4));
     let batch = old.end();
@@ -306,7 +307,7 @@ fn lost_records_are_cut_at_the_floor_and_at_the_promise() {
             ends.push(tail.end());
         }
     }
-    // Frames 3 to 6 are damaged: of them, only 3 and 4 were promised.
+    // Frames 3 to 6 are damaged. Of these, only 3 and 4 were promised.
     let first = tail.frames[3].offset;
     let second_promise = tail.frames[6].durable_end;
     assert_eq!(second_promise, tail.frames[4].end());
@@ -316,10 +317,11 @@ fn lost_records_are_cut_at_the_floor_and_at_the_promise() {
 }
 
 #[test]
-fn an_unreadable_sector_hides_only_the_frames_that_it_is_in() {
-    // Method: 2,000 records, each in a frame of its own; each of some sectors cannot be read. Every
-    // record whose frame does not touch the sector is read and iterated up to there, in a sealed
-    // segment and in the tail; the others are `Io` with an offset in the sector.
+fn an_unreadable_sector_hides_only_the_frames_inside_it() {
+    // Method: write 2,000 records, each in a frame of its own. Some sectors cannot be read, one at
+    // a time. Every record whose frame does not touch the sector can be read, and an iterator
+    // reaches the sector. The other records give `Io` with an offset in the sector. This holds in a
+    // sealed segment and in the tail.
     for rotate in [false, true] {
         let disk = SimFs::new(1);
         let wal = open_with(&Options::new(), disk.clone());
@@ -370,9 +372,9 @@ fn an_unreadable_sector_hides_only_the_frames_that_it_is_in() {
             }
             let mut iter = wal.iter();
             let before = iter.by_ref().take_while(Result::is_ok).count() as u64;
-            assert_eq!(before, hit.first().expect("some are hit") - 1, "sector {start}");
+            assert_eq!(before, hit.first().expect("the sector holds frames") - 1, "sector {start}");
             assert!(iter.error().is_some_and(is_io), "sector {start}: {:?}", iter.error());
-            let after = hit.last().expect("some are hit") + 1;
+            let after = hit.last().expect("the sector holds frames") + 1;
             assert_eq!(wal.iter_from(Lsn::from(after)).filter(Result::is_ok).count() as u64, {
                 count + u64::from(rotate) + 1 - after
             });
@@ -381,9 +383,9 @@ fn an_unreadable_sector_hides_only_the_frames_that_it_is_in() {
 }
 
 #[test]
-fn a_quick_open_reads_all_good_records_around_damage() {
-    // Method: `Verify::Tail`; the header or the body of record 250's frame is damaged in a sealed
-    // segment. Each other record is found, and the look-ups walk the segment once.
+fn after_a_quick_open_all_sound_records_around_damage_can_be_read() {
+    // Method: open with `Verify::Tail`. In a sealed segment, damage the header or the body of
+    // record 250's frame. Every other record is found, and the look-ups walk the segment only once.
     for place in [5, 60] {
         let disk = SimFs::new(1);
         let wal = open_with(&Options::new(), disk.clone());
@@ -421,9 +423,9 @@ fn a_quick_open_reads_all_good_records_around_damage() {
 }
 
 #[test]
-fn a_look_up_reads_no_more_than_the_bytes_between_two_index_entries() {
-    // Method: count the bytes that each look-up reads, in the tail, after a rotation, and after
-    // reopening; two index entries are at most 14 KiB and one frame apart.
+fn a_look_up_reads_at_most_the_bytes_between_two_index_entries() {
+    // Method: count the bytes that each look-up reads in the tail, after a rotation, and after
+    // reopening. Two index entries are at most 14 KiB and one frame apart.
     let disk = SimFs::new(1);
     let most = Arc::new(AtomicU64::new(0));
     let counter = most.clone();
@@ -445,7 +447,8 @@ fn a_look_up_reads_no_more_than_the_bytes_between_two_index_entries() {
             let record = wal.read(Lsn::from(number)).unwrap().expect("it is there");
             assert!(Stored::numbered(3 * number + 1, 150).is(&record));
             let bytes = most.load(Ordering::Relaxed);
-            // In the tail, what lies after the last entry is asked for again where the file ends.
+            // In the tail, a read beyond the last index entry may be repeated at the end of the
+            // file.
             let ends = u64::from(step == 0 && number > 3800);
             let most = ((14 << 10) + 2 * (8 << 10)) * (1 + ends);
             assert!(bytes <= most, "step {step}, {number}: {bytes} bytes");
@@ -463,8 +466,8 @@ fn a_look_up_reads_no_more_than_the_bytes_between_two_index_entries() {
 }
 
 #[test]
-fn a_file_that_vanished_is_missing_and_only_records_below_the_floor_are_removed() {
-    // Method: the floor is inside a segment whose file is removed while the log is open.
+fn a_vanished_file_is_missing_and_only_records_below_the_floor_are_removed() {
+    // Method: set the floor inside a segment, and remove that segment's file while the log is open.
     let disk = SimFs::new(1);
     let wal = open_with(&small_segments(), disk.clone());
     for number in 1..=9 {
@@ -494,12 +497,12 @@ fn a_file_that_vanished_is_missing_and_only_records_below_the_floor_are_removed(
     assert!(matches!(wal.read(Lsn::ZERO), Err(Error::OutOfRange { lsn: Lsn::ZERO, .. })));
 }
 
-/// Records that are larger than a sector, of these numbers.
+/// Records that are larger than a sector, with these numbers.
 fn large(numbers: impl IntoIterator<Item = u64>) -> Vec<Stored> {
     numbers.into_iter().map(|number| Stored::numbered(3 * number + 1, 1500)).collect()
 }
 
-/// A tail with nine records and a checkpoint at 6, written when there were eight.
+/// A tail with nine records. A checkpoint at 6 was written after eight of them.
 fn checkpointed_tail() -> Build {
     let mut tail = Build::new([7; 16], 1, 1, None);
     for number in 1..=8 {
@@ -510,18 +513,18 @@ fn checkpointed_tail() -> Build {
     tail
 }
 
-/// A sector that no other frame touches; an empty one if the frame is too small for that.
+/// A sector that no other frame touches. If the frame is too small for one, an empty range.
 fn sector_in(frame: &Frame) -> Range<u64> {
     let start = (frame.offset + 40).next_multiple_of(SECTOR_BYTES);
     if start + SECTOR_BYTES <= frame.end() { start..start + SECTOR_BYTES } else { 0..0 }
 }
 
 #[test]
-fn damage_below_the_floor_in_the_tail_is_passed_over_and_settled() {
-    // Method: each frame of a tail with a checkpoint is damaged in turn, closed and not, by a bit
-    // in its header, by a bit in its body, by zeros, and by a sector that cannot be read. Up to
-    // record 6 nothing is lost: the tail is rewritten. From record 7 on, and in the state frame,
-    // the open refuses.
+fn damage_below_the_floor_in_the_tail_is_skipped_and_repaired() {
+    // Method: damage each frame of a tail with a checkpoint in turn, in a closed and in a crashed
+    // log: a bit in its header, a bit in its body, zeros, and an unreadable sector. If the frame
+    // holds record 6 or an earlier one, nothing is lost and the tail is rewritten. If it holds
+    // record 7 or a later one, or a state, the open refuses.
     let tail = checkpointed_tail();
     let frames = tail.frames.clone();
     for closed in [true, false] {
@@ -575,7 +578,7 @@ fn damage_below_the_floor_in_the_tail_is_passed_over_and_settled() {
                 assert_eq!((wal.state(), wal.first_lsn()), (vec![b's'; 1500], Lsn::from(7)));
                 wal.append("ten").unwrap();
                 drop(wal);
-                // The unreadable file is gone; a second open finds a sound log.
+                // The unreadable file is gone. A second open finds a sound log.
                 let wal = open_with(&Options::new(), disk.clone());
                 assert!(wal.recovery().is_clean(), "{what}: {:?}", wal.recovery());
                 assert_eq!(segments_of(&disk).keys().collect::<Vec<_>>(), [&2], "{what}");
@@ -586,9 +589,9 @@ fn damage_below_the_floor_in_the_tail_is_passed_over_and_settled() {
 }
 
 #[test]
-fn a_settled_tail_begins_with_the_frame_that_holds_the_first_record_above_the_floor() {
-    // Method: a gap before a checkpoint of all records, or in the middle of a batch; the new
-    // segment's first LSN and its frames.
+fn a_repaired_tail_begins_with_the_frame_that_holds_the_first_record_above_the_floor() {
+    // Method: make a gap before a checkpoint of all records, or in the middle of a batch. Check the
+    // new segment's first LSN and its frames.
     for (floor, first, kept) in [(8, 9, 0..0), (5, 4, 4..9)] {
         let mut tail = Build::new([7; 16], 1, 1, None);
         tail.data(tail.end(), &records(1..=3));
@@ -609,8 +612,8 @@ fn a_settled_tail_begins_with_the_frame_that_holds_the_first_record_above_the_fl
 
 #[test]
 fn damage_below_the_floor_in_a_live_sealed_segment_is_reported() {
-    // Method: the floor is in the middle of a sealed segment; each of its frames is damaged, or
-    // cannot be read. What the frame after the damage shows to be below the floor is passed over.
+    // Method: set the floor in the middle of a sealed segment. Damage each of its frames, or make
+    // it unreadable. Damage is skipped if the frame after it shows that it is below the floor.
     let mut old = Build::new([7; 16], 1, 1, None);
     for number in 1..=6 {
         old.data(old.end(), &large([number]));
@@ -650,10 +653,10 @@ fn damage_below_the_floor_in_a_live_sealed_segment_is_reported() {
 }
 
 #[test]
-fn a_retired_file_that_cannot_be_read_or_removed_is_no_reason_to_refuse() {
-    // Method: a segment below the floor was left over. It cannot be read: it stays, and is
-    // reported. It cannot be removed: the report does not say that it was, and the next checkpoint
-    // removes it.
+fn a_retired_file_that_cannot_be_read_or_removed_does_not_prevent_the_open() {
+    // Method: leave a segment below the floor. If it cannot be read, it stays and is reported. If
+    // it cannot be removed, the report does not claim the removal, and the next checkpoint removes
+    // it.
     let mut old = Build::new([7; 16], 1, 1, None);
     old.data(old.end(), &records([1, 2]));
     let mut tail = Build::with_floor([7; 16], 2, 3, Some(old.seal()), 2, b"");
@@ -686,7 +689,7 @@ fn a_retired_file_that_cannot_be_read_or_removed_is_no_reason_to_refuse() {
 
 #[test]
 fn a_checkpoint_leaves_no_retired_file_open() {
-    // Method: just after a reader opened a segment, a checkpoint retires it, as another thread
+    // Method: a checkpoint retires a segment just after a reader opened it, as another thread
     // could. When the reader is gone, no handle of the file is left.
     let disk = SimFs::new(1);
     let log: Arc<OnceLock<Weak<Wal>>> = Arc::default();
@@ -713,15 +716,15 @@ fn a_checkpoint_leaves_no_retired_file_open() {
     let wal = Arc::new(open_with(&small_segments(), fs.clone()));
     assert!(log.set(Arc::downgrade(&wal)).is_ok());
     *armed.lock().unwrap() = true;
-    let record = wal.read(Lsn::from(3)).unwrap().expect("the handle was open before the removal");
+    let record = wal.read(Lsn::from(3)).unwrap().expect("the file was opened before the removal");
     assert!(Stored::mixed(3).is(&record));
-    assert!(!contents(&disk).contains_key(&segment_path(1)), "it was retired");
+    assert!(!contents(&disk).contains_key(&segment_path(1)), "the segment was retired");
     assert_eq!(fs.handles(&segment_path(1)), 0, "its space would not be freed");
 }
 
 #[test]
 fn few_files_stay_open_for_reading() {
-    // Method: a log of a hundred segments is read from end to end, twice, by look-ups.
+    // Method: read a log of a hundred segments from end to end, twice, by look-ups.
     let fs = OpenFiles::new(SimFs::new(1), |_| {});
     let wal = open_with(&small_segments(), fs.clone());
     for number in 1..=100 {
@@ -729,15 +732,15 @@ fn few_files_stay_open_for_reading() {
         wal.rotate().unwrap();
     }
     for number in (1..=100).chain(1..=100) {
-        wal.read(Lsn::from(number)).unwrap().expect("it is there");
+        wal.read(Lsn::from(number)).unwrap().expect("the record is there");
         assert!(fs.segments() <= 40, "{} files are open", fs.segments());
     }
 }
 
 #[test]
-fn states_that_a_crash_a_restore_or_another_program_leaves_are_told_apart() {
-    // Method: each such state, the error that it must give, and the advice in it: following it
-    // makes the open succeed.
+fn states_that_a_crash_a_restore_or_another_program_leaves_are_distinguished() {
+    // Method: for each such state, check the error and its advice. Following the advice makes the
+    // open succeed.
     let mut old = Build::new([7; 16], 1, 1, None);
     old.data(old.end(), &records(1..=3));
     let mut tail = Build::new([7; 16], 2, 4, Some(old.seal()));
@@ -748,7 +751,8 @@ fn states_that_a_crash_a_restore_or_another_program_leaves_are_told_apart() {
     let refused = |disk: &SimFs| open(disk).map(drop).unwrap_err();
     let mends = |disk: &SimFs| assert_eq!(replay(&open(disk).unwrap()), records(1..=4));
 
-    // Blank files are damage: a power cut or an interrupted restore. Putting the files back helps.
+    // Blank files are damage, from a power cut or an interrupted restore. Putting the files back
+    // helps.
     for blank in [Vec::new(), vec![0; 20_000]] {
         let lone = disk(&[], None);
         put(&lone, segment_path(1), blank.clone());
@@ -766,15 +770,15 @@ fn states_that_a_crash_a_restore_or_another_program_leaves_are_told_apart() {
         mends(&disk);
     }
 
-    // Another store's directory: nothing is made in it.
+    // The directory of another store: nothing is created in it.
     let other = disk(&[], Some(b"MANIFEST-000004\n".to_vec()));
     let before = contents(&other);
     assert!(matches!(refused(&other), Error::NotALog { .. }));
-    assert_eq!(contents(&other), before, "not even a lock file is made");
+    assert_eq!(contents(&other), before, "not even a lock file is created");
     put(&other, segment_path(1), b"not a segment".to_vec());
     assert!(matches!(refused(&other), Error::NotALog { .. }));
 
-    // Files of two logs: of three that agree, none is named.
+    // Files of two logs. The error names none of the three files that agree.
     for foreign in [0, 1, 2] {
         let disk = sound.process_kill();
         let mut stranger = Build::new([9; 16], foreign + 1, 1, None);
@@ -788,7 +792,7 @@ fn states_that_a_crash_a_restore_or_another_program_leaves_are_told_apart() {
         put(&disk, &path, bytes);
         match refused(&disk) {
             Error::Corrupt { path: named, damage: Damage::OtherLog, .. } => {
-                assert_eq!(*named, *path, "the one that is from another log");
+                assert_eq!(*named, *path, "the error names the file of another log");
             }
             other => panic!("{other}"),
         }
@@ -796,7 +800,7 @@ fn states_that_a_crash_a_restore_or_another_program_leaves_are_told_apart() {
         mends(&disk);
     }
 
-    // The tail was renamed: only a copy of it is there.
+    // The tail was renamed: only the file under the new name is there.
     let disk = sound.process_kill();
     disk.lose(segment_path(2));
     put(&disk, segment_path(7), tail.bytes());

@@ -18,24 +18,24 @@ use crate::support::run::watchdog;
 const SEVERAL_SEGMENTS: u64 = 1 << 20;
 const ONE_SEGMENT: u64 = 64 << 20;
 
-/// A file system of its own: ext4 on a loop device, or a tmpfs where there is none. Unmounted when
-/// dropped.
+/// A small file system: ext4 on a loop device, or a tmpfs where no loop device is available.
+/// Unmounted when dropped.
 #[derive(Debug)]
 struct SmallDisk {
     point: PathBuf,
-    /// Holds the image and the mount point, and goes after them.
+    /// Holds the image and the mount point. Dropped after both.
     scratch: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// Mounts one, or says aloud why the test is skipped.
+    /// Mounts a small disk, or prints why the test is skipped.
     fn mount(mebibytes: u64) -> Option<SmallDisk> {
         let scratch = tempfile::tempdir().expect("a directory can be made");
         let (image, point) = (scratch.path().join("image"), scratch.path().join("disk"));
         fs::create_dir(&point).expect("a directory can be made");
         let make = |path: &Path| File::create(path).and_then(|file| file.set_len(mebibytes << 20));
         make(&image).expect("an image can be made");
-        // Nothing is reserved for root, who runs this.
+        // Reserves nothing for root, which runs this test.
         let ext4 = run("mkfs.ext4", &["-q", "-F", "-m", "0", text(&image)])
             .and_then(|()| run("mount", &["-o", "loop", text(&image), text(&point)]));
         let size = format!("size={mebibytes}m");
@@ -44,9 +44,9 @@ impl SmallDisk {
             Ok(()) => Some(SmallDisk { point, scratch }),
             Err(error) => {
                 let name = thread::current().name().unwrap_or("a test").to_owned();
-                // Not by `eprintln`, which the harness swallows.
+                // Written to stderr directly: the test harness hides the output of `eprintln`.
                 let line = format!("\nSKIPPED: {name} can mount no small disk: {error}\n");
-                io::stderr().write_all(line.as_bytes()).expect("it can be said");
+                io::stderr().write_all(line.as_bytes()).expect("stderr can be written");
                 None
             }
         }
@@ -57,12 +57,12 @@ impl SmallDisk {
     }
 
     fn free_bytes(&self) -> u64 {
-        fs2::available_space(&self.point).expect("it is mounted")
+        fs2::available_space(&self.point).expect("the disk is mounted")
     }
 
-    /// Takes so many bytes with the ballast.
+    /// Adds this many bytes to the ballast file.
     fn take(&self, bytes: usize) {
-        self.ballast().write_all(&vec![0xBA; bytes]).expect("there is room");
+        self.ballast().write_all(&vec![0xBA; bytes]).expect("there is space");
     }
 
     fn ballast(&self) -> File {
@@ -70,7 +70,7 @@ impl SmallDisk {
         File::options().create(true).append(true).open(path).expect("a file can be made")
     }
 
-    /// Fills what is left with the ballast, to the last block.
+    /// Fills the rest of the disk with the ballast file, up to the last block.
     fn fill_up(&self) {
         let mut file = self.ballast();
         let mut bytes = vec![0xBA; 64 << 10];
@@ -83,14 +83,14 @@ impl SmallDisk {
     }
 
     fn remove_ballast(&self) {
-        fs::remove_file(self.point.join("ballast")).expect("it is there");
+        fs::remove_file(self.point.join("ballast")).expect("the ballast is there");
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         let point = text(&self.point);
-        // A file may still be open where a test has failed.
+        // After a failed test, a file may still be open.
         if let Err(error) = run("umount", &[point]).or_else(|_| run("umount", &["-l", point])) {
             eprintln!("{point} stays mounted, in {}: {error}", self.scratch.path().display());
         }
@@ -116,8 +116,8 @@ fn options(segment_bytes: u64, mode: Durability) -> Options {
     Options::new().segment_bytes(segment_bytes).durability(mode)
 }
 
-/// Appends from eight threads until each has met the full disk; `told` hears of every record that
-/// was acknowledged.
+/// Appends from eight threads until each has met the full disk. Calls `told` for every acknowledged
+/// record.
 fn fill(wal: &Wal, told: &(impl Fn(Lsn, u64, u64) + Sync)) {
     thread::scope(|scope| {
         for thread in 0..8 {
@@ -136,7 +136,7 @@ fn fill(wal: &Wal, told: &(impl Fn(Lsn, u64, u64) + Sync)) {
     });
 }
 
-/// What becomes of the log that has filled the disk.
+/// How the log that has filled the disk ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     StaysOpen,
@@ -144,7 +144,7 @@ enum End {
     Killed,
 }
 
-/// What is done on the full disk first, once the log is open.
+/// The first call on the full disk, once the log is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     Checkpoint,
@@ -156,7 +156,7 @@ const VARIABLE: &str = "SEAWALL_DISK_FULL_CHILD";
 
 #[test]
 fn child_that_fills_a_disk() {
-    // Not a test by itself: what the tests below run, and kill.
+    // Not a test by itself: the tests below run and kill it.
     let Ok(arguments) = env::var(VARIABLE) else { return };
     let words: Vec<&str> = arguments.splitn(3, ' ').collect();
     let mode = if words[0] == "sync" {
@@ -166,13 +166,13 @@ fn child_that_fills_a_disk() {
     };
     let segment_bytes = words[1].parse().expect("a number");
     let wal = options(segment_bytes, mode).open(words[2]).expect("a new log can be made");
-    wal.set_state(b"before").expect("there is room");
+    wal.set_state(b"before").expect("there is space");
     fill(&wal, &|lsn, thread, number| say(&format!("told {lsn} {thread} {number}")));
     say("full");
     wait_to_be_killed();
 }
 
-/// Lets a child fill the disk; it is killed when the disk is full to the last block.
+/// Lets a child fill the disk to the last block, and kills the child.
 fn fill_and_kill(disk: &SmallDisk, segment_bytes: u64, mode: Durability, ledger: &Ledger) {
     let name = if mode == Durability::Sync { "sync" } else { "interval" };
     let arguments = format!("{name} {segment_bytes} {}", text(&disk.log_dir()));
@@ -187,7 +187,7 @@ fn fill_and_kill(disk: &SmallDisk, segment_bytes: u64, mode: Durability, ledger:
     child.kill();
 }
 
-/// Fills a disk, ends the log that way, and goes on with it on the full disk.
+/// Fills a disk, ends the log in the given way, and uses the log again on the full disk.
 fn survive_a_full_disk(segment_bytes: u64, mode: Durability, end: End, then: Then) {
     let Some(disk) = SmallDisk::mount(24) else { return };
     let context = format!("{mode:?}, segments of {} KiB, {end:?}, {then:?}", segment_bytes >> 10);
@@ -205,12 +205,12 @@ fn survive_a_full_disk(segment_bytes: u64, mode: Durability, end: End, then: The
             End::Closed => {
                 let closed = wal.close();
                 if let Err(error) = &closed {
-                    // Other threads may have taken the room between a write of CURRENT and the
-                    // spare for the next.
+                    // Other threads may take the space between a write of CURRENT and the creation
+                    // of the next spare.
                     let allowed = segment_bytes == SEVERAL_SEGMENTS
                         && matches!(error, Error::StorageFull { .. });
                     assert!(allowed, "{context}: {error}");
-                    println!("{context}: it could not be closed, and stays open");
+                    println!("{context}: the log could not be closed, and stays open");
                     ledger.check_log(&wal);
                 }
                 drop(wal);
@@ -227,15 +227,11 @@ fn survive_a_full_disk(segment_bytes: u64, mode: Durability, end: End, then: The
         }
     };
     ledger.check_order();
-    assert_eq!(
-        u64::from(wal.last_lsn()),
-        ledger.len(),
-        "{context}: what was refused is taken back"
-    );
+    assert_eq!(u64::from(wal.last_lsn()), ledger.len(), "{context}: refused records are revoked");
     assert_eq!(
         wal.sync().unwrap(),
         wal.last_lsn(),
-        "{context}: what is written can be synced on a full disk"
+        "{context}: written records can be synced on a full disk"
     );
     ledger.check_log(&wal);
     assert_eq!(wal.state(), b"before", "{context}");
@@ -258,7 +254,7 @@ fn survive_a_full_disk(segment_bytes: u64, mode: Durability, end: End, then: The
     assert_eq!((wal.first_lsn(), wal.state()), (last.next(), b"after".to_vec()), "{context}");
 }
 
-/// Checkpoints on the full disk; returns where, and what that freed.
+/// Checkpoints on the full disk. Returns the checkpoint and the bytes that it freed.
 fn free_the_disk(
     disk: &SmallDisk,
     wal: &Wal,
@@ -279,19 +275,19 @@ fn free_the_disk(
     if freed > 1 << 20 {
         return (last, freed);
     }
-    // The log has just been opened, does not know that the disk is full, and keeps its tail, which
-    // here is all there is. As soon as it is told, it lets that go, too.
+    // The log was just opened and does not know that the disk is full. It keeps its tail, which is
+    // its only segment here. After the first refusal, a checkpoint frees the tail too.
     assert_eq!(
         then,
         Then::Checkpoint,
-        "{context}: nothing was freed on a disk that is known to be full"
+        "{context}: nothing was freed although the log knows that the disk is full"
     );
     append_until_refused(wal, ledger, context);
     checkpoint()
 }
 
-/// What was cut back, or filled with zeros before, and the spares that an open removes, may have
-/// room for some more records. They are the log's like all others.
+/// Appends until the disk is full again. An open frees some space, because it cuts preallocated
+/// bytes and removes spares. Records that fit there belong to the log like all others.
 fn append_until_refused(wal: &Wal, ledger: &Ledger, context: &str) {
     let refused = (0..).find_map(|number| match wal.append(record(50, number, 3000).entry()) {
         Ok(lsn) => {
@@ -305,7 +301,7 @@ fn append_until_refused(wal: &Wal, ledger: &Ledger, context: &str) {
     ledger.check_log(wal);
 }
 
-/// Appends where there is room again: the LSNs go on where they stood.
+/// Appends after space was freed. The LSNs continue without a gap.
 fn go_on(wal: &Wal, ledger: &Ledger, last: Lsn, context: &str) {
     for (lsn, number) in (u64::from(last) + 1..).zip(0..500) {
         let appended = wal
@@ -319,7 +315,7 @@ fn go_on(wal: &Wal, ledger: &Ledger, last: Lsn, context: &str) {
     ledger.check_log(wal);
 }
 
-/// Whatever is done first, with many segments and with the tail alone.
+/// Runs every first call, with many segments and with the tail alone.
 fn survive_in_every_way(end: End) {
     for segment_bytes in [SEVERAL_SEGMENTS, ONE_SEGMENT] {
         for then in [Then::Checkpoint, Then::AppendUntilRefused] {
@@ -329,39 +325,39 @@ fn survive_in_every_way(end: End) {
 }
 
 #[test]
-fn a_checkpoint_frees_a_full_disk_and_appends_go_on() {
-    // Method: eight threads fill a small disk with a log of several segments, or of the tail alone;
-    // a file takes what is left. Then checkpoint, and append again without reopening.
+fn a_checkpoint_frees_a_full_disk_and_appends_succeed_again() {
+    // Method: eight threads fill a small disk with a log of several segments, or of the tail alone.
+    // A ballast file takes the rest. Then checkpoint, and append again without reopening.
     watchdog(120, || survive_in_every_way(End::StaysOpen));
 }
 
 #[test]
-fn a_log_closed_on_a_full_disk_is_opened_there_and_goes_on() {
-    // Method: likewise, but close and open again before the checkpoint.
+fn a_log_closed_on_a_full_disk_can_be_opened_and_used_there() {
+    // Method: as above, but close and open the log before the checkpoint.
     watchdog(120, || survive_in_every_way(End::Closed));
 }
 
 #[test]
-fn a_log_killed_on_a_full_disk_is_opened_there_and_goes_on() {
-    // Method: likewise, but the log is another process's, which is killed.
+fn a_log_killed_on_a_full_disk_can_be_opened_and_used_there() {
+    // Method: as above, but the log belongs to a child process, which is killed.
     watchdog(120, || survive_in_every_way(End::Killed));
 }
 
 const INTERVAL: Durability = Durability::Interval(Duration::from_millis(5));
 
 #[test]
-fn in_interval_mode_a_full_disk_loses_nothing_either() {
-    // Method: as in `Sync` mode, where a record is acknowledged once it is written.
+fn in_interval_mode_a_full_disk_loses_no_record() {
+    // Method: as in `Sync` mode. In `Interval` mode a record is acknowledged once it is written.
     watchdog(120, || {
         survive_a_full_disk(SEVERAL_SEGMENTS, INTERVAL, End::StaysOpen, Then::AppendUntilRefused)
     });
 }
 
 #[test]
-fn an_open_that_finds_no_room_loses_nothing() {
-    // Method: kill a log on a full disk, and take the room of its spares as well. It cannot be
-    // opened for writing there, each attempt says so and changes nothing, and with more room it is
-    // as if nothing had been.
+fn an_open_that_finds_no_space_loses_nothing() {
+    // Method: kill a log on a full disk, and take the space of its spares. Opening for writing
+    // fails there each time and changes nothing. After space was freed, the log opens with every
+    // record.
     watchdog(120, || {
         for mode in [Durability::Sync, INTERVAL] {
             let Some(disk) = SmallDisk::mount(16) else { return };
@@ -369,7 +365,7 @@ fn an_open_that_finds_no_room_loses_nothing() {
             let (options, ledger) = (options(SEVERAL_SEGMENTS, mode), Ledger::default());
             fill_and_kill(&disk, SEVERAL_SEGMENTS, mode, &ledger);
             for name in ["segment.spare", "CURRENT.spare"] {
-                let _ = fs::remove_file(disk.log_dir().join(name)); // It may have been used up.
+                let _ = fs::remove_file(disk.log_dir().join(name)); // The log may have used it.
             }
             disk.fill_up();
             let before = on_disk::names(&disk.log_dir());
@@ -384,16 +380,16 @@ fn an_open_that_finds_no_room_loses_nothing() {
             ledger.check_log(&wal);
             let last = wal.last_lsn();
             wal.checkpoint(last).unwrap();
-            go_on(&wal, &ledger, last, "opened with more room");
+            go_on(&wal, &ledger, last, "opened with more space");
         }
     });
 }
 
 #[test]
-fn in_buffered_mode_what_has_an_lsn_waits_in_memory_for_room() {
-    // Method: fill the disk; what was given an LSN and found no room is kept, whatever is called,
-    // and goes out once there is room: made by removing another file, or by a checkpoint on the
-    // full disk.
+fn in_buffered_mode_appended_records_wait_in_memory_for_space() {
+    // Method: fill the disk. Records that have an LSN and find no space are kept in memory through
+    // every call. They are written once there is space, after another file is removed or after a
+    // checkpoint on the full disk.
     watchdog(120, || {
         for by_checkpoint in [false, true] {
             let Some(disk) = SmallDisk::mount(36) else { return };
@@ -405,13 +401,13 @@ fn in_buffered_mode_what_has_an_lsn_waits_in_memory_for_room() {
             disk.fill_up();
             ledger.check_order();
             let (durable, last) = (wal.durable_lsn(), wal.last_lsn());
-            assert_eq!(u64::from(last), ledger.len(), "nothing is taken back");
-            assert!(durable < last, "nothing was left in memory");
+            assert_eq!(u64::from(last), ledger.len(), "no record is revoked");
+            assert!(durable < last, "no record was left in memory");
             for _ in 0..3 {
                 for (call, outcome) in [
                     ("sync", wal.sync().map(drop)),
                     ("flush", wal.flush()),
-                    ("append", wal.append("no room").map(drop)),
+                    ("append", wal.append("no space").map(drop)),
                     ("close", wal.close()),
                 ] {
                     assert!(
@@ -421,7 +417,7 @@ fn in_buffered_mode_what_has_an_lsn_waits_in_memory_for_room() {
                 }
                 assert_eq!((wal.last_lsn(), wal.is_poisoned()), (last, false));
             }
-            assert_eq!(wal.read(last).unwrap(), None, "it is not durable");
+            assert_eq!(wal.read(last).unwrap(), None, "the record is not durable");
             println!(
                 "{} of {last} records waited in memory",
                 u64::from(last) - u64::from(wal.durable_lsn())
@@ -443,9 +439,9 @@ fn in_buffered_mode_what_has_an_lsn_waits_in_memory_for_room() {
 }
 
 #[test]
-fn every_call_on_a_full_disk_is_refused_whole_and_leaves_the_log_usable() {
-    // Method: on a disk that is full to the last block, and with no spares left, make every call
-    // that needs room, several times. Each succeeds, or is refused and changes nothing.
+fn every_call_on_a_full_disk_is_refused_as_a_whole_and_leaves_the_log_usable() {
+    // Method: on a disk that is full to the last block, without spares, make every call that needs
+    // space several times. Each call succeeds, or it is refused and changes nothing.
     watchdog(120, || {
         let Some(disk) = SmallDisk::mount(16) else { return };
         let options = options(SEVERAL_SEGMENTS, Durability::Sync);
@@ -453,7 +449,7 @@ fn every_call_on_a_full_disk_is_refused_whole_and_leaves_the_log_usable() {
         wal.set_state(b"before").unwrap();
         fill(&wal, &|lsn, thread, number| ledger.note(lsn, thread, number));
         for name in ["segment.spare", "CURRENT.spare"] {
-            // As somebody might who looks for room.
+            // An administrator who looks for space might remove the spares.
             let _ = fs::remove_file(disk.log_dir().join(name));
         }
         disk.fill_up();
@@ -492,14 +488,14 @@ const LIMITED_VARIABLE: &str = "SEAWALL_FILE_LIMIT_CHILD";
 
 #[test]
 fn child_whose_files_may_not_grow() {
-    // Not a test by itself: what the next one runs, under a limit on the size of files.
+    // Not a test by itself: the next test runs it under a limit on the size of files.
     let Ok(dir) = env::var(LIMITED_VARIABLE) else { return };
     let wal = Wal::open(&dir).unwrap();
     let ledger = Ledger::default();
     for number in 0..1000 {
         ledger.note(wal.append(record(1, number, 4000).entry()).unwrap(), 1, number);
         if number % 100 == 50 {
-            // No file has room for this one.
+            // No file has space for this record.
             let refused = wal.append(&[7; 400_000]).unwrap_err();
             assert!(matches!(refused, Error::StorageFull { .. }), "{refused:?}");
             wal.set_state(&[7; 60_000]).unwrap();
@@ -516,9 +512,9 @@ fn child_whose_files_may_not_grow() {
 
 #[test]
 #[cfg(unix)]
-fn a_file_that_may_not_grow_is_followed_by_another_one() {
-    // Method: a child under `ulimit -f`, its signal ignored, appends 4 MB, of which no file may
-    // hold more than 300 KiB. What fits into a new segment is never refused.
+fn a_file_that_may_not_grow_is_followed_by_a_new_segment() {
+    // Method: a child runs under `ulimit -f` and ignores the signal. It appends 4 MB, and no file
+    // may hold more than 300 KiB. A record that fits into a new segment is never refused.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let variables = [(LIMITED_VARIABLE, text(scratch.path()))];

@@ -1,4 +1,4 @@
-//! The log stays truthful after every error: each call of a workload fails in turn, in each way.
+//! The log stays correct after every error: each call of a workload fails in turn, in each way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -28,27 +28,28 @@ const MODES: [Durability; 3] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Open,
-    /// A record with a payload of so many bytes.
+    /// Appends a record with a payload of this many bytes.
     Append(usize),
-    /// A batch of so many mixed records.
+    /// Appends a batch of this many mixed records.
     Batch(u64),
     SetState(usize),
     Rotate,
-    /// At so many records before the last one.
+    /// Checkpoints this many records before the last one.
     Checkpoint(u64),
-    /// At the last durable record.
+    /// Checkpoints at the last durable record.
     CheckpointDurable,
     Sync,
     Flush,
     Replay,
     Close,
-    /// The process is killed, and the next step is another one's.
+    /// Kills the process. The next step belongs to another process.
     Kill,
-    /// Likewise, in the middle of a write.
+    /// Kills the process in the middle of a write.
     KillInWrite,
 }
 
-/// Every call that changes files, each way to create a segment, each way to reopen.
+/// The workload has every call that changes files, every way to create a segment, and every way to
+/// reopen.
 const WORKLOAD: &[Step] = {
     use Step::*;
     &[
@@ -66,7 +67,7 @@ const WORKLOAD: &[Step] = {
         Append(40),
         Flush,
         SetState(7000),
-        SetState(7001), // The tail is rewritten: nothing but state frames.
+        SetState(7001), // Rewrites the tail, which holds only state frames.
         Checkpoint(3),
         Append(20_000), // Larger than a segment.
         Batch(9),
@@ -74,24 +75,24 @@ const WORKLOAD: &[Step] = {
         Rotate,
         Append(11),
         Sync,
-        Append(12), // Its frame promises what was synced before it.
+        Append(12), // Its frame promises the records that were synced before it.
         Flush,
         Replay,
         Kill,
-        Open, // A successor.
+        Open, // Creates a successor.
         Replay,
         Kill,
-        Open, // The tail is rewritten.
+        Open, // Rewrites the tail.
         Append(500),
         Checkpoint(1),
         Close,
-        Open, // Resumed.
+        Open, // Resumes the tail.
         SetState(10),
         Append(60),
         Sync,
         Append(700),
         KillInWrite,
-        Open, // A torn tail.
+        Open, // Cuts a torn tail.
         Checkpoint(0),
         Batch(2),
         Replay,
@@ -99,7 +100,7 @@ const WORKLOAD: &[Step] = {
     ]
 };
 
-/// What is tried on a disk that stays full.
+/// The steps that the test tries on a disk that stays full.
 const FULL_DISK: &[Step] = &[
     Step::CheckpointDurable,
     Step::Append(10),
@@ -113,24 +114,24 @@ const FULL_DISK: &[Step] = &[
     Step::Flush,
 ];
 
-/// What the caller knows of the log: what it must hold, and what it may.
+/// The caller's knowledge of the log: what the log must hold, and what it may hold.
 #[derive(Debug, Clone)]
 struct Journal {
-    /// The records that got an LSN, that of LSN 1 first.
+    /// The records that got an LSN, from LSN 1 on.
     accepted: Vec<Stored>,
-    /// The LSNs up to which a crash may leave them: where a call's records end.
+    /// The LSNs at which a call's records end. A crash may cut the records only there.
     boundaries: BTreeSet<u64>,
-    /// A killed process leaves at least so many of them.
+    /// A kill leaves at least this many records.
     kept: u64,
-    /// A power cut leaves at least so many.
+    /// A power cut leaves at least this many records.
     durable: u64,
-    /// Those of the call with which the log was poisoned: they may be there, all or none.
+    /// The records of the call that poisoned the log. The log holds all of them or none.
     unknown: Vec<Stored>,
-    /// What the floor may be. The last one is what the caller was told.
+    /// The possible floors. The last one was reported to the caller.
     floors: Vec<u64>,
-    /// Likewise, the state.
+    /// The possible states. The last one was reported to the caller.
     states: Vec<Vec<u8>>,
-    /// How many records were made, so that no two are alike.
+    /// The number of records made so far. It makes every record different.
     made: u64,
 }
 
@@ -176,22 +177,27 @@ impl Journal {
         (self.kept, self.durable) = (self.last(), self.last());
     }
 
-    /// Checks a log that was just opened: it holds at least so many records, nothing invented,
-    /// batches whole. Returns the records that it holds, and its floor.
+    /// Checks a log that was just opened: it holds at least this many records, no invented record,
+    /// and only whole batches. Returns the number of its records, and its floor.
     fn check(&self, wal: &Wal, at_least: u64, what: &dyn Fn() -> String) -> (u64, u64) {
         let floor = u64::from(wal.first_lsn()) - 1;
         assert!(self.floors.contains(&floor), "{}: floor {floor} of {:?}", what(), self.floors);
-        assert!(self.states.contains(&wal.state()), "{}: a state that was never set", what());
+        assert!(self.states.contains(&wal.state()), "{}: the state was never set", what());
         let last = u64::from(wal.last_lsn());
         assert!(last >= at_least, "{}: {last} of {at_least} acknowledged records are left", what());
         let whole = last == self.last() + self.unknown.len() as u64;
         assert!(whole || self.boundaries.contains(&last), "{}: a part of a batch: {last}", what());
-        assert_eq!(wal.durable_lsn(), Lsn::from(last), "{}: what is shown is durable", what());
+        assert_eq!(
+            wal.durable_lsn(),
+            Lsn::from(last),
+            "{}: all records are durable after an open",
+            what()
+        );
         self.check_records(wal, floor, what);
         (last, floor)
     }
 
-    /// Checks that an open log returns exactly the records above `floor` that it calls durable.
+    /// Checks that an open log returns exactly the durable records above `floor`.
     fn check_records(&self, wal: &Wal, floor: u64, what: &dyn Fn() -> String) {
         let durable = u64::from(wal.durable_lsn());
         let (first, found) =
@@ -209,7 +215,7 @@ impl Journal {
         }
     }
 
-    /// The log was opened, and showed this: from now on it is acknowledged.
+    /// Notes the content of a log that was opened: from now on it counts as acknowledged.
     fn settle(&mut self, last: u64, floor: u64, state: Vec<u8>) {
         let unknown = std::mem::take(&mut self.unknown);
         self.accepted.extend(unknown);
@@ -221,7 +227,7 @@ impl Journal {
     }
 }
 
-/// The workload on the way.
+/// A run of the workload.
 struct Run {
     mode: Durability,
     fault: Option<Fault>,
@@ -229,17 +235,17 @@ struct Run {
     wal: Option<Wal>,
     journal: Journal,
     dice: Dice,
-    /// Told in every failed check.
+    /// The context of every failed check.
     what: String,
     outcome: Outcome,
 }
 
-/// What came of one run.
+/// The result of one run.
 #[derive(Debug, Default, Clone)]
 struct Outcome {
     calls: Vec<Site>,
     fired: Vec<Site>,
-    /// Errors that the caller saw.
+    /// The errors that the caller got.
     errors: Vec<Error>,
     poisoned: u64,
     /// Checkpoints that had to succeed on a full disk.
@@ -247,7 +253,7 @@ struct Outcome {
     actions: Vec<RecoveryAction>,
 }
 
-/// Makes the run of one fault, at the first call from `at` on that it can befall.
+/// Runs the workload with one fault, at the first call from number `at` on that it can hit.
 fn run(workload: &[Step], mode: Durability, fault: Option<(Fault, usize)>) -> Outcome {
     let disk = SimFs::new(7);
     let fs = match fault {
@@ -268,8 +274,8 @@ fn run(workload: &[Step], mode: Durability, fault: Option<(Fault, usize)>) -> Ou
 }
 
 impl Run {
-    /// Makes one step, and if it fails checks that the log is truthful about it, and then makes it
-    /// succeed.
+    /// Makes one step. If the step fails, checks that the log reports it correctly, and then
+    /// makes the step succeed.
     fn step(&mut self, step: Step) {
         let fired = self.fs.fired().len();
         let done = self.attempt(step);
@@ -285,7 +291,7 @@ impl Run {
             self.wal = None;
             self.fs.heal();
             self.attempt_surely(Step::Open);
-            // A record of unknown outcome is not submitted again; all else is.
+            // A record of unknown outcome is not submitted again. Every other step is repeated.
             if !matches!(step, Step::Append(_) | Step::Batch(_) | Step::Open) {
                 self.attempt_surely(step);
             }
@@ -307,12 +313,13 @@ impl Run {
         self.attempt_surely(step);
     }
 
-    /// Goes on for a while on a disk that stays full: every call succeeds or says so, and changes
-    /// nothing. In the end the process may be killed, and even the next one may find no room.
+    /// Makes some calls on a disk that stays full: every call succeeds, or it fails and changes
+    /// nothing. Then kills the process in half of the runs. The next process may find no space
+    /// either.
     fn live_on_full_disk(&mut self) {
         let kill: &[Step] = if self.dice.coin() { &[Step::Kill, Step::Open] } else { &[] };
         for step in FULL_DISK.iter().chain(kill) {
-            // The spares are for this: what frees room needs none.
+            // A checkpoint that has its spares needs no free space.
             let must = *step == Step::CheckpointDurable && self.has_spares();
             self.outcome.full_checkpoints += u64::from(must);
             match self.attempt(*step) {
@@ -325,12 +332,13 @@ impl Run {
         self.check_power_cut();
     }
 
-    /// Checks that a failure after which it is not known what is on disk has poisoned the log.
+    /// Checks that the log is poisoned by every failure that leaves the disk's content unknown.
     fn check_poison(&self, step: Step, fired: Option<&Site>) {
         let (Some(wal), Some(site), Some(fault)) = (&self.wal, fired, self.fault) else { return };
-        let unborn = site.name.ends_with(".tmp") || site.name.ends_with(".spare");
-        // A look at a file is fatal after a sync, and refused before anything is changed. The
-        // rename of CURRENT can be refused in a mark, and not in the creation of a segment.
+        let unfinished = site.name.ends_with(".tmp") || site.name.ends_with(".spare");
+        // A failed look at a file's identity poisons the log after a sync, and is refused before
+        // any change. The rename of CURRENT can be refused in a mark, but not in the creation of a
+        // segment.
         let either = site.call == Call::Identity
             || (fault == Fault::Full && site.call == Call::Rename && site.name == "CURRENT");
         if either {
@@ -341,12 +349,13 @@ impl Run {
                 matches!(site.call, Call::Write | Call::Sync | Call::SyncDir | Call::Rename)
             }
             Fault::Full => {
-                // The first rename of a segment is refused, as it can be seen to have done nothing.
-                site.call == Call::SyncDir || site.call == Call::Sync && !unborn
+                // The first rename of a segment can be refused: the log can see that the rename did
+                // nothing.
+                site.call == Call::SyncDir || site.call == Call::Sync && !unfinished
             }
             _ => false,
         };
-        // `open` undoes nothing and owns nothing yet: it fails, and can be tried again.
+        // A failed `open` returns no handle, and the caller can try again.
         if step != Step::Open {
             assert_eq!(wal.is_poisoned(), fatal, "{}: {fault:?} of {site:?}", self.what);
         }
@@ -369,7 +378,7 @@ impl Run {
         if !ends {
             assert!(
                 wal.durable_lsn() >= Lsn::from(self.journal.durable),
-                "{}: durable falls",
+                "{}: the durable LSN falls",
                 self.what
             );
             self.wal = Some(wal);
@@ -401,10 +410,10 @@ impl Run {
                     Err(_) => {}
                 }
                 let told = [journal.states.first(), journal.states.last()];
-                assert!(told.contains(&Some(&wal.state())), "{what}: a state that was never set");
+                assert!(told.contains(&Some(&wal.state())), "{what}: the state was never set");
                 assert!(
                     wal.is_poisoned() || Some(&wal.state()) == journal.states.last(),
-                    "{what}: another state"
+                    "{what}: the state is wrong"
                 );
                 done
             }
@@ -413,10 +422,10 @@ impl Run {
                     Step::Checkpoint(back) => journal.last().saturating_sub(back),
                     _ => u64::from(wal.durable_lsn()),
                 };
-                let floor = target.max(*journal.floors.last().expect("there is one"));
+                let floor = target.max(*journal.floors.last().expect("there is a floor"));
                 let done = wal.checkpoint(Lsn::from(floor));
                 if done.is_ok() || (!wal.is_poisoned() && wal.first_lsn() == Lsn::from(floor + 1)) {
-                    // It may have failed in an unlink, after the floor was made durable.
+                    // The call may have failed in an unlink, after the floor was made durable.
                     journal.durable = journal.durable.max(floor);
                     journal.kept = journal.kept.max(floor);
                     journal.floors = vec![floor];
@@ -428,7 +437,11 @@ impl Run {
             Step::Rotate => wal.rotate(),
             Step::Sync => {
                 let synced = wal.sync()?;
-                assert_eq!(synced, Lsn::from(journal.last()), "{what}: everything is synced");
+                assert_eq!(
+                    synced,
+                    Lsn::from(journal.last()),
+                    "{what}: the sync covers every record"
+                );
                 journal.all_is_durable();
                 Ok(())
             }
@@ -439,11 +452,11 @@ impl Run {
             }
             Step::Replay => {
                 let (_, records) = collect(wal.iter())?;
-                let floor = *journal.floors.last().expect("there is one");
+                let floor = *journal.floors.last().expect("there is a floor");
                 assert_eq!(
                     records.len() as u64,
                     u64::from(wal.durable_lsn()) - floor,
-                    "{what}: all is replayed"
+                    "{what}: the replay returns every record"
                 );
                 for lsn in floor + 1..=u64::from(wal.durable_lsn()) {
                     let record = wal.read(Lsn::from(lsn))?;
@@ -471,7 +484,7 @@ impl Run {
         }
     }
 
-    /// Notes what an append told, and checks that LSNs stay dense.
+    /// Notes the result of an append, and checks that the LSNs are dense.
     fn appended(
         &mut self,
         wal: &Wal,
@@ -511,7 +524,7 @@ impl Run {
     fn open(&mut self) -> Result<()> {
         let options = small_segments().durability(self.mode);
         let wal = options.open_on(self.fs.fs(), DIR)?;
-        let what = || format!("{}, opened", self.what);
+        let what = || format!("{}, after the open", self.what);
         let (last, floor) = self.fs.spectate(|| self.journal.check(&wal, self.journal.kept, &what));
         let failed_unlink = self.fs.fired().iter().any(|site| site.call == Call::Unlink);
         assert!(
@@ -520,7 +533,7 @@ impl Run {
                     .names()
                     .iter()
                     .any(|name| name.ends_with(".tmp") || name.ends_with(".spare")),
-            "{}: leftovers",
+            "{}: leftovers are in the directory",
             what()
         );
         self.outcome.actions.push(wal.recovery().action);
@@ -530,7 +543,7 @@ impl Run {
         Ok(())
     }
 
-    /// Whether bytes can be overwritten, and the spares are there.
+    /// Whether the spares are there and the disk lets bytes be overwritten.
     fn has_spares(&self) -> bool {
         let names = self.names();
         let is_there = |name: &str| names.iter().any(|other| other == name);
@@ -543,10 +556,10 @@ impl Run {
         names.into_iter().filter_map(|name| name.into_string().ok()).collect()
     }
 
-    /// Checks that a log which refused something, and is not poisoned, still reads what it had.
+    /// Checks that a log which refused a call, and is not poisoned, still returns its records.
     fn check_usable(&self) {
         if let Some(wal) = &self.wal {
-            let floor = *self.journal.floors.last().expect("there is one");
+            let floor = *self.journal.floors.last().expect("there is a floor");
             assert_eq!(wal.first_lsn(), Lsn::from(floor + 1), "{}", self.what);
             assert_eq!(wal.last_lsn(), Lsn::from(self.journal.last()), "{}", self.what);
             let what = || format!("{}, after an error", self.what);
@@ -554,10 +567,10 @@ impl Run {
         }
     }
 
-    /// Checks that a poisoned log acknowledges nothing, reads on, and writes nothing, not even when
-    /// it goes.
+    /// Checks that a poisoned log acknowledges nothing, can still be read, and writes nothing, not
+    /// even when it is dropped.
     fn check_poisoned(&mut self, step: Step, error: &Error) {
-        let what = format!("{}, poisoned", self.what);
+        let what = format!("{}, after the poisoning", self.what);
         self.outcome.poisoned += 1;
         let full = matches!(error, Error::StorageFull { .. });
         assert!(!full, "{what}: {step:?} said that the log is usable: {error:?}");
@@ -580,12 +593,12 @@ impl Run {
             wal.append("and again").map(drop),
         ] {
             match refused {
-                Err(Error::Closed) if step == Step::Close => {} // That is how it ended, though not well.
+                Err(Error::Closed) if step == Step::Close => {} // This `close` failed.
                 Err(Error::Poisoned { .. }) if step != Step::Close => {}
                 other => panic!("{what}: {other:?}"),
             }
         }
-        assert_eq!(wal.durable_lsn(), durable, "{what}: durable moves");
+        assert_eq!(wal.durable_lsn(), durable, "{what}: the durable LSN changes");
         let floor = u64::from(wal.first_lsn()) - 1;
         assert!(self.journal.floors.contains(&floor), "{what}: floor {floor}");
         if step != Step::Close {
@@ -593,18 +606,18 @@ impl Run {
             let closed = wal.close();
             assert!(
                 matches!(closed, Err(Error::Poisoned { .. })),
-                "{what}: it closes as if nothing was lost"
+                "{what}: `close` returns no error"
             );
         }
-        let dir = self.fs.disk().open_dir(Path::new(DIR)).expect("it is there");
+        let dir = self.fs.disk().open_dir(Path::new(DIR)).expect("the directory is there");
         let lock = dir.try_lock();
-        assert!(lock.is_ok(), "{what}: closed, and still locked");
+        assert!(lock.is_ok(), "{what}: the lock is held after the close");
         drop((dir, wal));
-        assert_eq!(contents(self.fs.disk()), before, "{what}: it went on writing");
+        assert_eq!(contents(self.fs.disk()), before, "{what}: the log wrote after it was poisoned");
     }
 
-    /// Checks on copies of the disk that a power cut now, which keeps little or anything of what
-    /// was not synced, loses nothing that was durable.
+    /// Checks, on copies of the disk, that a power cut loses no durable record. The cut keeps few
+    /// or any of the unsynced writes.
     fn check_power_cut(&mut self) {
         let disk = self.fs.disk();
         let durable = self.wal.as_ref().map_or(0, |wal| u64::from(wal.durable_lsn()));
@@ -626,14 +639,19 @@ impl Run {
         let what = || format!("{}, at the end", self.what);
         let (last, floor) = self.journal.check(&wal, self.journal.last(), &what);
         let segments = self.names().iter().filter(|name| name.ends_with(".log")).count() as u64;
-        assert!(segments <= last - floor + 1, "{}: files pile up: {:?}", what(), self.names());
+        assert!(
+            segments <= last - floor + 1,
+            "{}: there are too many files: {:?}",
+            what(),
+            self.names()
+        );
         self.outcome.calls = self.fs.calls();
         self.outcome.fired = self.fs.fired();
         self.outcome
     }
 }
 
-/// Puts a part of a frame behind the last one, as a process leaves it that dies in a write.
+/// Writes a part of a frame after the last frame, as a process that dies in a write leaves it.
 fn tear_tail(disk: &SimFs) {
     let files = contents(disk);
     let mut segments =
@@ -647,8 +665,8 @@ fn tear_tail(disk: &SimFs) {
     put(disk, path, torn);
 }
 
-/// Runs the workload with each fault at each call that it can befall; calls `check` for each, on
-/// both cores.
+/// Runs the workload with each fault at each call that it can hit, on both cores. Calls `check` for
+/// each run.
 fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
     let sound = run(WORKLOAD, mode, None);
     assert!(sound.errors.is_empty() && sound.fired.is_empty(), "{:?}", sound.errors);
@@ -660,13 +678,13 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
     ] {
         assert!(
             sound.actions.contains(&action),
-            "the workload never meets {action:?}: {:?}",
+            "no recovery of the workload takes {action:?}: {:?}",
             sound.actions
         );
     }
     let calls = &sound.calls;
     let runs = |fault: Fault| {
-        (0..calls.len()).filter(move |at| fault.befalls(&calls[*at])).map(move |at| (fault, at))
+        (0..calls.len()).filter(move |at| fault.can_hit(&calls[*at])).map(move |at| (fault, at))
     };
     let todo = Mutex::new(Fault::ALL.into_iter().flat_map(runs));
     let tally = Mutex::new(BTreeMap::<(Fault, Call), [u64; 3]>::new());
@@ -678,7 +696,7 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
         assert_eq!(
             outcome.fired.first(),
             Some(&calls[at]),
-            "{mode:?}, {fault:?} at {at}: every run is the same"
+            "{mode:?}, {fault:?} at {at}: every run must make the same calls"
         );
         check(fault, &outcome);
         full_checkpoints.fetch_add(outcome.full_checkpoints, Ordering::Relaxed);
@@ -701,18 +719,18 @@ fn with_every_fault(mode: Durability, check: impl Fn(Fault, &Outcome) + Sync) {
     }
 }
 
-/// What each fault must come to, besides all that a run checks.
+/// Checks the result that each fault must have, besides all checks within a run.
 fn check_outcome(fault: Fault, outcome: &Outcome) {
     let first = &outcome.fired[0];
     match fault {
         Fault::Interrupted | Fault::Short => {
             assert!(
                 outcome.errors.is_empty(),
-                "{fault:?} of {first:?} is made good: {:?}",
+                "{fault:?} of {first:?} must be invisible: {:?}",
                 outcome.errors
             );
         }
-        // A write that meets a full disk is undone, and all of the log goes on.
+        // A write that meets a full disk is undone, and the log stays usable.
         Fault::FullAfterwards | Fault::NoRoom | Fault::FullForLong | Fault::ShortThenFull => {
             assert_eq!(outcome.poisoned, 0, "{fault:?} of {first:?}: {:?}", outcome.errors);
         }
@@ -724,32 +742,32 @@ fn check_outcome(fault: Fault, outcome: &Outcome) {
 }
 
 #[test]
-fn in_sync_mode_no_failed_call_makes_the_log_lie() {
-    // Method: count the calls of a workload that holds every way to change files and every way to
-    // reopen; then let each of them fail in each way. After every error the log must say what it
-    // is, acknowledge nothing once poisoned, go on if not, and lose nothing in a kill or in a power
-    // cut; then the fault ends and all must work.
+fn in_sync_mode_the_log_stays_correct_after_every_failed_call() {
+    // Method: count the calls of a workload that has every way to change files and every way to
+    // reopen. Then let each of them fail in each way. After every error, the log must report its
+    // state. A poisoned log acknowledges nothing; any other log stays usable. No kill and no power
+    // cut loses an acknowledged record. When the fault ends, every call must work.
     with_every_fault(Durability::Sync, check_outcome);
 }
 
 #[test]
-fn in_interval_mode_no_failed_call_makes_the_log_lie() {
-    // Method: as in `Sync` mode, with a timer that never fires; what was appended survives a kill.
+fn in_interval_mode_the_log_stays_correct_after_every_failed_call() {
+    // Method: as in `Sync` mode, with a timer that never fires. An appended record survives a kill.
     with_every_fault(MODES[1], check_outcome);
 }
 
 #[test]
-fn in_buffered_mode_no_failed_call_makes_the_log_lie() {
-    // Method: as in `Sync` mode; what was flushed survives a kill, what was synced a power cut, the
-    // rest may be gone.
+fn in_buffered_mode_the_log_stays_correct_after_every_failed_call() {
+    // Method: as in `Sync` mode. A flushed record survives a kill, and a synced record survives a
+    // power cut. Other records may be lost.
     with_every_fault(Durability::Buffered, check_outcome);
 }
 
 #[test]
-fn an_interrupted_look_at_the_directory_is_made_again() {
-    // Method: interrupt each listing and opening of a directory, of a new log, of one that is
-    // closed and of one that was killed. A directory that is there is looked at, too, when it
-    // cannot be made.
+fn an_interrupted_call_on_the_directory_is_repeated() {
+    // Method: interrupt each listing and each opening of a directory: for a new log, for a closed
+    // one and for a killed one. Also interrupt it when the directory cannot be created because it
+    // exists.
     for (steps, listings_min) in [
         (&[Step::Open][..], 1),
         (&[Step::Open, Step::Append(10), Step::Close, Step::Open], 3),
@@ -767,18 +785,18 @@ fn an_interrupted_look_at_the_directory_is_made_again() {
     }
 }
 
-/// What many threads were told, while faults befell them.
+/// The results that many threads got while calls failed.
 #[derive(Debug, Default)]
 struct Told {
     acknowledged: BTreeMap<Lsn, Stored>,
-    /// Calls that were refused, and tried again.
+    /// The number of calls that were refused and tried again.
     refused: u64,
 }
 
 const THREADS: u64 = 8;
 const RECORDS_EACH: u64 = 60;
 
-/// Appends a thread's records, each until it is taken, or until the log is poisoned.
+/// Appends a thread's records. Repeats each append until it succeeds or the log is poisoned.
 fn append_all(wal: &Wal, thread: u64, told: &Mutex<Told>) {
     for at in 1..=RECORDS_EACH {
         let number = thread << 32 | at;
@@ -788,11 +806,11 @@ fn append_all(wal: &Wal, thread: u64, told: &Mutex<Told>) {
         let record = Stored::numbered(number, payload_bytes);
         loop {
             let appended = wal.append(record.entry());
-            let mut told = told.lock().expect("no thread panics while it notes what it was told");
+            let mut told = told.lock().expect("no thread panics while it notes its results");
             match appended {
                 Ok(lsn) => {
                     let other = told.acknowledged.insert(lsn, record);
-                    assert!(other.is_none(), "{lsn} was given out twice");
+                    assert!(other.is_none(), "lsn {lsn} was assigned twice");
                     break;
                 }
                 Err(Error::Poisoned { .. }) => return,
@@ -803,8 +821,8 @@ fn append_all(wal: &Wal, thread: u64, told: &Mutex<Told>) {
     }
 }
 
-/// Rotates, checkpoints and sets states while others append; returns when the log is poisoned, or
-/// they are done.
+/// Rotates, checkpoints and sets states while other threads append. Returns when the log is
+/// poisoned or the other threads are done.
 fn disturb(wal: &Wal, done: &AtomicU64) {
     for round in 0_u64.. {
         let floor = u64::from(wal.durable_lsn()) / 2;
@@ -826,7 +844,7 @@ fn disturb(wal: &Wal, done: &AtomicU64) {
     }
 }
 
-/// Checks that a disk has at least the records up to `durable`, and no other ones in their place.
+/// Checks that a disk holds at least the records up to `durable`, each with its own content.
 fn check_image(image: SimFs, durable: Lsn, told: &BTreeMap<Lsn, Stored>, what: &str) {
     let opened = small_segments().open_on(Arc::new(image), DIR);
     let wal = opened.unwrap_or_else(|error| panic!("{what}: {error:?}"));
@@ -834,22 +852,22 @@ fn check_image(image: SimFs, durable: Lsn, told: &BTreeMap<Lsn, Stored>, what: &
     let (first, records) = collect(wal.iter()).unwrap_or_else(|error| panic!("{what}: {error:?}"));
     assert!(first.is_none_or(|first| first == wal.first_lsn()), "{what}: starts at {first:?}");
     for (lsn, record) in (u64::from(wal.first_lsn())..).map(Lsn::from).zip(&records) {
-        // What was not durable yet may have been taken back, and the LSN given out again.
+        // A record that was not durable yet may have been revoked, and its LSN assigned again.
         let promised = told.get(&lsn).filter(|_| lsn <= durable);
         assert!(
             promised.is_none_or(|promised| promised == record),
-            "{what}: another record is {lsn}"
+            "{what}: lsn {lsn} holds another record"
         );
     }
 }
 
-/// Lets many threads use a log on a failing disk, and cuts the power, on copies, at any moment.
-/// Returns how many calls were refused, and whether the log was poisoned.
+/// Lets many threads use a log on a failing disk, and cuts the power on copies at any moment.
+/// Returns the number of refused calls, and whether the log was poisoned.
 fn storm(mode: Durability, fs: &FaultFs, dice: &mut Dice) -> (u64, bool) {
     let wal = small_segments().durability(mode).open_on(fs.fs(), DIR);
-    let wal = wal.expect("the faults begin later");
+    let wal = wal.expect("no fault is active yet");
     let (told, done) = (Mutex::new(Told::default()), AtomicU64::new(0));
-    let look = || told.lock().expect("no thread panics while it notes what it was told");
+    let look = || told.lock().expect("no thread panics while it notes its results");
     thread::scope(|scope| {
         for number in 1..=THREADS {
             let (wal, told, done) = (&wal, &told, &done);
@@ -860,7 +878,7 @@ fn storm(mode: Durability, fs: &FaultFs, dice: &mut Dice) -> (u64, bool) {
         }
         scope.spawn(|| disturb(&wal, &done));
         while done.load(Ordering::SeqCst) < THREADS {
-            // First what is promised, then what is there.
+            // Reads the promises first, and then the disk.
             let (acknowledged, durable) = (look().acknowledged.clone(), wal.durable_lsn());
             let disk = fs.disk();
             let image = if dice.coin() {
@@ -871,7 +889,7 @@ fn storm(mode: Durability, fs: &FaultFs, dice: &mut Dice) -> (u64, bool) {
             if mode == Durability::Sync {
                 assert!(
                     acknowledged.keys().all(|lsn| *lsn <= durable),
-                    "what is acknowledged is durable"
+                    "an acknowledged record is durable"
                 );
             }
             check_image(image, durable, &acknowledged, "after a power cut");
@@ -884,21 +902,21 @@ fn storm(mode: Durability, fs: &FaultFs, dice: &mut Dice) -> (u64, bool) {
     if poisoned {
         assert!(
             matches!(wal.append("more"), Err(Error::Poisoned { .. })),
-            "nothing is acknowledged any more"
+            "a poisoned log acknowledges nothing"
         );
         let floor = u64::from(wal.first_lsn()) - 1;
-        let (_, records) = collect(wal.iter()).expect("what is durable can be read");
+        let (_, records) = collect(wal.iter()).expect("durable records can be read");
         assert_eq!(
             records.len() as u64,
             u64::from(durable) - floor,
-            "reads of what is durable go on"
+            "durable records can still be read"
         );
     } else {
         assert_eq!(acknowledged.len() as u64, THREADS * RECORDS_EACH);
         assert_eq!(
             u64::from(wal.last_lsn()),
             THREADS * RECORDS_EACH,
-            "LSNs are dense: nothing refused is there"
+            "LSNs are dense, and no refused record is in the log"
         );
         wal.close().expect("the faults are over");
     }
@@ -915,10 +933,10 @@ fn storm(mode: Durability, fs: &FaultFs, dice: &mut Dice) -> (u64, bool) {
 }
 
 #[test]
-fn many_threads_on_a_full_disk_lose_nothing_and_skip_nothing() {
-    // Method: eight threads append while one rotates, checkpoints and sets states; again and again
-    // a write finds the disk full, though all of it was written. Each refused record is tried
-    // again. At any moment the power may fail.
+fn many_threads_on_a_full_disk_lose_no_record_and_skip_no_lsn() {
+    // Method: eight threads append while another thread rotates, checkpoints and sets states. Again
+    // and again, a write reports a full disk although all of its bytes were written. Each refused
+    // record is tried again. The power may fail at any moment.
     let mut dice = Dice::new(seed());
     for mode in MODES {
         let refused = watchdog(60, || {
@@ -933,9 +951,9 @@ fn many_threads_on_a_full_disk_lose_nothing_and_skip_nothing() {
 }
 
 #[test]
-fn many_threads_on_a_breaking_disk_all_learn_of_it() {
-    // Method: likewise, but one call fails for good, at a random place. Every thread must come
-    // back, with an error.
+fn many_threads_on_a_breaking_disk_all_get_the_error() {
+    // Method: as above, but one call fails for good, at a random place. Every thread must return
+    // with an error.
     let mut dice = Dice::new(seed());
     let mut poisoned = 0;
     for round in 0..30 {

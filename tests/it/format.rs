@@ -1,6 +1,6 @@
-//! The bytes on disk are those of `docs/format.md`. Here is a second encoder and decoder, written
-//! from that page and sharing nothing with the library: it reads what the library wrote, and writes
-//! what the library must read.
+//! The bytes on disk are those of `docs/format.md`. This file is a second encoder and decoder. It
+//! was written from that page and shares no code with the library. It reads what the library wrote,
+//! and it writes what the library must read.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -50,7 +50,7 @@ fn id_at(bytes: &[u8], at: usize) -> Id {
     bytes[at..at + 16].try_into().expect("sixteen bytes")
 }
 
-/// A block and its copy, with these fields at their offsets.
+/// Encodes a block and its copy, with these fields at their offsets.
 fn block(magic: &[u8; 8], version: u32, fields: &[(usize, &[u8])]) -> Vec<u8> {
     let mut block = vec![0; BLOCK];
     block[..8].copy_from_slice(magic);
@@ -64,14 +64,21 @@ fn block(magic: &[u8; 8], version: u32, fields: &[(usize, &[u8])]) -> Vec<u8> {
     block
 }
 
-/// Checks a block and its copy, and that what is not named in it is zero; returns the block.
+/// Checks a block and its copy, and that all bytes without a field are zero. Returns the block.
 fn checked_block<'a>(bytes: &'a [u8], magic: &[u8; 8], named_end: usize) -> &'a [u8] {
     let (block, copy) = bytes[..2 * BLOCK].split_at(BLOCK);
-    assert!(block == copy, "a block and its copy are alike");
+    assert!(block == copy, "a block and its copy are equal");
     assert_eq!(&block[..8], magic);
-    assert_eq!(u32_at(block, 8), 1, "the version");
-    assert!(block[named_end..BLOCK - 4].iter().all(|byte| *byte == 0), "what is not named is zero");
-    assert_eq!(u32_at(block, BLOCK - 4), crc32(&block[..BLOCK - 4]), "the block's checksum");
+    assert_eq!(u32_at(block, 8), 1, "the version is 1");
+    assert!(
+        block[named_end..BLOCK - 4].iter().all(|byte| *byte == 0),
+        "bytes without a field are zero"
+    );
+    assert_eq!(
+        u32_at(block, BLOCK - 4),
+        crc32(&block[..BLOCK - 4]),
+        "the block's checksum is right"
+    );
     block
 }
 
@@ -121,7 +128,7 @@ impl Header {
 
     pub(crate) fn decode(file: &[u8]) -> Header {
         let block = checked_block(file, Header::MAGIC, 124);
-        assert_eq!(u32_at(block, 12), 0, "what is not named is zero");
+        assert_eq!(u32_at(block, 12), 0, "bytes without a field are zero");
         let seal = Seal {
             number: u64_at(block, 72),
             salt: id_at(block, 80),
@@ -131,7 +138,10 @@ impl Header {
             frame_checksum: u32_at(block, 120),
         };
         let is_sealing = seal.number != 0;
-        assert!(is_sealing || block[72..124].iter().all(|byte| *byte == 0), "none is 0 throughout");
+        assert!(
+            is_sealing || block[72..124].iter().all(|byte| *byte == 0),
+            "an absent seal is all zeros"
+        );
         Header {
             log_id: id_at(block, 16),
             salt: id_at(block, 32),
@@ -143,7 +153,7 @@ impl Header {
     }
 }
 
-/// What CURRENT says.
+/// The content of CURRENT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) closed: bool,
@@ -207,7 +217,7 @@ impl Frame {
         self.offset + 40 + (self.body.len() as u64).next_multiple_of(8)
     }
 
-    /// Encodes it for its place; its checksum is ignored, and made anew.
+    /// Encodes the frame for its offset. Computes the checksum anew and ignores the stored one.
     pub(crate) fn encode(&self, salt: &Id) -> Vec<u8> {
         let mut frame = vec![0; 40];
         frame[..4].copy_from_slice(&salt[..4]);
@@ -225,7 +235,7 @@ impl Frame {
         frame
     }
 
-    /// Decodes what verifies at `offset`.
+    /// Decodes the frame at `offset`, if one verifies there.
     pub(crate) fn decode(file: &[u8], offset: u64, salt: &Id) -> Option<Frame> {
         let at = usize::try_from(offset).expect("a small file");
         let header = file.get(at..at + 40)?;
@@ -249,7 +259,7 @@ impl Frame {
         })
     }
 
-    /// The records of a data frame; all of its body is records.
+    /// The records of a data frame. They fill the whole body.
     pub(crate) fn records(&self) -> Vec<Stored> {
         assert_eq!(self.kind, DATA);
         let (mut records, mut rest) = (Vec::new(), self.body.as_slice());
@@ -267,7 +277,7 @@ impl Frame {
         records
     }
 
-    /// Floor and state of a state frame.
+    /// The floor and the state of a state frame.
     pub(crate) fn floor_and_state(&self) -> (u64, &[u8]) {
         assert_eq!((self.kind, self.count), (STATE, 0));
         (u64_at(&self.body, 0), &self.body[8..])
@@ -294,18 +304,18 @@ fn body_of(records: &[Stored]) -> Vec<u8> {
     body
 }
 
-/// A segment's file, decoded, and its zeros at the end left out.
+/// A segment's file, decoded. The zeros at its end are left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) header: Header,
     pub(crate) frames: Vec<Frame>,
-    /// The offset behind the last frame.
+    /// The offset after the last frame.
     pub(crate) end: u64,
     pub(crate) zeros: u64,
 }
 
 impl Segment {
-    /// Decodes a file in which everything verifies: frames, and then nothing but zeros.
+    /// Decodes a file in which everything verifies: frames, followed only by zeros.
     pub(crate) fn decode(file: &[u8]) -> Segment {
         let header = Header::decode(file);
         let (mut frames, mut end) = (Vec::new(), FRAMES_START);
@@ -316,14 +326,18 @@ impl Segment {
         let rest = &file[usize::try_from(end).expect("a small file")..];
         assert!(
             rest.iter().all(|byte| *byte == 0),
-            "behind the last frame, at {end}, there are only zeros"
+            "only zeros follow the last frame, from {end} on"
         );
         Segment { header, frames, end, zeros: rest.len() as u64 }
     }
 
-    /// What a successor says of it.
+    /// The seal that its successor stores.
     pub(crate) fn seal(&self) -> Seal {
-        let last = self.frames.iter().rfind(|frame| frame.kind == DATA).expect("it holds a record");
+        let last = self
+            .frames
+            .iter()
+            .rfind(|frame| frame.kind == DATA)
+            .expect("the segment holds a record");
         Seal {
             number: self.header.number,
             salt: self.header.salt,
@@ -335,7 +349,7 @@ impl Segment {
     }
 }
 
-/// A segment that is made by hand.
+/// A segment that a test makes by hand.
 #[derive(Debug, Clone)]
 pub(crate) struct Build {
     pub(crate) header: Header,
@@ -344,8 +358,8 @@ pub(crate) struct Build {
 }
 
 impl Build {
-    /// Begins one of a log with that id, created with a state frame alone. Its salt follows from its
-    /// number.
+    /// Begins a segment of a log with that id. It is created with a state frame alone, and its salt
+    /// follows from its number.
     pub(crate) fn new(log_id: Id, number: u64, first: u64, seal: Option<Seal>) -> Build {
         Build::with_floor(log_id, number, first, seal, 0, b"")
     }
@@ -371,7 +385,7 @@ impl Build {
         self.frames.last().map_or(FRAMES_START, Frame::end)
     }
 
-    /// Adds a frame as it is told, sensible or not.
+    /// Adds a frame with the given fields, even if they make no sense.
     pub(crate) fn frame(
         &mut self,
         durable_end: u64,
@@ -397,18 +411,18 @@ impl Build {
         self.frame(durable_end, STATE, 0, self.next, [&floor.to_le_bytes(), state].concat());
     }
 
-    /// What is there so far is what it is created with.
+    /// Declares all frames so far to be those that the segment is created with.
     pub(crate) fn created(&mut self) {
         self.header.initial_end = self.end();
     }
 
-    /// What a successor says of it.
+    /// The seal that its successor stores.
     pub(crate) fn seal(&self) -> Seal {
         Segment { header: self.header.clone(), frames: self.frames.clone(), end: 0, zeros: 0 }
             .seal()
     }
 
-    /// What CURRENT says of it as the tail, durable up to `end`.
+    /// CURRENT with this segment as the tail, durable up to `end`.
     pub(crate) fn mark(&self, closed: bool, end: u64) -> Mark {
         let inside = self.frames.iter().filter(|frame| frame.kind == DATA && frame.end() <= end);
         let last = inside.map(|frame| frame.first + u64::from(frame.count) - 1).max();
@@ -443,7 +457,7 @@ pub(crate) fn current_path() -> PathBuf {
     Path::new(DIR).join("CURRENT")
 }
 
-/// Makes a disk with these segments, and with a CURRENT unless that is `None`.
+/// Makes a disk with these segments, and with a CURRENT unless `current` is `None`.
 pub(crate) fn disk(segments: &[&Build], current: Option<Vec<u8>>) -> SimFs {
     let disk = SimFs::new(5);
     disk.create_dir(DIR.as_ref()).expect("a new disk");
@@ -478,21 +492,21 @@ pub(crate) fn mark_of(disk: &SimFs) -> Mark {
     Mark::decode(&disk.bytes(current_path()).expect("there is a CURRENT"))
 }
 
-/// Records of these numbers.
+/// Records with these numbers.
 pub(crate) fn records(numbers: impl IntoIterator<Item = u64>) -> Vec<Stored> {
     numbers.into_iter().map(Stored::mixed).collect()
 }
 
 #[test]
 fn the_checksum_is_the_ieee_crc32_and_not_the_castagnoli_one() {
-    // Method: the check value that every catalogue of CRCs gives for these nine digits.
+    // Method: compute the check value that every catalogue of CRCs gives for these nine digits.
     assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
 }
 
 #[test]
 fn every_field_that_the_library_writes_is_as_documented() {
-    // Method: after each call of a short history, decode every file anew and compare each field
-    // with what it must be; a durable end is what the call before had synced.
+    // Method: after each call of a short history, decode every file anew and compare each field. A
+    // durable end is what the previous call had synced.
     let disk = SimFs::new(1);
     let wal = open(&disk).unwrap();
     let one = |number: u64| segments_of(&disk)[&number].clone();
@@ -527,7 +541,7 @@ fn every_field_that_the_library_writes_is_as_documented() {
     assert_eq!(segment.frames[4].floor_and_state(), (2, &b"v1"[..]));
     assert_eq!(segment.frames[4].durable_end, segment.frames[3].end());
     let mark = Mark { end: segment.end, last: 3, ..mark };
-    assert_eq!(mark_of(&disk), mark, "a checkpoint marks");
+    assert_eq!(mark_of(&disk), mark, "a checkpoint writes CURRENT");
     assert_eq!(
         segment.end + segment.zeros,
         16 << 10,
@@ -572,8 +586,8 @@ fn every_field_that_the_library_writes_is_as_documented() {
 
 #[test]
 fn a_frame_closes_at_8_kib_once_it_holds_four_records_and_splits_nothing() {
-    // Method: one group of records and batches of all sizes around the limits, as `Buffered` mode
-    // makes it; the frames that hold it.
+    // Method: make one group of records and batches of all sizes around the limits, in `Buffered`
+    // mode. Check the frames that hold it.
     let disk = SimFs::new(2);
     let wal = Options::new()
         .durability(Durability::Buffered)
@@ -587,10 +601,10 @@ fn a_frame_closes_at_8_kib_once_it_holds_four_records_and_splits_nothing() {
     let batch: Vec<Stored> = (0..30).map(|number| Stored::numbered(number, 1500)).collect();
     let append_batch = || wal.append_batch(batch.iter().map(Stored::entry)).unwrap();
     append(9, 1016); // Eight records of 1,024 bytes are just 8 KiB.
-    append_batch(); // It joins one record, and is not split.
+    append_batch(); // The batch joins one record, and is not split.
     append_batch(); // A frame that holds four records takes nothing beyond 8 KiB.
-    append(1, 70_000); // It has a frame of its own.
-    append(5, 4096); // Four records, whatever they come to …
+    append(1, 70_000); // The record has a frame of its own.
+    append(5, 4096); // A frame takes four records of any size …
     append(4, 20_000); // … but never above 64 KiB.
     append(1, 65_528); // Just 64 KiB.
     append(1, 0);
@@ -605,7 +619,7 @@ fn a_frame_closes_at_8_kib_once_it_holds_four_records_and_splits_nothing() {
     }
     assert!(
         frames.iter().all(|frame| frame.durable_end == segment.header.initial_end),
-        "it is one group"
+        "all records are one group"
     );
     let records: Vec<Stored> = frames.iter().flat_map(Frame::records).collect();
     assert_eq!(records[9..39], batch);
@@ -619,8 +633,8 @@ fn a_frame_closes_at_8_kib_once_it_holds_four_records_and_splits_nothing() {
 
 #[test]
 fn frames_of_up_to_64_kib_that_an_earlier_build_wrote_are_read() {
-    // Method: a segment whose frames are full at 64 KiB, as every build wrote them before frames
-    // closed at 8 KiB; each record is replayed and looked up, before and after a rotation.
+    // Method: make a segment whose frames are full at 64 KiB. Every build wrote such frames before
+    // frames closed at 8 KiB. Replay and look up each record, before and after a rotation.
     let mut build = Build::new([7; 16], 1, 1, None);
     let count = 65;
     let stored = |number| Stored::numbered(number, 1000);
@@ -637,16 +651,16 @@ fn frames_of_up_to_64_kib_that_an_earlier_build_wrote_are_read() {
         }
         assert_eq!(replay(&wal), expected);
         for number in 1..=4 * count {
-            let record = wal.read(Lsn::from(number)).unwrap().expect("it is there");
+            let record = wal.read(Lsn::from(number)).unwrap().expect("the record is there");
             assert!(stored(number).is(&record), "record {number}");
         }
     }
 }
 
 #[test]
-fn a_log_made_by_hand_is_opened_read_and_continued() {
-    // Method: two segments, encoded here: open them, replay, append, close, open again. For each
-    // number, so that the names get a seventh digit before, between and behind them.
+fn a_log_made_by_hand_is_opened_read_and_extended() {
+    // Method: encode two segments here. Open them, replay, append, close, and open again. With
+    // these numbers, the names get a seventh digit before, between and after the two segments.
     for number in [1, 999_998, 999_999, 1_000_000, u64::MAX - 10] {
         let mut old = Build::new([7; 16], number, 1, None);
         old.data(old.end(), &records(1..=3));
@@ -668,8 +682,8 @@ fn a_log_made_by_hand_is_opened_read_and_continued() {
 }
 
 #[test]
-fn no_number_is_left_after_the_last_one() {
-    // Method: a log whose tail has the highest number there can be. It opens and appends, and
+fn after_the_last_segment_number_a_new_segment_is_refused() {
+    // Method: make a log whose tail has the highest possible number. It opens and appends, and
     // refuses a new segment.
     let tail = {
         let mut tail = Build::new([7; 16], u64::MAX, 1, None);
@@ -683,13 +697,13 @@ fn no_number_is_left_after_the_last_one() {
         Err(error @ Error::Io { .. }) => {
             assert!(error.to_string().contains("no segment number is left"), "{error}");
         }
-        other => panic!("no successor can be named, and nothing is damaged: {other:?}"),
+        other => panic!("expected that no segment number is left, not: {other:?}"),
     }
 }
 
 #[test]
-fn a_copy_that_has_the_last_number_is_named_and_moving_it_away_helps() {
-    // Method: a copy of the tail under the last name. The log needs a new segment to be opened.
+fn a_copy_with_the_last_number_is_named_and_moving_it_away_helps() {
+    // Method: copy the tail to the last name. The log needs a new segment to be opened.
     let mut tail = Build::new([7; 16], 1, 1, None);
     tail.data(tail.end(), &records([1]));
     let disk = disk(&[&tail], Some(tail.mark(false, tail.end()).encode(1)));
@@ -703,7 +717,7 @@ fn a_copy_that_has_the_last_number_is_named_and_moving_it_away_helps() {
             assert!(text.contains("move it out of the directory"), "{text}");
             assert!(text.contains(copy.to_str().unwrap()), "{text}");
         }
-        other => panic!("no segment can be named: {other:?}"),
+        other => panic!("expected that no segment number is left, not: {other:?}"),
     }
     assert!(files(&disk) == before, "open changed a file");
     disk.lose(copy.clone());
@@ -711,10 +725,10 @@ fn a_copy_that_has_the_last_number_is_named_and_moving_it_away_helps() {
 }
 
 #[test]
-fn records_of_a_predecessors_last_frame_behind_its_last_live_one_are_dead() {
-    // Method: the seal ends the old segment in the middle of a batch. What follows in
-    // that frame must not be shown: those LSNs are the successor's. Also with a floor on either
-    // side, and from every start.
+fn records_after_the_end_in_a_seal_are_dead() {
+    // Method: the seal ends the old segment in the middle of a batch. Later records of that frame
+    // must not be returned: their LSNs belong to the successor. Repeat with a floor on either side,
+    // and from every start.
     let mut old = Build::new([7; 16], 1, 1, None);
     old.data(old.end(), &records([1, 2]));
     old.data(old.end(), &records([3, 4, 5, 6]));
@@ -731,7 +745,7 @@ fn records_of_a_predecessors_last_frame_behind_its_last_live_one_are_dead() {
             assert_eq!(first, Some(Lsn::from(start)));
             assert!(
                 found == expected[from..],
-                "from {start}, floor {floor}: other records than the live ones"
+                "from {start}, floor {floor}: the records are not the live ones"
             );
             let record = wal.read(Lsn::from(start)).unwrap().unwrap();
             assert!(expected[from].is(&record), "read({start})");
@@ -740,13 +754,13 @@ fn records_of_a_predecessors_last_frame_behind_its_last_live_one_are_dead() {
 }
 
 #[test]
-fn a_frame_that_does_not_hold_just_its_records_shows_none() {
-    // Method: a batch of two, in a frame with sound checksums whose body goes on behind them, in
-    // noise, in what reads as an empty record, and in what reads as another; or ends before them.
-    // No crash and no flipped bit makes that, so an open finds every checksum and every LSN in
-    // place. It is the readers that must stop: what reads as a record more would have the LSN of
-    // the next frame's. The frame is the tail's last one, or another follows it, in the tail or in
-    // a successor.
+fn a_frame_that_does_not_hold_exactly_its_records_returns_none() {
+    // Method: put a batch of two into a frame with sound checksums whose body has the wrong length.
+    // The body continues after the records with noise, with bytes that decode as an empty record,
+    // or with bytes that decode as another record. Or it ends too early. No crash and no flipped
+    // bit makes such a frame, so an open finds every checksum and every LSN right. The readers must
+    // stop: a surplus record would have the LSN of the next frame. The frame is the tail's last
+    // one, or another frame follows it in the tail or in a successor.
     let two = body_of(&records([2, 3]));
     let longer =
         [vec![7], vec![b';'; 32], body_of(&[Stored::numbered(0, 0)]), body_of(&records([9]))];
@@ -786,7 +800,7 @@ fn a_frame_that_does_not_hold_just_its_records_shows_none() {
             let mut iter = wal.iter();
             assert!(Stored::mixed(1).is(&iter.next().unwrap().unwrap()), "{what}");
             check_error(&iter.next().unwrap().unwrap_err(), 2);
-            assert!(iter.next().is_none(), "{what}: it went on behind the damage");
+            assert!(iter.next().is_none(), "{what}: the iterator continued after the damage");
             for lsn in 1..=u64::from(wal.last_lsn()) {
                 match wal.read(Lsn::from(lsn)) {
                     Err(error) if lsn == 2 || lsn == 3 => check_error(&error, lsn),
@@ -806,7 +820,7 @@ fn a_frame_that_does_not_hold_just_its_records_shows_none() {
 const BEGIN: &str = "<!-- golden:begin -->\n";
 const END: &str = "<!-- golden:end -->";
 
-/// The program that makes the log, as the document shows it. It is carried out by `golden_disk`.
+/// The program that makes the log, as the document shows it. `golden_disk` runs it.
 const PROGRAM: &str = r#"This program makes it, where the system's random bytes are 0, 1, 2 and so on. A `*` stands for rows of zeros.
 
 ```rust,ignore
@@ -837,7 +851,8 @@ fn golden_disk() -> SimFs {
     disk
 }
 
-/// Lines of offset and 16 bytes; for lines of nothing but zeros one `*`, and at the end the size.
+/// Formats lines of an offset and 16 bytes. One `*` stands for lines of zeros. The last line is the
+/// size.
 fn hex(bytes: &[u8]) -> String {
     let (mut text, mut elided) = (String::new(), false);
     for (line, chunk) in bytes.chunks(16).enumerate() {
@@ -871,7 +886,7 @@ fn golden_text() -> String {
 #[test]
 fn a_real_segment_is_as_the_document_shows_it() {
     // Method: make the log of the document again, with the same ids, and compare its hex byte for
-    // byte. With SEAWALL_REGENERATE=1 the document is written anew instead.
+    // byte. With SEAWALL_REGENERATE=1 the test writes the document anew instead.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
     let document = fs::read_to_string(&path).unwrap();
     let (before, rest) = document.split_once(BEGIN).expect("the document marks where it begins");
@@ -890,7 +905,7 @@ fn a_real_segment_is_as_the_document_shows_it() {
 
 #[test]
 fn the_documents_bytes_decode_to_what_was_appended() {
-    // Method: read the hex in the document as a newcomer would, with this file's decoder alone.
+    // Method: decode the hex in the document with this file's decoder alone, as a newcomer would.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
     let document = fs::read_to_string(path).unwrap();
     let shown = document.split(BEGIN).nth(1).and_then(|rest| rest.split(END).next()).unwrap();
@@ -914,7 +929,7 @@ fn ids_from(first: u8) -> Id {
     std::array::from_fn(|at| first + u8::try_from(at).unwrap())
 }
 
-/// Reads what `hex` wrote, up to the end of the block.
+/// Parses the output of `hex`, up to the end of the block.
 fn unhex(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in text.lines().take_while(|line| !line.starts_with("```")).filter(|line| *line != "*")

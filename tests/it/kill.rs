@@ -1,5 +1,5 @@
-//! What was acknowledged survives SIGKILL, generation after generation in the same directory. This
-//! shows that the logic is right, not the syncs: the page cache outlives the process.
+//! Acknowledged records survive SIGKILL, generation after generation in the same directory. This
+//! tests the logic and not the syncs: the page cache outlives the process.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -20,15 +20,15 @@ const SEGMENT_BYTES: u64 = 16 << 10;
 const CHILD: &str = "kill::child_that_appends_until_it_is_killed";
 const VARIABLE: &str = "SEAWALL_KILL_CHILD";
 
-/// Which record it is: the caller's own name for it, which goes into the log as its meta bytes. All
-/// else in the record follows from it.
+/// The caller's own name for a record. The log stores it as the record's meta bytes. All other
+/// bytes of the record follow from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Name {
     generation: u64,
     thread: u64,
-    /// Counts the calls of the thread, from 0.
+    /// The number of the thread's call, counted from 0.
     call: u64,
-    /// The place in the batch; 0 where the call appends a single record.
+    /// The place in the batch, or 0 for a single record.
     place: u64,
 }
 
@@ -41,7 +41,7 @@ impl Name {
         Dice::new(seed)
     }
 
-    /// How many records its call appends: mostly one, by `append`; else a batch.
+    /// The number of records that its call appends: usually one, by `append`; otherwise a batch.
     fn count(self) -> u64 {
         let mut dice = Name { place: 0, ..self }.dice();
         if dice.index(5) == 0 { 1 + dice.roll() % 12 } else { 1 }
@@ -55,7 +55,7 @@ impl Name {
         let mut dice = self.dice();
         dice.roll();
         let sizes = [0, 1, 30, 100, 100, 300, 1000, 2500];
-        // Now and then one that is larger than a segment.
+        // One in 400 is larger than a segment.
         let bytes = if dice.index(400) == 0 { 20_000 } else { sizes[dice.index(sizes.len())] };
         dice.bytes(bytes)
     }
@@ -72,7 +72,7 @@ impl Name {
         Entry::new(self.payload()).with_meta(self.meta()).with_kind(kind)
     }
 
-    /// The name of a record from the log, all of whose bytes must be what was appended under it.
+    /// The name of a record from the log. Checks that all of the record's bytes follow from it.
     fn of(record: &Record) -> Name {
         let lsn = record.lsn();
         let words: Vec<u64> = record
@@ -80,12 +80,13 @@ impl Name {
             .chunks(8)
             .map(|word| {
                 u64::from_le_bytes(
-                    word.try_into().unwrap_or_else(|_| panic!("lsn {lsn}: odd meta")),
+                    word.try_into()
+                        .unwrap_or_else(|_| panic!("lsn {lsn}: the meta bytes are no name")),
                 )
             })
             .collect();
         let [generation, thread, call, place] = words[..] else {
-            panic!("lsn {lsn}: meta of another size")
+            panic!("lsn {lsn}: the meta bytes have another size")
         };
         let name = Name { generation, thread, call, place };
         assert!(name.payload() == record.payload(), "lsn {lsn}: {name:?} has another payload");
@@ -98,7 +99,7 @@ impl Name {
     }
 }
 
-/// The small state number `number`; 0 is the empty one that a new log has.
+/// The small state with this number. Number 0 is the empty state of a new log.
 fn state(number: u64) -> Vec<u8> {
     let mut dice = Dice::new(number);
     let sizes = [0, 10, 200, 1500, 9000];
@@ -108,7 +109,7 @@ fn state(number: u64) -> Vec<u8> {
 
 fn number_of_state(found: &[u8]) -> u64 {
     let number = found.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    assert!(found == state(number), "the state is none that was ever set");
+    assert!(found == state(number), "the state was never set");
     number
 }
 
@@ -121,13 +122,13 @@ fn mode_of(name: &str) -> Durability {
         "sync" => Durability::Sync,
         "interval" => Durability::Interval(Duration::from_millis(5)),
         "buffered" => Durability::Buffered,
-        other => panic!("no mode is called {other}"),
+        other => panic!("unknown mode: {other}"),
     }
 }
 
 #[test]
 fn child_that_appends_until_it_is_killed() {
-    // Not a test by itself: what the tests below run, and kill.
+    // Not a test by itself: the tests below run and kill it.
     let Ok(arguments) = env::var(VARIABLE) else { return };
     let mut words = arguments.splitn(4, ' ');
     let mut next = || words.next().expect("four arguments");
@@ -135,7 +136,7 @@ fn child_that_appends_until_it_is_killed() {
     let generation = generation.parse().expect("a number");
     let mut dice = Dice::new(seed.parse().expect("a number"));
     say("opening");
-    let wal = options(mode_of(mode)).open(dir).expect("what a kill left can be opened");
+    let wal = options(mode_of(mode)).open(dir).expect("a killed log can be opened");
     report(&wal, Path::new(dir));
 
     let worker = Worker { wal: &wal, generation, mode: mode_of(mode), appended: AtomicU64::new(0) };
@@ -145,7 +146,8 @@ fn child_that_appends_until_it_is_killed() {
             scope.spawn(move || worker.work(number, dice));
         }
         if dice.index(4) == 0 {
-            // Closed in the middle of everything: the kill may come before, in or after that.
+            // Closes the log during other calls. The kill may come before the close, in it, or
+            // after it.
             thread::sleep(Duration::from_micros(dice.roll() % 60_000));
             wal.close().expect("a sound log can be closed");
             say("closed");
@@ -154,7 +156,7 @@ fn child_that_appends_until_it_is_killed() {
     wait_to_be_killed();
 }
 
-/// Tells the parent everything that can be seen in the log, and checks what only the child can see.
+/// Reports the content of the log to the parent, and checks what only the child can check.
 fn report(wal: &Wal, dir: &Path) {
     let report = wal.recovery();
     let live = |role| matches!(role, SegmentRole::Sealed | SegmentRole::Tail);
@@ -166,7 +168,7 @@ fn report(wal: &Wal, dir: &Path) {
         expected + 2,
         "an open leaves LOCK, CURRENT and live segments: {names:?}"
     );
-    // The kill may have come between the two renames of a creation; there is nothing else to note.
+    // The kill may have come between the two renames of a creation. No other note is possible.
     assert!(report.notes.iter().all(|note| note.path.ends_with("CURRENT")), "{:?}", report.notes);
     say(&everything_seen(wal, dir));
 }
@@ -196,12 +198,12 @@ struct Worker<'a> {
     wal: &'a Wal,
     generation: u64,
     mode: Durability,
-    /// The highest LSN that any thread was told.
+    /// The highest LSN that any thread got.
     appended: AtomicU64,
 }
 
 impl Worker<'_> {
-    /// Appends, and says so once that was acknowledged, until the log is closed.
+    /// Appends until the log is closed. Reports each append once it is acknowledged.
     fn work(&self, thread: u64, mut dice: Dice) {
         let mut unsynced = Vec::new();
         for call in 0.. {
@@ -209,7 +211,7 @@ impl Worker<'_> {
             let Some(first) = self.append(name) else { return };
             self.appended.fetch_max(first + name.count() - 1, Ordering::Relaxed);
             unsynced.push(format!("appended {first} {thread} {call}"));
-            // In `Buffered` mode only a sync is a promise.
+            // In `Buffered` mode, only a sync is a promise.
             if self.mode != Durability::Buffered || dice.index(4) == 0 {
                 if self.mode == Durability::Buffered && open(self.wal.sync()).is_none() {
                     return;
@@ -222,7 +224,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Makes one call to append, and returns its first LSN; `None` once the log is closed.
+    /// Appends once, and returns the first LSN, or `None` once the log is closed.
     fn append(&self, name: Name) -> Option<u64> {
         if name.is_batch() {
             let range = open(
@@ -235,8 +237,8 @@ impl Worker<'_> {
         }
     }
 
-    /// What is done besides appending, a thing for each thread. Each is announced, and acknowledged
-    /// like an append.
+    /// Makes the other calls, a different one in each thread. Reports each call before and after
+    /// it.
     fn other_call(&self, thread: u64, call: u64, dice: &mut Dice) -> Option<()> {
         let appended = self.appended.load(Ordering::Relaxed);
         match thread {
@@ -250,10 +252,7 @@ impl Worker<'_> {
                 let number = self.generation * 1_000_000 + call;
                 say(&format!("set {number}"));
                 open(self.wal.set_state(&state(number)))?;
-                assert!(
-                    self.wal.state() == state(number),
-                    "the state that was set is the one that is there"
-                );
+                assert!(self.wal.state() == state(number), "the state is the one that was set");
                 say(&format!("was-set {number}"));
             }
             2 if call % 9 == 8 => open(self.wal.rotate())?,
@@ -274,25 +273,26 @@ impl Worker<'_> {
     }
 }
 
-/// The value, or `None` once the log is closed. Nothing else may go wrong.
+/// The value, or `None` once the log is closed. Panics on any other error.
 fn open<T>(outcome: seawall::Result<T>) -> Option<T> {
     match outcome {
         Ok(value) => Some(value),
         Err(Error::Closed) => None,
-        Err(error) => panic!("on a sound disk: {error}"),
+        Err(error) => panic!("a call failed on a sound disk: {error}"),
     }
 }
 
-/// What the parent knows of the log.
+/// The parent's knowledge of the log.
 #[derive(Debug, Default)]
 struct Expected {
-    /// The floor that the last report showed, and the records above it.
+    /// The floor of the last report, and the records above it.
     floor: u64,
     records: VecDeque<Name>,
-    /// Of the generation since then. What it appended and acknowledged, by first LSN.
+    /// The generation since the last report, and its acknowledged appends by first LSN.
     generation: u64,
     appended: BTreeMap<u64, Name>,
-    /// What the next report must show: what was acknowledged last, or what was under way.
+    /// What the next report must show: the last acknowledged value, or the value of a call that was
+    /// not acknowledged.
     floors: Change,
     states: Change,
 }
@@ -313,7 +313,7 @@ impl Change {
     }
 }
 
-/// What a child said of the log.
+/// The report of a child.
 #[derive(Debug)]
 struct Report {
     floor: u64,
@@ -326,8 +326,8 @@ struct Report {
 }
 
 impl Report {
-    /// Takes the lines of a report from the front of what a child said; `None` if it never came to
-    /// its end.
+    /// Takes the lines of a report from the front of a child's output. Returns `None` if the report
+    /// is incomplete.
     fn take(lines: &mut VecDeque<String>) -> Option<Report> {
         let mut records = Vec::new();
         while let Some(line) = lines.pop_front() {
@@ -351,7 +351,7 @@ impl Report {
                         records,
                     });
                 }
-                _ => panic!("what does it mean by {line}?"),
+                _ => panic!("unknown line: {line}"),
             }
         }
         None
@@ -359,7 +359,7 @@ impl Report {
 }
 
 impl Expected {
-    /// Takes what a child said after its report, in order; returns how many records were
+    /// Takes a child's lines after its report, in order. Returns how many records were
     /// acknowledged.
     fn hear(&mut self, lines: VecDeque<String>) -> u64 {
         let mut count = 0;
@@ -373,11 +373,11 @@ impl Expected {
                     assert_eq!(
                         self.appended.insert(number(1), name),
                         None,
-                        "an LSN was given out twice: {line}"
+                        "an LSN was assigned twice: {line}"
                     );
                     count += name.count();
                 }
-                // Below the floor it does nothing.
+                // A checkpoint below the floor does nothing.
                 "checkpoint" => {
                     self.floors.under_way = Some(number(1).max(self.floors.acknowledged))
                 }
@@ -385,13 +385,13 @@ impl Expected {
                 "set" => self.states.under_way = Some(number(1)),
                 "was-set" => self.states.acknowledge(number(1)),
                 "closed" => {}
-                _ => panic!("what does it mean by {line}?"),
+                _ => panic!("unknown line: {line}"),
             }
         }
         count
     }
 
-    /// Checks what a child reports against what is known, and takes it for known.
+    /// Checks a child's report against the parent's knowledge, and then updates that knowledge.
     fn check(&mut self, report: &Report, mode: Durability, context: &str) {
         assert!(
             self.floors.allows(report.floor),
@@ -410,29 +410,29 @@ impl Expected {
         let most = report.records.len() as u64 + 1;
         assert!(
             report.segments <= most,
-            "{context}: {} segments hold nothing that is live",
+            "{context}: there are {} segments, and some hold no live record",
             report.segments
         );
         let at = |lsn: u64| {
             report.records.get(usize::try_from(lsn.checked_sub(report.floor + 1)?).ok()?)
         };
 
-        // What was seen once stays.
+        // A record that was reported once stays.
         let known_last = self.floor + self.records.len() as u64;
         assert!(
             last >= known_last,
-            "{context}: {last} is the last record, {known_last} was seen before"
+            "{context}: {last} is the last record, but {known_last} was reported before"
         );
         for (lsn, name) in
             (self.floor + 1..).zip(&self.records).filter(|(lsn, _)| *lsn > report.floor)
         {
             assert_eq!(at(lsn), Some(name), "{context}: LSN {lsn} was another record before");
         }
-        // What was acknowledged is there.
+        // Acknowledged records are in the log.
         for (first, name) in &self.appended {
             for place in 0..name.count() {
                 let lsn = first + place;
-                assert!(lsn > known_last, "{context}: LSN {lsn} was given out before");
+                assert!(lsn > known_last, "{context}: LSN {lsn} was assigned before");
                 let expected = name.in_batch(place);
                 if lsn > report.floor {
                     assert_eq!(
@@ -454,9 +454,9 @@ impl Expected {
         self.appended.clear();
     }
 
-    /// Checks records that no report had before: each was really appended by the last generation,
-    /// each thread's are in its order without a gap, and batches are whole. `from_the_start`: no
-    /// checkpoint hides the first of them.
+    /// Checks records that no earlier report had: the last generation really appended each of them,
+    /// each thread's records are in its order without a gap, and batches are whole. With
+    /// `from_the_start`, no checkpoint hides the first of them.
     fn check_new(&self, new: &[Name], from_the_start: bool, mode: Durability, context: &str) {
         let mut calls: BTreeMap<u64, u64> = BTreeMap::new();
         let mut rest = new;
@@ -469,7 +469,7 @@ impl Expected {
             assert_eq!(
                 (name.generation, name.place),
                 (self.generation, 0),
-                "{context}: {name:?} is invented"
+                "{context}: {name:?} was not appended by this generation"
             );
             let next = calls.get(&name.thread).map(|call| call + 1);
             let fits = next.map_or(name.call == 0 || !from_the_start, |next| next == name.call);
@@ -483,7 +483,7 @@ impl Expected {
             rest = &rest[usize::try_from(name.count()).expect("a small batch")..];
         }
         if mode != Durability::Buffered {
-            // One call of each thread was under way at most.
+            // At most one call of each thread was not acknowledged.
             for (thread, call) in calls {
                 let told = self
                     .appended
@@ -493,15 +493,15 @@ impl Expected {
                 let limit = told.max().map_or(0, |call| call + 1);
                 assert!(
                     call <= limit,
-                    "{context}: call {call} of thread {thread} cannot have been made yet"
+                    "{context}: call {call} of thread {thread} cannot have begun yet"
                 );
             }
         }
     }
 }
 
-/// Runs one child and kills it; returns what it said. One in eight is killed while it recovers, or
-/// about then, the others some time after their report.
+/// Runs one child, kills it, and returns its lines. Kills one child in eight around its recovery,
+/// and the others some time after their report.
 fn run_and_kill(arguments: &str, dice: &mut Dice) -> VecDeque<String> {
     let child = Child::spawn(CHILD, &[(VARIABLE, arguments)]);
     let mut lines = VecDeque::from([child.expect_line()]);
@@ -514,7 +514,7 @@ fn run_and_kill(arguments: &str, dice: &mut Dice) -> VecDeque<String> {
     lines
 }
 
-/// Kills one child after the other, in one directory.
+/// Kills one child after the other in one directory.
 fn survive_kills(mode_name: &str, generations: u64) {
     let generations = env::var("SEAWALL_KILL_GENERATIONS")
         .map_or(generations, |count| count.parse().expect("SEAWALL_KILL_GENERATIONS is a number"));
@@ -543,10 +543,10 @@ fn survive_kills(mode_name: &str, generations: u64) {
         closed += u64::from(lines.iter().any(|line| line == "closed"));
         acknowledged += expected.hear(lines);
     }
-    let wal = options(mode).open(&dir).expect("what a kill left can be opened");
+    let wal = options(mode).open(&dir).expect("a killed log can be opened");
     let mut lines = everything_seen(&wal, &dir).lines().map(str::to_owned).collect();
-    let report = Report::take(&mut lines).expect("it is whole");
-    expected.check(&report, mode, &format!("{mode_name}, in the end, SEAWALL_SEED={seed}"));
+    let report = Report::take(&mut lines).expect("the report is complete");
+    expected.check(&report, mode, &format!("{mode_name}, at the end, SEAWALL_SEED={seed}"));
     wal.checkpoint(wal.last_lsn()).expect("a sound log can be checkpointed");
     assert_eq!(on_disk::segments(&dir).len(), 1, "a checkpoint leaves the tail alone");
 
@@ -559,28 +559,29 @@ fn survive_kills(mode_name: &str, generations: u64) {
         begin.elapsed().as_secs_f64(),
         wal.last_lsn(),
     );
-    assert!(acknowledged > 10 * generations, "the children came to little work");
-    // Checkpoints follow each other closely: a directory that grows has lost track of its files.
-    assert!(most_segments < 1000, "files pile up");
+    assert!(acknowledged > 10 * generations, "the children did too little work");
+    // Checkpoints are frequent, so the directory stays small if the log removes its files.
+    assert!(most_segments < 1000, "there are too many segments");
 }
 
 #[test]
 fn in_sync_mode_acknowledged_records_survive_sigkill() {
-    // Method: a child appends from eight threads, and tells over a pipe what was acknowledged; it
-    // is killed at a random moment, also while it recovers or closes. The next child recovers in
-    // the same directory and reports every record, which the parent compares with what it was told
-    // before.
+    // Method: a child appends from eight threads and reports acknowledgements over a pipe. The
+    // parent kills it at a random moment, also during recovery or close. The next child recovers in
+    // the same directory and reports every record. The parent compares them with the
+    // acknowledgements.
     watchdog(3600, || survive_kills("sync", 240));
 }
 
 #[test]
 fn in_interval_mode_acknowledged_records_survive_sigkill() {
-    // Method: likewise. What the system was handed survives the process.
+    // Method: as in `Sync` mode. Bytes that were written survive the process.
     watchdog(3600, || survive_kills("interval", 60));
 }
 
 #[test]
 fn in_buffered_mode_synced_records_survive_sigkill() {
-    // Method: likewise, but an append counts as acknowledged when a later `sync` has returned.
+    // Method: as in `Sync` mode, but an append counts as acknowledged only when a later `sync` has
+    // returned.
     watchdog(3600, || survive_kills("buffered", 60));
 }

@@ -1,5 +1,5 @@
-//! The example `kv`, from outside: what it acknowledged survives SIGKILL, and nothing else is
-//! there.
+//! The example `kv`, run as a program: changes that it acknowledged survive SIGKILL, and no others
+//! are in the store.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,10 +18,10 @@ const GENERATIONS: u64 = 40;
 
 #[test]
 fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
-    // Method: `fill` makes changes that depend on their LSN alone, each printed once it is
-    // acknowledged, with a snapshot after every 64. It is killed at a random moment. The store must
-    // then be as after the last change that was acknowledged, or the one after it, which may have
-    // been under way; and so on in the same directory.
+    // Method: `fill` makes changes that depend only on their LSN, and prints each once it is
+    // acknowledged. It takes a snapshot after every 64 changes. The test kills it at a random
+    // moment. The store must then be in the state after the last acknowledged change, or after the
+    // next one, which may have been written. Repeat in the same directory.
     watchdog(300, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("store");
@@ -36,7 +36,7 @@ fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
                 expected.change();
                 assert_eq!(
                     *number, expected.last,
-                    "{context}: changes go on where the store stood"
+                    "{context}: the next change follows the store's last one"
                 );
             }
             let found = kv(&dir, &["list"]);
@@ -46,7 +46,7 @@ fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
             let count = acknowledged.len();
             assert!(
                 found == expected.list(),
-                "{context}: {count} more were acknowledged, found\n{found}"
+                "{context}: {count} more changes were acknowledged, found\n{found}"
             );
             if dice.index(4) == 0 {
                 kv(&dir, &["snapshot"]);
@@ -65,15 +65,15 @@ fn acknowledged_puts_survive_sigkill_and_nothing_is_invented() {
         let names =
             std::fs::read_dir(dir.join("wal")).unwrap().map(|entry| entry.unwrap().file_name());
         let segments = names.filter(|name| name.to_str().unwrap().ends_with(".log")).count();
-        assert!(segments <= 2, "a snapshot leaves {segments} segments behind");
+        assert!(segments <= 2, "{segments} segments are left after a snapshot");
         println!("{acknowledged_in_all} changes acknowledged in {GENERATIONS} generations");
     });
 }
 
 #[test]
-fn a_snapshot_counts_with_and_without_its_checkpoint() {
-    // Method: put the log back to what it was before the checkpoint, as if the kill had come
-    // between the two.
+fn a_snapshot_is_valid_with_and_without_its_checkpoint() {
+    // Method: restore the log from before the checkpoint, as if a kill had come between the
+    // snapshot and its checkpoint.
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("store");
     kv(&dir, &["put", "a", "1"]);
@@ -108,8 +108,7 @@ fn a_lost_or_damaged_snapshot_is_an_error_and_not_an_empty_store() {
     assert!(message.contains("removed by a checkpoint"), "{message}");
 }
 
-/// What the store must hold after the change with the number `last`; `fill` in `examples/kv.rs`
-/// told again.
+/// The store's content after change number `last`, computed as `fill` in `examples/kv.rs` does.
 #[derive(Default)]
 struct Expected {
     last: u64,
@@ -132,8 +131,7 @@ impl Expected {
     }
 }
 
-/// Starts `fill`, kills it some time after its first line, and returns the changes that it
-/// acknowledged.
+/// Starts `fill`, kills it some time after its first line, and returns the acknowledged changes.
 fn fill_until_killed(dir: &Path, after: Duration, context: &str) -> Vec<u64> {
     let mut fill = command(dir, &["fill", "600s"]);
     let mut child = fill.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -141,13 +139,13 @@ fn fill_until_killed(dir: &Path, after: Duration, context: &str) -> Vec<u64> {
     let (sender, lines) = mpsc::channel();
     let reader = thread::spawn(move || {
         let mut line = String::new();
-        // The last line may lack its end: then nobody was told of it.
+        // The last line may be incomplete. Then its change was not acknowledged.
         while stdout.read_line(&mut line).unwrap() > 0 && line.ends_with('\n') {
             sender.send(line.split(' ').next().unwrap().parse::<u64>().unwrap()).unwrap();
             line.clear();
         }
     });
-    let first = lines.recv(); // An error if it ends before it prints.
+    let first = lines.recv(); // An error if `fill` ends before it prints.
     thread::sleep(after);
     child.kill().unwrap();
     let output = child.wait_with_output().unwrap();
@@ -157,7 +155,7 @@ fn fill_until_killed(dir: &Path, after: Duration, context: &str) -> Vec<u64> {
     first.into_iter().chain(lines).collect()
 }
 
-/// Runs a command that must succeed, and returns what it printed.
+/// Runs a command that must succeed, and returns its output.
 fn kv(dir: &Path, arguments: &[&str]) -> String {
     let Output { status, stdout, stderr } = command(dir, arguments).output().unwrap();
     assert!(status.success(), "kv {arguments:?}: {status}, {}", String::from_utf8_lossy(&stderr));
@@ -168,7 +166,7 @@ fn kv(dir: &Path, arguments: &[&str]) -> String {
 fn kv_fails(dir: &Path, arguments: &[&str]) -> String {
     let Output { status, stdout, stderr } = command(dir, arguments).output().unwrap();
     let output = String::from_utf8_lossy(&stdout);
-    assert!(!status.success(), "kv {arguments:?} should fail, and printed {output}");
+    assert!(!status.success(), "kv {arguments:?} should fail, but printed {output}");
     String::from_utf8(stderr).unwrap()
 }
 
@@ -178,9 +176,9 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// The example's binary, which stands beside this test's: `target/<profile>/deps` and
-/// `target/<profile>/examples`. `cargo test` builds it; `cargo test --test it` does not, so this
-/// does.
+/// The example's binary, in `target/<profile>/examples`. This test's binary is in
+/// `target/<profile>/deps`. `cargo test` builds the example. `cargo test --test it` does not, so
+/// this function builds it.
 fn program() -> PathBuf {
     static BUILT: Once = Once::new();
     let this = std::env::current_exe().unwrap();

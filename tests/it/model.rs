@@ -1,4 +1,4 @@
-//! Whatever is done to a log, in whatever order, it shows what a plain model shows.
+//! After any calls in any order, a log returns what a simple model returns.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,34 +19,35 @@ const DIR: &str = "/wal";
 const RECORD_BYTES_MAX: usize = 50_000;
 const STATE_BYTES_MAX: usize = 64 << 10;
 
-/// One thing that a caller can do.
+/// A call that a user can make.
 #[derive(Debug, Clone)]
 enum Operation {
-    /// A record with a payload of so many bytes.
+    /// Appends a record with a payload of this many bytes.
     Append(usize),
-    /// A batch, which may be empty.
+    /// Appends a batch, which may be empty.
     Batch(Vec<usize>),
     AppendTooLarge,
     Sync,
     Flush,
     Rotate,
-    /// At this many hundredths of the records; above 100 beyond the last one.
+    /// Checkpoints at this many hundredths of the records. Above 100, this is beyond the last
+    /// record.
     Checkpoint(u64),
     SetState(usize),
     SetStateTooLarge,
     Reopen(End),
 }
 
-/// How a log's life ends.
+/// How a log ends before it is opened again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Close,
     Drop,
     /// The process dies.
     Kill,
-    /// The power fails, and only what was synced is left.
+    /// The power fails, and only synced writes are left.
     PowerCut,
-    /// The power fails, and of what was not synced anything is left.
+    /// The power fails, and any of the unsynced writes are left.
     TornPowerCut(u64),
 }
 
@@ -81,20 +82,20 @@ fn payload_bytes(g: &mut Gen) -> usize {
     usize::arbitrary(g) % bound
 }
 
-/// What the log must show.
+/// What the log must return.
 #[derive(Debug, Default)]
 struct Model {
-    /// That of LSN 1 first.
+    /// The records from LSN 1 on.
     records: Vec<Stored>,
-    /// Where calls ended: a crash cuts nowhere else.
+    /// The LSNs at which calls ended. A crash may cut the records only there.
     boundaries: BTreeSet<u64>,
-    /// A killed process leaves at least so many records.
+    /// A kill leaves at least this many records.
     written: u64,
-    /// A power cut leaves at least so many.
+    /// A power cut leaves at least this many records.
     durable: u64,
     floor: u64,
     state: Vec<u8>,
-    /// How many records were made, so that no two are alike.
+    /// The number of records made so far. It makes every record different.
     made: u64,
 }
 
@@ -122,7 +123,7 @@ impl Model {
         (self.written, self.durable) = (self.last(), self.last());
     }
 
-    /// The log was opened again, and has so many records.
+    /// Notes that the log was opened again and holds this many records.
     fn reopened(&mut self, last: u64) {
         self.records.truncate(usize::try_from(last).expect("a short log"));
         self.boundaries.retain(|boundary| *boundary <= last);
@@ -136,18 +137,18 @@ struct Pair {
     fs: SimFs,
     wal: Option<Wal>,
     model: Model,
-    /// Which records are looked at, besides those at an edge.
+    /// Chooses the records that are compared besides those at an edge.
     dice: Dice,
 }
 
 fn options(mode: Durability) -> Options {
-    // One mode reads indexes late, when they are first needed.
+    // One mode reads the indexes only when they are needed.
     let verify = if mode == INTERVAL { Verify::Tail } else { Verify::Full };
     small_segments().record_bytes_max(RECORD_BYTES_MAX as u64).durability(mode).verify(verify)
 }
 
 fn open(fs: &SimFs, mode: Durability) -> Wal {
-    options(mode).open_on(Arc::new(fs.clone()), DIR).expect("no crash makes a log unreadable")
+    options(mode).open_on(Arc::new(fs.clone()), DIR).expect("a log can be opened after every crash")
 }
 
 impl Pair {
@@ -159,7 +160,7 @@ impl Pair {
     }
 
     fn wal(&self) -> &Wal {
-        self.wal.as_ref().expect("it is open between operations")
+        self.wal.as_ref().expect("the log is open between operations")
     }
 
     fn apply(&mut self, operation: &Operation) {
@@ -227,14 +228,14 @@ impl Pair {
         let (after, left) = (contents(&self.fs), contents(&self.fs.power_cuts().state(0)));
         let returns =
             before.keys().find(|path| !after.contains_key(*path) && left.contains_key(*path));
-        assert_eq!(returns, None, "a power cut brings back what a checkpoint removed");
+        assert_eq!(returns, None, "a power cut brings back a removed segment");
         self.model.floor = self.model.floor.max(lsn);
         self.model.written = self.model.written.max(lsn);
         self.model.durable = self.model.durable.max(lsn);
     }
 
     fn reopen(&mut self, end: End) {
-        let wal = self.wal.take().expect("it is open between operations");
+        let wal = self.wal.take().expect("the log is open between operations");
         let durable = u64::from(wal.durable_lsn());
         let promised = self.model.durable.max(durable);
         let (disk, kept) = match end {
@@ -251,7 +252,7 @@ impl Pair {
                 (self.fs.power_cuts().random(seed + self.model.made), promised)
             }
         };
-        // What a dead process had open goes on with the disk of the dead.
+        // Open files of the dead process stay on the disk of the dead process.
         self.fs = disk;
         let wal = open(&self.fs, self.mode);
         let last = u64::from(wal.last_lsn());
@@ -269,16 +270,17 @@ impl Pair {
         self.wal = Some(wal);
     }
 
-    /// Looks at everything that can be seen.
+    /// Compares everything that a caller can read.
     fn compare(&mut self) {
-        let (wal, model) = (self.wal.as_ref().expect("it is open between operations"), &self.model);
+        let (wal, model) =
+            (self.wal.as_ref().expect("the log is open between operations"), &self.model);
         let (last, first) = (model.last(), model.floor + 1);
         assert_eq!((wal.first_lsn(), wal.last_lsn()), (Lsn::from(first), Lsn::from(last)));
         assert_eq!(wal.next_lsn(), Lsn::from(last + 1));
         let durable = u64::from(wal.durable_lsn());
         assert!(
             (model.durable..=last).contains(&durable),
-            "durable is {durable}, not {}..={last}",
+            "the durable LSN is {durable}, not {}..={last}",
             model.durable
         );
         assert!(model.boundaries.contains(&durable), "a part of a batch is durable: {durable}");
@@ -291,7 +293,7 @@ impl Pair {
             if count == 0 { &[] } else { &records(from)[..count] }
         };
         let (start, found) = collect(wal.iter()).expect("a sound log can be read");
-        assert!(found == visible(first), "iter() shows other records");
+        assert!(found == visible(first), "iter() returns other records");
         assert!(start.is_none_or(|start| start == Lsn::from(first)), "iter() starts at {start:?}");
 
         let anywhere = self.dice.index(records(1).len() + 2) as u64;
@@ -306,8 +308,8 @@ impl Pair {
                 assert!(from.as_ref().is_err_and(removed), "iter_from({lsn}) is {from:?}");
             } else if lsn > 0 {
                 let (read, (start, found)) =
-                    (read.expect("it can be read"), from.expect("it can be read"));
-                assert!(found == visible(lsn), "iter_from({lsn}) shows other records");
+                    (read.expect("the record can be read"), from.expect("the records can be read"));
+                assert!(found == visible(lsn), "iter_from({lsn}) returns other records");
                 assert!(
                     start.is_none_or(|start| start == Lsn::from(lsn)),
                     "iter_from({lsn}) starts at {start:?}"
@@ -317,14 +319,14 @@ impl Pair {
                 let same = read.zip(stored).is_none_or(|(record, stored)| {
                     record.lsn() == Lsn::from(lsn) && stored.is(&record)
                 });
-                assert!(same, "read({lsn}) is another record");
+                assert!(same, "read({lsn}) returns another record");
             }
         }
         self.compare_files(last - model.floor);
     }
 
-    /// Each segment but the tail holds a record above the floor, and nothing lies about that has
-    /// another name.
+    /// Checks the directory: each segment except the tail holds a record above the floor, and there
+    /// are no files with unexpected names.
     fn compare_files(&self, records: u64) {
         let names = names(&self.fs, DIR);
         let names: Vec<String> =
@@ -341,7 +343,7 @@ impl Pair {
     }
 }
 
-/// Applies a history to a log and to its model; they must look alike after every step.
+/// Applies a history to a log and to its model. Both must agree after every step.
 fn stay_alike(mode: Durability, operations: &[Operation]) -> bool {
     let mut pair = Pair::new(mode);
     pair.compare();
@@ -352,7 +354,7 @@ fn stay_alike(mode: Durability, operations: &[Operation]) -> bool {
     true
 }
 
-/// Never fires by itself: what is durable follows from the calls alone.
+/// A timer that never fires: the calls alone determine what is durable.
 const INTERVAL: Durability = Durability::Interval(Duration::from_secs(3600));
 
 fn check(property: fn(Vec<Operation>) -> bool) {
@@ -361,22 +363,23 @@ fn check(property: fn(Vec<Operation>) -> bool) {
 }
 
 #[test]
-fn in_sync_mode_a_log_is_like_its_model() {
-    // Method: random histories of every call, and of every way to end and reopen, on the smallest
-    // segments; all that can be seen is compared after each step. A failing history is made short
-    // and printed.
+fn in_sync_mode_a_log_agrees_with_its_model() {
+    // Method: run random histories of every call, and of every way to end and reopen, on the
+    // smallest segments. Compare everything that a caller can read after each step. Shrink a
+    // failing history and print it.
     check(|operations| stay_alike(Durability::Sync, &operations));
 }
 
 #[test]
-fn in_interval_mode_a_log_is_like_its_model() {
-    // Method: likewise; what was appended survives a kill, what was synced a power cut.
+fn in_interval_mode_a_log_agrees_with_its_model() {
+    // Method: as in `Sync` mode. An appended record survives a kill, and a synced record survives a
+    // power cut.
     check(|operations| stay_alike(INTERVAL, &operations));
 }
 
 #[test]
-fn in_buffered_mode_a_log_is_like_its_model() {
-    // Method: likewise; what was flushed survives a kill, what was synced a power cut, a crash cuts
-    // between calls.
+fn in_buffered_mode_a_log_agrees_with_its_model() {
+    // Method: as in `Sync` mode. A flushed record survives a kill, and a synced record survives a
+    // power cut. A crash cuts only between calls.
     check(|operations| stay_alike(Durability::Buffered, &operations));
 }

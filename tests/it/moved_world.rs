@@ -1,6 +1,6 @@
-//! What other programs do to a log's directory while the log is open, or between two opens: the
-//! directory is moved, removed or replaced, files are linked into a backup, handles run out. The
-//! log loses no acknowledged record, and never touches what is not its own.
+//! Other programs change a log's directory while the log is open, or between two opens. They move,
+//! remove or replace the directory, link its files into a backup, or use up the file handles. The
+//! log loses no acknowledged record, and it never changes foreign files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ use crate::support::run::watchdog;
 
 const DIR: &str = "/wal";
 
-/// Appends so many records of 1,000 bytes, each with its LSN in front.
+/// Appends this many records of 1,000 bytes. Each begins with its LSN.
 fn fill(wal: &Wal, count: u64) {
     for _ in 0..count {
         let mut payload = wal.next_lsn().to_string().into_bytes();
@@ -48,7 +48,7 @@ fn check(wal: &Wal, last: u64) {
     assert_eq!(expected, last + 1, "every acknowledged record is there");
 }
 
-/// Whether it says that the log is displaced, by itself or as the cause of a poisoned log.
+/// Whether the error is `Displaced`, or a poisoned log with that cause.
 fn is_displaced(error: &Error) -> bool {
     match error {
         Error::Displaced { .. } => true,
@@ -74,9 +74,9 @@ fn link_dir(source: &Path, target: &Path) {
 // --- The directory ---
 
 #[test]
-fn a_log_that_is_moved_while_open_goes_on_and_never_touches_what_takes_its_place() {
-    // Method: move the directory of an open log, and start a second log at its path. Both then do
-    // everything that makes and removes files. Each holds its own records after reopening.
+fn a_log_that_is_moved_while_open_stays_usable_and_never_touches_the_log_at_its_old_path() {
+    // Method: move the directory of an open log, and start a second log at the old path. Both logs
+    // then make and remove files of every kind. Each holds its own records after reopening.
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("wal");
     let moved = scratch.path().join("moved");
@@ -106,9 +106,9 @@ fn a_log_that_is_moved_while_open_goes_on_and_never_touches_what_takes_its_place
 }
 
 #[test]
-fn on_the_simulated_disk_too_a_log_follows_its_directory() {
-    // Method: as on the real disk, and a cut of the power at the end: what was acknowledged is
-    // durable where the directory is now.
+fn a_log_on_the_simulated_disk_follows_its_moved_directory() {
+    // Method: as on the real disk, with a power cut at the end. Acknowledged records are durable at
+    // the directory's new path.
     let disk = SimFs::new(1);
     let open = |path: &str| small_segments().open_on(Arc::new(disk.clone()), path).unwrap();
     let first = open(DIR);
@@ -125,9 +125,9 @@ fn on_the_simulated_disk_too_a_log_follows_its_directory() {
 }
 
 #[test]
-fn a_log_whose_directory_is_removed_says_so_and_acknowledges_nothing_more() {
-    // Method: in each mode, remove the directory of an open log; the next call that syncs, marks or
-    // makes a segment must say so. Then make the directory anew: nothing appears in it.
+fn a_log_whose_directory_is_removed_reports_it_and_acknowledges_nothing_more() {
+    // Method: in each mode, remove the directory of an open log. The next call that syncs, marks or
+    // creates a segment must report it. Then create the directory again: nothing appears in it.
     let modes = [Durability::Sync, Durability::Interval(Duration::from_secs(3600))];
     for mode in modes.into_iter().chain([Durability::Buffered]) {
         type Act = fn(&Wal) -> seawall::Result<()>;
@@ -149,7 +149,10 @@ fn a_log_whose_directory_is_removed_says_so_and_acknowledges_nothing_more() {
             assert!(is_displaced(&refused), "{mode:?}, {name}: {refused}");
             if name == "rotate" {
                 let dir = format!("{} was removed", path.display());
-                assert!(refused.to_string().contains(&dir), "it names the directory: {refused}");
+                assert!(
+                    refused.to_string().contains(&dir),
+                    "the error names the directory: {refused}"
+                );
             }
             let later = wal.append("later").and_then(|_| wal.sync()).unwrap_err();
             let closed = name == "close" && matches!(later, Error::Closed);
@@ -162,9 +165,9 @@ fn a_log_whose_directory_is_removed_says_so_and_acknowledges_nothing_more() {
 }
 
 #[test]
-fn a_newest_segment_that_was_removed_or_replaced_is_noticed() {
-    // Method: remove the tail of an open log: the next sync says so. Or put a copy in its place:
-    // the next mark or new segment says so, and the copy stays as it is.
+fn a_tail_that_was_removed_or_replaced_is_noticed() {
+    // Method: remove the tail of an open log: the next sync reports it. Or put a copy in its place:
+    // the next mark or new segment reports it, and the copy stays unchanged.
     let tail = |path: &Path| path.join(on_disk::segments(path).pop().unwrap());
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("removed");
@@ -200,12 +203,12 @@ fn a_newest_segment_that_was_removed_or_replaced_is_noticed() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_log_on_a_volume_that_is_unmounted_lazily_never_touches_what_is_below() {
+fn a_log_on_a_lazily_unmounted_volume_never_touches_the_directory_below_it() {
     use std::io::Write;
     use std::process::Command;
-    // Method: a log on a tmpfs, and another one in the directory that it is mounted on. Unmount it
-    // lazily while the first log is open, and let that work on to its end. The other one is as it
-    // was.
+    // Method: make a log on a tmpfs, and another log in the directory below the mount point.
+    // Unmount the tmpfs lazily while the first log is open, and use the first log to its end. The
+    // other log stays unchanged.
     let scratch = tempfile::tempdir().unwrap();
     let point = scratch.path().join("point");
     let path = point.join("wal");
@@ -216,9 +219,9 @@ fn a_log_on_a_volume_that_is_unmounted_lazily_never_touches_what_is_below() {
     let before = bytes_of(&path);
     let mounted = Command::new("mount").args(["-t", "tmpfs", "seawall-test"]).arg(&point).status();
     if !mounted.is_ok_and(|status| status.success()) {
-        // Not by `eprintln`, which the harness swallows.
+        // Written to stderr directly: the test harness hides the output of `eprintln`.
         let line = "\nSKIPPED: the test of a lazily unmounted volume can mount no tmpfs\n";
-        return io::stderr().write_all(line.as_bytes()).expect("it can be said");
+        return io::stderr().write_all(line.as_bytes()).expect("stderr can be written");
     }
     let opened = small_segments().open(&path);
     let unmounted = Command::new("umount").arg("-l").arg(&point).status();
@@ -237,9 +240,9 @@ fn a_log_on_a_volume_that_is_unmounted_lazily_never_touches_what_is_below() {
 // --- The lock ---
 
 #[test]
-fn a_removed_lock_file_lets_no_second_writer_in() {
-    // Method: remove LOCK while the log is open, and open it again, by its path and by a symbolic
-    // link; the same after LOCK was replaced.
+fn a_removed_lock_file_admits_no_second_writer() {
+    // Method: remove LOCK while the log is open, and open the log again, by its path and by a
+    // symbolic link. Repeat after LOCK was replaced.
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("wal");
     let link = scratch.path().join("link");
@@ -258,9 +261,9 @@ fn a_removed_lock_file_lets_no_second_writer_in() {
 }
 
 #[test]
-fn a_file_system_that_locks_no_directories_still_has_the_lock_file() {
-    // Method: locking the directory fails as on NFS; the second opener is refused all the same, and
-    // told the process that has the log.
+fn the_lock_file_protects_the_log_where_directories_cannot_be_locked() {
+    // Method: locking the directory fails, as on NFS. The second opener is refused, and the error
+    // names the process that has the log.
     let disk = SimFs::new(1);
     let open = || {
         let hook = |asked: &Asked<'_>| match asked.call {
@@ -281,8 +284,9 @@ fn a_file_system_that_locks_no_directories_still_has_the_lock_file() {
 }
 
 #[test]
-fn a_lock_file_that_names_no_process_is_no_reason_to_fail() {
-    // Method: the write of LOCK fails, for want of room and otherwise; the log opens and works.
+fn a_lock_file_that_names_no_process_does_not_prevent_the_open() {
+    // Method: the write of LOCK fails, for lack of space and for another reason. The log opens and
+    // works.
     for error in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
         let hook = move |asked: &Asked<'_>| match asked.call {
             Call::Write if asked.name() == "LOCK" => Verdict::Fail(error.into()),
@@ -299,9 +303,9 @@ fn a_lock_file_that_names_no_process_is_no_reason_to_fail() {
 }
 
 #[test]
-fn a_forked_child_only_forgets_the_log() {
-    // Method: change the number of the process, as a fork does, and end the log there, by `close`
-    // and by drop. No call changes a file, and the parent still has the lock.
+fn a_forked_child_releases_nothing_and_changes_no_file() {
+    // Method: change the process id, as a fork does, and end the log there, by `close` and by drop.
+    // No call changes a file, and the parent still has the lock.
     let disk = SimFs::new(1);
     let wal = small_segments().open_on(Arc::new(disk.clone()), DIR).unwrap();
     fill(&wal, 3);
@@ -310,7 +314,7 @@ fn a_forked_child_only_forgets_the_log() {
     disk.set_process_id(77);
     assert!(matches!(wal.close(), Err(Error::Closed)));
     drop(wal);
-    assert_eq!(disk.calls(), calls, "the child has made calls");
+    assert_eq!(disk.calls(), calls, "the child made calls");
     assert!(contents(&disk) == before);
     let second = small_segments().open_on(Arc::new(disk), DIR);
     assert!(matches!(second, Err(Error::Locked { holder: Some(1), .. })), "{second:?}");
@@ -323,7 +327,7 @@ const KEEPER_VARIABLE: &str = "SEAWALL_LINKED_LOG";
 
 #[test]
 fn in_a_child_a_log_is_filled_and_left_open() {
-    // Method: see `of_two_copies_made_of_hard_links_each_is_a_log_of_its_own`.
+    // Method: see `each_of_two_copies_made_of_hard_links_is_a_log_of_its_own`.
     let Ok(dir) = env::var(KEEPER_VARIABLE) else { return };
     let wal = small_segments().open(dir).unwrap();
     fill(&wal, 40);
@@ -332,11 +336,10 @@ fn in_a_child_a_log_is_filled_and_left_open() {
 }
 
 #[test]
-fn of_two_copies_made_of_hard_links_each_is_a_log_of_its_own() {
-    // Method: a log that was closed, and one that was killed; link all of its files into a second
-    // directory, and a third one as a witness. Either of the two is opened, appended to,
-    // checkpointed and closed, in either order; the other one holds what it held, and the witness's
-    // files are never changed.
+fn each_of_two_copies_made_of_hard_links_is_a_log_of_its_own() {
+    // Method: take a closed log and a killed log. Link all of its files into a second directory,
+    // and into a third one as a witness. In either order, open each of the first two, append,
+    // checkpoint and close. The other one keeps its records, and the witness's files never change.
     watchdog(120, || {
         for killed in [false, true] {
             for first in ["wal", "copy"] {
@@ -376,8 +379,8 @@ fn of_two_copies_made_of_hard_links_each_is_a_log_of_its_own() {
 
 #[test]
 fn a_lock_file_with_a_second_link_is_replaced_and_each_copy_has_its_own() {
-    // Method: link a closed log into a second directory, LOCK too; both can be open at once, and
-    // neither twice.
+    // Method: link a closed log, with LOCK, into a second directory. Both copies can be open at
+    // once, but neither can be open twice.
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("wal");
     let copy = scratch.path().join("copy");
@@ -393,10 +396,10 @@ fn a_lock_file_with_a_second_link_is_replaced_and_each_copy_has_its_own() {
 }
 
 #[test]
-fn a_tail_that_is_linked_while_the_log_is_open_is_extended_by_no_group_after_the_next_sync() {
-    // Method: in each mode, link the tail of an open log. The group whose sync shows the second
-    // link may still go there; no later one does, nor does a state, and the file is never
-    // shortened.
+fn after_a_sync_finds_a_second_link_of_the_tail_no_later_group_extends_the_file() {
+    // Method: in each mode, link the tail of an open log. The group whose sync finds the second
+    // link may still be written to that file. No later group and no later state is, and the file is
+    // never shortened.
     for mode in [Durability::Sync, Durability::Buffered] {
         for preallocate in [Preallocate::Auto, Preallocate::Off] {
             let disk = SimFs::new(1);
@@ -423,10 +426,10 @@ fn a_tail_that_is_linked_while_the_log_is_open_is_extended_by_no_group_after_the
 }
 
 #[test]
-fn a_checkpoint_that_can_make_no_file_does_not_extend_a_tail_with_a_second_link() {
-    // Method: link the tail, let a sync see that, and refuse every new file, spares too. The
-    // checkpoint is refused, though its state frame would find room in the tail; so is an append.
-    // With room for files both succeed.
+fn a_checkpoint_that_can_create_no_file_does_not_extend_a_tail_with_a_second_link() {
+    // Method: link the tail, let a sync find the link, and refuse every new file and every spare.
+    // The checkpoint is refused although its state frame would fit into the tail. An append is
+    // refused too. When new files are possible again, both succeed.
     let full = Arc::new(AtomicBool::new(false));
     let hook = {
         let full = full.clone();
@@ -460,7 +463,8 @@ fn a_checkpoint_that_can_make_no_file_does_not_extend_a_tail_with_a_second_link(
 
 #[test]
 fn where_a_new_file_has_two_links_from_the_start_no_link_counts() {
-    // Method: a disk that counts an alias of every file; the tail is not given up after each sync.
+    // Method: use a disk that counts an alias of every file. The log does not replace the tail
+    // after each sync.
     let disk = SimFs::new(1);
     let hook = {
         let disk = disk.clone();
@@ -488,7 +492,7 @@ fn alias(path: &Path) -> PathBuf {
 
 #[test]
 fn a_spare_with_a_second_link_is_made_again_and_the_backup_keeps_its_bytes() {
-    // Method: link both spares elsewhere, then write CURRENT, and fill the disk so that a
+    // Method: link both spares to other names, then write CURRENT, and fill the disk so that a
     // checkpoint needs the spare segment.
     let disk = SimFs::new(1);
     let options = small_segments().preallocate(Preallocate::Off);
@@ -500,7 +504,7 @@ fn a_spare_with_a_second_link_is_made_again_and_the_backup_keeps_its_bytes() {
     assert!(disk.bytes("/current").unwrap().iter().all(|byte| *byte == 0));
     disk.set_capacity(Some(0));
     assert!(wal.append(vec![1; 5000]).is_err());
-    // There is no spare segment now, but a state frame may find room in the tail, or not.
+    // There is no spare segment now. The state frame may or may not fit into the tail.
     drop(wal.checkpoint(Lsn::from(30)));
     assert!(disk.bytes("/segment").unwrap().iter().all(|byte| *byte == 0));
     disk.set_capacity(None);
@@ -514,9 +518,9 @@ fn a_spare_with_a_second_link_is_made_again_and_the_backup_keeps_its_bytes() {
 }
 
 #[test]
-fn a_file_in_the_way_of_a_new_one_loses_its_name_and_not_its_bytes() {
-    // Method: other files have the names under which a segment and CURRENT are made, and second
-    // names in a backup.
+fn a_file_under_a_reserved_name_loses_its_name_and_not_its_bytes() {
+    // Method: give other files the temporary names of a segment and of CURRENT, and second names in
+    // a backup.
     let disk = SimFs::new(1);
     let wal = small_segments().open_on(Arc::new(disk.clone()), DIR).unwrap();
     for (name, backup) in [("/wal/wal-000002.tmp", "/segment"), ("/wal/CURRENT.tmp", "/current")] {
@@ -537,7 +541,7 @@ fn a_file_in_the_way_of_a_new_one_loses_its_name_and_not_its_bytes() {
 
 #[test]
 fn removed_spares_make_no_call_fail_and_are_made_again() {
-    // Method: remove either spare or both before each call that uses them, on the real disk.
+    // Method: on the real disk, remove either spare or both before each call that uses them.
     type Act = fn(&Wal) -> seawall::Result<()>;
     let acts: [(&str, Act); 4] = [
         ("append", |wal| wal.append(vec![7; 20_000]).map(|_| ())),
@@ -553,7 +557,7 @@ fn removed_spares_make_no_call_fail_and_are_made_again() {
         fill(&wal, 3);
         for (name, act) in acts {
             for spare in removed {
-                fs::remove_file(dir.join(spare)).expect("it was made again");
+                fs::remove_file(dir.join(spare)).expect("the spare was made again");
             }
             act(&wal).unwrap_or_else(|error| panic!("{name} without {removed:?}: {error}"));
             if name != "close" {
@@ -571,8 +575,8 @@ fn removed_spares_make_no_call_fail_and_are_made_again() {
 
 #[test]
 fn a_new_current_that_is_removed_before_its_rename_is_written_again() {
-    // Method: before each rename to CURRENT, another program removes what is to be renamed, once
-    // per call; the call succeeds.
+    // Method: before each rename to CURRENT, another program removes the file that is to be
+    // renamed, once per call. The call succeeds.
     let disk = SimFs::new(1);
     let hook = {
         let disk = disk.clone();
@@ -597,11 +601,11 @@ fn a_new_current_that_is_removed_before_its_rename_is_written_again() {
 
 // --- Handles ---
 
-const STARVED: &str = "moved_world::in_a_child_with_few_handles_a_log_goes_on";
+const STARVED: &str = "moved_world::in_a_child_with_few_handles_a_log_stays_usable";
 const STARVED_VARIABLE: &str = "SEAWALL_STARVED_LOG";
 
 #[test]
-fn in_a_child_with_few_handles_a_log_goes_on() {
+fn in_a_child_with_few_handles_a_log_stays_usable() {
     // Method: see `without_a_free_file_handle_calls_are_refused_and_nothing_is_poisoned`.
     let Ok(dir) = env::var(STARVED_VARIABLE) else { return };
     let wal = small_segments().open(&dir).unwrap();
@@ -615,16 +619,16 @@ fn in_a_child_with_few_handles_a_log_goes_on() {
         held
     };
     let held = take_all();
-    wal.rotate().expect("the files kept open for readers are closed");
+    wal.rotate().expect("a rotation closes the files kept for readers");
     fill(&wal, 1);
     let rest = take_all();
     for _ in 0..2 {
         let refused = wal.rotate().unwrap_err();
         assert!(matches!(refused, Error::Io { .. }), "{refused}");
         wal.append("one without a handle").expect("the tail is open");
-        wal.checkpoint(Lsn::from(100)).expect("its mark can wait");
+        wal.checkpoint(Lsn::from(100)).expect("the write of CURRENT can wait");
     }
-    assert!(matches!(wal.close(), Err(Error::Io { .. })), "the mark cannot be written");
+    assert!(matches!(wal.close(), Err(Error::Io { .. })), "CURRENT cannot be written");
     assert!(!wal.is_poisoned());
     drop((held, rest));
     wal.rotate().unwrap();
@@ -638,9 +642,9 @@ fn in_a_child_with_few_handles_a_log_goes_on() {
 
 #[test]
 fn without_a_free_file_handle_calls_are_refused_and_nothing_is_poisoned() {
-    // Method: a process that may open 64 files. A reader has gone through many segments, then all
-    // handles are taken: a rotation closes the files kept for readers. Then those are taken as
-    // well.
+    // Method: a process may open 64 files. A reader has gone through many segments, and then all
+    // other handles are taken. A rotation closes the files kept for readers. Then those handles are
+    // taken as well.
     watchdog(60, || {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().to_str().unwrap();
@@ -650,9 +654,9 @@ fn without_a_free_file_handle_calls_are_refused_and_nothing_is_poisoned() {
 }
 
 #[test]
-fn on_the_simulated_disk_too_a_call_without_handles_has_not_reached_the_disk() {
-    // Method: no handle is free, at each of a workload's calls that open something; after a
-    // refusal, handles are free again, and all is there.
+fn on_the_simulated_disk_a_call_without_handles_changes_nothing() {
+    // Method: no handle is free at each call of a workload that opens a file. After a refusal,
+    // handles are free again, and every record is in the log.
     for free in 0..3 {
         let disk = SimFs::new(1);
         let open = || small_segments().open_on(Arc::new(disk.clone()), DIR);
@@ -678,9 +682,9 @@ fn on_the_simulated_disk_too_a_call_without_handles_has_not_reached_the_disk() {
 }
 
 #[test]
-fn a_directory_above_the_log_is_passed_over_only_if_it_may_not_be_opened_or_synced() {
-    // Method: each error that matters, from opening and from syncing the root, which was not made
-    // by the log. Only what says that it is another's is passed over.
+fn a_directory_above_the_log_is_skipped_only_if_it_may_not_be_opened_or_synced() {
+    // Method: return each relevant error from opening and from syncing the root, which the log did
+    // not create. The log ignores only the errors that mean a lack of access.
     use io::ErrorKind::{InvalidInput, Other, PermissionDenied, ReadOnlyFilesystem, StorageFull};
     let kinds = [PermissionDenied, InvalidInput, ReadOnlyFilesystem, StorageFull, Other];
     for call in [Call::OpenDir, Call::SyncDir] {
@@ -699,7 +703,8 @@ fn a_directory_above_the_log_is_passed_over_only_if_it_may_not_be_opened_or_sync
 
 // --- Renames on a full disk ---
 
-/// A log whose next rotation renames, and the same with one fault in the rename to `target`.
+/// A disk, and the same disk with one fault in the rename to `target`. The log's next rotation
+/// renames.
 fn with_fault_in_rename(target: &'static str, verdict: fn() -> Verdict) -> (SimFs, Arc<HookFs>) {
     let disk = SimFs::new(1);
     let armed = AtomicBool::new(true);
@@ -716,9 +721,9 @@ fn full() -> io::Error {
 }
 
 #[test]
-fn a_first_rename_without_room_is_refused_if_it_can_be_seen_to_have_done_nothing() {
-    // Method: the rename of the second segment says that the disk is full: without having happened,
-    // having happened all the same, and with the new name taken by another file.
+fn a_first_rename_without_space_is_refused_if_the_log_can_see_that_it_did_nothing() {
+    // Method: the rename of the second segment reports a full disk: the rename did nothing, or it
+    // was done all the same, or the new name is taken by another file.
     let (disk, fs) = with_fault_in_rename("wal-000002.log", || Verdict::Fail(full()));
     let wal = small_segments().open_on(fs, DIR).unwrap();
     fill(&wal, 3);
@@ -741,9 +746,9 @@ fn a_first_rename_without_room_is_refused_if_it_can_be_seen_to_have_done_nothing
 }
 
 #[test]
-fn a_spare_segment_whose_rename_finds_no_room_stays_a_spare() {
-    // Method: the disk is full, a checkpoint uses the spare segment, and its rename is refused; the
-    // next attempt uses it again, and frees space.
+fn a_spare_segment_whose_rename_finds_no_space_stays_a_spare() {
+    // Method: the disk is full, a checkpoint uses the spare segment, and its rename is refused. The
+    // next attempt uses the spare again and frees space.
     let (disk, fs) = with_fault_in_rename("wal-000004.log", || Verdict::Fail(full()));
     let options = small_segments().preallocate(Preallocate::Off);
     let wal = options.open_on(fs, DIR).unwrap();
@@ -766,9 +771,9 @@ fn a_spare_segment_whose_rename_finds_no_room_stays_a_spare() {
 }
 
 #[test]
-fn a_close_whose_rename_finds_no_room_leaves_the_log_open_if_nothing_happened() {
-    // Method: the rename of CURRENT in `close` says that the disk is full, without having happened
-    // and having happened all the same.
+fn a_close_whose_rename_finds_no_space_leaves_the_log_open_if_the_rename_did_nothing() {
+    // Method: the rename of CURRENT in `close` reports a full disk. Either the rename did nothing,
+    // or it was done all the same.
     for happens in [false, true] {
         let disk = SimFs::new(1);
         let wal = small_segments().open_on(Arc::new(disk.clone()), DIR).unwrap();
@@ -793,7 +798,7 @@ fn a_close_whose_rename_finds_no_room_leaves_the_log_open_if_nothing_happened() 
 #[test]
 fn a_state_beyond_the_largest_file_goes_into_a_new_segment() {
     // Method: no file may grow beyond 20,000 bytes. A state that does not fit into the tail is
-    // stored all the same, for the next segment has room.
+    // stored in a new segment.
     let hook = |asked: &Asked<'_>| match asked.call {
         Call::Write if asked.name().ends_with(".log") && asked.bytes.end > 20_000 => {
             Verdict::Fail(io::ErrorKind::FileTooLarge.into())

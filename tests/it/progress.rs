@@ -1,5 +1,5 @@
-//! No stream of calls keeps another one waiting for ever, and what was refused for want of room is
-//! tried again.
+//! No stream of calls keeps another call waiting for ever, and work that was refused for lack of
+//! space is tried again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,9 +36,10 @@ fn append_times(wal: &Wal, count: usize) {
 }
 
 #[test]
-fn appends_go_on_beside_threads_that_set_states_without_pause() {
-    // Method: two threads set states in a loop, and four append 100 records each. Each append may
-    // wait for a few syncs and not for a pause of the others, which never comes.
+fn appends_succeed_beside_threads_that_set_states_without_pause() {
+    // Method: two threads set states in a loop, and four threads append 100 records each. An append
+    // may wait for a few syncs. It must not wait for a pause of the other threads, which never
+    // comes.
     watchdog(60, || {
         let wal = Options::new().open_on(Arc::new(slow_disk()), DIR).unwrap();
         let done = AtomicBool::new(false);
@@ -58,14 +59,14 @@ fn appends_go_on_beside_threads_that_set_states_without_pause() {
             done.store(true, Ordering::Relaxed);
         });
         assert_eq!(wal.durable_lsn(), Lsn::from(400));
-        assert!(states.load(Ordering::Relaxed) > 20, "and neither do appends keep states out");
+        assert!(states.load(Ordering::Relaxed) > 20, "appends do not block states");
         let stats = wal.stats();
         assert!(stats.syncs < 400, "states and records share syncs: {stats:?}");
     });
 }
 
 #[test]
-fn checkpoints_and_rotations_get_their_turn_beside_appends_and_leave_them_theirs() {
+fn checkpoints_rotations_and_appends_do_not_block_each_other() {
     watchdog(60, || {
         let wal = Options::new().open_on(Arc::new(slow_disk()), DIR).unwrap();
         let done = AtomicBool::new(false);
@@ -91,9 +92,9 @@ fn checkpoints_and_rotations_get_their_turn_beside_appends_and_leave_them_theirs
 }
 
 #[test]
-fn a_state_is_there_after_a_crash_only_with_the_records_before_it() {
-    // Method: a sync is held, so that records and states gather behind it in one group, in a known
-    // order; crash at each later call, and open states of the disk that a power cut may leave.
+fn a_state_survives_a_crash_only_with_the_records_before_it() {
+    // Method: hold a sync, so that records and states wait for one group in a known order. Crash at
+    // each later call, and open disk states that a power cut may leave.
     watchdog(120, || {
         let disk = SimFs::new(1);
         let (gate, hook) = Gate::new();
@@ -110,7 +111,7 @@ fn a_state_is_there_after_a_crash_only_with_the_records_before_it() {
                     thread::yield_now();
                 }
             }
-            // The state names the record that it was submitted after.
+            // The state names the record that was submitted before it.
             scope.spawn(|| wal.set_state(&6_u64.to_le_bytes()).unwrap());
             thread::sleep(Duration::from_millis(50));
             scope.spawn(|| wal.append("last").unwrap());
@@ -131,9 +132,9 @@ fn a_state_is_there_after_a_crash_only_with_the_records_before_it() {
 }
 
 #[test]
-fn spares_that_found_no_room_are_made_once_there_is_some() {
-    // Method: the first maintenance meets a full disk. After a second of the log's clock, and with
-    // room, the next append makes the spares.
+fn spares_that_found_no_space_are_made_once_there_is_space() {
+    // Method: the first maintenance meets a full disk. A second of the log's clock later, and with
+    // free space, the next append makes the spares.
     let disk = SimFs::new(1);
     let wal = small_segments().open_on(Arc::new(disk.clone()), DIR).unwrap();
     let used: usize = disk.files().iter().map(|path| disk.bytes(path).unwrap().len()).sum();
@@ -150,15 +151,15 @@ fn spares_that_found_no_room_are_made_once_there_is_some() {
     assert!(spares() < 2, "{:?}", disk.files());
     disk.set_capacity(None);
     wal.append("third").unwrap();
-    assert!(spares() < 2, "it is not tried at each append");
+    assert!(spares() < 2, "an append within a second does not retry");
     disk.slept(Duration::from_secs(2));
     wal.append("fourth").unwrap();
     assert_eq!(spares(), 2, "{:?}", disk.files());
 }
 
 #[test]
-fn what_cannot_be_removed_is_tried_again_by_checkpoints_alone() {
-    // Method: the system refuses to remove one segment; count the attempts.
+fn a_failed_removal_is_retried_only_by_checkpoints() {
+    // Method: the system refuses to remove one segment. Count the attempts.
     let attempts = Arc::new(AtomicU64::new(0));
     let count = attempts.clone();
     let refused = Arc::new(AtomicBool::new(true));
@@ -178,7 +179,7 @@ fn what_cannot_be_removed_is_tried_again_by_checkpoints_alone() {
     wal.append("second").unwrap();
     let error = wal.checkpoint(Lsn::FIRST).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error:?}");
-    assert_eq!(wal.first_lsn(), Lsn::from(2), "the checkpoint holds");
+    assert_eq!(wal.first_lsn(), Lsn::from(2), "the checkpoint is in effect");
     let before = attempts.load(Ordering::Relaxed);
     for _ in 0..20 {
         wal.append(&[7; 9000]).unwrap();
@@ -193,9 +194,9 @@ fn what_cannot_be_removed_is_tried_again_by_checkpoints_alone() {
 }
 
 #[test]
-fn a_sync_is_not_told_of_a_full_disk_that_another_threads_records_met() {
-    // Method: thread A's append is held in its write, which then fails for want of room. Thread B,
-    // all of whose records are durable, calls `sync` and `rotate` meanwhile.
+fn a_sync_does_not_return_the_full_disk_of_another_threads_records() {
+    // Method: hold thread A's append in its write, which then fails for lack of space. During the
+    // write, thread B, whose records are all durable, calls `sync` and `rotate`.
     watchdog(60, || {
         for rotates in [false, true] {
             let (gate, hook) = Gate::new();
@@ -221,9 +222,9 @@ fn a_sync_is_not_told_of_a_full_disk_that_another_threads_records_met() {
 }
 
 #[test]
-fn a_panic_while_files_are_kept_in_order_ends_the_log_at_once() {
+fn a_panic_during_maintenance_poisons_the_log_at_once() {
     // Method: the file system panics while a spare is written, under CURRENT's lock and in no role.
-    // The log is poisoned when that call ends, not when the next one wants the lock.
+    // The log is poisoned when that call ends, not when the next call takes the lock.
     for call in [Call::Create, Call::Sync] {
         let armed = Arc::new(AtomicBool::new(false));
         let fires = armed.clone();
@@ -245,7 +246,7 @@ fn a_panic_while_files_are_kept_in_order_ends_the_log_at_once() {
 
 #[test]
 fn interval_mode_syncs_on_a_simulated_disk() {
-    // Method: the timer sleeps by the machine's clock, and the log's clock is told.
+    // Method: the timer sleeps by the machine's clock, and the test advances the log's clock.
     watchdog(60, || {
         let interval = Duration::from_millis(20);
         let options = Options::new().durability(Durability::Interval(interval));
@@ -261,7 +262,7 @@ fn interval_mode_syncs_on_a_simulated_disk() {
 
 #[test]
 fn a_batch_that_is_too_large_is_refused_before_all_of_it_is_collected() {
-    // Method: an iterator without end, of entries of 1 MiB.
+    // Method: append an endless iterator of entries of 1 MiB.
     let wal = Options::new().open_on(Arc::new(SimFs::new(1)), DIR).unwrap();
     let payload = vec![7; 1 << 20];
     let mut given = 0;
@@ -293,22 +294,22 @@ fn the_live_part_of_a_log_is_counted() {
     wal.close().unwrap();
 }
 
-/// How a log comes to a full disk.
+/// How a log meets a full disk.
 #[derive(Debug, Clone, Copy)]
 enum Comes {
-    /// It is open when the disk becomes full, and stays so.
+    /// The log is open when the disk becomes full, and stays open.
     Live,
-    /// It is closed on the full disk, and opened there.
+    /// The log is closed on the full disk, and opened there.
     Closed,
-    /// Its process is killed on the full disk, and it is opened there.
+    /// The process is killed on the full disk, and the log is opened there.
     Killed,
 }
 
 #[test]
-fn one_checkpoint_makes_room_for_appends_on_a_full_disk() {
-    // Method: fill a disk, with small segments and with one big one, from one thread and from
-    // eight. One checkpoint of all records must make room for 50 appends, however the log comes to
-    // the full disk.
+fn one_checkpoint_makes_space_for_appends_on_a_full_disk() {
+    // Method: fill a disk, with small segments and with one large segment, from one thread and from
+    // eight. One checkpoint of all records must make space for 50 appends, in each way in which a
+    // log meets a full disk.
     watchdog(120, || {
         for comes in [Comes::Live, Comes::Closed, Comes::Killed] {
             for segment_bytes in [64 << 10, 64 << 20] {
@@ -326,7 +327,7 @@ fn check_one_checkpoint(comes: Comes, segment_bytes: u64, threads: usize, what: 
     let disk = SimFs::new(1);
     let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
     disk.set_capacity(Some(2 << 20));
-    // The first two appends make the spares, before other threads take all room.
+    // The first two appends make the spares before other threads take all space.
     append_times(&wal, 2);
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -341,7 +342,7 @@ fn check_one_checkpoint(comes: Comes, segment_bytes: u64, threads: usize, what: 
                 let wal = options.open_on(Arc::new(disk.clone()), DIR);
                 (disk, wal.unwrap_or_else(|error| panic!("{what}: {error}")))
             }
-            // Other threads took the room of a spare before it was made again: the log stays open.
+            // Other threads took the space of a spare before it was made again. The log stays open.
             Err(Error::StorageFull { .. }) => (disk, wal),
             Err(error) => panic!("{what}: {error}"),
         },

@@ -1,5 +1,5 @@
-//! What opening a log does with whatever a crash, or worse, has left: every row of the tables in
-//! `docs/durability.md`, on files made by hand or by the library.
+//! Opening a log after a crash, or after worse: every row of the tables in `docs/durability.md`, on
+//! files made by hand or by the library.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,26 +25,27 @@ use crate::support::run::{seed, watchdog};
 
 const LOG: Id = [7; 16];
 
-/// All files but LOCK, which every open makes.
+/// All files except LOCK, which every open creates.
 fn files(disk: &SimFs) -> Files {
     contents(disk).into_iter().filter(|(path, _)| !path.ends_with("LOCK")).collect()
 }
 
-/// Opens what must be refused, with either verification; nothing may change. Returns the error.
+/// Opens a log that must be refused, with either verification. Nothing may change. Returns the
+/// error.
 fn refused(disk: &SimFs) -> Error {
     let before = files(disk);
     let mut error = None;
     for verify in [Verify::Tail, Verify::Full] {
         match small_segments().verify(verify).open_on(Arc::new(disk.clone()), DIR) {
-            Ok(wal) => panic!("{verify:?}: it was opened: {:?}", wal.recovery()),
+            Ok(wal) => panic!("{verify:?}: the log was opened: {:?}", wal.recovery()),
             Err(refusal) => error = Some(refusal),
         }
         assert!(files(disk) == before, "a refused open changes nothing");
     }
-    error.expect("it was refused twice")
+    error.expect("the log was refused twice")
 }
 
-/// What `Corrupt` says.
+/// The fields of `Corrupt`.
 #[derive(Debug)]
 struct Damage {
     path: PathBuf,
@@ -66,7 +67,8 @@ fn range(first: u64, last: u64) -> LsnRange {
     LsnRange::new(Lsn::from(first), Lsn::from(last))
 }
 
-/// Three segments of one log, with three records in each, all promised, and CURRENT closed.
+/// Three segments of one log with three records in each, all of them promised, and a closed
+/// CURRENT.
 struct Three {
     old: Build,
     middle: Build,
@@ -93,7 +95,7 @@ impl Three {
     }
 }
 
-/// Adds three frames with a record each; each promises the one before.
+/// Adds three frames with one record each. Each frame promises the frame before it.
 fn fill(build: &mut Build, first: u64) {
     for number in first..first + 3 {
         build.data(build.end(), &records([number]));
@@ -101,13 +103,13 @@ fn fill(build: &mut Build, first: u64) {
 }
 
 fn opened(disk: &SimFs) -> Wal {
-    open(disk).unwrap_or_else(|error| panic!("it cannot be opened: {error}"))
+    open(disk).unwrap_or_else(|error| panic!("the log cannot be opened: {error}"))
 }
 
-/// Opens a log that must hold these records from LSN 1 on, appends, closes and opens it again.
+/// Opens a log that must hold these records from LSN 1 on. Appends, closes, and opens it again.
 fn check_all(disk: &SimFs, expected: &[Stored]) -> RecoveryReport {
     let wal = opened(disk);
-    assert!(replay(&wal) == expected, "other records: {:?}", wal.recovery());
+    assert!(replay(&wal) == expected, "the records are wrong: {:?}", wal.recovery());
     let report = wal.recovery().clone();
     let next = expected.len() as u64 + 1;
     assert_eq!(wal.append(Stored::mixed(next).entry()).unwrap(), Lsn::from(next));
@@ -125,9 +127,9 @@ fn check_all(disk: &SimFs, expected: &[Stored]) -> RecoveryReport {
 }
 
 #[test]
-fn a_closed_log_is_continued_with_nothing_owed() {
-    // Method: the row "nothing": no new segment, and no byte of the old ones changed but CURRENT's
-    // state.
+fn a_closed_log_is_resumed_without_repairs() {
+    // Method: the row "nothing". No new segment is made, and no byte of the old files changes,
+    // except the state in CURRENT.
     let three = Three::new();
     let disk = three.disk();
     let before = files(&disk);
@@ -144,9 +146,9 @@ fn a_closed_log_is_continued_with_nothing_owed() {
 }
 
 #[test]
-fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
-    // Method: a log that was not closed. Its last frame promises the one before it, and nothing
-    // promises the last.
+fn a_tail_with_promises_gets_a_successor_that_copies_the_unpromised_frames() {
+    // Method: a log that was not closed. Its last frame promises the frame before it, and nothing
+    // promises the last frame.
     let three = Three::new();
     let disk = disk(
         &[&three.old, &three.middle, &three.tail],
@@ -175,7 +177,7 @@ fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
     assert_eq!(created.frames[0].floor_and_state(), (0, &b"state"[..]));
     assert!(
         created.frames.iter().all(|frame| frame.durable_end == 0),
-        "it is created with all of them"
+        "the new segment is created with all copied frames"
     );
     assert_eq!(created.frames[1].records(), records([9]));
     assert_eq!(mark_of(&disk).number, 4);
@@ -185,10 +187,10 @@ fn a_tail_with_promises_gets_a_successor_that_carries_over_the_rest() {
 }
 
 #[test]
-fn a_tail_without_promises_is_born_again() {
-    // Method: no sync is known to have reached beyond what the tail was created with; also where it
-    // was created with records, and where only a state frame was promised since. Same predecessor,
-    // next number, the old file gone.
+fn a_tail_without_promises_is_rewritten() {
+    // Method: no sync is known beyond the frames that the tail was created with. The tail was
+    // created with or without records, or only a state frame was promised since. The new tail has
+    // the same predecessor and the next number, and the old file is gone.
     let three = Three::new();
     let mut unpromised = Build::new(LOG, 3, 7, Some(three.middle.seal()));
     unpromised.data(unpromised.end(), &records([7]));
@@ -219,8 +221,8 @@ fn a_tail_without_promises_is_born_again() {
 
 #[test]
 fn closed_counts_only_where_it_fits() {
-    // Method: CURRENT says closed, but not the end, the LSN, or the tail that are there: then more
-    // is owed.
+    // Method: CURRENT says closed, but with another end, LSN or tail than the files have. Then
+    // recovery must repair the log.
     let three = Three::new();
     let segments = [&three.old, &three.middle, &three.tail];
     let shorter = three.tail.frames[2].end();
@@ -237,14 +239,14 @@ fn closed_counts_only_where_it_fits() {
     assert_eq!(
         check_all(&disk, &records(1..=9)).action,
         RecoveryAction::Resumed,
-        "zeros behind the end are none"
+        "zeros after the end do not matter"
     );
 }
 
 #[test]
 fn a_torn_tail_is_dropped_and_reported() {
-    // Method: behind whole frames, what a torn write leaves: parts of a frame, garbage, a frame
-    // whose body is lost with another one behind it. None of it was promised.
+    // Method: after whole frames, put what a torn write leaves: parts of a frame, garbage, or a
+    // frame whose body is lost and another frame after it. None of these bytes was promised.
     let three = Three::new();
     let promised = three.tail.mark(false, three.tail.end());
     let whole = {
@@ -263,7 +265,8 @@ fn a_torn_tail_is_dropped_and_reported() {
     for (bytes, frames) in cases {
         let disk = disk(&[&three.old, &three.middle, &three.tail], Some(promised.encode(1)));
         let rest = &bytes[end..];
-        let last = rest.iter().rposition(|byte| *byte != 0).expect("something is there") + 1;
+        let last =
+            rest.iter().rposition(|byte| *byte != 0).expect("there are other bytes than zeros") + 1;
         put(&disk, segment_path(3), bytes.clone());
         let report = check_all(&disk, &records(1..=9));
         assert_eq!(
@@ -277,9 +280,10 @@ fn a_torn_tail_is_dropped_and_reported() {
 }
 
 #[test]
-fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
-    // Method: the end of the tail's whole frames lies before what was promised; by each of the four
-    // that promise: the header's initial end, CURRENT, a frame before the damage, a frame behind it.
+fn lost_promised_bytes_are_damage_and_never_the_end() {
+    // Method: the whole frames of the tail end before the promised end. Each of four places makes
+    // the promise: the header's initial end, CURRENT, a frame before the damage, and a frame after
+    // it.
     let path = segment_path(3);
     let three = Three::new();
     let [state, first, second, third] = &three.tail.frames[..] else { panic!("four frames") };
@@ -304,8 +308,8 @@ fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
         found.damage
     );
 
-    // The third frame says that the second one was synced, and is read though it stands behind the
-    // damage.
+    // The third frame says that the second one was synced. The scan reads it although it follows
+    // the damage.
     let by_later_frame = disk(&segments, nothing_marked.clone());
     spoil(&by_later_frame, first.offset);
     let found = damage(&by_later_frame);
@@ -322,7 +326,7 @@ fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
         disk(&[&three.old, &three.middle, &promises_more], nothing_marked.clone());
     assert_eq!(damage(&by_earlier_frame).path, path);
 
-    // Nobody vouches for the last frame alone: it was torn.
+    // Nothing promises the last frame alone, so it was torn.
     let unpromised = disk(&segments, nothing_marked);
     spoil(&unpromised, third.offset);
     let report = check_all(&unpromised, &records(1..=8));
@@ -330,9 +334,9 @@ fn promised_bytes_that_are_gone_are_damage_and_never_the_end() {
 }
 
 #[test]
-fn a_promise_counts_wherever_it_stands_behind_the_damage() {
-    // Method: much garbage between the damage and the one header that promises, at every alignment
-    // to the scan's pieces that a multiple of 8 allows around 1 MiB.
+fn a_promise_counts_at_any_distance_after_the_damage() {
+    // Method: put much garbage between the damage and the one header that promises. Around 1 MiB,
+    // try every alignment to the scan's pieces that is a multiple of 8.
     for gap in [0, 8, 64, (1 << 20) - 96, (1 << 20) - 40, (1 << 20) - 8, 1 << 20, (3 << 20) + 16] {
         let mut tail = Build::new(LOG, 1, 1, None);
         fill(&mut tail, 1);
@@ -342,7 +346,7 @@ fn a_promise_counts_wherever_it_stands_behind_the_damage() {
         let mut garbage = Dice::new(gap).bytes(usize::try_from(gap).unwrap());
         garbage.iter_mut().step_by(8).for_each(|byte| *byte |= 1);
         bytes.extend(&garbage);
-        // A frame in its place behind the gap, which says how far syncs had come.
+        // A frame at its own offset after the gap. It states how far the log had been synced.
         tail.frames.last_mut().unwrap().body.clear();
         let mut far = crate::format::Frame {
             offset: promise + gap,
@@ -355,11 +359,11 @@ fn a_promise_counts_wherever_it_stands_behind_the_damage() {
         };
         let encoded = far.encode(&good.header.salt);
         far.checksum = u32_at(&encoded, 4);
-        bytes.extend(&encoded[..40]); // Its body is lost.
+        bytes.extend(&encoded[..40]); // The frame's body is lost.
         let disk = disk(&[&good], Some(good.mark(false, good.header.initial_end).encode(1)));
         put(&disk, segment_path(1), bytes);
         if gap == 0 {
-            // It promises what is there, and is a torn write by itself.
+            // The frame promises only sound bytes, and is itself a torn write.
             check_all(&disk, &records(1..=3));
         } else {
             let found = damage(&disk);
@@ -374,8 +378,9 @@ fn a_promise_counts_wherever_it_stands_behind_the_damage() {
 }
 
 #[test]
-fn where_there_is_nothing_a_log_is_made() {
-    // Method: an empty directory, one without a log, and none at all, some levels deep.
+fn in_an_empty_directory_a_new_log_is_created() {
+    // Method: open an empty directory, a directory without a log, and missing directories some
+    // levels deep.
     for dir in ["/", "/data", "/a/b/c/d"] {
         let fs = SimFs::new(1);
         if dir != "/a/b/c/d" && dir != "/" {
@@ -396,9 +401,9 @@ fn where_there_is_nothing_a_log_is_made() {
 }
 
 #[test]
-fn create_if_missing_false_makes_nothing() {
-    // Method: on the real disk; no directory, an empty one, one with a LOCK only, and one with a
-    // log.
+fn create_if_missing_false_creates_nothing() {
+    // Method: on the real disk, open a missing directory, an empty one, one with only a LOCK, and
+    // one with a log.
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("a/wal");
     let options = Options::new().create_if_missing(false);
@@ -419,8 +424,8 @@ fn create_if_missing_false_makes_nothing() {
 }
 
 #[test]
-fn a_missing_tail_is_told_by_current() {
-    // Method: CURRENT alone, sound or not; and CURRENT with a number above all that are there.
+fn a_missing_tail_is_known_from_current() {
+    // Method: CURRENT alone, sound or not; and CURRENT with a number above all segments.
     let three = Three::new();
     let closed = three.closed().encode(1);
     let missing = |disk: &SimFs| match refused(disk) {
@@ -428,7 +433,7 @@ fn a_missing_tail_is_told_by_current() {
         other => panic!("{other}"),
     };
     let (path, lost) = missing(&disk(&[], Some(closed.clone())));
-    assert_eq!((path, lost), (segment_path(3), None), "nothing tells the floor");
+    assert_eq!((path, lost), (segment_path(3), None), "no file states the floor");
     let mut damaged = closed.clone();
     damaged[40] ^= 1;
     damaged[BLOCK + 40] ^= 1;
@@ -441,8 +446,8 @@ fn a_missing_tail_is_told_by_current() {
 }
 
 #[test]
-fn a_missing_older_segment_is_told_by_its_successor() {
-    // Method: each one removed; with the floor below it, in it, at its end.
+fn a_missing_older_segment_is_known_from_its_successor() {
+    // Method: remove each older segment, with the floor below it, in it, and at its end.
     for (gone, first, last) in [(1, 1, 3), (2, 4, 6)] {
         for floor in [0, first - 1, first, last] {
             let mut three = Three::new();
@@ -459,13 +464,13 @@ fn a_missing_older_segment_is_told_by_its_successor() {
                 continue;
             }
             if floor >= last {
-                continue; // The middle is covered, and what is covered with it.
+                continue; // The floor is above the removed segment.
             }
             match refused(&disk) {
                 Error::MissingSegment { path, lost, .. } => {
                     assert_eq!(*path, *segment_path(gone));
-                    // If an older segment is there, nothing tells where the lost records begin: the
-                    // last one is lost for sure.
+                    // If an older segment is there, no file states where the lost records begin.
+                    // Only the last one is certainly lost.
                     let expected = if gone == 1 { floor + 1 } else { last };
                     assert_eq!(lost, Some(range(expected, last)), "floor {floor}, first {first}");
                 }
@@ -477,8 +482,8 @@ fn a_missing_older_segment_is_told_by_its_successor() {
 
 #[test]
 fn files_of_another_log_are_refused() {
-    // Method: the tail's number in CURRENT with another salt; another log id in a segment under any
-    // number, and in CURRENT, also where CURRENT is missing.
+    // Method: CURRENT has the tail's number with another salt. Or another log id is in a segment of
+    // any number, or in CURRENT. Repeat where CURRENT is missing.
     let three = Three::new();
     let segments = [&three.old, &three.middle, &three.tail];
     let other_salt = Mark { salt: [9; 16], ..three.closed() };
@@ -500,9 +505,9 @@ fn files_of_another_log_are_refused() {
 }
 
 #[test]
-fn a_higher_number_than_currents_is_the_tail_all_the_same() {
-    // Method: CURRENT names the segment before the tail, as between the two renames of a creation:
-    // nothing is lost, and the report says so.
+fn a_segment_with_a_higher_number_than_currents_is_the_tail() {
+    // Method: CURRENT names the segment before the tail, as between the two renames of a creation.
+    // Nothing is lost, and the report notes it.
     let three = Three::new();
     for closed in [false, true] {
         let older = three.middle.mark(closed, three.middle.end());
@@ -519,8 +524,8 @@ fn a_higher_number_than_currents_is_the_tail_all_the_same() {
 
 #[test]
 fn without_a_sound_current_the_highest_number_is_the_tail() {
-    // Method: CURRENT removed, cut, zeroed, or both of its blocks damaged: reported, and nothing is
-    // lost.
+    // Method: remove, cut or zero CURRENT, or damage both of its blocks. This is reported, and
+    // nothing is lost.
     let three = Three::new();
     let sound = three.closed().encode(1);
     let mut both = sound.clone();
@@ -541,8 +546,9 @@ fn without_a_sound_current_the_highest_number_is_the_tail() {
 }
 
 #[test]
-fn one_damaged_copy_is_reported_and_the_other_counts() {
-    // Method: each block of each header and of CURRENT; then both blocks of each live header.
+fn one_damaged_copy_is_reported_and_the_other_is_used() {
+    // Method: damage each block of each header and of CURRENT; then both blocks of each live
+    // header.
     let three = Three::new();
     for path in [segment_path(1), segment_path(2), segment_path(3), current_path()] {
         for block in [0, 1] {
@@ -563,9 +569,9 @@ fn one_damaged_copy_is_reported_and_the_other_counts() {
 }
 
 #[test]
-fn two_sound_copies_that_differ_are_damage_in_a_header_and_old_and_new_in_current() {
-    // Method: pair the blocks of two versions. Of CURRENT the newer counts: what the older one
-    // would miss is damage.
+fn two_sound_copies_that_differ_are_damage_in_a_header_and_an_older_version_in_current() {
+    // Method: pair the blocks of two versions. In CURRENT the newer block counts: a loss that only
+    // the newer block shows is damage.
     let three = Three::new();
     let longer = Build { next: 99, ..three.tail.clone() };
     let mut other = longer.header.clone();
@@ -581,7 +587,7 @@ fn two_sound_copies_that_differ_are_damage_in_a_header_and_old_and_new_in_curren
         let disk = three.disk();
         let both = [&first[..BLOCK], &second[BLOCK..]].concat();
         put(&disk, current_path(), both);
-        // The last frame is gone, in zeros: only the newer block knows.
+        // The last frame is zeroed. Only the newer block states that it was synced.
         let last = usize::try_from(three.tail.frames[3].offset).unwrap();
         disk.damage(segment_path(3), |bytes| bytes[last..].fill(0));
         let found = damage(&disk);
@@ -590,8 +596,8 @@ fn two_sound_copies_that_differ_are_damage_in_a_header_and_old_and_new_in_curren
 }
 
 #[test]
-fn what_is_not_a_log_is_told_apart() {
-    // Method: files with our names and other contents, with and without a CURRENT of such a kind.
+fn a_directory_that_is_not_a_log_is_recognized() {
+    // Method: put files with a log's names and other contents, with and without such a CURRENT.
     for contents in
         [Vec::new(), b"#!/bin/sh\n".to_vec(), vec![0; 20_000], Dice::new(1).bytes(20_000)]
     {
@@ -604,7 +610,7 @@ fn what_is_not_a_log_is_told_apart() {
         }
         put(&fs, current_path(), contents);
         assert!(matches!(refused(&fs), Error::NotALog { .. }));
-        // Once one file is ours, it is damage.
+        // If one file belongs to a log, the other one is damage.
         let three = Three::new();
         let mixed = three.disk();
         put(&mixed, segment_path(3), b"something else".to_vec());
@@ -612,7 +618,7 @@ fn what_is_not_a_log_is_told_apart() {
     }
 }
 
-/// What `UnsupportedVersion` says.
+/// The fields of `UnsupportedVersion`.
 fn unsupported(disk: &SimFs) -> (PathBuf, Feature, u32) {
     match refused(disk) {
         Error::UnsupportedVersion { path, what, found, supported, .. } => {
@@ -624,8 +630,8 @@ fn unsupported(disk: &SimFs) -> (PathBuf, Feature, u32) {
 }
 
 #[test]
-fn what_a_later_release_wrote_is_refused_by_name() {
-    // Method: a header and a CURRENT of version 2, sound in every other way; in one block or in
+fn files_of_a_later_release_are_refused_by_name() {
+    // Method: a header and a CURRENT of version 2 that are otherwise sound, in one block or in
     // both. A version that does not verify is damage.
     let three = Three::new();
     for path in [segment_path(1), segment_path(2), segment_path(3), current_path()] {
@@ -635,7 +641,7 @@ fn what_a_later_release_wrote_is_refused_by_name() {
                 let build = [&three.old, &three.middle, &three.tail]
                     .into_iter()
                     .find(|build| build.path() == path);
-                build.expect("one of the three").header.encode(2)
+                build.expect("the segment is one of the three").header.encode(2)
             }
         };
         for blocks in [0..BLOCK, BLOCK..2 * BLOCK, 0..2 * BLOCK] {
@@ -646,7 +652,7 @@ fn what_a_later_release_wrote_is_refused_by_name() {
             assert_eq!(unsupported(&disk), (path.clone(), Feature::FormatVersion, 2));
         }
         let disk = three.disk();
-        disk.damage(&path, |bytes| bytes[8] = 2); // And the checksum is the old one's.
+        disk.damage(&path, |bytes| bytes[8] = 2); // The checksum is that of version 1.
         let report = check_all(&disk, &records(1..=9));
         assert_eq!(report.notes.len(), 1);
     }
@@ -654,8 +660,8 @@ fn what_a_later_release_wrote_is_refused_by_name() {
 
 #[test]
 fn unknown_frames_that_verify_are_refused_by_name() {
-    // Method: a frame of type 3, and one of codec 1, with right checksums: in the tail, in a
-    // sealed segment, and behind damage in the tail, where only headers are looked at.
+    // Method: a frame of type 3, and one of codec 1, with right checksums. Put each in the tail, in
+    // a sealed segment, and after damage in the tail, where the scan reads only headers.
     for (kind, what, found) in [
         (3, Feature::FrameType, 3),
         (1 | 1 << 8, Feature::Codec, 1),
@@ -667,10 +673,10 @@ fn unknown_frames_that_verify_are_refused_by_name() {
         let in_tail = disk(&[&three.old, &three.middle, &tail], Some(three.closed().encode(1)));
         assert_eq!(unsupported(&in_tail), (segment_path(3), what, found));
 
-        let behind_damage = in_tail.process_kill();
+        let after_damage = in_tail.process_kill();
         let at = usize::try_from(three.tail.frames[3].offset).unwrap();
-        behind_damage.damage(segment_path(3), |bytes| bytes[at + 50] ^= 1);
-        assert_eq!(unsupported(&behind_damage), (segment_path(3), what, found));
+        after_damage.damage(segment_path(3), |bytes| bytes[at + 50] ^= 1);
+        assert_eq!(unsupported(&after_damage), (segment_path(3), what, found));
 
         let mut middle = Build::new(LOG, 2, 4, Some(three.old.seal()));
         middle.frame(middle.end(), kind, 0, 4, b"from the future".to_vec());
@@ -690,7 +696,8 @@ fn unknown_frames_that_verify_are_refused_by_name() {
 
 #[test]
 fn a_chain_that_does_not_fit_together_is_damage() {
-    // Method: in the chain above the floor, one thing wrong at a time, each with right checksums.
+    // Method: in the chain above the floor, make one thing wrong at a time, each with right
+    // checksums.
     let three = Three::new();
     let seal = three.middle.seal();
     let tail = |seal: Seal, first: u64| {
@@ -716,7 +723,7 @@ fn a_chain_that_does_not_fit_together_is_damage() {
         let found = damage(&disk);
         assert_eq!(found.path, segment_path(named), "{what}: {}", found.damage);
     }
-    // These are found by reading the frames, so by full verification, or when they are read.
+    // A full verification finds these, because it reads the frames. Otherwise a read finds them.
     let frames = [
         (
             "another last frame",
@@ -740,16 +747,16 @@ fn a_chain_that_does_not_fit_together_is_damage() {
     put(&renamed, segment_path(5), three.tail.bytes());
     match refused(&renamed) {
         Error::MissingSegment { path, named_by: NamedBy::Copy, .. } => {
-            assert_eq!(*path, *segment_path(3), "the file that is called 5 is segment 3");
+            assert_eq!(*path, *segment_path(3), "the file with number 5 is segment 3");
         }
         other => panic!("{other}"),
     }
 }
 
 #[test]
-fn frames_that_do_not_continue_one_another_are_damage() {
-    // Method: in the tail, and in a sealed segment: whole frames with a gap or a repeat in the
-    // LSNs.
+fn frames_with_a_gap_or_a_repeat_in_their_lsns_are_damage() {
+    // Method: put whole frames with a gap or a repeat in the LSNs into the tail and into a sealed
+    // segment.
     for wrong in [5, 7, 4] {
         let mut middle = Build::new(LOG, 2, 4, None);
         middle.header.seal = Some(Three::new().old.seal());
@@ -772,7 +779,7 @@ fn frames_that_do_not_continue_one_another_are_damage() {
 
 #[test]
 fn a_tail_that_begins_without_a_state_frame_is_damage() {
-    // Method: its first frame is a record; and a checkpoint beyond the last record.
+    // Method: the tail's first frame is a record, or the checkpoint is beyond the last record.
     let mut tail = Build::new(LOG, 1, 1, None);
     tail.frames.clear();
     tail.data(0, &records([1]));
@@ -786,8 +793,8 @@ fn a_tail_that_begins_without_a_state_frame_is_damage() {
 }
 
 #[test]
-fn bytes_behind_a_predecessors_end_are_dead_whatever_they_hold() {
-    // Method: behind the end that the successor gives: zeros, garbage, and whole frames that would
+fn bytes_after_a_predecessors_end_are_dead_whatever_they_hold() {
+    // Method: after the end that the seal states, put zeros, garbage, and whole frames that would
     // continue the log.
     let three = Three::new();
     let mut longer = three.middle.clone();
@@ -802,10 +809,10 @@ fn bytes_behind_a_predecessors_end_are_dead_whatever_they_hold() {
 }
 
 #[test]
-fn segments_that_the_chain_passes_by_are_removed_if_they_are_sound() {
-    // Method: the tail's seal points past a segment, as when a suffix was cut off:
-    // what lies between is no part of the log. One with a sound header goes, one without stays and
-    // is reported.
+fn sound_segments_outside_the_chain_are_removed() {
+    // Method: the tail's seal names an earlier segment, as after the removal of a suffix. The
+    // segments between the two are no part of the log. A segment with a sound header is removed.
+    // One without stays and is reported.
     let three = Three::new();
     for sound in [true, false] {
         let mut tail = Build::new(LOG, 3, 4, Some(three.old.seal()));
@@ -828,10 +835,10 @@ fn segments_that_the_chain_passes_by_are_removed_if_they_are_sound() {
 }
 
 #[test]
-fn damage_wholly_below_the_floor_never_stops_an_open() {
-    // Method: everything below the floor is damaged in turn: header, frames, cut, replaced by
-    // anything; it must not even be noticed but by a note. With the floor at the end of a segment
-    // and within the next one.
+fn damage_wholly_below_the_floor_never_prevents_an_open() {
+    // Method: damage everything below the floor in turn: the header, frames, the length, or the
+    // whole content. The open may only report a note. The floor is at the end of a segment or
+    // within the next one.
     let three = Three::new();
     for floor in [6, 7] {
         let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.seal()), floor, b"");
@@ -862,9 +869,9 @@ fn damage_wholly_below_the_floor_never_stops_an_open() {
 }
 
 #[test]
-fn a_read_that_fails_is_an_error_and_never_the_end_of_the_log() {
-    // Method: each read, and each look at a size, of an open fails in turn; the error is the
-    // disk's, nothing is changed, and the next open finds everything.
+fn a_failed_read_is_an_error_and_never_the_end_of_the_log() {
+    // Method: each read and each look at a size during an open fails in turn. The open returns the
+    // disk's error, nothing is changed, and the next open finds everything.
     let three = Three::new();
     let disk = disk(
         &[&three.old, &three.middle, &three.tail],
@@ -882,10 +889,9 @@ fn a_read_that_fails_is_an_error_and_never_the_end_of_the_log() {
         let before = files(fs.disk());
         match small_segments().open_on(fs.fs(), DIR) {
             Err(Error::Io { .. }) => failed += 1,
-            // Those that come after the decision may fail in other ways; they are not reads of the
-            // log.
+            // Later calls may fail in other ways. They are not reads of the log.
             Ok(_) | Err(_) if fs.fired().is_empty() => continue,
-            // A read of more than was needed failed, and the needed bytes were read again.
+            // The failed read asked for more than was needed. The needed bytes were read again.
             Ok(wal) => {
                 assert!(replay(&wal) == records(1..=9), "call {at}, {site:?}");
                 continue;
@@ -904,14 +910,14 @@ fn a_read_that_fails_is_an_error_and_never_the_end_of_the_log() {
 }
 
 #[test]
-fn a_crash_loop_piles_up_nothing() {
-    // Method: open, do one thing, and let the process die, hundreds of times over; the files, their
-    // number and their bytes stay bounded, whatever that thing is.
+fn a_crash_loop_keeps_the_disk_use_bounded() {
+    // Method: hundreds of times, open, make the same call, and kill the process. The number of
+    // files and of their bytes stays bounded for every call.
     type Act = fn(&Wal, u64);
     fn append(wal: &Wal, number: u64) -> Lsn {
         wal.append(Stored::mixed(number % 7).entry()).unwrap()
     }
-    // How many segments there may be after so many crashes.
+    // The largest allowed number of segments after this many crashes.
     type Bound = fn(u64) -> u64;
     let acts: [(&str, Act, Bound); 7] = [
         ("nothing", |_, _| {}, |_| 2),
@@ -927,14 +933,14 @@ fn a_crash_loop_piles_up_nothing() {
             },
             |_| 2,
         ),
-        // What is appended stays, of course: a segment holds some 8 KiB of it.
+        // Appended records stay: a segment holds about 8 KiB of them.
         (
             "an append",
             |wal, number| assert!(append(wal, number) > Lsn::FIRST),
             |crashes| 3 + crashes * 1000 / 8000,
         ),
-        // The second one proves that the first was synced, so that the tail ends there and a
-        // successor is due.
+        // The second append proves that the first was synced. So the tail ends after the first, and
+        // recovery creates a successor.
         (
             "two appends",
             |wal, number| {
@@ -952,7 +958,7 @@ fn a_crash_loop_piles_up_nothing() {
         for number in 0..300 {
             disk = disk.process_kill();
             let wal = opened(&disk);
-            assert!(!wal.recovery().is_clean(), "{what}: it was not closed");
+            assert!(!wal.recovery().is_clean(), "{what}: the report says that the log was closed");
             act(&wal, number);
             let next = disk.process_kill();
             drop(wal);
@@ -971,9 +977,9 @@ fn a_crash_loop_piles_up_nothing() {
 }
 
 #[test]
-fn a_crash_loop_on_the_real_disk_piles_up_nothing() {
-    // Method: likewise, with directories copied while the log is open, which is what a kill leaves
-    // of it.
+fn a_crash_loop_on_the_real_disk_keeps_the_disk_use_bounded() {
+    // Method: as above, with directories that are copied while the log is open. A kill leaves such
+    // a directory.
     let scratch = tempfile::tempdir().unwrap();
     let dir = |generation: usize| scratch.path().join(format!("{generation}"));
     for generation in 0..40 {
@@ -989,10 +995,10 @@ fn a_crash_loop_on_the_real_disk_piles_up_nothing() {
 }
 
 #[test]
-fn a_crash_at_any_call_of_recovery_leads_to_the_same_end() {
-    // Method: a log that crashed with a torn tail and frames without a promise; its recovery
-    // crashes at each call, by a kill and by a power cut of either kind, and the next one too. What
-    // an open has once reported stays.
+fn recovery_that_crashes_at_any_call_ends_with_the_same_records() {
+    // Method: take a log that crashed with a torn tail and with frames without a promise. Its
+    // recovery crashes at each call, by a kill and by a power cut of either kind. The next recovery
+    // crashes too. Records that an open has reported stay.
     watchdog(120, || {
         let three = Three::new();
         let mut tail = three.tail.clone();
@@ -1013,7 +1019,7 @@ fn a_crash_at_any_call_of_recovery_leads_to_the_same_end() {
         for at in 0..count {
             let fs = FaultFs::new(crashed.process_kill()).with_fault(Fault::Broken, at);
             if small_segments().open_on(fs.fs(), DIR).is_ok() {
-                continue; // The call was one whose failure is only logged.
+                continue; // The open ignores a failure of this call.
             }
             let images = [
                 fs.disk().process_kill(),
@@ -1024,7 +1030,7 @@ fn a_crash_at_any_call_of_recovery_leads_to_the_same_end() {
             for image in images {
                 let wal = open(&image).unwrap_or_else(|error| panic!("after call {at}: {error}"));
                 assert!(replay(&wal) == expected, "after call {at}: {:?}", wal.recovery());
-                // And once reported, it stays, whatever the power does.
+                // Once reported, the records stay after any power cut.
                 let again = opened(&image.power_cuts().random(dice.roll()));
                 assert!(replay(&again) == expected, "after call {at}, and a second crash");
             }
@@ -1034,8 +1040,8 @@ fn a_crash_at_any_call_of_recovery_leads_to_the_same_end() {
 
 #[test]
 fn the_lock_file_stays_the_same_file_and_names_the_process_that_has_the_log() {
-    // Method: on the real disk, a LOCK that was there before: it keeps its place, and says by which
-    // process the log was opened last.
+    // Method: on the real disk, a LOCK existed before the open. It stays the same file, and it
+    // names the process that opened the log last.
     let scratch = tempfile::tempdir().unwrap();
     let lock = scratch.path().join("LOCK");
     fs::write(&lock, "").unwrap();
@@ -1050,9 +1056,9 @@ fn the_lock_file_stays_the_same_file_and_names_the_process_that_has_the_log() {
 }
 
 #[test]
-fn the_report_tells_what_is_there() {
-    // Method: the report of a log with a floor in its second segment and a retired first one, field
-    // by field.
+fn the_report_states_every_field() {
+    // Method: check the report of a log with a floor in its second segment and a retired first one,
+    // field by field.
     let three = Three::new();
     let mut tail = Build::with_floor(LOG, 3, 7, Some(three.middle.seal()), 4, b"");
     fill(&mut tail, 7);
@@ -1076,12 +1082,12 @@ fn the_report_tells_what_is_there() {
         ]
     );
     assert_eq!((rows[0].0, rows[0].1), (1, SegmentRole::Retired));
-    assert!(disk.bytes(segment_path(1)).is_none(), "what is retired is gone");
+    assert!(disk.bytes(segment_path(1)).is_none(), "the retired segment is removed");
 }
 
 #[test]
 fn a_new_logs_files_can_be_opened_by_the_trait_alone() {
-    // Method: what the library made is read back through `Fs`, as another tool would.
+    // Method: read the library's files back through `Fs`, as another tool would.
     let disk = SimFs::new(1);
     open(&disk).unwrap().append("one").unwrap();
     let dir = disk.open_dir(DIR.as_ref()).unwrap();

@@ -1,18 +1,18 @@
-//! Rules of the source itself: layers, the one door to the system, the size of files, links that
-//! lead somewhere.
+//! Rules of the source itself: layers, the one file that calls the system, the size of files,
+//! links, and words.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A row of the code map in `docs/architecture.md`.
 struct Layer {
-    /// The module, or the folder's path below `src`, without the slash at its end.
+    /// The module, or the path of the folder below `src`, without the slash at its end.
     name: String,
     /// The files of a folder, lowest first.
     files: Vec<String>,
 }
 
-/// The code map, lowest row first: a file uses only what stands above it in the table.
+/// The code map, lowest row first. A file uses only rows above its own row in the table.
 fn layers() -> Vec<Layer> {
     let text = fs::read_to_string(root().join("docs/architecture.md")).expect("there is a page");
     let layers = code_map(&text);
@@ -24,7 +24,7 @@ fn layers() -> Vec<Layer> {
 fn code_map(text: &str) -> Vec<Layer> {
     let table = text.lines().skip_while(|line| !line.starts_with("| band | module |")).skip(2);
     let rows = table.take_while(|line| line.starts_with('|'));
-    // A bug on purpose may be asked for anywhere: below everything else.
+    // A planted bug may be checked for anywhere, so `planted` is below everything else.
     let planted = Layer { name: "planted".to_owned(), files: Vec::new() };
     let layer = |row: &str| {
         let cell = row.split('|').nth(2).expect("a row has three cells");
@@ -35,29 +35,29 @@ fn code_map(text: &str) -> Vec<Layer> {
     std::iter::once(planted).chain(rows.map(layer)).collect()
 }
 
-/// A file with more lines than this, tests aside, becomes a folder.
+/// A file with more lines than this, without its tests, becomes a folder.
 const LINES_MAX: usize = 600;
 
 /// One file under `src`.
 struct Source {
-    /// Its path below `src`.
+    /// The file's path below `src`.
     path: PathBuf,
     text: String,
 }
 
 impl Source {
-    /// The module of the crate's root that it belongs to.
+    /// The module of the crate's root to which the file belongs.
     fn module(&self) -> &str {
         let first = self.path.components().next().expect("a file has a name");
         first.as_os_str().to_str().expect("names are ASCII").trim_end_matches(".rs")
     }
 
-    /// Whether it is that module, not one inside it.
+    /// Whether the file is the root of that module.
     fn is_module_root(&self) -> bool {
         self.path.components().count() == 1 || self.path.ends_with("mod.rs")
     }
 
-    /// The folder below `src` that it stands in, and its own name there.
+    /// The folder below `src` that holds the file, and the file's name without its ending.
     fn folder_and_name(&self) -> (&str, &str) {
         let folder = self.path.parent().and_then(Path::to_str).expect("names are ASCII");
         let name = self.path.file_stem().and_then(|name| name.to_str()).expect("names are ASCII");
@@ -69,7 +69,8 @@ impl Source {
         ["tests", "schedules"].contains(&self.folder_and_name().1)
     }
 
-    /// Its lines before the unit tests, with their numbers; none of a file of such tests.
+    /// The file's lines before the unit tests, with their numbers. A file of tests has no such
+    /// lines.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines: Vec<&str> =
             if self.holds_tests() { Vec::new() } else { self.text.lines().collect() };
@@ -112,14 +113,14 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// A line without its comment. Strings that hold `//` are cut as well, which hides nothing that is
-/// looked for here.
+/// A line without its comment. A string that contains `//` is cut as well. That hides nothing from
+/// the rules here.
 fn without_comment(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-/// The names that stand right behind `prefix` in `code`, also those in braces.
-fn names_behind(code: &str, prefix: &str) -> Vec<String> {
+/// The names right after `prefix` in `code`, also those in braces.
+fn names_after(code: &str, prefix: &str) -> Vec<String> {
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let first_name = |text: &str| {
         text.trim_start().chars().take_while(|letter| is_name(*letter)).collect::<String>()
@@ -138,7 +139,7 @@ fn names_behind(code: &str, prefix: &str) -> Vec<String> {
     names
 }
 
-/// The items of a list in braces, of which the first was read: `a::b, c::{d, e}, f} …` has three.
+/// The items of a list in braces whose opening brace was read: `a::b, c::{d, e}, f} …` has three.
 fn top_level_items(list: &str) -> Vec<&str> {
     let (mut depth, mut start, mut items) = (0, 0, Vec::new());
     for (at, letter) in list.char_indices() {
@@ -171,9 +172,8 @@ fn relative_links(text: &str) -> Vec<&str> {
 
 #[test]
 fn a_module_uses_only_the_layers_below_it() {
-    // Method: of every name after `crate::`, in any file but the crate's root, find its place in
-    // the code map. What the root re-exports has no place there, and `super` must not be a way
-    // around.
+    // Method: look up every name after `crate::` in the code map, in each file except the crate's
+    // root. The root's re-exports have no row in the code map. `super` must not bypass the rule.
     let layers = layers();
     let place = |name: &str| layers.iter().position(|layer| layer.name == name);
     let mut wrong = Vec::new();
@@ -185,7 +185,7 @@ fn a_module_uses_only_the_layers_below_it() {
             continue;
         };
         let code: Vec<&str> = source.text.lines().map(without_comment).collect();
-        for name in names_behind(&code.join("\n"), "crate::") {
+        for name in names_after(&code.join("\n"), "crate::") {
             uses += 1;
             match place(&name) {
                 Some(other) if other <= own => {}
@@ -207,9 +207,9 @@ fn a_module_uses_only_the_layers_below_it() {
 
 #[test]
 fn a_file_uses_only_the_files_below_it_in_its_folder() {
-    // Method: in each folder of the code map, look at what follows `super::`, and in a `mod.rs` at
-    // the names of the folder's own files. A name that is no file's is of `mod`. What `mod`
-    // re-exports may stand above it.
+    // Method: in each folder of the code map, look at the names after `super::`. In a `mod.rs`,
+    // look at the names of the folder's own files. A name that belongs to no file belongs to `mod`.
+    // The re-exports of `mod` may be above it.
     let layers = layers();
     let mut wrong = Vec::new();
     let mut uses = 0;
@@ -233,11 +233,11 @@ fn a_file_uses_only_the_files_below_it_in_its_folder() {
         let used: Vec<String> = if own_name == "mod" {
             let files = layer.files.iter();
             files
-                .filter(|file| !names_behind(&code, &format!("{file}::")).is_empty())
+                .filter(|file| !names_after(&code, &format!("{file}::")).is_empty())
                 .cloned()
                 .collect()
         } else {
-            let names = names_behind(&code, "super::").into_iter();
+            let names = names_after(&code, "super::").into_iter();
             names.map(|name| if place(&name).is_some() { name } else { "mod".to_owned() }).collect()
         };
         for name in used {
@@ -252,7 +252,7 @@ fn a_file_uses_only_the_files_below_it_in_its_folder() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Takes out `pub use …;` and `pub(crate) use …;`.
+/// Removes `pub use …;` and `pub(crate) use …;`.
 fn without_reexports(code: &str) -> String {
     let is_reexport = |statement: &str| {
         let statement = statement.trim_start();
@@ -295,7 +295,8 @@ fn packs_bindings(statement: &str) -> bool {
 
 #[test]
 fn no_line_is_wider_than_a_hundred_columns() {
-    // Method: count the letters of each line. Texts in quotes may be longer: they are not wrapped.
+    // Method: count the letters of each line. Lines with quoted texts may be longer, because
+    // rustfmt does not wrap them.
     let mut wrong = Vec::new();
     for source in sources() {
         for (number, line) in (1..).zip(source.text.lines()) {
@@ -309,8 +310,8 @@ fn no_line_is_wider_than_a_hundred_columns() {
 
 #[test]
 fn only_one_file_names_the_operating_system() {
-    // Method: look for `std::fs` in every line of every other file, comments and unit tests too;
-    // for what else belongs to the system, the clock among it, in their code.
+    // Method: look for `std::fs` in every line of every other file, also in comments and unit
+    // tests. Look for other names of the system, such as the clock, in the code of these files.
     let mut wrong = Vec::new();
     let mut seen_at_home = 0;
     for source in sources() {
@@ -333,7 +334,7 @@ fn only_one_file_names_the_operating_system() {
 }
 
 fn names_file_system(line: &str) -> bool {
-    line.contains("std::fs") || names_behind(line, "std::").iter().any(|name| name == "fs")
+    line.contains("std::fs") || names_after(line, "std::").iter().any(|name| name == "fs")
 }
 
 fn names_system(code: &str) -> bool {
@@ -344,8 +345,8 @@ fn names_system(code: &str) -> bool {
 
 #[test]
 fn locks_and_atomics_come_from_threads() {
-    // Method: look at every name behind `std::sync::` in the code of all files but those that
-    // `src/threads.rs` exempts. What comes past it is hidden from the tools that try schedules.
+    // Method: look at every name after `std::sync::` in the code of all files except those that
+    // `src/threads.rs` exempts. The tools that try schedules cannot see other locks and atomics.
     let exempt = ["threads.rs", "stats.rs", "planted.rs", "recovery/verify.rs", "commit/group.rs"];
     let harmless = ["Arc", "Weak", "OnceLock", "PoisonError", "TryLockError", "LockResult"];
     let mut wrong = Vec::new();
@@ -353,7 +354,7 @@ fn locks_and_atomics_come_from_threads() {
         sources().iter().filter(|source| exempt.iter().all(|path| source.path != Path::new(path)))
     {
         let code: Vec<&str> = source.code().map(|(_, line)| without_comment(line)).collect();
-        for name in names_behind(&code.join("\n"), "std::sync::") {
+        for name in names_after(&code.join("\n"), "std::sync::") {
             if !harmless.contains(&name.as_str()) {
                 wrong.push(format!("{} uses std::sync::{name}", source.path.display()));
             }
@@ -376,9 +377,109 @@ fn no_file_is_too_long_to_read() {
     );
 }
 
+/// Words that the project does not use, in lower-case letters.
+const UNUSED_WORDS: [&str; 3] = ["whoever", "nobody", "somebody"];
+
+/// Names that were replaced by better ones. Names that are ordinary English words are left out.
+const RETIRED_NAMES: [&str; 29] = [
+    "Ancestors",
+    "BirthOrFrame",
+    "BornAgain",
+    "Carried",
+    "FrameOrBirth",
+    "Newborn",
+    "Shelf",
+    "SpaceAhead",
+    "birth",
+    "birth_end",
+    "births",
+    "born",
+    "carried_records",
+    "carry_out",
+    "fence",
+    "keep_house",
+    "leave_line",
+    "lock_of",
+    "newborn",
+    "place_in_line",
+    "poison_state",
+    "put_away",
+    "put_small",
+    "space_ahead",
+    "spares_are_made",
+    "take_back",
+    "unborn",
+    "unborn_path",
+    "zeroed_bytes",
+];
+
+/// All text files of the project, with their text. Generated tables, lists of versions, inputs of
+/// the fuzz targets and this file are left out.
+fn text_files() -> Vec<(PathBuf, String)> {
+    let skipped = ["target", "corpus", "artifacts", "seeds", "Cargo.lock", "benchmarks.md"];
+    let endings = ["rs", "md", "toml", "sh", "dict", "patch"];
+    let mut found = Vec::new();
+    let mut todo: Vec<PathBuf> =
+        ["src", "tests", "crates", "docs", "examples", "fuzz", "README.md", "CHANGELOG.md"]
+            .map(|name| root().join(name))
+            .into();
+    while let Some(path) = todo.pop() {
+        let is_skipped = skipped.iter().any(|name| path.ends_with(name));
+        if is_skipped || path.ends_with("tests/it/tidy.rs") {
+            continue;
+        }
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).expect("the tree can be read");
+            todo.extend(entries.map(|entry| entry.expect("the tree can be read").path()));
+        } else if path.extension().is_some_and(|own| endings.iter().any(|ending| own == *ending)) {
+            let text = fs::read_to_string(&path).expect("a text is UTF-8");
+            found.push((path, text));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The words of a text that the project does not use, with the numbers of their lines. A phrase
+/// may continue in the next line.
+fn unused_words(text: &str) -> Vec<(usize, String)> {
+    let is_end = |letter: char| !letter.is_alphanumeric() && letter != '_';
+    let words_of = |line| str::split(line, is_end).filter(|word| !word.is_empty());
+    let words: Vec<(usize, &str)> = (1..)
+        .zip(text.lines())
+        .flat_map(|(number, line)| words_of(line).map(move |word| (number, word)))
+        .collect();
+    let mut found = Vec::new();
+    for (at, (number, word)) in words.iter().enumerate() {
+        let lower = word.to_lowercase();
+        let next = words.get(at + 1).map(|(_, next)| next.to_lowercase());
+        if lower == "but" && next.is_some_and(|next| next == "for") {
+            found.push((*number, "but for".to_owned()));
+        }
+        if UNUSED_WORDS.contains(&&*lower) || RETIRED_NAMES.contains(word) {
+            found.push((*number, (*word).to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn no_file_has_words_that_the_project_does_not_use() {
+    // Method: look at every word of every text file, in code and in comments.
+    let files = text_files();
+    assert!(files.len() > 100, "only {} files were found", files.len());
+    let mut wrong = Vec::new();
+    for (path, text) in &files {
+        let path = path.strip_prefix(root()).expect("it is below the root").display();
+        let found = unused_words(text).into_iter();
+        wrong.extend(found.map(|(number, word)| format!("{path}:{number}: {word}")));
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_link_in_the_documents_leads_to_a_file() {
-    // Method: follow each relative link of README and `docs/`, from the file that it stands in.
+    // Method: follow each relative link of README and `docs/` from the file that contains it.
     let readme = root().join("README.md");
     let mut documents = files(&root().join("docs"), "md");
     documents.push((readme.clone(), fs::read_to_string(readme).expect("there is a README")));
@@ -394,12 +495,13 @@ fn every_link_in_the_documents_leads_to_a_file() {
 
 #[test]
 fn the_rules_see_what_they_look_for() {
-    // Method: small texts that break each rule, since a rule that sees nothing passes for ever.
-    let behind = |code| names_behind(code, "crate::");
-    assert_eq!(behind("use crate::wal::Wal;"), ["wal"]);
-    assert_eq!(behind("pub(in crate::a) x: crate::b::B<crate::c::C>, mycrate::d"), ["a", "b", "c"]);
+    // Method: apply the rules to small texts that break them. A rule that sees nothing would always
+    // pass.
+    let after = |code| names_after(code, "crate::");
+    assert_eq!(after("use crate::wal::Wal;"), ["wal"]);
+    assert_eq!(after("pub(in crate::a) x: crate::b::B<crate::c::C>, mycrate::d"), ["a", "b", "c"]);
     assert_eq!(
-        behind("use crate::{lsn::{Lsn, LsnRange},\n    fs, wal::Wal,\n};\nuse std::io;"),
+        after("use crate::{lsn::{Lsn, LsnRange},\n    fs, wal::Wal,\n};\nuse std::io;"),
         ["lsn", "fs", "wal"]
     );
     assert!(
@@ -423,6 +525,9 @@ fn the_rules_see_what_they_look_for() {
     );
     assert!(packs_bindings("let (a, mut b) = (c(), d)") && packs_bindings("let (a, b) =\n (c, d)"));
     assert!(!packs_bindings("let (a, b) = c(d)") && !packs_bindings("let (a, b) = (c, d).e()"));
+    let text = "a newborn_x, Nobody\n// all but\n// for one `born`\n";
+    let words = ["Nobody", "but for", "born"].map(str::to_owned);
+    assert_eq!(unused_words(text), [1, 2, 3].into_iter().zip(words).collect::<Vec<_>>());
     let text = "a\nb\n#[cfg(test)]\n#[allow(x)]\nmod tests {\n}\n".to_owned();
     let source = Source { path: "commit/mod.rs".into(), text };
     assert_eq!(source.code().collect::<Vec<_>>(), [(1, "a"), (2, "b")]);

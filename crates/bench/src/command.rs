@@ -23,36 +23,37 @@ use crate::workloads::{Case, Effort, MEMORY_DIR, Workload};
 struct Arguments {
     #[command(subcommand)]
     job: Option<Hidden>,
-    /// The workloads to run, all of them if none is named; see --list.
+    /// The workloads to run; all of them if none is named. See --list.
     #[arg(value_parser = workload)]
     workloads: Vec<Workload>,
-    /// Small and short: shows that everything works, not how fast it is.
+    /// Runs small, short workloads. This shows that everything works, not how fast it is.
     #[arg(long)]
     quick: bool,
     /// Prints JSON instead of tables.
     #[arg(long)]
     json: bool,
-    /// Writes a page with the tables and plots to this file as well.
+    /// Also writes a page with the tables and plots to this file.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Writes the plots that are lines to files in this directory, which is made.
+    /// Writes the line plots to files in this directory, which is created.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// The directory to measure in: it decides on the disk. A fresh one is made inside, and
-    /// removed; `cpu` makes its own in /dev/shm [default: `target`, else the working directory].
+    /// The directory to measure in, which selects the disk. The command creates a new directory
+    /// inside and removes it. `cpu` uses a directory in /dev/shm [default: `target`, otherwise the
+    /// working directory].
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// How many turns each engine has.
+    /// The number of turns of each engine.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
-    /// Lists workloads and engines, and does nothing else.
+    /// Only lists workloads and engines.
     #[arg(long)]
     list: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Hidden {
-    /// Does one measurement; started by the command itself.
+    /// Does one measurement. The command itself starts this.
     #[command(hide = true)]
     Job { job: String },
 }
@@ -77,10 +78,9 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// One measurement, in a process of its own.
+/// Does one measurement in a process of its own.
 fn do_job(job: &str) -> ExitCode {
-    // An engine that panics in a thread of its own, or in one of several, would leave the others
-    // waiting.
+    // If an engine panics on one of several threads, the other threads would wait for ever.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         hook(panic);
@@ -111,9 +111,7 @@ fn list() -> Result<()> {
 
 fn measure(arguments: &Arguments) -> Result<()> {
     if cfg!(debug_assertions) {
-        return Err(
-            "this is a debug build, whose figures mean nothing: run it with --release".into()
-        );
+        return Err("the figures of a debug build mean nothing: run with --release".into());
     }
     let mut effort = if arguments.quick { Effort::quick() } else { Effort::full() };
     if let Some(rounds) = arguments.rounds {
@@ -133,7 +131,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
         None => PathBuf::from("."),
     };
     if let Some(report) = &arguments.report {
-        std::fs::File::create(report)?; // Rather now than after an hour.
+        std::fs::File::create(report)?; // An error here is better now than after an hour.
     }
     if let Some(dir) = &arguments.plots {
         std::fs::create_dir_all(dir)?;
@@ -179,13 +177,13 @@ fn check_space(dir: &Path, cases: &[Case]) -> Result<()> {
         let free = system.f_bavail * system.f_frsize;
         let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
         tell(&format!(
-            "needs up to {:.1} GiB in {}, where {:.1} are free",
+            "needs up to {:.1} GiB in {}; {:.1} GiB are free",
             gib(needed),
             dir.display(),
             gib(free)
         ));
         if free < needed {
-            return Err("that is too little".into());
+            return Err("there is too little space".into());
         }
     }
     Ok(())
@@ -204,12 +202,12 @@ fn engine_lines() -> Vec<EngineLine> {
     engines::all().into_iter().map(line).collect()
 }
 
-/// Prints a line on the standard output.
+/// Prints a line to the standard output.
 fn say(line: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout().lock(), "{line}")?)
 }
 
-/// Prints a line beside the results.
+/// Prints a line to the standard error, apart from the results.
 fn tell(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

@@ -1,6 +1,6 @@
-//! Numbers without order, and payloads made of them.
+//! Random numbers, and payloads made of them.
 
-/// Numbers without order, the same in every run.
+/// Random numbers that are the same in every run.
 ///
 /// # Source
 /// xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled",
@@ -23,16 +23,16 @@ impl Draw {
         (self.next() >> 16) % bound
     }
 
-    /// Puts them into any order, each as likely as another.
+    /// Puts the values into a random order. All orders are equally likely.
     pub(crate) fn shuffle<T>(&mut self, values: &mut [T]) {
         for count in (2..=values.len()).rev() {
             let drawn = self.below(count as u64);
-            values.swap(count - 1, usize::try_from(drawn).expect("it is below a length"));
+            values.swap(count - 1, usize::try_from(drawn).expect("the number is below a length"));
         }
     }
 }
 
-/// Bytes that do not compress, so that no log gains by compressing; always the same.
+/// Bytes that do not compress, so that no log gains by compression. They are the same in every run.
 pub(crate) fn payload(bytes: usize) -> Vec<u8> {
     let mut draw = Draw::new();
     let mut payload: Vec<u8> =

@@ -1,5 +1,5 @@
-//! `Engine`: what every log here can be asked for; and `Spec`: what is said of a log, such as what
-//! its `Ok` promises.
+//! `Engine`: the operations that every log here offers. `Spec`: the description of a log, such as
+//! the promise of its `Ok`.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,27 +8,29 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// A log that is open in a directory of its own, or a baseline: the same work done straight on a
-/// file.
+/// A log that is open in a directory of its own, or a baseline that does the same work directly on
+/// a file.
 ///
-/// Shared by all appending threads. One whose own calls need `&mut` sits in a mutex, which is what
-/// its users do.
+/// All appending threads share it. A log whose own calls need `&mut` is in a mutex, as its users
+/// have it.
 pub(crate) trait Engine: Send + Sync {
-    /// Appends a record; when it returns, the record is as safe as the mode promises.
+    /// Appends a record. When this returns, the record is as safe as the mode promises.
     ///
-    /// `worker` numbers the appending thread, from 0: a log of many streams gives each its own.
+    /// `worker` numbers the appending thread, from 0. A log of many streams gives each thread its
+    /// own stream.
     fn append(&self, worker: usize, payload: &[u8]) -> Result<()>;
 
     /// Appends all payloads or none.
     fn append_batch(&self, worker: usize, payloads: &[&[u8]]) -> Result<()>;
 
-    /// Makes everything durable that was appended before.
+    /// Makes all earlier appends durable.
     fn sync(&self) -> Result<()>;
 
-    /// Reads all records from the first to the last. Those that are opened by replaying do it here.
+    /// Reads all records from the first to the last. A log that replays when it is opened does it
+    /// here.
     fn replay(&self, replay: Replay, tally: &mut Tally) -> Result<()>;
 
-    /// What the log counts itself, since it was opened.
+    /// The log's own counts since it was opened.
     fn counters(&self) -> Option<Counters> {
         None
     }
@@ -40,40 +42,40 @@ pub(crate) trait Engine: Send + Sync {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) mode: Mode,
-    /// Size of a segment, where there are any.
+    /// The size of a segment, if the log has segments.
     pub(crate) segment_bytes: u64,
 }
 
 pub(crate) const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// What the records are to survive.
+/// What the records must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Mode {
-    /// A power cut, once their append returned.
+    /// A power cut, once the append has returned.
     Durable,
-    /// Nothing yet: they are synced when a segment is full, and when `sync` is called.
+    /// Nothing at first: the records are synced when a segment is full, and when `sync` is called.
     Buffered,
-    /// Nothing: a log is written, as fast as it goes, to be read later. Nothing of it is thrown
-    /// away.
+    /// Nothing: a log is written as fast as possible, to be read later. It keeps all of its
+    /// records.
     Load(Framing),
-    /// The log is there, and is to be read.
+    /// The log exists and is only read.
     Read,
 }
 
-/// How many records lie in a frame, the smallest thing that is verified.
+/// The number of records in a frame, the smallest unit that is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Framing {
     Single,
-    /// As many as 64 KiB hold.
+    /// As many records as 64 KiB hold.
     Grouped,
 }
 
-/// What a replayed record is handed out as.
+/// How a replayed record is handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Replay {
-    /// Owned by the caller, where the log offers that.
+    /// As an owned record, if the log offers that.
     Owned,
-    /// Lent until the next one is asked for, without a copy.
+    /// As a record that is lent until the next call, without a copy.
     Lent,
 }
 
@@ -85,7 +87,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Takes note of a record. The compiler cannot leave out the work of making it.
+    /// Notes a record, so that the compiler cannot omit the work of making it.
     pub(crate) fn see(&mut self, payload: &[u8]) {
         self.records += 1;
         self.bytes += std::hint::black_box(payload).len() as u64;
@@ -109,23 +111,23 @@ impl Counters {
     }
 }
 
-/// An engine's name, how it is opened, and in which disciplines it takes part.
+/// An engine's name, how it is opened, and the disciplines in which it takes part.
 pub(crate) struct Spec {
-    /// Short, as it stands in the tables; also the name of its feature.
+    /// The short name in the tables, which is also the name of its feature.
     pub(crate) name: &'static str,
-    /// What it is, with the version.
+    /// A description with the version.
     pub(crate) what: &'static str,
-    /// How many threads share it.
+    /// How many threads share the engine.
     pub(crate) sharing: &'static str,
-    /// What `Ok` of a durable append really promises, if there are any.
+    /// The real promise of `Ok` of a durable append, if the engine has durable appends.
     pub(crate) durable: Option<&'static str>,
-    /// What a batch is, if it is atomic and durable.
+    /// What a batch is, if batches are atomic and durable.
     pub(crate) batch: Option<&'static str>,
-    /// What `Ok` of an append that is not durable promises, if there are any.
+    /// The promise of `Ok` of an append that is not durable, if the engine has such appends.
     pub(crate) buffered: Option<&'static str>,
-    /// What a replay does, if it takes part in that.
+    /// What a replay does, if the engine takes part in replays.
     pub(crate) replay: Option<&'static str>,
-    /// Whether a full segment is followed by another one, and the size can be set.
+    /// Whether another segment follows a full one, and the size can be set.
     pub(crate) segments: Segments,
     pub(crate) open: fn(&Path, &Setup) -> Result<Box<dyn Engine>>,
 }
@@ -136,13 +138,13 @@ pub(crate) enum Segments {
     None,
 }
 
-/// Locks an engine's own mutex. A panic in an engine is reported in its row; what is left of the
-/// engine is only closed.
+/// Locks an engine's own mutex. The row of the engine reports a panic. After a panic, the engine is
+/// only closed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// For what an engine is never asked, since its [`Spec`] says so.
+/// The error of a call that an engine's [`Spec`] excludes.
 pub(crate) fn unsupported<T>(what: &str) -> Result<T> {
     Err(format!("{what}: not offered").into())
 }

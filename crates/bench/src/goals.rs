@@ -1,4 +1,4 @@
-//! The goals, and what this run says of them.
+//! The goals, and the figures of this run for them.
 
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ use crate::workloads::names::{
 pub(crate) struct Goal {
     pub(crate) path: &'static str,
     pub(crate) goal: String,
-    /// In this run; none if it was not measured, or failed.
+    /// The figure of this run. `None` if it was not measured, or if the measurement failed.
     pub(crate) figure: Option<f64>,
     pub(crate) unit: &'static str,
     pub(crate) verdict: Verdict,
@@ -41,7 +41,7 @@ impl Verdict {
     }
 }
 
-/// Which side of the bound is good.
+/// Which side of the bound meets the goal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Bound {
     AtLeast(f64),
@@ -66,7 +66,7 @@ impl Goal {
     }
 }
 
-/// What was measured, by the name of its table.
+/// The measurements, by the name of their table.
 pub(crate) struct Results<'a>(pub(crate) &'a [CaseResult]);
 
 impl Results<'_> {
@@ -125,7 +125,7 @@ fn one_thread(results: &Results<'_>) -> Vec<Goal> {
     for (bytes, name) in [(100, "100 B"), (4 << 10, "4 KiB"), (64 << 10, "64 KiB")] {
         let goal = format!("{name}: ≥ 0.97 × the same writes on a zero-filled file");
         goals.push(Goal::new(path, goal, "×", Bound::AtLeast(0.97), ratio(bytes, ZEROED)));
-        let goal = format!("{name}: not behind okaywal");
+        let goal = format!("{name}: at least as fast as okaywal");
         goals.push(Goal::new(path, goal, "×", Bound::AtLeast(1.0), ratio(bytes, "okaywal")));
     }
     goals
@@ -244,15 +244,15 @@ fn worst(results: &Results<'_>) -> Vec<Goal> {
     ]
 }
 
-/// What the kernel and the allocator round by.
+/// The rounding of the kernel and of the allocator.
 const MEMORY_NOISE_BYTES: f64 = 512.0 * 1024.0;
-/// One index entry, and what it stands for: a full frame.
+/// The size of an index entry, and the bytes that it stands for: a full frame.
 const INDEX_ENTRY: (f64, f64) = (16.0, 65_536.0);
 
 fn memory(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
     let path = "memory";
     let mib = |outcome: &Outcome| Some(outcome.peak_bytes? as f64 / 1_048_576.0);
-    // Verification reads through 1 MiB a thread.
+    // Each verifying thread reads through 1 MiB.
     let buffers = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let limit = 4.0 + buffers;
     let goal = format!("open log: ≤ 4 MiB + buffers, {buffers:.0} MiB here");
@@ -292,7 +292,7 @@ fn growth(results: &Results<'_>) -> Vec<Goal> {
     vec![Goal::new("growth", goal, "×", Bound::AtMost(1.1), slower)]
 }
 
-/// Seconds of a step in the first and in the last quarter: medians.
+/// The median seconds of a step in the first and in the last quarter.
 pub(crate) fn quarters(outcome: &Outcome) -> Option<(f64, f64)> {
     let steps = &outcome.step_seconds;
     let count = steps.len().div_ceil(4);
@@ -318,7 +318,7 @@ fn p99_us(outcome: &Outcome) -> f64 {
     outcome.latency.map_or(f64::NAN, |latency| latency.p99_us)
 }
 
-/// The worst append over what it may have taken.
+/// The ratio of the worst append to its limit.
 pub(crate) fn worst_of_rotation(outcome: &Outcome) -> Option<f64> {
     let Latency { p99_us, max_us, .. } = outcome.latency?;
     Some(max_us / (p99_us + outcome.alone_seconds? * 1e6))
@@ -333,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_goal_is_met_on_the_good_side_of_its_bound_and_nowhere_else() {
+    fn a_goal_is_met_only_on_the_good_side_of_its_bound() {
         let verdict = |bound, figure| Goal::new("", "", "", bound, figure).verdict;
         assert_eq!(verdict(Bound::AtLeast(1.0), Some(1.0)), Verdict::Met);
         assert_eq!(verdict(Bound::AtLeast(1.0), Some(0.99)), Verdict::NotMet);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_run_is_not_measured() {
+    fn a_goal_whose_workload_was_not_run_is_not_measured() {
         let goals = goals(&Results(&[]), &Effort::full());
         assert!(goals.len() > 30 && goals.iter().all(|goal| goal.verdict == Verdict::NotMeasured));
     }

@@ -1,5 +1,5 @@
-//! A job is one measurement of one engine. It runs in a process of its own, so that memory peaks,
-//! CPU time and panics do not mix, and an engine that hangs can be given up.
+//! A job is one measurement of one engine. It runs in a process of its own. So memory peaks, CPU
+//! time and panics do not mix, and an engine that hangs can be ended.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -15,7 +15,7 @@ use crate::engine::{Counters, Framing, Replay, Result, Setup};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) engine: String,
-    /// The log's own directory. It is there.
+    /// The log's own directory, which exists.
     pub(crate) dir: PathBuf,
     pub(crate) task: Task,
 }
@@ -24,26 +24,25 @@ pub(crate) struct Job {
 pub(crate) enum Task {
     /// Threads append to a fresh log.
     Append(Append),
-    /// A log is written, and closed.
+    /// A log is written and closed.
     Load(Load),
-    /// All records are read, once to warm up and once on the clock.
+    /// All records are read twice: once to warm up, and once with the clock running.
     Replay { replay: Replay, segment_bytes: u64 },
-    /// seawall's log is opened, and closed again.
+    /// seawall's log is opened and closed.
     Open { verify: Verification },
-    /// seawall's log is opened, written to, and left as the end of a process leaves it.
+    /// seawall's log is opened, written to, and left without a close, as at the end of a process.
     Abandon,
     /// Records of seawall's log are read by number, at random.
     Read { reads: u64 },
-    /// As many bytes as such a record's frame has are read from the same files.
+    /// Reads the same files in pieces of the size of such a record's frame.
     BareRead { reads: u64, frame_bytes: u64, look: Look },
-    /// A thread appends to seawall's log; meanwhile something else is done.
+    /// A thread appends to seawall's log, and a checkpoint may run at the same time.
     Checkpoint { millis: u64, meanwhile: Meanwhile },
-    /// What memory it takes to have the log open, after so many appends by one thread.
+    /// The memory for an open log, after this many appends by one thread.
     MemoryOpen { setup: Setup, appends: u64 },
-    /// What memory it takes to read it all.
+    /// The memory for a replay of the whole log.
     MemoryReplay,
-    /// So many steps of so many bytes are appended to seawall's log, which is checkpointed after
-    /// each.
+    /// Steps of appends to seawall's log. A checkpoint follows each step.
     Growth { steps: u64, step_bytes: u64, record_bytes: usize },
 }
 
@@ -52,49 +51,50 @@ pub(crate) struct Append {
     pub(crate) setup: Setup,
     pub(crate) threads: usize,
     pub(crate) record_bytes: usize,
-    /// Records of one call; more than one make a batch.
+    /// The records of one call. Several records make a batch.
     pub(crate) batch: usize,
     pub(crate) amount: Amount,
     pub(crate) beside: Beside,
 }
 
-/// How long an append run goes on.
+/// How long an append run takes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) enum Amount {
-    /// After a warm-up of a fifth of that. Every call is timed.
+    /// This time, after a warm-up of a fifth of it. Every call is timed.
     Millis(u64),
-    /// So many calls of all threads together, after a warm-up of a twentieth. Every call is timed.
+    /// This many calls of all threads together, after a warm-up of a twentieth. Every call is
+    /// timed.
     Calls(u64),
-    /// So many calls, or fewer if time is up, and a last sync, which belongs to the time. No call
-    /// is timed by itself: that would cost too much.
+    /// This many calls, or fewer if the time ends, and a last sync, which is part of the time. No
+    /// single call is timed, because that would cost too much.
     CallsAndSync { calls: u64, millis_max: u64 },
 }
 
-/// What is measured beside an append run, by itself.
+/// What else is measured after an append run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Beside {
     Nothing,
-    /// The file and directory syncs of a new segment, so many times.
+    /// The file and directory syncs of a new segment, this many times.
     NewSegments(u32),
 }
 
-/// What is done while a thread appends.
+/// What happens while a thread appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Meanwhile {
-    /// All that was there before is checkpointed.
+    /// All earlier records are checkpointed.
     Checkpoint,
-    /// To compare with that.
+    /// No checkpoint is made, for comparison.
     Nothing,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub(crate) record_bytes: usize,
-    /// Payload, all together.
+    /// The payload bytes of all records.
     pub(crate) bytes: u64,
     pub(crate) framing: Framing,
     pub(crate) segment_bytes: u64,
-    /// It ends earlier than that: for logs that sync each record whatever they are asked for.
+    /// The writing ends after this time, for logs that sync each record in every mode.
     pub(crate) millis_max: u64,
 }
 
@@ -108,33 +108,33 @@ pub(crate) enum Verification {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Look {
     Nothing,
-    /// A checksum is taken of them, as verifying them would.
+    /// The checksum of the bytes is computed, as a verification would.
     Checksum,
 }
 
-/// What a job has found.
+/// The result of a job.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    /// Calls; of a replay: records.
+    /// The number of calls, or the number of records of a replay.
     pub(crate) operations: u64,
-    /// Payload of them all.
+    /// The payload bytes of all operations.
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
-    /// Of the whole process, while it was on the clock.
+    /// The CPU time of the whole process while the clock runs.
     pub(crate) cpu_seconds: f64,
     pub(crate) latency: Option<Latency>,
-    /// What the log itself counted meanwhile.
+    /// The log's own counts during the operations.
     pub(crate) counters: Option<Counters>,
-    /// What the peak of resident memory was above what was resident before.
+    /// The peak of resident memory above the resident memory before.
     pub(crate) peak_bytes: Option<u64>,
-    /// Segments of the log that was opened.
+    /// The number of segments of the opened log.
     pub(crate) segments: Option<u64>,
-    /// Bytes of its files.
+    /// The bytes of the log's files.
     pub(crate) log_bytes: Option<u64>,
-    /// The file and directory syncs that the operation contains, done alone: of opens the median,
-    /// of new segments the worst.
+    /// The time of the file and directory syncs that the operation contains, done alone: the median
+    /// for opens, the longest for new segments.
     pub(crate) alone_seconds: Option<f64>,
-    /// How long each step took, where there are steps.
+    /// The time of each step, if there are steps.
     pub(crate) step_seconds: Vec<f64>,
 }
 
@@ -155,14 +155,14 @@ pub(crate) struct Latency {
     pub(crate) max_us: f64,
 }
 
-/// What a child writes on its standard output, as JSON.
+/// The output of a child on its standard output, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
     Done(Box<Outcome>),
     Failed(String),
 }
 
-/// Runs the job in a process of its own and waits for it, at most so long.
+/// Runs the job in a process of its own, and waits for at most this long.
 pub(crate) fn run_apart(job: &Job, scratch: &Path, patience: Duration) -> Result<Outcome> {
     let noise = scratch.join("stderr");
     let mut child = Command::new(std::env::current_exe()?)
@@ -172,7 +172,7 @@ pub(crate) fn run_apart(job: &Job, scratch: &Path, patience: Duration) -> Result
         .stdout(Stdio::piped())
         .stderr(File::create(&noise)?)
         .spawn()?;
-    // One line comes, which a pipe holds: nothing has to be read before the end.
+    // The child writes one line, which fits into the pipe. So nothing must be read before its end.
     let start = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -194,7 +194,7 @@ pub(crate) fn run_apart(job: &Job, scratch: &Path, patience: Duration) -> Result
         Ok(Report::Failed(error)) => Err(error.into()),
         Err(_) => {
             let noise = std::fs::read_to_string(&noise).unwrap_or_default();
-            let first = noise.lines().find(|line| !line.trim().is_empty()).unwrap_or("no word");
+            let first = noise.lines().find(|line| !line.trim().is_empty()).unwrap_or("no output");
             Err(format!("{status}: {}", first.trim()).into())
         }
     }

@@ -1,4 +1,4 @@
-//! The machine that the figures are of.
+//! The machine on which the figures were measured.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,9 +11,9 @@ pub(crate) struct Machine {
     pub(crate) processors: usize,
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
-    /// Of the directory that was measured in, with its device and mount options.
+    /// The file system of the measured directory, with its device and mount options.
     pub(crate) file_system: String,
-    /// In UTC.
+    /// The date in UTC.
     pub(crate) date: String,
 }
 
@@ -54,7 +54,7 @@ fn field(text: &str, key: &str) -> Option<String> {
     pairs.filter(|(own, _)| own.trim() == key).map(|(_, value)| value.trim().to_owned()).next()
 }
 
-/// The one with the longest mount point above `dir`.
+/// The file system with the longest mount point above `dir`.
 fn file_system(mounts: &str, dir: &Path) -> Option<String> {
     let dir = dir.canonicalize().ok()?;
     let mount = |line: &str| {

@@ -1,13 +1,13 @@
-//! seawall, measured against other logs and against the disk.
+//! Measures seawall against other logs and against the disk.
 //!
 //! ```text
 //! cargo run --release -p seawall-bench -- [workload…] [--quick] [--json] [--report out.html] [--dir D] [--rounds N]
 //! cargo run --release -p seawall-bench --features peers -- --list
 //! ```
 //!
-//! Disks are noisy, and drift: the engines take turns, each measurement in a process and a
-//! directory of its own, and what counts are the ratios within a round. The README beside this
-//! tells what the columns mean.
+//! The speed of a disk varies and drifts. So the engines take turns, and each measurement has a
+//! process and a directory of its own. The results are ratios within a round. The README of this
+//! crate explains the columns.
 
 #[cfg(target_os = "linux")]
 mod command;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     #[cfg(not(target_os = "linux"))]
     {
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), "seawall-bench: it needs Linux");
+        let _ = writeln!(std::io::stderr(), "seawall-bench needs Linux");
         ExitCode::from(2)
     }
 }

@@ -1,4 +1,4 @@
-//! Runs the cases: rounds in which every row has its turn.
+//! Runs the cases in rounds, in which every row has its turn.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,12 +13,12 @@ use crate::job::{self, Job, Load, Outcome, Task};
 use crate::summary::{CaseResult, RowResult};
 use crate::workloads::{Case, Effort, MEMORY_DIR, Place, Row};
 
-/// What a job may take: more than any that is meant to end.
+/// The time after which a job is ended. It is longer than any job should take.
 const PATIENCE: Duration = Duration::from_secs(300);
 const PATIENCE_LARGE: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Runner<'a> {
-    /// A directory of ours, empty.
+    /// An empty directory of this run.
     scratch: &'a Path,
     effort: &'a Effort,
     progress: ProgressBar,
@@ -44,7 +44,8 @@ impl<'a> Runner<'a> {
         let mut order: Vec<usize> = (0..case.rows.len()).collect();
         let mut draw = Draw::new();
         for _ in 0..case.rounds(self.effort) {
-            // Another order each time: what comes after one that writes much finds a busier disk.
+            // The order differs in each round, because a row after one that writes much finds a
+            // busier disk.
             draw.shuffle(&mut order);
             for &at in &order {
                 let row = &case.rows[at];
@@ -69,7 +70,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Writes the log that a row reads, unless another row has had it written.
+    /// Writes the log that a row reads, unless another row has written it.
     fn prepare(&self, case: &Case, row: &Row, kept: &mut BTreeSet<String>) -> RowResult {
         let failure = match &row.place {
             Place::Kept(name, load) if kept.insert(name.clone()) => {
@@ -132,7 +133,7 @@ impl<'a> Runner<'a> {
         self.scratch.join(format!("kept {name}"))
     }
 
-    /// Removes a log. What the file system owes for that is paid before anything else is measured.
+    /// Removes a log, and lets the file system finish that work before the next measurement.
     fn remove(&self, dir: &Path) {
         if let Err(error) = std::fs::remove_dir_all(dir) {
             self.progress.println(format!("{} could not be removed: {error}", dir.display()));
@@ -140,7 +141,7 @@ impl<'a> Runner<'a> {
         self.settle();
     }
 
-    /// Lets the file system finish what it was told.
+    /// Lets the file system finish its pending work.
     fn settle(&self) {
         let synced = File::open(self.scratch).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
         if let Err(error) = synced {

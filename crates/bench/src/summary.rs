@@ -1,11 +1,11 @@
-//! What the rounds come to: medians, and medians of ratios that were taken round by round.
+//! The results over all rounds: medians, and medians of ratios that were taken in each round.
 
 use serde::Serialize;
 
 use crate::job::Outcome;
 use crate::workloads::Kind;
 
-/// All that was measured for one table.
+/// All measurements for one table.
 #[derive(Debug, Serialize)]
 pub(crate) struct CaseResult {
     pub(crate) id: String,
@@ -18,7 +18,7 @@ pub(crate) struct CaseResult {
 pub(crate) struct RowResult {
     pub(crate) label: String,
     pub(crate) remark: String,
-    /// One for each round; nothing from the round on in which it failed.
+    /// The outcome of each round. The entry is `None` from the round on in which the row failed.
     pub(crate) rounds: Vec<Option<Outcome>>,
     pub(crate) failure: Option<String>,
 }
@@ -28,13 +28,13 @@ impl CaseResult {
         self.rows.iter().find(|row| row.label == label)
     }
 
-    /// How many times as fast `label` was as `reference`, by the rounds in which both were
+    /// How many times as fast `label` was as `reference`, over the rounds in which both were
     /// measured.
     pub(crate) fn ratio(&self, label: &str, reference: &str) -> Option<Spread> {
         self.compare(label, reference, |own, other| own.rate() / other.rate())
     }
 
-    /// The spread over the rounds of what `compare` makes of the two rows' outcomes in a round.
+    /// The spread over the rounds of the value that `compare` computes from the two rows' outcomes.
     pub(crate) fn compare(
         &self,
         label: &str,
@@ -47,7 +47,7 @@ impl CaseResult {
 }
 
 impl RowResult {
-    /// The median over the rounds of a figure; none if no round has it.
+    /// The median of a figure over the rounds. `None` if no round has it.
     pub(crate) fn median(&self, figure: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
         self.spread(figure).map(|spread| spread.median)
     }
@@ -70,7 +70,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// None of no values.
+    /// The spread of some values. `None` if there are no values.
     pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_in_the_middle_or_between_the_two_there() {
+    fn the_median_is_in_the_middle_or_between_the_two_middle_values() {
         let spread = |values: &[f64]| Spread::of(values.iter().copied());
         assert_eq!(spread(&[]), None);
         assert_eq!(spread(&[4.0]), Some(Spread { least: 4.0, median: 4.0, most: 4.0 }));
@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn a_ratio_is_taken_round_by_round() {
-        // Method: a disk that becomes ten times as slow. In every round the log does twice what the
-        // baseline does; the ratio of the medians would be 10.
+        // Method: a disk becomes ten times as slow. In every round, the log does twice what the
+        // baseline does. The ratio of the medians would be 10.
         let baseline = row("baseline", &[Some(100.0), Some(10.0), Some(10.0)]);
         let log = row("log", &[Some(200.0), Some(20.0), Some(20.0)]);
         let ratio = case(vec![baseline, log]).ratio("log", "baseline").unwrap();

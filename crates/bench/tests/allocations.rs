@@ -1,4 +1,4 @@
-//! No append allocates once the log has warmed up: shown by counting allocations of the appending
+//! No append allocates once the log has warmed up. The test counts the allocations of the appending
 //! thread.
 
 use allocation_counter::measure;
@@ -6,7 +6,8 @@ use seawall::{Durability, Options, Wal};
 
 const RECORD: [u8; 256] = [7; 256];
 
-/// Appends until every buffer has its size, then counts what a thousand more appends allocate.
+/// Appends until every buffer has its size, and then counts the allocations of a thousand more
+/// appends.
 fn allocations_of(wal: &Wal, mut append: impl FnMut(&Wal)) -> u64 {
     (0..3000).for_each(|_| append(wal));
     measure(|| (0..1000).for_each(|_| append(wal))).count_total

@@ -13,25 +13,24 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Long random histories, crashed anywhere.
+    /// Runs long random histories and crashes them at random calls.
     Random(Random),
-    /// Every workload of a few operations, crashed at every call into every possible state.
+    /// Runs every workload of a few operations, crashed at every call into every possible state.
     Exhaustive(Exhaustive),
     /// Runs `random`, then `classify`, then `exhaustive` on each of the bugs planted in the
     /// library, and prints a table of what caught them. Only in a build with RUSTFLAGS="--cfg
     /// seawall_planted".
     Planted(Planted),
-    /// How crashes and damage are told apart, as a table.
+    /// Measures how well recovery distinguishes crashes from damage, and prints a table.
     Classify(Classify),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Decides everything; the same one finds the same.
+    /// The seed, which decides everything. The same seed finds the same failures.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// How many threads work. The outcome does not depend on it. 0: as many as there are
-    /// processors.
+    /// The number of worker threads. The outcome does not depend on it. 0 means one per processor.
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
     /// Prints JSON.
@@ -44,13 +43,13 @@ pub(crate) struct Common {
 
 #[derive(Debug, Args)]
 pub(crate) struct Random {
-    /// How many images to recover and judge.
+    /// The number of images to recover and judge.
     #[arg(long, default_value_t = 100_000)]
     pub(crate) images: u64,
-    /// Runs one share of this run only: 2/10 is the second of ten, with a tenth of the images.
+    /// Runs only one share of this run: 2/10 is the second of ten, with a tenth of the images.
     #[arg(long, default_value_t = Share::WHOLE)]
     pub(crate) part: Share,
-    /// Ends after the first history that fails, and does not shorten it.
+    /// Ends after the first history that fails, and does not shrink it.
     #[arg(long)]
     pub(crate) stop_at_first: bool,
     #[command(flatten)]
@@ -59,26 +58,27 @@ pub(crate) struct Random {
 
 #[derive(Debug, Args)]
 pub(crate) struct Exhaustive {
-    /// Workloads of up to so many operations …
+    /// The largest number of operations in a workload.
     #[arg(long, default_value_t = 2)]
     pub(crate) operations: usize,
-    /// … and of no fewer: to sample long ones without all that are shorter.
+    /// The smallest number of operations in a workload. With a sample of long workloads, it skips
+    /// the shorter ones.
     #[arg(long = "at-least", default_value_t = 0)]
     pub(crate) operations_min: usize,
-    /// Crashes one after another: 1 crashes the workload alone, 2 its recovery, too.
+    /// The number of successive crashes: 1 crashes only the workload, 2 also crashes its recovery.
     #[arg(long, default_value_t = 1)]
     pub(crate) depth: u32,
-    /// Where the names, or a file that is read, have more possible states than this, only some are
-    /// looked at.
+    /// If the names, or a file that is read, have more possible states than this, only some of them
+    /// are opened.
     #[arg(long, default_value_t = 4096)]
     pub(crate) states: u64,
-    /// How many of those.
+    /// The number of states that are opened in that case.
     #[arg(long, default_value_t = 256)]
     pub(crate) samples: u64,
-    /// Of the workloads of the full length, takes only so many, drawn at random.
+    /// Takes only this many of the workloads of the full length, drawn at random.
     #[arg(long)]
     pub(crate) workloads: Option<u64>,
-    /// Begins no more workloads after so many seconds. Short ones come first.
+    /// Begins no more workloads after this many seconds. Short workloads come first.
     #[arg(long)]
     pub(crate) seconds: Option<u64>,
     /// Ends after the first workload that fails.
@@ -108,7 +108,7 @@ pub(crate) struct Planted {
 
 #[derive(Debug, Args)]
 pub(crate) struct Classify {
-    /// How many logs of each kind to open.
+    /// The number of logs of each kind to open.
     #[arg(long, default_value_t = 5_000)]
     pub(crate) images: u64,
     #[command(flatten)]

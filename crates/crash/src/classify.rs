@@ -1,5 +1,5 @@
-//! How crashes and damage are told apart: what share of damaged logs opens as if nothing were lost,
-//! and what share of healthy ones is refused.
+//! Measures how well recovery distinguishes crashes from damage: the share of damaged logs that
+//! open as if nothing were lost, and the share of healthy logs that are refused.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,28 +13,28 @@ use crate::history::{History, Operation, Setup};
 use crate::ledger::{Ledger, LookUp, Survived, see};
 use crate::machine::{self, DIR};
 
-/// Where a segment's headers end.
+/// The offset at which a segment's headers end.
 const FRAMES_START: usize = 8192;
 
-/// What is done to a log before it is opened.
+/// The damage to a log before it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Case {
-    /// It crashed while it was busy.
+    /// The log crashed while it was busy.
     CrashOnly,
-    /// It crashed while it was busy, and one bit of acknowledged bytes flipped.
+    /// The log crashed while it was busy, and one bit of acknowledged bytes flipped.
     BusyBit,
-    /// It was closed, and one bit flipped.
+    /// The log was closed, and one bit flipped.
     ClosedBit,
-    /// It was closed, and 512 bytes are zeros.
+    /// The log was closed, and 512 bytes are zeros.
     ClosedSector,
-    /// It was closed, and its newest segment is shorter.
+    /// The log was closed, and its newest segment is shorter.
     ClosedCut,
-    /// It was closed, and one of its segments is gone.
+    /// The log was closed, and one of its segments is gone.
     SegmentLost,
 }
 
 impl Case {
-    /// All of them, in the order of the table.
+    /// All cases, in the order of the table.
     pub const ALL: [Case; 6] = [
         Case::CrashOnly,
         Case::BusyBit,
@@ -44,7 +44,7 @@ impl Case {
         Case::SegmentLost,
     ];
 
-    /// Its name in the table.
+    /// The name of the case in the table.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -61,22 +61,22 @@ impl Case {
 /// One line of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// What was done.
+    /// The damage.
     pub case: Case,
-    /// How many logs were opened.
+    /// The number of logs that were opened.
     pub images: u64,
-    /// Opened, with something acknowledged gone.
+    /// Opened, although acknowledged records are lost.
     pub silent: u64,
-    /// Of those, how many lost more than the last group.
+    /// Those of `silent` that lost more than the last group.
     pub silent_beyond_last_group: u64,
-    /// Refused, and nothing that counts was damaged.
+    /// Refused, although no byte that counts was damaged.
     pub refused_healthy: u64,
-    /// Refused, or found on reading, as it should be.
+    /// Rightly refused, or rightly reported by a read.
     pub noticed: u64,
 }
 
 impl Row {
-    /// Whether it is as good as promised.
+    /// Whether the rates are as good as promised.
     #[must_use]
     pub fn meets_goal(&self) -> bool {
         let silent_max = if self.case == Case::BusyBit { self.images / 20 } else { 0 };
@@ -111,12 +111,12 @@ fn classify(row: &mut Row, dice: &mut Dice) {
     let preallocate = *dice.pick(&[Preallocate::Off, Preallocate::Auto]);
     let setup = Setup::plain(Durability::Sync, preallocate);
     let mut history = History::random(dice);
-    // The last group is to be a small part of the log.
+    // These appends make the last group a small part of the log.
     for _ in 0..3 {
         history.operations.extend(History::random(dice).operations);
     }
     history.setup = setup;
-    // What is damaged here is the disk alone, and many small logs tell more than a few large ones.
+    // Only the disk is damaged here. Many small logs show more than a few large ones.
     history.operations.retain(|operation| {
         use Operation::{Close, Fail, Fill, Full, Link, LoseSpare, NoHandle, Replace};
         !matches!(
@@ -172,8 +172,8 @@ fn classify(row: &mut Row, dice: &mut Dice) {
     }
 }
 
-/// Damages an image; returns whether only bytes that do not count were hit, or `None` if there was
-/// nothing to hit.
+/// Damages an image. Returns whether only bytes that do not count were hit, or `None` if there were
+/// no bytes to hit.
 fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
     let probe = image.process_kill();
     let wal = Setup::plain(Durability::Sync, Preallocate::Off)
@@ -185,7 +185,7 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
     let segments: Vec<PathBuf> =
         image.files().into_iter().filter(|path| is_segment(path)).collect();
     let newest = segments.last()?.clone();
-    // Where no retired segment is left, every segment counts.
+    // If no retired segment is left, every segment counts.
     let counts = |path: &PathBuf| {
         report.segments.iter().all(|segment| {
             *segment.path != **path
@@ -202,8 +202,7 @@ fn damage(image: &SimFs, case: Case, dice: &mut Dice) -> Option<bool> {
     match case {
         Case::CrashOnly => Some(true),
         Case::BusyBit | Case::ClosedBit => {
-            // Most of a header is zeros, and all of it is there twice: mostly, what is hit is a
-            // frame.
+            // Most of a header is zeros, and every header has a copy. So most hits are in frames.
             let start = if used > FRAMES_START && !dice.once_in(8) { FRAMES_START } else { 0 };
             let at = start + dice.index(used - start);
             let bit = dice.below(8);
@@ -238,8 +237,8 @@ fn is_segment(path: &std::path::Path) -> bool {
 }
 
 impl Ledger {
-    /// Whether the log shows every acknowledged record but those of the last group, and the floor
-    /// and state, which may have been that group.
+    /// Whether the log returns every acknowledged record, except those of the last group. The floor
+    /// and the state may also have been in that group.
     fn keeps_all_but_last(&self, wal: &seawall::Wal) -> bool {
         u64::from(wal.last_lsn()) >= self.durable_before_last_unit()
     }

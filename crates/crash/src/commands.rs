@@ -1,4 +1,4 @@
-//! The commands: run, show progress, print.
+//! Runs the commands, shows their progress, and prints their results.
 
 use std::io::{self, Write};
 use std::num::NonZero;
@@ -13,7 +13,7 @@ use seawall_testkit::Kind;
 
 use crate::arguments::{Classify, Common, Exhaustive, Random};
 
-/// Whether nothing was broken.
+/// Whether no promise was broken.
 pub(crate) type Outcome = io::Result<bool>;
 
 pub(crate) fn random(args: &Random) -> Outcome {
@@ -90,13 +90,13 @@ pub(crate) fn exhaustive(args: &Exhaustive) -> Outcome {
         show(&reached.failures)?;
         let depth = args.depth;
         say(&format!(
-            "workloads stopped at every call, to depth {depth}; none left out up to length {whole}:"
+            "workloads stopped at every call, to depth {depth}; all run up to length {whole}:"
         ))?;
         for (length, (run, all)) in reached.lengths.iter().enumerate() {
             say(&format!("  of {length} operations: {run} of {all}, {} left out", all - run))?;
         }
         say(&format!(
-            "points of which every state was judged: {}; whose states are all among those of a later point: {}; \
+            "points with every state judged: {}; points whose states are all among those of a later point: {}; \
              with more than {} states of the names or of a file, of which {} random ones were judged: {}",
             tally.points_whole,
             tally.points_covered,
@@ -154,7 +154,7 @@ pub(crate) fn classify(args: &Classify) -> Outcome {
     Ok(rows.iter().all(classify::Row::meets_goal))
 }
 
-/// Shows how far it is, how fast, and how long it will take, where there is a terminal.
+/// Shows the progress, the rate and the remaining time on a terminal.
 fn bar(length: u64, what: &str) -> ProgressBar {
     let template = format!(
         "{{elapsed_precise}} {{wide_bar}} {{pos}} of {{len}} {what}, {{per_sec}}, {{eta}} left"
@@ -191,6 +191,6 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
 }
 
 pub(crate) fn complain(error: &io::Error) {
-    // Where even that fails, the exit code has to do.
+    // If this write fails too, only the exit code reports the error.
     drop(writeln!(io::stderr().lock(), "seawall-crash: {error}"));
 }

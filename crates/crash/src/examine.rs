@@ -1,5 +1,5 @@
-//! From one disk in doubt to some of the images that a crash may leave, and from each through
-//! recovery and further crashes.
+//! Takes a disk after a crash and opens some of the images that the crash may leave. Each image
+//! goes through recovery and further crashes.
 
 use seawall::sim::SimFs;
 use seawall_testkit::{Dice, Violation};
@@ -8,23 +8,23 @@ use crate::history::Setup;
 use crate::ledger::{Ledger, LookUp, Survived, see};
 use crate::recovered;
 
-/// What was looked at.
+/// Counts of what was examined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Images recovered and judged.
+    /// Images that were recovered and judged.
     pub images: u64,
-    /// How often what an image shows was needed: far more often than it was not known yet.
+    /// How many times the content of an image was needed. Usually it was known already.
     pub looked_up: u64,
-    /// Crash points of which every state was looked at, and those of which only some were.
+    /// Crash points whose every state was examined.
     pub points_whole: u64,
-    /// See `points_whole`.
+    /// Crash points of which only some states were examined.
     pub points_sampled: u64,
-    /// Those of which every state is also one of a later point that was looked at.
+    /// Crash points whose every state is also a state of a later point that was examined.
     pub points_covered: u64,
 }
 
 impl Tally {
-    /// Adds another one.
+    /// Adds another tally.
     pub fn add(&mut self, other: &Tally) {
         self.images += other.images;
         self.looked_up += other.looked_up;
@@ -34,36 +34,36 @@ impl Tally {
     }
 }
 
-/// Where the machine stopped, seen from an image's recovery.
+/// Where the machine stopped, relative to an image's recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Before,
-    /// With what had happened before.
+    /// During the open, and what had happened before the open.
     WithinOpen(Survived),
     AfterOpen,
     AfterAppend,
 }
 
-/// Looks at disks in doubt.
+/// Examines disks after a crash.
 #[derive(Debug)]
 pub struct Examiner {
-    /// How many power cuts at each crash.
+    /// The number of power cuts at each crash.
     cuts: u64,
     setup: Setup,
     dice: Dice,
-    /// What it has looked at.
+    /// Counts of what it has examined.
     pub tally: Tally,
 }
 
 impl Examiner {
-    /// Makes one; `dice` decide whatever is left to chance.
+    /// Makes an examiner. `dice` make all random choices.
     #[must_use]
     pub fn new(cuts: u64, setup: Setup, dice: Dice) -> Examiner {
         Examiner { cuts, setup, dice, tally: Tally::default() }
     }
 
     /// Judges some images of a disk that has stopped: recovers each, and crashes up to `depth - 1`
-    /// times more.
+    /// more times.
     ///
     /// # Errors
     /// The first promise that is broken.
@@ -81,7 +81,7 @@ impl Examiner {
         let cuts = disk.power_cuts();
         let survived = |other| match place {
             Place::AfterOpen => Survived::Report,
-            // What a first crash took, a second one cannot be asked for.
+            // A second crash may lose what the first crash may lose.
             Place::WithinOpen(Survived::PowerCut) => Survived::PowerCut,
             _ => other,
         };
@@ -99,7 +99,7 @@ impl Examiner {
         Ok(())
     }
 
-    /// Opens one image, judges it, and what comes after.
+    /// Opens one image, judges it, and judges the crashes after it.
     fn judge(
         &mut self,
         image: &SimFs,
@@ -139,7 +139,7 @@ impl Examiner {
         }
     }
 
-    /// Crashes the recovery of `image`, which takes so many calls.
+    /// Crashes the recovery of `image` at its calls. `calls` is their number.
     fn crash_recovery(
         &mut self,
         image: &SimFs,

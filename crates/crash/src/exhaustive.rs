@@ -1,4 +1,4 @@
-//! Every short workload, stopped at every call, in every state that is then possible.
+//! Runs every short workload, stopped at every call, in every state that is then possible.
 
 use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
@@ -16,88 +16,89 @@ use crate::history::{Entries, History, Loss, Operation, Setup, Spare};
 use crate::machine;
 use crate::trial::{Failure, Stop, guarded};
 
-/// How far it goes.
+/// The limits of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Bound {
-    /// Workloads of up to so many operations …
+    /// The largest number of operations in a workload.
     pub operations: usize,
-    /// … and no fewer than this …
+    /// The smallest number of operations in a workload.
     pub operations_min: usize,
-    /// … with so many crashes one after another, recovery included.
+    /// The number of successive crashes, recovery included.
     pub depth: u32,
-    /// Every state of the names, and of each file that is read, where there are no more than this;
-    /// else `samples` random ones.
+    /// If the names, or a file that is read, have at most this many states, all states are opened.
+    /// Otherwise `samples` random ones are.
     pub states: u128,
     /// See `states`.
     pub samples: u64,
-    /// Only so many workloads of the full length, drawn at random; `None`: all.
+    /// The number of workloads of the full length, drawn at random. With `None`, all are run.
     pub workloads_max: Option<u64>,
-    /// How long new workloads are begun; `None`: without end. The short ones come first, those of
-    /// one length in an order drawn at random.
+    /// How long new workloads are begun. With `None`, there is no limit. Short workloads come
+    /// first. Those of one length come in random order.
     pub time_max: Option<Duration>,
-    /// Whether to go on after a failure.
+    /// Whether the run continues after a failure.
     pub stop: Stop,
 }
 
-/// What was reached.
+/// The result of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Reached {
-    /// What was looked at.
+    /// Counts of what was examined.
     pub tally: Tally,
-    /// Of each length, from 0: how many workloads were run, of how many.
+    /// For each length, from 0: how many workloads were run, and how many exist.
     pub lengths: Vec<(u64, u64)>,
-    /// What was broken.
+    /// The broken promises.
     pub failures: Vec<Failure>,
 }
 
 impl Reached {
-    /// How many workloads were run.
+    /// The number of workloads that were run.
     #[must_use]
     pub fn workloads(&self) -> u64 {
         self.lengths.iter().map(|(run, _)| run).sum()
     }
 
-    /// How many were left out.
+    /// The number of workloads that were left out.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.lengths.iter().map(|(run, all)| all - run).sum()
     }
 
-    /// Up to which length none was left out; `None` if the very first ones were.
+    /// The length up to which no workload was left out. `None` if some of the shortest were left
+    /// out.
     #[must_use]
     pub fn whole_length(&self) -> Option<usize> {
         self.lengths.iter().take_while(|(run, all)| run == all).count().checked_sub(1)
     }
 }
 
-/// The operations of which workloads consist; some take two steps of a history.
+/// The operations of the workloads. Some take two steps of a history.
 fn alphabet() -> Vec<Vec<Operation>> {
     let fail_sync =
         Operation::Fail { call: Call::Sync, after: 0, fault: Fault::Error(ErrorKind::Other) };
     let fail_rename = |fault| Operation::Fail { call: Call::Rename, after: 0, fault };
     vec![
         vec![Operation::Append { bytes: 40 }],
-        // Two of these do not fit into a segment.
+        // A segment does not hold two of these.
         vec![Operation::Append { bytes: 4200 }],
         vec![Operation::Batch { bytes: vec![30, 700, 30] }],
         vec![Operation::Sync],
         vec![Operation::Rotate],
-        vec![Operation::Checkpoint { behind: 0 }],
+        vec![Operation::Checkpoint { before_last: 0 }],
         vec![Operation::SetState { bytes: 24 }],
         vec![Operation::Close],
         vec![Operation::Reopen],
         vec![Operation::Kill],
-        // Whatever comes next meets it.
+        // The next operation meets the fault.
         vec![fail_sync.clone()],
         vec![fail_sync.clone(), Operation::Append { bytes: 41 }],
         vec![fail_sync, Operation::Append { bytes: 42 }, Operation::Kill],
-        // What other programs do.
+        // Operations of other programs.
         vec![Operation::Replace],
         vec![Operation::Link],
         vec![Operation::LoseSpare { spare: Spare::Segment, loss: Loss::Removed }],
         vec![Operation::LoseSpare { spare: Spare::Current, loss: Loss::Emptied }],
-        // A new segment that finds no handle, and one whose first rename finds the disk full and
-        // did nothing, or did take place.
+        // A new segment finds no file handle. Or its first rename reports a full disk, and either
+        // did nothing or took place.
         vec![Operation::NoHandle { after: 0, count: 2 }, Operation::Rotate],
         vec![fail_rename(Fault::Error(ErrorKind::StorageFull)), Operation::Rotate],
         vec![fail_rename(Fault::ErrorAfter(ErrorKind::StorageFull)), Operation::Rotate],
@@ -120,8 +121,8 @@ fn setups() -> Vec<Setup> {
     setups
 }
 
-/// Runs all workloads within `bound`, on so many threads. `progress` is told how many are done, and
-/// of how many.
+/// Runs all workloads within `bound` on this many threads. Calls `progress` with the number of
+/// workloads that are done, and with their total number.
 pub fn run(
     bound: &Bound,
     seed: u64,
@@ -166,7 +167,7 @@ pub fn run(
     reached
 }
 
-/// All workloads within a bound, made one by one when they are asked for.
+/// All workloads within a bound, made one by one on demand.
 struct Workloads {
     seed: u64,
     alphabet: Vec<Vec<Operation>>,
@@ -174,8 +175,8 @@ struct Workloads {
     lengths: Vec<Length>,
 }
 
-/// The workloads of one length: the number of the one at a place is `first + place * step`, modulo
-/// `count`. That is each number once, since `step` and `count` have no common divisor.
+/// The workloads of one length. The workload at a place has the number `first + place * step`,
+/// modulo `count`. Each number occurs once, because `step` and `count` have no common divisor.
 struct Length {
     count: u64,
     taken: u64,
@@ -207,9 +208,8 @@ impl Workloads {
         self.lengths.iter().map(|length| length.taken).sum()
     }
 
-    /// The workload at a place, with its length, and the number of its steps before the last
-    /// operation. What is stopped before that is the same as in the workload without it, and is
-    /// looked at there.
+    /// The workload at a place, its length, and the number of its steps before the last operation.
+    /// Stops before that number are also stops of the shorter workload, and are examined there.
     fn get(&self, mut at: u64) -> Option<(usize, History, usize)> {
         let digit = |number: &mut u128, base: usize| {
             let digit = usize::try_from(*number % base as u128).expect("below a length");
@@ -250,8 +250,8 @@ fn check(
 ) -> Result<(), Violation> {
     let whole = machine::run(history, None)?;
     let first = if history.operations.is_empty() { 0 } else { whole.began[stem + 1] };
-    // What is submitted grows when an operation begins: the states before that are not those after
-    // it.
+    // The submitted records grow when an operation begins, so the states before that call differ
+    // from the states after it.
     let mut began: Vec<u64> = whole.began.iter().copied().filter(|began| *began > first).collect();
     began.insert(0, first);
     began.push(whole.calls);

@@ -1,5 +1,5 @@
-//! From one disk in doubt to everything that a crash may leave of it, and to all that any of that
-//! may show.
+//! Takes a disk after a crash, and finds everything that the crash may leave and everything that
+//! any such image may show.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,17 +13,17 @@ use crate::history::Setup;
 use crate::ledger::{Ledger, LookUp, Seen, Survived, digest, see};
 use crate::recovered;
 
-/// What is known of images that were opened, by all threads and for all workloads.
+/// The knowledge about images that were opened, for all threads and all workloads.
 ///
-/// Opening an image goes by its names and by what it reads, and by nothing else. So two images with
-/// equal names are the same to it as long as the files that it reads are equal, in the order in
-/// which it reads them: a step says which file is read next, or, where nothing more is read, what
-/// came of it. That includes what the image showed when its recovery was crashed, and what was read
-/// there. What no ledger decides is kept, so an image that is possible after many workloads is
-/// opened once, and then only held against the ledger of each.
+/// Opening an image depends only on its names and on the bytes that it reads. So two images with
+/// equal names behave alike as long as the files that the open reads are equal, in the order of the
+/// reads. A step states which file is read next. If no further file is read, the step states the
+/// outcome. The outcome includes what the image showed when its recovery was crashed, and what was
+/// read there. It does not depend on a ledger. So an image that is possible after many workloads is
+/// opened once, and then compared with the ledger of each.
 ///
-/// The ids that a log draws are not compared: whatever is drawn is new, and otherwise one is as
-/// good as another.
+/// The ids that a log draws are not compared: every drawn id is new, and all new ids are
+/// equivalent.
 #[derive(Debug)]
 pub(crate) struct Memo {
     shards: Vec<Mutex<HashMap<u128, Step>>>,
@@ -31,23 +31,23 @@ pub(crate) struct Memo {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// The file at that place is read.
+    /// The open reads the file at this place next.
     Read(usize),
-    /// All that the image may show.
+    /// Everything that the image may show.
     Shows(Arc<[Arc<Outcome>]>),
 }
 
-/// One thing that an image shows, at once or after more crashes.
+/// One content that an image may show, at once or after more crashes.
 #[derive(Debug)]
 struct Outcome {
     seen: Seen,
     digest: u64,
     way: Way,
-    /// Where it was first found, seen from the image.
+    /// Where the content was first found, relative to the image.
     place: String,
 }
 
-/// All that was found on the way through some images.
+/// Everything that was found on the way through some images.
 #[derive(Debug, Default)]
 struct Found {
     outcomes: Vec<Arc<Outcome>>,
@@ -61,30 +61,32 @@ enum Way {
     PowerCut,
 }
 
-/// Whether the power is cut at a point, or all that this may leave is possible at another one, too.
+/// Whether the power is cut at a point. It need not be if every possible state is also possible at
+/// another point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cuts {
     Judged,
     Covered,
 }
 
-/// A call that a disk is stopped at.
+/// A call at which a disk is stopped.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StopAt {
     pub(crate) call: u64,
     pub(crate) is_sync: bool,
 }
 
-/// Looks at disks in doubt.
+/// Examines disks after a crash.
 #[derive(Debug)]
 pub(crate) struct Explorer<'a> {
     memo: &'a Memo,
     setup: Setup,
-    /// Up to how many states of the names, or of a file, all are looked at, and else how many.
+    /// If there are at most this many states of the names or of a file, all are opened. Otherwise
+    /// `samples` of them are.
     states: u128,
     samples: u64,
     dice: Dice,
-    /// What it has looked at.
+    /// Counts of what it has examined.
     pub(crate) tally: Tally,
 }
 
@@ -99,8 +101,8 @@ impl<'a> Explorer<'a> {
         Explorer { memo, setup, states, samples, dice, tally: Tally::default() }
     }
 
-    /// Holds all that a stopped disk may show against `ledger`, with `depth` crashes one after
-    /// another.
+    /// Compares everything that a stopped disk may show with `ledger`, with `depth` successive
+    /// crashes.
     pub(crate) fn examine(
         &mut self,
         disk: &SimFs,
@@ -110,10 +112,11 @@ impl<'a> Explorer<'a> {
         self.examine_as(disk, ledger, depth, Cuts::Judged).map(drop)
     }
 
-    /// Does so for a disk stopped at each of the calls in turn, the last one first. Only a sync makes
-    /// anything durable. So what a power cut may leave at one call it may leave at the next one, too,
-    /// up to a sync. The power need only be cut there, and earlier where that was only sampled. The
-    /// process is killed at all calls.
+    /// Examines a disk stopped at each of the calls in turn, the last one first. Only a sync makes
+    /// bytes durable. So a state that a power cut may leave at one call is also possible at the
+    /// next call, up to a sync. The power is therefore cut only at the last call before a sync, and
+    /// at earlier calls if the states of the later call were only sampled. The process is killed at
+    /// all calls.
     pub(crate) fn examine_calls(
         &mut self,
         stops: impl Iterator<Item = StopAt>,
@@ -147,8 +150,8 @@ impl<'a> Explorer<'a> {
         Ok(whole)
     }
 
-    /// Finds all that a stopped disk may show. Returns whether all states were looked at, here or
-    /// elsewhere.
+    /// Finds everything that a stopped disk may show. Returns whether all states were opened, here
+    /// or elsewhere.
     fn crash(
         &mut self,
         disk: &SimFs,
@@ -176,8 +179,8 @@ impl<'a> Explorer<'a> {
         Ok(whole)
     }
 
-    /// Opens `image`, with all contents of those files that this reads. Returns whether that were
-    /// all that there are.
+    /// Opens `image` with all possible contents of the files that the open reads. Returns whether
+    /// these were all possible contents.
     fn explore(
         &mut self,
         image: Image,
@@ -245,7 +248,7 @@ impl<'a> Explorer<'a> {
         Ok(())
     }
 
-    /// Crashes an opened log at rest: just what is in `ledger` must be there.
+    /// Crashes an idle open log. Afterwards, exactly the content of `ledger` must be there.
     fn crash_after(
         &mut self,
         disk: &SimFs,
@@ -280,7 +283,7 @@ impl<'a> Explorer<'a> {
         Ok(())
     }
 
-    /// Numbers below `count`: all, or some drawn.
+    /// Numbers below `count`: all of them, or a random sample.
     fn numbers(&mut self, count: u128) -> (Vec<u128>, bool) {
         if count <= self.states {
             return ((0..count).collect(), true);
@@ -292,7 +295,7 @@ impl<'a> Explorer<'a> {
 }
 
 impl Memo {
-    /// So many that threads seldom want the same one.
+    /// With this many shards, threads seldom want the same one.
     const SHARDS: usize = 64;
 
     pub(crate) fn new() -> Memo {
@@ -300,7 +303,7 @@ impl Memo {
     }
 
     fn shard(&self, key: u128) -> std::sync::MutexGuard<'_, HashMap<u128, Step>> {
-        let at = usize::try_from(key % Memo::SHARDS as u128).expect("it is small");
+        let at = usize::try_from(key % Memo::SHARDS as u128).expect("the shard's number is small");
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -308,8 +311,8 @@ impl Memo {
         self.shard(key).get(&key).cloned()
     }
 
-    /// Enters what was found on opening `image`, whose steps are known as far as `key`. Returns
-    /// whether it is new: another thread may have been faster.
+    /// Stores the outcome of opening `image`. Its steps are known up to `key`. Returns whether the
+    /// outcome is new: another thread may have stored it before.
     fn remember(&self, image: &Image, mut key: u128, found: Found) -> bool {
         let read = found.read.iter().filter(|file| !image.is_chosen(**file));
         let mut read: Vec<usize> = read.filter_map(|file| image.index(*file)).collect();
@@ -353,7 +356,7 @@ impl Found {
         }));
     }
 
-    /// Adds what an image shows.
+    /// Adds the contents that an image shows.
     fn add(&mut self, outcomes: &[Arc<Outcome>], way: Way, place: &dyn Fn() -> String) {
         for outcome in outcomes {
             let digest = outcome.digest;
@@ -382,7 +385,7 @@ impl Found {
     }
 }
 
-/// A key for what lies one step further.
+/// The key of the next step.
 fn mix(key: u128, step: u128) -> u128 {
     const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     let mut mixed = (key ^ step.rotate_left(31)).wrapping_mul(ODD) ^ step;
@@ -398,7 +401,7 @@ mod tests {
     use crate::history::{History, Operation};
     use crate::machine::{self, DIR};
 
-    /// What `SimFs` says is possible, opened state by state, without any memory.
+    /// Opens every state that `SimFs` reports as possible, one by one, without a memo.
     fn shown_one_by_one(setup: Setup, disk: &SimFs) -> BTreeSet<(u64, Way)> {
         let cuts = disk.power_cuts();
         assert!(cuts.count() < 100_000, "{}", cuts.count());
@@ -416,19 +419,22 @@ mod tests {
 
     fn explored(explorer: &mut Explorer, disk: &SimFs) -> BTreeSet<(u64, Way)> {
         let mut found = Found::default();
-        assert!(explorer.crash(disk, 1, Cuts::Judged, &mut found).unwrap(), "all was looked at");
+        assert!(
+            explorer.crash(disk, 1, Cuts::Judged, &mut found).unwrap(),
+            "every state was opened"
+        );
         found.outcomes.iter().map(|outcome| (outcome.digest, outcome.way)).collect()
     }
 
     #[test]
-    fn what_is_not_opened_shows_nothing_else() {
-        // Method: at every call of a few workloads, and of the recovery from each, open every state
-        // there is, and compare what they show with what was found by opening those alone that
-        // differ in what is read.
+    fn states_that_are_not_opened_show_no_other_content() {
+        // Method: stop a few workloads and their recoveries at every call. Open every possible
+        // state, and compare what the states show with the result of opening only those that differ
+        // in the bytes that are read.
         let preallocate = seawall::options::Preallocate::Off;
         let setup = Setup::plain(Setup::DURABILITIES[0], preallocate);
         let workloads = [
-            vec![Operation::Append { bytes: 40 }, Operation::Checkpoint { behind: 0 }],
+            vec![Operation::Append { bytes: 40 }, Operation::Checkpoint { before_last: 0 }],
             vec![Operation::Batch { bytes: vec![30, 700] }, Operation::Kill],
             vec![Operation::SetState { bytes: 24 }, Operation::Rotate],
         ];
@@ -446,7 +452,7 @@ mod tests {
                 let stops = killed.recorded().into_iter().map(|stop| stop.disk).step_by(7);
                 for disk in std::iter::once(disk).chain(stops) {
                     if disk.power_cuts().count() > 3_000 {
-                        continue; // They take too long one by one.
+                        continue; // Opening this many one by one takes too long.
                     }
                     let mut explorer = Explorer::new(&memo, setup, 4096, 0, Dice::new(1));
                     let shown = shown_one_by_one(setup, &disk);

@@ -1,4 +1,4 @@
-//! What is done to a log: a list of operations, printed as Rust and drawn at random.
+//! The operations on a log as a list, which is drawn at random and printed as Rust.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -9,92 +9,92 @@ use seawall::sim::{Call, Fault};
 use seawall::{Durability, Options};
 use seawall_testkit::Dice;
 
-/// The smallest segments there are: a few records fill one.
+/// The smallest segments: a few records fill one.
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
-/// Segments that have several index entries, which are 14 KiB apart.
+/// Segments with several index entries. Index entries are 14 KiB apart.
 const SEGMENT_BYTES_LARGE: [u64; 2] = [128 << 10, 256 << 10];
 
 /// One step of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Appends a record of so many bytes.
+    /// Appends a record.
     Append {
-        /// Its payload.
+        /// The size of the payload.
         bytes: usize,
     },
-    /// Appends records of so many bytes each, as one batch.
+    /// Appends several records as one batch.
     Batch {
-        /// Their payloads.
+        /// The sizes of the payloads.
         bytes: Vec<usize>,
     },
-    /// Appends so many records one after another, each of up to so many bytes, and some larger.
+    /// Appends several records one after another. Most are small, and a few are larger.
     Fill {
-        /// How many.
+        /// The number of records.
         count: u64,
-        /// Only a few payloads are longer, in bytes.
+        /// The largest size of most payloads, in bytes.
         bytes: usize,
     },
     /// Syncs.
     Sync,
     /// Flushes.
     Flush,
-    /// Sets a state of so many bytes.
+    /// Sets a state.
     SetState {
-        /// Its size.
+        /// The size of the state.
         bytes: usize,
     },
     /// Starts a new segment.
     Rotate,
-    /// Checkpoints the record that is so many before the last one.
+    /// Checkpoints at a record near the last one.
     Checkpoint {
-        /// 0 is the last record.
-        behind: u64,
+        /// The number of later records. 0 means the last record.
+        before_last: u64,
     },
     /// Closes the log, and leaves it closed.
     Close,
-    /// Closes the log, unless it is, and opens it again.
+    /// Closes the log if it is open, and opens it again.
     Reopen,
-    /// The process dies, and opens the log again.
+    /// The process dies, and the log is opened again.
     Kill,
-    /// The power fails; a state of the disk is drawn, and the log opened again.
+    /// The power fails. A state of the disk is drawn, and the log is opened again.
     PowerCut {
-        /// What decides that state.
+        /// The seed that decides the state.
         seed: u64,
     },
     /// A tenth of a second passes.
     Idle,
-    /// The call of this kind after the next `after` ones will fail.
+    /// A later call of this kind will fail.
     Fail {
-        /// Which kind of call.
+        /// The kind of call.
         call: Call,
-        /// How many go well before.
+        /// How many calls of this kind succeed before.
         after: u64,
-        /// How it fails.
+        /// How the call fails.
         fault: Fault,
     },
-    /// From now on the disk has room for so many bytes more.
+    /// From now on, the disk has space only for this many more bytes.
     Full {
-        /// The room.
+        /// The space.
         bytes: u64,
     },
-    /// The disk has room again.
+    /// The disk has unlimited space again.
     Free,
-    /// Files or directories cannot be opened for want of a free handle (EMFILE).
+    /// Files or directories cannot be opened because no handle is free (EMFILE).
     NoHandle {
-        /// How many are opened before.
+        /// How many opens succeed before.
         after: u64,
-        /// How many are refused, one after another: the log tries once more with its own handles
-        /// for reading closed.
+        /// How many opens are refused, one after another. After the first refusal, the log closes
+        /// its own handles for reading and tries again.
         count: u64,
     },
-    /// Another program moves the log's directory, and begins a log of its own where it was. The
+    /// Another program moves the log's directory, and begins a log of its own at the old path. The
     /// next time, it removes that log and moves the directory back.
     Replace,
-    /// Another program removes or empties a spare, if it is there.
+    /// Another program removes or empties a spare, if the spare exists.
     LoseSpare {
-        /// Which one.
+        /// The spare.
         spare: Spare,
-        /// What is done to it.
+        /// What the program does to the spare.
         loss: Loss,
     },
     /// A backup gives the tail's file a second name.
@@ -110,7 +110,7 @@ pub enum Spare {
 }
 
 impl Spare {
-    /// Its name in the log's directory.
+    /// The name of the spare in the log's directory.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -128,12 +128,12 @@ pub enum Loss {
     Emptied,
 }
 
-/// What is stored of each record.
+/// The parts that each record stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entries {
     /// A payload.
     Plain,
-    /// A payload and a kind, and every other time meta bytes.
+    /// A payload and a kind, and in half of the records meta bytes.
     Tagged,
 }
 
@@ -144,11 +144,11 @@ pub struct Setup {
     pub durability: Durability,
     /// Whether space is preallocated.
     pub preallocate: Preallocate,
-    /// How large its segments are.
+    /// The size of a segment.
     pub segment_bytes: u64,
-    /// What is stored of each record.
+    /// The parts that each record stores.
     pub entries: Entries,
-    /// What of its sealed segments is read at each open of a history.
+    /// How much of the sealed segments each open of the history reads.
     pub verify: Verify,
 }
 
@@ -160,11 +160,11 @@ impl Setup {
         Durability::Buffered,
     ];
 
-    /// One open in four reads the ends of sealed segments only.
+    /// One open in four reads only the ends of sealed segments.
     pub const VERIFIES: [Verify; 4] = [Verify::Full, Verify::Full, Verify::Full, Verify::Tail];
 
-    /// Makes one with the smallest segments, records that are a payload alone, and opens that
-    /// read all.
+    /// Makes a setup with the smallest segments, records with only a payload, and opens that read
+    /// everything.
     #[must_use]
     pub fn plain(durability: Durability, preallocate: Preallocate) -> Setup {
         Setup {
@@ -176,13 +176,13 @@ impl Setup {
         }
     }
 
-    /// Changes what is read of sealed segments.
+    /// Changes how much of the sealed segments is read.
     #[must_use]
     pub fn with_verify(self, verify: Verify) -> Setup {
         Setup { verify, ..self }
     }
 
-    /// Another number for each setup.
+    /// A number that differs between any two setups.
     #[must_use]
     pub fn number(&self) -> u128 {
         let durability =
@@ -198,7 +198,7 @@ impl Setup {
         number << 64 | u128::from(self.segment_bytes)
     }
 
-    /// Options to open a log with.
+    /// The options to open a log with.
     pub fn options(&self) -> Options {
         Options::new()
             .segment_bytes(self.segment_bytes)
@@ -208,36 +208,36 @@ impl Setup {
     }
 }
 
-/// Operations on a log that is new at first.
+/// Operations on a log that is new at the beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
-    /// Decides what the records hold, and the disk's random bytes.
+    /// The seed of the records' bytes and of the disk's random bytes.
     pub seed: u64,
     /// How the log is opened.
     pub setup: Setup,
-    /// What is done after that.
+    /// The operations after the first open.
     pub operations: Vec<Operation>,
 }
 
 impl History {
-    /// Draws one.
+    /// Draws a history.
     #[must_use]
     pub fn random(dice: &mut Dice) -> History {
         let seed = dice.roll();
-        // Timer threads are slow to start, so that mode comes seldom.
+        // Timer threads are slow to start, so few histories use that mode.
         let durability = Setup::DURABILITIES[*dice.pick(&[0, 0, 0, 0, 1, 2, 2])];
         let preallocate = *dice.pick(&[Preallocate::Off, Preallocate::Auto]);
         let mut setup = Setup::plain(durability, preallocate);
         setup.entries = *dice.pick(&[Entries::Plain, Entries::Tagged]);
         setup.verify = *dice.pick(&Setup::VERIFIES);
-        // Large segments take many records, and so many calls: they come seldom.
+        // Large segments take many records and so many calls. So few histories use them.
         let large = dice.once_in(10);
         if large {
             setup.segment_bytes = *dice.pick(&SEGMENT_BYTES_LARGE);
         }
         let longest = if large { 10 } else { *dice.pick(&[40, 14, 14, 14]) };
         let count = 3 + dice.index(longest);
-        // Some logs never meet a fault, some often; likewise for other programs.
+        // Some logs meet no fault, and some meet many. The same holds for other programs.
         let fault_every = *dice.pick(&[u64::MAX, 12, 5]);
         let meddling_every = *dice.pick(&[u64::MAX, u64::MAX, 8]);
         let mut operations = Vec::new();
@@ -250,7 +250,7 @@ impl History {
             } else {
                 random_operation(dice, fault_every)
             });
-            // The log tries a read that failed once more, and smaller: only more failures show.
+            // The log repeats a failed read with fewer bytes. So only several failures are visible.
             if let Some(Operation::Fail { call: Call::Read, fault, .. }) = operations.last() {
                 let again = Operation::Fail { call: Call::Read, after: 0, fault: fault.clone() };
                 let count = *dice.pick(&[0, 1, 3, 6]);
@@ -260,7 +260,7 @@ impl History {
         History { seed, setup, operations }
     }
 
-    /// Whether anything but a crash goes wrong in it.
+    /// Whether the history has any fault besides crashes.
     #[must_use]
     pub fn has_faults(&self) -> bool {
         self.operations.iter().any(|operation| {
@@ -272,7 +272,7 @@ impl History {
     }
 }
 
-/// Fills a good part of a large segment.
+/// Appends enough to fill a good part of a large segment.
 fn random_fill(dice: &mut Dice) -> Operation {
     match dice.below(3) {
         0 => Operation::Fill { count: 20 + dice.below(30), bytes: 3000 },
@@ -281,7 +281,7 @@ fn random_fill(dice: &mut Dice) -> Operation {
     }
 }
 
-/// Something that another program does.
+/// An operation of another program.
 fn random_meddling(dice: &mut Dice) -> Operation {
     match dice.below(6) {
         0 => Operation::Replace,
@@ -310,7 +310,7 @@ fn random_operation(dice: &mut Dice, fault_every: u64) -> Operation {
             Operation::SetState { bytes: dice.index(longest) }
         }
         24..=25 => Operation::Rotate,
-        26..=29 => Operation::Checkpoint { behind: dice.below_one_of(&[1, 5]) },
+        26..=29 => Operation::Checkpoint { before_last: dice.below_one_of(&[1, 5]) },
         30 => Operation::Close,
         31..=33 => Operation::Reopen,
         34..=35 => Operation::Kill,
@@ -350,7 +350,7 @@ fn random_fault(dice: &mut Dice) -> Operation {
             (*dice.pick(&calls), Fault::Error(ErrorKind::Other))
         }
         11 if dice.chance(6) => {
-            // An open reads much more often than it does anything else.
+            // An open reads much more often than it makes other calls.
             let after = dice.below_one_of(&[40, 12]);
             return Operation::Fail {
                 call: Call::Read,
@@ -361,7 +361,8 @@ fn random_fault(dice: &mut Dice) -> Operation {
         11 => (*dice.pick(&[Call::List, Call::Size]), Fault::Error(ErrorKind::Other)),
         12..=13 => return Operation::NoHandle { after, count: 1 + dice.below(3) },
         14 => {
-            // The name of a new segment or of CURRENT, which a full disk did not take, or did.
+            // A rename to a new segment's name or to CURRENT. The full disk refuses it, before or
+            // after it took effect.
             let full = ErrorKind::StorageFull;
             let fault = dice.pick(&[Fault::Error(full), Fault::ErrorAfter(full)]).clone();
             (Call::Rename, fault)

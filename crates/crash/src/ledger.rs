@@ -1,5 +1,5 @@
-//! What a log has been given and has promised: the oracle. Whatever opens after a crash is held
-//! against it.
+//! The records that a log was given and the promises that it made: the oracle. Every log that opens
+//! after a crash is compared with it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
@@ -11,42 +11,42 @@ use seawall_testkit::disk::Files;
 use seawall_testkit::ledger::InDoubt;
 use seawall_testkit::{Dice, Kind, Violation};
 
-/// What a log may and must hold.
+/// What a log may hold and must hold.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    /// Every record submitted and not taken back, by LSN, from 1.
+    /// Every record that was submitted and not revoked, from LSN 1 on.
     records: Vec<Submitted>,
-    /// The last record that a power cut must leave, and the last that the death of the process must
-    /// leave.
+    /// The last record that must survive a power cut, and the last one that must survive the death
+    /// of the process.
     durable: u64,
     written: u64,
     /// The checkpoint.
     floor: InDoubt<u64>,
     /// The caller's state.
     state: InDoubt<Arc<[u8]>>,
-    /// The last record that was submitted before the state that is in doubt: a log that shows this
-    /// state must show that record.
+    /// The last record that was submitted before the uncertain state. A log that shows this state
+    /// must show that record.
     before_unsure_state: u64,
-    /// The files of another log, which stands where this one was: nothing may change them.
+    /// The files of another log at the original path of this log. This log must not change them.
     stranger: Option<Arc<Files>>,
-    /// Second names of this log's files, and what they must go on to hold after anything but a
-    /// power cut.
+    /// Second names of this log's files, and the bytes that they must keep. A power cut may lose
+    /// some of these bytes.
     backups: Vec<Arc<Backup>>,
 }
 
-/// What is stored of one record.
+/// The stored parts of one record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Stored {
-    /// Its payload.
+    /// The payload.
     pub payload: Box<[u8]>,
-    /// Its meta bytes.
+    /// The meta bytes.
     pub meta: Box<[u8]>,
-    /// Its kind.
+    /// The kind.
     pub kind: u16,
 }
 
 impl Stored {
-    /// Returns what a record that was read holds.
+    /// Returns the parts of a record that was read.
     pub(crate) fn of(record: &Record) -> Arc<Stored> {
         Arc::new(Stored {
             payload: record.payload().into(),
@@ -61,7 +61,7 @@ impl Stored {
     }
 }
 
-/// A file that has a second name, as it was when it was given that.
+/// A file with a second name, and its bytes at the time of the link.
 #[derive(Debug)]
 struct Backup {
     path: PathBuf,
@@ -71,7 +71,7 @@ struct Backup {
 #[derive(Debug, Clone)]
 struct Submitted {
     record: Arc<Stored>,
-    /// Whether a log may end behind it: not within a batch.
+    /// Whether a log may end after this record. It must not end within a batch.
     ends_unit: bool,
 }
 
@@ -80,7 +80,7 @@ struct Submitted {
 pub enum Survived {
     /// The power failed.
     PowerCut,
-    /// The process ended, somehow; the system did not.
+    /// The process ended. The system continued.
     Kill,
     /// Nothing: an earlier open has reported all this.
     Report,
@@ -89,36 +89,37 @@ pub enum Survived {
 /// What an opened log shows.
 pub type Seen = seawall_testkit::ledger::Seen<Arc<Stored>>;
 
-/// How much of an opened log is looked up, record by record.
+/// How many records of an opened log are looked up one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookUp {
     /// The last record only.
     Last,
-    /// Each record; and all is read again from several LSNs, which the seed decides.
+    /// Each record. Also reads on from two LSNs.
     All {
-        /// See above.
+        /// The seed that decides the LSNs.
         seed: u64,
     },
 }
 
 impl LookUp {
-    /// A look-up costs more than reading on, so only one log in so many is looked up whole.
+    /// A look-up costs more than a sequential read, so only one log in this many has all records
+    /// looked up.
     const WHOLE_EVERY: u64 = 6;
 
-    /// Draws one.
+    /// Draws a kind of look-up.
     pub(crate) fn random(dice: &mut Dice) -> LookUp {
         let whole = dice.once_in(LookUp::WHOLE_EVERY);
         if whole { LookUp::All { seed: dice.roll() } } else { LookUp::Last }
     }
 }
 
-/// Reads all that an opened log shows.
+/// Reads everything that an opened log shows.
 pub(crate) fn see(wal: &Wal, look_up: LookUp) -> Seen {
     let keep = |record: &Record| Ok(Stored::of(record));
     let mut seen = Seen::of(wal, keep);
     if let LookUp::All { seed } = look_up {
         let mut dice = Dice::new(seed);
-        // From anywhere, and from above the floor.
+        // One start is anywhere, and one is above the floor.
         let anywhere = dice.below(seen.last + 2);
         let above = seen.floor + 1 + dice.below(seen.last - seen.floor + 1);
         seen.look_up(wal, &[anywhere, above], keep);
@@ -126,7 +127,7 @@ pub(crate) fn see(wal: &Wal, look_up: LookUp) -> Seen {
     seen
 }
 
-/// Returns the same number for what shows the same.
+/// Returns a number. Equal contents give the same number.
 pub(crate) fn digest(seen: &Seen) -> u64 {
     let mut hasher = DefaultHasher::new();
     (seen.last, seen.floor, &seen.state, &seen.records).hash(&mut hasher);
@@ -135,13 +136,13 @@ pub(crate) fn digest(seen: &Seen) -> u64 {
 }
 
 impl Ledger {
-    /// The last LSN that was given out and not taken back.
+    /// The last LSN that was assigned and not revoked.
     #[must_use]
     pub fn last(&self) -> u64 {
         self.records.len() as u64
     }
 
-    /// Enters a record or a batch that is about to be appended.
+    /// Enters a record or a batch before it is appended.
     pub fn submit(&mut self, records: &[Arc<Stored>]) {
         let count = records.len();
         self.records.extend(
@@ -152,18 +153,18 @@ impl Ledger {
         );
     }
 
-    /// Takes back all records behind `last`: an append has failed, and the log goes on.
-    pub fn take_back(&mut self, last: u64) {
-        self.records.truncate(usize::try_from(last).expect("it is a length"));
+    /// Revokes all records after `last`: an append has failed, and the log stays usable.
+    pub fn revoke(&mut self, last: u64) {
+        self.records.truncate(usize::try_from(last).expect("an LSN is a length"));
     }
 
-    /// The last record that a power cut must leave.
+    /// The last record that must survive a power cut.
     #[must_use]
     pub fn durable(&self) -> u64 {
         self.durable
     }
 
-    /// The last such record before the last append that is durable.
+    /// The last durable record before the last durable append.
     #[must_use]
     pub fn durable_before_last_unit(&self) -> u64 {
         let mut last = self.durable;
@@ -191,12 +192,12 @@ impl Ledger {
         self.written = self.durable;
     }
 
-    /// Enters a checkpoint that is about to be made.
+    /// Enters a checkpoint before it is made.
     pub fn begin_floor(&mut self, floor: u64) {
         self.floor.begin(floor.max(*self.floor.sure()));
     }
 
-    /// Notes where the checkpoint is, for certain.
+    /// Notes the certain position of the checkpoint.
     pub fn settle_floor(&mut self, floor: u64) {
         self.floor.settle(floor);
     }
@@ -207,48 +208,48 @@ impl Ledger {
         *self.floor.sure()
     }
 
-    /// Enters a state that is about to be set, after all records that were submitted.
+    /// Enters a state before it is set. All records so far were submitted before it.
     pub fn begin_state(&mut self, state: Arc<[u8]>) {
         self.before_unsure_state = self.last();
         self.state.begin(state);
     }
 
-    /// Notes that the state about to be set is the state. It is durable, and so are all records
-    /// before it …
+    /// Notes that the entered state was set. It is durable, and so are all records before it.
     pub fn state_is_set(&mut self) {
         self.state.succeed();
         self.note_durable(self.before_unsure_state);
     }
 
-    /// … or that it is not.
+    /// Notes that the entered state was not set.
     pub fn state_is_not_set(&mut self) {
         self.state.fail();
     }
 
-    /// Takes over what an open has reported: from now on just that must be there.
+    /// Takes over the content that an open has reported: from now on, exactly this content must be
+    /// there.
     pub fn adopt(&mut self, seen: &Seen) {
-        self.take_back(seen.last);
+        self.revoke(seen.last);
         (self.durable, self.written) = (seen.last, seen.last);
         self.floor.settle(seen.floor);
         self.state.settle(seen.state.clone());
     }
 
-    /// Makes the ledger of an open that has reported this.
+    /// Makes the ledger of an open that has reported this content.
     #[must_use]
     pub fn of(seen: &Seen) -> Ledger {
         let mut ledger = Ledger::default();
         for _ in 0..seen.floor {
-            ledger.submit(&[Arc::default()]); // No read returns those.
+            ledger.submit(&[Arc::default()]); // No read returns these records.
         }
         seen.records.iter().for_each(|record| ledger.submit(std::slice::from_ref(record)));
         ledger.adopt(seen);
         ledger
     }
 
-    /// Holds what an opened log shows against this.
+    /// Compares the content of an opened log with this ledger.
     ///
     /// # Errors
-    /// What it breaks.
+    /// The promise that the content breaks.
     pub fn judge(&self, seen: &Seen, survived: Survived) -> Result<(), Violation> {
         let judged = self.judge_inner(seen, survived);
         judged.map_err(|violation| match (survived, violation.kind) {
@@ -270,7 +271,7 @@ impl Ledger {
         if last > self.last() {
             return broken(
                 Kind::Invented,
-                format!("the log ends at {last}, {} was submitted", self.last()),
+                format!("the log ends at {last}, but only {} was submitted", self.last()),
             );
         }
         seen.judge_floor(&self.floor)?;
@@ -287,7 +288,7 @@ impl Ledger {
         }
         if !self.state.allows(&seen.state) {
             let what = format!(
-                "the state of {} bytes is neither what was set, {} bytes, nor what was being set, {:?}",
+                "the state has {} bytes; the set state has {} bytes, and the state that may have been set {:?}",
                 seen.state.len(),
                 self.state.sure().len(),
                 self.state.unsure().map(|state| state.len())
@@ -296,13 +297,14 @@ impl Ledger {
         }
         if seen.state != *self.state.sure() && last < self.before_unsure_state {
             let before = self.before_unsure_state;
-            let what = format!("the log ends at {last} and has the state set after {before}");
+            let what =
+                format!("the log ends at {last}, but its state was set after record {before}");
             return broken(Kind::Broken, what);
         }
         Ok(())
     }
 
-    /// Notes the files of another log that was begun where this one was, or that it is gone.
+    /// Notes the files of another log at this log's original path, or that the other log is gone.
     pub(crate) fn note_stranger(&mut self, files: Option<Files>) {
         self.stranger = files.map(Arc::new);
     }
@@ -312,16 +314,16 @@ impl Ledger {
         self.backups.push(Arc::new(Backup { path, bytes }));
     }
 
-    /// Notes that the backups may hold less than they did: of what was not synced, a power cut may
-    /// take any part.
+    /// Notes that the backups may have lost bytes: a power cut may lose any unsynced bytes.
     pub(crate) fn forget_backups(&mut self) {
         self.backups.clear();
     }
 
-    /// Holds what is not the log's own against this: another log, and second names of its files.
+    /// Checks files that do not belong to the log: another log, and second names of this log's
+    /// files.
     ///
     /// # Errors
-    /// Another log was changed; a backup was shortened, or its bytes were.
+    /// Another log was changed, or a backup was shortened or changed.
     pub(crate) fn judge_surroundings(
         &self,
         disk: &SimFs,
@@ -330,26 +332,26 @@ impl Ledger {
         let broken = |what: String| Err(Violation::new(Kind::Broken, what));
         for (path, bytes) in self.stranger.iter().flat_map(|files| files.iter()) {
             if disk.bytes(path).as_ref() != Some(bytes) {
-                return broken(format!("{} of another log is changed", path.display()));
+                return broken(format!("{} of another log was changed", path.display()));
             }
         }
-        // What was not synced may be gone, here or on the way here.
+        // A power cut may have lost unsynced bytes, now or before.
         if survived != Survived::Kill {
             return Ok(());
         }
         for backup in &self.backups {
             let now = disk.bytes(&backup.path).unwrap_or_default();
-            // Zeros after the frames are room for more, which one more group may still use.
+            // Zeros after the frames are preallocated space. One more group may still use it.
             let used = backup.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
             if now.len() < backup.bytes.len() || now[..used] != backup.bytes[..used] {
                 let path = backup.path.display();
-                return broken(format!("{path}, a second name, lost bytes or was changed"));
+                return broken(format!("the second name {path} lost bytes or was changed"));
             }
         }
         Ok(())
     }
 
     fn submitted(&self, lsn: u64) -> &Submitted {
-        &self.records[usize::try_from(lsn - 1).expect("it is a length")]
+        &self.records[usize::try_from(lsn - 1).expect("an LSN is a length")]
     }
 }

@@ -1,5 +1,6 @@
-//! Crash tests of seawall on its simulated disk: histories of calls and faults, stopped anywhere;
-//! every image that a crash may leave, recovered, and held against a ledger of what was promised.
+//! Crash tests of seawall on its simulated disk. Histories of calls and faults are stopped at any
+//! call. Every image that the crash may leave is recovered and compared with a ledger of the
+//! promises.
 
 pub mod classify;
 mod examine;

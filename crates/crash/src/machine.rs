@@ -1,4 +1,4 @@
-//! Carries a history out on a simulated disk, and keeps its ledger.
+//! Runs a history on a simulated disk, and keeps its ledger.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,48 +13,48 @@ use crate::history::{Entries, History, Loss, Operation, Setup};
 use crate::ledger::{Ledger, LookUp, Stored, Survived, see};
 use crate::watch::Watched;
 
-/// Where the log is at first.
+/// The path of the log at the beginning.
 pub(crate) const DIR: &str = "/log";
-/// Where it is while another log stands there.
+/// The path of the log while another log is at `DIR`.
 const MOVED: &str = "/moved";
 
-/// Returns where the log is on a disk.
+/// Returns the path of the log on a disk.
 pub(crate) fn home(disk: &SimFs) -> &'static Path {
     let moved = disk.files().iter().any(|path| path.starts_with(MOVED));
     Path::new(if moved { MOVED } else { DIR })
 }
 
-/// How often `open` may fail in a history with faults.
+/// How many times `open` may fail in a history with faults.
 const OPENS_MAX: usize = 40;
-/// A little more than what makes CURRENT old.
+/// A little more than the age at which CURRENT is old.
 const IDLE: Duration = Duration::from_micros(100_100);
 
-/// What came of a history.
+/// The result of a history.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The disk: stopped, or at rest as the history left it.
+    /// The disk: stopped, or idle as the history left it.
     pub disk: SimFs,
-    /// What was promised until then.
+    /// The promises at that time.
     pub ledger: Ledger,
-    /// The calls that were made, in all boots together.
+    /// The number of calls, over all boots.
     pub calls: u64,
-    /// The number of calls when each operation began; the first is the making of the log.
+    /// The number of calls when each operation began. The first operation creates the log.
     pub began: Vec<u64>,
-    /// Which calls were syncs.
+    /// The numbers of the calls that were syncs.
     pub syncs: Vec<u64>,
-    /// Whether it stopped at the call it was told to.
+    /// Whether the machine stopped at the requested call.
     pub crashed: bool,
 }
 
-/// Runs `history`; stops it during call `crash_at`, counted over all boots.
+/// Runs `history`, and stops it during call `crash_at`, counted over all boots.
 ///
 /// # Errors
-/// What the log broke before that.
+/// The promise that the log broke before the stop.
 pub fn run(history: &History, crash_at: Option<u64>) -> Result<Outcome, Violation> {
     let mut machine = Machine::new(history, crash_at);
     let mut began = vec![0];
     let mut step =
-        machine.open(Survived::Report).map_err(|violation| violation.at("making the log"));
+        machine.open(Survived::Report).map_err(|violation| violation.at("creating the log"));
     for (at, operation) in history.operations.iter().enumerate() {
         step?;
         if machine.disk.has_crashed() {
@@ -62,7 +62,7 @@ pub fn run(history: &History, crash_at: Option<u64>) -> Result<Outcome, Violatio
         }
         began.push(machine.calls());
         step = machine
-            .carry_out(operation)
+            .perform(operation)
             .map_err(|violation| violation.at(format!("operation {at}, {operation}")));
     }
     step?;
@@ -77,7 +77,7 @@ struct Machine {
     syncs: Vec<u64>,
     setup: Setup,
     ledger: Ledger,
-    /// `None` only where opening it was stopped.
+    /// `None` only if the open was stopped.
     wal: Option<Wal>,
     closed: bool,
     faults: bool,
@@ -127,7 +127,7 @@ impl Machine {
         Outcome { disk, ledger: self.ledger, calls, began, syncs: self.syncs, crashed }
     }
 
-    /// Drops the log without letting it do anything.
+    /// Drops the log without letting it make any call.
     fn abandon(&mut self) {
         if !self.disk.has_crashed() {
             self.disk.crash_at(self.disk.calls());
@@ -135,7 +135,7 @@ impl Machine {
         self.wal = None;
     }
 
-    /// Opens the log, again if a fault prevents it, and judges it.
+    /// Opens the log and judges it. Repeats the open if a fault prevents it.
     fn open(&mut self, survived: Survived) -> Result<(), Violation> {
         for _ in 0..OPENS_MAX {
             let opened = self.setup.options().open_on(self.watched.fs(), home(&self.disk));
@@ -150,7 +150,7 @@ impl Machine {
                     match (judged, &seen.unreadable) {
                         _ if stopped => {}
                         (Ok(()), _) => self.ledger.adopt(&seen),
-                        // A read that was planned to fail; the next open will tell.
+                        // A planned fault made the read fail. The next open reads again.
                         (Err(_), Some(error)) if self.watched.explains(error) => {
                             self.restart(self.disk.process_kill());
                             continue;
@@ -165,14 +165,14 @@ impl Machine {
                     }
                 }
                 Err(error) => {
-                    return Err(Violation::new(Kind::FalseCorrupt, format!("open says: {error}")));
+                    return Err(Violation::new(Kind::FalseCorrupt, format!("open fails: {error}")));
                 }
             }
         }
-        Err(Violation::new(Kind::Broken, "the log does not open, however often it is tried"))
+        Err(Violation::new(Kind::Broken, "the log does not open, even after many attempts"))
     }
 
-    /// Goes on with another disk: that of the next boot, or of the next process.
+    /// Continues with the disk of the next boot or of the next process.
     fn restart(&mut self, disk: SimFs) {
         self.note_syncs();
         self.calls_before += self.disk.calls();
@@ -186,7 +186,7 @@ impl Machine {
         self.syncs.extend(self.watched.syncs().iter().map(|call| self.calls_before + call));
     }
 
-    fn carry_out(&mut self, operation: &Operation) -> Result<(), Violation> {
+    fn perform(&mut self, operation: &Operation) -> Result<(), Violation> {
         match operation {
             Operation::Fail { call, after, fault } => {
                 self.watched.plan(*call, *after, fault.clone());
@@ -222,7 +222,7 @@ impl Machine {
                 if self.disk.has_crashed() {
                     return Ok(());
                 }
-                // Where it could not be closed, this tries again, and gives the lock back.
+                // If the close failed, the drop tries again and releases the lock.
                 self.wal = None;
                 if self.disk.has_crashed() {
                     return Ok(());
@@ -256,21 +256,21 @@ impl Machine {
         Ok(())
     }
 
-    /// The size of a record of a fill: once in sixteen times, several KiB.
+    /// The size of a record of a fill. One in sixteen has several KiB.
     fn fill_bytes(&mut self, longest: usize) -> usize {
         let mut dice = Dice::new(self.contents.roll());
         if dice.once_in(16) { 2000 + dice.index(8000) } else { dice.index(longest) }
     }
 
-    /// Moves the log's directory, and begins another log where it was; or removes that, and moves
-    /// the directory back. The names are synced after each change, as `mv` and `sync` do.
+    /// Moves the log's directory, and begins another log at its path. The next time, removes that
+    /// log and moves the directory back. Syncs the names after each change, as `mv` and `sync` do.
     fn replace(&mut self) -> Result<(), Violation> {
         let sync =
             |disk: &SimFs| disk.open_dir(Path::new("/")).and_then(|root| root.sync()).is_ok();
         if home(&self.disk) == Path::new(MOVED) {
             self.ledger.judge_surroundings(&self.disk, Survived::Kill)?;
             self.ledger.note_stranger(None);
-            // Where the disk had no room for the other log, a power cut may have taken it.
+            // If the disk had no space for the other log, a power cut may have lost it.
             drop(self.disk.remove_dir(DIR));
             if sync(&self.disk) {
                 self.disk.move_dir(MOVED, DIR).expect("the name is free");
@@ -282,7 +282,7 @@ impl Machine {
         if !sync(&self.disk) {
             return Ok(());
         }
-        // The faults that are planned are those of the log that is tested.
+        // The planned faults are for the log under test.
         let begun = Options::new().preallocate(self.setup.preallocate);
         let begun = begun.open_on(Arc::new(self.disk.clone()), DIR).and_then(|other| {
             other.append("a stranger")?;
@@ -292,14 +292,14 @@ impl Machine {
             _ if self.disk.has_crashed() => {}
             Ok(()) => {
                 let mut files = disk::contents(&self.disk);
-                // LOCK is never synced: it only names a process.
+                // LOCK is never synced. It only names a process.
                 files.retain(|path, _| path.starts_with(DIR) && !path.ends_with("LOCK"));
                 self.ledger.note_stranger(Some(files));
             }
-            // The two share the room.
+            // The two logs share the space.
             Err(Error::StorageFull { .. }) if self.faults => {}
             Err(error) => {
-                let what = format!("where the log was, no other one can be begun: {error}");
+                let what = format!("no other log can be created at the log's old path: {error}");
                 return Err(Violation::new(Kind::Broken, what));
             }
         }
@@ -315,16 +315,17 @@ impl Machine {
         });
         let Some(tail) = segments.max() else { return };
         let mut names = (0..).map(|number| PathBuf::from(format!("/backup-{number}")));
-        let backup = names.find(|path| !files.contains(path)).expect("they never end");
+        let backup =
+            names.find(|path| !files.contains(path)).expect("there are infinitely many names");
         self.disk.link(tail, &backup).expect("the name is free");
-        // On a full disk, the log may take back what no sync has covered.
+        // On a full disk, the log may undo writes that no sync has covered.
         if !self.faults {
-            let bytes = self.disk.bytes(tail).expect("it is there");
+            let bytes = self.disk.bytes(tail).expect("the tail is there");
             self.ledger.note_backup(backup, bytes);
         }
     }
 
-    /// Makes a call of the log, and enters it in the ledger.
+    /// Makes a call of the log, and enters the call in the ledger.
     fn call(&mut self, operation: &Operation) -> Result<(), Violation> {
         let Some(wal) = self.wal.take() else { return Ok(()) };
         let outcome = self.call_on(&wal, operation);
@@ -345,17 +346,17 @@ impl Machine {
             Operation::Flush => wal.flush().map(|()| None),
             Operation::SetState { .. } => wal.set_state(&given.state).map(|()| None),
             Operation::Rotate => wal.rotate().map(|()| None),
-            Operation::Checkpoint { behind } => {
-                let target = before.last.saturating_sub(*behind);
+            Operation::Checkpoint { before_last } => {
+                let target = before.last.saturating_sub(*before_last);
                 wal.checkpoint(Lsn::from(target)).map(|()| None)
             }
             _ => wal.close().map(|()| None),
         };
         if self.disk.has_crashed() {
-            return Ok(()); // What it said was not heard.
+            return Ok(()); // The machine stopped before it saw the result.
         }
         self.check_answer(wal, operation, &before, &result)?;
-        // On a poisoned log `close` fails, and ends it.
+        // On a poisoned log, `close` fails and closes the log.
         self.closed |= *operation == Operation::Close && wal.is_poisoned();
         match result {
             Ok(_) => self.done(wal, operation),
@@ -365,8 +366,8 @@ impl Machine {
         self.note_durable(wal)
     }
 
-    /// Enters what is about to be done; returns what is to be stored. A log that is at its end
-    /// takes nothing.
+    /// Enters a call before it is made, and returns the data for it. A poisoned or closed log takes
+    /// no data.
     fn begin(&mut self, operation: &Operation, before: &Before) -> Given {
         let takes = !before.poisoned && !self.closed;
         let mut given = Given::default();
@@ -382,8 +383,8 @@ impl Machine {
                     self.ledger.begin_state(given.state.clone());
                 }
             }
-            Operation::Checkpoint { behind } if takes => {
-                self.ledger.begin_floor(before.last.saturating_sub(*behind));
+            Operation::Checkpoint { before_last } if takes => {
+                self.ledger.begin_floor(before.last.saturating_sub(*before_last));
             }
             _ => {}
         }
@@ -403,16 +404,16 @@ impl Machine {
         let broken = |what: String| Err(Violation::new(Kind::Broken, what));
         match result {
             Ok(Some(lsn)) if u64::from(*lsn) != before.last + 1 => {
-                broken(format!("it was given {lsn}, and {} is next", before.last + 1))
+                broken(format!("the record got {lsn}, but {} is next", before.last + 1))
             }
-            Ok(_) if self.closed => broken("a closed log says ok".into()),
+            Ok(_) if self.closed => broken("a call on a closed log succeeds".into()),
             Err(Error::Closed) if self.closed => Ok(()),
-            Err(error) if self.closed => broken(format!("a closed log says: {error}")),
-            Ok(_) if before.poisoned => broken("a poisoned log says ok".into()),
+            Err(error) if self.closed => broken(format!("a closed log returns: {error}")),
+            Ok(_) if before.poisoned => broken("a call on a poisoned log succeeds".into()),
             Err(Error::Poisoned { .. }) if before.poisoned => Ok(()),
-            Err(error) if before.poisoned => broken(format!("a poisoned log says: {error}")),
+            Err(error) if before.poisoned => broken(format!("a poisoned log returns: {error}")),
             Err(_) if !self.faults => {
-                broken(format!("nothing fails, and yet {operation}: {result:?}"))
+                broken(format!("there are no faults, but {operation} fails: {result:?}"))
             }
             Err(error @ Error::Poisoned { .. })
                 if !wal.is_poisoned() || !self.watched.explains(error) =>
@@ -421,7 +422,7 @@ impl Machine {
             }
             Err(Error::Poisoned { .. }) => Ok(()),
             Err(error) if self.watched.explains(error) => Ok(()),
-            Err(error) => broken(format!("an unexpected answer: {error}")),
+            Err(error) => broken(format!("an unexpected error: {error}")),
             Ok(_) => Ok(()),
         }
     }
@@ -436,8 +437,8 @@ impl Machine {
             | (Operation::Flush, _) => self.ledger.note_written(last),
             (Operation::Sync | Operation::Rotate, _) => self.ledger.note_durable(last),
             (Operation::SetState { .. }, _) => self.ledger.state_is_set(),
-            (Operation::Checkpoint { behind }, _) => {
-                let floor = last.saturating_sub(*behind).max(self.ledger.floor());
+            (Operation::Checkpoint { before_last }, _) => {
+                let floor = last.saturating_sub(*before_last).max(self.ledger.floor());
                 self.ledger.settle_floor(floor);
                 self.ledger.note_durable(floor);
             }
@@ -451,7 +452,7 @@ impl Machine {
         self.check_at_rest(wal)
     }
 
-    /// A call failed, and the log goes on: it is as if the call had not been made.
+    /// Notes a call that failed on a log that stays usable: the call must have had no effect.
     fn not_done(
         &mut self,
         wal: &Wal,
@@ -462,11 +463,9 @@ impl Machine {
             return Ok(());
         }
         match operation {
-            Operation::Append { .. } | Operation::Batch { .. } => {
-                self.ledger.take_back(before.last)
-            }
+            Operation::Append { .. } | Operation::Batch { .. } => self.ledger.revoke(before.last),
             Operation::SetState { .. } => self.ledger.state_is_not_set(),
-            // A checkpoint that could not remove a file holds all the same, and the log says so.
+            // A checkpoint that could not remove a file is still in effect. `first_lsn` shows it.
             Operation::Checkpoint { .. } => {
                 self.ledger.settle_floor(u64::from(wal.first_lsn()) - 1)
             }
@@ -475,13 +474,13 @@ impl Machine {
         self.check_at_rest(wal)
     }
 
-    /// What the log says of itself must agree with what it was given.
+    /// Checks that the log's own LSNs agree with the ledger.
     fn check_at_rest(&self, wal: &Wal) -> Result<(), Violation> {
         let last = u64::from(wal.last_lsn());
         let floor = u64::from(wal.first_lsn()) - 1;
         if last != self.ledger.last() || floor != self.ledger.floor() {
             let what = format!(
-                "the log says last {last} and floor {floor}, which are {} and {}",
+                "the log reports last {last} and floor {floor}, but the ledger has {} and {}",
                 self.ledger.last(),
                 self.ledger.floor()
             );
@@ -490,12 +489,15 @@ impl Machine {
         Ok(())
     }
 
-    /// What the log calls durable its readers have seen; so that is promised, too.
+    /// Readers may have seen every record that the log calls durable. So these records are promised
+    /// too.
     fn note_durable(&mut self, wal: &Wal) -> Result<(), Violation> {
         let durable = u64::from(wal.durable_lsn());
         if durable > self.ledger.last() || durable < self.ledger.durable() {
-            let what =
-                format!("the log says {durable} is durable, {} is promised", self.ledger.durable());
+            let what = format!(
+                "the log reports {durable} as durable, but {} is promised",
+                self.ledger.durable()
+            );
             return Err(Violation::new(Kind::Broken, what));
         }
         self.ledger.note_durable(durable);
@@ -507,7 +509,7 @@ impl Machine {
         let mut dice = Dice::new(self.contents.roll());
         let mut stored = Stored { payload: contents(&mut dice, bytes).into(), ..Stored::default() };
         if self.setup.entries == Entries::Tagged {
-            stored.kind = u16::try_from(dice.below(1 << 16)).expect("it has 16 bits");
+            stored.kind = u16::try_from(dice.below(1 << 16)).expect("the kind has 16 bits");
             if dice.coin() {
                 let bytes = 1 + dice.index(40);
                 stored.meta = contents(&mut dice, bytes).into();
@@ -517,7 +519,7 @@ impl Machine {
     }
 }
 
-/// So many bytes that were never stored before.
+/// This many bytes that were never stored before.
 fn contents(dice: &mut Dice, bytes: usize) -> Vec<u8> {
     let mut contents = Vec::with_capacity(bytes + 8);
     while contents.len() < bytes {
@@ -527,7 +529,7 @@ fn contents(dice: &mut Dice, bytes: usize) -> Vec<u8> {
     contents
 }
 
-/// What a call is given to store.
+/// The data for a call.
 #[derive(Debug, Default)]
 struct Given {
     records: Vec<Arc<Stored>>,

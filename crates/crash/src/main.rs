@@ -1,4 +1,4 @@
-//! `seawall-crash`: crashes seawall on its simulated disk, and says what became of it.
+//! `seawall-crash`: crashes seawall on its simulated disk, and prints the broken promises.
 
 mod arguments;
 mod commands;

@@ -1,4 +1,4 @@
-//! Long random histories, crashed anywhere.
+//! Runs long random histories and crashes them at random calls.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,53 +14,54 @@ use crate::machine;
 use crate::shrink;
 use crate::trial::{Failure, Stop, check_point, examine, guarded};
 
-/// Crash points of each history, and power cuts at each.
+/// Crash points of each history, and power cuts at each point.
 const POINTS: u64 = 6;
 const CUTS: u64 = 3;
 
-/// What a run found.
+/// The result of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// What was looked at.
+    /// Counts of what was examined.
     pub tally: Tally,
-    /// Histories run.
+    /// The number of histories that were run.
     pub histories: u64,
-    /// What was broken, by rising index.
+    /// The broken promises, in the order of the histories.
     pub failures: Vec<Failure>,
 }
 
 impl Report {
-    /// How many failures of that kind.
+    /// The number of failures of this kind.
     #[must_use]
     pub fn count(&self, kind: Kind) -> usize {
         self.failures.iter().filter(|failure| failure.violation.kind == kind).count()
     }
 }
 
-/// How many failing histories are shrunk.
+/// The number of failing histories that are shrunk.
 const SHRUNK_MAX: usize = 3;
 
-/// One of several shares of a run, so that a long run can be done in pieces, or on several machines.
+/// One of several shares of a run, so that a long run can be done in pieces or on several machines.
 /// No two shares have a history in common. All shares together have the histories of the run. Only
-/// the last few can differ, because each share ends after it has judged its part of the images.
+/// the last few histories can differ, because each share ends after it has judged its part of the
+/// images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// Which one, from 1.
+    /// The number of this share, from 1.
     part: u64,
-    /// Of how many.
+    /// The number of shares.
     parts: u64,
 }
 
 impl Share {
-    /// All of a run.
+    /// The whole run.
     pub const WHOLE: Share = Share { part: 1, parts: 1 };
 
-    /// The index of the history that is the `at`-th of this share.
+    /// The index of history number `at` of this share.
     fn index(self, at: u64) -> u64 {
         at * self.parts + self.part - 1
     }
 
-    /// How many of the run's images it judges.
+    /// The number of the run's images that this share judges.
     #[must_use]
     pub fn images(self, images: u64) -> u64 {
         images.div_ceil(self.parts)
@@ -70,14 +71,14 @@ impl Share {
 impl FromStr for Share {
     type Err = String;
 
-    /// Reads `i/n`: the i-th of n shares.
+    /// Parses `i/n`: share i of n.
     fn from_str(text: &str) -> Result<Share, String> {
         let numbers = text.split_once('/');
         let share = numbers.and_then(|(part, parts)| {
             Some(Share { part: part.parse().ok()?, parts: parts.parse().ok()? })
         });
         let share = share.filter(|share| (1..=share.parts).contains(&share.part));
-        share.ok_or_else(|| "not a share: 2/10 is the second of ten".to_owned())
+        share.ok_or_else(|| "not a share: write 2/10 for the second of ten".to_owned())
     }
 }
 
@@ -87,9 +88,9 @@ impl fmt::Display for Share {
     }
 }
 
-/// Runs histories of `seed` until a share of `images` was judged, on so many threads. The outcome
-/// depends on `images`, `seed`, `share` and `stop` alone. `progress` is told how many images there
-/// are so far.
+/// Runs histories of `seed` on this many threads until a share of `images` was judged. The outcome
+/// depends only on `images`, `seed`, `share` and `stop`. Calls `progress` with the number of images
+/// so far.
 pub fn run(
     images: u64,
     seed: u64,
@@ -110,7 +111,8 @@ pub fn run(
                     let outcome = one(seed, share.index(index));
                     let mut finished = finished.lock().expect("no thread panics");
                     finished.0.insert(index, outcome);
-                    // Counted in order, so that it does not matter who was faster.
+                    // The histories are counted in order, so the outcome does not depend on the
+                    // threads' speed.
                     while !done.load(Ordering::Relaxed) {
                         let Some((_, outcome)) = take_next(&mut finished) else { break };
                         let report = &mut finished.1;
@@ -136,7 +138,7 @@ pub fn run(
     report
 }
 
-/// What threads have run and is not counted yet, and what is.
+/// The histories that are run but not counted yet, and the report of those that are counted.
 type Finished = (BTreeMap<u64, (Tally, Option<Failure>)>, Report);
 
 fn take_next(finished: &mut Finished) -> Option<(u64, (Tally, Option<Failure>))> {
@@ -144,7 +146,7 @@ fn take_next(finished: &mut Finished) -> Option<(u64, (Tally, Option<Failure>))>
     if *first == finished.1.histories { finished.0.pop_first() } else { None }
 }
 
-/// The `index`-th history of `seed`.
+/// Makes history number `index` of `seed`.
 fn one(seed: u64, index: u64) -> (Tally, Option<Failure>) {
     let mut dice = Dice::part(seed, index);
     let history = History::random(&mut dice);

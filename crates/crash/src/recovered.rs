@@ -1,4 +1,4 @@
-//! What every image must allow: that it opens, and that one more record can be appended to it.
+//! Checks that every image opens, and that one more record can be appended to it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use seawall_testkit::{Kind, Violation};
 /// Opens the log of an image that a crash left.
 pub(crate) fn open(setup: Setup, image: &SimFs) -> Result<Wal, Violation> {
     setup.options().open_on(Arc::new(image.clone()), home(image)).map_err(|error| {
-        Violation::new(Kind::FalseCorrupt, format!("open says: {error} {error:?}"))
+        Violation::new(Kind::FalseCorrupt, format!("open fails: {error} {error:?}"))
     })
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn append_one_more(wal: &Wal, ledger: &mut Ledger) -> Result<(), Viol
     ledger.submit(std::slice::from_ref(&more));
     let appended = wal.append(more.entry()).and_then(|lsn| wal.sync().map(|_| lsn));
     if appended.as_ref().ok().is_none_or(|lsn| u64::from(*lsn) != ledger.last()) {
-        let what = format!("the append after recovery says {appended:?}");
+        let what = format!("the append after recovery returns {appended:?}");
         return Err(Violation::new(Kind::Broken, what));
     }
     ledger.note_durable(ledger.last());

@@ -1,4 +1,4 @@
-//! Makes a failing history shorter, for as long as it fails in the same way.
+//! Makes a failing history shorter while it fails in the same way.
 
 use seawall::Durability;
 use seawall::options::Preallocate;
@@ -9,12 +9,12 @@ use crate::history::{History, Operation, Setup};
 use crate::machine;
 use crate::trial::{Failure, check_point, examine, guarded};
 
-/// How many shorter histories are tried.
+/// The number of shorter histories that are tried.
 const ATTEMPTS: usize = 400;
-/// Power cuts at each call of each.
+/// The number of power cuts at each call of a history.
 const CUTS: u64 = 6;
 
-/// Shrinks the history of `failure`; its violation becomes that of the shorter one.
+/// Shrinks the history of `failure`, and replaces its violation by that of the shorter history.
 pub(crate) fn shrink(failure: &mut Failure) {
     let mut attempts = ATTEMPTS;
     let mut attempt = |failure: &mut Failure, candidate: History| {

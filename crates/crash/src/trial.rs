@@ -1,4 +1,4 @@
-//! A trial: a history is run and stopped, what it left is looked at, and a failure is noted.
+//! A trial runs and stops a history, examines the disk, and notes a failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -7,30 +7,30 @@ use crate::history::History;
 use crate::machine::{self, Outcome};
 use seawall_testkit::{Kind, Violation};
 
-/// Crashes one after another.
+/// The number of successive crashes.
 const DEPTH: u32 = 3;
 
-/// A history, where it was stopped, and what was then broken.
+/// A history, where it was stopped, and the promise that was broken.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// Which of the seed's histories.
+    /// The index of the history among those of the seed.
     pub index: u64,
-    /// The history, as short as it could be made.
+    /// The history, shrunk as far as possible.
     pub history: History,
-    /// What it broke.
+    /// The broken promise.
     pub violation: Violation,
 }
 
-/// Whether to go on after a failure.
+/// Whether the run continues after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// Ends after the first history that fails, and does not shrink it.
     AtFirst,
-    /// Looks at all images, and shrinks the first few that fail.
+    /// Judges all images, and shrinks the first few failing histories.
     Never,
 }
 
-/// Stops the history at a call, and looks at what is left.
+/// Stops the history at a call, and examines the disk.
 pub(crate) fn check_point(
     history: &History,
     call: u64,
@@ -41,15 +41,15 @@ pub(crate) fn check_point(
     examine(examiner, &outcome).map_err(place)
 }
 
-/// Looks at what a history left.
+/// Examines the disk that a history left.
 pub(crate) fn examine(examiner: &mut Examiner, outcome: &Outcome) -> Result<(), Violation> {
     let operations = outcome.began.len();
-    examiner
-        .examine(&outcome.disk, &outcome.ledger, DEPTH)
-        .map_err(|violation| violation.at(format!("in operation {} (1 makes the log)", operations)))
+    examiner.examine(&outcome.disk, &outcome.ledger, DEPTH).map_err(|violation| {
+        violation.at(format!("in operation {} (1 creates the log)", operations))
+    })
 }
 
-/// A panic of the library's is a broken promise, too.
+/// Turns a panic of the library into a violation.
 pub(crate) fn guarded(check: impl FnOnce() -> Result<(), Violation>) -> Result<(), Violation> {
     catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -1,7 +1,7 @@
-//! A disk that is watched: it notes at which calls it is synced, and which planned faults were met.
+//! A watched disk: it records the calls that sync it, and the planned faults that occurred.
 //!
-//! Between two syncs more and more becomes possible, so only there is the set of possible states as
-//! large as it gets. And an error that a log returns is forgiven only if a fault explains it.
+//! Between two syncs the set of possible states only grows, so it is largest just before a sync. An
+//! error that a log returns is allowed only if a fault explains it.
 
 use std::io;
 use std::path::PathBuf;
@@ -28,15 +28,15 @@ struct Watch {
     syncs: Vec<u64>,
     planned: Vec<Planned>,
     met: Vec<Met>,
-    /// Whether the disk had too little room at some time.
+    /// Whether the disk ran out of space at some time.
     was_full: bool,
 }
 
-/// A fault that is to come.
+/// A planned fault.
 #[derive(Debug)]
 struct Planned {
     trouble: Trouble,
-    /// How many such calls go well before it.
+    /// The number of such calls that succeed before the fault.
     after: u64,
 }
 
@@ -44,7 +44,7 @@ struct Planned {
 enum Trouble {
     /// A call of this kind fails on the disk.
     Disk(sim::Call, Fault),
-    /// A file or a directory cannot be opened, and so many more.
+    /// A file or a directory cannot be opened, and neither can the next `more` ones.
     NoHandle { more: u64 },
 }
 
@@ -62,7 +62,7 @@ impl Trouble {
 struct Met {
     call: Call,
     path: PathBuf,
-    /// Where it read or wrote.
+    /// The offset of the read or write.
     offset: Option<u64>,
     error: io::Error,
 }
@@ -76,8 +76,8 @@ impl Watched {
         Watched { fs, disk, watch }
     }
 
-    /// Watches the disk of the next boot, or of the next process, instead. It has as much room, and
-    /// meets the faults that are still to come: in recovery, too.
+    /// Watches the disk of the next boot or of the next process instead. That disk has the same
+    /// space. It also meets the faults that are still planned, in recovery too.
     pub(crate) fn restart(&mut self, disk: SimFs) {
         let mut before = locked(&self.watch);
         let planned = std::mem::take(&mut before.planned);
@@ -94,7 +94,7 @@ impl Watched {
         Arc::new(self.fs.clone())
     }
 
-    /// The numbers of the calls that were syncs, of a file or a directory.
+    /// The numbers of the calls that synced a file or a directory.
     pub(crate) fn syncs(&self) -> Vec<u64> {
         locked(&self.watch).syncs.clone()
     }
@@ -111,20 +111,20 @@ impl Watched {
         locked(&self.watch).planned.push(Planned { trouble, after });
     }
 
-    /// Sets how many bytes the disk has room for.
+    /// Sets how many bytes the disk has space for.
     pub(crate) fn fill(&self, bytes: u64) {
         locked(&self.watch).was_full = true;
         self.disk.set_capacity(Some(bytes));
     }
 
-    /// Gives the disk room without end.
+    /// Gives the disk unlimited space.
     pub(crate) fn free(&self) {
         self.disk.set_capacity(None);
     }
 
-    /// Tells whether a fault that was met explains what the log says: the same error, of the same
-    /// file, at the same place. The want of a handle never explains a poisoned log: such a call has
-    /// not reached the disk.
+    /// Returns whether a fault that occurred explains the log's error: the same error, of the same
+    /// file, at the same offset. A missing handle never explains a poisoned log, because such a
+    /// call has not reached the disk.
     pub(crate) fn explains(&self, error: &Error) -> bool {
         let watch = locked(&self.watch);
         match error {
@@ -159,8 +159,8 @@ impl Watch {
                 Verdict::Fail(io::Error::from_raw_os_error(NO_HANDLE))
             }
             Trouble::Disk(call, fault) => {
-                // Only the disk itself can fail as a disk does: a sync that fails drops what it
-                // should have written.
+                // Only the simulated disk can fail as a real disk does: a failed sync drops the
+                // unsynced bytes.
                 disk.plan(*call, 0, fault.clone());
                 let kind = match fault {
                     Fault::Error(kind) | Fault::ErrorAfter(kind) => Some(*kind),
@@ -190,7 +190,8 @@ impl Watch {
                 .met
                 .iter()
                 .filter(|met| same(met, source) && met.offset == *offset)
-                // The log names the file that was to be renamed, and the hook its new name.
+                // The log's error names the source of a rename, and the hook's call names the
+                // target.
                 .any(|met| met.call == Call::Rename || *met.path == **path),
             Error::StorageFull { source, .. } => {
                 self.was_full || self.met.iter().any(|met| same(&met, source))
@@ -237,11 +238,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_full_disk_refused_does_not_come_back_after_a_power_cut() {
-        // Method: four threads append at once, on a slow disk, so that three wait together for the
-        // first one. No two of their records fit into a frame; the disk has room for the first
-        // one's and one frame more, which is cut off again. After a power cut, in many of the
-        // states that are possible, it must not be there.
+    fn records_that_a_full_disk_refused_do_not_come_back_after_a_power_cut() {
+        // Method: four threads append at once on a slow disk, so that three of them wait together
+        // for the first. No two of their records fit into one frame. The disk has space for the
+        // first thread's frame and for one more frame, which the log cuts off again. After a power
+        // cut, the cut frame must not be there in any of many possible states.
         let mut refused = 0;
         for round in 0..12 {
             let disk = SimFs::new(round);
@@ -253,7 +254,7 @@ mod tests {
             });
             let options = Options::new().preallocate(Preallocate::Off);
             let wal = options.open_on(Arc::new(slow), "/log").unwrap();
-            wal.append(&[]).unwrap(); // The first one makes the spares, which take room of their own.
+            wal.append(&[]).unwrap(); // The first append makes the spares, which take space.
             let files = disk.files();
             let used: u64 = files.iter().map(|path| disk.bytes(path).unwrap().len() as u64).sum();
             disk.set_capacity(Some(used + 90_000));

@@ -1,4 +1,4 @@
-//! The quick forms of the crash tests. The command runs longer ones.
+//! Short runs of the crash tests. The command makes longer runs.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -35,25 +35,25 @@ fn bound(operations: usize, depth: u32) -> Bound {
 
 #[test]
 fn every_workload_of_two_operations_survives_a_crash_at_every_call() {
-    // Method: stop each at every call, open every disk that is possible there.
+    // Method: stop each workload at every call, and open every disk that is possible there.
     let reached = exhaustive::run(&bound(2, 1), 1, THREADS, |_, _| {});
     assert_none(&reached.failures);
     assert!(reached.tally.images > 30_000 && reached.left_out() == 0, "{reached:?}");
-    // A sync that fails in recovery leaves more states than are looked at.
+    // A failed sync in recovery has more states than the test opens.
     assert!(reached.tally.points_sampled < 10, "{reached:?}");
 }
 
 #[test]
 fn recovery_survives_a_crash_at_every_call_of_its_own() {
-    // Method: as above, after one operation; each recovery is stopped at every call, and each image
-    // opened again.
+    // Method: as above, after one operation. Stop each recovery at every call, and open each image
+    // again.
     let reached = exhaustive::run(&bound(1, 2), 1, THREADS, |_, _| {});
     assert_none(&reached.failures);
     assert!(reached.tally.images > 1_000, "{reached:?}");
 }
 
 #[test]
-fn a_bound_is_kept_and_what_it_leaves_out_is_counted() {
+fn a_bound_is_kept_and_the_workloads_left_out_are_counted() {
     let some = Bound { workloads_max: Some(5), ..bound(2, 1) };
     let reached = exhaustive::run(&some, 1, THREADS, |_, _| {});
     assert_eq!((reached.lengths[2].0, reached.whole_length()), (5, Some(1)), "{reached:?}");
@@ -75,7 +75,7 @@ fn random_histories_with_faults_survive_random_crashes() {
 }
 
 #[test]
-fn the_outcome_does_not_depend_on_how_many_threads_there_are() {
+fn the_outcome_does_not_depend_on_the_number_of_threads() {
     let [one, three] =
         [1, 3].map(|threads| random::run(1_500, 9, Share::WHOLE, threads, Stop::Never, |_| {}));
     assert_eq!((one.tally, one.histories), (three.tally, three.histories));
@@ -83,7 +83,7 @@ fn the_outcome_does_not_depend_on_how_many_threads_there_are() {
 
 #[test]
 fn the_shares_of_a_run_have_its_histories() {
-    // Method: a run of few images, in one piece and in three. The last histories may differ.
+    // Method: make a run of few images in one piece and in three. The last histories may differ.
     let part = |share: &str| {
         let share: Share = share.parse().unwrap();
         random::run(1_500, 9, share, THREADS, Stop::Never, |_| {})
@@ -97,17 +97,17 @@ fn the_shares_of_a_run_have_its_histories() {
 }
 
 #[test]
-fn damage_is_told_from_a_crash() {
-    // The share of a case is near its limit: of fewer images, chance would decide.
+fn damage_is_distinguished_from_a_crash() {
+    // The share of a case is near its limit. With fewer images, chance would decide.
     for row in classify::run(4000, 1) {
         assert!(row.meets_goal(), "{row:?}");
     }
 }
 
 #[test]
-fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
-    // Found by `random --seed 2`: the new floor was durable, the log said the old one, and a crash
-    // brought the new.
+fn a_refused_checkpoint_has_the_floor_that_the_log_reports() {
+    // Found by `random --seed 2`: the new floor was durable, the log reported the old one, and a
+    // crash restored the new one.
     let refused = |call| Operation::Fail { call, after: 0, fault: Fault::Error(ErrorKind::Other) };
     for call in [Call::Open, Call::Create, Call::Rename] {
         let operations = vec![
@@ -115,8 +115,8 @@ fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
             refused(call),
             Operation::Append { bytes: 5000 },
             Operation::Append { bytes: 5000 },
-            Operation::Checkpoint { behind: 0 },
-            Operation::Checkpoint { behind: 0 },
+            Operation::Checkpoint { before_last: 0 },
+            Operation::Checkpoint { before_last: 0 },
             Operation::PowerCut { seed: 1_007_725 },
             Operation::Append { bytes: 1 },
         ];
@@ -130,9 +130,9 @@ fn a_checkpoint_whose_mark_is_refused_is_where_the_log_says() {
 }
 
 #[test]
-fn reads_that_fail_for_a_while_are_no_damage() {
-    // Found by `random --seed 1`: three reads in a row failed, and the fourth did not. `open` said
-    // `Corrupt` with `Damage::Changed` instead of the error of the reads.
+fn reads_that_fail_for_a_while_are_not_damage() {
+    // Found by `random --seed 1`: three reads in a row failed, and the fourth succeeded. `open`
+    // returned `Corrupt` with `Damage::Changed` instead of the error of the reads.
     let refused =
         |after| Operation::Fail { call: Call::Read, after, fault: Fault::Error(ErrorKind::Other) };
     for after in 0..12 {
@@ -144,7 +144,7 @@ fn reads_that_fail_for_a_while_are_no_damage() {
     }
 }
 
-/// A history that quickcheck draws, and makes shorter where it fails.
+/// A history that quickcheck draws, and shrinks if it fails.
 #[derive(Debug, Clone)]
 struct Drawn(History);
 

@@ -12,7 +12,7 @@ use seawall_testkit::hooks::{Call, Verdict};
 use seawall_testkit::{Dice, HookFs};
 
 const ROUNDS: u64 = 60;
-/// Power cuts at the call at which a round is stopped.
+/// The number of power cuts at the call at which a round is stopped.
 const CUTS: u64 = 40;
 const STATES: u64 = 8;
 const RECORDS: u64 = 16;
@@ -21,10 +21,10 @@ const RECORDS: u64 = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
     number: u64,
-    /// The last record that was there when the state was submitted.
+    /// The last record in the log when the state was submitted.
     after: u64,
     began: u64,
-    /// When it was acknowledged, if it was.
+    /// The time of its acknowledgement, if any.
     ended: Option<u64>,
 }
 
@@ -51,7 +51,7 @@ fn set_states(wal: &Wal, clock: &AtomicU64, thread: u64) -> Vec<State> {
     states
 }
 
-/// Appends records until the machine stops; returns those that were acknowledged, with their LSNs.
+/// Appends records until the machine stops. Returns the acknowledged ones with their LSNs.
 fn append(wal: &Wal, thread: u64) -> BTreeMap<u64, Vec<u8>> {
     let mut records = BTreeMap::new();
     for at in 0..RECORDS {
@@ -64,10 +64,10 @@ fn append(wal: &Wal, thread: u64) -> BTreeMap<u64, Vec<u8>> {
 
 #[test]
 fn a_state_that_survives_has_every_record_that_was_submitted_before_it() {
-    // Method: two threads set states, one more appends, on a slow disk, so that states and records
-    // go out in groups and states are merged. The machine stops at any call; the state itself says
-    // which records were there before it was submitted. The order of the threads is not known: what
-    // must be there follows from what each call said, and when.
+    // Method: two threads set states and one appends, on a slow disk. So states and records share
+    // groups, and states are merged. The machine stops at any call. Each state holds the last
+    // record before its submission. The order of the threads is not known. The required content
+    // follows from the result and the time of each call.
     let mut merged = 0;
     let mut unacknowledged = 0;
     for round in 0..ROUNDS {
@@ -118,7 +118,7 @@ fn a_state_that_survives_has_every_record_that_was_submitted_before_it() {
             let newest = states.iter().filter(|state| state.ended.is_some());
             match found {
                 Some(found) => {
-                    assert!(found.after <= last, "{place}: {found:?}, and the log ends at {last}");
+                    assert!(found.after <= last, "{place}: {found:?}, but the log ends at {last}");
                     unacknowledged += u64::from(found.ended.is_none());
                     for other in newest {
                         let older = found.ended.is_some_and(|ended| ended < other.began);
@@ -126,16 +126,16 @@ fn a_state_that_survives_has_every_record_that_was_submitted_before_it() {
                     }
                 }
                 None => {
-                    assert!(shown.is_empty(), "{place}: never submitted");
-                    assert_eq!(newest.count(), 0, "{place}: an acknowledged state is gone");
+                    assert!(shown.is_empty(), "{place}: the state was never submitted");
+                    assert_eq!(newest.count(), 0, "{place}: an acknowledged state is lost");
                 }
             }
-            // What was submitted before an acknowledged state is durable with it.
+            // The records that were submitted before an acknowledged state are durable with it.
             let acknowledged = states.iter().filter(|state| state.ended.is_some());
             let before = acknowledged.map(|state| state.after).max();
             assert!(before.is_none_or(|before| before <= last), "{place}: {before:?} of {last}");
         }
     }
     assert!(merged > 0, "no states shared a sync");
-    assert!(unacknowledged > 0, "no state survived that was not acknowledged");
+    assert!(unacknowledged > 0, "no unacknowledged state survived");
 }

@@ -1,4 +1,4 @@
-//! A whole run: rounds of workload and images, several judges at once, and what came of it.
+//! A whole run: rounds of workloads and images, several judges at once, and the result.
 
 use std::fmt::Write as _;
 use std::io;
@@ -18,15 +18,15 @@ use crate::rig::{FileSystem, Rig};
 use crate::round::{Reopened, Round, Task};
 use crate::say::say;
 
-/// Whether the library was built not to sync: then promises must be found broken.
+/// Whether the library was built without syncs. Then the judges must find broken promises.
 pub(crate) const CONTROL: bool = cfg!(seawall_no_sync);
-/// No image takes as long.
+/// A run that makes no progress for this long is ended. No image takes as long.
 const HANG: Duration = Duration::from_secs(120);
 
-/// As many broken images are described; all are counted.
+/// At most this many broken images are described. All are counted.
 const EXAMPLES_MAX: usize = 20;
 
-/// What to do.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) file_system: FileSystem,
@@ -38,17 +38,17 @@ pub(crate) struct Plan {
     pub(crate) keep: Option<PathBuf>,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) images: u64,
-    /// Those cut a second time, which count as images, too.
+    /// Images that were cut a second time. They also count as images.
     pub(crate) again: u64,
     pub(crate) rounds: u64,
     pub(crate) promised: u64,
-    /// Images of rounds in which a fault struck, by fault.
+    /// Images of rounds in which a fault occurred, by fault.
     pub(crate) struck: [u64; 3],
-    /// Rounds after a fault: how the log was opened again.
+    /// Rounds with a fault, by the way in which the log was opened again.
     pub(crate) reopened_same_mount: u64,
     pub(crate) reopened_anew: u64,
     pub(crate) reopened_never: u64,
@@ -74,7 +74,8 @@ impl Tally {
             Reopened::Never => self.reopened_never += 1,
         }
         if let Some(violation) = round.violation.take() {
-            let what = format!("round seed {:#x}, while it ran: {}", round.seed, violation.what);
+            let what =
+                format!("round seed {:#x}, during the workload: {}", round.seed, violation.what);
             self.note_broken(violation.kind, what);
         }
     }
@@ -119,7 +120,7 @@ impl Tally {
     }
 }
 
-/// Runs it.
+/// Runs the plan.
 ///
 /// # Errors
 /// The rig failed.
@@ -151,7 +152,7 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> io::Result<Tally> {
     Ok(tally)
 }
 
-/// Frees everyone with an error if nothing has moved for too long.
+/// If nothing happens for too long, ends all waits with an error.
 fn watch(beat: &AtomicU64, over: &AtomicBool, daemon: u32) {
     let mut last = 0;
     let mut since = Instant::now();
@@ -162,20 +163,20 @@ fn watch(beat: &AtomicU64, over: &AtomicBool, daemon: u32) {
             last = now;
             since = Instant::now();
         } else if since.elapsed() > HANG {
-            say(&format!("nothing has moved for {} s: giving up", HANG.as_secs()));
+            say(&format!("nothing has happened for {} s: giving up", HANG.as_secs()));
             Rig::pull_the_plug(daemon);
             return;
         }
     }
 }
 
-/// What the judges of a run have in common.
+/// The objects that the judges of a run share.
 struct Bench<'a> {
     plan: &'a Plan,
     rig: &'a Rig,
     tally: &'a Mutex<Tally>,
     bar: &'a ProgressBar,
-    /// Counts whatever is done.
+    /// Counts every step of the run.
     beat: &'a AtomicU64,
     stop: &'a AtomicBool,
 }
@@ -216,8 +217,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// One judge's share of a round: an image of its own, and in turn the tasks that no other judge
-    /// has taken yet.
+    /// Judges a share of a round's tasks with an image of its own. Takes tasks in turn that no
+    /// other judge has taken.
     fn judge_some(
         &self,
         image: usize,
@@ -256,7 +257,7 @@ impl Bench<'_> {
     }
 }
 
-/// How a tally is printed.
+/// The form in which a tally is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Text,
@@ -264,7 +265,7 @@ pub(crate) enum Form {
     Json,
 }
 
-/// The tally in this form.
+/// Formats the tally in this form.
 pub(crate) fn report(plan: &Plan, tally: &Tally, form: Form) -> String {
     let mut pairs: Vec<(&str, String)> = vec![
         ("fs", plan.file_system.name().into()),

@@ -14,7 +14,8 @@ use crate::daemon::{self, Fault};
 use crate::rig::FileSystem;
 use crate::say::say;
 
-/// Cuts the power under a log on a real file system, over and over, and holds the log to its word.
+/// Cuts the power under a log on a real file system, again and again, and checks the log's
+/// promises.
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 struct Arguments {
@@ -23,22 +24,23 @@ struct Arguments {
     /// The file system under the log.
     #[arg(value_enum)]
     file_system: Option<FileSystem>,
-    /// Disks to rebuild and judge, at least.
+    /// The smallest number of disks to rebuild and judge.
     #[arg(long, default_value_t = 1000)]
     images: u64,
-    /// Of them, from one run of the workload.
+    /// The number of disks from one run of the workload.
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(1..))]
     images_per_round: u64,
-    /// Images that are judged at the same time, each on a loop device of its own.
+    /// The number of images that are judged at the same time. Each has a loop device of its own.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
     judges: u16,
-    /// Draws workloads and cuts. The threads of a workload meet by chance all the same.
+    /// The seed of the workloads and of the cuts. The order of a workload's threads still differs
+    /// between runs.
     #[arg(long)]
     seed: Option<u64>,
     /// The faults of the device: none, one of them, or all in turn.
     #[arg(long, value_enum, default_value_t = Faults::Mixed)]
     faults: Faults,
-    /// Where to leave the log files of images that break a promise.
+    /// The directory for the log files of images that break a promise.
     #[arg(long)]
     keep: Option<PathBuf>,
     /// Prints the result as one line of JSON.
@@ -48,7 +50,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Serve {
-    /// Serves the disks; started by the command itself.
+    /// Serves the disks. The command itself starts this.
     #[command(hide = true)]
     Serve { mountpoint: PathBuf, bytes: u64, images: usize, whole: Vec<u64> },
 }
@@ -59,11 +61,11 @@ enum Faults {
     None,
     /// A write of records fails.
     Write,
-    /// A flush fails; the next one makes up for it.
+    /// A flush fails. The next flush makes the same writes durable.
     Flush,
-    /// A flush fails, and the records that it was for are lost.
+    /// A flush fails, and its records are lost.
     LossyFlush,
-    /// Two rounds without, then one with each.
+    /// Two rounds without a fault, and then one round with each fault.
     Mixed,
 }
 
@@ -134,7 +136,7 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            say(&format!("powercut on {}: could not run: {error}", file_system.name()));
+            say(&format!("powercut on {}: cannot run: {error}", file_system.name()));
             ExitCode::from(2)
         }
     }
@@ -151,24 +153,24 @@ fn verdict(tally: &campaign::Tally) -> ExitCode {
         return ExitCode::from(130);
     }
     if tally.unmountable * 100 > tally.images {
-        say("too many images cannot be mounted: this says little about the log");
+        say("too many images cannot be mounted: the result says little about the log");
         return ExitCode::from(2);
     }
     ExitCode::from(u8::from(tally.violations() > 0))
 }
 
-/// What this machine lacks.
+/// The first requirement that this machine lacks.
 fn missing(file_system: FileSystem) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
-        return Some("it needs to be root".into());
+        return Some("powercut needs root".into());
     }
     for (device, what) in [("/dev/fuse", "FUSE"), ("/dev/loop-control", "loop devices")] {
         if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open(device) {
-            return Some(format!("it needs {what}: {device}: {error}"));
+            return Some(format!("powercut needs {what}: {device}: {error}"));
         }
     }
     if !may_mount() {
-        return Some("it needs to be allowed to mount (CAP_SYS_ADMIN)".into());
+        return Some("powercut needs the right to mount (CAP_SYS_ADMIN)".into());
     }
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let knows = |name: &str| known.lines().any(|line| line.split_whitespace().last() == Some(name));
@@ -184,13 +186,13 @@ fn missing(file_system: FileSystem) -> Option<String> {
     let (maker, package) = file_system.maker();
     for (program, package) in [("losetup", "mount"), (maker, package)] {
         if !is_installed(program) {
-            return Some(format!("it needs {program}: install the package {package}"));
+            return Some(format!("powercut needs {program}: install the package {package}"));
         }
     }
     None
 }
 
-/// Whether this process has the capability; root in a container may lack it.
+/// Whether this process has the capability. Root in a container may lack it.
 fn may_mount() -> bool {
     const SYS_ADMIN: u64 = 1 << 21;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,12 +1,12 @@
-//! The process that serves the disks, through FUSE. It touches memory only: whatever it waited for
-//! on a disk might be waiting for it.
+//! The process that serves the disks through FUSE. It uses only memory: if it waited for a disk,
+//! that disk might wait for it.
 //!
 //! ```text
-//! disk       the disk that a workload runs on; everything done to it is logged
-//! image0 …   disks cut from that one, one for each judge; they are logged as well
-//! mark       what is written here is entered into the disk's log, at its present place
-//! journal    reads as the disk's log, without the bytes: one line for an event or a mark
-//! ctl        takes commands, see `Command`; reads as the answer to the last one
+//! disk       the disk that a workload runs on; its log has everything done to it
+//! image0 …   disks cut from that one, one for each judge; they have logs too
+//! mark       a write here enters the bytes into the disk's log, at its present place
+//! journal    reads as the disk's log without the bytes: one line for an event or a mark
+//! ctl        takes commands, see `obey`; reads as the answer to the last one
 //! ```
 
 use std::ffi::OsStr;
@@ -35,15 +35,15 @@ const CTL: u64 = 2;
 const MARK: u64 = 3;
 const JOURNAL: u64 = 4;
 const DISK: u64 = 5;
-/// That of `image0`; the others follow.
+/// The number of `image0`. The other images follow.
 const IMAGE: u64 = 6;
 
-/// What the next matching request to `disk` does instead of succeeding.
+/// What happens to the next matching request to `disk`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// A write of records fails, and the disk does not have it.
+    /// A write of records fails, and the disk does not store it.
     Write,
-    /// A flush fails; a later one makes durable what it should have.
+    /// A flush fails. A later flush makes the same writes durable.
     Flush,
     /// A flush fails, and the records that it should have made durable are lost.
     LossyFlush,
@@ -71,11 +71,11 @@ pub(crate) fn serve(
     images: usize,
     whole: Vec<u64>,
 ) -> io::Result<()> {
-    // All that wait for this process are freed with errors if it ends; it must not outlive the one
-    // that cleans up.
+    // If this process ends, every process that waits for it gets an error. It must not outlive the
+    // process that removes the mounts.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Its own allocations must not wait for pages to be written to the disks that it serves. Where
-    // that is not allowed there had better be memory enough.
+    // The allocations of this process must not wait for pages to be written to the disks that it
+    // serves. If the system does not allow this setting, the machine needs enough memory.
     let _ = rustix::process::configure_io_flusher_behavior(true);
     let disks = Disks {
         disk: Disk::new(bytes),
@@ -98,9 +98,9 @@ struct Server {
 struct Disks {
     disk: Disk,
     images: Vec<Disk>,
-    /// Marks, and how many events of the disk's log came before each.
+    /// The marks, and how many events of the disk's log came before each.
     marks: Vec<(usize, String)>,
-    /// The fault armed, and how many matching requests still succeed.
+    /// The armed fault, and how many matching requests still succeed.
     armed: Option<(Fault, u64)>,
     journal: String,
     answer: String,
@@ -123,7 +123,7 @@ impl Disks {
         }
     }
 
-    /// Counts a request that `fault` is for, and says whether it is to fail.
+    /// Counts a request that `fault` can hit, and returns whether the request must fail.
     fn strikes(&mut self, matches: impl Fn(Fault) -> bool) -> Option<Fault> {
         let (fault, left) = self.armed.as_mut().filter(|(fault, _)| matches(*fault))?;
         if *left > 0 {
@@ -175,12 +175,12 @@ impl Disks {
     }
 
     /// ```text
-    /// base                              makes what the disk holds now its beginning
-    /// reset                             returns to that, with an empty log
-    /// arm FAULT COUNT                   lets COUNT matching requests pass, then one fail
-    /// disarm                            answers "struck" if it did, else "armed"
-    /// cut IMAGE EVENTS CUT SEED         makes an image what a power cut after EVENTS leaves
-    /// cut-again IMAGE EVENTS CUT SEED   … the same, after EVENTS of its own
+    /// base                              makes the present content of the disk its beginning
+    /// reset                             returns to the beginning, with an empty log
+    /// arm FAULT COUNT                   lets COUNT matching requests pass; the next one fails
+    /// disarm                            answers "struck" if the fault occurred, otherwise "armed"
+    /// cut IMAGE EVENTS CUT SEED         makes an image the disk after a power cut after EVENTS
+    /// cut-again IMAGE EVENTS CUT SEED   the same for the image, after EVENTS of its own
     /// count IMAGE                       answers the number of events of an image
     /// ```
     fn obey(&mut self, command: &str) -> Option<String> {
@@ -301,7 +301,7 @@ fn file_of_name(name: &OsStr) -> Option<u64> {
 
 impl Filesystem for Server {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // More than the kernel allows is not an error: it says what it does allow.
+        // A larger size than the kernel allows is no error: the call returns the allowed size.
         if let Err(allowed) = config.set_max_write(TRANSFER_BYTES_MAX) {
             let _ = config.set_max_write(allowed);
         }
@@ -330,7 +330,7 @@ impl Filesystem for Server {
     }
 
     fn open(&self, _request: &Request, _file: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // Without a cache between, every request comes here, and in its order.
+        // Without a cache in between, every request arrives here, and in order.
         reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
     }
 
@@ -408,7 +408,7 @@ impl Filesystem for Server {
     }
 
     fn statfs(&self, _request: &Request, _file: INodeNo, reply: ReplyStatfs) {
-        // The block size is that in which the loop driver discards.
+        // The block size is the unit in which the loop driver discards.
         let size = u32::try_from(PAGE_BYTES).unwrap_or(0);
         reply.statfs(0, 0, 0, 0, 0, size, 255, size);
     }

@@ -1,10 +1,10 @@
-//! A disk in memory that keeps an ordered log of what was done to it, and can be cut off at any
-//! place of that log.
+//! A disk in memory with an ordered log of all changes. Its power can be cut at any place of that
+//! log.
 //!
 //! ```text
-//! base      what all disks of a run have in common: the fresh file system
-//! durable   what a flush had made durable where this disk was cut from another one
-//! live      everything since: what reads see
+//! base      what all disks of a run share: the fresh file system
+//! durable   what a flush had made durable when this disk was cut from another one
+//! live      everything since then: what reads see
 //! ```
 
 use std::collections::HashMap;
@@ -20,27 +20,26 @@ const SECTOR_BYTES: u64 = 512;
 
 type Page = Arc<[u8; PAGE]>;
 
-/// Pages by number; one that is not there is another layer's, or zero.
+/// Pages by number. A missing page is in another layer, or is zero.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pages(HashMap<u64, Page>);
 
-/// One thing done to a disk.
+/// One operation on a disk.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     /// Bytes written.
     Write { offset: u64, bytes: Arc<[u8]> },
     /// Bytes discarded or zeroed.
     Punch { offset: u64, len: u64 },
-    /// Everything before it is durable.
+    /// Makes all earlier operations durable.
     Flush,
-    /// A flush that was told to have failed; makes nothing durable.
+    /// A flush that was reported as failed. It makes nothing durable.
     FailedFlush,
-    /// A write that was told to have failed, or was lost by a failed flush; the disk does not have
-    /// it.
+    /// A write that was reported as failed, or that a failed flush lost. The disk does not have it.
     Lost { offset: u64, len: u64 },
 }
 
-/// Which of the writes that no flush covers a power cut leaves.
+/// Which of the unflushed writes a power cut leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Cut {
     /// None.
@@ -87,10 +86,10 @@ pub(crate) struct Disk {
     base: Arc<Pages>,
     durable: Pages,
     live: Pages,
-    /// What `live` was when the log was empty.
+    /// The content of `live` when the log was empty.
     start: Pages,
     log: Vec<Event>,
-    /// How much of the log of the disk that it is cut from `durable` holds.
+    /// How many events `durable` holds of the log of the disk from which this one was cut.
     durable_events: usize,
 }
 
@@ -115,7 +114,7 @@ impl Disk {
         &self.log
     }
 
-    /// Makes what the disk holds now its beginning, to which `reset` returns.
+    /// Makes the present content the beginning, to which `reset` returns.
     pub(crate) fn set_base(&mut self) {
         let mut base = (*self.base).clone();
         base.0.extend(self.durable.0.drain());
@@ -153,7 +152,7 @@ impl Disk {
         self.log.push(Event::Write { offset, bytes: bytes.into() });
     }
 
-    /// A write that fails.
+    /// Notes a write that fails.
     pub(crate) fn lose_write(&mut self, offset: u64, len: u64) {
         self.log.push(Event::Lost { offset, len });
     }
@@ -168,8 +167,8 @@ impl Disk {
         self.log.push(Event::Flush);
     }
 
-    /// A flush that fails; with it go those writes not flushed yet that `loses` names, though reads
-    /// still see them.
+    /// Notes a flush that fails. The unflushed writes that `loses` selects are lost with it, but
+    /// reads still see them.
     pub(crate) fn fail_flush(&mut self, loses: impl Fn(&[u8]) -> bool) {
         let from = flushed(&self.log);
         for event in &mut self.log[from..] {
@@ -182,7 +181,7 @@ impl Disk {
         self.log.push(Event::FailedFlush);
     }
 
-    /// Becomes what `source` is after a power cut after the first `events` of its log.
+    /// Becomes the disk `source` after a power cut after the first `events` of its log.
     pub(crate) fn cut_from(
         &mut self,
         source: &Disk,
@@ -211,8 +210,8 @@ impl Disk {
         self.log.clear();
     }
 
-    /// Becomes what it is after a power cut after the first `events` of its own log, and forgets
-    /// the rest.
+    /// Becomes this disk after a power cut after the first `events` of its own log. Forgets the
+    /// other events.
     pub(crate) fn cut_again(&mut self, events: usize, cut: Cut, seed: u64, whole: &[u64]) {
         let log = std::mem::take(&mut self.log);
         let log = &log[..events.min(log.len())];
@@ -239,7 +238,7 @@ fn apply(target: &mut Pages, below: &[&Pages], event: &Event) {
     }
 }
 
-/// Applies what a power cut leaves of `log`. The pages in `whole` are torn at no place within them.
+/// Applies the operations of `log` that a power cut leaves. The pages in `whole` are never torn.
 fn leave(target: &mut Pages, below: &[&Pages], log: &[Event], cut: Cut, seed: u64, whole: &[u64]) {
     let mut dice = Dice::new(seed);
     let eighths = [1, 4, 7][usize::try_from(dice.below(3)).unwrap_or(0)];
@@ -276,8 +275,8 @@ fn leave(target: &mut Pages, below: &[&Pages], log: &[Event], cut: Cut, seed: u6
     }
 }
 
-/// Splits a range at multiples of `unit`: the number of each unit, and where the piece in it begins
-/// and ends.
+/// Splits a range at multiples of `unit`. Returns the number of each unit, and the beginning and
+/// the end of the piece in it.
 fn pieces(offset: u64, len: u64, unit: u64) -> impl Iterator<Item = (u64, u64, u64)> {
     let end = offset + len;
     let mut at = offset;
@@ -323,13 +322,13 @@ fn within(offset: u64) -> usize {
     index(offset % PAGE_BYTES)
 }
 
-/// Where a piece of a page that begins at `from` ends in that page.
+/// The end, within its page, of a piece that begins at `from`.
 fn within_end(to: u64, from: u64) -> usize {
     index(to - from / PAGE_BYTES * PAGE_BYTES)
 }
 
 fn index(bytes: u64) -> usize {
-    usize::try_from(bytes).expect("memory has been allocated for it")
+    usize::try_from(bytes).expect("the bytes are in memory")
 }
 
 #[cfg(test)]
@@ -346,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_see_writes_and_punches_and_end_with_the_disk() {
+    fn reads_see_writes_and_punches_and_end_at_the_end_of_the_disk() {
         let disk = written();
         let bytes = disk.read(0, 16384);
         assert_eq!((bytes[0], bytes[511], bytes[512], bytes[1023]), (0, 0, 1, 1));
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_keeps_what_was_flushed_and_of_the_rest_what_it_says() {
+    fn a_cut_keeps_the_flushed_writes_and_the_other_writes_that_its_kind_selects() {
         let source = written();
         let mut image = Disk::new(source.bytes());
         for events in 0..=source.log().len() {
@@ -395,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_flush_covers_nothing_and_may_lose_what_it_should_have_covered() {
+    fn a_failed_flush_makes_nothing_durable_and_may_lose_its_writes() {
         let mut source = written();
         source.fail_flush(|bytes| bytes[0] == 2);
         source.write(65536, &[5; 512]);

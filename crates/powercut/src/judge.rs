@@ -1,4 +1,5 @@
-//! One image: mounted, its log opened, judged and appended to; then perhaps cut again within that.
+//! Judges one image: mounts it, opens its log, checks it and appends to it. Then it may cut the
+//! image again within these steps.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,25 +14,25 @@ use crate::rig::{Drive, Rig};
 use crate::round::{Task, WAL};
 use crate::workload::{append_some, options};
 
-/// That which appends to images.
+/// The thread number of the appends to images.
 const THREAD: u16 = 1000;
 
-/// What became of an image.
+/// The result of an image.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// All is kept. How many images that was: a second one if it was cut again.
+    /// All promises are kept. `images` is 2 if the image was cut again.
     Sound {
         images: u64,
     },
-    /// The file system itself did not survive.
+    /// The file system itself cannot be mounted.
     Unmountable(String),
     Broken(Violation),
 }
 
-/// Builds the image that `task` names, and holds its log against `ledger`.
+/// Builds the image of `task`, and compares its log with `ledger`.
 ///
 /// # Errors
-/// The rig failed; nothing is known of the log.
+/// The rig failed, and nothing is known of the log.
 pub(crate) fn judge(
     rig: &Rig,
     image: usize,
@@ -55,7 +56,7 @@ pub(crate) fn judge(
     if !dice.chance(2) {
         return Ok(Verdict::Sound { images: 1 });
     }
-    // A second power cut: while the first open was at work, or thereafter.
+    // A second power cut, during the first open or after it.
     let events = usize::try_from(dice.below(recovered.events as u64 + 1)).unwrap_or(0);
     let cut = Cut::ALL[usize::try_from(dice.below(4)).unwrap_or(0)];
     rig.cut_again(image, events, cut, dice.roll())?;
@@ -83,11 +84,11 @@ pub(crate) fn judge(
     })
 }
 
-/// Leaves the files of a broken image in a directory below `keep`, as they were before the log was
-/// opened.
+/// Copies the files of a broken image into a directory below `keep`, as they were before the log
+/// was opened.
 ///
 /// # Errors
-/// They could not be copied.
+/// The files could not be copied.
 pub(crate) fn keep(
     rig: &Rig,
     image: usize,
@@ -115,18 +116,18 @@ fn copy(source: &Path, target: &Path) -> io::Result<()> {
 
 struct Recovered {
     seen: Seen,
-    /// What was appended then.
+    /// The appends after the open.
     appended: [Mark; 2],
-    /// How many events there were once the log was open, …
+    /// The number of events when the log was open.
     reported: usize,
-    /// … once more had been appended to it, …
+    /// The number of events after the appends.
     acknowledged: usize,
-    /// … and in the end.
+    /// The number of events at the end.
     events: usize,
 }
 
 impl Recovered {
-    /// What is promised after a second cut.
+    /// The promises after a second cut.
     fn ledger_at(&self, events: usize, before: &Ledger) -> Ledger {
         let mut ledger = before.clone();
         if events >= self.reported {
@@ -169,7 +170,7 @@ fn recover(
     let acknowledged = rig.count(image)?;
     let mut recovered = Recovered { seen, appended, reported, acknowledged, events: 0 };
     let closed = guarded(|| {
-        wal.close().map_err(|error| Violation::of_error("closing after recovery", &error))?;
+        wal.close().map_err(|error| Violation::of_error("the close after recovery", &error))?;
         drop(wal);
         if dice.chance(1) {
             let ledger = recovered.ledger_at(usize::MAX, ledger);
@@ -186,7 +187,7 @@ fn open(dir: &Path, seed: u64) -> Result<Wal, Violation> {
     options(seed).open(dir).map_err(|error| Violation::of_error("opening", &error))
 }
 
-/// A panic of the log is a broken promise, too.
+/// Turns a panic of the log into a violation.
 fn guarded<T>(call: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);

@@ -1,5 +1,5 @@
-//! The oracle: what a log has been given and has promised, as the marks tell it, and whether an
-//! opened log keeps it.
+//! The oracle: the records and the promises of a log, as the marks state them, and whether an
+//! opened log keeps the promises.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -10,32 +10,33 @@ use seawall_testkit::{Kind, Violation};
 
 use crate::payload::{Identity, state_of};
 
-/// What a workload notes, in the order of the disk's log. `Began` comes before the call, the others
-/// after it.
+/// The notes of a workload, in the order of the disk's log. `Began` comes before the call, the
+/// others come after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
-    /// An append of so many records.
+    /// An append of this many records begins.
     Began {
         thread: u16,
         operation: u32,
         count: u16,
     },
-    /// It returned: its records are there from this LSN on. Or an open has reported them.
+    /// The append has returned, and its records begin at this LSN. Or an open has reported the
+    /// records.
     Done {
         thread: u16,
         operation: u32,
         count: u16,
         first: u64,
     },
-    /// It failed, and an open has reported a log without it.
+    /// The append failed, and an open has reported a log without it.
     Void {
         thread: u16,
         operation: u32,
     },
-    /// A checkpoint: is being made; is made, or has been reported.
+    /// A checkpoint begins. With `Floor`, it was made, or an open has reported it.
     FloorBegan(u64),
     Floor(u64),
-    /// Likewise a state.
+    /// A state begins to be set. With `State`, it was set, or an open has reported it.
     StateBegan(u64),
     State(u64),
 }
@@ -84,7 +85,7 @@ impl Mark {
     }
 }
 
-/// What a log shows that keeps its promises.
+/// The content of a log that keeps its promises.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) records: Vec<(u64, Identity)>,
@@ -92,7 +93,7 @@ pub(crate) struct Seen {
     pub(crate) state: u64,
 }
 
-/// What a log may and must hold.
+/// What a log may hold and must hold.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ledger {
     seed: u64,
@@ -100,14 +101,14 @@ pub(crate) struct Ledger {
     began: HashMap<(u16, u32), u16>,
     done: HashMap<(u16, u32), u64>,
     void: HashSet<(u16, u32)>,
-    /// The last LSN acknowledged.
+    /// The last acknowledged LSN.
     last: u64,
     floor: InDoubt<u64>,
     state: InDoubt<u64>,
 }
 
 impl Ledger {
-    /// That of a workload before its first mark.
+    /// The ledger of a workload before its first mark.
     pub(crate) fn new(seed: u64) -> Ledger {
         Ledger { seed, ..Ledger::default() }
     }
@@ -131,12 +132,12 @@ impl Ledger {
         }
     }
 
-    /// How many records have been acknowledged.
+    /// The number of acknowledged records.
     pub(crate) fn promised(&self) -> u64 {
         self.last
     }
 
-    /// The marks that make what an open has reported a promise.
+    /// The marks that turn the content that an open has reported into promises.
     pub(crate) fn marks_of(&self, seen: &Seen) -> Vec<Mark> {
         let mut marks = Vec::new();
         let mut there = HashSet::new();
@@ -160,10 +161,10 @@ impl Ledger {
         marks
     }
 
-    /// Holds an opened log against this.
+    /// Compares an opened log with this ledger.
     ///
     /// # Errors
-    /// What it breaks.
+    /// The promise that the log breaks.
     pub(crate) fn judge(&self, wal: &Wal) -> Result<Seen, Violation> {
         let shown = Shown::of(wal, |record| {
             let lsn = u64::from(record.lsn());
@@ -184,7 +185,8 @@ impl Ledger {
         let state = state_of(self.seed, &shown.state).filter(|number| self.state.allows(number));
         let Some(state) = state else {
             let bytes = shown.state.len();
-            let what = format!("a state of {bytes} bytes is there, not number {}", self.state);
+            let what =
+                format!("the log has a state of {bytes} bytes instead of state {}", self.state);
             return Err(Violation::new(Kind::Lost, what));
         };
         if let Some(end) = before.filter(|end| end.index + 1 != end.count) {
@@ -206,33 +208,33 @@ impl Ledger {
         };
         let key = (identity.thread, identity.operation);
         if identity.seed != self.seed {
-            return invented("is another log's");
+            return invented("belongs to another log");
         }
         if self.began.get(&key) != Some(&identity.count) || identity.index >= identity.count {
             return invented("was not appended yet");
         }
         if self.void.contains(&key) {
-            return invented("was not there when the log was opened before");
+            return invented("was not in the log at an earlier open");
         }
         let first = lsn.saturating_sub(identity.index.into());
         if let Some(done) = self.done.get(&key).filter(|done| **done != first) {
             return invented(&format!("was acknowledged from {done} on"));
         }
-        // The first record that is left may be in the midst of a batch: the checkpoint was.
+        // The first remaining record may be in the middle of a batch, because the checkpoint was.
         if let Some(before) = before {
             let goes_on = Identity { index: before.index + 1, ..before };
             if before.index + 1 < before.count && identity != goes_on {
-                return invented(&format!("stands where {goes_on:?} should"));
+                return invented(&format!("is in the place of {goes_on:?}"));
             }
             if identity.index > 0 && identity != goes_on {
-                return invented("stands alone");
+                return invented("does not follow the first record of its batch");
             }
         }
         Ok(())
     }
 
-    /// Each operation at most once and in its thread's order; in the place of each acknowledged
-    /// one, that one.
+    /// Checks that each operation occurs at most once and in its thread's order, and that each
+    /// acknowledged operation is at its LSN.
     fn judge_order(&self, records: &[(u64, Identity)]) -> Result<(), Violation> {
         let mut newest: HashMap<u16, u32> = HashMap::new();
         let mut there = HashMap::new();
@@ -243,9 +245,7 @@ impl Ledger {
             if before.is_some_and(|before| {
                 before > identity.operation || (begins && before == identity.operation)
             }) {
-                let what = format!(
-                    "record {lsn}, {identity:?}, stands behind that of operation {before:?}"
-                );
+                let what = format!("record {lsn}, {identity:?}, comes after operation {before:?}");
                 return Err(Violation::new(Kind::Invented, what));
             }
         }
@@ -256,7 +256,7 @@ impl Ledger {
                 (*first.max(&(floor + 1))..end).find(|lsn| there.get(lsn) != Some(key))
             {
                 let what = format!(
-                    "record {lsn} of {key:?} was acknowledged, {:?} is there",
+                    "record {lsn} of {key:?} was acknowledged, but the log holds {:?} there",
                     there.get(&lsn)
                 );
                 return Err(Violation::new(Kind::Lost, what));
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_survive_being_written() {
+    fn marks_can_be_parsed_after_they_were_printed() {
         for mark in [
             Mark::Began { thread: 1, operation: 2, count: 3 },
             Mark::Done { thread: 1, operation: 2, count: 3, first: 4 },
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_breaks_its_promises_is_found_out() {
+    fn a_log_that_breaks_its_promises_is_detected() {
         let dir = std::env::temp_dir().join(format!("seawall-ledger-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let wal = Wal::open(&dir).unwrap();

@@ -1,36 +1,37 @@
 //! Power cuts under real file systems.
 //!
 //! A workload runs on ext4, xfs or btrfs, on a disk that logs every write, discard and flush.
-//! Afterwards the disk is rebuilt as a power cut may have left it, at many places of that log; it
-//! is mounted, the log on it opened, and held against what the workload had been promised by then.
-//! Devices that fail are tried as well.
+//! Afterwards, the disk is rebuilt as a power cut may have left it, at many places of that log. It
+//! is mounted, and the log on it is opened and compared with the promises that the workload had by
+//! then. Failing devices are tested too.
 //!
 //! ```text
 //! cargo run --release -p seawall-powercut -- ext4 --images 20000
 //! RUSTFLAGS="--cfg seawall_no_sync" cargo run --release --target-dir target/no-sync -p seawall-powercut -- ext4
 //! ```
 //!
-//! The second form is the control: the library does not sync, and nearly every image must show it.
+//! The second command is the control: the library does not sync, and nearly every image must show
+//! it.
 //!
-//! The exit code is 0 if every promise is kept, 1 if one is broken, 2 if nothing can be said. The
-//! line printed counts the images by what they show:
+//! The exit code is 0 if every promise is kept, 1 if a promise is broken, and 2 if the run has no
+//! result. The printed line counts the images by their result:
 //!
 //! ```text
-//! lost            something acknowledged is not there
-//! invented        something is there that was not appended by then, or a batch in part, or a record
-//!                 twice
+//! lost            an acknowledged record or state is not in the log
+//! invented        the log holds a record that was not appended by then, a part of a batch, or a
+//!                 record twice
 //! false_corrupt   the log does not open, or cannot be read
-//! shrunk          something that an earlier open reported is not there
+//! shrunk          a record that an earlier open reported is not in the log
 //! broken          the log contradicts itself, or panics
-//! unmountable     the file system did not survive; nothing is known of the log
-//!                 (xfs takes a metadata block torn between its sectors for damage: about one in
+//! unmountable     the file system cannot be mounted; nothing is known of the log
+//!                 (xfs treats a metadata block torn between its sectors as damage: about one in
 //!                 thirty of the images that are cut again in sectors)
-//! cut_again       of the images: those made by a second cut, within the recovery from the first
+//! cut_again       of the images: those made by a second cut, during the recovery from the first
 //! ```
 //!
-//! It needs Linux, root, `/dev/fuse`, loop devices and the file system's mkfs; where one of them is
-//! missing it says so and does nothing. It removes what it made: mounts, loop devices, a directory
-//! in the one for temporary files.
+//! The program needs Linux, root, `/dev/fuse`, loop devices and the file system's mkfs. If one of
+//! them is missing, it prints that and ends. It removes everything that it made: mounts, loop
+//! devices, and a directory in the directory for temporary files.
 
 #[cfg(target_os = "linux")]
 mod campaign;
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
     return command::main();
     #[cfg(not(target_os = "linux"))]
     {
-        say::say("powercut: skipped: it needs Linux");
+        say::say("powercut: skipped: powercut needs Linux");
         ExitCode::SUCCESS
     }
 }

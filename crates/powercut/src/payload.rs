@@ -1,22 +1,21 @@
-//! What the workload stores: every byte of a record follows from who appended it and as its
-//! how-manieth.
+//! The payloads of the workload. Every byte of a record follows from its identity.
 
 use seawall_testkit::Dice;
 
-/// Begins every payload; by this the disk knows a write of records from the file system's own.
+/// Begins every payload. The disk recognizes writes of records by it.
 const MAGIC: [u8; 8] = *b"powercut";
 const HEADER_BYTES: usize = 32;
 
-/// Who appended a record.
+/// The origin of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Identity {
-    /// Draws the bytes; another one for each workload.
+    /// The seed of the bytes. It differs between workloads.
     pub(crate) seed: u64,
-    /// The thread …
+    /// The thread.
     pub(crate) thread: u16,
-    /// … its how-manieth operation …
+    /// The number of the operation in its thread.
     pub(crate) operation: u32,
-    /// … which record of its batch, and of how many.
+    /// The index of the record in its batch, and the size of the batch.
     pub(crate) index: u16,
     pub(crate) count: u16,
 }
@@ -45,7 +44,7 @@ impl Identity {
         bytes
     }
 
-    /// Whose record these bytes are: `None` unless all of them are just so.
+    /// The identity of a record with these bytes. `None` unless every byte is right.
     pub(crate) fn of(bytes: &[u8]) -> Option<Identity> {
         let header = bytes.get(..HEADER_BYTES)?;
         let number = |at: usize| Some(u16::from_le_bytes(header.get(at..at + 2)?.try_into().ok()?));
@@ -70,7 +69,7 @@ impl Identity {
     }
 }
 
-/// The bytes of the state that is set as the `number`-th; that before the first is empty.
+/// The bytes of state number `number`. State 0 is empty.
 pub(crate) fn state_bytes(seed: u64, number: u64) -> Vec<u8> {
     if number == 0 {
         return Vec::new();
@@ -85,7 +84,7 @@ pub(crate) fn state_bytes(seed: u64, number: u64) -> Vec<u8> {
     bytes
 }
 
-/// Which state these bytes are.
+/// The number of the state with these bytes.
 pub(crate) fn state_of(seed: u64, bytes: &[u8]) -> Option<u64> {
     let number = bytes
         .get(..8)
@@ -93,8 +92,7 @@ pub(crate) fn state_of(seed: u64, bytes: &[u8]) -> Option<u64> {
     (state_bytes(seed, number) == bytes).then_some(number)
 }
 
-/// Whether records are in what is written to a disk. A frame's first record lies at a multiple of
-/// eight.
+/// Whether a write to a disk contains records. A frame's first record lies at a multiple of eight.
 pub(crate) fn holds_payload(bytes: &[u8]) -> bool {
     bytes.chunks_exact(MAGIC.len()).any(|chunk| chunk == MAGIC)
 }
@@ -104,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_tells_its_identity_and_no_changed_byte_goes_unseen() {
+    fn a_payload_has_one_identity_and_every_changed_byte_is_noticed() {
         let identity = Identity { seed: 7, thread: 3, operation: 900, index: 1, count: 4 };
         let mut bytes = identity.payload();
         assert!(holds_payload(&bytes));
@@ -118,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_tells_its_number() {
+    fn a_state_has_one_number() {
         for number in 0..100 {
             assert_eq!(state_of(5, &state_bytes(5, number)), Some(number));
         }

@@ -1,5 +1,5 @@
-//! What stands around the disks: the process that serves them, loop devices, mounts. All of it goes
-//! when it is dropped; what a run that was killed has left goes when the next one starts.
+//! The environment of the disks: the process that serves them, loop devices, and mounts. Dropping
+//! the rig removes all of it. The next run removes what a killed run has left.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,7 +15,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::disk::Cut;
 
-/// Begins the name of a run's directory; the number of its process ends it.
+/// The prefix of the name of a run's directory. The process id follows it.
 const DIR: &str = "seawall-powercut-";
 
 /// A file system under test.
@@ -38,7 +38,7 @@ impl FileSystem {
         }
     }
 
-    /// The program that makes one, and the package that it is in.
+    /// The program that makes this file system, and its package.
     pub(crate) fn maker(self) -> (&'static str, &'static str) {
         match self {
             FileSystem::Ext4 => ("mkfs.ext4", "e2fsprogs"),
@@ -47,7 +47,7 @@ impl FileSystem {
         }
     }
 
-    /// The smallest that its maker makes, about. Memory is used only for what is written.
+    /// About the smallest size that the program makes. Only written pages use memory.
     pub(crate) fn bytes(self) -> u64 {
         match self {
             FileSystem::Ext4 => 64 << 20,
@@ -56,8 +56,8 @@ impl FileSystem {
         }
     }
 
-    /// Pages that it takes the device never to tear: it keeps copies of them, but does not look
-    /// there by itself.
+    /// Pages that the file system expects the device never to tear. It keeps copies of them, but
+    /// does not read the copies by itself.
     pub(crate) fn whole_pages(self) -> &'static [u64] {
         match self {
             FileSystem::Ext4 => &[0], // The superblock: two sectors under one checksum.
@@ -86,20 +86,20 @@ impl FileSystem {
     }
 }
 
-/// Which of the disks: the one that is logged, or one of the images cut from it.
+/// One of the disks: the disk that is logged, or one of the images cut from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Drive {
     Disk,
     Image(usize),
 }
 
-/// The disks, attached.
+/// The disks, attached to loop devices.
 pub(crate) struct Rig {
     file_system: FileSystem,
     dir: PathBuf,
     daemon: Child,
     ctl: Mutex<File>,
-    /// The loop device of the disk, then those of the images. Only these are ever detached.
+    /// The loop device of the disk, and then those of the images. Only these are ever detached.
     loops: Vec<PathBuf>,
 }
 
@@ -108,8 +108,8 @@ impl Rig {
     /// system.
     ///
     /// # Errors
-    /// What could not be done; whatever had been done is undone. `Unsupported` where FUSE or loop
-    /// devices are not to be had, though they seemed to be.
+    /// A step failed, and all earlier steps are undone. `Unsupported` if FUSE or loop devices do
+    /// not work although they seem to be available.
     pub(crate) fn new(file_system: FileSystem, images: usize) -> io::Result<Rig> {
         clear_leftovers();
         let dir = std::env::temp_dir().join(format!("{DIR}{}", std::process::id()));
@@ -129,10 +129,10 @@ impl Rig {
         Ok(rig)
     }
 
-    /// Gives the daemon a command; returns its answer.
+    /// Gives the daemon a command, and returns its answer.
     ///
     /// # Errors
-    /// The daemon did not take it, or is gone.
+    /// The daemon did not take the command, or has ended.
     pub(crate) fn command(&self, command: &str) -> io::Result<String> {
         let ctl = self.ctl.lock().unwrap_or_else(PoisonError::into_inner);
         ctl.write_all_at(command.as_bytes(), 0).map_err(|error| {
@@ -143,12 +143,12 @@ impl Rig {
         Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
     }
 
-    /// Makes an image what the disk is after a power cut after the first `events` of its log.
+    /// Makes an image the disk after a power cut after the first `events` of its log.
     pub(crate) fn cut(&self, image: usize, events: usize, cut: Cut, seed: u64) -> io::Result<()> {
         self.command(&format!("cut {image} {events} {cut} {seed}")).map(drop)
     }
 
-    /// Makes an image what it is after a power cut after the first `events` since it was cut.
+    /// Makes an image itself after a power cut after the first `events` since it was cut.
     pub(crate) fn cut_again(
         &self,
         image: usize,
@@ -159,10 +159,10 @@ impl Rig {
         self.command(&format!("cut-again {image} {events} {cut} {seed}")).map(drop)
     }
 
-    /// How many events an image has seen since it was cut.
+    /// The number of events of an image since it was cut.
     pub(crate) fn count(&self, image: usize) -> io::Result<usize> {
         let answer = self.command(&format!("count {image}"))?;
-        answer.parse().map_err(|_| io::Error::other(format!("the daemon counts {answer:?}")))
+        answer.parse().map_err(|_| io::Error::other(format!("the daemon answers {answer:?}")))
     }
 
     /// The file for marks.
@@ -170,12 +170,12 @@ impl Rig {
         OpenOptions::new().write(true).open(self.dir.join("fuse/mark"))
     }
 
-    /// The log of the disk, see the daemon.
+    /// The log of the disk. See the daemon.
     pub(crate) fn journal(&self) -> io::Result<String> {
         std::fs::read_to_string(self.dir.join("fuse/journal"))
     }
 
-    /// Mounts a disk; returns where.
+    /// Mounts a disk, and returns the mount point.
     pub(crate) fn mount(&self, drive: Drive) -> io::Result<PathBuf> {
         let (at, name) = place(drive);
         let target = self.dir.join(name);
@@ -185,7 +185,7 @@ impl Rig {
         Ok(target)
     }
 
-    /// Unmounts a disk; waits while the kernel still holds on to it.
+    /// Unmounts a disk. Waits while the kernel still uses it.
     pub(crate) fn unmount(&self, drive: Drive) -> io::Result<()> {
         let target = self.dir.join(place(drive).1);
         let start = Instant::now();
@@ -199,7 +199,7 @@ impl Rig {
         }
     }
 
-    /// Ends the process that serves the disks: everyone who waits for one of them gets an error.
+    /// Ends the process that serves the disks. Every process that waits for a disk gets an error.
     pub(crate) fn pull_the_plug(pid: u32) {
         let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
@@ -216,7 +216,7 @@ impl Drop for Rig {
     fn drop(&mut self) {
         release_disks(&self.dir, &self.loops);
         if let Ok(null) = File::open("/dev/null") {
-            self.ctl = Mutex::new(null); // The last file that is open there.
+            self.ctl = Mutex::new(null); // The old value is the last open file on the mount.
         }
         unmount_somehow(&self.dir.join("fuse"));
         let _ = self.daemon.kill();
@@ -225,12 +225,12 @@ impl Drop for Rig {
     }
 }
 
-/// Unmounts everything below `dir` but FUSE, and detaches `loops`, which have their files there.
+/// Unmounts everything below `dir` except FUSE, and detaches `loops`, whose files are there.
 fn release_disks(dir: &Path, loops: &[PathBuf]) {
     for target in subdirs(dir).filter(|target| !target.ends_with("fuse")) {
         unmount_somehow(&target);
     }
-    // Only once a device is idle is it really free; the files below it must not go before.
+    // Only an idle device is really free. The files below it must not be removed before.
     for _ in 0..250 {
         let attached: Vec<&PathBuf> =
             loops.iter().filter(|device| is_attached(device, dir)).collect();
@@ -253,8 +253,7 @@ fn unmount_somehow(target: &Path) {
     }
 }
 
-/// Does for a run that was killed what it could not do itself. Its directory's name tells its
-/// process.
+/// Removes what killed runs have left. The name of a directory contains the id of its process.
 fn clear_leftovers() {
     for dir in subdirs(&std::env::temp_dir()) {
         let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or("");
@@ -270,7 +269,7 @@ fn clear_leftovers() {
     }
 }
 
-/// The directories in one, whether or not something can be read there.
+/// The subdirectories of a directory, or none if it cannot be read.
 fn subdirs(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries: Vec<_> =
         std::fs::read_dir(dir).map(|entries| entries.flatten().collect()).unwrap_or_default();
@@ -297,7 +296,8 @@ fn start_daemon(file_system: FileSystem, images: usize, dir: &Path) -> io::Resul
     let mut daemon = Command::new(std::env::current_exe()?);
     daemon.arg("serve").arg(&fuse).arg(file_system.bytes().to_string()).arg(images.to_string());
     daemon.args(file_system.whole_pages().iter().map(u64::to_string));
-    // In a group of its own: Ctrl-C must not end it before the mounts are gone.
+    // The daemon has a process group of its own. Ctrl-C must not end it before the mounts are
+    // removed.
     std::os::unix::process::CommandExt::process_group(&mut daemon, 0);
     let mut daemon = daemon.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let start = Instant::now();
@@ -320,8 +320,8 @@ fn start_daemon(file_system: FileSystem, images: usize, dir: &Path) -> io::Resul
     }
 }
 
-/// Attaches a free loop device. Between finding it and attaching it another process may attach it:
-/// then it takes another one.
+/// Attaches a free loop device. Another process may attach that device first. Then this takes
+/// another one.
 fn attach(file: &Path) -> io::Result<PathBuf> {
     let mut failure = io::Error::other("no attempt");
     for _ in 0..50 {
@@ -334,7 +334,7 @@ fn attach(file: &Path) -> io::Result<PathBuf> {
     Err(failure)
 }
 
-/// Whether this loop device still has a file of ours.
+/// Whether this loop device still has a file of this run.
 fn is_attached(device: &Path, dir: &Path) -> bool {
     let Some(name) = device.file_name() else { return false };
     let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
@@ -346,7 +346,8 @@ fn is_mounted(target: &Path) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|path| Path::new(path) == target))
 }
 
-/// Never what is in them: that might be a mount.
+/// Removes a directory and its subdirectories if they are empty. Never removes files, because a
+/// directory might be a mount.
 fn remove_dirs(dir: &Path) {
     for subdir in subdirs(dir) {
         let _ = std::fs::remove_dir(subdir);
@@ -354,7 +355,7 @@ fn remove_dirs(dir: &Path) {
     let _ = std::fs::remove_dir(dir);
 }
 
-/// Runs a command; its error is what it said.
+/// Runs a command. Its output is the error.
 fn run(command: &mut Command) -> io::Result<String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| {
         io::Error::new(

@@ -1,4 +1,5 @@
-//! One workload on a fresh file system, and where in the disk's log the power may be cut.
+//! One workload on a fresh file system, and the places in the disk's log at which the power may be
+//! cut.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,26 +13,25 @@ use crate::ledger::{Ledger, Mark};
 use crate::rig::{Drive, Rig};
 use crate::workload::{self, Ending, Marks, Stint, Stop};
 
-/// Where the log is on each disk.
+/// The path of the log on each disk.
 pub(crate) const WAL: &str = "data/wal";
-/// The first thread of the second stint, and the state that it begins with.
+/// The first thread of the second stint, and its first state.
 const SECOND_THREAD: u16 = 100;
 const STATES: u64 = 1_000_000;
 
-/// What a workload left.
+/// The result of a workload.
 #[derive(Debug)]
 pub(crate) struct Round {
     pub(crate) seed: u64,
-    /// The fault that struck.
+    /// The fault that occurred.
     pub(crate) fault: Option<Fault>,
-    /// How the log did after it: reopened in the same boot, only after the file system was mounted
-    /// anew, or not.
+    /// How the log was opened after the fault: in the same boot, only after a new mount, or never.
     pub(crate) reopened: Reopened,
-    /// Marks, and how many events came before each.
+    /// The marks, and how many events came before each.
     pub(crate) marks: Vec<(usize, Mark)>,
     /// Whether each event is a flush that succeeded.
     flushes: Vec<bool>,
-    /// A promise broken while it ran.
+    /// A promise that was broken during the workload.
     pub(crate) violation: Option<Violation>,
 }
 
@@ -47,19 +47,19 @@ pub(crate) enum Reopened {
 /// A disk to build and judge.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Task {
-    /// The power is cut after so many events …
+    /// The power is cut after this many events.
     pub(crate) events: usize,
-    /// … and so many marks.
+    /// This many marks come before the cut.
     pub(crate) marks: usize,
     pub(crate) cut: Cut,
     pub(crate) seed: u64,
 }
 
 impl Round {
-    /// Makes a fresh disk and runs a workload on it, with `fault` at some moment of it.
+    /// Makes a fresh disk and runs a workload on it, with `fault` at some moment.
     ///
     /// # Errors
-    /// The disk could not be used; not what the log does.
+    /// The disk could not be used. A failure of the log is no error here.
     pub(crate) fn run(rig: &Rig, seed: u64, fault: Option<Fault>) -> io::Result<Round> {
         let mut dice = Dice::of(&[seed, 0x40]);
         rig.command("reset")?;
@@ -96,7 +96,7 @@ impl Round {
             round.go_on(rig, &dir, &marks)?;
         }
         drop(marks);
-        // Half of the logs end with the file system in use, the other half after it was unmounted.
+        // Half of the logs end with a mounted file system, the other half after an unmount.
         let left = rig.journal()?;
         let unmounted = rig.unmount(Drive::Disk);
         let journal = if dice.chance(4) { left } else { rig.journal()? };
@@ -105,7 +105,8 @@ impl Round {
         Ok(round)
     }
 
-    /// Whether the stint ended as only a failed device explains. Notes what nothing explains.
+    /// Whether the stint ended in a way that only a failed device explains. Notes an end that
+    /// nothing explains.
     fn must_reopen(&mut self, ended: Result<Ending, Stop>) -> bool {
         let what = match ended {
             Ok(Ending::Done) if self.fault.is_none() => return false,
@@ -123,8 +124,8 @@ impl Round {
         false
     }
 
-    /// Opens the log again in the same boot, and goes on with it. What it reports is a promise from
-    /// then on.
+    /// Opens the log again in the same boot, and continues the workload. The content that the open
+    /// reports is promised from then on.
     fn reopen(&mut self, rig: &Rig, dir: &Path, marks: &Marks) -> io::Result<()> {
         for reopened in [Reopened::SameMount, Reopened::MountedAnew] {
             if reopened == Reopened::MountedAnew {
@@ -137,8 +138,8 @@ impl Round {
                     self.reopened = reopened;
                     return Ok(());
                 }
-                // A file system may well refuse to work on after an error; then it tells an error,
-                // not damage.
+                // A file system may refuse to work after an error. Then it returns an error, not
+                // damage.
                 Ok(Ending::Failed) | Err(Stop::Closing) => return Ok(()),
                 Err(Stop::Open(error)) if workload::is_device_failure(&error) => {
                     self.reopened = Reopened::Never
@@ -152,7 +153,7 @@ impl Round {
         Ok(())
     }
 
-    /// Opens the log, which was closed, once more.
+    /// Opens the closed log once more, and runs the workload.
     fn go_on(&mut self, rig: &Rig, dir: &Path, marks: &Marks) -> io::Result<()> {
         self.parse(&rig.journal()?)?;
         let ended = workload::run(dir, self.second_stint(), marks, &self.ledger());
@@ -180,7 +181,7 @@ impl Round {
         Ok(())
     }
 
-    /// What has been promised at the end.
+    /// The promises at the end.
     fn ledger(&self) -> Ledger {
         let mut ledger = Ledger::new(self.seed);
         self.marks.iter().for_each(|(_, mark)| ledger.note(*mark));
@@ -212,8 +213,8 @@ impl Round {
             ][below(dice, 8)];
             let since_flush =
                 self.flushes[..events].iter().rev().take_while(|flush| !**flush).count();
-            // Nothing is pending: there is but one disk. And with nothing kept, the one with the
-            // most promises counts.
+            // If no write is pending, only one disk is possible. If no pending write is kept, only
+            // the place with the most promises counts.
             let cut = if since_flush == 0 { Cut::Dropped } else { cut };
             let events = match cut {
                 Cut::Dropped => {
@@ -232,7 +233,8 @@ impl Round {
         tasks
     }
 
-    /// As `tasks`, after promises: for a log that makes them without a flush.
+    /// Draws disks as `tasks` does, but right after promises: for a log that promises without a
+    /// flush.
     pub(crate) fn control_tasks(&self, dice: &mut Dice, count: usize) -> Vec<Task> {
         let promises: Vec<usize> = (0..self.marks.len())
             .filter(|at| matches!(self.marks[*at].1, Mark::Done { .. }))

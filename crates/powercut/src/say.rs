@@ -1,9 +1,9 @@
-//! What is said on the standard output.
+//! Prints to the standard output.
 
 use std::io::Write as _;
 
 /// Prints a line.
 pub(crate) fn say(line: &str) {
-    // Where even that fails, the exit code has to do.
+    // If this write fails too, only the exit code reports it.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }

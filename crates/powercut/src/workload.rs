@@ -1,5 +1,5 @@
-//! What runs on the disk: a log, several threads that append to it, one that rotates, checkpoints
-//! and sets the state.
+//! The workload on the disk: a log, several threads that append to it, and one that rotates,
+//! checkpoints and sets the state.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use seawall_testkit::{Dice, Kind, Violation};
 use crate::ledger::{Ledger, Mark};
 use crate::payload::{Identity, state_bytes};
 
-/// Where marks are written: each is in the disk's log when `note` returns.
+/// The file for marks. When `note` returns, the mark is in the disk's log.
 #[derive(Debug)]
 pub(crate) struct Marks(pub(crate) File);
 
@@ -24,29 +24,30 @@ impl Marks {
     }
 }
 
-/// One time that a log is open.
+/// One period in which a log is open.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stint {
     pub(crate) seed: u64,
-    /// That of the first thread: no other stint has it.
+    /// The number of the first thread. No other stint has the same.
     pub(crate) thread: u16,
     pub(crate) threads: u16,
-    /// Of each thread.
+    /// The number of operations of each thread.
     pub(crate) operations: u32,
-    /// The number of the first state that it sets.
+    /// The number of the first state that the stint sets.
     pub(crate) state: u64,
 }
 
-/// How it ended.
+/// How the stint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// All was done.
+    /// All operations were done.
     Done,
     /// A call failed.
     Failed,
 }
 
-/// Half of all logs sync before an append returns; with the others only `sync` promises anything.
+/// In half of the logs, an append syncs before it returns. In the other half, only `sync` makes
+/// promises.
 pub(crate) fn options(seed: u64) -> Options {
     let mut dice = Dice::of(&[seed, 0x0B]);
     Options::new().segment_bytes((32 << 10) << dice.below(4)).durability(durability(seed))
@@ -63,7 +64,7 @@ fn durability(seed: u64) -> Durability {
 /// Opens the log and appends to it.
 ///
 /// # Errors
-/// The log could not be opened, or what it shows breaks what `ledger` says.
+/// The log could not be opened, or its content breaks a promise of `ledger`.
 pub(crate) fn run(
     dir: &Path,
     stint: Stint,
@@ -98,7 +99,7 @@ pub(crate) fn run(
     Ok(if failed { Ending::Failed } else { Ending::Done })
 }
 
-/// Why a stint did not begin, or not end.
+/// Why a stint did not begin, or did not end.
 #[derive(Debug)]
 pub(crate) enum Stop {
     Open(Error),
@@ -186,25 +187,24 @@ fn administer(
     }
 }
 
-/// Appends to a log that was recovered, as `operation` of `thread`: one record and a batch of
-/// three.
+/// Appends to a recovered log, as `operation` of `thread`: one record, and a batch of three.
 ///
 /// # Errors
-/// That of the log, or that it gave them other LSNs than the next ones.
+/// The log's error, or a violation if the LSNs are not the next ones.
 pub(crate) fn append_some(wal: &Wal, seed: u64, thread: u16) -> Result<[Mark; 2], Violation> {
     let next = u64::from(wal.next_lsn());
     let single = Identity { seed, thread, operation: 0, index: 0, count: 1 };
     let batch: Vec<Vec<u8>> = (0..3)
         .map(|index| Identity { seed, thread, operation: 1, index, count: 3 }.payload())
         .collect();
-    let failed = |error: Error| Violation::of_error("appending after recovery", &error);
+    let failed = |error: Error| Violation::of_error("the append after recovery", &error);
     let first = wal.append(single.payload()).map_err(failed)?;
     let range = wal.append_batch(&batch).map_err(failed)?;
     if durability(seed) != Durability::Sync {
         wal.sync().map_err(failed)?;
     }
     if u64::from(first) != next || u64::from(range.first()) != next + 1 {
-        let what = format!("appended as {first} and {range}, {next} was next");
+        let what = format!("appended as {first} and {range}, but {next} was next");
         return Err(Violation::new(Kind::Broken, what));
     }
     Ok([
@@ -213,8 +213,8 @@ pub(crate) fn append_some(wal: &Wal, seed: u64, thread: u16) -> Result<[Mark; 2]
     ])
 }
 
-/// Whether an open may fail so on a file system whose device has just failed: told as what it is,
-/// not as damage.
+/// Whether an open may fail with this error on a file system whose device has just failed: as a
+/// device error, not as damage.
 pub(crate) fn is_device_failure(error: &Error) -> bool {
     matches!(error, Error::Io { .. } | Error::Poisoned { .. })
 }

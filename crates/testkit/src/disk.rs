@@ -1,4 +1,4 @@
-//! Files of a simulated disk, as tests put them there and look at them.
+//! Puts files on a simulated disk and reads them, for tests.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,23 +10,23 @@ use seawall::sim::SimFs;
 /// Files and their bytes, by path.
 pub type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// Returns all files that have a name, as reads see them.
+/// Returns all files that have a name, with the bytes that reads return.
 #[must_use]
 pub fn contents(disk: &SimFs) -> Files {
     let paths = disk.files().into_iter();
     paths.filter_map(|path| disk.bytes(&path).map(|bytes| (path, bytes))).collect()
 }
 
-/// Puts a file there, durably. A file that has the name gets these bytes instead of its own.
+/// Writes a file and makes it durable. If the file exists, replaces its bytes.
 ///
 /// # Panics
-/// If the file's directory is not there.
+/// If the file's directory does not exist.
 pub fn put(disk: &SimFs, path: impl AsRef<Path>, bytes: Vec<u8>) {
     let path = path.as_ref();
     if disk.bytes(path).is_none() {
         let parent = path.parent().unwrap_or(Path::new("/"));
         let name = path.file_name().expect("a file has a name");
-        let dir = disk.open_dir(parent).expect("its directory is there");
+        let dir = disk.open_dir(parent).expect("the file's directory exists");
         dir.open(name, OpenMode::Create).expect("the name is free");
         dir.sync().expect("no fault is planned");
     }
@@ -36,9 +36,9 @@ pub fn put(disk: &SimFs, path: impl AsRef<Path>, bytes: Vec<u8>) {
 /// Returns the names in a directory.
 ///
 /// # Panics
-/// If it is not there.
+/// If the directory does not exist.
 #[must_use]
 pub fn names(disk: &SimFs, dir: impl AsRef<Path>) -> Vec<OsString> {
-    let dir = disk.open_dir(dir.as_ref()).expect("the directory is there");
+    let dir = disk.open_dir(dir.as_ref()).expect("the directory exists");
     dir.list().expect("no fault is planned")
 }

@@ -1,8 +1,8 @@
-//! `HookFs`: an `Fs` that asks a hook before each call. The hook may look, wait, let the call fail,
-//! or let it do half of its work.
+//! `HookFs`: an `Fs` that asks a hook before each call. The hook may observe the call, wait, let
+//! the call fail, or let it do half of its work.
 //!
-//! Every wrapper of a disk in the tests is a hook. A sync that fails as Linux lets it fail, so that
-//! it drops what it should have written, needs the disk: the hook plans the fault on its
+//! Every wrapper of a disk in the tests is a hook. On Linux, a failed sync drops the unsynced
+//! bytes. Only the simulated disk can do that: the hook plans the fault on its
 //! [`SimFs`](seawall::sim::SimFs), and lets the call go.
 
 use std::ffi::{OsStr, OsString};
@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use seawall::fs::{Fs, FsDir, FsFile, Identity, Medium, OpenMode};
 
-/// A call that a hook is asked about: every one of [`Fs`], [`FsDir`] and [`FsFile`] that can fail,
-/// unlocking aside.
+/// A call that a hook is asked about: every call of [`Fs`], [`FsDir`] and [`FsFile`] that can fail,
+/// except unlocking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)] // Each is named like its method.
+#[allow(missing_docs)] // Each variant has the name of its method.
 pub enum Call {
     Canonicalize,
     CreateDir,
@@ -42,13 +42,13 @@ pub enum Call {
 /// A call that is about to be made.
 #[derive(Debug)]
 pub struct Asked<'a> {
-    /// What is called.
+    /// The kind of call.
     pub call: Call,
-    /// The file or directory that it is about; the new name of a rename. An open file has the name
-    /// that a rename gave it, and keeps its last one when it loses it. Empty for
+    /// The file or directory of the call, or the new name of a rename. An open file has the name
+    /// that the last rename gave it, and keeps it when it loses its name. Empty for
     /// [`Call::Random`].
     pub path: &'a Path,
-    /// The file's bytes that a read or a write is about; empty for all other calls.
+    /// The bytes of the file that a read or a write covers. Empty for all other calls.
     pub bytes: Range<u64>,
     file: Option<&'a dyn FsFile>,
 }
@@ -60,8 +60,8 @@ impl Asked<'_> {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Tells whether it writes at least one byte after the file's end. Asks the disk for the
-    /// file's size.
+    /// Returns whether the call writes at least one byte after the file's end. Asks the disk for
+    /// the file's size.
     #[must_use]
     pub fn extends(&self) -> bool {
         let size = || self.file.and_then(|file| file.size().ok());
@@ -69,22 +69,22 @@ impl Asked<'_> {
     }
 }
 
-/// What becomes of a call.
+/// The hook's decision about a call.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It is made.
+    /// The call is made.
     Go,
-    /// It is made for the first half of its bytes, rounded up. Other calls than reads and writes
-    /// are made whole.
+    /// The call is made for the first half of its bytes, rounded up. Only reads and writes are
+    /// halved.
     Half,
-    /// It does nothing and fails with this error.
+    /// The call does nothing and fails with this error.
     Fail(io::Error),
-    /// It is made, and then fails with this error, whatever came of it.
+    /// The call is made, and then fails with this error in any case.
     FailAfter(io::Error),
 }
 
 impl Verdict {
-    fn carry_out<T>(self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn apply_to<T>(self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         match self {
             Verdict::Go | Verdict::Half => work(),
             Verdict::Fail(error) => Err(error),
@@ -110,7 +110,7 @@ pub struct HookFs {
     disk: Arc<dyn Fs>,
     hook: Arc<Hook>,
     random: Option<Arc<Random>>,
-    /// The names of the files that are open: a rename changes them.
+    /// The names of the open files. A rename changes them.
     names: Arc<Mutex<Vec<Weak<Name>>>>,
 }
 
@@ -163,15 +163,15 @@ impl fmt::Debug for HookFs {
 
 impl Fs for HookFs {
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
-        self.ask(Call::Canonicalize, path).carry_out(|| self.disk.canonicalize(path))
+        self.ask(Call::Canonicalize, path).apply_to(|| self.disk.canonicalize(path))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.ask(Call::CreateDir, path).carry_out(|| self.disk.create_dir(path))
+        self.ask(Call::CreateDir, path).apply_to(|| self.disk.create_dir(path))
     }
 
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>> {
-        let dir = self.ask(Call::OpenDir, path).carry_out(|| self.disk.open_dir(path))?;
+        let dir = self.ask(Call::OpenDir, path).apply_to(|| self.disk.open_dir(path))?;
         Ok(Box::new(HookDir { fs: self.clone(), dir, path: path.to_owned() }))
     }
 
@@ -192,7 +192,7 @@ impl Fs for HookFs {
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
-        self.ask(Call::Random, Path::new("")).carry_out(|| match &self.random {
+        self.ask(Call::Random, Path::new("")).apply_to(|| match &self.random {
             Some(random) => {
                 random(bytes);
                 Ok(())
@@ -202,7 +202,7 @@ impl Fs for HookFs {
     }
 }
 
-/// An open directory. Its hook sees the path that it was opened by.
+/// An open directory. The hook gets the path under which it was opened.
 #[derive(Debug)]
 struct HookDir {
     fs: HookFs,
@@ -218,7 +218,7 @@ impl HookDir {
 
 impl FsDir for HookDir {
     fn list(&self) -> io::Result<Vec<OsString>> {
-        self.fs.ask(Call::List, &self.path).carry_out(|| self.dir.list())
+        self.fs.ask(Call::List, &self.path).apply_to(|| self.dir.list())
     }
 
     fn open(&self, name: &OsStr, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
@@ -229,13 +229,13 @@ impl FsDir for HookDir {
             OpenMode::OpenOrCreate if exists() => Call::Open,
             OpenMode::OpenOrCreate => Call::Create,
         };
-        let file = self.ask(call, name).carry_out(|| self.dir.open(name, mode))?;
+        let file = self.ask(call, name).apply_to(|| self.dir.open(name, mode))?;
         let name = self.fs.note_open(&self.path.join(name));
         Ok(Box::new(HookFile { file, name, hook: self.fs.hook.clone() }))
     }
 
     fn rename(&self, source: &OsStr, target: &OsStr) -> io::Result<()> {
-        self.ask(Call::Rename, target).carry_out(|| {
+        self.ask(Call::Rename, target).apply_to(|| {
             self.dir.rename(source, target)?;
             self.fs.note_rename(&self.path.join(source), &self.path.join(target));
             Ok(())
@@ -243,23 +243,23 @@ impl FsDir for HookDir {
     }
 
     fn unlink(&self, name: &OsStr) -> io::Result<()> {
-        self.ask(Call::Unlink, name).carry_out(|| self.dir.unlink(name))
+        self.ask(Call::Unlink, name).apply_to(|| self.dir.unlink(name))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.fs.ask(Call::SyncDir, &self.path).carry_out(|| self.dir.sync())
+        self.fs.ask(Call::SyncDir, &self.path).apply_to(|| self.dir.sync())
     }
 
     fn identity_of(&self, name: &OsStr) -> io::Result<Option<Identity>> {
-        self.ask(Call::Identity, name).carry_out(|| self.dir.identity_of(name))
+        self.ask(Call::Identity, name).apply_to(|| self.dir.identity_of(name))
     }
 
     fn identity(&self) -> io::Result<Option<Identity>> {
-        self.fs.ask(Call::Identity, &self.path).carry_out(|| self.dir.identity())
+        self.fs.ask(Call::Identity, &self.path).apply_to(|| self.dir.identity())
     }
 
     fn try_lock(&self) -> io::Result<()> {
-        self.fs.ask(Call::Lock, &self.path).carry_out(|| self.dir.try_lock())
+        self.fs.ask(Call::Lock, &self.path).apply_to(|| self.dir.try_lock())
     }
 
     fn unlock(&self) -> io::Result<()> {
@@ -274,7 +274,7 @@ struct HookFile {
 }
 
 impl HookFile {
-    /// Asks without any lock held: a hook may wait.
+    /// Asks the hook without any lock held, because a hook may wait.
     fn ask(&self, call: Call, offset: u64, bytes: usize) -> Verdict {
         let path = locked(&self.name).clone();
         let bytes = offset..offset.saturating_add(bytes as u64);
@@ -292,33 +292,33 @@ impl FsFile for HookFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let verdict = self.ask(Call::Read, offset, bytes.len());
         let count = verdict.count(bytes.len());
-        verdict.carry_out(|| self.file.read_at(&mut bytes[..count], offset))
+        verdict.apply_to(|| self.file.read_at(&mut bytes[..count], offset))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let verdict = self.ask(Call::Write, offset, bytes.len());
         let count = verdict.count(bytes.len());
-        verdict.carry_out(|| self.file.write_at(&bytes[..count], offset))
+        verdict.apply_to(|| self.file.write_at(&bytes[..count], offset))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.ask(Call::Sync, 0, 0).carry_out(|| self.file.sync_data())
+        self.ask(Call::Sync, 0, 0).apply_to(|| self.file.sync_data())
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.ask(Call::SetLen, 0, 0).carry_out(|| self.file.set_len(bytes))
+        self.ask(Call::SetLen, 0, 0).apply_to(|| self.file.set_len(bytes))
     }
 
     fn size(&self) -> io::Result<u64> {
-        self.ask(Call::Size, 0, 0).carry_out(|| self.file.size())
+        self.ask(Call::Size, 0, 0).apply_to(|| self.file.size())
     }
 
     fn identity(&self) -> io::Result<Option<Identity>> {
-        self.ask(Call::Identity, 0, 0).carry_out(|| self.file.identity())
+        self.ask(Call::Identity, 0, 0).apply_to(|| self.file.identity())
     }
 
     fn try_lock(&self) -> io::Result<()> {
-        self.ask(Call::Lock, 0, 0).carry_out(|| self.file.try_lock())
+        self.ask(Call::Lock, 0, 0).apply_to(|| self.file.try_lock())
     }
 
     fn unlock(&self) -> io::Result<()> {
@@ -333,8 +333,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hook_decides_what_becomes_of_a_call_and_sees_it_by_its_present_name() {
-        // Method: one file that is renamed while it is open; one call for each verdict.
+    fn a_hook_decides_about_a_call_and_gets_the_present_name_of_its_file() {
+        // Method: rename one file while it is open, and make one call for each verdict.
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = seen.clone();
         let disk = SimFs::new(1);

@@ -1,17 +1,19 @@
-//! What the oracles share: how an opened log is read, and what holds of every log after a crash.
+//! Code that the oracles share: it reads an opened log, and checks what holds of every log after a
+//! crash.
 //!
-//! What was acknowledged is there, nothing was invented, and the records are dense from the
-//! checkpoint to the end. A checkpoint or a state that was on its way may have taken effect.
+//! The log holds every acknowledged record and no invented record. The records are dense from the
+//! checkpoint to the end. A checkpoint or a state that was not acknowledged may have taken effect.
 //!
-//! An oracle knows more than that, and each knows something else:
+//! Each oracle has additional knowledge:
 //!
-//! - `crates/crash` has one thread and a disk in memory. Its ledger holds every payload in order,
-//!   tells what survives a power cut from what survives a kill, and knows what was taken back.
+//! - `crates/crash` has one thread and a disk in memory. Its ledger holds every payload in order.
+//!   It distinguishes the survivors of a power cut from those of a kill, and it knows the revoked
+//!   records.
 //! - `crates/powercut` has several threads in another process. Its ledger is made of the marks that
-//!   the process left on the disk, so that the order of the threads is found out from the log.
+//!   the process left on the disk. It finds out the order of the threads from the log.
 //! - `tests/it` has several threads and no crash. Its ledger has the thread and the number of the
-//!   record at each LSN, and compares readers that run at the same time.
-//!   It has no use for this module: nothing is in doubt there.
+//!   record at each LSN, and compares readers that run at the same time. It does not use this
+//!   module, because no value is uncertain there.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use seawall::{Error, Lsn, Record, Wal};
 
 use crate::violation::{Kind, Violation};
 
-/// What a log shows right after it was opened. `T` is what is kept of a record.
+/// The content of a log right after an open. `T` is the part of a record that is kept.
 #[derive(Debug, Clone)]
 pub struct Seen<T> {
     /// The last LSN.
@@ -29,19 +31,19 @@ pub struct Seen<T> {
     pub floor: u64,
     /// The caller's state.
     pub state: Arc<[u8]>,
-    /// The records above the floor, as far as they can be read.
+    /// The records above the floor that can be read.
     pub records: Vec<T>,
-    /// Where the log contradicts itself, or cannot be read.
+    /// The violation, if the log contradicts itself or cannot be read.
     pub broken: Option<Violation>,
-    /// The error, if `broken` is that a read failed.
+    /// The error, if `broken` is a failed read.
     pub unreadable: Option<Error>,
 }
 
-/// Why a log that was read is not what it must be.
+/// Why a log was not read to its end.
 enum Unread {
     /// A read failed.
     Error(u64, Error),
-    /// It contradicts itself.
+    /// The log contradicts itself.
     Broken(Violation),
 }
 
@@ -52,7 +54,8 @@ impl From<Violation> for Unread {
 }
 
 impl<T: PartialEq> Seen<T> {
-    /// Reads all there is. `keep` tells what is kept of a record, or what is wrong with it.
+    /// Reads the whole log. `keep` returns the part of a record to keep, or the error in the
+    /// record.
     pub fn of(wal: &Wal, keep: impl Fn(&Record) -> Result<T, Violation>) -> Seen<T> {
         let mut seen = Seen {
             last: wal.last_lsn().into(),
@@ -95,8 +98,9 @@ impl<T: PartialEq> Seen<T> {
         }
     }
 
-    /// Looks up each record, the last one first: what a look-up finds is then seldom in what the
-    /// one before it has read. Also looks up what is next to the first and the last one.
+    /// Looks up each record, the last one first. In this order, a look-up seldom finds its record
+    /// in the bytes that the previous look-up has read. Also looks up the LSNs before the first
+    /// record and after the last one.
     fn look_up_each(
         &self,
         wal: &Wal,
@@ -108,17 +112,19 @@ impl<T: PartialEq> Seen<T> {
             lsn -= 1;
             match wal.read(Lsn::from(lsn)).map_err(|error| Unread::Error(lsn, error))? {
                 Some(record) if u64::from(record.lsn()) == lsn && keep(&record)? == *expected => {}
-                Some(_) => return broken(format!("record {lsn} looked up is another one")),
-                None => return broken(format!("record {lsn} looked up is not there")),
+                Some(_) => {
+                    return broken(format!("the look-up of record {lsn} returns another record"));
+                }
+                None => return broken(format!("the look-up of record {lsn} finds nothing")),
             }
         }
         match wal.read(Lsn::from(self.last + 1)) {
             Ok(None) => {}
-            other => return broken(format!("after the end, a look-up says {other:?}")),
+            other => return broken(format!("after the end, a look-up returns {other:?}")),
         }
         match wal.read(Lsn::from(self.floor)) {
             Err(error) if self.is_below_floor(self.floor, &error) => Ok(()),
-            other => broken(format!("at the floor, a look-up says {other:?}")),
+            other => broken(format!("at the floor, a look-up returns {other:?}")),
         }
     }
 
@@ -136,13 +142,15 @@ impl<T: PartialEq> Seen<T> {
             let first = iter.next();
             let said = matches!(&first, Some(Err(error)) if self.is_below_floor(start, error));
             if !said {
-                return broken(format!("from {start}, the iterator says {first:?}"));
+                return broken(format!("from {start}, the iterator returns {first:?}"));
             }
             let said = matches!(cursor.next(), Err(error) if self.is_below_floor(start, &error));
             return if said {
                 Ok(())
             } else {
-                broken(format!("from {start}, the cursor does not say that this is removed"))
+                broken(format!(
+                    "from {start}, the cursor does not return the error of a removed record"
+                ))
             };
         }
         for (lsn, expected) in (self.floor + 1..=self.last).zip(&self.records) {
@@ -157,19 +165,19 @@ impl<T: PartialEq> Seen<T> {
                     return broken(format!("from {start}, the {way} ends before {lsn}"));
                 };
                 if u64::from(record.lsn()) != lsn || keep(&record)? != *expected {
-                    return broken(format!("from {start}, the {way} shows another record {lsn}"));
+                    return broken(format!("from {start}, the {way} returns another record {lsn}"));
                 }
             }
         }
         let lent = cursor.next().map_err(|error| Unread::Error(self.last, error))?.is_some();
         let read = iter.next().transpose().map_err(|error| Unread::Error(self.last, error))?;
         if lent || read.is_some() {
-            return broken(format!("from {start}, there is more than {}", self.last));
+            return broken(format!("from {start}, there are records after {}", self.last));
         }
         Ok(())
     }
 
-    /// Tells whether this is what a read at or below the floor must say.
+    /// Returns whether this is the right error of a read at or below the floor.
     fn is_below_floor(&self, lsn: u64, error: &Error) -> bool {
         match error {
             Error::OutOfRange { .. } => lsn == 0,
@@ -178,7 +186,7 @@ impl<T: PartialEq> Seen<T> {
         }
     }
 
-    /// Reads the records: dense, and the last one found by itself as well.
+    /// Reads the records. They must be dense, and a look-up must find the last one too.
     fn read(
         &mut self,
         wal: &Wal,
@@ -197,20 +205,20 @@ impl<T: PartialEq> Seen<T> {
         for record in wal.iter() {
             let record = record.map_err(|error| Unread::Error(next, error))?;
             if u64::from(record.lsn()) != next {
-                return broken(format!("record {} is read where {next} should be", record.lsn()));
+                return broken(format!("a read returns record {} instead of {next}", record.lsn()));
             }
             self.records.push(keep(&record)?);
             next += 1;
         }
         if next != last + 1 {
-            let what = format!("reading ends before {next}, the log at {last}");
+            let what = format!("reading ends before {next}, but the log ends at {last}");
             return Err(Violation::new(Kind::Lost, what).into());
         }
         let Some(expected) = self.records.last() else { return Ok(()) };
         match wal.read(Lsn::from(last)) {
             Ok(Some(record)) if keep(&record)? == *expected => Ok(()),
             Err(error) => Err(Unread::Error(last, error)),
-            other => broken(format!("record {last} read by itself is {other:?}")),
+            other => broken(format!("the look-up of record {last} returns {other:?}")),
         }
     }
 }
@@ -219,19 +227,19 @@ impl<T> Seen<T> {
     /// Checks that the log has all records up to `promised`.
     ///
     /// # Errors
-    /// It ends before.
+    /// The log ends before `promised`.
     pub fn judge_promised(&self, promised: u64) -> Result<(), Violation> {
         if self.last >= promised {
             return Ok(());
         }
-        let what = format!("the log ends at {}, {promised} was acknowledged", self.last);
+        let what = format!("the log ends at {}, but {promised} was acknowledged", self.last);
         Err(Violation::new(Kind::Lost, what))
     }
 
-    /// Checks that the checkpoint is one that was made, or was being made.
+    /// Checks that the checkpoint was made, or may have been made.
     ///
     /// # Errors
-    /// It is another one.
+    /// It is another checkpoint.
     pub fn judge_floor(&self, floor: &InDoubt<u64>) -> Result<(), Violation> {
         if floor.allows(&self.floor) {
             return Ok(());
@@ -245,7 +253,7 @@ fn unreadable(lsn: u64, error: &seawall::Error) -> Violation {
     Violation::of_error(format_args!("record {lsn} cannot be read"), error)
 }
 
-/// A value that is certain, and perhaps one that may have taken its place.
+/// A value that is certain, and perhaps a second value that may have replaced it.
 #[derive(Debug, Clone, Default)]
 pub struct InDoubt<T> {
     sure: T,
@@ -253,26 +261,26 @@ pub struct InDoubt<T> {
 }
 
 impl<T> InDoubt<T> {
-    /// Enters a value that is about to take the place of this one.
+    /// Enters a value that may replace this one.
     pub fn begin(&mut self, value: T) {
         self.unsure = Some(value);
     }
 
-    /// Notes that `value` is there, for certain.
+    /// Notes that `value` is certain.
     pub fn settle(&mut self, value: T) {
         self.sure = value;
         self.unsure = None;
     }
 
-    /// Notes that the value which was entered has taken the place of this one.
+    /// Notes that the entered value has replaced the certain one.
     ///
     /// # Panics
-    /// If none was entered.
+    /// If no value was entered.
     pub fn succeed(&mut self) {
         self.sure = self.unsure.take().expect("a value was about to be set");
     }
 
-    /// Notes that the value which was entered has not taken the place of this one.
+    /// Notes that the entered value has not replaced the certain one.
     pub fn fail(&mut self) {
         self.unsure = None;
     }
@@ -282,14 +290,14 @@ impl<T> InDoubt<T> {
         &self.sure
     }
 
-    /// Returns the value that may have taken its place.
+    /// Returns the value that may have replaced the certain one.
     pub fn unsure(&self) -> Option<&T> {
         self.unsure.as_ref()
     }
 }
 
 impl<T: PartialEq> InDoubt<T> {
-    /// Tells whether `value` may be there.
+    /// Returns whether `value` is one of the two.
     pub fn allows(&self, value: &T) -> bool {
         *value == self.sure || Some(value) == self.unsure.as_ref()
     }

@@ -1,5 +1,5 @@
 //! Test code that two or more of these share: `crates/crash`, `crates/powercut`, `fuzz` and
-//! `tests/it`. What only one of them uses stays there.
+//! `tests/it`. Code that only one of them uses stays there.
 
 pub mod disk;
 pub mod hooks;

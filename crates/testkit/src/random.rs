@@ -1,9 +1,9 @@
-//! Numbers that look random and depend on a seed alone: the same seed makes the same run again.
+//! Random numbers that depend only on a seed: the same seed repeats the same run.
 
 /// A sequence of numbers (Sebastiano Vigna's SplitMix64).
 ///
-/// Seeds are recorded in tests and in reports of failures. A change of any method here makes those
-/// seeds worthless.
+/// Tests and reports of failures contain seeds. A change of any method here makes these seeds
+/// worthless.
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
 
@@ -14,14 +14,14 @@ impl Dice {
         Dice(seed)
     }
 
-    /// Makes the sequence of the `index`-th part of what `seed` stands for.
+    /// Makes the sequence of part number `index` of the work that `seed` stands for.
     #[must_use]
     pub fn part(seed: u64, index: u64) -> Dice {
         let mut dice = Dice(seed ^ index.wrapping_mul(0xd6e8_feb8_6659_fd93));
         Dice(dice.roll())
     }
 
-    /// Makes a sequence that depends on all of `parts`, and on nothing else.
+    /// Makes a sequence that depends only on `parts`, and on all of them.
     #[must_use]
     pub fn of(parts: &[u64]) -> Dice {
         let mut dice = Dice(0);
@@ -54,7 +54,7 @@ impl Dice {
 
     /// Returns an index or a length below `bound`, which is above zero.
     pub fn index(&mut self, bound: usize) -> usize {
-        usize::try_from(self.below(bound as u64)).expect("it is below a usize")
+        usize::try_from(self.below(bound as u64)).expect("the number fits into a usize")
     }
 
     /// Returns one of `values`.
@@ -62,17 +62,17 @@ impl Dice {
         &values[self.index(values.len())]
     }
 
-    /// Returns true once in `count` times.
+    /// Returns true in one of `count` cases.
     pub fn once_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
     }
 
-    /// Returns true `eighths` times in eight.
+    /// Returns true in `eighths` of eight cases.
     pub fn chance(&mut self, eighths: u64) -> bool {
         self.below(8) < eighths
     }
 
-    /// Returns true every other time.
+    /// Returns true in half of the cases.
     pub fn coin(&mut self) -> bool {
         self.roll() & 1 == 1
     }
@@ -97,8 +97,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recorded_seed_still_means_the_same_numbers() {
-        // Method: the first number of SplitMix64 for the seed 0, and the derivations by hand.
+    fn a_recorded_seed_still_gives_the_same_numbers() {
+        // Method: compare the first number of SplitMix64 for the seed 0, and derivations by hand.
         assert_eq!(Dice::new(0).roll(), 0xe220_a839_7b1d_cdaf);
         assert_eq!(Dice::new(0).bytes(3), [0xaf, 0xcd, 0x1d]);
         assert_eq!(Dice::of(&[0]).0, 0xe220_a839_7b1d_cdaf);

@@ -1,39 +1,39 @@
-//! What a log did that it must not do.
+//! A promise that a log broke.
 
 use std::fmt;
 
 use seawall::Error;
 
-/// A promise broken.
+/// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Of what kind.
+    /// The kind of violation.
     pub kind: Kind,
     /// What was expected, and what was found.
     pub what: String,
 }
 
-/// The kinds that are counted by themselves.
+/// The kinds that are counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Something acknowledged is gone, in silence.
+    /// An acknowledged record or state is lost without an error.
     Lost,
-    /// Something is there that was never submitted, or was taken back; or half of a batch.
+    /// The log holds a record that was never submitted or was revoked, or half of a batch.
     Invented,
     /// A crash alone made `open` or a read fail.
     FalseCorrupt,
-    /// A later open shows less, or other, than an earlier one had reported.
+    /// A later open shows less than an earlier open, or other records.
     Shrunk,
-    /// Anything else: a call that contradicts its promise, a panic.
+    /// Any other violation: a call that contradicts its promise, or a panic.
     Broken,
 }
 
 impl Kind {
-    /// All of them, in the order in which they are printed.
+    /// All kinds, in the order in which they are printed.
     pub const ALL: [Kind; 5] =
         [Kind::Lost, Kind::Invented, Kind::FalseCorrupt, Kind::Shrunk, Kind::Broken];
 
-    /// Returns its name in a printed line.
+    /// Returns the name of the kind in printed lines.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -47,19 +47,19 @@ impl Kind {
 }
 
 impl Violation {
-    /// Makes one.
+    /// Makes a violation.
     #[must_use]
     pub fn new(kind: Kind, what: impl Into<String>) -> Violation {
         Violation { kind, what: what.into() }
     }
 
-    /// Makes the one of an error that a crash alone must not lead to.
+    /// Makes the violation for an error that a crash alone must not cause.
     #[must_use]
     pub fn of_error(what: impl fmt::Display, error: &Error) -> Violation {
         Violation::new(Kind::FalseCorrupt, format!("{what}: {error}: {error:?}"))
     }
 
-    /// Says where it was found; the outermost place comes first.
+    /// Adds the place where the violation was found. The outermost place comes first.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Violation {
         self.what = format!("{place}: {}", self.what);

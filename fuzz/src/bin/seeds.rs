@@ -1,6 +1,6 @@
-//! Writes the seeds anew: `cargo run --features seeds --bin seeds` in `fuzz/`. They are few and
-//! small; each reaches a part of the code that random bytes would take long to find. Seeds of other
-//! names stay: a fuzzer found them.
+//! Writes the seeds anew: `cargo run --features seeds --bin seeds` in `fuzz/`. The seeds are few
+//! and small. Each reaches a part of the code that random bytes would take long to find. Seeds with
+//! other names stay: a fuzzer found them.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use seawall::{Entry, Lsn, Options, Wal};
 use seawall_fuzz::disk::{DIR, Files, files};
 use seawall_fuzz::layout::{Described, HEADER_SHOWN, SPARSE, UNLINKED, UNSEALED, shrink};
 
-/// The places of these names in the target's list.
+/// The positions of these names in the target's list.
 const CURRENT: u8 = 4;
 const SPARE: u8 = 6;
 const NOTES: u8 = 16;
@@ -26,16 +26,16 @@ fn main() {
         ("operations", operations()),
     ] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
-        fs::create_dir_all(&dir).expect("it can be made");
+        fs::create_dir_all(&dir).expect("the directory can be created");
         for (name, bytes) in seeds {
-            fs::write(dir.join(name), bytes).expect("it can be written");
+            fs::write(dir.join(name), bytes).expect("the seed can be written");
         }
     }
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
-/// The files of a small log, as a call of `work` leaves them.
+/// The files of a small log after a call of `work`.
 fn log(work: impl Fn(&Wal)) -> Files {
     let disk = SimFs::new(1);
     let options = Options::new().segment_bytes(16 << 10).preallocate(Preallocate::Off);
@@ -92,7 +92,7 @@ fn scan() -> Seeds {
         bytes[at] ^= 1;
         bytes
     };
-    // A single record, as large as the file.
+    // A single record that is as large as the file.
     let one_record = {
         let mut bytes = tail([7 << 5, 1, 0], &busy);
         bytes.truncate(3 + HEADER_SHOWN + 48); // The state frame.
@@ -219,7 +219,7 @@ fn open_dir() -> Seeds {
     ]
 }
 
-/// Mode, number of calls, calls, edits.
+/// The bytes of an edit: mode, number of calls, calls, edits.
 fn edit() -> Seeds {
     let calls = [0, 20, 0, 30, 7, 5, 2, 9, 9, 9, 10, 0, 40, 14, 0, 7, 11, 2, 0, 60];
     let with = |mode: u8, edits: &[u8]| [&[mode, 11][..], &calls, edits].concat();
@@ -246,7 +246,7 @@ fn edit() -> Seeds {
     ]
 }
 
-/// Seed, stop, setup, operations.
+/// The bytes of a history: seed, stop, setup, operations.
 fn operations() -> Seeds {
     let with =
         |stop: u8, setup: u8, operations: &[u8]| [&[7, 0, stop, 0, setup][..], operations].concat();
@@ -254,7 +254,7 @@ fn operations() -> Seeds {
         ("append", with(40, 0, &[0, 20, 0, 30, 4, 2, 10, 20, 6])),
         ("rotate", with(60, 0, &[0, 20, 10, 0, 30, 10, 11, 1, 0, 9])),
         ("buffered", with(30, 1, &[0, 20, 0, 240, 8, 0, 230, 6, 0, 7])),
-        ("space_ahead", with(50, 2, &[0, 20, 0, 250, 0, 251, 9, 30, 14, 0, 5])),
+        ("preallocate", with(50, 2, &[0, 20, 0, 250, 0, 251, 9, 30, 14, 0, 5])),
         ("failed_sync", with(70, 0, &[0, 20, 21, 0, 1, 0, 0, 9, 15, 0, 9, 16, 7, 0, 0, 5])),
         ("full", with(80, 0, &[0, 90, 19, 99, 0, 250, 11, 0, 0, 240, 20, 0, 99])),
         ("short", with(45, 0, &[21, 1, 2, 2, 0, 99, 0, 99, 14, 0, 3])),

@@ -1,5 +1,4 @@
-//! `FaultFs`: a simulated disk of which one call, or every call from one on, fails as it is told
-//! to.
+//! `FaultFs`: a simulated disk on which one call fails, or every call after a given one.
 
 use std::io;
 use std::path::Path;
@@ -11,35 +10,35 @@ use seawall::sim::{self, SimFs};
 use seawall_testkit::HookFs;
 use seawall_testkit::hooks::{Asked, Call, Verdict};
 
-/// One call that was made: what, and on a file of which name.
+/// One call that was made: its kind, and the name of its file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Site {
     pub(crate) call: Call,
     pub(crate) name: String,
-    /// Whether it writes at least one byte after the file's end.
+    /// Whether the call writes at least one byte after the file's end.
     pub(crate) extends: bool,
 }
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// `EIO`, and nothing was done. A sync that fails so drops what it should have written, as
+    /// `EIO`, and the call did nothing. A sync that fails this way drops the unsynced writes, as
     /// Linux does.
     Broken,
-    /// `EIO`, though it was done.
+    /// `EIO`, although the call was done.
     BrokenAfterwards,
-    /// `ENOSPC`, and nothing was done.
+    /// `ENOSPC`, and the call did nothing.
     Full,
-    /// `ENOSPC`, though all was written.
+    /// `ENOSPC`, although all bytes were written.
     FullAfterwards,
-    /// `ENOSPC` for all that makes a file or makes it longer, until [`FaultFs::heal`]. Bytes can be
-    /// overwritten.
+    /// `ENOSPC` for every call that creates a file or makes it longer, until [`FaultFs::heal`].
+    /// Bytes can be overwritten.
     NoRoom,
     /// `ENOSPC` for every write and creation, until [`FaultFs::heal`].
     FullForLong,
-    /// `EINTR`, and nothing was done.
+    /// `EINTR`, and the call did nothing.
     Interrupted,
-    /// Half of the bytes are written, and the call says so.
+    /// Half of the bytes are written, and the call returns that count.
     Short,
     /// Half of the bytes are written, and the next write finds the disk full.
     ShortThenFull,
@@ -59,7 +58,7 @@ impl Fault {
     ];
 
     /// Whether the call of `site` can fail in this way.
-    pub(crate) fn befalls(self, site: &Site) -> bool {
+    pub(crate) fn can_hit(self, site: &Site) -> bool {
         use Call::{
             Canonicalize, Create, CreateDir, Identity, List, Lock, Open, OpenDir, Random, Read,
             Size, Unlink, Write,
@@ -67,7 +66,7 @@ impl Fault {
         let call = site.call;
         match self {
             Fault::Broken | Fault::Interrupted => true,
-            // Nothing is left by these: it would be the same as `Broken`.
+            // These calls leave nothing on the disk, so the fault would be the same as `Broken`.
             Fault::BrokenAfterwards => !matches!(
                 call,
                 Canonicalize | OpenDir | List | Open | Read | Size | Random | Lock | Identity
@@ -88,7 +87,7 @@ impl Fault {
 pub(crate) struct FaultFs {
     disk: SimFs,
     plan: Arc<Mutex<Plan>>,
-    /// Whether the process that uses it still lives: the calls of a dead one fail and are not
+    /// Whether the process that uses the disk still lives. Calls of a dead process fail and are not
     /// counted.
     alive: Arc<AtomicBool>,
 }
@@ -96,13 +95,13 @@ pub(crate) struct FaultFs {
 #[derive(Debug)]
 struct Plan {
     calls: Vec<Site>,
-    /// The fault, and the number of the call, counted from 0, from which on the first that it can
-    /// befall fails.
+    /// The fault, and a call's number, counted from 0. The first call from that number on that the
+    /// fault can hit fails.
     armed: Option<(Fault, usize)>,
-    /// After so many more calls the same befalls the log again.
+    /// This many calls later, the same fault hits again.
     period: Option<usize>,
     fired: Vec<Site>,
-    /// The test looks on: calls are neither counted nor fail.
+    /// The test itself reads the disk: its calls are not counted and do not fail.
     spectating: bool,
 }
 
@@ -115,7 +114,7 @@ fn full() -> io::Error {
 }
 
 impl FaultFs {
-    /// Wraps `disk` without any fault: it only counts.
+    /// Wraps `disk` without any fault, and counts its calls.
     pub(crate) fn new(disk: SimFs) -> FaultFs {
         let plan = Plan {
             calls: Vec::new(),
@@ -127,14 +126,13 @@ impl FaultFs {
         FaultFs { disk, plan: Arc::new(Mutex::new(plan)), alive: Arc::new(AtomicBool::new(true)) }
     }
 
-    /// Lets `fault` befall the first call that it can befall, of those from number `at` on, counted
-    /// from 0.
+    /// Lets `fault` hit the first call that it can hit, from call number `at` on, counted from 0.
     pub(crate) fn with_fault(self, fault: Fault, at: usize) -> FaultFs {
         self.plan().armed = Some((fault, at));
         self
     }
 
-    /// Lets `fault` befall a call again and again, `period` calls after the last time.
+    /// Lets `fault` hit a call again and again, each time `period` calls after the last one.
     pub(crate) fn with_fault_every(self, fault: Fault, period: usize) -> FaultFs {
         self.plan().period = Some(period);
         self.with_fault(fault, period)
@@ -154,8 +152,8 @@ impl FaultFs {
         seen
     }
 
-    /// Kills the process: its calls fail from now on, and the next one finds `disk`. Calls are
-    /// counted on.
+    /// Kills the process: its calls fail from now on. The next process uses `disk`. The count of
+    /// calls continues.
     pub(crate) fn next_process(&self, disk: SimFs) -> FaultFs {
         self.alive.store(false, Ordering::SeqCst);
         FaultFs { disk, plan: self.plan.clone(), alive: Arc::new(AtomicBool::new(true)) }
@@ -200,7 +198,7 @@ impl FaultFs {
         }
     }
 
-    /// Counts a call, and tells what befalls it.
+    /// Counts a call, and returns the fault that hits it.
     fn next_fault(&self, asked: &Asked<'_>) -> Option<Fault> {
         let mut plan = self.plan();
         if plan.spectating {
@@ -209,7 +207,7 @@ impl FaultFs {
         let site = Site { call: asked.call, name: asked.name(), extends: asked.extends() };
         let number = plan.calls.len();
         plan.calls.push(site.clone());
-        let (fault, _) = plan.armed.filter(|(fault, at)| *at <= number && fault.befalls(&site))?;
+        let (fault, _) = plan.armed.filter(|(fault, at)| *at <= number && fault.can_hit(&site))?;
         plan.fired.push(site);
         plan.armed = match fault {
             Fault::NoRoom | Fault::FullForLong => plan.armed,
@@ -219,12 +217,12 @@ impl FaultFs {
         Some(fault)
     }
 
-    /// Lets a call do nothing and fail. A sync drops what it should have written: the disk does
-    /// that, and says so with an error of its own.
+    /// Lets a call do nothing and fail. A failed sync drops the unsynced writes: the simulated disk
+    /// does that, and returns its own error.
     fn fail(&self, asked: &Asked<'_>, error: io::Error) -> Verdict {
         let sync = match asked.call {
             Call::Sync => sim::Call::Sync,
-            // No log promises to survive the loss of its ancestors.
+            // No log promises to survive the loss of the directories above it.
             Call::SyncDir if !self.holds_dirs(asked.path) => sim::Call::SyncDir,
             _ => return Verdict::Fail(error),
         };

@@ -1,4 +1,4 @@
-//! `Gate`: a hook of a `HookFs` that stops calls until the test lets them go.
+//! `Gate`: a hook of a `HookFs` that stops calls until the test releases them.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use seawall_testkit::hooks::{Asked, Call, Verdict};
 
-/// Stops the calls of one kind, on files of one name, until the test lets them go.
+/// Stops the calls of one kind on files of one name until the test releases them.
 #[derive(Debug)]
 pub(crate) struct Gate {
     arrivals: Receiver<()>,
@@ -37,15 +37,16 @@ impl Gate {
             state.waiting.push(go_on);
             let arrived = state.arrived.clone();
             drop(state);
-            // An error: the test is over, and has no use for this any more.
+            // An error means that the test is over.
             let _ = arrived.send(());
-            // A test that has failed meanwhile ends by itself, and not by its watchdog.
+            // If the test has failed, this call continues after a while, so that the test ends
+            // before its watchdog.
             verdict.recv_timeout(Duration::from_secs(20)).unwrap_or(Verdict::Go)
         };
         (gate, hook)
     }
 
-    /// From now on such calls stop here.
+    /// Stops such calls from now on.
     pub(crate) fn close(&self, call: Call, name: &str) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).closed =
             Some((call, name.to_owned()));
@@ -53,15 +54,15 @@ impl Gate {
 
     /// Waits until a call has stopped here.
     pub(crate) fn wait_for_arrival(&self) {
-        self.arrivals.recv_timeout(Duration::from_secs(60)).expect("a call comes to the gate");
+        self.arrivals.recv_timeout(Duration::from_secs(60)).expect("a call reaches the gate");
     }
 
-    /// Lets all calls go on, and those that come later.
+    /// Lets the stopped calls and all later calls continue.
     pub(crate) fn open(&self) {
         self.end(|| Verdict::Go);
     }
 
-    /// Likewise, but the calls that stopped here fail.
+    /// Lets the stopped calls fail, and all later calls continue.
     pub(crate) fn fail(&self, kind: io::ErrorKind) {
         self.end(|| Verdict::Fail(kind.into()));
     }

@@ -1,4 +1,4 @@
-//! Code of the tests that states no property. What other test programs use, too, is in
+//! Code of the tests that states no property. Code that other test programs use too is in
 //! `crates/testkit`.
 
 pub(crate) mod child;

@@ -1,4 +1,4 @@
-//! A log's directory on the real disk, as tests look at it.
+//! Looks at a log's directory on the real disk.
 
 use std::fs;
 use std::path::Path;
@@ -8,19 +8,23 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("the directory is there");
     let mut names: Vec<String> = entries
         .map(|entry| {
-            entry.expect("it can be listed").file_name().into_string().expect("names are ASCII")
+            entry
+                .expect("the directory can be listed")
+                .file_name()
+                .into_string()
+                .expect("names are ASCII")
         })
         .collect();
     names.sort();
     names
 }
 
-/// Those that end in `.log`: the segments.
+/// The names that end in `.log`: the segments.
 pub(crate) fn segments(dir: &Path) -> Vec<String> {
     names(dir).into_iter().filter(|name| name.ends_with(".log")).collect()
 }
 
-/// The sizes of all files, together. One that goes away meanwhile counts as empty.
+/// The total size of all files. A file that is removed during the count counts as empty.
 pub(crate) fn bytes(dir: &Path) -> u64 {
     names(dir)
         .iter()
@@ -29,7 +33,7 @@ pub(crate) fn bytes(dir: &Path) -> u64 {
         .sum()
 }
 
-/// Copies the files of a directory that has no others in it; `target` is made.
+/// Copies the files of a directory without subdirectories. Creates `target`.
 pub(crate) fn copy_dir(source: &Path, target: &Path) {
     fs::create_dir_all(target).expect("a directory can be made");
     for name in names(source) {

@@ -1,5 +1,4 @@
-//! `OpenFiles`: a disk that counts which files are open, and lets a test act just after a file was
-//! opened.
+//! `OpenFiles`: a disk that counts the open files. It lets a test act just after a file was opened.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,7 +14,7 @@ use seawall::sim::SimFs;
 type Counts = Arc<Mutex<BTreeMap<PathBuf, usize>>>;
 type AfterOpen = dyn Fn(&Path) + Send + Sync;
 
-/// A simulated disk that is watched. Clones share everything.
+/// A simulated disk that counts open files. Clones share everything.
 #[derive(Clone)]
 pub(crate) struct OpenFiles {
     disk: SimFs,
@@ -46,7 +45,8 @@ impl OpenFiles {
         counts.iter().filter(|(path, _)| is_segment(path)).map(|(_, count)| count).sum()
     }
 
-    /// Returns how many handles of a file are open, by the name with which it was opened.
+    /// Returns how many handles of a file are open. The name is that under which the file was
+    /// opened.
     pub(crate) fn handles(&self, path: &Path) -> usize {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.get(path).copied().unwrap_or(0)
@@ -56,7 +56,7 @@ impl OpenFiles {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.get_mut(&self.path).expect("it was counted") -= 1;
+        *counts.get_mut(&self.path).expect("the handle was counted") -= 1;
     }
 }
 
@@ -100,7 +100,7 @@ impl FsFile for OpenFile {
     }
 }
 
-/// An open directory, by the path that it was opened by.
+/// An open directory, and the path under which it was opened.
 #[derive(Debug)]
 struct OpenDir {
     fs: OpenFiles,

@@ -1,4 +1,4 @@
-//! Records whose bytes follow from a number, and logs of them.
+//! Records whose bytes follow from a number, and logs of such records.
 
 use seawall::{Entry, Iter, Lsn, Options, Record, Result, Wal};
 use seawall_testkit::Dice;
@@ -17,8 +17,8 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    /// Makes record `number`, of `payload_bytes`: a pure function of both, and no two numbers give
-    /// the same bytes (except empty payloads).
+    /// Makes record `number` with a payload of `payload_bytes`. It is a pure function of both. No
+    /// two numbers give the same bytes, except for empty payloads.
     pub(crate) fn numbered(number: u64, payload_bytes: usize) -> Stored {
         let mut dice = Dice::new(number);
         let meta_bytes = if number % 3 == 0 { dice.index(40) } else { 0 };
@@ -26,8 +26,8 @@ impl Stored {
         Stored { payload: dice.bytes(payload_bytes), meta: dice.bytes(meta_bytes), kind }
     }
 
-    /// Makes record `number`, of a size that follows from it: mostly small, some empty, some
-    /// several KiB.
+    /// Makes record `number`. Its size follows from the number: usually small, sometimes empty,
+    /// sometimes several KiB.
     pub(crate) fn mixed(number: u64) -> Stored {
         let sizes = [0, 1, 7, 8, 24, 100, 333, 512, 1000, 3000];
         let pick = Dice::new(!number).index(sizes.len());
@@ -54,8 +54,8 @@ impl From<&Record> for Stored {
     }
 }
 
-/// Collects what an iterator yields, and checks on the way that the LSNs are dense. Also returns
-/// the first of them.
+/// Collects the records of an iterator, and checks that the LSNs are dense. Also returns the first
+/// LSN.
 pub(crate) fn collect(iter: Iter) -> Result<(Option<Lsn>, Vec<Stored>)> {
     let (mut first, mut next, mut records) = (None, None, Vec::new());
     for record in iter {
@@ -72,12 +72,12 @@ pub(crate) fn collect(iter: Iter) -> Result<(Option<Lsn>, Vec<Stored>)> {
     Ok((first, records))
 }
 
-/// Replays a log that has never seen a checkpoint.
+/// Replays a log without any checkpoint.
 pub(crate) fn replay(wal: &Wal) -> Vec<Stored> {
     let (first, records) = collect(wal.iter()).expect("a sound log is replayed without errors");
     assert!(
         first.is_none_or(|first| first == Lsn::FIRST),
-        "nothing was checkpointed, and yet it starts at {first:?}"
+        "without a checkpoint, the log starts at {first:?}"
     );
     records
 }

@@ -1,16 +1,16 @@
-//! How many instructions one append, one record replayed and one look-up take: counts repeat where
+//! Counts the instructions of one append, one replayed record and one look-up. Counts repeat where
 //! times do not.
 //!
 //! ```text
 //! cargo run --release -p seawall-bench --bin instructions              compares with instructions.txt
 //! cargo run --release -p seawall-bench --bin instructions -- --update  writes it anew
 //! ```
-//! Each task runs twice under callgrind, once with more work than the other; the difference,
-//! divided by the work, is free of whatever the start and the end of a process cost. Only user-mode
-//! instructions count: what the kernel does for a write or a sync is not in it. It fails where a
-//! count is more than a tenth above what was written down.
+//! Each task runs twice under callgrind, and one run does more work than the other. The difference
+//! divided by the additional work excludes the cost of starting and ending a process. Only
+//! user-mode instructions count: the kernel's work for a write or a sync is excluded. The program
+//! fails if a count exceeds the recorded one by more than a tenth.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program may print")]
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -23,17 +23,17 @@ use seawall::{Durability, Lsn, Options, Wal};
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
-/// How far a count may rise before that is a failure.
+/// The factor by which a count may rise before the program fails.
 const MARGIN: f64 = 1.10;
 const RECORD: [u8; 256] = [7; 256];
 const BATCH: usize = 100;
-/// Records of the log that is read.
+/// The number of records in the log that is read.
 const STORED: usize = 4000;
 
-/// Counts the instructions of single operations, by callgrind.
+/// Counts the instructions of single operations with callgrind.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Writes the counts down as those to compare with from now on.
+    /// Records the counts for later comparisons.
     #[arg(long)]
     update: bool,
     #[command(subcommand)]
@@ -42,16 +42,16 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Part {
-    /// Does a task so many times: what runs under callgrind.
+    /// Does a task this many times. callgrind runs this command.
     #[command(hide = true)]
     Work { task: String, times: usize },
 }
 
 struct Task {
     name: &'static str,
-    /// How often it is done in the shorter run, and in the longer one.
+    /// The number of repetitions in the shorter run and in the longer run.
     times: [usize; 2],
-    /// How many operations, of those that are counted, one time is.
+    /// The number of counted operations per repetition.
     operations: usize,
     work: fn(&Path, usize) -> seawall::Result<()>,
 }
@@ -88,14 +88,14 @@ fn work(name: &str, times: usize) -> Result<()> {
     Ok((task.work)(dir.path(), times)?)
 }
 
-/// What is done with the counts that were written down before.
+/// What to do with the recorded counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Compared,
     Rewritten,
 }
 
-/// Counts every task. `false`: one takes more than it may.
+/// Counts every task. Returns `false` if a task takes more than it may.
 fn count_all(known: Known) -> Result<bool> {
     if Command::new("valgrind").arg("--version").output().is_err() {
         eprintln!(
@@ -110,7 +110,7 @@ fn count_all(known: Known) -> Result<bool> {
     };
     let mut table = String::new();
     let mut good = true;
-    println!("{:20} {:>12} {:>12} {:>8}", "task", "written down", "now", "change");
+    println!("{:20} {:>12} {:>12} {:>8}", "task", "recorded", "now", "change");
     for task in &TASKS {
         let counts = [count(task, task.times[0])?, count(task, task.times[1])?];
         let operations = (task.times[1] - task.times[0]) * task.operations;
@@ -124,7 +124,7 @@ fn count_all(known: Known) -> Result<bool> {
             good &= known == Known::Rewritten;
             continue;
         };
-        let verdict = if now > before * MARGIN { "  more than it may" } else { "" };
+        let verdict = if now > before * MARGIN { "  too many" } else { "" };
         good &= verdict.is_empty();
         println!(
             "{:20} {before:>12.0} {now:>12.0} {:>+7.1}%{verdict}",
@@ -137,13 +137,13 @@ fn count_all(known: Known) -> Result<bool> {
     }
     if !good {
         eprintln!(
-            "If that is meant, or a new compiler's doing, run it with --update and commit instructions.txt."
+            "If this is intended, or if a new compiler causes it, run with --update and commit instructions.txt."
         );
     }
     Ok(good)
 }
 
-/// The instructions of a process that does a task so many times.
+/// Counts the instructions of a process that does a task this many times.
 fn count(task: &Task, times: usize) -> Result<f64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -156,7 +156,7 @@ fn count(task: &Task, times: usize) -> Result<f64> {
     }
     let collected =
         said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
-    collected.ok_or_else(|| format!("callgrind does not say what it counted:\n{said}").into())
+    collected.ok_or_else(|| format!("callgrind prints no count:\n{said}").into())
 }
 
 fn append(dir: &Path, times: usize) -> seawall::Result<()> {
@@ -178,11 +178,11 @@ fn append_buffered(dir: &Path, times: usize) -> seawall::Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     Single,
-    /// As many as fit.
+    /// As many records as fit.
     Grouped,
 }
 
-/// A log that is to be read.
+/// Makes a log to read.
 fn stored(dir: &Path, framing: Framing) -> seawall::Result<Wal> {
     let wal = Options::new().durability(Durability::Buffered).open(dir)?;
     for _ in 0..STORED {

@@ -1,7 +1,7 @@
-//! The baselines: the least that can be done on a file for the same promise, without being a log.
+//! The baselines do the least work on a file that gives the same promise. They are not logs.
 //!
-//! None of them can be opened again after a crash, and none shares a sync: many threads take turns.
-//! A record is its length and payload, with a checksum of its own or of the block it is in.
+//! No baseline can be opened again after a crash, and none shares a sync: many threads take turns.
+//! A record is its length and payload, with a checksum of its own or of its block.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -21,14 +21,14 @@ pub(crate) const BUFFERED: &str = "baseline-buffered";
 pub(crate) const PREAD: &str = "baseline-pread";
 
 const FILE: &str = "baseline";
-/// Blocks and zeros are written in this size: larger folios in the page cache cost 25 to 30 %.
+/// The size of writes of blocks and zeros. Larger folios in the page cache cost 25 to 30 %.
 const BLOCK_BYTES: usize = 64 << 10;
 const HEAD_BYTES: usize = 8;
-/// What a frame of one record has beside its payload, in seawall: two headers, and padding to
+/// The bytes of a seawall frame of one record besides its payload: two headers, and padding to
 /// eight.
 const FRAME_BYTES: usize = 48;
 const FRAME_ALIGN_BYTES: usize = 8;
-/// What replay reads at once; as much as seawall's own window.
+/// The size of a read of a replay, which is that of seawall's own window.
 const WINDOW_BYTES: usize = 256 << 10;
 
 pub(crate) fn growing() -> Spec {
@@ -105,7 +105,7 @@ struct SyncedFile {
     file: File,
     space: Space,
     end: u64,
-    /// How far there is space for writes that change no size.
+    /// Up to this offset, a write does not change the file's size.
     space_end: u64,
     bytes: Vec<u8>,
 }
@@ -145,7 +145,7 @@ impl SyncedFile {
         Ok(())
     }
 
-    /// Writes what was put in `bytes`, and syncs.
+    /// Writes the bytes in `bytes`, and syncs.
     fn write(&mut self) -> Result<()> {
         if self.end + self.bytes.len() as u64 > self.space_end {
             self.make_space()?;
@@ -205,7 +205,7 @@ fn create(dir: &Path) -> Result<File> {
     Ok(File::options().read(true).write(true).create_new(true).open(dir.join(FILE))?)
 }
 
-/// Records in blocks: a record is its length and payload, a block begins with its checksum.
+/// Records in blocks: a record is its length and payload, and a block begins with its checksum.
 struct Blocks(Mutex<BlockFile>);
 
 struct BlockFile {
@@ -279,7 +279,7 @@ impl Engine for Blocks {
     }
 }
 
-/// A file of records, each with its checksum, and nothing else.
+/// A file of records, each with its checksum, and no other bytes.
 struct Records {
     file: File,
     unwritten: Mutex<(Vec<u8>, u64)>,
@@ -342,7 +342,7 @@ impl Engine for Records {
     }
 }
 
-/// Verifies the records that lie whole in `bytes`; returns how many bytes they take.
+/// Verifies the whole records in `bytes`. Returns their length in bytes.
 fn see_records(bytes: &[u8], tally: &mut Tally) -> Result<usize> {
     let mut rest = bytes;
     while let Some((head, after)) = rest.split_first_chunk::<HEAD_BYTES>() {

@@ -1,4 +1,4 @@
-//! fjall: a key-value store with a journal; records are values under rising keys.
+//! fjall: a key-value store with a journal. Records are values under rising keys.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! The list of the engines. Each log that is measured has its file; `baseline` is what the disk
-//! itself can do.
+//! The list of the engines. Each log that is measured has its own file. `baseline` shows what the
+//! disk itself can do.
 
 pub(crate) mod baseline;
 pub(crate) mod seawall;
@@ -21,7 +21,7 @@ pub(crate) mod walogs;
 
 use crate::engine::{Result, Spec};
 
-/// All engines of this build: the one to be measured, then the baselines, then the peers by name.
+/// All engines of this build: seawall, then the baselines, then the peers by name.
 pub(crate) fn all() -> Vec<Spec> {
     vec![
         seawall::spec(),

@@ -1,5 +1,5 @@
-//! okaywal: entries of chunks, files that are zero-filled when they are made and used again once
-//! checkpointed.
+//! okaywal: entries of chunks. Its files are filled with zeros when they are made, and used again
+//! once they are checkpointed.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use crate::engine::{
     Engine, Mode, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec, Tally, lock,
 };
 
-/// Above this, what is not durable is committed: as a full segment is.
+/// Above this size, unsynced records are committed, as a full segment is.
 const COMMIT_BYTES: u64 = 64 << 20;
-/// In files that are full at this, less than their size, so that none of them grows.
+/// A file is full at this size, which is less than its real size, so that no file grows.
 const CHECKPOINT_BYTES: u64 = SEGMENT_BYTES - (1 << 20);
 
 pub(crate) fn spec() -> Spec {
@@ -38,10 +38,11 @@ fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
     if setup.mode == Mode::Read {
         return Ok(Box::new(Unread(dir.to_owned())));
     }
-    // Checkpointing forgets records. What is written to be read is kept, in one file.
+    // A checkpoint removes records. A log that is read later keeps its records in one file.
     let full = if matches!(setup.mode, Mode::Load(_)) { u64::MAX } else { CHECKPOINT_BYTES };
     let log = configuration(dir).checkpoint_after_bytes(full).open(Reading::default())?;
-    // An entry that stays open borrows its log for longer than a call. It ends with the process.
+    // An entry that stays open borrows its log for longer than a call. The log ends with the
+    // process.
     let log: &'static WriteAheadLog = Box::leak(Box::new(log));
     Ok(Box::new(Log { log, mode: setup.mode, open: Mutex::default() }))
 }
@@ -103,7 +104,7 @@ impl Engine for Log {
     }
 }
 
-/// A log that is not open yet: opening it is what reads it.
+/// A log that is not open yet. Opening it reads it.
 struct Unread(PathBuf);
 
 impl Engine for Unread {

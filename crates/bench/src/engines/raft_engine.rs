@@ -1,5 +1,5 @@
-//! raft-engine: the log of TiKV. Each thread has a Raft group of its own, as there: within one,
-//! entries are in order.
+//! raft-engine: the log of TiKV. As in TiKV, each thread has a Raft group of its own. Within a
+//! group, entries are in order.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -11,9 +11,9 @@ use crate::engine::{
     Engine, Mode, Replay, Result, SEGMENT_BYTES, Segments, Setup, Spec, Tally, lock,
 };
 
-/// As many threads as any workload has.
+/// The number of threads of the largest workload.
 const GROUPS: usize = 64;
-/// Holds what is synced after what was not.
+/// The group that holds synced records after unsynced ones.
 const SYNC_GROUP: u64 = GROUPS as u64;
 
 pub(crate) fn spec() -> Spec {
@@ -46,12 +46,13 @@ fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
 struct Log {
     engine: RaftEngine,
     mode: Mode,
-    /// Of each group. Held while its thread appends: no other thread does.
+    /// The next index of each group. Its thread holds the lock while it appends. No other thread
+    /// takes it.
     next_indexes: Vec<Mutex<u64>>,
 }
 
-/// An entry must be a message of protobuf with an index; this one has a number and bytes, and comes
-/// with the library.
+/// An entry must be a protobuf message with an index. This message has a number and bytes, and
+/// comes with the library.
 #[derive(Clone)]
 struct Message;
 
@@ -98,7 +99,7 @@ impl Engine for Log {
     }
 
     fn sync(&self) -> Result<()> {
-        // Its own `sync` writes an empty batch, which returns before anything is synced.
+        // The library's own `sync` writes an empty batch, which returns before any sync.
         self.write(GROUPS, &[&[]], Sync::Now)
     }
 

@@ -1,4 +1,4 @@
-//! rewal: a queue, and a thread that writes what is in it. `append` alone promises nothing.
+//! rewal: a queue, and a thread that writes its records. `append` alone promises nothing.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,7 +38,7 @@ struct Log {
 }
 
 impl Log {
-    /// Does what the mode asks for after an append.
+    /// Makes the calls that the mode needs after an append.
     fn keep(&self, bytes: u64) -> Result<()> {
         match self.mode {
             Mode::Durable => self.sync(),

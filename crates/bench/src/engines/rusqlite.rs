@@ -1,4 +1,4 @@
-//! SQLite through rusqlite: a table of blobs in WAL mode, each append a transaction of its own.
+//! SQLite through rusqlite: a table of blobs in WAL mode. Each append is a transaction of its own.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -74,7 +74,7 @@ impl Engine for Log {
     }
 
     fn close(self: Box<Self>) -> Result<()> {
-        let connection = self.0.into_inner().map_err(|_| "it panicked")?;
+        let connection = self.0.into_inner().map_err(|_| "a thread panicked")?;
         connection.close().map_err(|(_, error)| error.into())
     }
 }

@@ -1,4 +1,4 @@
-//! The log that this is all about, through its public API.
+//! seawall, through its public API.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use seawall::{Durability, Options, Wal};
 
 use crate::engine::{Counters, Engine, Mode, Replay, Result, Segments, Setup, Spec, Tally};
 
-/// Its name in the tables.
+/// The name in the tables.
 pub(crate) const SEAWALL: &str = "seawall";
 
 pub(crate) fn spec() -> Spec {
@@ -32,7 +32,7 @@ fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
         Mode::Buffered | Mode::Load(_) => Durability::Buffered,
     };
     let options = Options::new().durability(durability).segment_bytes(setup.segment_bytes);
-    // What is replayed is verified while it is read, not before.
+    // A replay verifies the records while it reads them, not before.
     let verify = if setup.mode == Mode::Read { Verify::Tail } else { Verify::Full };
     Ok(Box::new(Log { wal: options.verify(verify).open(dir)?, mode: setup.mode }))
 }
@@ -43,8 +43,8 @@ struct Log {
 }
 
 impl Log {
-    /// Of a log to be read later, every call is a group of its own: later records do not join its
-    /// frame, and a segment is as full as it was meant to be.
+    /// Ends the group after every call, for a log that is read later. So later records do not join
+    /// a call's frame, and a segment has its intended size.
     fn end_group(&self) -> Result<()> {
         if matches!(self.mode, Mode::Load(_)) {
             self.wal.flush()?;

@@ -1,5 +1,5 @@
-//! seglog: one file of fixed size and a single writer; the row of files, and when they are full, is
-//! the caller's.
+//! seglog: one file of fixed size and a single writer. This file decides when a file is full, and
+//! keeps the sequence of files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -48,11 +48,11 @@ struct Log {
 
 #[derive(Default)]
 struct Files {
-    /// None if the log is only read.
+    /// `None` if the log is only read.
     writer: Option<Writer<0>>,
     number: u32,
     file_bytes: usize,
-    /// That of the last record.
+    /// The position of the last record.
     position: u64,
 }
 
@@ -61,10 +61,10 @@ impl Files {
         self.writer.as_mut().ok_or_else(|| "the log is only read".into())
     }
 
-    /// Appends whole batches: none is split over two files.
+    /// Appends whole batches. No batch is split over two files.
     fn append(&mut self, dir: &Path, payloads: &[&[u8]]) -> Result<()> {
         const HEAD_BYTES: usize = 8;
-        const MARKER_BYTES: usize = 32; // More than it takes.
+        const MARKER_BYTES: usize = 32; // A marker takes less.
         let bytes: usize = payloads.iter().map(|payload| HEAD_BYTES + payload.len()).sum();
         if self.writer()?.remaining_bytes() < (bytes + MARKER_BYTES) as u64 {
             self.commit()?;

@@ -1,4 +1,4 @@
-//! walogs: `&mut` appends, each with its `fdatasync`.
+//! walogs: `&mut` appends, each with its own `fdatasync`.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -41,7 +41,7 @@ impl Engine for Log {
     }
 
     fn sync(&self) -> Result<()> {
-        Ok(()) // Every append did.
+        Ok(()) // Every append has synced.
     }
 
     fn replay(&self, _replay: Replay, tally: &mut Tally) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Appending: to a fresh log from many threads, and beside a checkpoint.
+//! Appending: to a fresh log from many threads, and during a checkpoint.
 
 use std::path::Path;
 use std::sync::Barrier;
@@ -29,8 +29,8 @@ pub(super) fn run(engine: &str, dir: &Path, append: &Append) -> Result<Outcome> 
 }
 
 fn append_all(log: &dyn Engine, append: &Append) -> Result<Outcome> {
-    // All threads warm up; the clock starts between the two meetings after that, when none of them
-    // runs.
+    // All threads warm up. The clock runs between the two meetings after the warm-up, when no
+    // thread appends.
     let meeting = Barrier::new(append.threads + 1);
     let failed = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -71,7 +71,7 @@ struct Worker<'a> {
     log: &'a dyn Engine,
     append: &'a Append,
     worker: usize,
-    /// One of the threads has failed: the others stop, too.
+    /// Whether a thread has failed. Then the others stop too.
     failed: &'a AtomicBool,
 }
 
@@ -79,7 +79,7 @@ impl Worker<'_> {
     fn work(&self, meeting: &Barrier) -> Result<(u64, Histogram<u64>)> {
         let (warm_up, measured) = self.amounts();
         let warmed = self.call_for(warm_up, &mut histogram());
-        // Also after a failure: the others wait here.
+        // This also runs after a failure, because the other threads wait here.
         meeting.wait();
         meeting.wait();
         warmed?;
@@ -88,7 +88,7 @@ impl Worker<'_> {
         Ok((calls, histogram))
     }
 
-    /// This thread's share.
+    /// The share of this thread.
     fn amounts(&self) -> (Amount, Amount) {
         let threads = self.append.threads as u64;
         match self.append.amount {
@@ -120,7 +120,7 @@ impl Worker<'_> {
             _ => self.log.append_batch(self.worker, &batch),
         };
         if let Amount::CallsAndSync { calls, millis_max } = amount {
-            // The clock is looked at once in so many calls.
+            // The clock is read once in this many calls.
             const LOOK: u64 = 256;
             let start = Instant::now();
             let time_max = Duration::from_millis(millis_max);
@@ -151,11 +151,11 @@ impl Worker<'_> {
     }
 }
 
-/// How long the appends go on alone before the checkpoint, and after it.
+/// How long the appends run alone before the checkpoint, and after it.
 const ALONE: u32 = 4;
 
-/// Appends 256 B from one thread. A while after the beginning, everything that was there is
-/// checkpointed, or is not.
+/// Appends 256 B from one thread. Some time after the beginning, a checkpoint of all earlier
+/// records may run.
 pub(super) fn beside_checkpoint(
     dir: &Path,
     time: Duration,
@@ -178,7 +178,7 @@ pub(super) fn beside_checkpoint(
         let appended = appender.join().unwrap_or_else(|_| Err("appending panicked".into()));
         checkpoint?;
         let mut outcome = appended?;
-        // Here: what the checkpoint itself took.
+        // Here, the time of the checkpoint itself.
         outcome.alone_seconds = (meanwhile == Meanwhile::Checkpoint).then_some(took.as_secs_f64());
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(outcome)
     })?;
@@ -187,7 +187,7 @@ pub(super) fn beside_checkpoint(
     Ok(outcome)
 }
 
-/// Goes on for as long as asked, and at least until the checkpoint is done.
+/// Appends for the requested time, and at least until the checkpoint is done.
 fn append_until(wal: &Wal, time: Duration, checkpointed: &AtomicBool) -> Result<Outcome> {
     let payload = payload(256);
     let mut histogram = histogram();

@@ -1,4 +1,4 @@
-//! The clock: how long a task took, what CPU time, and how long its single calls took.
+//! The clock: the time of a task, its CPU time, and the time of its single calls.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::job::{Latency, Outcome};
 
-/// The clock and this process's CPU time.
+/// The clock, and the CPU time of this process.
 pub(super) struct Stopwatch {
     pub(super) start: Instant,
     cpu_seconds: f64,
@@ -18,7 +18,7 @@ impl Stopwatch {
         Stopwatch { start: Instant::now(), cpu_seconds: cpu_seconds() }
     }
 
-    /// Takes both since the start into an outcome.
+    /// Stores both times since the start in an outcome.
     pub(super) fn stop(&self, operations: u64, bytes: u64) -> Outcome {
         let seconds = self.start.elapsed().as_secs_f64();
         let cpu_seconds = cpu_seconds() - self.cpu_seconds;
@@ -34,7 +34,8 @@ fn cpu_seconds() -> f64 {
 /// Longer latencies count as this one.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
 
-/// Latencies in nanoseconds, to three digits. Its size is fixed: nothing is allocated on the clock.
+/// Latencies in nanoseconds, to three digits. The size is fixed, so that nothing is allocated while
+/// the clock runs.
 pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, nanos(LATENCY_MAX), 3).expect("the bounds are in order")
 }

@@ -9,7 +9,7 @@ pub(super) fn dir_bytes(dir: &Path) -> Result<u64> {
     files_in(dir)?.iter().map(|path| Ok(std::fs::metadata(path)?.len())).sum()
 }
 
-/// The files in a directory, and in those inside it.
+/// The files in a directory and in its subdirectories.
 pub(super) fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir)? {

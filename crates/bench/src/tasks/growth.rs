@@ -1,4 +1,4 @@
-//! A log that is appended to for long, and checkpointed as it goes.
+//! A log that takes many appends with regular checkpoints.
 
 use std::path::Path;
 use std::time::Instant;
@@ -12,7 +12,8 @@ use crate::draw::payload;
 use crate::engine::{Result, SEGMENT_BYTES};
 use crate::job::Outcome;
 
-/// Each step ends with a sync and a checkpoint of all that is there, which belong to its time.
+/// Appends in steps. Each step ends with a sync and a checkpoint of all records, which are part of
+/// its time.
 pub(super) fn append(
     dir: &Path,
     steps: u64,

@@ -1,4 +1,4 @@
-//! Writing a log that is read later.
+//! Writes a log that is read later.
 
 use std::fs::File;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::engine::{Framing, Mode, Result, Setup};
 use crate::engines;
 use crate::job::{Load, Outcome};
 
-/// What a group of records comes to at most, with the headers of most logs.
+/// The largest size of a group of records, with the headers of most logs.
 const GROUP_BYTES: usize = 64 << 10;
 const RECORD_HEADER_BYTES: usize = 8;
 
@@ -27,7 +27,7 @@ pub(super) fn run(engine: &str, dir: &Path, load: &Load) -> Result<Outcome> {
     let stopwatch = Stopwatch::start();
     let start = Instant::now();
     let mut written = 0;
-    // A log without batches, and a baseline, has records alone: there is nothing to group.
+    // A log without batches, and a baseline, have only single records. They cannot group.
     let grouped = load.framing == Framing::Grouped && spec.batch.is_some();
     let group = if grouped { GROUP_BYTES / (load.record_bytes + RECORD_HEADER_BYTES) } else { 1 };
     let batch = vec![payload.as_slice(); group.max(1)];
@@ -48,9 +48,9 @@ pub(super) fn run(engine: &str, dir: &Path, load: &Load) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Has the page cache hold the files as it does after a restart: read from the disk, in pages of
-/// its own choice. Written in small pieces, they lie in small pages, which take longer to read;
-/// each engine writes other pieces.
+/// Lets the page cache hold the files as after a restart: read from the disk, in pages that the
+/// cache chooses. Small writes leave small pages, which take longer to read, and each engine writes
+/// other pieces.
 fn reread(dir: &Path) -> Result<()> {
     for path in files_in(dir)? {
         let mut file = File::open(path)?;

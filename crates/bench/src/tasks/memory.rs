@@ -1,4 +1,4 @@
-//! Resident memory: its peak, above what was there before.
+//! Resident memory: its peak above the resident memory before.
 
 use std::path::Path;
 
@@ -40,15 +40,15 @@ pub(super) fn replay(engine: &str, dir: &Path) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What was resident at a moment.
+/// The resident memory at a moment.
 pub(super) struct Resident {
     bytes: u64,
 }
 
 impl Resident {
     pub(super) fn now() -> Result<Resident> {
-        // Sets the peak to what is resident now. Where that is not allowed, the peak so far counts
-        // as resident: it is little above, since nothing was done before.
+        // Sets the peak to the present resident memory. If that is not allowed, the peak so far
+        // counts as resident. It is only a little higher, because the process has done little.
         let reset = std::fs::write("/proc/self/clear_refs", "5");
         let field = if reset.is_ok() { "VmRSS:" } else { "VmHWM:" };
         Ok(Resident { bytes: status_bytes(field)? })
@@ -64,7 +64,7 @@ fn status_bytes(field: &str) -> Result<u64> {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix(field))
-        .ok_or("the system does not tell")?;
+        .ok_or("the system does not report resident memory")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib << 10)
 }

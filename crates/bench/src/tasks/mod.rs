@@ -1,4 +1,4 @@
-//! The tasks: what a job's process does, and measures of itself.
+//! The tasks: what a job's process does and measures.
 
 mod append;
 mod clock;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::engine::Result;
 use crate::job::{Job, Outcome, Task};
 
-/// Does what the job asks for, in this process.
+/// Runs the job's task in this process.
 pub(crate) fn run(job: &Job) -> Result<Outcome> {
     let engine = job.engine.as_str();
     let dir = job.dir.as_path();
@@ -81,9 +81,9 @@ mod tests {
     }
 
     #[test]
-    fn every_engine_appends_as_often_as_it_is_asked() {
-        // Method: each discipline that an engine says it takes part in, with few calls, peers too
-        // where they are built.
+    fn every_engine_appends_as_often_as_requested() {
+        // Method: run each discipline in which an engine takes part, with few calls. Include the
+        // peers if they are built.
         for spec in engines::all() {
             if spec.durable.is_some() {
                 let outcome =
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_engine_reads_back_all_that_was_written() {
+    fn every_engine_reads_back_all_written_records() {
         let read = Task::Replay { replay: Replay::Owned, segment_bytes: SEGMENT_BYTES };
         for spec in engines::all().into_iter().filter(|spec| spec.replay.is_some()) {
             for framing in [Framing::Single, Framing::Grouped] {
@@ -162,8 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn single_frames_are_larger_together_than_grouped_ones() {
-        // Method: by the size of the log; else the two rows of a replay would be one.
+    fn single_frames_take_more_space_than_grouped_frames() {
+        // Method: compare the sizes of the two logs. If they were equal, the two rows of a replay
+        // would measure the same.
         let bytes =
             |framing| run_all(SEAWALL, &[load(framing, SEGMENT_BYTES)])[0].log_bytes.unwrap();
         assert!(bytes(Framing::Single) > bytes(Framing::Grouped) + 30_000);

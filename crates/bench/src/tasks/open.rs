@@ -1,4 +1,4 @@
-//! Opening a log of seawall's, and leaving one as a killed process does.
+//! Opens a log of seawall, and leaves one as a killed process does.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::syncs::{Syncs, do_syncs};
 use crate::engine::Result;
 use crate::job::{Outcome, Verification};
 
-/// How often the syncs that an open contains are done alone.
+/// How many times the syncs of an open are done alone.
 const MARKS: u32 = 5;
 
 pub(super) fn open(dir: &Path, verify: Verification) -> Result<Outcome> {
@@ -26,7 +26,7 @@ pub(super) fn open(dir: &Path, verify: Verification) -> Result<Outcome> {
     outcome.segments = Some(wal.recovery().segments.len() as u64);
     outcome.log_bytes = Some(log_bytes);
     wal.close()?;
-    // Not in the log's own directory: foreign names stay out of it.
+    // Not in the log's own directory, which must hold no foreign names.
     let beside = tempfile::tempdir_in(dir.parent().ok_or("the directory is the root")?)?;
     let mut marks = Vec::new();
     for number in 0..MARKS {
@@ -37,14 +37,13 @@ pub(super) fn open(dir: &Path, verify: Verification) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Opens, appends a few records, and keeps the log from being closed: with this process it ends as
-/// it is.
+/// Opens the log, appends a few records, and leaves the log open until the process ends.
 pub(super) fn abandon(dir: &Path) -> Result<Outcome> {
     let wal = Options::new().verify(Verify::Tail).open(dir)?;
     let stopwatch = Stopwatch::start();
     const RECORDS: u64 = 10;
     for _ in 0..RECORDS {
-        wal.append(b"the last words")?;
+        wal.append(b"the last records")?;
     }
     let outcome = stopwatch.stop(RECORDS, 0);
     std::mem::forget(wal);

@@ -42,7 +42,7 @@ pub(super) fn random(dir: &Path, reads: u64) -> Result<Outcome> {
     let last = u64::from(wal.last_lsn());
     let mut draw = Draw::new();
     let read = |lsn: Lsn| -> Result<u64> {
-        let record = wal.read(lsn)?.ok_or("a record is not there")?;
+        let record = wal.read(lsn)?.ok_or("a record is missing")?;
         Ok(std::hint::black_box(record.payload()).len() as u64)
     };
     let outcome = read_all(reads, || read(Lsn::from(first + draw.below(last - first + 1))))?;
@@ -52,7 +52,7 @@ pub(super) fn random(dir: &Path, reads: u64) -> Result<Outcome> {
 
 pub(super) fn bare(dir: &Path, reads: u64, frame_bytes: u64, look: Look) -> Result<Outcome> {
     const FRAMES_START: u64 = 8192;
-    // Each with the number of frames up to its end, so that every frame is as likely as any other.
+    // Each file has the number of frames up to its end, so that every frame is equally likely.
     let mut files = Vec::new();
     let mut frames = 0;
     for path in segment_files(dir)? {
@@ -78,7 +78,7 @@ pub(super) fn bare(dir: &Path, reads: u64, frame_bytes: u64, look: Look) -> Resu
     })
 }
 
-/// Reads a tenth to warm up, and then on the clock.
+/// Reads a tenth of the records to warm up, and then all with the clock running.
 fn read_all(reads: u64, mut read: impl FnMut() -> Result<u64>) -> Result<Outcome> {
     for _ in 0..reads / 10 {
         read()?;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Result;
 
-/// Syncs that seawall's calls contain, done by themselves in `dir`, to be taken off.
+/// The syncs that a call of seawall contains. They are done alone in `dir`, and their time is
+/// subtracted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Syncs {
-    /// CURRENT written anew: a file of 8 KiB, its name, the directory.
+    /// A new CURRENT: a file of 8 KiB, its name, and the directory.
     Mark,
-    /// A new segment: a file of 12 KiB and CURRENT, both names, the directory twice.
+    /// A new segment: a file of 12 KiB and CURRENT, both names, and the directory twice.
     NewSegment,
 }
 

@@ -55,7 +55,7 @@ fn setup(mode: Mode) -> Setup {
     Setup { mode, segment_bytes: SEGMENT_BYTES }
 }
 
-/// A row for every engine for which `remark` has something to say.
+/// A row for every engine for which `remark` returns a text.
 fn rows(
     remark: impl Fn(&Spec) -> Option<String>,
     place: impl Fn(&Spec) -> Place,
@@ -70,7 +70,7 @@ fn rows(
     engines::all().into_iter().filter_map(row).collect()
 }
 
-/// What an append promises, and to how many threads.
+/// The promise of an append, and the number of threads.
 fn promise(spec: &Spec, promise: Option<&str>) -> Option<String> {
     Some(format!("{}; {}", promise?, spec.sharing))
 }
@@ -140,7 +140,7 @@ fn buffered(threads: usize, record_bytes: usize, effort: &Effort) -> Case {
     }
 }
 
-/// A log in so many segments, with as many frames in each.
+/// A log with this many segments and the same number of frames in each.
 fn load(framing: Framing, record_bytes: usize, segments: u64, effort: &Effort) -> Load {
     let record_bytes_all = records_in_frame(framing, record_bytes) * record_bytes as u64;
     let frames = (effort.log_bytes / record_bytes_all / segments).max(1);
@@ -155,10 +155,12 @@ fn load(framing: Framing, record_bytes: usize, segments: u64, effort: &Effort) -
 }
 
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
-/// Where the frames of a segment of seawall's begin: after its headers and its first state frame.
+/// The offset of the first frame in a new segment of seawall, after its headers and its first state
+/// frame.
 const FRAMES_START: u64 = 8192 + 64;
 
-/// In seawall's log: a header of 40 B, then records with a header of 8 B each, and padding.
+/// The size of a frame in seawall's log: a header of 40 B, records with a header of 8 B each, and
+/// padding.
 fn frame_bytes(framing: Framing, record_bytes: usize) -> u64 {
     (40 + records_in_frame(framing, record_bytes) * (8 + record_bytes as u64)).next_multiple_of(8)
 }
@@ -170,7 +172,7 @@ fn records_in_frame(framing: Framing, record_bytes: usize) -> u64 {
     }
 }
 
-/// A log in segments of the usual size; a smaller one where writing it takes too long.
+/// A log in segments of the usual size. It is smaller for engines whose writes take too long.
 fn whole_log(framing: Framing, record_bytes: usize, effort: &Effort) -> Load {
     let millis_max = effort.load_millis_max;
     Load { segment_bytes: SEGMENT_BYTES, millis_max, ..load(framing, record_bytes, 1, effort) }
@@ -335,8 +337,8 @@ fn memory(effort: &Effort) -> Vec<Case> {
     ]
 }
 
-/// As a durable append, but nothing is waited for: what is left is the log's own work. It writes no
-/// zeros there.
+/// The same as a durable append on a disk in memory, so that only the log's own work is left. It
+/// writes no zeros there.
 fn cpu(record_bytes: usize, effort: &Effort) -> Case {
     const BYTES_MAX: u64 = 32 << 20;
     let mut case = durable(1, record_bytes, effort);
@@ -370,7 +372,7 @@ fn growth(effort: &Effort) -> Case {
     }
 }
 
-/// One log at a time: memory is to hold it.
+/// Opens one log at a time, because memory must hold it.
 fn growth_open(log_bytes: u64, effort: &Effort) -> Case {
     let large = Effort { log_bytes, ..effort.clone() };
     let load = Load { millis_max: u64::MAX, ..whole_log(Framing::Grouped, 256, &large) };

@@ -1,4 +1,4 @@
-//! The workloads: which engines do what, in which sizes.
+//! The workloads: which engines do what, and in which sizes.
 
 pub(crate) mod cases;
 pub(crate) mod names;
@@ -101,26 +101,27 @@ impl fmt::Display for Workload {
     }
 }
 
-/// How much of everything.
+/// The sizes of all measurements.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
-    /// Of one durable measurement.
+    /// The time of one durable measurement.
     pub(crate) millis: u64,
-    /// Payload of one buffered measurement.
+    /// The payload bytes of one buffered measurement.
     pub(crate) buffered_bytes: u64,
-    /// It ends after this.
+    /// A buffered measurement ends after this time.
     pub(crate) buffered_millis_max: u64,
-    /// Payload of a log that is read or opened.
+    /// The payload bytes of a log that is read or opened.
     pub(crate) log_bytes: u64,
-    /// Writing such a log ends after this.
+    /// The writing of such a log ends after this time.
     pub(crate) load_millis_max: u64,
-    /// Segments of the largest number.
+    /// The largest number of segments.
     pub(crate) segments: u64,
     pub(crate) reads: u64,
-    /// Durable appends of one rotation measurement.
+    /// The durable appends of one rotation measurement.
     pub(crate) rotation_calls: u64,
-    /// What is appended between two checkpoints of a log that grows for long, and how often.
+    /// The bytes between two checkpoints of a log that takes many appends, and the number of
+    /// checkpoints.
     pub(crate) step_bytes: u64,
     pub(crate) steps: u64,
 }
@@ -159,7 +160,7 @@ impl Effort {
     }
 }
 
-/// What a case's rows can be compared in, and which columns they have.
+/// How a case's rows can be compared, and which columns they have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Durable,
@@ -174,24 +175,24 @@ pub(crate) enum Kind {
     GrowthOpen,
 }
 
-/// One table: engines that do the same, in turns.
+/// One table: engines that do the same work in turns.
 pub(crate) struct Case {
     pub(crate) id: String,
     pub(crate) kind: Kind,
     pub(crate) rows: Vec<Row>,
-    /// The label of the row that the others are set against.
+    /// The label of the row with which the others are compared.
     pub(crate) reference: &'static str,
-    /// Disk space that it takes at most.
+    /// The largest disk space that the case takes.
     pub(crate) space_bytes: u64,
 }
 
 impl Case {
-    /// Whether it is measured in [`MEMORY_DIR`].
+    /// Whether the case is measured in [`MEMORY_DIR`].
     pub(crate) fn is_in_memory(&self) -> bool {
         self.rows.iter().any(|row| matches!(row.place, Place::Memory))
     }
 
-    /// Growth is seen within a round.
+    /// The number of rounds. Growth is visible within a round.
     pub(crate) fn rounds(&self, effort: &Effort) -> usize {
         match self.kind {
             Kind::Growth => 1,
@@ -204,22 +205,22 @@ impl Case {
 pub(crate) struct Row {
     pub(crate) label: String,
     pub(crate) engine: &'static str,
-    /// What is to be known of it beside its figures: its promise, or what it does.
+    /// A remark beside the figures: the promise of the row, or what it does.
     pub(crate) remark: String,
     pub(crate) place: Place,
-    /// Done before each measurement, off the clock, in a process of its own.
+    /// Runs before each measurement, in a process of its own, while the clock is stopped.
     pub(crate) before: Option<Task>,
     pub(crate) measure: Task,
 }
 
-/// Where a row's log is.
+/// The place of a row's log.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
-    /// In a new directory each time, with what this writes there first.
+    /// A new directory for each measurement. If there is a load, it is written there first.
     Fresh(Option<Load>),
-    /// In one directory for all rounds, and all rows of this name, written once.
+    /// One directory for all rounds, and for all rows of this name. It is written once.
     Kept(String, Load),
-    /// In a new directory in [`MEMORY_DIR`] each time.
+    /// A new directory in [`MEMORY_DIR`] for each measurement.
     Memory,
 }
 

@@ -1,4 +1,4 @@
-//! What tables and their rows are called: for the goals and plots, which look them up.
+//! The names of tables and of their rows. The goals and the plots look them up.
 
 use crate::engine::Framing;
 

@@ -1,21 +1,21 @@
-//! Fails, and kills, the log at its system calls, with strace: every n-th call of each kind, on a
-//! real file system.
+//! Fails or kills the log at its system calls with strace: every n-th call of each kind, on a real
+//! file system.
 //!
 //! ```text
 //! cargo run -p seawall-crash --bin syscalls                    every call, one thread
 //! cargo run -p seawall-crash --bin syscalls -- --every 5       every fifth
 //! cargo run -p seawall-crash --bin syscalls -- --threads 3     three threads; strace counts in each
 //! ```
-//! A child process works on a log that an earlier one has left as a kill leaves it, so that it
-//! recovers first. One of its calls fails or is its last. It goes on as a user would: what was
-//! refused is passed over, a poisoned log is opened again. Then the log is opened once more,
-//! without strace: all that was acknowledged is there, nothing else but what was under way, and
-//! no thread waits for ever.
+//! A child process works on a log that an earlier child left as a kill leaves it, so the child
+//! recovers first. One of its calls fails, or the child is killed there. After a failure the child
+//! continues as a user would: it skips refused calls, and it opens a poisoned log again. Then the
+//! log is opened once more, without strace. It holds every acknowledged record, and no other
+//! records than those of unfinished calls. No thread waits for ever.
 //!
-//! `fallocate` is not among the calls, since the log makes none. Where strace is not there, it says
-//! so, and that is all.
+//! `fallocate` is not among the calls, because the log does not use it. If strace is not installed,
+//! the program prints that and ends.
 
-#![allow(clippy::print_stdout, reason = "it is a program")]
+#![allow(clippy::print_stdout, reason = "a program may print")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use seawall::{Entry, Error, Lsn, Options, Record, Wal};
 
-/// What a row of the table is called, and the calls it stands for: not every machine has all of
-/// them.
+/// The name of each row of the table, and its system calls. Not every machine has all of these
+/// calls.
 const CALLS: [(&str, &str); 9] = [
     ("pwrite64", "pwrite64"),
     ("fdatasync", "fdatasync"),
@@ -42,7 +42,7 @@ const CALLS: [(&str, &str); 9] = [
     ("fallocate", "?fallocate"),
 ];
 const FAULTS: [&str; 5] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "SIGKILL"];
-/// A child that says nothing more after this hangs.
+/// A child that writes no line for this long hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
@@ -61,16 +61,16 @@ fn main() -> ExitCode {
 // The child.
 
 const SEGMENT_BYTES: u64 = 16 << 10;
-/// The log is opened so often, and closed in between.
+/// How many times the log is opened and closed.
 const ROUNDS: u64 = 3;
-/// What each thread does in a round.
+/// The number of steps of each thread in a round.
 const STEPS: u64 = 9;
-/// How often an open may fail, where one call of it does.
+/// How many times an open may fail when one of its calls fails.
 const OPENS_MAX: u32 = 3;
-/// Set in the number of whatever the first child does.
+/// This bit is set in the step numbers of the first child.
 const FIRST: u64 = 1 << 40;
 
-/// What a step of some thread in some round does, and the number it is known by.
+/// A step of one thread in one round: its kind, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Step {
     number: u64,
@@ -122,7 +122,7 @@ fn entry(number: u64, place: u64) -> Entry<'static> {
     Entry::new(payload(number, place)).with_meta(meta)
 }
 
-/// The step and the place that a record is from, all of whose bytes must be what was appended.
+/// The step and the place of a record. Checks that all of the record's bytes are as appended.
 fn origin(record: &Record) -> Option<(u64, u64)> {
     let (number, place) = record.meta().split_first_chunk::<8>()?;
     let number = u64::from_le_bytes(*number);
@@ -130,7 +130,7 @@ fn origin(record: &Record) -> Option<(u64, u64)> {
     (record.payload() == payload(number, place)).then_some((number, place))
 }
 
-/// Says a line, with one call.
+/// Writes a line with one call.
 fn say(line: &str) {
     let mut stdout = io::stdout().lock();
     if stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush()).is_err() {
@@ -142,8 +142,8 @@ fn options() -> Options {
     Options::new().segment_bytes(SEGMENT_BYTES)
 }
 
-/// Opens the log, works, closes it, and so on. The first child is killed by itself at the end of
-/// its first round.
+/// Opens the log, works and closes it, in rounds. The first child kills itself at the end of its
+/// first round.
 fn work(dir: &Path, threads: u64, base: u64) -> ExitCode {
     for round in 0..ROUNDS {
         let Some(wal) = open(dir) else { return ExitCode::from(3) };
@@ -155,7 +155,7 @@ fn work(dir: &Path, threads: u64, base: u64) -> ExitCode {
             work_thread(&wal, base, round, 0);
         });
         if base == FIRST && round == 1 {
-            std::process::abort(); // As good as a kill: nothing is closed.
+            std::process::abort(); // This is like a kill: it closes nothing.
         }
         say("close");
         match wal.close() {
@@ -184,7 +184,7 @@ fn open(dir: &Path) -> Option<Wal> {
             }
         }
     }
-    say("wrong the log does not open, however often it is tried");
+    say("wrong the log does not open, even after many attempts");
     None
 }
 
@@ -209,7 +209,7 @@ fn work_thread(wal: &Wal, base: u64, round: u64, thread: u64) {
             Err(Error::Io { .. } | Error::StorageFull { .. }) => say(&format!("refused {number}")),
             Err(Error::Poisoned { .. }) => {
                 say("poisoned");
-                return; // What became of this step is unknown.
+                return; // The outcome of this step is unknown.
             }
             Err(error) => return say(&format!("wrong step {number}: {error}")),
         }
@@ -218,16 +218,18 @@ fn work_thread(wal: &Wal, base: u64, round: u64, thread: u64) {
 
 // The parent.
 
-/// What is known of a log, from what its children have said.
+/// The parent's knowledge of a log, from the lines of its children.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// Appends by their number: records, and the first LSN if they were acknowledged.
+    /// The appends by step number: the number of records, and the first LSN if they were
+    /// acknowledged.
     appends: BTreeMap<u64, (u64, Option<u64>)>,
-    /// Steps that were refused: nothing of them may be there.
+    /// The steps that were refused. The log must hold none of their records.
     refused: BTreeSet<u64>,
     /// The highest last LSN that an open has reported.
     reported: u64,
-    /// What the floor and the number of the state may be; the first was acknowledged.
+    /// The possible floors and the possible numbers of the state. The first of each was
+    /// acknowledged.
     floors: Vec<u64>,
     states: Vec<u64>,
 }
@@ -237,7 +239,7 @@ impl Known {
         Known { floors: vec![0], states: vec![0], ..Known::default() }
     }
 
-    /// Takes what a child has said; returns what it found wrong itself.
+    /// Takes a line of a child. Returns an error that the child itself found.
     fn hear(&mut self, lines: &str) -> Result<(), String> {
         let mut begun: BTreeMap<u64, (Step, u64)> = BTreeMap::new();
         for line in lines.lines() {
@@ -261,7 +263,7 @@ impl Known {
                     let (step, target) = begun[&number(1)];
                     match step.kind() {
                         Kind::Append | Kind::Batch => {
-                            self.appends.get_mut(&step.number).expect("it began").1 =
+                            self.appends.get_mut(&step.number).expect("the step began").1 =
                                 Some(number(2));
                         }
                         Kind::SetState => self.states = vec![step.number],
@@ -276,7 +278,7 @@ impl Known {
                             self.refused.insert(step.number);
                         }
                         Kind::SetState => self.states.retain(|state| *state != step.number),
-                        // A checkpoint that could not remove a file holds all the same.
+                        // A checkpoint that could not remove a file is still in effect.
                         Kind::Checkpoint | Kind::Rotate | Kind::Sync => {}
                     }
                 }
@@ -288,22 +290,29 @@ impl Known {
         Ok(())
     }
 
-    /// Holds an open log against this.
+    /// Checks an open log against this knowledge.
     fn check(&self, wal: &Wal) -> Result<(), String> {
         let floor = u64::from(wal.first_lsn()) - 1;
         let last = u64::from(wal.last_lsn());
         if !self.floors.contains(&floor) {
-            return Err(format!("the floor is {floor}, none of {:?}", self.floors));
+            return Err(format!("the floor is {floor}, not one of {:?}", self.floors));
         }
         let state = wal.state();
         let is_state = |number: &u64| {
             if *number == 0 { state.is_empty() } else { state == payload(*number, 0) }
         };
         if !self.states.iter().any(is_state) {
-            return Err(format!("the state of {} bytes is none of {:?}", state.len(), self.states));
+            return Err(format!(
+                "the state of {} bytes is not one of {:?}",
+                state.len(),
+                self.states
+            ));
         }
         if last < self.reported {
-            return Err(format!("the log ends at {last}, an open has reported {}", self.reported));
+            return Err(format!(
+                "the log ends at {last}, but an open has reported {}",
+                self.reported
+            ));
         }
         let mut found = BTreeMap::new();
         let mut seen = BTreeSet::new();
@@ -315,11 +324,11 @@ impl Known {
             let (count, _) =
                 *self.appends.get(&number).ok_or(format!("step {number} was never begun"))?;
             if self.refused.contains(&number) {
-                return Err(format!("step {number} was refused, and is there at {lsn}"));
+                return Err(format!("step {number} was refused, but the log holds it at {lsn}"));
             }
             if place >= count || !seen.insert((number, place)) {
                 return Err(format!(
-                    "step {number}, record {place}, is there twice, again at {lsn}"
+                    "step {number}, record {place}, is in the log twice, again at {lsn}"
                 ));
             }
             found.insert(lsn, (number, place));
@@ -327,14 +336,14 @@ impl Known {
                 || lsn == floor + 1
                 || found.get(&(lsn - 1)) == Some(&(number, place - 1));
             if !whole_before || (lsn == last && place + 1 != count) {
-                return Err(format!("step {number} is there in part, at {lsn}"));
+                return Err(format!("only a part of step {number} is in the log, at {lsn}"));
             }
         }
         for (number, (count, first)) in &self.appends {
             for (lsn, place) in first.map_or(0..0, |first| first..first + count).zip(0..) {
                 if lsn > floor && found.get(&lsn) != Some(&(*number, place)) {
                     return Err(format!(
-                        "step {number} was acknowledged at {lsn}, where there is {:?}",
+                        "step {number} was acknowledged at {lsn}, but the log holds {:?} there",
                         found.get(&lsn)
                     ));
                 }
@@ -344,16 +353,16 @@ impl Known {
     }
 }
 
-/// How many cases came to what.
+/// The number of runs by outcome.
 #[derive(Debug, Default)]
 struct Row {
     runs: u64,
-    /// Runs in which strace says that it did it.
+    /// Runs in which strace reports the injected fault.
     injected: u64,
     not_opened: u64,
     refused: u64,
     poisoned: u64,
-    /// No call reported the fault.
+    /// Runs in which no call reported the fault.
     unnoticed: u64,
     killed: u64,
 }
@@ -371,7 +380,7 @@ impl fmt::Display for Row {
 struct Driver {
     scratch: PathBuf,
     threads: u64,
-    /// The log that the first child has left, and what is known of it.
+    /// The log that the first child has left, and the parent's knowledge of it.
     prepared: PathBuf,
     known: Known,
 }
@@ -384,7 +393,7 @@ fn drive(every: u64, threads: u64) -> ExitCode {
         .status()
         .is_err()
     {
-        println!("SKIPPED: strace is not installed, so no system call was made to fail");
+        println!("SKIPPED: strace is not installed, so no system call can be failed");
         return ExitCode::SUCCESS;
     }
     let scratch = std::env::temp_dir().join(format!("seawall-syscalls-{}", std::process::id()));
@@ -396,14 +405,14 @@ fn drive(every: u64, threads: u64) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(what) => {
-            println!("FAILED: {what}\nthe log is left in {}", scratch.display());
+            println!("FAILED: {what}\nthe log stays in {}", scratch.display());
             ExitCode::FAILURE
         }
     }
 }
 
 impl Driver {
-    /// Makes a log as a killed process leaves one.
+    /// Makes a log as a killed process leaves it.
     fn prepare(scratch: PathBuf, threads: u64) -> Result<Driver, String> {
         let prepared = scratch.join("prepared");
         let mut driver = Driver { scratch, threads, prepared, known: Known::new() };
@@ -444,8 +453,8 @@ impl Driver {
                     at += every;
                 }
                 println!("{name:<10} {fault:<8} {made:>5} {row}");
-                // With one thread the calls are the same in each run; but the log may look at the
-                // clock.
+                // With one thread, each run makes the same calls. The calls may only differ by
+                // looks at the clock.
                 if row.injected == 0 {
                     return Err(format!("{name}: strace has injected nothing"));
                 }
@@ -461,7 +470,7 @@ impl Driver {
         Ok(())
     }
 
-    /// How many such calls the main thread makes in a run in which nothing fails.
+    /// Counts these calls of the main thread in a run without faults.
     fn count(&self, set: &str) -> Result<u64, String> {
         let trace = self.scratch.join("trace");
         self.trial(&["-e".into(), format!("trace={set}")], &trace)?;
@@ -473,7 +482,7 @@ impl Driver {
         Ok(counts.into_values().max().unwrap_or(0))
     }
 
-    /// One run in which the call number `at` of each thread fails.
+    /// Runs a child in which call number `at` of each thread fails.
     fn case(&self, set: &str, fault: &str, at: u64, row: &mut Row) -> Result<(), String> {
         let trace = self.scratch.join("trace");
         let how =
@@ -494,17 +503,15 @@ impl Driver {
             killed || ["not-opened", "refused", "poisoned", "not-closed"].into_iter().any(said);
         row.unnoticed += u64::from(!noticed);
         if fault == "EINTR" && noticed {
-            return Err(format!(
-                "an interrupted call is to be made again; the child said:\n{lines}"
-            ));
+            return Err(format!("an interrupted call must be repeated; the child wrote:\n{lines}"));
         }
         if !killed && !said("end") {
-            return Err(format!("the child ended by itself, and said:\n{lines}"));
+            return Err(format!("the child ended by itself, and wrote:\n{lines}"));
         }
         Ok(())
     }
 
-    /// Runs a child under strace on a copy of the prepared log, and checks what it leaves.
+    /// Runs a child under strace on a copy of the prepared log, and checks the log that it leaves.
     fn trial(&self, arguments: &[String], trace: &Path) -> Result<String, String> {
         let dir = self.scratch.join("log");
         drop(fs::remove_dir_all(&dir));
@@ -522,11 +529,11 @@ impl Driver {
         let lines = self.run_child(&dir, FIRST * 2, Some(strace))?;
         let mut known = self.known.clone();
         let checked = known.hear(&lines).and_then(|()| open_and_check(&dir, &known));
-        checked.map_err(|what| format!("{what}\nthe child said:\n{lines}"))?;
+        checked.map_err(|what| format!("{what}\nthe child wrote:\n{lines}"))?;
         Ok(lines)
     }
 
-    /// Runs a child to its end, and returns all it said.
+    /// Runs a child to its end, and returns its lines.
     fn run_child(&self, dir: &Path, base: u64, strace: Option<Command>) -> Result<String, String> {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = match strace {
@@ -539,7 +546,7 @@ impl Driver {
         command.arg("child").arg(dir).arg(self.threads.to_string()).arg(base.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(|error| error.to_string())?;
-        let mut stdout = child.stdout.take().expect("it is piped");
+        let mut stdout = child.stdout.take().expect("stdout is piped");
         let reader = thread::spawn(move || {
             let mut lines = Vec::new();
             let read = stdout.read_to_end(&mut lines);
@@ -555,13 +562,13 @@ impl Driver {
         }
         let lines =
             reader.join().map_err(|_| "the reader panicked")?.map_err(|error| error.to_string())?;
-        // A line that a kill has cut was not said.
+        // A line that a kill has cut does not count.
         let whole = lines.rfind('\n').map_or(0, |end| end + 1);
         Ok(lines[..whole].to_owned())
     }
 }
 
-/// The paths that the log can touch. strace looks at these alone, and takes no patterns.
+/// The paths that the log can touch. strace traces only these. It takes no patterns.
 fn paths(dir: &Path) -> Vec<PathBuf> {
     let mut paths = vec![dir.to_owned()];
     paths.extend(
@@ -574,10 +581,9 @@ fn paths(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Opens what a child has left, twice, and once more after an append.
+/// Opens the log that a child has left, twice, and once more after an append.
 fn open_and_check(dir: &Path, known: &Known) -> Result<(), String> {
-    let open =
-        || options().open(dir).map_err(|error| format!("what it left does not open: {error}"));
+    let open = || options().open(dir).map_err(|error| format!("the log does not open: {error}"));
     let wal = open()?;
     known.check(&wal)?;
     let last = wal.last_lsn();
@@ -585,8 +591,8 @@ fn open_and_check(dir: &Path, known: &Known) -> Result<(), String> {
     let wal = open()?;
     known.check(&wal)?;
     if wal.last_lsn() != last {
-        return Err(format!("it ended at {last}, and now at {}", wal.last_lsn()));
+        return Err(format!("the log ended at {last}, and now ends at {}", wal.last_lsn()));
     }
     wal.append(b"one more").map_err(|error| format!("nothing can be appended: {error}"))?;
-    wal.close().map_err(|error| format!("it cannot be closed: {error}"))
+    wal.close().map_err(|error| format!("the log cannot be closed: {error}"))
 }
