@@ -35,6 +35,9 @@ struct Arguments {
     /// Writes a page with the tables and plots to this file as well.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Writes the tables to this file as well, as a page in Markdown.
+    #[arg(long, value_name = "FILE")]
+    tables: Option<PathBuf>,
     /// Writes the plots that are lines to files in this directory, which is made.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
@@ -132,8 +135,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
         None if Path::new("target").is_dir() => PathBuf::from("target"),
         None => PathBuf::from("."),
     };
-    if let Some(report) = &arguments.report {
-        std::fs::File::create(report)?; // Rather now than after an hour.
+    for file in arguments.report.iter().chain(&arguments.tables) {
+        // A path that cannot be written is an error now, and not after an hour.
+        std::fs::OpenOptions::new().append(true).create(true).open(file)?;
     }
     if let Some(dir) = &arguments.plots {
         std::fs::create_dir_all(dir)?;
@@ -157,6 +161,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
     };
     if let Some(report) = &arguments.report {
         std::fs::write(report, html::page(&run)?)?;
+    }
+    if let Some(file) = &arguments.tables {
+        std::fs::write(file, tables::page(&run))?;
     }
     if let Some(dir) = &arguments.plots {
         for plot in plots::lines(&run)? {

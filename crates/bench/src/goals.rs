@@ -125,7 +125,7 @@ fn one_thread(results: &Results<'_>) -> Vec<Goal> {
     for (bytes, name) in [(100, "100 B"), (4 << 10, "4 KiB"), (64 << 10, "64 KiB")] {
         let goal = format!("{name}: ≥ 0.97 × the same writes on a zero-filled file");
         goals.push(Goal::new(path, goal, "×", Bound::AtLeast(0.97), ratio(bytes, ZEROED)));
-        let goal = format!("{name}: not behind okaywal");
+        let goal = format!("{name}: at least as fast as okaywal");
         goals.push(Goal::new(path, goal, "×", Bound::AtLeast(1.0), ratio(bytes, "okaywal")));
     }
     goals
