@@ -12,6 +12,7 @@ mod faults;
 mod format;
 mod kill;
 mod kv;
+mod links;
 mod model;
 #[cfg(unix)]
 mod moved_world;
