@@ -1,4 +1,4 @@
-//! A crash-safe, multi-segment write-ahead log. By default, `Ok` means that the record is on disk.
+//! A crash-safe, multi-segment write-ahead log: by default, `Ok` means that the record is on disk.
 //! The log stays truthful after every error, and it never mistakes damage for a crash.
 //!
 //! ```
