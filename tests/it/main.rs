@@ -8,11 +8,11 @@ mod concurrency;
 mod corruption;
 mod damage;
 mod disk_full;
+mod documents;
 mod faults;
 mod format;
 mod kill;
 mod kv;
-mod links;
 mod model;
 #[cfg(unix)]
 mod moved_world;

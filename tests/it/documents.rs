@@ -1,4 +1,5 @@
-//! Every link in the documents and in the generated documentation leads to something.
+//! Rules of the documents and of the generated documentation: links that lead to something, summaries
+//! that begin with a verb, examples.
 //!
 //! A link to another site is only checked for its form: the tests use no network.
 
@@ -246,6 +247,91 @@ fn every_test_that_the_evidence_names_exists() {
     for name in names {
         assert!(source.contains(&format!("fn {name}(")), "docs/evidence.md names {name}");
     }
+}
+
+/// A function that users call, with its comment.
+#[derive(Debug, PartialEq, Eq)]
+struct Function {
+    name: String,
+    comment: Vec<String>,
+    takes_argument: bool,
+}
+
+/// Finds `pub fn` and the comments above, and skips attributes in between.
+fn public_functions(source: &str) -> Vec<Function> {
+    let mut found = Vec::new();
+    let mut comment: Vec<String> = Vec::new();
+    let mut lines = source.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        if let Some(text) = line.strip_prefix("///") {
+            comment.push(text.trim().to_owned());
+        } else if let Some(signature) = line.strip_prefix("pub fn ") {
+            let mut signature = signature.to_owned();
+            while !signature.contains(')') {
+                signature += lines.next().expect("a signature ends");
+            }
+            let (name, rest) = signature.split_once(['(', '<']).expect("a function has a list");
+            let list = rest.split_once('(').map_or(rest, |(_, list)| list);
+            let list = list.split(')').next().unwrap_or_default();
+            let takes_argument =
+                list.split(',').any(|part| !part.trim().is_empty() && !part.ends_with("self"));
+            let comment = std::mem::take(&mut comment);
+            found.push(Function { name: name.to_owned(), comment, takes_argument });
+        } else if line.starts_with("#[") {
+            let mut end = line;
+            while !end.contains(']') {
+                end = lines.next().expect("an attribute ends");
+            }
+        } else {
+            comment.clear();
+        }
+    }
+    found
+}
+
+#[test]
+fn every_public_function_says_what_it_does_and_shows_how() {
+    // Method: read the comments above each `pub fn` of the files with the types that users handle.
+    // A summary begins with a verb in the third person. A method that takes an argument has an
+    // example; those of the simulated disk share one.
+    let files = [
+        "entry.rs",
+        "fs/mod.rs",
+        "fs/sim/cut.rs",
+        "fs/sim/machine.rs",
+        "lsn.rs",
+        "options.rs",
+        "reader/cursor.rs",
+        "reader/record.rs",
+        "report.rs",
+        "stats.rs",
+        "wal/maintain.rs",
+        "wal/mod.rs",
+    ];
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for file in files {
+        let text = fs::read_to_string(root().join("src").join(file)).expect("the file is there");
+        for function in public_functions(&text) {
+            seen += 1;
+            let summary = function.comment.first().map(String::as_str).unwrap_or_default();
+            let verb = summary.split([' ', ',', ':']).next().unwrap_or_default();
+            if !verb.ends_with('s') || ["As", "Its", "This"].contains(&verb) {
+                wrong.push(format!("{file}: {}: {summary}", function.name));
+            }
+            let has_example = function.comment.iter().any(|line| line == "# Examples");
+            if function.takes_argument && !has_example && !file.starts_with("fs/") {
+                wrong.push(format!("{file}: {} has no example", function.name));
+            }
+        }
+    }
+    assert!(seen > 60, "only {seen} functions were found");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    let text = "/// Its b.\n#[must_use]\npub fn a<'x, I>(\n    &self,\n    b: I,\n) {}\npub fn c(&self) {}";
+    let functions = public_functions(text);
+    assert_eq!((&*functions[0].name, &*functions[0].comment[0]), ("a", "Its b."));
+    assert_eq!((functions[0].takes_argument, functions[1].takes_argument), (true, false));
+    assert!(functions[1].comment.is_empty());
 }
 
 fn source_files(dir: &Path) -> Vec<PathBuf> {
