@@ -264,7 +264,7 @@
 //!         Some((u64::from_le_bytes(*term), u64::from_le_bytes(node.try_into().ok()?)))
 //!     }
 //!
-//!     /// Appends entries of one term. All of them are durable when this returns, or none is.
+//!     /// Appends entries of one term. `Ok` means that all of them are durable.
 //!     fn append(&self, term: u64, entries: &[&str]) -> seawall::Result<Lsn> {
 //!         let term = term.to_le_bytes();
 //!         let entries = entries.iter().map(|entry| Entry::new(*entry).with_meta(&term));
