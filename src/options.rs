@@ -23,8 +23,8 @@ pub enum Durability {
     /// record once it is synced, so they may see it only some time after `append` has returned.
     Interval(Duration),
     /// `append` returns when its record is in the log's memory. Records are handed to the system
-    /// every 256 KiB, or every half segment if that is less. They survive a power cut after the
-    /// next `sync` that has returned `Ok`.
+    /// every 256 KiB, or earlier if half a segment or `pending_bytes_max` is less than that. They
+    /// survive a power cut after the next `sync` that has returned `Ok`.
     ///
     /// Readers see a record once it is synced: after `append` has returned an LSN, `read` of this
     /// LSN returns `None` until the next sync.
