@@ -63,7 +63,7 @@ impl Store {
         let mut store = Store { dir: dir.to_owned(), wal, keys, applied };
         // Replay starts after the snapshot, with or without the checkpoint that follows a snapshot.
         // Missing records are an error here.
-        for record in store.wal.iter_from(applied.next()) {
+        for record in store.wal.iter_after(applied) {
             store.apply(&record?)?;
         }
         Ok(store)

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-/// One record to append: a payload, optional meta bytes and a kind, all opaque to the log.
+/// One record to append: a payload, optional meta bytes and a kind. The log looks into none of
+/// them.
 ///
-/// The payload is `0..=record_bytes_max` bytes, the meta `0..=65,535`. Anything that is bytes
-/// converts into an entry without meta and of kind 0. Borrowed bytes are copied once, into the
-/// log's buffer.
+/// The payload has 0 to [`record_bytes_max`](crate::Options::record_bytes_max) bytes, and the meta
+/// has 0 to 65,535. Bytes and text convert into an entry without meta and of kind 0. Borrowed bytes
+/// are copied once, into the log's buffer.
 ///
 /// # Examples
 /// ```
@@ -25,11 +26,23 @@ pub struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// Makes an entry of `payload`, without meta and of kind 0.
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::Entry;
+    /// assert_eq!(Entry::new("debit 7").payload(), b"debit 7");
+    /// ```
     pub fn new(payload: impl Into<EntryBytes<'a>>) -> Entry<'a> {
         Entry { payload: payload.into().0, meta: Cow::Borrowed(&[]), kind: 0 }
     }
 
-    /// Sets the meta bytes, stored beside the payload: at most 65,535.
+    /// Sets the meta bytes, which are stored beside the payload: at most 65,535 bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::Entry;
+    /// assert_eq!(Entry::new("debit 7").with_meta("account 3").meta(), b"account 3");
+    /// ```
     #[must_use]
     pub fn with_meta(mut self, meta: impl Into<EntryBytes<'a>>) -> Entry<'a> {
         self.meta = meta.into().0;
@@ -37,25 +50,31 @@ impl<'a> Entry<'a> {
     }
 
     /// Sets the kind. Default 0.
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::Entry;
+    /// assert_eq!(Entry::new("debit 7").with_kind(2).kind(), 2);
+    /// ```
     #[must_use]
     pub fn with_kind(mut self, kind: u16) -> Entry<'a> {
         self.kind = kind;
         self
     }
 
-    /// The payload.
+    /// Returns the payload.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 
-    /// The meta bytes.
+    /// Returns the meta bytes.
     #[must_use]
     pub fn meta(&self) -> &[u8] {
         &self.meta
     }
 
-    /// The kind.
+    /// Returns the kind.
     #[must_use]
     pub fn kind(&self) -> u16 {
         self.kind

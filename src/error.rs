@@ -12,14 +12,18 @@ use crate::lsn::{Lsn, LsnRange};
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What failed, where, and, in each variant's text, what to do.
+/// What failed and where. The documentation of each variant says what to do.
+///
+/// The [crate page](crate#what-to-do-after-a-failure) has a summary. A cause is in an `Arc`, so an
+/// error can be cloned and given to each thread that waited.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refused `operation` on `path`. The log is usable unless the next call says
-    /// [`Poisoned`](Error::Poisoned); mend the cause (permissions, open files, the device) and try
-    /// again.
-    #[error("{operation} {}{}: {source}", path.display(), AtOffset(*offset))]
+    /// The system refused `operation` on `path`. The log stays usable, unless the next call returns
+    /// [`Poisoned`](Error::Poisoned).
+    ///
+    /// Mend the cause (permissions, open files, the device) and repeat the call.
+    #[error("cannot {operation} {}{}: {source}; remove the cause, then try again", path.display(), AtOffset(*offset))]
     #[non_exhaustive]
     Io {
         /// What was asked of the system, such as `"read"`.
@@ -32,9 +36,11 @@ pub enum Error {
         source: Arc<io::Error>,
     },
 
-    /// The disk, the quota or the largest allowed file is full. Nothing of the call was appended;
-    /// the log stays usable. Free space or inodes (a `checkpoint` frees some, on a full disk too)
-    /// and try again.
+    /// The disk or the quota is full, or a file has the largest size allowed. Nothing of the call
+    /// was appended, and the log stays usable.
+    ///
+    /// Free space or inodes and repeat the call. [`checkpoint`](crate::Wal::checkpoint) frees
+    /// space, also on a full disk.
     #[error("no space left to {operation} {}: {source}; free space or inodes, or checkpoint, then try again", path.display())]
     #[non_exhaustive]
     StorageFull {
@@ -46,27 +52,32 @@ pub enum Error {
         source: Arc<io::Error>,
     },
 
-    /// Stored bytes contradict the format or what was acknowledged. Nothing was changed and
-    /// retrying cannot help: restore the file from a copy, or see "Damage" in `docs/durability.md`.
-    #[error("{} is damaged at offset {offset}: {damage} (lost records: {})", path.display(), Lost(*lost))]
+    /// Stored bytes contradict the format, or acknowledged bytes are gone. No file was changed, and
+    /// a retry cannot help.
+    ///
+    /// Copy the directory first. Then restore the file from a copy, or follow
+    /// [the other steps](crate::guide::durability#damage-what-to-do).
+    #[error("{} is damaged at offset {offset}: {damage} (lost records: {}); restore the file from a copy", path.display(), Lost(*lost))]
     #[non_exhaustive]
     Corrupt {
         /// The damaged file.
         path: Arc<Path>,
-        /// Byte position in it at which the damage begins.
+        /// The position in the file, in bytes, at which the damage begins.
         offset: u64,
         /// What is wrong.
         damage: Damage,
-        /// The records that are lost there, one after the other: the first such run, if the file
-        /// lost several. An empty range says that no record is lost. `None` says that the loss is
-        /// not known. A record at or below the checkpoint, or one that was never known to be
-        /// durable, is not counted.
+        /// The records that are lost there: a run of LSNs. If the file lost several runs, this is
+        /// the first. An empty range says that no record is lost. `None` says that the loss is not
+        /// known. A record at or below the checkpoint is not counted, and neither is one that was
+        /// never known to be durable.
         lost: Option<LsnRange>,
     },
 
-    /// A segment that the log needs is not there. Nothing was changed: put the file back, from a
-    /// copy.
-    #[error("segment {} is missing: {named_by} (lost records: {}); put the file back", path.display(), Lost(*lost))]
+    /// A segment that the log needs is not there. No file was changed.
+    ///
+    /// Put the file back, or follow [the steps for
+    /// damage](crate::guide::durability#damage-what-to-do).
+    #[error("segment {} is missing: {named_by} (lost records: {}); put the file back, or restore it from a copy", path.display(), Lost(*lost))]
     #[non_exhaustive]
     MissingSegment {
         /// The file that should be there.
@@ -78,9 +89,11 @@ pub enum Error {
         lost: Option<LsnRange>,
     },
 
-    /// Written by a later release, or with a feature this one lacks. The files are sound: upgrade
-    /// the program.
-    #[error("{} needs a later release: {what} {found} is unknown here, {supported} is the latest known", path.display())]
+    /// A later release wrote the file, or a release with a feature that this one lacks. The file is
+    /// sound.
+    ///
+    /// Upgrade the program.
+    #[error("{} needs a later release: {what} {found} is unknown here, {supported} is the latest known; upgrade the program", path.display())]
     #[non_exhaustive]
     UnsupportedVersion {
         /// The file.
@@ -93,8 +106,9 @@ pub enum Error {
         supported: u32,
     },
 
-    /// Another handle, in this or another process, has the log open for writing. Close that one
-    /// first.
+    /// Another handle, in this or another process, has the log open for writing.
+    ///
+    /// Close that handle first. Do not remove LOCK: a lock ends with its process.
     #[error("{} is locked: the log is open elsewhere, {}; close it there first", path.display(), holder_text(*holder))]
     #[non_exhaustive]
     Locked {
@@ -105,8 +119,9 @@ pub enum Error {
         holder: Option<u32>,
     },
 
-    /// Files with a log's names, but none was written by this crate. Nothing was changed: choose
-    /// another directory.
+    /// There are files with a log's names, and this crate wrote none of them. No file was changed.
+    ///
+    /// Choose another directory.
     #[error("{} is not a seawall log, though it has the name of one; choose another directory", path.display())]
     #[non_exhaustive]
     NotALog {
@@ -114,8 +129,11 @@ pub enum Error {
         path: Arc<Path>,
     },
 
-    /// There is no log in the directory, and `create_if_missing(false)` forbids to make one.
-    #[error("there is no log in {}", path.display())]
+    /// There is no log in the directory, and
+    /// [`create_if_missing(false)`](crate::Options::create_if_missing) forbids making one.
+    ///
+    /// Check the path, or allow it.
+    #[error("there is no log in {}; check the path, or open with `create_if_missing(true)`", path.display())]
     #[non_exhaustive]
     NotFound {
         /// The directory.
@@ -123,6 +141,8 @@ pub enum Error {
     },
 
     /// An option is outside its range. Nothing was opened.
+    ///
+    /// Set the option to a value in `range`.
     #[error("option {option} is {value}: it must be {range}")]
     #[non_exhaustive]
     InvalidOption {
@@ -134,9 +154,14 @@ pub enum Error {
         range: &'static str,
     },
 
-    /// What was passed is larger than the log takes. Nothing was written; split it or raise the
-    /// option.
-    #[error("{what} of {bytes} bytes is larger than the {bytes_max} bytes allowed")]
+    /// A record, its meta, a state or a batch is too large. Nothing was written.
+    ///
+    /// Split it. A larger [`record_bytes_max`](crate::Options::record_bytes_max) admits a larger
+    /// payload.
+    #[error(
+        "{what} of {bytes} bytes is larger than the {bytes_max} bytes allowed; {}",
+        remedy_of_too_large(what)
+    )]
     #[non_exhaustive]
     TooLarge {
         /// `"payload"`, `"meta"`, `"state"` or `"batch"`.
@@ -147,8 +172,12 @@ pub enum Error {
         bytes_max: u64,
     },
 
-    /// The log never gave out this LSN: it is 0, or beyond the last record. Nothing was changed.
-    #[error("the log has no record {lsn}: its first lsn was 1, its last one is {last}")]
+    /// The log has never had this LSN: it is 0, or beyond the last record. Nothing was changed.
+    ///
+    /// Use an LSN from 1 to `last`.
+    #[error(
+        "the log has no record {lsn}: LSNs start at 1, and the last one is {last}; use an LSN in that range"
+    )]
     #[non_exhaustive]
     OutOfRange {
         /// What was asked for.
@@ -157,16 +186,22 @@ pub enum Error {
         last: Lsn,
     },
 
-    /// The record is below the checkpoint. Start at `first` instead.
-    #[error("the record was removed by a checkpoint; the log now starts at lsn {first}")]
+    /// The record is at or below the checkpoint.
+    ///
+    /// Start at `first` instead.
+    #[error(
+        "the record was removed by a checkpoint; the log now starts at LSN {first}: start there"
+    )]
     #[non_exhaustive]
     Removed {
         /// The first LSN that the log still has, or will have.
         first: Lsn,
     },
 
-    /// Too much is pending and the log was opened with `Backpressure::Fail`. Nothing was appended;
-    /// try again later.
+    /// Too much is pending, and the log was opened with
+    /// [`Backpressure::Fail`](crate::options::Backpressure::Fail). Nothing was appended.
+    ///
+    /// Repeat the call later.
     #[error("{pending_bytes} bytes are pending, the limit is {pending_bytes_max}; try again later")]
     #[non_exhaustive]
     QueueFull {
@@ -176,10 +211,11 @@ pub enum Error {
         pending_bytes_max: u64,
     },
 
-    /// The log's directory or its newest segment was removed or replaced while the log was open; it
-    /// is the cause in [`Poisoned`](Error::Poisoned). Nothing more is written. Bring the files back
-    /// if they are to be had: put the directory or the segment back under its name, from wherever
-    /// it was moved to or from a copy. Then open the log again.
+    /// The log's directory or its newest segment was removed or replaced while the log was open.
+    /// This is the cause in [`Poisoned`](Error::Poisoned). Nothing more is written.
+    ///
+    /// Put the directory or the segment back under its name, from the place to which it was moved
+    /// or from a copy. Then open the log again.
     #[error("{} was removed or replaced while the log was open; put it back or restore it, then open the log again", path.display())]
     #[non_exhaustive]
     Displaced {
@@ -187,10 +223,14 @@ pub enum Error {
         path: Arc<Path>,
     },
 
-    /// An earlier write or sync failed, and nothing is acknowledged any more. Records that were not
-    /// acknowledged may or may not be on disk; reads of what is durable go on. Drop the log and
-    /// open it again.
-    #[error("the log stopped at durable lsn {durable} after a failure; open it again: {cause}")]
+    /// An earlier write or sync failed, and nothing more is acknowledged. Records that were not
+    /// acknowledged may be on disk or not. Reads of durable records continue.
+    ///
+    /// Close or drop the log and open it again. The [crate page](crate#what-to-do-after-a-failure)
+    /// has an example.
+    #[error(
+        "the log stopped at durable LSN {durable} after a failure; drop it and open it again: {cause}"
+    )]
     #[non_exhaustive]
     Poisoned {
         /// The last record that is surely on disk.
@@ -200,13 +240,16 @@ pub enum Error {
         cause: Arc<Error>,
     },
 
-    /// A thread panicked inside the log; it is the cause in [`Poisoned`](Error::Poisoned). Please
-    /// report it.
-    #[error("a thread panicked inside the log")]
+    /// A thread panicked inside the log. This is the cause in [`Poisoned`](Error::Poisoned).
+    ///
+    /// Please report it, and open the log again.
+    #[error("a thread panicked inside the log; please report it")]
     Panicked,
 
     /// The log was closed.
-    #[error("the log is closed")]
+    ///
+    /// Open it again.
+    #[error("the log is closed; open it again")]
     Closed,
 }
 
@@ -245,14 +288,14 @@ impl Error {
 
     /// No segment can follow the one at `path`: it has the highest number that there is.
     pub(crate) fn no_number_left(path: &Arc<Path>) -> Error {
-        let source = io::Error::other("no segment number is left; begin a new log");
+        let source = io::Error::other("no segment number is left: begin a new log");
         Error::io("make a segment after", path, source)
     }
 
     /// The copy of a segment at `path` has the highest number that there is.
     pub(crate) fn last_number_taken(path: &Arc<Path>) -> Error {
         let source = io::Error::other(
-            "this copy of a segment has the last segment number; move it out of the directory",
+            "this copy of a segment has the last segment number: move it out of the directory",
         );
         Error::io("make a segment after", path, source)
     }
@@ -285,6 +328,14 @@ impl Error {
     pub(crate) fn is_file_too_large(&self) -> bool {
         let kind = io::ErrorKind::FileTooLarge;
         matches!(self, Error::StorageFull { source, .. } if source.kind() == kind)
+    }
+}
+
+fn remedy_of_too_large(what: &str) -> &'static str {
+    match what {
+        "payload" => "split it, or raise `record_bytes_max`",
+        "batch" => "append it in several batches, or raise `record_bytes_max`",
+        _ => "shorten it", // The limits of meta and state are fixed.
     }
 }
 

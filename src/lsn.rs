@@ -3,7 +3,9 @@
 use std::fmt;
 use std::ops::Sub;
 
-/// The number of a record: dense, from 1, increasing; never reused once it was returned as durable.
+/// The log sequence number of a record. The numbers are 1, 2, 3 and so on, without a gap.
+///
+/// A number that was returned as durable is never given to another record.
 ///
 /// [`Lsn::ZERO`] means "before the first record". A byte position is an *offset*, never an LSN.
 ///
@@ -28,6 +30,13 @@ impl Lsn {
     pub const FIRST: Lsn = Lsn(1);
 
     /// Makes an LSN of its number.
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::Lsn;
+    /// const START: Lsn = Lsn::new(1);
+    /// assert_eq!(START, Lsn::FIRST);
+    /// ```
     #[must_use]
     pub const fn new(number: u64) -> Lsn {
         Lsn(number)
@@ -52,18 +61,38 @@ impl Lsn {
     }
 
     /// Returns the LSN `count` after this one, or `None` past `u64::MAX`.
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::Lsn;
+    /// assert_eq!(Lsn::FIRST.checked_add(2), Some(Lsn::from(3)));
+    /// assert_eq!(Lsn::from(u64::MAX).checked_add(1), None);
+    /// ```
     #[must_use]
     pub fn checked_add(self, count: u64) -> Option<Lsn> {
         self.0.checked_add(count).map(Lsn)
     }
 
     /// Returns the LSN `count` before this one, or `None` below [`Lsn::ZERO`].
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::Lsn;
+    /// assert_eq!(Lsn::new(7).checked_sub(3), Some(Lsn::new(4)));
+    /// assert_eq!(Lsn::new(7).checked_sub(8), None);
+    /// ```
     #[must_use]
     pub fn checked_sub(self, count: u64) -> Option<Lsn> {
         self.0.checked_sub(count).map(Lsn)
     }
 
     /// Returns the LSN `count` before this one, but at least [`Lsn::ZERO`].
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::Lsn;
+    /// assert_eq!(Lsn::new(7).saturating_sub(8), Lsn::ZERO);
+    /// ```
     #[must_use]
     pub const fn saturating_sub(self, count: u64) -> Lsn {
         Lsn(self.0.saturating_sub(count))
@@ -104,7 +133,7 @@ impl From<Lsn> for u64 {
     }
 }
 
-/// An inclusive range of LSNs, such as a batch was given; may be empty.
+/// An inclusive range of LSNs, such as that of a batch. It may be empty.
 ///
 /// # Examples
 /// ```
@@ -121,43 +150,65 @@ pub struct LsnRange {
 }
 
 impl LsnRange {
-    /// Makes the range of `first` to `last`, both included; empty when `last` is below `first`.
+    /// Makes the range of `first` to `last`, both included. It is empty if `last` is below `first`.
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::{Lsn, LsnRange};
+    /// assert_eq!(LsnRange::new(Lsn::from(3), Lsn::from(5)).to_string(), "3..=5");
+    /// ```
     #[must_use]
     pub fn new(first: Lsn, last: Lsn) -> LsnRange {
         LsnRange { first, last }
     }
 
     /// Makes an empty range that stands before `next`.
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::{Lsn, LsnRange};
+    /// let range = LsnRange::empty_before(Lsn::from(4));
+    /// assert!(range.is_empty());
+    /// assert_eq!(range.first(), Lsn::from(4));
+    /// ```
     #[must_use]
     pub fn empty_before(next: Lsn) -> LsnRange {
         LsnRange { first: next, last: next.previous() }
     }
 
-    /// The first number; of an empty range, the number that a record would have had.
+    /// Returns the first number. For an empty range, this is the number that a record would have
+    /// had.
     #[must_use]
     pub fn first(&self) -> Lsn {
         self.first
     }
 
-    /// The last number; of an empty range, one below [`first`](LsnRange::first).
+    /// Returns the last number. For an empty range, this is one below [`first`](LsnRange::first).
     #[must_use]
     pub fn last(&self) -> Lsn {
         self.last
     }
 
-    /// How many numbers there are.
+    /// Returns how many numbers there are.
     #[must_use]
     pub fn len(&self) -> u64 {
         if self.is_empty() { 0 } else { (self.last.0 - self.first.0).saturating_add(1) }
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.last < self.first || self.last == Lsn::ZERO
     }
 
-    /// Whether `lsn` is one of them.
+    /// Returns whether `lsn` is one of them.
+    ///
+    /// # Examples
+    /// ```
+    /// use seawall::{Lsn, LsnRange};
+    /// let range = LsnRange::new(Lsn::from(3), Lsn::from(5));
+    /// assert!(range.contains(Lsn::from(5)) && !range.contains(Lsn::from(6)));
+    /// ```
     #[must_use]
     pub fn contains(&self, lsn: Lsn) -> bool {
         self.first <= lsn && lsn <= self.last

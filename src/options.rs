@@ -1,48 +1,58 @@
-//! `Options`: every knob of a log, with its unit, default and range; validated once, when the log
-//! is opened.
+//! `Options`: each option of a log, with its unit, default and range. They are validated once, when
+//! the log is opened.
 
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 
 /// When an append is on disk.
+///
+/// The [crate page](crate#how-to-choose-a-durability) says how to choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Durability {
     /// `append` returns when its record survives a power cut. The default.
+    ///
+    /// Readers see a record once it is synced, so they see it when `append` has returned.
     #[default]
     Sync,
-    /// `append` returns when its record survives the death of the process; it survives a power cut
-    /// at most this long and two syncs later. A thread of the log's own syncs, and sleeps while
-    /// there is nothing to sync. Must be above zero.
+    /// `append` returns when its record survives a killed process. The record survives a power cut
+    /// after at most this time plus two syncs. The time must be above zero.
+    ///
+    /// The log starts one thread, which syncs. It sleeps while nothing is unsynced. Readers see a
+    /// record once it is synced, so they may see it only some time after `append` has returned.
     Interval(Duration),
-    /// `append` returns when its record is in the log's memory. It is handed to the system every
-    /// 256 KiB (or half a segment, if that is less), and survives a power cut after the next `sync`
-    /// that returned `Ok`.
+    /// `append` returns when its record is in the log's memory. Records are handed to the system
+    /// every 256 KiB, or earlier if half a segment or `pending_bytes_max` is less than that. They
+    /// survive a power cut after the next `sync` that has returned `Ok`.
+    ///
+    /// Readers see a record once it is synced: after `append` has returned an LSN, `read` of this
+    /// LSN returns `None` until the next sync.
     Buffered,
 }
 
-/// How much of the older segments is verified when a log is opened; the newest is always verified
-/// in full.
+/// How much of the older segments is verified when a log is opened. The newest segment is always
+/// verified in full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Verify {
-    /// Every byte that is live, on all processors. The default.
+    /// Each live byte, on all processors. The default.
     #[default]
     Full,
-    /// Their headers and last frames only: opening costs the same whatever they hold, and damage in
-    /// them is reported when they are read.
+    /// Their headers and last frames only. The cost of opening does not depend on what the segments
+    /// hold. Damage in them is reported when they are read.
     Tail,
 }
 
-/// What an append does when more than `pending_bytes_max` waits to be written.
+/// What an append does when more than [`pending_bytes_max`](Options::pending_bytes_max) waits to be
+/// written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Backpressure {
-    /// Waits its turn. The default.
+    /// It waits for its turn. The default.
     #[default]
     Wait,
-    /// Fails with [`Error::QueueFull`].
+    /// It fails with [`Error::QueueFull`].
     Fail,
 }
 
@@ -50,16 +60,15 @@ pub enum Backpressure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Preallocate {
-    /// Where it pays: in file systems that overwrite in place, except with
-    /// [`Durability::Buffered`]. A sync that changes no file size is 1.3 to 2.4 times faster there.
-    /// The default.
+    /// Yes, in file systems that overwrite in place, except with [`Durability::Buffered`]. A sync
+    /// that changes no file size is 1.3 to 2.4 times faster there. The default.
     #[default]
     Auto,
-    /// Never: the files are no longer than their records.
+    /// No: the files are no longer than their records.
     Off,
 }
 
-/// How to open a log; the defaults are [`Wal::open`](crate::Wal::open)'s.
+/// How to open a log. The defaults are those of [`Wal::open`](crate::Wal::open).
 ///
 /// # Examples
 /// ```
@@ -89,7 +98,7 @@ pub struct Options {
 const BATCH_BYTES: u64 = 64 << 20;
 
 impl Options {
-    /// The defaults.
+    /// Returns the defaults.
     pub fn new() -> Options {
         Options {
             segment_bytes: 64 << 20,
@@ -103,61 +112,138 @@ impl Options {
         }
     }
 
-    /// Size at which a segment is sealed, in bytes. Default 64 MiB, at least 16 KiB. A group of
-    /// records that would pass it starts a new segment, and a group larger than this has one of its
-    /// own. Smaller frees space sooner; larger seals less often.
+    /// Sets the size at which a segment is sealed, in bytes. Default 64 MiB, at least 16 KiB, at
+    /// most 1 TiB.
+    ///
+    /// A group of records that would exceed it starts a new segment. A group larger than this has a
+    /// segment of its own. A smaller size frees space sooner; a larger size seals less often.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::Options;
+    /// let wal = Options::new().segment_bytes(8 << 20).open(dir.path())?; // 8 MiB
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn segment_bytes(mut self, bytes: u64) -> Options {
         self.segment_bytes = bytes;
         self
     }
 
-    /// Largest payload of one record, in bytes. Default 16 MiB, at most 1 GiB. The body of a batch
-    /// may have this much or 64 MiB, whichever is more. What is on disk is read whatever this says.
+    /// Sets the largest payload of one record, in bytes. Default 16 MiB, at most 1 GiB.
+    ///
+    /// The body of a batch may have 64 MiB, or this size if it is larger. The option applies to
+    /// appends only, not to records already stored.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::{Error, Options};
+    /// let wal = Options::new().record_bytes_max(4).open(dir.path())?;
+    /// assert!(matches!(wal.append("12345"), Err(Error::TooLarge { bytes: 5, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn record_bytes_max(mut self, bytes: u64) -> Options {
         self.record_bytes_max = bytes;
         self
     }
 
-    /// Bytes that may wait to be written before appends wait as well, see [`Backpressure`]. Default
-    /// 8 MiB, at least 4 KiB. An entry that is larger is let in alone. Twice this is about what the
-    /// log keeps in memory at most.
+    /// Sets how many bytes may wait to be written. Above that, an append does what
+    /// [`backpressure`](Options::backpressure) says. Default 8 MiB, at least 4 KiB, at most 4 GiB.
+    ///
+    /// An entry that is larger is admitted alone. The log keeps about twice this size in memory at
+    /// most.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::Options;
+    /// let wal = Options::new().pending_bytes_max(1 << 20).open(dir.path())?; // 1 MiB
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pending_bytes_max(mut self, bytes: u64) -> Options {
         self.pending_bytes_max = bytes;
         self
     }
 
-    /// What an append does above `pending_bytes_max`. Default [`Backpressure::Wait`].
+    /// Sets what an append does above [`pending_bytes_max`](Options::pending_bytes_max). Default
+    /// [`Backpressure::Wait`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::options::{Backpressure, Options};
+    /// let wal = Options::new().backpressure(Backpressure::Fail).open(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn backpressure(mut self, backpressure: Backpressure) -> Options {
         self.backpressure = backpressure;
         self
     }
 
     /// Sets whether space in the tail is preallocated. Default [`Preallocate::Auto`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::options::{Options, Preallocate};
+    /// let wal = Options::new().preallocate(Preallocate::Off).open(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn preallocate(mut self, preallocate: Preallocate) -> Options {
         self.preallocate = preallocate;
         self
     }
 
-    /// When an append is on disk. Default [`Durability::Sync`].
+    /// Sets when an append is on disk. Default [`Durability::Sync`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::{Durability, Options};
+    /// let wal = Options::new().durability(Durability::Buffered).open(dir.path())?;
+    /// let lsn = wal.append("debit 7")?;
+    /// assert_eq!(wal.read(lsn)?, None); // It is not synced yet.
+    /// wal.sync()?;
+    /// assert!(wal.read(lsn)?.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn durability(mut self, durability: Durability) -> Options {
         self.durability = durability;
         self
     }
 
-    /// How much is verified at open. Default [`Verify::Full`].
+    /// Sets how much is verified when the log is opened. Default [`Verify::Full`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::options::{Options, Verify};
+    /// let wal = Options::new().verify(Verify::Tail).open(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn verify(mut self, verify: Verify) -> Options {
         self.verify = verify;
         self
     }
 
-    /// Whether a directory without a log gets a new one. Default `true`; with `false` it is
-    /// [`Error::NotFound`].
+    /// Sets whether a directory without a log gets a new one. Default `true`. With `false`, opening
+    /// such a directory returns [`Error::NotFound`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::{Error, Options};
+    /// let opened = Options::new().create_if_missing(false).open(dir.path());
+    /// assert!(matches!(opened, Err(Error::NotFound { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn create_if_missing(mut self, create: bool) -> Options {
         self.create_if_missing = create;
         self
     }
 
-    /// The largest body of a batch, in bytes.
+    /// Returns the largest body of a batch, in bytes.
     pub(crate) fn batch_bytes_max(&self) -> u64 {
         BATCH_BYTES.max(self.record_bytes_max)
     }

@@ -7,20 +7,19 @@ use std::time::Duration;
 
 use crate::lsn::LsnRange;
 
-/// What opening a log found in its directory, and what it did about it. Every line is logged as
-/// well.
+/// What opening a log found in its directory, and what it did. Each finding is logged, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// How the log was left, and so what was owed to it.
+    /// What opening did to the log.
     pub action: RecoveryAction,
-    /// The segments that were there, by rising number, and the new one last if one was made.
+    /// The segments that were there, by rising number. If a new segment was made, it is the last.
     pub segments: Vec<SegmentReport>,
-    /// Bytes of writes that nobody was told of, cut from the newest segment.
+    /// Unacknowledged bytes cut from the newest segment.
     pub dropped_bytes: u64,
-    /// Frames whose header was still whole among them.
+    /// Frames among these bytes whose header was still whole.
     pub dropped_frames: u64,
-    /// Records written again into the new segment, since nothing proved them durable.
+    /// Records written again into the new segment, because nothing proved them durable.
     pub rewritten_records: LsnRange,
     /// Anomalies that lost no data, such as a damaged copy of a header.
     pub notes: Vec<RecoveryNote>,
@@ -31,7 +30,7 @@ pub struct RecoveryReport {
 }
 
 impl RecoveryReport {
-    /// Whether the log had been closed and was found just as it was left, without an anomaly.
+    /// Returns whether the log had been closed, and was found as it was left, without an anomaly.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         matches!(self.action, RecoveryAction::Created | RecoveryAction::Resumed)
@@ -43,16 +42,16 @@ impl RecoveryReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecoveryAction {
-    /// There was none: a new log was made.
+    /// There was no log: a new one was made.
     Created,
-    /// It had been closed: appends go on in its newest segment.
+    /// The log had been closed: appends continue in its newest segment.
     Resumed,
     /// The newest segment was written again under the next number: the log had not been closed, and
     /// nothing in that segment was known to be durable; or a part of it below the checkpoint was
     /// damaged.
     RewroteTail,
-    /// It had not been closed: a new segment follows the newest one, and takes over what was not
-    /// known to be durable in it.
+    /// The log had not been closed: a new segment follows the newest one, and begins with a copy of
+    /// the records that were not known to be durable.
     SealedTail,
 }
 
@@ -68,7 +67,7 @@ pub struct SegmentReport {
     pub role: SegmentRole,
     /// The records above the checkpoint that it holds.
     pub records: LsnRange,
-    /// Where what counts in it ends, in bytes from its start.
+    /// Where its live bytes end, in bytes from its start.
     pub end: u64,
 }
 
@@ -80,12 +79,12 @@ pub enum SegmentRole {
     Sealed,
     /// The newest segment: appends go there.
     Tail,
-    /// Below the checkpoint, or replaced: removed.
+    /// It is below the checkpoint, or was replaced: it was removed.
     Retired,
-    /// Likewise, but its removal failed: the next checkpoint tries again.
+    /// It is to be removed, and its removal failed: the next checkpoint tries again.
     PendingRemoval,
-    /// Not part of the log, and its header unreadable: left as it is. Remove it by hand if it is
-    /// not wanted.
+    /// It is not part of the log, and its header cannot be read: it was left as it is. Remove it by
+    /// hand if it is not wanted.
     Unreadable,
 }
 

@@ -1,5 +1,4 @@
-//! Counters and the sync-latency histogram: written with relaxed atomics, read at any time,
-//! stopping nobody.
+//! Counters and the sync-latency histogram. They are relaxed atomics: reading them never blocks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +11,7 @@ pub struct Stats {
     pub records: u64,
     /// Bytes of frames written, headers and padding included.
     pub bytes: u64,
-    /// Groups written: one write each, but for entries above 64 KiB.
+    /// Groups written. Each is one write; an entry above 64 KiB is a write of its own.
     pub groups: u64,
     /// Successful syncs of the newest segment.
     pub syncs: u64,
@@ -26,11 +25,12 @@ pub struct Stats {
     pub live_segments: u64,
     /// Bytes in those segments up to the end of what is live; preallocated space is not counted.
     pub live_bytes: u64,
-    /// How long those syncs took.
+    /// How long the syncs took.
     pub sync_latency: LatencySummary,
 }
 
-/// Latencies in short. The percentiles are upper bounds, at most one eighth above the true value.
+/// A summary of latencies. The percentiles are upper bounds, at most one eighth above the true
+/// value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LatencySummary {
@@ -43,13 +43,13 @@ pub struct LatencySummary {
 }
 
 impl Stats {
-    /// Records written for each sync; 0 before the first.
+    /// Returns the records written for each sync; 0 before the first sync.
     #[must_use]
     pub fn records_per_sync(&self) -> f64 {
         ratio(self.records, self.syncs)
     }
 
-    /// Bytes of frames written for each sync; 0 before the first.
+    /// Returns the bytes of frames written for each sync; 0 before the first sync.
     #[must_use]
     pub fn bytes_per_sync(&self) -> f64 {
         ratio(self.bytes, self.syncs)
@@ -60,7 +60,7 @@ fn ratio(value: u64, count: u64) -> f64 {
     if count == 0 { 0.0 } else { value as f64 / count as f64 }
 }
 
-/// The counters behind [`Stats`].
+/// The counters that [`Stats`] shows.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) records: Counter,

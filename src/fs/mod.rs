@@ -1,9 +1,8 @@
 //! `Fs`: the only door to the operating system, as a small object-safe trait, with a trait for an
 //! open directory and one for an open file.
 //!
-//! [`OsFs`] is the real one. Tests put others in its place: the trait is public so that users can,
-//! too. Beside it stands `Handle`, an open file that knows its path, so that every error names its
-//! place.
+//! [`OsFs`] is the real one. Tests put others in its place. The traits are public, so that your
+//! tests can do the same.
 
 mod os;
 #[cfg(any(test, feature = "sim"))]

@@ -15,7 +15,7 @@ pub struct OsFs {
 }
 
 impl OsFs {
-    /// Makes one; all are alike.
+    /// Makes an `OsFs`. All of them are alike.
     #[must_use]
     pub fn new() -> OsFs {
         OsFs { start: Instant::now() }

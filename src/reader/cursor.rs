@@ -19,11 +19,12 @@ const REPLAY_WINDOW_BYTES: usize = 256 << 10;
 /// several records fits.
 const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES_MAX + (4 << 10);
 
-/// The records of a log in order, none of them copied, from [`Wal::cursor`](crate::Wal::cursor):
-/// the fastest way to replay. Each is lent until the next call.
+/// The records of a log in order, lent and not copied, from [`Wal::cursor`](crate::Wal::cursor).
 ///
-/// It ends at the record that was durable last when it was made. Appends, rotations and checkpoints
-/// may go on meanwhile; one that a checkpoint overtakes fails with [`Error::Removed`].
+/// This is the fastest way to replay. A record is lent until the next call.
+///
+/// The cursor ends at the durable LSN as of its creation. Appends, rotations and checkpoints may
+/// continue meanwhile. A cursor that a checkpoint overtakes fails with [`Error::Removed`].
 ///
 /// # Examples
 /// ```
@@ -96,7 +97,7 @@ impl Cursor {
         Ok(if self.advance()? { Some(self.lend()) } else { None })
     }
 
-    /// Why it failed, if it did.
+    /// Returns why the cursor failed, or `None` if it did not fail.
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
         self.failure.as_ref()
@@ -186,10 +187,19 @@ impl Cursor {
 /// The records of a log in order, from [`Wal::iter`](crate::Wal::iter) or
 /// [`iter_from`](crate::Wal::iter_from): a [`Cursor`] whose records are copied.
 ///
-/// It yields an error once, and nothing after that: an iterator that failed stays failed, and never
-/// goes on after what it could not read. A loop that ignores errors must ask
-/// [`error`](Iter::error) whether it saw the end. After its end it yields nothing more, whatever
-/// happens to the log.
+/// It yields an error once, and nothing after that: an iterator that failed stays failed, and it
+/// never skips what it could not read. A loop that ignores errors must ask [`error`](Iter::error)
+/// whether it saw the end. After its end, it yields nothing more, whatever happens to the log.
+///
+/// # Examples
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let wal = seawall::Wal::open(dir.path())?;
+/// wal.append_batch(["a", "b"])?;
+/// let lsns = wal.iter().map(|record| Ok(u64::from(record?.lsn())));
+/// assert_eq!(lsns.collect::<seawall::Result<Vec<u64>>>()?, [1, 2]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Iter {
     cursor: Cursor,
@@ -202,7 +212,8 @@ impl Iter {
         Iter { cursor: Cursor::new(segments, start, limit), is_over: false }
     }
 
-    /// Why it failed, if it did. `None` at the end of an iteration says that every record was seen.
+    /// Returns why the iterator failed, or `None` if it did not fail. `None` after the last record
+    /// says that every record was seen.
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
         self.cursor.error()

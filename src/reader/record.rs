@@ -13,31 +13,31 @@ pub struct Record {
 }
 
 impl Record {
-    /// Its number.
+    /// Returns its number.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.lsn
     }
 
-    /// The payload, as it was appended.
+    /// Returns the payload, as it was appended.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.bytes[self.meta_bytes..]
     }
 
-    /// The meta bytes, as they were appended.
+    /// Returns the meta bytes, as they were appended.
     #[must_use]
     pub fn meta(&self) -> &[u8] {
         &self.bytes[..self.meta_bytes]
     }
 
-    /// The kind, as it was appended.
+    /// Returns the kind, as it was appended.
     #[must_use]
     pub fn kind(&self) -> u16 {
         self.kind
     }
 
-    /// The payload by itself, without copying it where there is no meta.
+    /// Returns the payload alone. It is not copied if there is no meta.
     #[must_use]
     pub fn into_payload(mut self) -> Vec<u8> {
         self.bytes.drain(..self.meta_bytes);
@@ -45,7 +45,7 @@ impl Record {
     }
 }
 
-/// A record that still lies where it was read: it borrows from its [`Cursor`](crate::Cursor).
+/// A record that borrows its bytes from its [`Cursor`](crate::Cursor).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordRef<'a> {
     pub(super) lsn: Lsn,
@@ -55,31 +55,31 @@ pub struct RecordRef<'a> {
 }
 
 impl<'a> RecordRef<'a> {
-    /// Its number.
+    /// Returns its number.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.lsn
     }
 
-    /// The payload, as it was appended.
+    /// Returns the payload, as it was appended.
     #[must_use]
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }
 
-    /// The meta bytes, as they were appended.
+    /// Returns the meta bytes, as they were appended.
     #[must_use]
     pub fn meta(&self) -> &'a [u8] {
         self.meta
     }
 
-    /// The kind, as it was appended.
+    /// Returns the kind, as it was appended.
     #[must_use]
     pub fn kind(&self) -> u16 {
         self.kind
     }
 
-    /// Copies it.
+    /// Copies the record.
     #[must_use]
     #[inline]
     pub fn to_record(&self) -> Record {

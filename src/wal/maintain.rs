@@ -28,7 +28,8 @@ enum Marked {
 }
 
 impl Wal {
-    /// Ends the newest segment and starts another one. One without records stays as it is.
+    /// Seals the newest segment and starts another one. Does nothing if the newest segment has no
+    /// records.
     ///
     /// # Errors
     /// [`Error::StorageFull`] and [`Error::Io`] leave the old segment usable. [`Error::Poisoned`],
@@ -54,20 +55,31 @@ impl Wal {
         Ok(())
     }
 
-    /// Declares that records up to `lsn`, included, are no longer needed: they are never replayed
-    /// again, and segments that hold no others are removed.
+    /// Declares that records up to and including `lsn` are no longer needed. They are never
+    /// replayed again, and segments that hold no other records are removed.
     ///
     /// Syncs first if `lsn` is not durable yet. Once this has returned `Ok`, the checkpoint
-    /// survives a power failure; it does before any file is removed. Appends go on meanwhile. At or
-    /// below the present checkpoint it only removes what could not be removed before. After a full
-    /// disk it first makes a new segment, so that it frees what it can.
+    /// survives a power cut; files are removed only after that point. Appends continue meanwhile.
+    /// If `lsn` is at or below the present checkpoint, the call only removes files that could not
+    /// be removed before. After a full disk, it first makes a new segment, so that it can free the
+    /// old one.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] beyond the last record: nothing was changed. [`Error::StorageFull`]:
-    /// the checkpoint does not hold. [`Error::Io`]: if [`first_lsn`](Wal::first_lsn) is above `lsn`
-    /// now, the checkpoint holds, a file could not be removed, and the next checkpoint tries that
-    /// again; otherwise no file could be made for it, and it does not hold. After
+    /// the checkpoint does not hold. [`Error::Io`]: if [`first_lsn`](Wal::first_lsn) is now above
+    /// `lsn`, the checkpoint holds, a file could not be removed, and the next checkpoint tries
+    /// again; otherwise no file could be made for the checkpoint, and it does not hold. After
     /// [`Error::Poisoned`], the next open decides whether it holds. [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// let lsns = wal.append_batch(["a", "b", "c"])?;
+    /// wal.checkpoint(lsns.first())?;
+    /// assert_eq!(wal.iter().count(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
         let maintenance_lock = threads::lock(&self.maintenance_lock);
         let panics = self.commit.guard_panics();
@@ -132,18 +144,27 @@ impl Wal {
         Ok(())
     }
 
-    /// Stores a small state beside the log: at most 64 KiB, replaced as a whole, durable on return
-    /// in every mode. For example a Raft vote or a schema version.
+    /// Stores a small state with the log: at most 64 KiB, replaced as a whole, durable on return in
+    /// each mode. Examples are a Raft vote, a consumer's position, and a schema version.
     ///
-    /// A crash leaves the old state or the new one. It survives checkpoints. It has a place in the
-    /// order of appends: after a crash it is there only if the records that were submitted before
-    /// it are. It shares the sync of the records that are appended meanwhile. Of several states
+    /// A crash leaves the old state or the new one. The state survives checkpoints. It has a place
+    /// in the order of appends: after a crash, it is there only if the records submitted before it
+    /// are there. It shares the sync of the records that are appended meanwhile. Of several states
     /// that are submitted without a record between them, the newest one is stored.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::StorageFull`], [`Error::QueueFull`] and [`Error::Io`] leave
-    /// the old state. After [`Error::Poisoned`] it is unknown which of the two the next open finds.
-    /// [`Error::Closed`].
+    /// After [`Error::TooLarge`], [`Error::StorageFull`], [`Error::QueueFull`] and [`Error::Io`],
+    /// the old state is still there. After [`Error::Poisoned`], it is unknown which of the two the
+    /// next open finds. [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// wal.set_state(b"term 4, voted for 2")?;
+    /// assert_eq!(wal.state(), b"term 4, voted for 2");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_state(&self, state: &[u8]) -> Result<()> {
         self.store.segments.check_open()?;
         check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
@@ -238,19 +259,20 @@ impl Wal {
 
     // --- The end ---
 
-    /// Closes the log: writes and syncs what is pending, marks it as closed, and gives its lock
-    /// back.
+    /// Closes the log: writes and syncs what is pending, marks the log as closed, and gives the
+    /// lock back.
     ///
-    /// Waits for what other threads have under way. Afterwards every call that returns a `Result`,
-    /// here and in iterators, is [`Error::Closed`]; so is a second `close`.
+    /// Waits for the calls that other threads have under way. Each later call on the log that
+    /// returns a `Result` returns [`Error::Closed`]; so does a second `close`. An iterator or a
+    /// cursor returns it too, even at its end.
     ///
     /// # Errors
-    /// [`Error::StorageFull`]: what is pending, or the mark, found no room. [`Error::Io`]: no file
-    /// could be made for the mark, for example because no handle is free. After both, the log stays
-    /// open, and every record is where it was. [`Error::Poisoned`]: the log was poisoned before or
-    /// by this; nothing more is written, it is closed and its lock is given back. [`Error::Closed`]
-    /// also in a child that was forked while the log was open: the log is its parent's, and nothing
-    /// is done to it.
+    /// [`Error::StorageFull`]: there was no room for what is pending, or for the mark.
+    /// [`Error::Io`]: no file could be made for the mark, for example because no handle is free.
+    /// After both, the log stays open, and each record is where it was. [`Error::Poisoned`]: the
+    /// log was poisoned, before this call or by it. Nothing more is written, the log is closed, and
+    /// the lock is given back. [`Error::Closed`] also in a child that was forked while the log was
+    /// open: the log belongs to the parent, and the call does nothing to it.
     pub fn close(&self) -> Result<()> {
         // Checked before any lock is taken: in a forked child, the thread that holds a lock does
         // not exist.

@@ -30,18 +30,18 @@ const ENTRIES_EXPECTED_MAX: usize = 4096;
 /// A write-ahead log: an open directory of segments.
 ///
 /// It is `Send + Sync`: share it by reference or in an [`Arc`]. Any number of threads may append,
-/// read, rotate and checkpoint at once; appends that come together share one sync. In the default
-/// mode no thread is started.
+/// read, rotate and checkpoint at the same time. Threads that append at the same time share one
+/// sync. In the default mode, an open log has no thread of its own.
 ///
-/// Dropping it closes it, as [`close`](Wal::close) does, and logs what fails; like `close` it may
-/// block for a sync.
+/// Dropping the log closes it, as [`close`](Wal::close) does, and blocks for a sync. A failure goes
+/// to the log output only.
 ///
 /// # Examples
 /// ```
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("data/wal");
 /// let wal = seawall::Wal::open(&path)?;
-/// let lsn = wal.append(b"debit 7")?; // `lsn` now survives a power failure.
+/// let lsn = wal.append(b"debit 7")?; // The record now survives a power cut.
 /// for record in wal.iter() {
 ///     assert_eq!(record?.payload(), b"debit 7");
 /// }
@@ -59,7 +59,7 @@ pub struct Wal {
     batch_bytes_max: u64,
     /// `checkpoint`, `rotate` and `close` exclude one another. Locked before any role is taken.
     maintenance_lock: Mutex<()>,
-    /// Held as long as the log is open; given back by whoever closes it.
+    /// Held for as long as the log is open. The thread that closes the log gives it back.
     lock: Mutex<Option<DirLock>>,
     /// The process that opened the log. A forked child only forgets it.
     process_id: u32,
@@ -78,18 +78,27 @@ enum Settled {
 }
 
 impl Wal {
-    /// Opens the log in `dir` with default [`Options`]: makes it if there is none, recovers it if
-    /// it was not closed.
+    /// Opens the log in `dir` with default [`Options`]. Creates it if there is none, and recovers
+    /// it if it was not closed.
     ///
-    /// The directory and those above it are made if need be. What a crash left is settled before
-    /// this returns, and [`recovery`](Wal::recovery) tells what that was. Blocks for as long as
-    /// that takes: every sealed segment is read and verified.
+    /// Creates the directory, and those above it, if they are not there. Recovery is complete when
+    /// this returns; [`recovery`](Wal::recovery) reports what it found and did. Blocks until each
+    /// sealed segment is read and verified; [`Options::verify`] can shorten this.
     ///
     /// # Errors
-    /// [`Error::Locked`] at once if the log is open elsewhere. [`Error::Corrupt`],
-    /// [`Error::MissingSegment`], [`Error::UnsupportedVersion`] and [`Error::NotALog`] leave every
-    /// file as it was. [`Error::StorageFull`] and [`Error::Io`] lose nothing: mend the cause and
-    /// open again.
+    /// [`Error::Locked`], at once, if the log is open elsewhere. [`Error::Corrupt`],
+    /// [`Error::MissingSegment`], [`Error::UnsupportedVersion`] and [`Error::NotALog`] change no
+    /// file. After [`Error::StorageFull`] and [`Error::Io`], nothing is lost: mend the cause and
+    /// open the log again.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("data/wal");
+    /// let wal = seawall::Wal::open(&path)?;
+    /// assert!(wal.recovery().is_clean());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(dir: impl AsRef<Path>) -> Result<Wal> {
         Options::new().open(dir)
     }
@@ -168,16 +177,16 @@ impl Wal {
 
     /// Appends `entry` to the log and returns its number.
     ///
-    /// With [`Durability::Sync`], the default, the record survives a power failure once this
-    /// returns; see [`Durability`] for the other modes. Blocks for one device flush, shared with
-    /// every thread that appends meanwhile. An empty payload is a record, too.
+    /// With [`Durability::Sync`], the default, the record survives a power cut once this returns;
+    /// see [`Durability`] for the other modes. Blocks for one sync, which is shared with each
+    /// thread that appends meanwhile. An empty payload is a record, too.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] and [`Error::StorageFull`] leave the log as it was; so does
-    /// [`Error::Io`], where a new segment could not be made. [`Error::QueueFull`] only with
-    /// [`Backpressure::Fail`](crate::options::Backpressure::Fail). [`Error::Poisoned`]: the outcome
-    /// of this record is unknown, and nothing further is acknowledged until the log is opened
-    /// again. [`Error::Closed`] after `close`.
+    /// [`Error::TooLarge`] and [`Error::StorageFull`] leave the log as it was. [`Error::Io`] does,
+    /// too: a new segment could not be made. [`Error::QueueFull`] only with
+    /// [`Backpressure::Fail`](crate::options::Backpressure::Fail). After [`Error::Poisoned`], the
+    /// outcome of this record is unknown, and nothing further is acknowledged until the log is
+    /// opened again. [`Error::Closed`] after `close`.
     ///
     /// # Examples
     /// ```
@@ -200,15 +209,15 @@ impl Wal {
         Ok(range?.first())
     }
 
-    /// Appends all `entries`, or none: they lie in one frame, share one sync, and a crash leaves
-    /// all or nothing.
+    /// Appends all `entries`, or none. They are in one frame and share one sync, and a crash leaves
+    /// all of them or none.
     ///
-    /// A batch larger than a segment gets a segment of its own. An empty one writes nothing and
-    /// returns an empty range; it waits for nothing.
+    /// A batch larger than a segment gets a segment of its own. An empty batch writes nothing,
+    /// waits for nothing, and returns an empty range.
     ///
     /// # Errors
-    /// As [`append`](Wal::append); [`Error::TooLarge`] also where all together pass 64 MiB, or
-    /// `record_bytes_max` if that is more.
+    /// As [`append`](Wal::append). [`Error::TooLarge`] also if all entries together exceed 64 MiB,
+    /// or `record_bytes_max` if that is larger.
     ///
     /// # Examples
     /// ```
@@ -282,15 +291,14 @@ impl Wal {
         Ok(record_bytes(entry))
     }
 
-    /// Makes everything that was appended before this call durable, in every mode, and returns the
-    /// last durable LSN.
+    /// Makes all that was appended before this call durable, in each mode. Returns the durable LSN.
     ///
-    /// With nothing to sync it returns at once. At most every 100 ms it first writes a mark of how
-    /// far the log reaches.
+    /// With nothing to sync, it returns at once. At most every 100 ms, it first writes into CURRENT
+    /// how far the log is durable.
     ///
     /// # Errors
-    /// [`Error::StorageFull`]: what is not written yet waits in memory ([`Durability::Buffered`]
-    /// alone); what was written is durable. [`Error::Poisoned`], [`Error::Closed`].
+    /// [`Error::StorageFull`], only with [`Durability::Buffered`]: what was written is durable, and
+    /// the rest waits in memory. [`Error::Poisoned`], [`Error::Closed`].
     pub fn sync(&self) -> Result<Lsn> {
         match self.settle()? {
             Settled::Synced => self.run_maintenance(),
@@ -315,8 +323,8 @@ impl Wal {
         }
     }
 
-    /// Hands everything that was appended before this call to the operating system: it then
-    /// survives the death of the process, not a power failure.
+    /// Hands all that was appended before this call to the operating system. It then survives a
+    /// killed process. Only a sync makes it survive a power cut.
     ///
     /// # Errors
     /// As [`sync`](Wal::sync).
@@ -326,25 +334,38 @@ impl Wal {
         Ok(())
     }
 
-    /// Iterates the records above the checkpoint in order, up to the durable LSN of this moment.
+    /// Iterates the records above the checkpoint, in order, up to the durable LSN as of this call.
     ///
-    /// Records that are appended later are not seen. With [`Durability::Sync`] these are all that
-    /// were acknowledged.
+    /// Records that become durable later are not seen. With [`Durability::Sync`], the iterator sees
+    /// each record that was acknowledged before this call.
     #[must_use]
     pub fn iter(&self) -> Iter {
         Iter::new(&self.store.segments, None, self.durable_lsn())
     }
 
-    /// Iterates the records from `lsn` on, up to the durable LSN of this moment. At or below the
-    /// checkpoint the first item is [`Error::Removed`], for [`Lsn::ZERO`] it is
-    /// [`Error::OutOfRange`]; above the durable LSN there is none.
+    /// Iterates the records from `lsn` on, up to the durable LSN as of this call.
+    ///
+    /// If `lsn` is at or below the checkpoint, the first item is [`Error::Removed`]. For
+    /// [`Lsn::ZERO`], it is [`Error::OutOfRange`]. If `lsn` is above the durable LSN, there is no
+    /// item.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// let lsns = wal.append_batch(["a", "b", "c"])?;
+    /// assert_eq!(wal.iter_from(lsns.first().next()).count(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn iter_from(&self, lsn: Lsn) -> Iter {
         Iter::new(&self.store.segments, Some(lsn), self.durable_lsn())
     }
 
-    /// Iterates the records after `lsn`, up to the durable LSN of this moment: what a consumer that
-    /// has handled `lsn` needs next. Below the checkpoint, the first item is [`Error::Removed`].
+    /// Iterates the records after `lsn`, up to the durable LSN as of this call. A consumer that has
+    /// handled `lsn` goes on with them.
+    ///
+    /// If `lsn` is below the checkpoint, the first item is [`Error::Removed`].
     ///
     /// # Examples
     /// ```
@@ -363,23 +384,46 @@ impl Wal {
         self.iter_from(lsn.next())
     }
 
-    /// As [`iter_from`](Wal::iter_from), but lends the records instead of copying them.
+    /// Reads the records from `lsn` on as [`iter_from`](Wal::iter_from) does, but lends them
+    /// instead of copying them.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// wal.append("debit 7")?;
+    /// let mut cursor = wal.cursor(wal.first_lsn());
+    /// while let Some(record) = cursor.next()? {
+    ///     assert_eq!(record.payload(), b"debit 7");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn cursor(&self, lsn: Lsn) -> Cursor {
         Cursor::new(&self.store.segments, Some(lsn), self.durable_lsn())
     }
 
-    /// Reads one record: `None` above the durable LSN.
+    /// Reads one record. Returns `None` above the durable LSN.
     ///
     /// # Errors
-    /// [`Error::Removed`] at or below the checkpoint, also while the bytes are still there;
+    /// [`Error::Removed`] at or below the checkpoint, also while the bytes are still there.
     /// [`Error::OutOfRange`] for [`Lsn::ZERO`]. [`Error::MissingSegment`] if the file vanished.
     /// [`Error::Corrupt`], [`Error::Io`], [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// let lsn = wal.append("debit 7")?;
+    /// assert_eq!(wal.read(lsn)?.expect("it is durable").payload(), b"debit 7");
+    /// assert_eq!(wal.read(lsn.next())?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read(&self, lsn: Lsn) -> Result<Option<Record>> {
         reader::read(&self.store.segments, self.durable_lsn(), lsn)
     }
 
-    /// Returns the newest durable state; empty if none was set.
+    /// Returns the newest durable state. It is empty if none was set.
     #[must_use]
     pub fn state(&self) -> Vec<u8> {
         self.commit.state().to_vec()
@@ -391,47 +435,49 @@ impl Wal {
         self.store.dir.path()
     }
 
-    /// The first LSN above the checkpoint: that of the first record, or of the one to be appended
-    /// next.
+    /// Returns the first LSN above the checkpoint. This is the LSN of the first record that is
+    /// replayed or, if there is none, of the next record.
     #[must_use]
     pub fn first_lsn(&self) -> Lsn {
         self.store.segments.catalog().floor.next()
     }
 
-    /// The LSN that the next record will have. On a full disk it falls back to what was last
-    /// written.
+    /// Returns the LSN that the next record will have. Decreases if a write is undone because the
+    /// disk is full.
     #[must_use]
     pub fn next_lsn(&self) -> Lsn {
         self.commit.next_lsn()
     }
 
-    /// The LSN of the last record appended, durable or not; [`Lsn::ZERO`] before the first.
+    /// Returns the LSN of the last record appended, durable or not. It is [`Lsn::ZERO`] before the
+    /// first record.
     #[must_use]
     pub fn last_lsn(&self) -> Lsn {
         self.next_lsn().previous()
     }
 
-    /// The LSN of the last record that survives a power failure. Never falls.
+    /// Returns the LSN of the last record that survives a power cut. Never decreases.
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
         self.commit.durable_lsn()
     }
 
-    /// Whether an earlier write or sync failed, so that nothing is acknowledged any more.
+    /// Returns whether an earlier write or sync failed, so that nothing more is acknowledged.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.health.is_poisoned()
     }
 
-    /// What opening the log found and did.
+    /// Returns what opening the log found and did.
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {
         &self.report
     }
 
-    /// Returns what the log has done since it was opened, and what is live in it. Each count is
-    /// exact; together they may be from slightly different moments. It looks at each live segment,
-    /// and appends do not wait for it.
+    /// Returns what the log has done since it was opened, and what is live in it.
+    ///
+    /// Each count is exact. Together they may be from slightly different moments. The call looks at
+    /// each live segment, and appends do not wait for it.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut stats = self.counters.snapshot();
@@ -462,19 +508,35 @@ impl fmt::Debug for Wal {
 }
 
 impl Options {
-    /// Opens the log in `dir`, as [`Wal::open`] does.
+    /// Opens the log in `dir`, as [`Wal::open`] does, with these options.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`]; [`Error::NotFound`] with `create_if_missing(false)`; else as
+    /// [`Error::InvalidOption`]. [`Error::NotFound`] with `create_if_missing(false)`. Otherwise as
     /// [`Wal::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let wal = seawall::Options::new().segment_bytes(1 << 20).open(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Wal> {
         self.open_on(Arc::new(OsFs::new()), dir)
     }
 
-    /// Opens the log in `dir` of another operating system than the real one: a test's.
+    /// Opens the log in `dir` of the file system `fs`, for example of a simulated disk in a test.
     ///
     /// # Errors
     /// As [`open`](Options::open).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::Arc;
+    /// let fs = Arc::new(seawall::fs::OsFs::new()); // In a test: a `seawall::sim::SimFs`.
+    /// # let dir = tempfile::tempdir()?;
+    /// let wal = seawall::Options::new().open_on(fs, dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open_on(&self, fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Wal> {
         Wal::open_with(self, fs, dir.as_ref())
     }

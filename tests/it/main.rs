@@ -8,6 +8,7 @@ mod concurrency;
 mod corruption;
 mod damage;
 mod disk_full;
+mod documents;
 mod faults;
 mod format;
 mod kill;

@@ -35,6 +35,9 @@ struct Arguments {
     /// Also writes a page with the tables and plots to this file.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Writes the tables to this file as well, as a page in Markdown.
+    #[arg(long, value_name = "FILE")]
+    tables: Option<PathBuf>,
     /// Writes the line plots to files in this directory, which is created.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
@@ -130,8 +133,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
         None if Path::new("target").is_dir() => PathBuf::from("target"),
         None => PathBuf::from("."),
     };
-    if let Some(report) = &arguments.report {
-        std::fs::File::create(report)?; // An error here is better now than after an hour.
+    for file in arguments.report.iter().chain(&arguments.tables) {
+        // A path that cannot be written is an error now, and not after an hour.
+        std::fs::OpenOptions::new().append(true).create(true).open(file)?;
     }
     if let Some(dir) = &arguments.plots {
         std::fs::create_dir_all(dir)?;
@@ -155,6 +159,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
     };
     if let Some(report) = &arguments.report {
         std::fs::write(report, html::page(&run)?)?;
+    }
+    if let Some(file) = &arguments.tables {
+        std::fs::write(file, tables::page(&run))?;
     }
     if let Some(dir) = &arguments.plots {
         for plot in plots::lines(&run)? {

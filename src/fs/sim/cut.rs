@@ -51,7 +51,7 @@ impl Choice {
 }
 
 impl SimFs {
-    /// All states that a cut of the power may leave. This disk is not changed.
+    /// Returns all states that a power cut may leave. This disk is not changed.
     #[must_use]
     pub fn power_cuts(&self) -> PowerCuts {
         let machine = self.machine();
@@ -85,14 +85,14 @@ impl PowerCuts {
         PowerCuts { disk: Arc::new(disk), seed, choices }
     }
 
-    /// How many states there are; `u128::MAX` if more than that.
+    /// Returns how many states there are, or `u128::MAX` if there are more than that.
     #[must_use]
     pub fn count(&self) -> u128 {
         self.choices.iter().fold(1, |count, choice| u128::saturating_mul(count, choice.count()))
     }
 
-    /// The disk in state `number`, which is below [`count`](PowerCuts::count), after the machine
-    /// has started again.
+    /// Returns the disk in state `number`, which is below [`count`](PowerCuts::count), after the
+    /// machine has started again.
     #[must_use]
     pub fn state(&self, mut number: u128) -> SimFs {
         self.build(|choice| {
@@ -102,8 +102,8 @@ impl PowerCuts {
         })
     }
 
-    /// The disk in a state drawn by `seed`. One sector in 16 that has several versions is torn: it
-    /// begins as one version and ends as another.
+    /// Returns the disk in a state that `seed` draws. One sector in 16 that has several versions is
+    /// torn: it begins as one version and ends as another.
     #[must_use]
     pub fn random(&self, seed: u64) -> SimFs {
         let mut random = Seeded::new(seed);

@@ -127,7 +127,7 @@ impl SimFs {
         SimFs { machine: Arc::new(Mutex::new(machine)) }
     }
 
-    /// How many calls there were.
+    /// Returns how many calls there were.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.machine().calls
@@ -139,15 +139,15 @@ impl SimFs {
         self.machine().crash_at = Some(number);
     }
 
-    /// Whether the machine has stopped.
+    /// Returns whether the machine has stopped.
     #[must_use]
     pub fn has_crashed(&self) -> bool {
         let machine = self.machine();
         machine.crash_at.is_some_and(|number| machine.calls > number)
     }
 
-    /// The machine after the process was killed: everything that reads saw is there, whatever is in
-    /// doubt stays so, and its locks are free. This disk is not changed.
+    /// Returns the machine after the process was killed: all that reads saw is there, what was in
+    /// doubt stays in doubt, and the locks are free. This disk is not changed.
     #[must_use]
     pub fn process_kill(&self) -> SimFs {
         let machine = self.machine();

@@ -1,12 +1,12 @@
-//! A simulated disk that crashes, for the tests of whatever stands on a log: deterministic, without
-//! threads or a clock of its own.
+//! A simulated disk that crashes, for tests of code that uses a log. It is deterministic, and has
+//! no threads and no clock of its own.
 //!
 //! [`SimFs`] implements [`Fs`](crate::fs::Fs), so a log opens on it with
 //! [`Options::open_on`](crate::Options::open_on). Of each file it keeps what reads see, what is
 //! durable, and what is in between; names likewise, by themselves. [`crash_at`](SimFs::crash_at)
-//! stops the machine at any call; then [`power_cuts`](SimFs::power_cuts) tells all states that
-//! POSIX allows the disk to be in, and [`process_kill`](SimFs::process_kill) the one that is left
-//! if only the process died:
+//! stops the machine at any call. [`process_kill`](SimFs::process_kill) then returns the state that
+//! is left if only the process died. [`power_cuts`](SimFs::power_cuts) returns all states that
+//! POSIX allows the disk to be in after a power cut:
 //!
 //! - a sector of 512 bytes that was written and not synced holds any of its versions, each sector
 //!   by itself, or is torn between two of them;
@@ -18,7 +18,7 @@
 //!   Linux does.
 //!
 //! # Examples
-//! A store of one's own, crash-tested: whatever it acknowledged must be there after a crash at any
+//! A crash test of a store: each number that it acknowledged must be there after a crash at any
 //! call.
 //! ```
 //! use std::sync::Arc;

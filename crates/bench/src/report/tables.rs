@@ -189,7 +189,7 @@ pub(crate) fn peers_table(run: &Run) -> Table {
     let compared =
         |case: &&CaseResult| matches!(case.kind, Kind::Durable | Kind::Buffered | Kind::Replay);
     Table {
-        title: "Beside the fastest of the other logs".into(),
+        title: "Compared with the fastest of the other logs".into(),
         header: vec![
             "table",
             "seawall",
@@ -200,6 +200,13 @@ pub(crate) fn peers_table(run: &Run) -> Table {
         ],
         rows: run.cases.iter().filter(compared).filter_map(row).collect(),
     }
+}
+
+/// The page `docs/benchmark-tables.md`.
+pub(crate) fn page(run: &Run) -> String {
+    const HEAD: &str = "# Benchmark tables\n\nOne run of the benchmark wrote this page. \
+        [benchmarks.md](benchmarks.md) says what the tables mean.\n\n";
+    format!("{HEAD}{}", markdown(run))
 }
 
 /// The whole run as Markdown.
