@@ -61,6 +61,14 @@ impl Gate {
         self.end(|| Verdict::Go);
     }
 
+    /// Lets the calls that have stopped here go on. Later ones stop again.
+    pub(crate) fn let_pass(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for waiting in state.waiting.drain(..) {
+            let _ = waiting.send(Verdict::Go);
+        }
+    }
+
     /// Likewise, but the calls that stopped here fail.
     pub(crate) fn fail(&self, kind: io::ErrorKind) {
         self.end(|| Verdict::Fail(kind.into()));
