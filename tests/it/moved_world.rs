@@ -423,6 +423,37 @@ fn a_tail_that_is_linked_while_the_log_is_open_is_extended_by_no_group_after_the
 }
 
 #[test]
+fn an_undone_write_is_cut_off_a_tail_with_a_second_link() {
+    // Method: link the tail of an open log; the next group, or a checkpoint's state frame, meets a
+    // full disk after a part of it was written. The call is refused, the log is not poisoned, and
+    // the file is as long as it was: what was cut off was covered by no sync.
+    for preallocate in [Preallocate::Off, Preallocate::Auto] {
+        let disk = SimFs::new(1);
+        let options = Options::new().preallocate(preallocate);
+        let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
+        fill(&wal, 5);
+        let used = contents(&disk).values().map(|bytes| bytes.len() as u64).sum::<u64>();
+        let end = wal.stats().live_bytes;
+        disk.link("/wal/wal-000001.log", "/backup").unwrap();
+        disk.set_capacity(Some(used + 5000));
+        let large = vec![1; 300_000];
+        for _ in 0..2 {
+            let refused = wal.append(&large).unwrap_err();
+            assert!(matches!(refused, Error::StorageFull { .. }), "{preallocate:?}: {refused}");
+            assert!(!wal.is_poisoned(), "{preallocate:?}");
+            assert_eq!(disk.bytes("/backup").unwrap().len() as u64, end, "{preallocate:?}");
+        }
+        disk.set_capacity(None);
+        fill(&wal, 2);
+        let image = disk.power_cuts().state(0);
+        drop(wal);
+        for disk in [disk, image] {
+            check(&options.open_on(Arc::new(disk), DIR).unwrap(), 7);
+        }
+    }
+}
+
+#[test]
 fn a_checkpoint_that_can_make_no_file_does_not_extend_a_tail_with_a_second_link() {
     // Method: link the tail, let a sync see that, and refuse every new file, spares too. The
     // checkpoint is refused, though its state frame would find room in the tail; so is an append.
