@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -234,6 +236,65 @@ fn a_log_on_a_volume_that_is_unmounted_lazily_never_touches_what_is_below() {
     check(&small_segments().open(&path).unwrap(), 30);
 }
 
+#[cfg(unix)]
+const CONFINED: &str = "moved_world::in_a_child_the_root_is_changed_while_a_log_is_open";
+#[cfg(unix)]
+const CONFINED_VARIABLE: &str = "SEAWALL_CONFINED_LOG";
+
+#[cfg(unix)]
+#[test]
+fn in_a_child_the_root_is_changed_while_a_log_is_open() {
+    // Method: see `a_process_that_changes_its_root_goes_on_with_its_log`.
+    let Ok(scratch) = env::var(CONFINED_VARIABLE) else { return };
+    let scratch = Path::new(&scratch);
+    let wal = small_segments().open(scratch.join("wal")).unwrap();
+    fill(&wal, 40);
+    if let Err(error) = std::os::unix::fs::chroot(scratch.join("root")) {
+        return say(&format!("may not change its root: {error}"));
+    }
+    env::set_current_dir("/").unwrap();
+    fill(&wal, 30);
+    wal.rotate().unwrap();
+    wal.set_state(b"confined").unwrap();
+    check(&wal, 70);
+    wal.checkpoint(Lsn::from(50)).unwrap();
+    fill(&wal, 5);
+    wal.close().unwrap();
+    say("went on");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_process_that_changes_its_root_goes_on_with_its_log() {
+    use std::io::Write;
+    // Method: a process of its own opens a log and then changes its root directory. Under the new
+    // root, another log is at the path of the first. The process works on with its own log to its
+    // end, and the other log is as it was.
+    watchdog(60, || {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("wal");
+        let below_root = path.strip_prefix("/").expect("it is absolute");
+        let other = scratch.path().join("root").join(below_root);
+        let wal = small_segments().open(&other).unwrap();
+        fill(&wal, 25);
+        wal.close().unwrap();
+        let before = bytes_of(&other);
+        let text = scratch.path().to_str().unwrap();
+        let said = Child::spawn(CONFINED, &[(CONFINED_VARIABLE, text)]).wait();
+        if said != ["went on"] {
+            assert!(said.len() == 1 && said[0].starts_with("may not"), "{said:?}");
+            // Not by `eprintln`, which the harness swallows.
+            let line = "\nSKIPPED: the test of a changed root directory needs the right to do so\n";
+            return io::stderr().write_all(line.as_bytes()).expect("it can be said");
+        }
+        assert_eq!(bytes_of(&other), before, "the log under the new root has changed");
+        let wal = small_segments().open(&path).unwrap();
+        assert_eq!((wal.first_lsn(), wal.last_lsn()), (Lsn::from(51), Lsn::from(75)));
+        assert_eq!(wal.iter().map(Result::unwrap).count(), 25);
+        assert_eq!(wal.state(), b"confined");
+    });
+}
+
 // --- The lock ---
 
 #[test]
@@ -314,6 +375,59 @@ fn a_forked_child_only_forgets_the_log() {
     assert!(contents(&disk) == before);
     let second = small_segments().open_on(Arc::new(disk), DIR);
     assert!(matches!(second, Err(Error::Locked { holder: Some(1), .. })), "{second:?}");
+}
+
+#[cfg(unix)]
+const FORKED: &str = "moved_world::in_a_child_a_log_is_forked";
+#[cfg(unix)]
+const FORKED_VARIABLE: &str = "SEAWALL_FORKED_LOG";
+
+#[cfg(unix)]
+#[test]
+fn in_a_child_a_log_is_forked() {
+    use fork::{Fork, fork, waitpid};
+    // Method: see `on_the_real_disk_too_a_forked_child_only_forgets_the_log`.
+    let Ok(dir) = env::var(FORKED_VARIABLE) else { return };
+    let dir = Path::new(&dir);
+    let wal = small_segments().open(dir).unwrap();
+    fill(&wal, 3);
+    for closes in [true, false] {
+        let before = bytes_of(dir);
+        match fork().unwrap() {
+            Fork::Child => {
+                // It ends here, without a word: the harness is its parent's.
+                let forgets = !closes || matches!(wal.close(), Err(Error::Closed));
+                drop(wal);
+                process::exit(if forgets { 0 } else { 1 });
+            }
+            Fork::Parent(child) => assert_eq!(waitpid(child).unwrap(), 0, "closes: {closes}"),
+        }
+        assert_eq!(bytes_of(dir), before, "closes: {closes}");
+        let second = small_segments().open(dir);
+        assert!(matches!(second, Err(Error::Locked { .. })), "closes {closes}: {second:?}");
+        fill(&wal, 2);
+        check(&wal, 3 + 2 * (1 + u64::from(!closes)));
+    }
+    wal.rotate().unwrap();
+    fill(&wal, 1);
+    wal.close().unwrap();
+    drop(wal);
+    check(&small_segments().open(dir).unwrap(), 8);
+    say("went on");
+}
+
+#[cfg(unix)]
+#[test]
+fn on_the_real_disk_too_a_forked_child_only_forgets_the_log() {
+    // Method: a process of its own opens a log and forks. The forked child closes the log and drops
+    // it, or drops it alone, and ends. No file has changed, the parent still has the lock, and it
+    // goes on with its log.
+    watchdog(60, || {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("wal");
+        let child = Child::spawn(FORKED, &[(FORKED_VARIABLE, dir.to_str().unwrap())]);
+        assert_eq!(child.wait(), ["went on"]);
+    });
 }
 
 // --- Files with more than one link ---
