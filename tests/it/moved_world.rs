@@ -538,9 +538,9 @@ fn a_tail_that_is_linked_while_the_log_is_open_is_extended_by_no_group_after_the
 
 #[test]
 fn an_undone_write_is_cut_off_a_tail_with_a_second_link() {
-    // Method: link the tail of an open log; the next group, or a checkpoint's state frame, meets a
-    // full disk after a part of it was written. The call is refused, the log is not poisoned, and
-    // the file is as long as it was: what was cut off was covered by no sync.
+    // Method: link the tail of an open log; the next group meets a full disk after a part of it was
+    // written, twice. The append is refused, the log is not poisoned, and the file is as long as
+    // its frames: what was cut off was covered by no sync.
     for preallocate in [Preallocate::Off, Preallocate::Auto] {
         let disk = SimFs::new(1);
         let options = Options::new().preallocate(preallocate);
