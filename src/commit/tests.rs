@@ -560,6 +560,40 @@ fn a_state_shares_the_sync_of_its_group_and_the_newest_of_several_counts() {
 }
 
 #[test]
+fn of_states_that_one_sync_makes_durable_the_newest_one_is_shown() {
+    // Method: in `Buffered` mode, states are written in groups of their own while a sync is held;
+    // the next sync covers all of them. In the other modes, a record parts two states of one group.
+    let (disk, commit) = fixture(&Options::new().durability(Durability::Buffered));
+    append(&commit, b"").unwrap();
+    let (begun, go_on) = hold_sync(&disk);
+    let mut states = vec![start_set_state(&commit, b"one")];
+    outcome(&begun);
+    for (written, state) in (2..).zip([b"two".as_slice(), b"three"]) {
+        states.push(start_set_state(&commit, state));
+        wait_until(|| commit.lock().written_groups == written);
+    }
+    go_on.send(None).unwrap();
+    states.iter().for_each(|state| outcome(state).unwrap());
+    assert_eq!((disk.calls().as_str(), &*commit.state()), ("wswws", b"three".as_slice()));
+
+    let (disk, commit) = fixture(&Options::new());
+    let (begun, go_on) = hold_sync(&disk);
+    let first = start_append(&commit);
+    outcome(&begun);
+    let older = start_set_state(&commit, b"older");
+    wait_until(|| !commit.lock().active.is_empty());
+    let second = start_append(&commit);
+    wait_until(|| commit.lock().active_records == 1);
+    let before = commit.lock().active.frame_bytes();
+    let newer = start_set_state(&commit, b"newer");
+    wait_until(|| commit.lock().active.frame_bytes() > before);
+    go_on.send(None).unwrap();
+    [first, second].iter().for_each(|append| assert!(outcome(append).is_ok()));
+    [older, newer].iter().for_each(|state| outcome(state).unwrap());
+    assert_eq!((disk.calls().as_str(), &*commit.state()), ("wsws", b"newer".as_slice()));
+}
+
+#[test]
 fn a_state_alone_is_a_group_and_is_durable_in_every_mode() {
     let interval = Durability::Interval(Duration::from_secs(1000));
     for mode in [Durability::Sync, interval, Durability::Buffered] {

@@ -237,7 +237,11 @@ fn a_forged_length_is_reported_as_damage() {
             let checksum = frame_checksum(header, &build.header.salt, frame);
             header[4..8].copy_from_slice(&checksum.to_le_bytes());
         });
-        assert_lost(&wal.read(Lsn::from(2)).unwrap_err(), range(2, 2));
+        let error = wal.read(Lsn::from(2)).unwrap_err();
+        assert_lost(&error, range(2, 2));
+        // The length is checked before memory is taken for the frame.
+        let is_length = matches!(error, Error::Corrupt { damage: Damage::FrameLength, .. });
+        assert!(is_length, "sealed {sealed}, {length} bytes: {error}");
         // The tail has no end yet, so the forged length reaches beyond the next frame.
         let next = wal.read(Lsn::from(3));
         assert!(matches!(next, Ok(Some(_))) || !sealed, "the frame after it is found: {next:?}");
@@ -589,6 +593,41 @@ fn damage_below_the_floor_in_the_tail_is_skipped_and_repaired() {
 }
 
 #[test]
+fn a_damaged_state_is_not_passed_over_for_an_older_one() {
+    // Method: a tail with two checkpoints of the same records; frames are damaged, one at a time
+    // and two. No record above the older floor is lost. If the newer state frame is among the
+    // damaged ones, the open refuses, for no state frame after it vouches for the gap.
+    let mut tail = Build::new([7; 16], 1, 1, None);
+    for number in 1..=4 {
+        tail.data(tail.end(), &large([number]));
+    }
+    tail.state(tail.end(), 4, b"older");
+    tail.state(tail.end(), 4, b"newer");
+    tail.data(tail.end(), &large([5]));
+    for closed in [true, false] {
+        let sound = disk(&[&tail], Some(tail.mark(closed, tail.end()).encode(1)));
+        for place in [5, 45] {
+            for damaged in [&[5][..], &[6], &[2, 5], &[2, 6], &[4, 6], &[5, 6]] {
+                let what = format!("closed {closed}, byte {place}, frames {damaged:?}");
+                let disk = sound.process_kill();
+                for frame in damaged {
+                    let offset = at(tail.frames[*frame].offset);
+                    disk.damage(segment_path(1), |bytes| bytes[offset + place] ^= 1);
+                }
+                match Options::new().open_on(Arc::new(disk), DIR) {
+                    Ok(wal) if !damaged.contains(&6) => {
+                        assert_eq!(wal.state(), b"newer", "{what}");
+                        assert_eq!(wal.first_lsn(), Lsn::from(5), "{what}");
+                    }
+                    Err(Error::Corrupt { .. }) if damaged.contains(&6) => {}
+                    other => panic!("{what}: {other:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_repaired_tail_begins_with_the_frame_that_holds_the_first_record_above_the_floor() {
     // Method: make a gap before a checkpoint of all records, or in the middle of a batch. Check the
     // new segment's first LSN and its frames.
@@ -607,6 +646,57 @@ fn a_repaired_tail_begins_with_the_frame_that_holds_the_first_record_above_the_f
         assert_eq!(stored, records(kept));
         let (_, found) = collect(wal.iter()).unwrap();
         assert_eq!(found, records(floor + 1..=8));
+    }
+}
+
+#[test]
+fn a_crash_at_any_call_of_the_rewrite_of_a_damaged_tail_loses_nothing() {
+    // Method: a tail with a predecessor and a gap below the floor, closed and not; its rewrite
+    // keeps the frames from the middle on, or none. The machine stops at each call of the open;
+    // each state of the disk that is then possible, or a sample of many, opens with every record
+    // above the floor, and shows the same after a second crash.
+    let mut old = Build::new([7; 16], 1, 1, None);
+    old.data(old.end(), &large([1, 2]));
+    for (floor, last) in [(6, 9), (8, 8)] {
+        let mut tail = Build::new([7; 16], 2, 3, Some(old.seal()));
+        for number in 3..=8 {
+            tail.data(tail.end(), &large([number]));
+        }
+        tail.state(tail.end(), floor, &[b's'; 1500]);
+        for number in 9..=last {
+            tail.data(tail.end(), &large([number]));
+        }
+        let first = floor + 1;
+        for closed in [true, false] {
+            let crashed = disk(&[&old, &tail], Some(tail.mark(closed, tail.end()).encode(1)));
+            crashed.damage(segment_path(2), |bytes| bytes[at(tail.frames[2].offset) + 41] ^= 1);
+            let check = |image: &SimFs, what: &str| {
+                let opened = Options::new().open_on(Arc::new(image.clone()), DIR);
+                let wal = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
+                let lsns = (wal.first_lsn(), wal.last_lsn());
+                assert_eq!(lsns, (Lsn::from(first), Lsn::from(last)), "{what}");
+                assert_eq!(wal.state(), [b's'; 1500], "{what}");
+                assert_eq!(collect(wal.iter()).unwrap().1, large(first..=last), "{what}");
+            };
+            let whole = crashed.process_kill();
+            check(&whole, "without a crash");
+            let calls = whole.calls();
+            for call in 0..calls {
+                let stopped = crashed.process_kill();
+                stopped.crash_at(call);
+                drop(Options::new().open_on(Arc::new(stopped.clone()), DIR));
+                let cuts = stopped.power_cuts();
+                let images: Vec<SimFs> = match cuts.count() {
+                    count @ ..=64 => (0..count).map(|number| cuts.state(number)).collect(),
+                    _ => (0..64).map(|seed| cuts.random(seed)).collect(),
+                };
+                for image in images.into_iter().chain([stopped.process_kill()]) {
+                    let what = format!("closed {closed}, stopped at call {call} of {calls}");
+                    check(&image, &what);
+                    check(&image.power_cuts().state(0), &format!("{what}, and again"));
+                }
+            }
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -237,6 +239,65 @@ fn a_log_on_a_lazily_unmounted_volume_never_touches_the_directory_below_it() {
     check(&small_segments().open(&path).unwrap(), 30);
 }
 
+#[cfg(unix)]
+const CONFINED: &str = "moved_world::in_a_child_the_root_is_changed_while_a_log_is_open";
+#[cfg(unix)]
+const CONFINED_VARIABLE: &str = "SEAWALL_CONFINED_LOG";
+
+#[cfg(unix)]
+#[test]
+fn in_a_child_the_root_is_changed_while_a_log_is_open() {
+    // Method: see `a_process_that_changes_its_root_goes_on_with_its_log`.
+    let Ok(scratch) = env::var(CONFINED_VARIABLE) else { return };
+    let scratch = Path::new(&scratch);
+    let wal = small_segments().open(scratch.join("wal")).unwrap();
+    fill(&wal, 40);
+    if let Err(error) = std::os::unix::fs::chroot(scratch.join("root")) {
+        return say(&format!("may not change its root: {error}"));
+    }
+    env::set_current_dir("/").unwrap();
+    fill(&wal, 30);
+    wal.rotate().unwrap();
+    wal.set_state(b"confined").unwrap();
+    check(&wal, 70);
+    wal.checkpoint(Lsn::from(50)).unwrap();
+    fill(&wal, 5);
+    wal.close().unwrap();
+    say("went on");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_process_that_changes_its_root_goes_on_with_its_log() {
+    use std::io::Write;
+    // Method: a process of its own opens a log and then changes its root directory. Under the new
+    // root, another log is at the path of the first. The process works on with its own log to its
+    // end, and the other log is as it was.
+    watchdog(60, || {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("wal");
+        let below_root = path.strip_prefix("/").expect("it is absolute");
+        let other = scratch.path().join("root").join(below_root);
+        let wal = small_segments().open(&other).unwrap();
+        fill(&wal, 25);
+        wal.close().unwrap();
+        let before = bytes_of(&other);
+        let text = scratch.path().to_str().unwrap();
+        let said = Child::spawn(CONFINED, &[(CONFINED_VARIABLE, text)]).wait();
+        if said != ["went on"] {
+            assert!(said.len() == 1 && said[0].starts_with("may not"), "{said:?}");
+            // Not by `eprintln`, which the harness swallows.
+            let line = "\nSKIPPED: the test of a changed root directory needs the right to do so\n";
+            return io::stderr().write_all(line.as_bytes()).expect("it can be said");
+        }
+        assert_eq!(bytes_of(&other), before, "the log under the new root has changed");
+        let wal = small_segments().open(&path).unwrap();
+        assert_eq!((wal.first_lsn(), wal.last_lsn()), (Lsn::from(51), Lsn::from(75)));
+        assert_eq!(wal.iter().map(Result::unwrap).count(), 25);
+        assert_eq!(wal.state(), b"confined");
+    });
+}
+
 // --- The lock ---
 
 #[test]
@@ -318,6 +379,59 @@ fn a_forked_child_releases_nothing_and_changes_no_file() {
     assert!(contents(&disk) == before);
     let second = small_segments().open_on(Arc::new(disk), DIR);
     assert!(matches!(second, Err(Error::Locked { holder: Some(1), .. })), "{second:?}");
+}
+
+#[cfg(unix)]
+const FORKED: &str = "moved_world::in_a_child_a_log_is_forked";
+#[cfg(unix)]
+const FORKED_VARIABLE: &str = "SEAWALL_FORKED_LOG";
+
+#[cfg(unix)]
+#[test]
+fn in_a_child_a_log_is_forked() {
+    use fork::{Fork, fork, waitpid};
+    // Method: see `on_the_real_disk_too_a_forked_child_only_forgets_the_log`.
+    let Ok(dir) = env::var(FORKED_VARIABLE) else { return };
+    let dir = Path::new(&dir);
+    let wal = small_segments().open(dir).unwrap();
+    fill(&wal, 3);
+    for closes in [true, false] {
+        let before = bytes_of(dir);
+        match fork().unwrap() {
+            Fork::Child => {
+                // It ends here, without a word: the harness is its parent's.
+                let forgets = !closes || matches!(wal.close(), Err(Error::Closed));
+                drop(wal);
+                process::exit(if forgets { 0 } else { 1 });
+            }
+            Fork::Parent(child) => assert_eq!(waitpid(child).unwrap(), 0, "closes: {closes}"),
+        }
+        assert_eq!(bytes_of(dir), before, "closes: {closes}");
+        let second = small_segments().open(dir);
+        assert!(matches!(second, Err(Error::Locked { .. })), "closes {closes}: {second:?}");
+        fill(&wal, 2);
+        check(&wal, 3 + 2 * (1 + u64::from(!closes)));
+    }
+    wal.rotate().unwrap();
+    fill(&wal, 1);
+    wal.close().unwrap();
+    drop(wal);
+    check(&small_segments().open(dir).unwrap(), 8);
+    say("went on");
+}
+
+#[cfg(unix)]
+#[test]
+fn on_the_real_disk_too_a_forked_child_only_forgets_the_log() {
+    // Method: a process of its own opens a log and forks. The forked child closes the log and drops
+    // it, or drops it alone, and ends. No file has changed, the parent still has the lock, and it
+    // goes on with its log.
+    watchdog(60, || {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("wal");
+        let child = Child::spawn(FORKED, &[(FORKED_VARIABLE, dir.to_str().unwrap())]);
+        assert_eq!(child.wait(), ["went on"]);
+    });
 }
 
 // --- Files with more than one link ---
@@ -421,6 +535,37 @@ fn after_a_sync_finds_a_second_link_of_the_tail_no_later_group_extends_the_file(
             drop(wal);
             let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
             assert_eq!((wal.first_lsn(), wal.last_lsn()), (Lsn::from(3), Lsn::from(7)));
+        }
+    }
+}
+
+#[test]
+fn an_undone_write_is_cut_off_a_tail_with_a_second_link() {
+    // Method: link the tail of an open log; the next group meets a full disk after a part of it was
+    // written, twice. The append is refused, the log is not poisoned, and the file is as long as
+    // its frames: what was cut off was covered by no sync.
+    for preallocate in [Preallocate::Off, Preallocate::Auto] {
+        let disk = SimFs::new(1);
+        let options = Options::new().preallocate(preallocate);
+        let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
+        fill(&wal, 5);
+        let used = contents(&disk).values().map(|bytes| bytes.len() as u64).sum::<u64>();
+        let end = wal.stats().live_bytes;
+        disk.link("/wal/wal-000001.log", "/backup").unwrap();
+        disk.set_capacity(Some(used + 5000));
+        let large = vec![1; 300_000];
+        for _ in 0..2 {
+            let refused = wal.append(&large).unwrap_err();
+            assert!(matches!(refused, Error::StorageFull { .. }), "{preallocate:?}: {refused}");
+            assert!(!wal.is_poisoned(), "{preallocate:?}");
+            assert_eq!(disk.bytes("/backup").unwrap().len() as u64, end, "{preallocate:?}");
+        }
+        disk.set_capacity(None);
+        fill(&wal, 2);
+        let image = disk.power_cuts().state(0);
+        drop(wal);
+        for disk in [disk, image] {
+            check(&options.open_on(Arc::new(disk), DIR).unwrap(), 7);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! No stream of calls keeps another call waiting for ever, and work that was refused for lack of
 //! space is tried again.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,25 +9,32 @@ use std::time::Duration;
 use std::{io, panic, thread};
 
 use seawall::fs::Fs;
+use seawall::options::Preallocate;
 use seawall::sim::SimFs;
 use seawall::{Durability, Entry, Error, Lsn, Options, Wal};
 use seawall_testkit::HookFs;
 use seawall_testkit::hooks::{Asked, Call, Verdict};
 
+use crate::format::{STATE, segments_of};
 use crate::support::gate::Gate;
 use crate::support::records::small_segments;
 use crate::support::run::watchdog;
 
 const DIR: &str = "/wal";
 
-/// A simulated disk whose syncs take a millisecond.
-fn slow_disk() -> HookFs {
-    HookFs::new(SimFs::new(1), |asked: &Asked<'_>| {
+/// A disk whose syncs take a millisecond.
+fn slow(disk: &SimFs) -> HookFs {
+    HookFs::new(disk.clone(), |asked: &Asked<'_>| {
         if asked.call == Call::Sync {
             thread::sleep(Duration::from_millis(1));
         }
         Verdict::Go
     })
+}
+
+/// The bytes of all files together.
+fn bytes_on(disk: &SimFs) -> u64 {
+    disk.files().iter().map(|path| disk.bytes(path).expect("it is there").len() as u64).sum()
 }
 
 fn append_times(wal: &Wal, count: usize) {
@@ -41,7 +49,7 @@ fn appends_succeed_beside_threads_that_set_states_without_pause() {
     // may wait for a few syncs. It must not wait for a pause of the other threads, which never
     // comes.
     watchdog(60, || {
-        let wal = Options::new().open_on(Arc::new(slow_disk()), DIR).unwrap();
+        let wal = Options::new().open_on(Arc::new(slow(&SimFs::new(1))), DIR).unwrap();
         let done = AtomicBool::new(false);
         let states = AtomicU64::new(0);
         thread::scope(|scope| {
@@ -68,7 +76,7 @@ fn appends_succeed_beside_threads_that_set_states_without_pause() {
 #[test]
 fn checkpoints_rotations_and_appends_do_not_block_each_other() {
     watchdog(60, || {
-        let wal = Options::new().open_on(Arc::new(slow_disk()), DIR).unwrap();
+        let wal = Options::new().open_on(Arc::new(slow(&SimFs::new(1))), DIR).unwrap();
         let done = AtomicBool::new(false);
         let turns = AtomicU64::new(0);
         thread::scope(|scope| {
@@ -93,8 +101,10 @@ fn checkpoints_rotations_and_appends_do_not_block_each_other() {
 
 #[test]
 fn a_state_survives_a_crash_only_with_the_records_before_it() {
-    // Method: hold a sync, so that records and states wait for one group in a known order. Crash at
-    // each later call, and open disk states that a power cut may leave.
+    // Method: hold a sync, so that records and states wait for one group in a known order. Hold the
+    // sync of that group too, and cut the power then. In each state of the disk, the state names a
+    // record that is there. Each record fills more than a sector. At the end, the newest state
+    // counts, also in the next segment.
     watchdog(120, || {
         let disk = SimFs::new(1);
         let (gate, hook) = Gate::new();
@@ -102,32 +112,149 @@ fn a_state_survives_a_crash_only_with_the_records_before_it() {
         let wal = Options::new().open_on(Arc::new(fs), DIR).unwrap();
         wal.append("first").unwrap();
         gate.close(Call::Sync, "wal-000001.log");
+        let record = [7; 1000];
         thread::scope(|scope| {
-            scope.spawn(|| wal.append("second").unwrap());
+            scope.spawn(|| wal.append(&record).unwrap());
             gate.wait_for_arrival();
-            for number in 3..=6_u64 {
-                scope.spawn(|| wal.append("later").unwrap());
-                while wal.last_lsn() < Lsn::from(number) {
+            // A state names the record that it is submitted after.
+            let log = &wal;
+            for (waits, step) in (1..).zip(["record", "3a", "record", "4a", "4b", "record"]) {
+                scope.spawn(move || match step {
+                    "record" => log.append(&record).map(drop).unwrap(),
+                    state => log.set_state(state.as_bytes()).unwrap(),
+                });
+                while wal.stats().waits < waits {
                     thread::yield_now();
                 }
             }
-            // The state names the record that was submitted before it.
-            scope.spawn(|| wal.set_state(&6_u64.to_le_bytes()).unwrap());
-            thread::sleep(Duration::from_millis(50));
-            scope.spawn(|| wal.append("last").unwrap());
-            while wal.last_lsn() < Lsn::from(7) {
-                thread::yield_now();
+            assert_eq!(wal.last_lsn(), Lsn::from(5));
+            gate.let_pass();
+            gate.wait_for_arrival();
+            let mut seen = BTreeSet::new();
+            for seed in 0..400 {
+                let image = disk.power_cuts().random(seed);
+                let wal = Options::new().open_on(Arc::new(image), DIR).unwrap();
+                let state = String::from_utf8(wal.state()).unwrap();
+                let named = state.get(..1).map_or(0, |digit| digit.parse().unwrap());
+                let last = u64::from(wal.last_lsn());
+                assert!(named <= last, "seed {seed}: state {state}, and the log ends at {last}");
+                seen.insert((state, last));
             }
+            let seen: Vec<(&str, u64)> =
+                seen.iter().map(|(state, last)| (&**state, *last)).collect();
+            assert_eq!(seen, [("", 2), ("", 3), ("3a", 3), ("3a", 4), ("4b", 4), ("4b", 5)]);
             gate.open();
         });
-        for seed in 0..200 {
-            let image = disk.power_cuts().random(seed);
-            let wal = Options::new().open_on(Arc::new(image), DIR).unwrap();
-            if let Ok(named) = <[u8; 8]>::try_from(wal.state()) {
-                assert!(wal.last_lsn() >= Lsn::from(u64::from_le_bytes(named)), "seed {seed}");
+        assert_eq!(wal.state(), b"4b");
+        wal.rotate().unwrap();
+        drop(wal);
+        let wal = Options::new().open_on(Arc::new(disk), DIR).unwrap();
+        assert_eq!(wal.state(), b"4b");
+    });
+}
+
+#[test]
+fn a_state_that_waits_during_a_checkpoint_does_not_bring_the_old_floor_back() {
+    // Method: two threads set states in a loop while another one appends a record and checkpoints
+    // it, again and again. The frames on disk tell the floor of each state, in the order in which
+    // they were written: it never falls.
+    watchdog(60, || {
+        let disk = SimFs::new(1);
+        let wal = Options::new().open_on(Arc::new(slow(&disk)), DIR).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        wal.set_state(b"vote").unwrap();
+                    }
+                });
+            }
+            for _ in 0..100 {
+                let lsn = wal.append("x").unwrap();
+                wal.checkpoint(lsn).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        drop(wal);
+        let segments = segments_of(&disk);
+        let frames = segments.values().flat_map(|segment| &segment.frames);
+        let states = frames.filter(|frame| frame.kind == STATE);
+        let floors: Vec<u64> = states.map(|frame| frame.floor_and_state().0).collect();
+        assert!(floors.len() > 110, "states were written beside the checkpoints: {floors:?}");
+        assert!(floors.is_sorted(), "{floors:?}");
+        let wal = Options::new().open_on(Arc::new(disk), DIR).unwrap();
+        assert_eq!(wal.first_lsn(), Lsn::from(101));
+    });
+}
+
+#[test]
+fn a_group_that_a_full_disk_cuts_short_after_its_state_leaves_no_part_of_it() {
+    // Method: in each mode, a write is held, so that a record, a state and a large record gather
+    // behind it in one group. That group finds room for the first record and the state only. All
+    // of it is refused or stays in memory, and no state of the disk that a crash may leave shows
+    // any of it.
+    watchdog(60, || {
+        let interval = Durability::Interval(Duration::from_secs(1000));
+        for mode in [Durability::Sync, interval, Durability::Buffered] {
+            let disk = SimFs::new(1);
+            let (gate, hook) = Gate::new();
+            let options = Options::new().durability(mode).preallocate(Preallocate::Off);
+            let fs = HookFs::new(disk.clone(), hook);
+            let wal = options.open_on(Arc::new(fs), DIR).unwrap();
+            wal.append("first").unwrap();
+            wal.set_state(b"old").unwrap();
+            gate.close(Call::Write, "wal-000001.log");
+            let is_full = |outcome| matches!(outcome, Err(Error::StorageFull { .. }));
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    wal.append("second").unwrap();
+                    if mode == Durability::Buffered {
+                        wal.flush().unwrap();
+                    }
+                });
+                gate.wait_for_arrival();
+                let waits = wal.stats().waits;
+                let small = scope.spawn(|| wal.append("small").map(drop));
+                while wal.last_lsn() < Lsn::from(3) {
+                    thread::yield_now();
+                }
+                let state = scope.spawn(|| wal.set_state(b"refused"));
+                // In `Buffered` mode an append does not wait.
+                let sleepers = if mode == Durability::Buffered { 1 } else { 2 };
+                while wal.stats().waits < waits + sleepers {
+                    thread::yield_now();
+                }
+                let large = scope.spawn(|| wal.append(vec![7; 70_000]).map(drop));
+                while wal.last_lsn() < Lsn::from(4) {
+                    thread::yield_now();
+                }
+                disk.set_capacity(Some(bytes_on(&disk) + 1000));
+                gate.open();
+                assert!(is_full(state.join().unwrap()), "{mode:?}");
+                let stays = mode == Durability::Buffered;
+                assert_eq!(is_full(small.join().unwrap()), !stays, "{mode:?}");
+                assert_eq!(is_full(large.join().unwrap()), !stays, "{mode:?}");
+            });
+            drop(wal.sync());
+            let check = |image: SimFs, last: u64, what: &str| {
+                let opened = options.open_on(Arc::new(image), DIR);
+                let opened = opened.unwrap_or_else(|error| panic!("{mode:?}, {what}: {error}"));
+                assert_eq!(opened.last_lsn(), Lsn::from(last), "{mode:?}, {what}");
+                assert_eq!(opened.state(), b"old", "{mode:?}, {what}");
+            };
+            check(disk.process_kill(), 2, "the disk is full");
+            for seed in 0..20 {
+                check(disk.power_cuts().random(seed), 2, "the power fails on a full disk");
+            }
+            disk.set_capacity(None);
+            wal.append("next").unwrap();
+            assert_eq!(wal.sync().unwrap(), wal.last_lsn());
+            let last = if mode == Durability::Buffered { 5 } else { 3 };
+            for seed in 0..20 {
+                check(disk.power_cuts().random(seed), last, "the power fails, and there is room");
             }
         }
-        assert_eq!(wal.state(), 6_u64.to_le_bytes());
     });
 }
 
@@ -137,8 +264,7 @@ fn spares_that_found_no_space_are_made_once_there_is_space() {
     // free space, the next append makes the spares.
     let disk = SimFs::new(1);
     let wal = small_segments().open_on(Arc::new(disk.clone()), DIR).unwrap();
-    let used: usize = disk.files().iter().map(|path| disk.bytes(path).unwrap().len()).sum();
-    disk.set_capacity(Some(used as u64 + 2000));
+    disk.set_capacity(Some(bytes_on(&disk) + 2000));
     wal.append("first").unwrap();
     let spares = || {
         let is_spare = |path: &&PathBuf| {

@@ -87,6 +87,15 @@ pub enum Operation {
         /// its own handles for reading and tries again.
         count: u64,
     },
+    /// A sector of a segment cannot be read any more, in this boot or a later one, until it is
+    /// written again. Where that keeps the log from being opened or read, its owner then puts the
+    /// sector back.
+    LoseSector {
+        /// Which of the segments that are there, counted on from the last one to the first.
+        segment: u64,
+        /// Which of its sectors, counted on from the last one to the first.
+        sector: u64,
+    },
     /// Another program moves the log's directory, and begins a log of its own at the old path. The
     /// next time, it removes that log and moves the directory back.
     Replace,
@@ -266,7 +275,10 @@ impl History {
         self.operations.iter().any(|operation| {
             matches!(
                 operation,
-                Operation::Fail { .. } | Operation::Full { .. } | Operation::NoHandle { .. }
+                Operation::Fail { .. }
+                    | Operation::Full { .. }
+                    | Operation::NoHandle { .. }
+                    | Operation::LoseSector { .. }
             )
         })
     }
@@ -333,7 +345,7 @@ fn random_bytes(dice: &mut Dice) -> usize {
 
 fn random_fault(dice: &mut Dice) -> Operation {
     let after = dice.below_one_of(&[12, 3, 3]);
-    let (call, fault) = match dice.below(19) {
+    let (call, fault) = match dice.below(21) {
         0..=3 => (Call::Sync, Fault::Error(ErrorKind::Other)),
         4 => (Call::SyncDir, Fault::Error(ErrorKind::Other)),
         5 => (Call::Sync, Fault::Error(ErrorKind::StorageFull)),
@@ -366,6 +378,12 @@ fn random_fault(dice: &mut Dice) -> Operation {
             let full = ErrorKind::StorageFull;
             let fault = dice.pick(&[Fault::Error(full), Fault::ErrorAfter(full)]).clone();
             (Call::Rename, fault)
+        }
+        // All was written, though the call says otherwise.
+        15 => (Call::Write, Fault::ErrorAfter(ErrorKind::StorageFull)),
+        16 => {
+            let sector = dice.below_one_of(&[80, 12]);
+            return Operation::LoseSector { segment: dice.below(3), sector };
         }
         _ => return Operation::Full { bytes: dice.below_one_of(&[600, 12_000, 40_000, 300_000]) },
     };

@@ -1,5 +1,6 @@
 //! Runs a history on a simulated disk, and keeps its ledger.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(crate) fn home(disk: &SimFs) -> &'static Path {
 const OPENS_MAX: usize = 40;
 /// A little more than the age at which CURRENT is old.
 const IDLE: Duration = Duration::from_micros(100_100);
+
+const SECTOR_BYTES: u64 = 512;
 
 /// The result of a history.
 #[derive(Debug)]
@@ -152,6 +155,7 @@ impl Machine {
                         (Ok(()), _) => self.ledger.adopt(&seen),
                         // A planned fault made the read fail. The next open reads again.
                         (Err(_), Some(error)) if self.watched.explains(error) => {
+                            self.watched.restore_sectors();
                             self.restart(self.disk.process_kill());
                             continue;
                         }
@@ -163,6 +167,7 @@ impl Machine {
                     if matches!(error, Error::StorageFull { .. }) {
                         self.watched.free();
                     }
+                    self.watched.restore_sectors();
                 }
                 Err(error) => {
                     return Err(Violation::new(Kind::FalseCorrupt, format!("open fails: {error}")));
@@ -251,6 +256,7 @@ impl Machine {
                 }
             }
             Operation::Link => self.link(),
+            Operation::LoseSector { segment, sector } => self.lose_sector(*segment, *sector),
             _ => self.call(operation)?,
         }
         Ok(())
@@ -306,14 +312,35 @@ impl Machine {
         Ok(())
     }
 
-    /// Gives the newest segment's file a second name.
-    fn link(&mut self) {
+    /// The log's segments, oldest first.
+    fn segments(&self) -> Vec<PathBuf> {
         let home = home(&self.disk);
-        let files = self.disk.files();
-        let segments = files.iter().filter(|path| {
+        let mut segments = self.disk.files();
+        segments.retain(|path| {
             path.starts_with(home) && path.extension().is_some_and(|ending| ending == "log")
         });
-        let Some(tail) = segments.max() else { return };
+        segments.sort();
+        segments
+    }
+
+    /// Makes a sector of a segment unreadable.
+    fn lose_sector(&mut self, segment: u64, sector: u64) {
+        let segments = self.segments();
+        let from_end = |number: u64, count: u64| count - 1 - number % count;
+        let Some(count) = NonZeroU64::new(segments.len() as u64) else { return };
+        let path = &segments[usize::try_from(from_end(segment, count.get())).expect("an index")];
+        // Zeros after the frames are no sectors that matter.
+        let bytes = self.disk.bytes(path).expect("it is there");
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64 + 1;
+        let start = from_end(sector, used.div_ceil(SECTOR_BYTES)) * SECTOR_BYTES;
+        self.watched.lose_sector(path, start..start + SECTOR_BYTES);
+    }
+
+    /// Gives the newest segment's file a second name.
+    fn link(&mut self) {
+        let files = self.disk.files();
+        let segments = self.segments();
+        let Some(tail) = segments.last() else { return };
         let mut names = (0..).map(|number| PathBuf::from(format!("/backup-{number}")));
         let backup =
             names.find(|path| !files.contains(path)).expect("there are infinitely many names");

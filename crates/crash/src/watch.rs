@@ -4,7 +4,8 @@
 //! error that a log returns is allowed only if a fault explains it.
 
 use std::io;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use seawall::Error;
@@ -14,6 +15,8 @@ use seawall_testkit::hooks::{Asked, Call, Verdict};
 
 /// EMFILE.
 const NO_HANDLE: i32 = 24;
+/// EIO.
+const UNREADABLE: i32 = 5;
 
 /// A disk that is watched.
 #[derive(Debug, Clone)]
@@ -27,6 +30,8 @@ pub(crate) struct Watched {
 struct Watch {
     syncs: Vec<u64>,
     planned: Vec<Planned>,
+    /// Sectors that cannot be read until they are written again.
+    lost: Vec<(PathBuf, Range<u64>)>,
     met: Vec<Met>,
     /// Whether the disk ran out of space at some time.
     was_full: bool,
@@ -81,11 +86,13 @@ impl Watched {
     pub(crate) fn restart(&mut self, disk: SimFs) {
         let mut before = locked(&self.watch);
         let planned = std::mem::take(&mut before.planned);
+        let lost = std::mem::take(&mut before.lost);
         let was_full = before.was_full;
         drop(before);
         *self = Watched::new(disk);
         let mut watch = locked(&self.watch);
         watch.planned = planned;
+        watch.lost = lost;
         watch.was_full = was_full;
     }
 
@@ -109,6 +116,16 @@ impl Watched {
     pub(crate) fn plan_no_handle(&self, after: u64, count: u64) {
         let trouble = Trouble::NoHandle { more: count.saturating_sub(1) };
         locked(&self.watch).planned.push(Planned { trouble, after });
+    }
+
+    /// Makes a sector of a file unreadable until it is written again.
+    pub(crate) fn lose_sector(&self, path: &Path, bytes: Range<u64>) {
+        locked(&self.watch).lost.push((path.to_owned(), bytes));
+    }
+
+    /// Puts all sectors back that cannot be read.
+    pub(crate) fn restore_sectors(&self) {
+        locked(&self.watch).lost.clear();
     }
 
     /// Sets how many bytes the disk has space for.
@@ -141,6 +158,17 @@ impl Watch {
     fn ask(&mut self, asked: &Asked<'_>, disk: &SimFs) -> Verdict {
         if matches!(asked.call, Call::Sync | Call::SyncDir) {
             self.syncs.push(disk.calls());
+        }
+        let touches = |(path, bytes): &(PathBuf, Range<u64>)| {
+            *path == asked.path && bytes.start < asked.bytes.end && asked.bytes.start < bytes.end
+        };
+        match asked.call {
+            Call::Write => self.lost.retain(|lost| !touches(lost)),
+            Call::Read if self.lost.iter().any(touches) => {
+                self.note(asked, io::Error::from_raw_os_error(UNREADABLE));
+                return Verdict::Fail(io::Error::from_raw_os_error(UNREADABLE));
+            }
+            _ => {}
         }
         let met = self.planned.iter().position(|planned| planned.trouble.is_met_by(asked.call));
         let Some(at) = met.filter(|_| !disk.has_crashed()) else { return Verdict::Go };

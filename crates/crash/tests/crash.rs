@@ -9,7 +9,7 @@ use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::Share;
-use seawall_crash::{Failure, History, Operation, Setup, Stop, classify, random};
+use seawall_crash::{Examiner, Failure, History, Operation, Setup, Stop, classify, random};
 use seawall_testkit::Dice;
 
 const THREADS: usize = 2;
@@ -141,6 +141,52 @@ fn reads_that_fail_for_a_while_are_not_damage() {
         let history = History { seed: 1, setup, operations };
         let ran = seawall_crash::run(&history, None);
         ran.unwrap_or_else(|violation| panic!("{violation}\n{history}"));
+    }
+}
+
+#[test]
+fn an_append_that_met_a_full_disk_does_not_come_back() {
+    // Method: the write of a record reports a full disk, though all of it was written. The log
+    // takes the record back. Then the power fails, and many states of the disk are opened.
+    let fault = Fault::ErrorAfter(ErrorKind::StorageFull);
+    let operations = vec![
+        Operation::Append { bytes: 42 },
+        Operation::Fail { call: Call::Write, after: 0, fault },
+        Operation::Append { bytes: 43 },
+    ];
+    for preallocate in [Preallocate::Off, Preallocate::Auto] {
+        let setup = Setup::plain(Durability::Sync, preallocate);
+        let history = History { seed: 1, setup, operations: operations.clone() };
+        let ran = seawall_crash::run(&history, None).unwrap();
+        assert_eq!(ran.ledger.last(), 1, "the record was taken back");
+        let judged = Examiner::new(400, setup, Dice::new(1)).examine(&ran.disk, &ran.ledger, 1);
+        judged.unwrap_or_else(|violation| panic!("{violation}\n{history}"));
+    }
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_loses_nothing() {
+    // Method: a log of two segments, with a checkpoint in the first one or in the second; each
+    // sector in turn cannot be read any more. The open says so, or passes over it, and what it then
+    // shows is all that was promised.
+    for before_last in [1, 4] {
+        for segment in 0..2 {
+            for sector in 0..26 {
+                let append = Operation::Append { bytes: 1000 };
+                let mut operations = vec![append.clone(); 4];
+                operations.push(Operation::Rotate);
+                operations.extend(vec![append.clone(); 3]);
+                operations.push(Operation::Checkpoint { before_last });
+                operations.push(Operation::SetState { bytes: 900 });
+                operations.push(append.clone());
+                operations.push(Operation::LoseSector { segment, sector });
+                operations.extend([Operation::Kill, append, Operation::Reopen]);
+                let setup = Setup::plain(Durability::Sync, Preallocate::Off);
+                let history = History { seed: 1, setup, operations };
+                let ran = seawall_crash::run(&history, None);
+                ran.unwrap_or_else(|violation| panic!("{violation}\n{history}"));
+            }
+        }
     }
 }
 

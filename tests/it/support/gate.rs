@@ -62,6 +62,14 @@ impl Gate {
         self.end(|| Verdict::Go);
     }
 
+    /// Lets the stopped calls continue. Later calls stop again.
+    pub(crate) fn let_pass(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for waiting in state.waiting.drain(..) {
+            let _ = waiting.send(Verdict::Go);
+        }
+    }
+
     /// Lets the stopped calls fail, and all later calls continue.
     pub(crate) fn fail(&self, kind: io::ErrorKind) {
         self.end(|| Verdict::Fail(kind.into()));
