@@ -8,8 +8,8 @@
 //! Both are for the unit tests of this crate alone, so that the two crates are no dependencies of a
 //! user's. Not from here: `Arc`; `OnceLock`, where an atomic from here or the append mutex orders
 //! it; counters that order nothing (`stats`, and the sleepers in `commit/group`, which the append
-//! mutex guards); bugs on purpose (`planted`); and the threads within `open` (`recovery/verify`),
-//! which share nothing but what they hand over.
+//! mutex guards); and the threads within `open` (`recovery/verify`), which share nothing but what
+//! they hand over.
 
 #[cfg(not(any(all(test, loom), all(test, shuttle))))]
 mod chosen {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::error::{Error, Failure, Result};
 use crate::health::{Health, Poisoning};
 use crate::lsn::Lsn;
-use crate::planted::{self, Bug};
 use crate::store::Disk;
 use crate::threads::{self, Mutex, MutexGuard, Waited};
 
@@ -103,9 +102,6 @@ impl<'a, D: Disk> Locked<'a, D> {
         if self.health.poison(cause) == Poisoning::First {
             // Logged once the lock is free: a logger may look at the log.
             self.unlogged = self.health.poisoned();
-        }
-        if planted::is(Bug::WaitersNotWoken) {
-            return;
         }
         self.shared.sleepers.wake_all(self);
     }

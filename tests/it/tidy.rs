@@ -24,15 +24,13 @@ fn layers() -> Vec<Layer> {
 fn code_map(text: &str) -> Vec<Layer> {
     let table = text.lines().skip_while(|line| !line.starts_with("| band | module |")).skip(2);
     let rows = table.take_while(|line| line.starts_with('|'));
-    // A bug on purpose may be asked for anywhere: below everything else.
-    let planted = Layer { name: "planted".to_owned(), files: Vec::new() };
     let layer = |row: &str| {
         let cell = row.split('|').nth(2).expect("a row has three cells");
         let mut names = cell.split('`').skip(1).step_by(2);
         let name = names.next().expect("a module is in backticks").trim_end_matches('/');
         Layer { name: name.to_owned(), files: names.map(str::to_owned).collect() }
     };
-    std::iter::once(planted).chain(rows.map(layer)).collect()
+    rows.map(layer).collect()
 }
 
 /// A file with more lines than this, tests aside, becomes a folder.
@@ -346,7 +344,7 @@ fn names_system(code: &str) -> bool {
 fn locks_and_atomics_come_from_threads() {
     // Method: look at every name behind `std::sync::` in the code of all files but those that
     // `src/threads.rs` exempts. What comes past it is hidden from the tools that try schedules.
-    let exempt = ["threads.rs", "stats.rs", "planted.rs", "recovery/verify.rs", "commit/group.rs"];
+    let exempt = ["threads.rs", "stats.rs", "recovery/verify.rs", "commit/group.rs"];
     let harmless = ["Arc", "Weak", "OnceLock", "PoisonError", "TryLockError", "LockResult"];
     let mut wrong = Vec::new();
     for source in

@@ -179,7 +179,7 @@ fn show(failures: &[Failure]) -> io::Result<()> {
     })
 }
 
-fn threads(common: &Common) -> usize {
+pub(crate) fn threads(common: &Common) -> usize {
     match common.threads {
         0 => std::thread::available_parallelism().map_or(1, NonZero::get),
         threads => threads,
@@ -190,7 +190,7 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
-pub(crate) fn complain(error: &io::Error) {
-    // Where even that fails, the exit code has to do.
-    drop(writeln!(io::stderr().lock(), "seawall-crash: {error}"));
+pub(crate) fn note(line: &str) {
+    // If even that fails, the exit code must do.
+    drop(writeln!(io::stderr().lock(), "{line}"));
 }
