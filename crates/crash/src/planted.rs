@@ -192,17 +192,20 @@ impl Workshop<'_> {
 
     /// Runs tests of the copy: those whose name contains `name`.
     fn run_tests(&self, targets: &[&str], name: Option<&str>) -> io::Result<Option<Caught>> {
-        let built = self.cargo(&[&["test", "--no-run", "-p", "seawall"], targets].concat())?;
+        // One test runs faster than it is optimised.
+        let config =
+            ["--config", "profile.test.opt-level=0", "--config", "profile.test.debug=false"];
+        let config = if name.is_some() { &config[..] } else { &[] };
+        let command = ["test", "--no-run", "-p", "seawall"];
+        let built = self.cargo(&[&command, targets, config].concat())?;
         let lines = built.lines().filter(|line| line.trim_start().starts_with("Executable"));
         for line in lines.filter_map(|line| line.split_once(" (")?.1.strip_suffix(')')) {
             let mut command = Command::new(self.tree.folder().join(line));
-            let ended = self.run(command.args(name).current_dir(self.tree.folder()))?;
+            // One at a time, so that each is named before it runs.
+            command.args(name).arg("--test-threads=1").current_dir(self.tree.folder());
+            let ended = self.run(&mut command)?;
             if let Some(Ended { text, seconds, .. }) = ended.filter(|ended| !ended.success) {
-                let by = match failed_test(&text) {
-                    Some(test) => format!("test {test}"),
-                    // A watchdog has ended the program.
-                    None => format!("test {}, which aborts", name.unwrap_or("unknown")),
-                };
+                let by = format!("test {}", failed_test(&text).unwrap_or("without a name"));
                 return Ok(Some(Caught { by, after: seconds }));
             }
         }
@@ -236,8 +239,8 @@ impl Workshop<'_> {
         if output.status.success() { Ok(text) } else { Err(io::Error::other(text)) }
     }
 
-    /// Runs a program. One that does not end in time has caught nothing: it hangs, or the machine
-    /// is too slow to tell.
+    /// Runs a program until it ends or a test of it fails. One that does not end in time has caught
+    /// nothing: it hangs, or the machine is too slow to tell.
     fn run(&self, command: &mut Command) -> io::Result<Option<Ended>> {
         self.run_within(Duration::from_secs(self.args.seconds), command)
     }
@@ -247,17 +250,24 @@ impl Workshop<'_> {
         let file = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let start = Instant::now();
+        let seconds = || format!("{:.1} s", start.elapsed().as_secs_f64());
         let mut child = command.spawn()?;
         while start.elapsed() < limit {
             if let Some(status) = child.try_wait()? {
-                let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
-                let seconds = format!("{:.1} s", start.elapsed().as_secs_f64());
-                return Ok(Some(Ended { success: status.success(), text, seconds }));
+                let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+                return Ok(Some(Ended { success: status.success(), text, seconds: seconds() }));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+            if failed_line(&text).is_some() {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Some(Ended { success: false, text, seconds: seconds() }));
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
         child.kill()?;
         child.wait()?;
+        note(&format!("it does not end within {} s", limit.as_secs()));
         Ok(None)
     }
 }
@@ -275,7 +285,16 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     rest.split(|letter: char| !letter.is_ascii_digit()).next()
 }
 
-/// Returns the first name in the last list of failures.
+/// Returns the name of the first test that failed. Without one, a watchdog has ended the program in
+/// the midst of its last test.
 fn failed_test(text: &str) -> Option<&str> {
-    text.rsplit_once("\nfailures:\n")?.1.lines().next().map(str::trim)
+    let (_, name) = failed_line(text)
+        .or_else(|| text.rsplit_once("\nfailures:\n"))
+        .or_else(|| text.rsplit_once("\ntest "))?;
+    name.split_whitespace().next()
+}
+
+/// Returns what stands before the name of the first failed test, and the name with what follows.
+fn failed_line(text: &str) -> Option<(&str, &str)> {
+    text.lines().find(|line| line.ends_with(" ... FAILED"))?.split_once(' ')
 }
