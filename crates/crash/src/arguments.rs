@@ -105,8 +105,8 @@ pub(crate) struct Planted {
     /// Takes only the bugs of these numbers. Without this, the first row is the source as it is.
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<u32>,
-    /// Tries this alone: `random`, `classify`, `exhaustive`, `suite`, `loom`, `shuttle`, or `lib
-    /// NAME` and `it NAME` for the ordinary tests with that name.
+    /// Tries this alone: `random`, `classify`, `exhaustive`, `suite`, `loom` or `shuttle`; or tests
+    /// whose names contain NAME: `lib NAME`, `it NAME`, or `crash NAME` for those of this crate.
     #[arg(long)]
     pub(crate) by: Option<Way>,
     #[command(flatten)]
@@ -125,6 +125,8 @@ pub(crate) enum Way {
     Lib(String),
     /// Integration tests whose names contain this.
     It(String),
+    /// Unit tests of `seawall-crash` whose names contain this.
+    Crash(String),
     /// The schedules of loom or shuttle.
     Schedules(String),
 }
@@ -140,6 +142,7 @@ impl FromStr for Way {
             None if text == "suite" => Way::Suite,
             None if text == "loom" || text == "shuttle" => Way::Schedules(text.to_owned()),
             Some(("lib", test)) => Way::Lib(test.to_owned()),
+            Some(("crash", test)) => Way::Crash(test.to_owned()),
             Some(("it", test)) => Way::It(test.to_owned()),
             _ => return Err(format!("nothing is called `{text}`")),
         })
@@ -154,6 +157,7 @@ impl fmt::Display for Way {
             Way::Exhaustive => f.write_str("exhaustive"),
             Way::Suite => f.write_str("suite"),
             Way::Lib(test) => write!(f, "lib {test}"),
+            Way::Crash(test) => write!(f, "crash {test}"),
             Way::It(test) => write!(f, "it {test}"),
             Way::Schedules(tool) => f.write_str(tool),
         }

@@ -158,12 +158,13 @@ impl Workshop<'_> {
                 "1",
             ]),
             Way::Schedules(tool) => self.run_schedules(tool),
-            Way::Lib(test) => self.run_tests(&["--lib"], Some(test)),
-            Way::It(test) => self.run_tests(&["--test", "it"], Some(test)),
+            Way::Lib(test) => self.run_tests(&["-p", "seawall", "--lib"], Some(test)),
+            Way::It(test) => self.run_tests(&["-p", "seawall", "--test", "it"], Some(test)),
+            Way::Crash(test) => self.run_tests(&["-p", "seawall-crash", "--lib"], Some(test)),
             Way::Suite => {
                 // A test runs one of the examples.
                 self.cargo(&["build", "--profile", "test", "--examples"])?;
-                self.run_tests(&["--lib", "--test", "it"], None)
+                self.run_tests(&["-p", "seawall", "--lib", "--test", "it"], None)
             }
         }
     }
@@ -196,7 +197,7 @@ impl Workshop<'_> {
         let config =
             ["--config", "profile.test.opt-level=0", "--config", "profile.test.debug=false"];
         let config = if name.is_some() { &config[..] } else { &[] };
-        let command = ["test", "--no-run", "-p", "seawall"];
+        let command = ["test", "--no-run"];
         let built = self.cargo(&[&command, targets, config].concat())?;
         let lines = built.lines().filter(|line| line.trim_start().starts_with("Executable"));
         for line in lines.filter_map(|line| line.split_once(" (")?.1.strip_suffix(')')) {

@@ -20,6 +20,5 @@ fn every_patch_applies() {
 #[test]
 fn every_patch_has_a_number_of_its_own() {
     let numbers: Vec<u32> = Patch::all().unwrap().iter().map(|patch| patch.number).collect();
-    let count = u32::try_from(numbers.len()).unwrap();
-    assert_eq!(numbers, (0..count).collect::<Vec<_>>());
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
 }
