@@ -414,7 +414,7 @@ fn the_rules_see_what_they_look_for() {
     let map =
         "| band | module | job |\n|---|---|---|\n| a | `b/` (`c`, `mod`) | d |\n\n| e | `f` |";
     let layers = code_map(map);
-    assert_eq!((layers.len(), &*layers[1].name, &*layers[1].files.join(" ")), (2, "b", "c mod"));
+    assert_eq!((layers.len(), &*layers[0].name, &*layers[0].files.join(" ")), (1, "b", "c mod"));
     assert_eq!(
         without_reexports("mod a;\npub(crate) use a::{B,\nC};\nuse d::E;"),
         "mod a;\nuse d::E;"
