@@ -10,7 +10,6 @@ use crate::frame::Seal;
 use crate::fs::{Handle, OpenMode};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
-use crate::planted::{self, Bug};
 use crate::segment::{Segment, Window};
 use crate::threads::{self, Mutex, MutexGuard, RwLock};
 
@@ -41,10 +40,6 @@ impl Catalog {
     pub(crate) fn new(sealed: Vec<CatalogEntry>, tail: Arc<Segment>, floor: Lsn) -> Catalog {
         let chunks = sealed.chunks(CHUNK_ENTRIES).map(|chunk| Arc::new(chunk.to_vec())).collect();
         Catalog { chunks, tail: CatalogEntry { segment: tail, seal: None }, floor }
-    }
-
-    pub(crate) fn tail(&self) -> &CatalogEntry {
-        &self.tail
     }
 
     /// All segments, oldest first.
@@ -103,9 +98,8 @@ impl Catalog {
     /// Returns the catalog without the segments that are wholly below its floor, and those
     /// segments; `None` if there are none.
     pub(crate) fn retire(&self) -> Option<(Catalog, Vec<Arc<Segment>>)> {
-        let floor = if planted::is(Bug::FloorOffByOne) { self.floor.next() } else { self.floor };
         let is_below =
-            |entry: &CatalogEntry| entry.seal.as_ref().is_some_and(|seal| seal.last <= floor);
+            |entry: &CatalogEntry| entry.seal.as_ref().is_some_and(|seal| seal.last <= self.floor);
         let retired: Vec<_> = (self.entries().take_while(|entry| is_below(entry)))
             .map(|entry| entry.segment.clone())
             .collect();

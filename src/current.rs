@@ -20,7 +20,6 @@ use crate::frame::{Chosen, Id, TWIN_BYTES, Twinned, get_id, get_u32, get_u64, pu
 use crate::fs::{Handle, Names, OpenMode};
 use crate::health::Health;
 use crate::lsn::Lsn;
-use crate::planted::{self, Bug};
 use crate::threads::{Mutex, MutexGuard, lock};
 
 /// The sizes of the spare segment. The largest has room for the headers and the largest state
@@ -234,7 +233,7 @@ impl CurrentGuard<'_> {
 
     /// Opens the spare of CURRENT, if it can be used. An error means that no handle is free.
     fn open_spare(&mut self) -> Result<Option<Handle>> {
-        if !self.state.has_current_spare || planted::is(Bug::CurrentInPlace) {
+        if !self.state.has_current_spare {
             return Ok(None);
         }
         let spare = open_unshared(self.dir, &self.dir.current_spare_path())?;
@@ -244,12 +243,8 @@ impl CurrentGuard<'_> {
 
     fn write_new_file(&self, bytes: &[u8]) -> Result<StagedCurrent, Failure> {
         let path = self.dir.current_tmp_path();
-        let file = if planted::is(Bug::CurrentInPlace) {
-            self.dir.open_file(&self.dir.current_path(), OpenMode::OpenOrCreate)
-        } else {
-            self.dir.open_file(&path, OpenMode::Create)
-        };
-        let staged = file.map_err(Failure::Refused).and_then(|file| {
+        let created = self.dir.open_file(&path, OpenMode::Create);
+        let staged = created.map_err(Failure::Refused).and_then(|file| {
             write_staged(&file, bytes)?;
             Ok(StagedCurrent { file, made_of: MadeOf::NewFile })
         });
@@ -292,9 +287,6 @@ impl CurrentGuard<'_> {
     /// If this is refused, the rename has done nothing.
     fn try_rename_staged(&mut self) -> Result<(), Failure> {
         let Some(staged) = &self.state.staged else { unreachable!("CURRENT is staged first") };
-        if planted::is(Bug::CurrentInPlace) {
-            return Ok(());
-        }
         let current_path = self.dir.current_path();
         let Err(error) = self.dir.rename(staged.file.path(), &current_path) else {
             return Ok(());
@@ -320,9 +312,7 @@ impl CurrentGuard<'_> {
         if staged.is_some_and(|staged| staged.made_of == MadeOf::Spare) {
             self.state.has_current_spare = false;
         }
-        if !planted::is(Bug::CurrentDirNotSynced) {
-            self.dir.sync().map_err(|error| self.fail(error))?;
-        }
+        self.dir.sync().map_err(|error| self.fail(error))?;
         self.state.mark = Some(mark.clone());
         self.state.written_at = self.dir.now();
         Ok(())
@@ -373,8 +363,7 @@ impl Drop for CurrentGuard<'_> {
 }
 
 fn write_staged(file: &Handle, bytes: &[u8]) -> Result<(), Failure> {
-    let synced = || if planted::is(Bug::CurrentNotSynced) { Ok(()) } else { file.sync() };
-    file.write(bytes, 0).and_then(|()| synced()).map_err(Failure::unless_full)
+    file.write(bytes, 0).and_then(|()| file.sync()).map_err(Failure::unless_full)
 }
 
 /// Opens a spare. `None` if it cannot be used: another program removed or spoiled it, or another

@@ -363,11 +363,6 @@ mod health;
 mod lsn;
 mod new_segment;
 pub mod options;
-#[cfg(not(seawall_planted))]
-mod planted;
-#[doc(hidden)]
-#[cfg(seawall_planted)]
-pub mod planted;
 mod reader;
 mod recovery;
 pub mod report;

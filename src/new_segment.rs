@@ -19,7 +19,6 @@ use crate::frame::{
 };
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
-use crate::planted::{self, Bug};
 use crate::segment::{
     Bodies, Body, Flaw, Gap, IndexEntry, LastFrame, Segment, Step, Sweep, SweptFrame, Tail, Window,
     note_frame,
@@ -80,7 +79,6 @@ pub(crate) fn create_segment(
         error => Failure::Refused(error),
     })?;
     let salt = dir.random_id().map_err(Failure::Refused)?;
-    let salt = if planted::is(Bug::SaltNotFresh) { succession.log_id } else { salt };
     let own_path = dir.staging_path(succession.number);
     let staged = match make(dir, &own_path, succession, salt) {
         Err(full) if succession.spare == Spare::Spend && is_refused_for_space(&full) => {
@@ -106,14 +104,7 @@ pub(crate) fn create_segment(
         Err(Failure::Fatal(error)) => return Err(current.fail(error)),
         Err(refused) => return Err(refused),
     };
-    if let Some(old) = succession.copied.as_ref().filter(|_| planted::is(Bug::PredecessorCutEarly))
-    {
-        drop(old.handle.set_len(old.start));
-    }
     let final_path = dir.segment_path(succession.number);
-    if planted::is(Bug::CurrentBeforeSegment) {
-        current.publish(&mark)?;
-    }
     if let Err(error) = dir.rename(staged.handle.path(), &final_path) {
         if error.is_storage_full() && has_done_nothing(dir, &staged, &final_path) {
             give_up(dir, current, &staged);
@@ -125,12 +116,8 @@ pub(crate) fn create_segment(
     if staged.kind == FileKind::Spare {
         current.segment_spare_used();
     }
-    if !planted::is(Bug::NewSegmentDirNotSynced) {
-        dir.sync().map_err(|error| current.fail(error))?;
-    }
-    if !planted::is(Bug::CurrentBeforeSegment) {
-        current.publish(&mark)?;
-    }
+    dir.sync().map_err(|error| current.fail(error))?;
+    current.publish(&mark)?;
     Ok(staged.into_tail(final_path))
 }
 
@@ -218,9 +205,7 @@ fn fill(
     salt: Id,
 ) -> Result<Staged, Failure> {
     let staged = write(handle, kind, succession, salt).map_err(Failure::unless_full)?;
-    if !planted::is(Bug::SegmentNotSynced) {
-        staged.handle.sync().map_err(Failure::unless_full)?;
-    }
+    staged.handle.sync().map_err(Failure::unless_full)?;
     Ok(staged)
 }
 

@@ -16,7 +16,6 @@ use crate::health::Health;
 use crate::lsn::Lsn;
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
 use crate::options::{Durability, Options, Preallocate};
-use crate::planted::{self, Bug};
 use crate::recovery::Recovered;
 use crate::segment::{Tail, Written};
 use crate::stats::Counters;
@@ -308,9 +307,7 @@ impl Store {
             }
             Err(error) => return Err(Failure::Fatal(error)),
         };
-        if !planted::is(Bug::StateNotSynced) {
-            self.sync(&writer.tail.handle).map_err(Failure::Fatal)?;
-        }
+        self.sync(&writer.tail.handle).map_err(Failure::Fatal)?;
         writer.written = frame.clone();
         Ok(room)
     }
@@ -396,10 +393,6 @@ impl Store {
         for segment in retired {
             self.segments.forget(&segment);
             pending.push(PendingRemoval::new(segment.path.clone()));
-        }
-        if planted::is(Bug::TailUnlinked) {
-            let tail = self.segments.catalog().tail().segment.path.clone();
-            pending.push(PendingRemoval::new(tail));
         }
         let mut removed = Removed::default();
         pending.retain_mut(|file| {
@@ -549,13 +542,6 @@ impl Disk for Store {
         group: &mut FrameBuffer,
         durable_end: u64,
     ) -> Result<Written> {
-        let durable_end = if planted::is(Bug::DurableEndEarly) {
-            durable_end + group.frame_bytes()
-        } else if planted::is(Bug::DurableEndStuck) {
-            0
-        } else {
-            durable_end
-        };
         let floor = writer.written.floor;
         let written = writer.tail.write_group(group, durable_end, floor, self.preallocation())?;
         if let Some(state) = group.state() {
@@ -580,9 +566,7 @@ impl Disk for Store {
 
     fn sync(&self, file: &Arc<Handle>) -> Result<Duration> {
         let start = self.dir.now();
-        if let Err(error) = file.sync() {
-            if planted::is(Bug::SyncRetried) { file.sync()? } else { return Err(error) }
-        }
+        file.sync()?;
         let took = self.dir.now().saturating_sub(start);
         // A file without a name is lost as soon as it is closed.
         match file.names()? {

@@ -8,8 +8,8 @@
 //! Only the unit tests of this crate use the two tools, so users do not depend on them. Not from
 //! here: `Arc`; `OnceLock`, where an atomic from here or the append mutex orders
 //! it; counters that order nothing (`stats`, and the sleepers in `commit/group`, which the append
-//! mutex guards); bugs on purpose (`planted`); and the threads within `open` (`recovery/verify`),
-//! which share nothing but what they hand over.
+//! mutex guards); and the threads within `open` (`recovery/verify`), which share nothing but what
+//! they hand over.
 
 #[cfg(not(any(all(test, loom), all(test, shuttle))))]
 mod chosen {

@@ -24,7 +24,6 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Backpressure, Durability, Options};
-use crate::planted::{self, Bug};
 use crate::segment::Written;
 use crate::stats::Counters;
 use crate::store::{Disk, DurableEnd, TailEnd};
@@ -314,10 +313,7 @@ impl<D: Disk> Commit<D> {
         let durable_end = state.durable_end;
         drop(state);
 
-        let mut outcome = self.write_and_sync(&mut roles, &mut taken, durable_end);
-        if planted::is(Bug::NotPoisoned) {
-            outcome = outcome.map_err(|failure| Failure::Refused(failure.into_error()));
-        }
+        let outcome = self.write_and_sync(&mut roles, &mut taken, durable_end);
 
         let mut state = self.lock();
         let finished = (state.sleeping > 0).then(|| taken.group.clone());
@@ -391,18 +387,14 @@ impl<D: Disk> Commit<D> {
         if self.mode != Durability::Sync {
             return Ok((written, None));
         }
-        let took = if planted::is(Bug::AcknowledgedBeforeSync) {
-            Duration::ZERO
-        } else {
-            disk.sync(disk.file(roles.writer())).map_err(Failure::Fatal)?
-        };
+        let took = disk.sync(disk.file(roles.writer())).map_err(Failure::Fatal)?;
         Ok((written, Some(took)))
     }
 
     /// Starts a new segment for a group. Returns where the segment's durable part ends.
     fn rotate(&self, roles: &mut Roles<'_, D>, taken: &Taken) -> Result<u64, Failure> {
         let disk = &self.shared.disk;
-        if roles.take_syncing()?.written_unsynced() && !planted::is(Bug::RotatedUnsynced) {
+        if roles.take_syncing()?.written_unsynced() {
             disk.sync(disk.file(roles.writer())).map_err(Failure::Fatal)?;
         }
         disk.rotate(roles.writer(), taken.first)?;
@@ -417,11 +409,7 @@ impl<D: Disk> Commit<D> {
         let covered = state.written_extent();
         let file = state.file.clone();
         drop(state);
-        let synced = if planted::is(Bug::SyncSkipped) {
-            Ok(Duration::ZERO)
-        } else {
-            self.shared.disk.sync(&file)
-        };
+        let synced = self.shared.disk.sync(&file);
         let mut state = self.lock();
         match synced {
             Err(error) => state.poison_log(error),

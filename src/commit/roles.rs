@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::error::{Error, Failure, Result};
 use crate::health::{Health, Poisoning};
 use crate::lsn::Lsn;
-use crate::planted::{self, Bug};
 use crate::store::Disk;
 use crate::threads::{self, Mutex, MutexGuard, Waited};
 
@@ -105,9 +104,6 @@ impl<'a, D: Disk> Locked<'a, D> {
         if self.health.poison(cause) == Poisoning::First {
             // Logged after the lock is free, because a logger may call the log.
             self.unlogged = self.health.poisoned();
-        }
-        if planted::is(Bug::WaitersNotWoken) {
-            return;
         }
         self.shared.sleepers.wake_all(self);
     }

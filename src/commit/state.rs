@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::frame::{FrameBuffer, Unit};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
-use crate::planted::{self, Bug};
 use crate::store::{Disk, TailEnd};
 use crate::watch::Watch;
 
@@ -394,11 +393,7 @@ impl<D: Disk> CommitState<D> {
         error: &Error,
         milestone: Milestone,
     ) -> Arc<Group> {
-        self.next = if planted::is(Bug::LsnReusedOnFullDisk) {
-            taken.first.previous().max(Lsn::FIRST)
-        } else {
-            taken.first
-        };
+        self.next = taken.first;
         self.watch.set_appended(self.next.previous());
         taken.group.revoke(error.clone());
         self.filling.revoke(error.clone());

@@ -16,7 +16,6 @@ pub(crate) use buffer::{FrameBuffer, Unit, record_bytes};
 
 use crate::error::Feature;
 use crate::lsn::Lsn;
-use crate::planted::{self, Bug};
 
 /// The latest format version known here.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -376,7 +375,6 @@ fn unknown([frame_type, codec, low, high]: [u8; 4]) -> HeaderReading {
 fn header_checksum(frame: &[u8], salt: &Id, offset: u64) -> u32 {
     let mut bytes = [0; 12 + 8 + 32];
     bytes[..12].copy_from_slice(&salt[4..]);
-    let offset = if planted::is(Bug::OffsetNotInChecksum) { 0 } else { offset };
     bytes[12..20].copy_from_slice(&offset.to_le_bytes());
     bytes[20..].copy_from_slice(&frame[8..FRAME_HEADER_BYTES]);
     crc32fast::hash(&bytes)

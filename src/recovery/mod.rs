@@ -21,7 +21,6 @@ use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::new_segment::{CopiedFrames, ParentDirs, Spare, Succession, create_segment};
 use crate::options::Verify;
-use crate::planted::{self, Bug};
 use crate::report::{RecoveryAction, RecoveryReport, SegmentReport, SegmentRole};
 use crate::segment::{Segment, Tail, seal_at};
 
@@ -186,9 +185,7 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
         end: scanned.facts.end,
         last: scanned.next.previous(),
     };
-    if !planted::is(Bug::CurrentKeptAtOpen) {
-        current.lock().write(&mark).map_err(Failure::into_error)?;
-    }
+    current.lock().write(&mark).map_err(Failure::into_error)?;
     let handle = scanned.handle.clone();
     let segment = Segment::new(&header, handle.path().clone());
     segment.index.set(scanned.index.clone());
@@ -215,7 +212,7 @@ fn follow(
         seal,
         floor: plan.floor,
         state: &plan.state,
-        copied: (!planted::is(Bug::NotCarriedOver)).then_some(CopiedFrames {
+        copied: Some(CopiedFrames {
             handle: &old.handle,
             salt: old.header.salt,
             start,
@@ -265,7 +262,7 @@ fn retire(
             end: seal.map_or(0, |seal| seal.end),
         });
     }
-    if removed && !planted::is(Bug::UnlinkDirNotSynced) {
+    if removed {
         dir.sync()?;
     }
     Ok((pending_removal, reports))

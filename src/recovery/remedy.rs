@@ -9,7 +9,6 @@ use crate::dir::Dir;
 use crate::error::{Damage, Error, Feature, NamedBy, Result};
 use crate::frame::{FRAMES_START, Seal, Twin, supported};
 use crate::lsn::{Lsn, LsnRange};
-use crate::planted::{self, Bug};
 use crate::report::RecoveryNote;
 use crate::segment::{Flaw, Segment};
 
@@ -281,14 +280,7 @@ fn plan<'a>(
         return damaged(tail.facts.promise(), Damage::PromiseInFrame);
     };
     let mark = found.mark();
-    let way = if planted::is(Bug::UnclosedTailContinued)
-        || (planted::is(Bug::NewSegmentTakenAsItIs)
-            && mark.is_some_and(|mark| mark.number < tail.header.number))
-    {
-        Way::Resume
-    } else {
-        tail.facts.way(if promised.last.is_some() { Kept::Records } else { Kept::NoRecord })
-    };
+    let way = tail.facts.way(if promised.last.is_some() { Kept::Records } else { Kept::NoRecord });
     // The new number is above every name in the directory, also above the names of copies.
     let names = found.listing.segments.last().copied().unwrap_or(0);
     let highest = mark.map_or(0, |mark| mark.number).max(names);

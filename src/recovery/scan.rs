@@ -9,7 +9,6 @@ use crate::dir::{Dir, Listing};
 use crate::error::{Error, Result};
 use crate::frame::{SegmentHeader, TWIN_BYTES, Twin, Twinned};
 use crate::fs::{Handle, OpenMode};
-use crate::planted::{self, Bug};
 
 use super::decide::{Numbers, TailMark};
 use super::tail::{TailScan, scan_tail};
@@ -81,15 +80,8 @@ impl Found {
 
 pub(super) fn scan(dir: &Dir) -> Result<Found> {
     let listing = dir.list()?;
-    let current = match listing.current {
-        true if planted::is(Bug::LeftoverTrusted)
-            && listing.leftovers.contains(&dir.current_spare_path()) =>
-        {
-            read_current(dir, &dir.current_spare_path())?
-        }
-        true => read_current(dir, &dir.current_path())?,
-        false => CurrentFile::Absent,
-    };
+    let current =
+        if listing.current { read_current(dir, &dir.current_path())? } else { CurrentFile::Absent };
     let mut files = Vec::with_capacity(listing.segments.len());
     let mut copies = Vec::new();
     for number in &listing.segments {
@@ -107,11 +99,6 @@ pub(super) fn scan(dir: &Dir) -> Result<Found> {
         }
     }
     let mut found = Found { listing, current, files, copies, tail: None };
-    if let Some(newest) = found.mark().map(|mark| mark.number) {
-        if planted::is(Bug::NewSegmentDiscarded) {
-            found.files.retain(|file| file.number <= newest);
-        }
-    }
     if let Some((file, header)) = found.files.last().and_then(|file| Some((file, file.sound()?))) {
         // The file is opened for writing: it may stay the tail, or be cut.
         let handle = Arc::new(dir.open_file(&file.path, OpenMode::ReadWrite)?);

@@ -14,7 +14,6 @@ use crate::frame::{
     FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Id, supported,
 };
 use crate::fs::Handle;
-use crate::planted::{self, Bug};
 
 /// A search for headers passes over an unreadable place in pieces of this size: no disk has smaller
 /// sectors.
@@ -202,7 +201,6 @@ impl<'a> Sweep<'a> {
         }
         let bytes = match self.window.get(self.handle, self.offset, FRAME_HEADER_BYTES) {
             Ok(bytes) => bytes,
-            Err(_) if planted::is(Bug::ReadErrorIsTheEnd) => &[],
             Err(error) => return Ok(Place::Flawed(Flaw::Unreadable(error))),
         };
         let damaged = |damage| Ok(Place::Flawed(Flaw::Damaged(damage)));

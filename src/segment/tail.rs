@@ -9,7 +9,6 @@ use crate::frame::{
 use crate::fs::{Handle, Names};
 use crate::lsn::Lsn;
 use crate::options::Preallocate;
-use crate::planted::{self, Bug};
 
 use super::Segment;
 use super::index::{IndexEntry, offset_after};
@@ -204,9 +203,6 @@ impl Tail {
     pub(crate) fn undo(&mut self) -> Result<()> {
         self.handle.set_len(self.end)?;
         self.filled_to = self.end;
-        if planted::is(Bug::UndoNotDurable) {
-            return Ok(());
-        }
         self.handle.sync()
     }
 

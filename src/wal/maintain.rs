@@ -10,7 +10,6 @@ use crate::frame::{STATE_BYTES_MAX, Unit};
 use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::new_segment::Spare;
-use crate::planted::{self, Bug};
 use crate::store::{DurableEnd, Removal, StatePlacement};
 use crate::threads;
 
@@ -98,7 +97,7 @@ impl Wal {
             marked = self.mark_durable()?;
         }
         let removed = self.store.remove_retired(Removal::All);
-        if removed.files > 0 && !planted::is(Bug::UnlinkDirNotSynced) {
+        if removed.files > 0 {
             let mut current = self.store.current.lock();
             // A failure poisons the log before the lock is free.
             current.sync_dir().map_err(|fatal| self.fail(fatal))?;
@@ -133,10 +132,6 @@ impl Wal {
                 Settled::InMemory(full) => full,
                 Settled::Synced | Settled::NothingToSync => Error::OutOfRange { lsn, last },
             });
-        }
-        if planted::is(Bug::UnlinkedBeforeFloor) {
-            self.store.raise_floor(floor);
-            self.store.remove_retired(Removal::All);
         }
         let put = self.store.put_floor(writer, next, end, floor, placement);
         quiesced.publish(put)?;

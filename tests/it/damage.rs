@@ -16,7 +16,7 @@ use seawall::sim::SimFs;
 use seawall::{Damage, Durability, Error, Lsn, LsnRange, NamedBy, Options, Wal};
 use seawall_testkit::HookFs;
 use seawall_testkit::disk::{contents, put};
-use seawall_testkit::hooks::{Call, Verdict};
+use seawall_testkit::hooks::{Asked, Call, Verdict};
 
 use crate::format::{
     Build, DIR, Frame, current_path, disk, frame_checksum, open, records, segment_path, segments_of,
@@ -775,6 +775,46 @@ fn a_retired_file_that_cannot_be_read_or_removed_does_not_prevent_the_open() {
     fails.store(0, Ordering::Relaxed);
     wal.checkpoint(Lsn::from(3)).unwrap();
     assert!(!contents(&disk).contains_key(&segment_path(1)), "the failed removal is remembered");
+}
+
+#[test]
+fn a_removed_segment_is_gone_for_good_when_a_checkpoint_or_an_open_returns() {
+    // Method: note whether the directory is synced after the last unlink of a segment. A checkpoint
+    // removes one segment. An open removes the other one, whose unlink the checkpoint was refused.
+    let disk = SimFs::new(1);
+    let unsynced = Arc::new(AtomicU64::new(0));
+    let unlinked = unsynced.clone();
+    let hook = move |refused: &'static str| {
+        let unlinked = unlinked.clone();
+        move |asked: &Asked<'_>| {
+            match asked.call {
+                Call::Unlink if asked.name() == refused => {
+                    return Verdict::Fail(io::ErrorKind::PermissionDenied.into());
+                }
+                Call::Unlink if asked.name().ends_with(".log") => {
+                    unlinked.fetch_add(1, Ordering::Relaxed);
+                }
+                Call::SyncDir => unlinked.store(0, Ordering::Relaxed),
+                _ => {}
+            }
+            Verdict::Go
+        }
+    };
+    let wal =
+        open_with(&small_segments(), HookFs::new(disk.clone(), hook.clone()("wal-000001.log")));
+    for record in ["a", "b"] {
+        wal.append(record).unwrap();
+        wal.rotate().unwrap();
+    }
+    assert!(wal.checkpoint(Lsn::from(2)).is_err(), "one unlink is refused");
+    assert!(segments_of(&disk).into_keys().eq([1, 3]));
+    assert_eq!(unsynced.load(Ordering::Relaxed), 0, "after the checkpoint");
+    wal.close().unwrap();
+    drop(wal);
+    let wal = open_with(&small_segments(), HookFs::new(disk.clone(), hook("")));
+    assert!(segments_of(&disk).into_keys().eq([3]));
+    assert_eq!(unsynced.load(Ordering::Relaxed), 0, "after the open");
+    drop(wal);
 }
 
 #[test]

@@ -24,15 +24,13 @@ fn layers() -> Vec<Layer> {
 fn code_map(text: &str) -> Vec<Layer> {
     let table = text.lines().skip_while(|line| !line.starts_with("| band | module |")).skip(2);
     let rows = table.take_while(|line| line.starts_with('|'));
-    // A planted bug may be checked for anywhere, so `planted` is below everything else.
-    let planted = Layer { name: "planted".to_owned(), files: Vec::new() };
     let layer = |row: &str| {
         let cell = row.split('|').nth(2).expect("a row has three cells");
         let mut names = cell.split('`').skip(1).step_by(2);
         let name = names.next().expect("a module is in backticks").trim_end_matches('/');
         Layer { name: name.to_owned(), files: names.map(str::to_owned).collect() }
     };
-    std::iter::once(planted).chain(rows.map(layer)).collect()
+    rows.map(layer).collect()
 }
 
 /// A file with more lines than this, without its tests, becomes a folder.
@@ -347,7 +345,7 @@ fn names_system(code: &str) -> bool {
 fn locks_and_atomics_come_from_threads() {
     // Method: look at every name after `std::sync::` in the code of all files except those that
     // `src/threads.rs` exempts. The tools that try schedules cannot see other locks and atomics.
-    let exempt = ["threads.rs", "stats.rs", "planted.rs", "recovery/verify.rs", "commit/group.rs"];
+    let exempt = ["threads.rs", "stats.rs", "recovery/verify.rs", "commit/group.rs"];
     let harmless = ["Arc", "Weak", "OnceLock", "PoisonError", "TryLockError", "LockResult"];
     let mut wrong = Vec::new();
     for source in
@@ -518,7 +516,7 @@ fn the_rules_see_what_they_look_for() {
     let map =
         "| band | module | job |\n|---|---|---|\n| a | `b/` (`c`, `mod`) | d |\n\n| e | `f` |";
     let layers = code_map(map);
-    assert_eq!((layers.len(), &*layers[1].name, &*layers[1].files.join(" ")), (2, "b", "c mod"));
+    assert_eq!((layers.len(), &*layers[0].name, &*layers[0].files.join(" ")), (1, "b", "c mod"));
     assert_eq!(
         without_reexports("mod a;\npub(crate) use a::{B,\nC};\nuse d::E;"),
         "mod a;\nuse d::E;"

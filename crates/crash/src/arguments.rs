@@ -1,5 +1,9 @@
 //! The arguments of the commands.
 
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
 use clap::{Args, Parser, Subcommand};
 use seawall_crash::random::Share;
 
@@ -17,10 +21,12 @@ pub(crate) enum Command {
     Random(Random),
     /// Runs every workload of a few operations, crashed at every call into every possible state.
     Exhaustive(Exhaustive),
-    /// Runs `random`, then `classify`, then `exhaustive` on each of the bugs planted in the
-    /// library, and prints a table of what caught them. Only in a build with RUSTFLAGS="--cfg
-    /// seawall_planted".
+    /// Plants each bug of `crates/crash/planted` in a copy of the source, builds the copy, runs
+    /// `random`, then `classify`, then `exhaustive` of it, and prints a table of what caught the
+    /// bugs.
     Planted(Planted),
+    /// Makes a copy of the source with a bug in it, for any other command.
+    Plant(Plant),
     /// Measures how well recovery distinguishes crashes from damage, and prints a table.
     Classify(Classify),
 }
@@ -36,9 +42,6 @@ pub(crate) struct Common {
     /// Prints JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Plants the bug of this number first, in a build that has them.
-    #[arg(long, default_value_t = 0, hide = true)]
-    pub(crate) bug: u32,
 }
 
 #[derive(Debug, Args)]
@@ -99,11 +102,74 @@ pub(crate) struct Planted {
     /// Runs the ordinary tests, too, on what nothing else has caught.
     #[arg(long)]
     pub(crate) suite: bool,
-    /// Takes only the bugs of these numbers; 0 is none at all.
+    /// Takes only the bugs of these numbers. Without this, the first row is the source as it is.
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<u32>,
+    /// Tries this alone: `random`, `classify`, `exhaustive`, `suite`, `loom` or `shuttle`; or tests
+    /// whose names contain NAME: `lib NAME`, `it NAME`, or `crash NAME` for those of this crate.
+    #[arg(long)]
+    pub(crate) by: Option<Way>,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// Something that may catch a bug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    Random,
+    Classify,
+    Exhaustive,
+    /// All ordinary tests.
+    Suite,
+    /// Unit tests whose names contain this.
+    Lib(String),
+    /// Integration tests whose names contain this.
+    It(String),
+    /// Unit tests of `seawall-crash` whose names contain this.
+    Crash(String),
+    /// The schedules of loom or shuttle.
+    Schedules(String),
+}
+
+impl FromStr for Way {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Way, String> {
+        Ok(match text.split_once(' ') {
+            None if text == "random" => Way::Random,
+            None if text == "classify" => Way::Classify,
+            None if text == "exhaustive" => Way::Exhaustive,
+            None if text == "suite" => Way::Suite,
+            None if text == "loom" || text == "shuttle" => Way::Schedules(text.to_owned()),
+            Some(("lib", test)) => Way::Lib(test.to_owned()),
+            Some(("crash", test)) => Way::Crash(test.to_owned()),
+            Some(("it", test)) => Way::It(test.to_owned()),
+            _ => return Err(format!("nothing is called `{text}`")),
+        })
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Way::Random => f.write_str("random"),
+            Way::Classify => f.write_str("classify"),
+            Way::Exhaustive => f.write_str("exhaustive"),
+            Way::Suite => f.write_str("suite"),
+            Way::Lib(test) => write!(f, "lib {test}"),
+            Way::Crash(test) => write!(f, "crash {test}"),
+            Way::It(test) => write!(f, "it {test}"),
+            Way::Schedules(tool) => f.write_str(tool),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plant {
+    /// The number of the bug. 0 is the control of `seawall-powercut`: a log that does not sync.
+    pub(crate) bug: u32,
+    /// Where the copy goes. An older copy is brought up to date.
+    pub(crate) folder: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -179,7 +179,7 @@ fn show(failures: &[Failure]) -> io::Result<()> {
     })
 }
 
-fn threads(common: &Common) -> usize {
+pub(crate) fn threads(common: &Common) -> usize {
     match common.threads {
         0 => std::thread::available_parallelism().map_or(1, NonZero::get),
         threads => threads,
@@ -190,7 +190,7 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
-pub(crate) fn complain(error: &io::Error) {
+pub(crate) fn note(line: &str) {
     // If this write fails too, only the exit code reports the error.
-    drop(writeln!(io::stderr().lock(), "seawall-crash: {error}"));
+    drop(writeln!(io::stderr().lock(), "{line}"));
 }

@@ -9,6 +9,7 @@ mod explore;
 mod history;
 mod ledger;
 mod machine;
+pub mod patches;
 pub mod random;
 mod recovered;
 mod shrink;

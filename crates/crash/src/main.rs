@@ -12,22 +12,17 @@ use crate::arguments::{Cli, Command};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Random(args) => {
-            planted::plant(args.common.bug).and_then(|()| commands::random(&args))
-        }
-        Command::Exhaustive(args) => {
-            planted::plant(args.common.bug).and_then(|()| commands::exhaustive(&args))
-        }
+        Command::Random(args) => commands::random(&args),
+        Command::Exhaustive(args) => commands::exhaustive(&args),
         Command::Planted(args) => planted::run(&args),
-        Command::Classify(args) => {
-            planted::plant(args.common.bug).and_then(|()| commands::classify(&args))
-        }
+        Command::Plant(args) => planted::plant(&args),
+        Command::Classify(args) => commands::classify(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            commands::complain(&error);
+            commands::note(&format!("seawall-crash: {error}"));
             ExitCode::from(2)
         }
     }

@@ -1,257 +1,301 @@
-//! `planted`: a harness that cannot fail proves nothing. Runs itself on each bug that the library
-//! was built with.
+//! `planted`: a harness that cannot fail proves nothing. Each bug is planted in a copy of the
+//! source, the copy is built, and its tests must catch the bug.
 
+use std::fs::{self, File};
 use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-#[cfg(not(seawall_planted))]
-mod away {
-    use super::io;
-    use crate::arguments::Planted;
-    use crate::commands::Outcome;
+use seawall_crash::patches::{Patch, Tree};
 
-    const NONE: &str = "there are no bugs in this build: build it with RUSTFLAGS=\"--cfg seawall_planted\" and a target \
-                        directory of its own";
+use crate::arguments::{Plant, Planted, Way};
+use crate::commands::{Outcome, note, say, threads};
 
-    pub(crate) fn plant(bug: u32) -> io::Result<()> {
-        if bug == 0 { Ok(()) } else { Err(io::Error::other(NONE)) }
-    }
-
-    pub(crate) fn run(_args: &Planted) -> Outcome {
-        Err(io::Error::other(NONE))
-    }
+/// `plant`: makes a copy of the source with a bug.
+pub(crate) fn plant(args: &Plant) -> Outcome {
+    let patches = Patch::all()?;
+    let Some(bug) = patches.iter().find(|patch| patch.number == args.bug) else {
+        return Err(io::Error::other(format!("there is no bug {}", args.bug)));
+    };
+    Tree::in_folder(&args.folder)?.plant(Some(bug))?;
+    Ok(true)
 }
 
-#[cfg(not(seawall_planted))]
-pub(crate) use away::{plant, run};
+/// What caught a bug, and after how many images or seconds.
+struct Caught {
+    by: String,
+    after: String,
+}
 
-#[cfg(seawall_planted)]
-pub(crate) use present::{plant, run};
+/// A row of the table.
+struct Row {
+    number: Option<u32>,
+    about: String,
+    caught: Option<Caught>,
+}
 
-#[cfg(seawall_planted)]
-mod present {
-    use std::io::{BufRead, BufReader};
-    use std::path::{Path, PathBuf};
-    use std::process::{Child, Command, Stdio};
-    use std::sync::mpsc::{RecvTimeoutError, channel};
-    use std::time::{Duration, Instant};
-
-    use super::io;
-    use crate::arguments::Planted;
-    use crate::commands::{Outcome, say};
-
-    /// How many of them `random` must catch, and how many must be caught at all.
-    const RANDOM_MIN: usize = 15;
-    const CAUGHT_MIN: usize = 20;
-
-    /// Where the workspace is.
-    const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-
-    pub(crate) fn plant(bug: u32) -> io::Result<()> {
-        if bug != 0 {
-            std::panic::set_hook(Box::new(|_| {})); // They are counted, and need not be read.
+pub(crate) fn run(args: &Planted) -> Outcome {
+    let mut patches = Patch::all()?;
+    patches.retain(|patch| {
+        patch.number > 0 && (args.only.is_empty() || args.only.contains(&patch.number))
+    });
+    patches.iter().try_for_each(Patch::check)?;
+    let workshop = Workshop::new(args)?;
+    let mut rows = Vec::new();
+    if args.only.is_empty() {
+        // Where a healthy log is caught, it means nothing that the others are.
+        let mut ways = workshop.ways(None)?;
+        for patch in &patches {
+            ways.extend(workshop.ways(Some(patch))?);
         }
-        seawall::planted::plant(bug);
-        Ok(())
+        let about = "no bug: nothing may catch it".to_owned();
+        rows.push(Row { number: None, about, caught: workshop.catch(None, &ways)? });
+    }
+    for patch in &patches {
+        let caught = workshop.catch(Some(patch), &workshop.ways(Some(patch))?)?;
+        rows.push(Row { number: Some(patch.number), about: patch.about.clone(), caught });
+    }
+    if args.common.json {
+        print_json(&rows)?
+    } else {
+        print_table(&rows)?
+    }
+    Ok(rows.iter().all(|row| row.caught.is_some() == row.number.is_some()))
+}
+
+fn print_json(rows: &[Row]) -> io::Result<()> {
+    let rows = rows.iter().map(|row| {
+        let number = row.number.map_or("null".to_owned(), |number| number.to_string());
+        let caught = row.caught.as_ref().map_or("null".to_owned(), |Caught { by, after }| {
+            format!("{{\"by\":\"{by}\",\"after\":\"{after}\"}}")
+        });
+        format!("{{\"bug\":{number},\"about\":{:?},\"caught\":{caught}}}", row.about)
+    });
+    say(&format!("[{}]", rows.collect::<Vec<_>>().join(",")))
+}
+
+fn print_table(rows: &[Row]) -> io::Result<()> {
+    say("| # | bug | caught by | after |")?;
+    say("|---|---|---|---|")?;
+    for row in rows {
+        let number = row.number.map_or(String::new(), |number| number.to_string());
+        let about = &row.about;
+        match &row.caught {
+            Some(Caught { by, after }) => say(&format!("| {number} | {about} | {by} | {after} |"))?,
+            None => say(&format!("| {number} | {about} | — | |"))?,
+        }
+    }
+    let bugs = rows.iter().filter(|row| row.number.is_some());
+    let caught = bugs.clone().filter(|row| row.caught.is_some()).count();
+    say(&format!("\nOf {} bugs {caught} are caught.", bugs.count()))
+}
+
+/// The copy, and where it is built.
+struct Workshop<'a> {
+    args: &'a Planted,
+    tree: Tree,
+    /// Cargo's folder of the copy.
+    target: PathBuf,
+    /// Cargo's folder of the source: the schedules of both are compiled with the same dependencies.
+    shared: PathBuf,
+}
+
+impl Workshop<'_> {
+    fn new(args: &Planted) -> io::Result<Workshop<'_>> {
+        let program = std::env::current_exe()?;
+        let shared = program.ancestors().nth(2).expect("it is in a folder of cargo's").to_owned();
+        let tree = Tree::in_folder(&shared.join("planted/tree"))?;
+        Ok(Workshop { args, tree, target: shared.join("planted/target"), shared })
     }
 
-    /// What caught a bug, after how many images, and as what.
-    struct Caught {
-        by: String,
-        images: String,
-        kinds: String,
+    /// Lists what to try on a bug, in order.
+    fn ways(&self, bug: Option<&Patch>) -> io::Result<Vec<Way>> {
+        if let Some(way) = &self.args.by {
+            return Ok(vec![way.clone()]);
+        }
+        let first = bug.and_then(|bug| bug.caught_by.as_ref());
+        let first = first.map(|text| text.parse::<Way>()).transpose().map_err(io::Error::other)?;
+        let suite = self.args.suite.then_some(Way::Suite);
+        Ok(first
+            .into_iter()
+            .chain([Way::Random, Way::Classify, Way::Exhaustive])
+            .chain(suite)
+            .collect())
     }
 
-    pub(crate) fn run(args: &Planted) -> Outcome {
-        let suite = if args.suite { build_suite()? } else { Vec::new() };
-        say("| # | bug | caught by | after images | as |")?;
-        say("|---|---|---|---|---|")?;
-        let none = (0, "no bug at all");
-        let mut taken = 0;
-        let mut by_random = 0;
-        let mut by_any = 0;
-        let mut healthy = true;
-        for (number, name) in std::iter::once(&none).chain(&seawall::planted::BUGS) {
-            if !args.only.is_empty() && !args.only.contains(number) {
+    /// Plants a bug, and tries what might catch it.
+    fn catch(&self, bug: Option<&Patch>, ways: &[Way]) -> io::Result<Option<Caught>> {
+        let name = bug.map_or("no bug", |bug| &bug.name);
+        self.tree.plant(bug)?;
+        for (index, way) in ways.iter().enumerate() {
+            if ways[..index].contains(way) {
                 continue;
             }
-            let caught = catch(args, *number, &suite)?;
-            let Caught { by, images, kinds } = match &caught {
-                Some(caught) => caught,
-                None => &Caught { by: "—".into(), images: String::new(), kinds: String::new() },
-            };
-            say(&format!("| {number} | {name} | {by} | {images} | {kinds} |"))?;
-            if *number == 0 {
-                healthy = caught.is_none();
-                continue;
-            }
-            taken += 1;
-            by_any += usize::from(caught.is_some());
-            by_random += usize::from(by == "`random`");
-        }
-        say(&format!(
-            "\nOf {taken} bugs {by_any} are caught, {by_random} of them by `random` alone."
-        ))?;
-        // Those that were asked for by number must all be caught.
-        let enough = if args.only.is_empty() {
-            by_random >= RANDOM_MIN && by_any >= CAUGHT_MIN
-        } else {
-            by_any == taken
-        };
-        Ok(healthy && enough)
-    }
-
-    /// Tries one after another what might catch a bug.
-    fn catch(args: &Planted, bug: u32, suite: &[PathBuf]) -> io::Result<Option<Caught>> {
-        let images = args.images.to_string();
-        let parts: [&[&str]; 3] = [
-            &["random", "--stop-at-first", "--images", &images],
-            &["classify", "--images", "3000"],
-            &["exhaustive", "--stop-at-first", "--operations", "2", "--depth", "1"],
-        ];
-        for part in parts {
-            if let Some(caught) = run_part(args, bug, part)? {
-                return Ok(Some(caught));
-            }
-        }
-        for tests in suite {
-            if let Some(test) = run_tests(args, bug, tests)? {
-                let by = format!("test `{test}`");
-                return Ok(Some(Caught { by, images: String::new(), kinds: String::new() }));
+            match self.attempt(way) {
+                Ok(Some(caught)) => {
+                    note(&format!("{name}: caught by {} after {}", caught.by, caught.after));
+                    return Ok(Some(caught));
+                }
+                Ok(None) => note(&format!("{name}: not caught by {way}")),
+                Err(error) => note(&format!("{name}: {way} cannot be tried: {error}")),
             }
         }
         Ok(None)
     }
 
-    /// Runs a part of this program on one bug. A panic or a hang is its own, then; one that does
-    /// not end in time has caught nothing: it hangs, or the machine is too slow to tell.
-    fn run_part(args: &Planted, bug: u32, part: &[&str]) -> io::Result<Option<Caught>> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(part).args(["--json", "--bug", &bug.to_string()]);
-        command.args([
-            "--seed",
-            &args.common.seed.to_string(),
-            "--threads",
-            &args.common.threads.to_string(),
-        ]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        if !ends_within(&mut child, Duration::from_secs(args.seconds))? {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
+    fn attempt(&self, way: &Way) -> io::Result<Option<Caught>> {
+        let images = self.args.images.to_string();
+        match way {
+            Way::Random => self.run_part(&["random", "--stop-at-first", "--images", &images]),
+            Way::Classify => self.run_part(&["classify", "--images", "3000"]),
+            Way::Exhaustive => self.run_part(&[
+                "exhaustive",
+                "--stop-at-first",
+                "--operations",
+                "2",
+                "--depth",
+                "1",
+            ]),
+            Way::Schedules(tool) => self.run_schedules(tool),
+            Way::Lib(test) => self.run_tests(&["-p", "seawall", "--lib"], Some(test)),
+            Way::It(test) => self.run_tests(&["-p", "seawall", "--test", "it"], Some(test)),
+            Way::Crash(test) => self.run_tests(&["-p", "seawall-crash", "--lib"], Some(test)),
+            Way::Suite => {
+                // A test runs one of the examples.
+                self.cargo(&["build", "--profile", "test", "--examples"])?;
+                self.run_tests(&["-p", "seawall", "--lib", "--test", "it"], None)
+            }
         }
-        let output = child.wait_with_output()?;
-        if output.status.success() {
-            return Ok(None);
-        }
-        let text = String::from_utf8_lossy(&output.stdout);
-        let kinds = ["lost", "invented", "false_corrupt", "shrunk", "broken"];
-        let found =
-            kinds.into_iter().filter(|kind| field(&text, kind).is_some_and(|count| count != "0"));
-        let kinds = match found.collect::<Vec<_>>() {
-            none if none.is_empty() => "a goal not met".into(),
-            found => found.join(", "),
-        };
-        let images = if part[0] == "classify" { None } else { field(&text, "images") };
-        let images = images.unwrap_or_default().to_owned();
-        Ok(Some(Caught { by: format!("`{}`", part[0]), images, kinds }))
     }
 
-    fn ends_within(child: &mut Child, limit: Duration) -> io::Result<bool> {
+    /// Runs a part of the copy's own program.
+    fn run_part(&self, part: &[&str]) -> io::Result<Option<Caught>> {
+        self.cargo(&["build", "--release", "-p", "seawall-crash", "--bin", "seawall-crash"])?;
+        let mut command = Command::new(self.target.join("release/seawall-crash"));
+        let common = &self.args.common;
+        command.args(part).args(["--json", "--seed", &common.seed.to_string()]);
+        let ended = self.run(command.args(["--threads", &threads(common).to_string()]))?;
+        let Some(Ended { text, seconds, .. }) = ended.filter(|ended| !ended.success) else {
+            return Ok(None);
+        };
+        let found = ["lost", "invented", "false_corrupt", "shrunk", "broken"]
+            .into_iter()
+            .filter(|kind| field(&text, kind).is_some_and(|count| count != "0"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        if found.is_empty() {
+            return Ok(Some(Caught { by: part[0].to_owned(), after: seconds }));
+        }
+        let after = field(&text, "images").map_or(seconds, |images| format!("{images} images"));
+        Ok(Some(Caught { by: format!("{}: {found}", part[0]), after }))
+    }
+
+    /// Runs tests of the copy: those whose name contains `name`.
+    fn run_tests(&self, targets: &[&str], name: Option<&str>) -> io::Result<Option<Caught>> {
+        // One test runs faster than it is optimised.
+        let config =
+            ["--config", "profile.test.opt-level=0", "--config", "profile.test.debug=false"];
+        let config = if name.is_some() { &config[..] } else { &[] };
+        let command = ["test", "--no-run"];
+        let built = self.cargo(&[&command, targets, config].concat())?;
+        let lines = built.lines().filter(|line| line.trim_start().starts_with("Executable"));
+        for line in lines.filter_map(|line| line.split_once(" (")?.1.strip_suffix(')')) {
+            let mut command = Command::new(self.tree.folder().join(line));
+            // One at a time, so that each is named before it runs.
+            command.args(name).arg("--test-threads=1").current_dir(self.tree.folder());
+            let ended = self.run(&mut command)?;
+            if let Some(Ended { text, seconds, .. }) = ended.filter(|ended| !ended.success) {
+                let by = format!("test {}", failed_test(&text).unwrap_or("without a name"));
+                return Ok(Some(Caught { by, after: seconds }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Runs the schedules of the copy.
+    fn run_schedules(&self, tool: &str) -> io::Result<Option<Caught>> {
+        let mut command = Command::new(self.tree.folder().join("tests/schedules.sh"));
+        command.arg(tool).env("CARGO_TARGET_DIR", &self.shared);
+        let ended = self.run_within(Duration::MAX, &mut command)?; // It compiles them first.
+        let Some(Ended { text, seconds, .. }) = ended.filter(|ended| !ended.success) else {
+            return Ok(None);
+        };
+        match failed_test(&text) {
+            Some(test) => Ok(Some(Caught { by: format!("{tool}: {test}"), after: seconds })),
+            None => Err(io::Error::other(text)),
+        }
+    }
+
+    /// Builds something of the copy; returns what cargo prints.
+    fn cargo(&self, args: &[&str]) -> io::Result<String> {
+        let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+            .args(args)
+            .args(["--locked", "--target-dir"])
+            .arg(&self.target)
+            .env("CARGO_INCREMENTAL", "1") // A patch is small.
+            .current_dir(self.tree.folder())
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(text) } else { Err(io::Error::other(text)) }
+    }
+
+    /// Runs a program until it ends or a test of it fails. One that does not end in time has caught
+    /// nothing: it hangs, or the machine is too slow to tell.
+    fn run(&self, command: &mut Command) -> io::Result<Option<Ended>> {
+        self.run_within(Duration::from_secs(self.args.seconds), command)
+    }
+
+    fn run_within(&self, limit: Duration, command: &mut Command) -> io::Result<Option<Ended>> {
+        let log = self.target.join("log");
+        let file = File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let start = Instant::now();
+        let seconds = || format!("{:.1} s", start.elapsed().as_secs_f64());
+        let mut child = command.spawn()?;
         while start.elapsed() < limit {
-            if child.try_wait()?.is_some() {
-                return Ok(true);
+            if let Some(status) = child.try_wait()? {
+                let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+                return Ok(Some(Ended { success: status.success(), text, seconds: seconds() }));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+            if failed_line(&text).is_some() {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Some(Ended { success: false, text, seconds: seconds() }));
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(false)
-    }
-
-    /// The number after `"name":`.
-    fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-        let rest = text.split_once(&format!("\"{name}\":"))?.1;
-        rest.split(|letter: char| !letter.is_ascii_digit()).next()
-    }
-
-    /// Builds the ordinary tests with the bugs in them; returns their programs.
-    fn build_suite() -> io::Result<Vec<PathBuf>> {
-        let target = std::env::current_exe()?;
-        let target =
-            target.ancestors().nth(2).expect("it is built into a folder of the target directory");
-        let cargo = |args: &[&str]| {
-            let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-                .args(args)
-                .arg("--target-dir")
-                .arg(target)
-                .env("RUSTFLAGS", "--cfg seawall_planted")
-                .current_dir(ROOT)
-                .output()?;
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            if output.status.success() {
-                Ok(text)
-            } else {
-                Err(io::Error::other(format!("the tests cannot be built: {text}")))
-            }
-        };
-        cargo(&["build", "--examples", "--profile", "test", "-p", "seawall"])?; // A test runs one of them.
-        let packages =
-            ["-p", "seawall", "-p", "seawall-crash", "--lib", "--test", "it", "--test", "crash"];
-        let text = cargo(&[&["test", "--no-run"], &packages[..]].concat())?;
-        let programs = text.lines().filter(|line| line.trim_start().starts_with("Executable"));
-        let programs = programs.filter_map(|line| line.split_once(" (")?.1.strip_suffix(')'));
-        Ok(programs.map(|path| Path::new(ROOT).join(path)).collect())
-    }
-
-    /// Runs tests on one bug, until the first one fails; returns its name. As above, what does not
-    /// end in time has caught nothing.
-    fn run_tests(args: &Planted, bug: u32, tests: &Path) -> io::Result<Option<String>> {
-        let mut child = Command::new(tests)
-            .arg("--test-threads=1") // So that each is named before it runs.
-            .env(seawall::planted::VARIABLE, bug.to_string())
-            .current_dir(ROOT)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let stdout = child.stdout.take().expect("it is piped");
-        let (sender, pieces) = channel();
-        std::thread::spawn(move || {
-            // Up to the word after a name: a line is not whole before its test has ended.
-            for piece in BufReader::new(stdout).split(b' ') {
-                let Ok(piece) = piece else { return };
-                if sender.send(String::from_utf8_lossy(&piece).into_owned()).is_err() {
-                    return;
-                }
-            }
-        });
-        let start = Instant::now();
-        let mut last = String::new();
-        let mut running = None;
-        let failed = loop {
-            let left = Duration::from_secs(args.seconds).saturating_sub(start.elapsed());
-            match pieces.recv_timeout(left) {
-                // `test name ... ok`, a line's end and the next `test` being one piece.
-                Ok(piece) => {
-                    if piece.starts_with("FAILED") {
-                        break running;
-                    }
-                    if last.ends_with("test") {
-                        running = Some(piece.clone());
-                    } else if piece.starts_with("ok\n") || piece.starts_with("ignored") {
-                        running = None;
-                    }
-                    last = piece;
-                }
-                // Tests that may hang have a watchdog.
-                Err(RecvTimeoutError::Timeout) => break None,
-                // Where the program ended in the midst of a test, a watchdog has ended it.
-                Err(RecvTimeoutError::Disconnected) => {
-                    break running.map(|test| format!("{test}, which aborts"));
-                }
-            }
-        };
         child.kill()?;
         child.wait()?;
-        Ok(failed)
+        note(&format!("it does not end within {} s", limit.as_secs()));
+        Ok(None)
     }
+}
+
+/// A program that has ended: what it printed, and how long it took.
+struct Ended {
+    success: bool,
+    text: String,
+    seconds: String,
+}
+
+/// Returns the number after `"name":`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let rest = text.split_once(&format!("\"{name}\":"))?.1;
+    rest.split(|letter: char| !letter.is_ascii_digit()).next()
+}
+
+/// Returns the name of the first test that failed. Without one, a watchdog has ended the program in
+/// the midst of its last test.
+fn failed_test(text: &str) -> Option<&str> {
+    let (_, name) = failed_line(text)
+        .or_else(|| text.rsplit_once("\nfailures:\n"))
+        .or_else(|| text.rsplit_once("\ntest "))?;
+    name.split_whitespace().next()
+}
+
+/// Returns what stands before the name of the first failed test, and the name with what follows.
+fn failed_line(text: &str) -> Option<(&str, &str)> {
+    text.lines().find(|line| line.ends_with(" ... FAILED"))?.split_once(' ')
 }

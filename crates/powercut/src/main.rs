@@ -7,11 +7,15 @@
 //!
 //! ```text
 //! cargo run --release -p seawall-powercut -- ext4 --images 20000
-//! RUSTFLAGS="--cfg seawall_no_sync" cargo run --release --target-dir target/no-sync -p seawall-powercut -- ext4
 //! ```
 //!
-//! The second command is the control: the library does not sync, and nearly every image must show
-//! it.
+//! The control is the same in a copy of the source whose library does not sync. Nearly every image
+//! must show that:
+//!
+//! ```text
+//! cargo run --release -p seawall-crash -- plant 0 target/no-sync
+//! cargo run --release --manifest-path target/no-sync/Cargo.toml -p seawall-powercut -- ext4
+//! ```
 //!
 //! The exit code is 0 if every promise is kept, 1 if a promise is broken, and 2 if the run has no
 //! result. The printed line counts the images by their result:
