@@ -106,7 +106,9 @@ impl Workshop<'_> {
         let program = std::env::current_exe()?;
         let shared = program.ancestors().nth(2).expect("it is in a folder of cargo's").to_owned();
         let tree = Tree::in_folder(&shared.join("planted/tree"))?;
-        Ok(Workshop { args, tree, target: shared.join("planted/target"), shared })
+        let target = shared.join("planted/target");
+        fs::create_dir_all(&target)?;
+        Ok(Workshop { args, tree, target, shared })
     }
 
     /// Lists what to try on a bug, in order.
