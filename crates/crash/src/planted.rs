@@ -106,7 +106,9 @@ impl Workshop<'_> {
         let program = std::env::current_exe()?;
         let shared = program.ancestors().nth(2).expect("it is in a folder of cargo's").to_owned();
         let tree = Tree::in_folder(&shared.join("planted/tree"))?;
-        Ok(Workshop { args, tree, target: shared.join("planted/target"), shared })
+        let target = shared.join("planted/target");
+        fs::create_dir_all(&target)?;
+        Ok(Workshop { args, tree, target, shared })
     }
 
     /// Lists what to try on a bug, in order.
@@ -289,13 +291,11 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 /// Returns the name of the first test that failed. Without one, a watchdog has ended the program in
 /// the midst of its last test.
 fn failed_test(text: &str) -> Option<&str> {
-    let (_, name) = failed_line(text)
-        .or_else(|| text.rsplit_once("\nfailures:\n"))
-        .or_else(|| text.rsplit_once("\ntest "))?;
-    name.split_whitespace().next()
+    let last = || text.rsplit_once("\nfailures:\n").or_else(|| text.rsplit_once("\ntest "));
+    failed_line(text).or_else(|| last()?.1.split_whitespace().next())
 }
 
-/// Returns what stands before the name of the first failed test, and the name with what follows.
-fn failed_line(text: &str) -> Option<(&str, &str)> {
-    text.lines().find(|line| line.ends_with(" ... FAILED"))?.split_once(' ')
+/// Returns the name in the first line that says that a test failed.
+fn failed_line(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"))
 }
