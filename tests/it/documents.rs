@@ -232,7 +232,7 @@ fn a_dead_link_is_seen() {
 }
 
 #[test]
-fn every_test_that_the_evidence_names_exists() {
+fn every_test_that_the_evidence_or_a_planted_bug_names_exists() {
     // Method: look for each name in backticks whose last part is a sentence.
     let evidence = fs::read_to_string(root().join("docs/evidence.md")).expect("there is a page");
     let mut source = String::new();
@@ -247,6 +247,20 @@ fn every_test_that_the_evidence_names_exists() {
     for name in names {
         assert!(source.contains(&format!("fn {name}(")), "docs/evidence.md names {name}");
     }
+    // A planted bug names the test that catches it, or the beginning of its name.
+    let patches = fs::read_dir(root().join("crates/crash/planted")).expect("there are patches");
+    let mut named = 0;
+    for patch in patches {
+        let path = patch.expect("the folder can be read").path();
+        let text = fs::read_to_string(&path).expect("a patch is text");
+        for test in text.lines().filter_map(|line| line.strip_prefix("Caught-by: ")) {
+            let Some((_, test)) = test.split_once(' ') else { continue }; // A tool of schedules.
+            let name = test.rsplit("::").next().expect("a text has a last part");
+            assert!(source.contains(&format!("fn {name}")), "{} names {name}", path.display());
+            named += 1;
+        }
+    }
+    assert!(named > 30, "only {named}");
 }
 
 /// A function that users call, with its comment.
