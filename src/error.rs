@@ -172,6 +172,25 @@ pub enum Error {
         bytes_max: u64,
     },
 
+    /// The next record does not have the LSN that the caller expected. Another thread appended, or a
+    /// full disk took records back. Nothing was appended. Look at what is in the log, then expect
+    /// `next`.
+    #[error(
+        "the next record has LSN {next}, and {expected} was expected; nothing was appended: look at what is in the log, then expect {next}"
+    )]
+    #[non_exhaustive]
+    LsnMismatch {
+        /// The LSN that the call named.
+        expected: Lsn,
+        /// The LSN that the next record has.
+        next: Lsn,
+    },
+
+    /// A wait ended before its outcome was there. What was submitted may become durable later: wait
+    /// again.
+    #[error("the outcome was not there in time; it may come later: wait again")]
+    TimedOut,
+
     /// The log has never had this LSN: it is 0, or beyond the last record. Nothing was changed.
     ///
     /// Use an LSN from 1 to `last`.

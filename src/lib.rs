@@ -381,7 +381,7 @@ pub use fs::sim;
 pub use lsn::{Lsn, LsnRange};
 pub use options::{Durability, Options};
 pub use reader::{Cursor, Iter, Record, RecordRef};
-pub use wal::Wal;
+pub use wal::{Ticket, Wal};
 
 /// The longer documents.
 ///

@@ -97,6 +97,9 @@ pub(crate) struct Store {
     /// [`remove_retired`](Store::remove_retired) removes them.
     pending_removal: Mutex<Vec<PendingRemoval>>,
     pub(crate) maintenance: MaintenanceFlag,
+    /// `checkpoint`, `rotate`, maintenance and `close` exclude one another. Locked before any role is
+    /// taken.
+    pub(crate) maintenance_lock: Mutex<()>,
 }
 
 /// What the writing role owns.
@@ -178,6 +181,7 @@ impl Store {
             ),
             tail_is_shared: AtomicBool::new(false),
             maintenance: MaintenanceFlag::default(),
+            maintenance_lock: Mutex::new(()),
         };
         (store, Writer { tail, written })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::frame::Unit;
-use crate::lsn::LsnRange;
+use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Backpressure, Durability};
 use crate::store::Disk;
 
@@ -182,20 +182,27 @@ pub(crate) struct Reservation<'a, D: Disk> {
     bytes: usize,
 }
 
-impl<D: Disk> Reservation<'_, D> {
-    /// Appends the entry, and returns once its records are as durable as the mode says.
-    pub(crate) fn append(mut self, unit: Unit<'_>) -> Result<LsnRange> {
+impl<'a, D: Disk> Reservation<'a, D> {
+    /// Waits until the thread may push.
+    pub(super) fn redeem(mut self) -> Result<Locked<'a, D>> {
         let commit = self.commit;
         let mut state = commit.enter(commit.lock(), Wanted::Reserved)?;
         state.reserved_bytes -= self.bytes;
         self.bytes = 0;
+        Ok(state)
+    }
+
+    /// Appends the entry, and returns once its records are as durable as the mode says.
+    pub(crate) fn append(self, unit: Unit<'_>, expected: Option<Lsn>) -> Result<LsnRange> {
+        let commit = self.commit;
+        let mut state = self.redeem()?;
         if commit.mode == Durability::Buffered {
-            let pushed = state.push(unit);
+            let pushed = state.push(unit, expected);
             // A thread that waits for room may write the buffer now.
             commit.shared.pass_on(state);
             return pushed;
         }
-        commit.push_records(state, unit)
+        commit.push_records(state, unit, expected)
     }
 }
 

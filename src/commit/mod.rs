@@ -15,6 +15,7 @@ mod gather;
 mod group;
 mod roles;
 mod state;
+mod ticket;
 mod wakes;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use roles::{Locked, Roles, Shared};
 pub(crate) use roles::{PanicGuard, Quiesced};
 pub(crate) use state::AtRest;
 use state::{Admission, CommitState, Member, Milestone, Role, Taken};
+pub(crate) use ticket::Submitted;
 use wakes::Sleepers;
 
 /// In `Buffered` mode, records are handed to the system in pieces of this size.
@@ -54,6 +56,8 @@ pub(crate) struct Commit<D: Disk> {
     arrivals: Arrivals,
     /// Whether the last group met a full disk.
     disk_full: AtomicBool,
+    /// Whether the helper thread was started.
+    has_helper: AtomicBool,
 }
 
 impl<D: Disk> Commit<D> {
@@ -81,13 +85,15 @@ impl<D: Disk> Commit<D> {
             ),
             arrivals: Arrivals::new(),
             disk_full: AtomicBool::new(false),
+            has_helper: AtomicBool::new(false),
         }
     }
 
     /// Appends a unit, and returns once its records are as durable as the mode says.
-    pub(crate) fn append(&self, unit: Unit<'_>) -> Result<LsnRange> {
+    /// Appends nothing if the first LSN is not `expected`.
+    pub(crate) fn append(&self, unit: Unit<'_>, expected: Option<Lsn>) -> Result<LsnRange> {
         let state = self.admit(unit.bytes())?;
-        self.push_records(state, unit)
+        self.push_records(state, unit, expected)
     }
 
     /// Stores the caller's small state, after the records that were submitted before it. Returns
@@ -95,9 +101,9 @@ impl<D: Disk> Commit<D> {
     pub(crate) fn set_state(&self, unit: Unit<'_>) -> Result<()> {
         let mut state = self.admit(unit.bytes())?;
         let content = state.state_content();
-        state.push(unit)?;
+        state.push(unit, None)?;
         let member = state.join_filling(content, Milestone::Synced);
-        self.wait_for(state, member)
+        self.wait_for(state, &member)
     }
 
     /// Makes everything durable that was submitted before the call. Returns the durable LSN, or
@@ -106,7 +112,7 @@ impl<D: Disk> Commit<D> {
         let state = self.lock();
         state.health.check()?;
         let Some(member) = state.join_newest(Milestone::Synced) else { return Ok(None) };
-        self.wait_for(state, member)?;
+        self.wait_for(state, &member)?;
         Ok(Some(self.durable_lsn()))
     }
 
@@ -115,7 +121,7 @@ impl<D: Disk> Commit<D> {
         let state = self.lock();
         state.health.check()?;
         match state.join_newest(Milestone::Written) {
-            Some(member) => self.wait_for(state, member),
+            Some(member) => self.wait_for(state, &member),
             None => Ok(()),
         }
     }
@@ -159,6 +165,26 @@ impl<D: Disk> Commit<D> {
             }
             self.sync_written(state, roles);
         }
+    }
+
+    /// Returns whether the caller is to start the helper thread.
+    pub(crate) fn claim_helper(&self) -> bool {
+        !self.has_helper.load(Ordering::Acquire) && !self.has_helper.swap(true, Ordering::AcqRel)
+    }
+
+    /// The helper thread could not be started.
+    pub(crate) fn unclaim_helper(&self) {
+        self.has_helper.store(false, Ordering::Release);
+    }
+
+    /// The log's files.
+    pub(crate) fn disk(&self) -> &D {
+        &self.shared.disk
+    }
+
+    /// Fails if the log is poisoned or closed.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.shared.health.check()
     }
 
     pub(crate) fn poison(&self, cause: Error) {
@@ -224,8 +250,13 @@ impl<D: Disk> Commit<D> {
     // --- Waiting ---
 
     /// Gives the records their LSNs, and waits until they are as durable as the mode says.
-    fn push_records(&self, mut state: Locked<'_, D>, unit: Unit<'_>) -> Result<LsnRange> {
-        let range = match state.push(unit) {
+    fn push_records(
+        &self,
+        mut state: Locked<'_, D>,
+        unit: Unit<'_>,
+        expected: Option<Lsn>,
+    ) -> Result<LsnRange> {
+        let range = match state.push(unit, expected) {
             Ok(range) => range,
             Err(error) => {
                 self.shared.pass_on(state);
@@ -239,14 +270,24 @@ impl<D: Disk> Commit<D> {
             Durability::Sync => Milestone::Synced,
         };
         let member = state.join_filling(Content::Records, milestone);
-        self.wait_for(state, member).map(|()| range)
+        self.wait_for(state, &member).map(|()| range)
     }
 
     /// Waits for a group's outcome. Leads each group up to it that no other thread leads.
-    fn wait_for<'a>(&'a self, mut state: Locked<'a, D>, member: Member) -> Result<()> {
+    fn wait_for<'a>(&'a self, state: Locked<'a, D>, member: &Member) -> Result<()> {
+        self.wait_until(state, member, None)
+    }
+
+    /// As [`wait_for`](Commit::wait_for), until the clock shows `deadline`.
+    fn wait_until<'a>(
+        &'a self,
+        mut state: Locked<'a, D>,
+        member: &Member,
+        deadline: Option<Duration>,
+    ) -> Result<()> {
         let mut slept = false;
         loop {
-            if let Some(result) = state.reached(&member) {
+            if let Some(result) = state.reached(member) {
                 // This thread may have been woken to lead, and it does not. A thread that waits for
                 // a role may wait for that group.
                 if result.is_err() || (slept && state.role_waiters > 0) {
@@ -254,9 +295,14 @@ impl<D: Disk> Commit<D> {
                 }
                 return result;
             }
+            let left = deadline.map(|deadline| deadline.saturating_sub(self.shared.disk.now()));
+            if left == Some(Duration::ZERO) {
+                self.shared.pass_on(state); // This thread may have been woken to lead.
+                return Err(Error::TimedOut);
+            }
             if state.written_groups < state.position(&member.group) {
                 if self.may_write(&state) {
-                    match self.lead(state, Some(&member)) {
+                    match self.lead(state, Some(member)) {
                         Led::Reached(result) => return result,
                         Led::NotYet => state = self.lock(),
                         Led::Failed(error) => return Err(error),
@@ -271,7 +317,11 @@ impl<D: Disk> Commit<D> {
                 continue;
             }
             self.counters.waits.add(1);
-            state = state.wait(self.shared.sleepers.members_of(&member.group));
+            let place = self.shared.sleepers.members_of(&member.group);
+            state = match left {
+                Some(left) => state.wait_timeout(place, left),
+                None => state.wait(place),
+            };
             slept = true;
         }
     }

@@ -399,13 +399,13 @@ impl Log {
     fn run(&self, calls: &[Do]) {
         for call in calls {
             match call {
-                Append(byte) => {
-                    self.append(*byte, self.commit.append(Unit::entry(&Entry::from(&[*byte]))))
-                }
+                Append(byte) => self
+                    .append(*byte, self.commit.append(Unit::entry(&Entry::from(&[*byte])), None)),
                 Reserve(byte) => {
                     let reserved = self.commit.reserve(9);
-                    let append =
-                        |room: Reservation<'_, _>| room.append(Unit::entry(&Entry::from(&[*byte])));
+                    let append = |room: Reservation<'_, _>| {
+                        room.append(Unit::entry(&Entry::from(&[*byte])), None)
+                    };
                     self.append(*byte, reserved.and_then(append));
                 }
                 SetState(byte) => self.set_state(*byte),

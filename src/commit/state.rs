@@ -13,6 +13,7 @@ use crate::watch::Watch;
 
 use super::gather::Gather;
 use super::group::{Content, Group, Pool, SleepPoint};
+use super::ticket::Completions;
 
 /// The highest value of `next`. No record has this LSN, so the LSN after the last record always
 /// exists.
@@ -123,6 +124,7 @@ pub(super) struct CommitState<D: Disk> {
     pub(super) queue: VecDeque<Arc<SleepPoint>>,
     pub(super) queued_bytes: usize,
     pub(super) admission: Admission,
+    pub(super) completions: Completions,
     pub(super) gather: Gather,
     last_group_records: usize,
 }
@@ -174,6 +176,7 @@ impl<D: Disk> CommitState<D> {
             queue: VecDeque::new(),
             queued_bytes: 0,
             admission: Admission::Open,
+            completions: Completions::default(),
             gather: Gather::default(),
             last_group_records: 0,
         }
@@ -187,8 +190,14 @@ impl<D: Disk> CommitState<D> {
     }
 
     /// Gives a unit its LSNs and adds it to the group being filled. A state gets no LSN.
-    pub(super) fn push(&mut self, unit: Unit<'_>) -> Result<LsnRange> {
+    ///
+    /// # Errors
+    /// `LsnMismatch` if the first LSN is not `expected`. `OutOfRange` if no LSN is left.
+    pub(super) fn push(&mut self, unit: Unit<'_>, expected: Option<Lsn>) -> Result<LsnRange> {
         let first = self.next;
+        if let Some(expected) = expected.filter(|expected| *expected != first) {
+            return Err(Error::LsnMismatch { expected, next: first });
+        }
         let count = unit.count();
         let last = first.checked_add(count.into()).filter(|next| u64::from(*next) <= LAST_LSN);
         let Some(next) = last else {

@@ -137,7 +137,7 @@ fn fixture(options: &Options) -> (Arc<FakeDisk>, Arc<Commit<FakeDisk>>) {
 }
 
 fn append(commit: &Commit<FakeDisk>, payload: &[u8]) -> Result<Lsn> {
-    commit.append(Unit::entry(&Entry::from(payload))).map(|range| range.first())
+    commit.append(Unit::entry(&Entry::from(payload)), None).map(|range| range.first())
 }
 
 /// Scripts the next sync to wait. The receiver tells that it has begun. The sender lets it go on.
@@ -396,7 +396,7 @@ fn only_its_members_read_that_a_group_was_revoked() {
     append(&commit, b"").unwrap();
     let mut state = commit.lock();
     let entry = Entry::from(b"refused");
-    state.push(Unit::entry(&entry)).unwrap();
+    state.push(Unit::entry(&entry), None).unwrap();
     let members = [(); 2].map(|()| state.join_filling(Content::Records, Milestone::Written));
     let taken = state.take();
     let full = Error::io("test", &Path::new("disk").into(), io::ErrorKind::StorageFull.into());
@@ -497,9 +497,9 @@ fn a_clock_that_stands_still_holds_no_thread_up() {
     let still = Arc::new(Still(disk));
     let commit = Commit::new(still, Arc::default(), &Options::new(), at_rest());
     let entries = [Entry::from(b"a"), Entry::from(b"b")];
-    commit.append(Unit::batch(&entries)).unwrap();
+    commit.append(Unit::batch(&entries), None).unwrap();
     let commit = Arc::new(commit);
-    commit.append(Unit::entry(&Entry::from(b"c"))).unwrap();
+    commit.append(Unit::entry(&Entry::from(b"c")), None).unwrap();
     let gathers = commit.clone();
     let (sender, gathered) = channel();
     let second = Duration::from_secs(1);
@@ -700,7 +700,7 @@ fn an_entry_counts_as_pending_before_it_is_encoded() {
     let waiting = start_append_of(&commit, &[7; 200]);
     wait_until(|| commit.lock().queue.len() == 1);
     let entry = Entry::from(b"encoded");
-    assert_eq!(reservation.append(Unit::entry(&entry)).unwrap().first(), Lsn::from(1));
+    assert_eq!(reservation.append(Unit::entry(&entry), None).unwrap().first(), Lsn::from(1));
     assert_eq!(outcome(&waiting).unwrap(), Lsn::from(2));
     let given_up = commit.reserve(4000).unwrap();
     let waiting = start_append_of(&commit, &[7; 200]);
@@ -745,7 +745,7 @@ fn the_last_lsn_is_refused_and_harms_nothing() {
     let last = Lsn::from(u64::MAX - 1);
     state.next = last;
     let entry = Entry::from(b"x");
-    assert!(matches!(state.push(Unit::entry(&entry)), Err(Error::OutOfRange { .. })));
+    assert!(matches!(state.push(Unit::entry(&entry), None), Err(Error::OutOfRange { .. })));
     assert_eq!(state.next, last);
     assert!(state.active.is_empty());
 }

@@ -20,6 +20,8 @@ pub(super) struct Sleepers {
     pub(super) roles: SleepPoint,
     /// The timer of `Interval` mode.
     pub(super) timer: SleepPoint,
+    /// The helper thread, while no future and no callback waits.
+    pub(super) helper: SleepPoint,
 }
 
 /// The threads to be woken.
@@ -48,6 +50,7 @@ impl Sleepers {
             members: SleepPoint::new(),
             roles: SleepPoint::new(),
             timer: SleepPoint::new(),
+            helper: SleepPoint::new(),
         }
     }
 
@@ -123,6 +126,7 @@ impl Sleepers {
         self.members.wake_all();
         self.roles.wake_all();
         self.timer.wake_all();
+        self.helper.wake_all();
         state.queue.iter().for_each(|slot| slot.wake_all());
     }
 }

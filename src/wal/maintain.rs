@@ -4,13 +4,14 @@
 use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
+use crate::commit::Commit;
 use crate::current::{CurrentGuard, LogState, Spares};
 use crate::error::{Error, Failure, Result};
 use crate::frame::{STATE_BYTES_MAX, Unit};
 use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::new_segment::Spare;
-use crate::store::{DurableEnd, Removal, StatePlacement};
+use crate::store::{DurableEnd, Removal, StatePlacement, Store};
 use crate::threads;
 
 use super::{Settled, Wal, check_bytes};
@@ -34,7 +35,7 @@ impl Wal {
     /// [`Error::StorageFull`] and [`Error::Io`] leave the old segment usable. [`Error::Poisoned`],
     /// [`Error::Closed`].
     pub fn rotate(&self) -> Result<()> {
-        let maintenance_lock = threads::lock(&self.maintenance_lock);
+        let maintenance_lock = threads::lock(&self.store.maintenance_lock);
         let panics = self.commit.guard_panics();
         if let Settled::InMemory(full) = self.settle()? {
             return Err(full);
@@ -50,7 +51,7 @@ impl Wal {
         drop(quiesced);
         drop(panics);
         drop(maintenance_lock);
-        self.run_maintenance();
+        run_maintenance(&self.commit);
         Ok(())
     }
 
@@ -80,7 +81,7 @@ impl Wal {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
-        let maintenance_lock = threads::lock(&self.maintenance_lock);
+        let maintenance_lock = threads::lock(&self.store.maintenance_lock);
         let panics = self.commit.guard_panics();
         self.health.check()?;
         let met_full_disk = self.commit.met_full_disk();
@@ -92,7 +93,7 @@ impl Wal {
                 StatePlacement::TailElseNewSegment
             };
             // The spares are made before anything is written that could take their space.
-            self.make_spares()?;
+            make_spares(&self.commit)?;
             self.raise_floor(lsn, placement)?;
             marked = self.mark_durable()?;
         }
@@ -100,14 +101,14 @@ impl Wal {
         if removed.files > 0 {
             let mut current = self.store.current.lock();
             // A failure poisons the log before the lock is free.
-            current.sync_dir().map_err(|fatal| self.fail(fatal))?;
+            current.sync_dir().map_err(|fatal| fail(&self.commit, fatal))?;
         }
         if marked == Marked::No {
             self.mark_durable()?; // The removed files have freed space.
         }
         drop(panics);
         drop(maintenance_lock);
-        self.run_maintenance();
+        run_maintenance(&self.commit);
         removed.failure.map_or(Ok(()), Err)
     }
 
@@ -164,7 +165,7 @@ impl Wal {
         self.store.segments.check_open()?;
         check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
         self.commit.set_state(Unit::state(state))?;
-        self.run_maintenance();
+        run_maintenance(&self.commit);
         Ok(())
     }
 
@@ -190,7 +191,7 @@ impl Wal {
             }
             // The log is poisoned before the lock is free, so that no thread changes files in
             // between.
-            Err(fatal) => Err(self.fail(fatal)),
+            Err(fatal) => Err(fail(&self.commit, fatal)),
         }
     }
 
@@ -213,42 +214,7 @@ impl Wal {
         }
         drop(current);
         drop(panics);
-        self.run_maintenance();
-        Ok(())
-    }
-
-    // --- Maintenance ---
-
-    /// Makes spares and removes retired segments, if that is due.
-    pub(super) fn run_maintenance(&self) {
-        if !self.store.maintenance.claim(|| self.store.dir.now()) {
-            return;
-        }
-        // This thread does not wait for the lock. The request stays: the holder of the lock or a
-        // later call runs maintenance.
-        let maintenance_lock = match self.maintenance_lock.try_lock() {
-            Ok(maintenance_lock) => maintenance_lock,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return self.store.maintenance.request(),
-        };
-        let panics = self.commit.guard_panics();
-        if self.health.check().is_ok() {
-            self.store.remove_retired(Removal::OnlyNew);
-            drop(self.make_spares()); // A failure has poisoned the log: the next call returns it.
-        }
-        drop(panics);
-        drop(maintenance_lock);
-    }
-
-    /// Makes the missing spares. If there is no room for them, this is tried again later.
-    fn make_spares(&self) -> Result<()> {
-        let mut current = self.store.current.lock();
-        let made = current.make_spares().map_err(|fatal| self.fail(fatal))?;
-        drop(current);
-        match made {
-            Spares::Ready => self.store.allow_preallocation(),
-            Spares::Missing => self.store.maintenance.retry_later(self.store.dir.now()),
-        }
+        run_maintenance(&self.commit);
         Ok(())
     }
 
@@ -274,7 +240,7 @@ impl Wal {
         if self.store.dir.process_id() != self.process_id {
             return Err(Error::Closed);
         }
-        let maintenance_lock = threads::lock(&self.maintenance_lock);
+        let maintenance_lock = threads::lock(&self.store.maintenance_lock);
         let panics = self.commit.guard_panics();
         let closed = self.close_files();
         match &closed {
@@ -299,7 +265,7 @@ impl Wal {
         let mut current = self.store.current.lock();
         let durable = self.commit.durable_end();
         if let Err(failure) = self.store.mark(&mut current, durable, LogState::Closed) {
-            return Err(self.fail(failure));
+            return Err(fail(&self.commit, failure));
         }
         // Both roles and CURRENT's lock are held: no thread is changing files now, and no thread
         // will again.
@@ -320,17 +286,6 @@ impl Wal {
         }
         drop(threads::lock(&self.lock).take());
     }
-
-    /// Returns the error of a failure. A fatal failure poisons the log.
-    fn fail(&self, failure: Failure) -> Error {
-        match failure {
-            Failure::Refused(error) => error,
-            Failure::Fatal(error) => {
-                self.commit.poison(error.clone());
-                self.health.check().err().unwrap_or(error)
-            }
-        }
-    }
 }
 
 impl Drop for Wal {
@@ -346,6 +301,52 @@ impl Drop for Wal {
                 );
                 self.shut_down();
             }
+        }
+    }
+}
+
+/// Makes spares and removes retired segments, if that is due.
+pub(super) fn run_maintenance(commit: &Commit<Store>) {
+    let store = commit.disk();
+    if !store.maintenance.claim(|| store.dir.now()) {
+        return;
+    }
+    // This thread does not wait for the lock. The request stays: the holder of the lock or a later
+    // call runs maintenance.
+    let maintenance_lock = match store.maintenance_lock.try_lock() {
+        Ok(maintenance_lock) => maintenance_lock,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return store.maintenance.request(),
+    };
+    let panics = commit.guard_panics();
+    if commit.check().is_ok() {
+        store.remove_retired(Removal::OnlyNew);
+        drop(make_spares(commit)); // A fatal failure has poisoned the log: the next call returns it.
+    }
+    drop(panics);
+    drop(maintenance_lock);
+}
+
+/// Makes the missing spares. If there is no room for them, this is tried again later.
+fn make_spares(commit: &Commit<Store>) -> Result<()> {
+    let store = commit.disk();
+    let mut current = store.current.lock();
+    let made = current.make_spares().map_err(|failure| fail(commit, failure))?;
+    drop(current);
+    match made {
+        Spares::Ready => store.allow_preallocation(),
+        Spares::Missing => store.maintenance.retry_later(store.dir.now()),
+    }
+    Ok(())
+}
+
+/// Returns the error of a failure. A fatal failure poisons the log.
+fn fail(commit: &Commit<Store>, failure: Failure) -> Error {
+    match failure {
+        Failure::Refused(error) => error,
+        Failure::Fatal(error) => {
+            commit.poison(error.clone());
+            commit.check().err().unwrap_or(error)
         }
     }
 }

@@ -1,7 +1,9 @@
 //! `Wal`: the public handle. Wires the layers together; contains no byte layout and no system call.
 //! What keeps the files in order, from `rotate` to `close`, is in [`maintain`].
 
+mod append;
 mod maintain;
+mod ticket;
 
 use std::fmt;
 use std::path::Path;
@@ -9,12 +11,10 @@ use std::sync::Arc;
 
 use crate::commit::{AtRest, Commit};
 use crate::dir::{Dir, DirLock};
-use crate::entry::Entry;
 use crate::error::{Error, Result};
-use crate::frame::{Unit, record_bytes};
 use crate::fs::{Fs, Medium, OsFs};
 use crate::health::Health;
-use crate::lsn::{Lsn, LsnRange};
+use crate::lsn::Lsn;
 use crate::options::{Durability, Options};
 use crate::reader::{self, Cursor, Iter, Record};
 use crate::recovery::{recover, refuse_other_store};
@@ -24,8 +24,8 @@ use crate::store::{Disk, Store};
 use crate::threads::{self, Mutex, thread};
 use crate::watch::Watch;
 
-/// Room is made at once for so many entries of a batch at most.
-const ENTRIES_EXPECTED_MAX: usize = 4096;
+use maintain::run_maintenance;
+pub use ticket::Ticket;
 
 /// A write-ahead log: an open directory of segments.
 ///
@@ -57,8 +57,6 @@ pub struct Wal {
     mode: Durability,
     record_bytes_max: u64,
     batch_bytes_max: u64,
-    /// `checkpoint`, `rotate` and `close` exclude one another. Locked before any role is taken.
-    maintenance_lock: Mutex<()>,
     /// Held for as long as the log is open. The thread that closes the log gives it back.
     lock: Mutex<Option<DirLock>>,
     /// The process that opened the log. A forked child only forgets it.
@@ -158,7 +156,6 @@ impl Wal {
             mode: options.durability,
             record_bytes_max: options.record_bytes_max,
             batch_bytes_max: options.batch_bytes_max(),
-            maintenance_lock: Mutex::new(()),
             lock: Mutex::new(Some(lock)),
             process_id,
             timer: Mutex::new(None),
@@ -175,122 +172,6 @@ impl Wal {
         Ok(wal)
     }
 
-    /// Appends `entry` to the log and returns its number.
-    ///
-    /// With [`Durability::Sync`], the default, the record survives a power cut once this returns;
-    /// see [`Durability`] for the other modes. Blocks for one sync, which is shared with each
-    /// thread that appends meanwhile. An empty payload is a record, too.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] and [`Error::StorageFull`] leave the log as it was. [`Error::Io`] does,
-    /// too: a new segment could not be made. [`Error::QueueFull`] only with
-    /// [`Backpressure::Fail`](crate::options::Backpressure::Fail). After [`Error::Poisoned`], the
-    /// outcome of this record is unknown, and nothing further is acknowledged until the log is
-    /// opened again. [`Error::Closed`] after `close`.
-    ///
-    /// # Examples
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// # let wal = seawall::Wal::open(dir.path())?;
-    /// use seawall::Entry;
-    /// wal.append("plain")?;
-    /// wal.append(Entry::new("tagged").with_kind(3).with_meta(b"by the way"))?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn append<'a>(&self, entry: impl Into<Entry<'a>>) -> Result<Lsn> {
-        let entry = entry.into();
-        self.store.segments.check_open()?; // A closed log says so, whatever it is given.
-        let bytes = self.check_size(&entry)?;
-        let range = if Unit::is_large(bytes) {
-            self.append_large(bytes, || Unit::batch([&entry]))
-        } else {
-            self.append_with(|commit| commit.append(Unit::entry(&entry)))
-        };
-        Ok(range?.first())
-    }
-
-    /// Appends all `entries`, or none. They are in one frame and share one sync, and a crash leaves
-    /// all of them or none.
-    ///
-    /// A batch larger than a segment gets a segment of its own. An empty batch writes nothing,
-    /// waits for nothing, and returns an empty range.
-    ///
-    /// # Errors
-    /// As [`append`](Wal::append). [`Error::TooLarge`] also if all entries together exceed 64 MiB,
-    /// or `record_bytes_max` if that is larger.
-    ///
-    /// # Examples
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// # let wal = seawall::Wal::open(dir.path())?;
-    /// let range = wal.append_batch(["a", "b", "c"])?;
-    /// assert_eq!(range.len(), 3);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn append_batch<'a, I>(&self, entries: I) -> Result<LsnRange>
-    where
-        I: IntoIterator,
-        I::Item: Into<Entry<'a>>,
-    {
-        self.store.segments.check_open()?; // A closed log says so, whatever it is given.
-        // The caller's iterator and conversions run here, before any lock is taken. They stop as
-        // soon as they have given too much.
-        let entries = entries.into_iter();
-        // A hint is no promise.
-        let expected = entries.size_hint().0.min(ENTRIES_EXPECTED_MAX);
-        let mut collected: Vec<Entry<'a>> = Vec::with_capacity(expected);
-        let mut bytes = 0_u64;
-        for entry in entries {
-            let entry = entry.into();
-            bytes = bytes.saturating_add(self.check_size(&entry)?);
-            check_bytes("batch", bytes, self.batch_bytes_max)?;
-            collected.push(entry);
-        }
-        if collected.is_empty() {
-            self.health.check()?;
-            return Ok(LsnRange::empty_before(self.next_lsn()));
-        }
-        if Unit::is_large(bytes) {
-            self.append_large(bytes, || Unit::batch(&collected))
-        } else {
-            self.append_with(|commit| commit.append(Unit::batch(&collected)))
-        }
-    }
-
-    /// Admits what is large before it is encoded, so that `pending_bytes_max` bounds memory.
-    fn append_large<'u>(&self, bytes: u64, encode: impl FnOnce() -> Unit<'u>) -> Result<LsnRange> {
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        self.append_with(|commit| commit.reserve(bytes)?.append(encode()))
-    }
-
-    /// Spare files are made by the append after the one that rotated, before it takes the room for
-    /// them: the one that rotated has waited long enough. What an open has left is done after the
-    /// first append.
-    fn append_with(
-        &self,
-        append: impl FnOnce(&Commit<Store>) -> Result<LsnRange>,
-    ) -> Result<LsnRange> {
-        if self.store.maintenance.was_claimed() {
-            self.run_maintenance();
-            return append(&self.commit);
-        }
-        let range = append(&self.commit)?;
-        self.run_maintenance();
-        Ok(range)
-    }
-
-    /// Returns the bytes that the entry takes in a frame's body.
-    #[inline]
-    fn check_size(&self, entry: &Entry<'_>) -> Result<u64> {
-        let payload_bytes = entry.payload().len() as u64;
-        let meta_bytes = entry.meta().len() as u64;
-        if payload_bytes > self.record_bytes_max || meta_bytes > u64::from(u16::MAX) {
-            check_bytes("payload", payload_bytes, self.record_bytes_max)?;
-            check_bytes("meta", meta_bytes, u16::MAX.into())?;
-        }
-        Ok(record_bytes(entry))
-    }
-
     /// Makes all that was appended before this call durable, in each mode. Returns the durable LSN.
     ///
     /// With nothing to sync, it returns at once. At most every 100 ms, it first writes into CURRENT
@@ -301,7 +182,7 @@ impl Wal {
     /// the rest waits in memory. [`Error::Poisoned`], [`Error::Closed`].
     pub fn sync(&self) -> Result<Lsn> {
         match self.settle()? {
-            Settled::Synced => self.run_maintenance(),
+            Settled::Synced => run_maintenance(&self.commit),
             Settled::NothingToSync => self.mark_if_old()?,
             Settled::InMemory(full) => return Err(full),
         }
@@ -330,7 +211,7 @@ impl Wal {
     /// As [`sync`](Wal::sync).
     pub fn flush(&self) -> Result<()> {
         self.commit.flush()?;
-        self.run_maintenance();
+        run_maintenance(&self.commit);
         Ok(())
     }
 

@@ -236,7 +236,7 @@ fn every_test_that_the_evidence_or_a_planted_bug_names_exists() {
     // Method: look for each name in backticks whose last part is a sentence.
     let evidence = fs::read_to_string(root().join("docs/evidence.md")).expect("there is a page");
     let mut source = String::new();
-    for dir in ["src", "tests/it"] {
+    for dir in ["src", "tests/it", "crates/crash"] {
         for path in source_files(&root().join(dir)) {
             source += &fs::read_to_string(path).expect("source is text");
         }

@@ -19,4 +19,5 @@ mod moved_world;
 mod progress;
 mod recovery;
 mod support;
+mod tickets;
 mod tidy;
