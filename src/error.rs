@@ -172,8 +172,8 @@ pub enum Error {
         bytes_max: u64,
     },
 
-    /// The next record does not have the LSN that the caller expected. Another thread appended, or a
-    /// full disk took records back. Nothing was appended. Look at what is in the log, then expect
+    /// The next record does not have the LSN that the caller expected. Another thread appended, or
+    /// a full disk took records back. Nothing was appended. Look at what is in the log, then expect
     /// `next`.
     #[error(
         "the next record has LSN {next}, and {expected} was expected; nothing was appended: look at what is in the log, then expect {next}"

@@ -114,6 +114,21 @@ pub(super) enum Content {
     State(u64),
 }
 
+/// What a waiter waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Milestone {
+    Written,
+    Synced,
+}
+
+/// A thread that waits for a group's outcome.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) group: Arc<Group>,
+    pub(super) content: Content,
+    pub(super) milestone: Milestone,
+}
+
 /// Finished groups, kept for reuse, so that an append allocates nothing. There is one for each
 /// parity of the number: while one group is being filled and one is on its way, members of a third
 /// may still hold it.

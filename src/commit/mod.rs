@@ -11,6 +11,7 @@
 //! threads that can go on.
 
 mod admission;
+mod completion;
 mod gather;
 mod group;
 mod roles;
@@ -33,11 +34,11 @@ use crate::threads::atomic::{AtomicBool, Ordering};
 use crate::watch::Watch;
 
 use gather::Arrivals;
-use group::Content;
+use group::{Content, Member, Milestone};
 use roles::{Locked, Roles, Shared};
 pub(crate) use roles::{PanicGuard, Quiesced};
 pub(crate) use state::AtRest;
-use state::{Admission, CommitState, Member, Milestone, Role, Taken};
+use state::{Admission, CommitState, Role, Taken};
 pub(crate) use ticket::Submitted;
 use wakes::Sleepers;
 

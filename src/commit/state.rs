@@ -11,9 +11,9 @@ use crate::lsn::{Lsn, LsnRange};
 use crate::store::{Disk, TailEnd};
 use crate::watch::Watch;
 
+use super::completion::Completions;
 use super::gather::Gather;
-use super::group::{Content, Group, Pool, SleepPoint};
-use super::ticket::Completions;
+use super::group::{Content, Group, Member, Milestone, Pool, SleepPoint};
 
 /// The highest value of `next`. No record has this LSN, so the LSN after the last record always
 /// exists.
@@ -31,21 +31,6 @@ pub(super) enum Admission {
     Open,
     /// Appends wait: the log is being closed.
     Held,
-}
-
-/// What a waiter waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Milestone {
-    Written,
-    Synced,
-}
-
-/// A thread that waits for a group's outcome.
-#[derive(Debug, Clone)]
-pub(super) struct Member {
-    pub(super) group: Arc<Group>,
-    pub(super) content: Content,
-    pub(super) milestone: Milestone,
 }
 
 /// How much of the log something covers: records, groups, and bytes of the tail.

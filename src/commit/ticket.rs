@@ -4,9 +4,6 @@
 //! leads if no other thread does. Futures and callbacks have no thread. One helper thread of the
 //! log waits for them, and then tells them.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -18,9 +15,10 @@ use crate::store::Disk;
 
 use super::Commit;
 use super::admission::Reservation;
-use super::group::Content;
+use super::completion::{Completion, CompletionKey, Then};
+use super::group::{Content, Member, Milestone};
 use super::roles::Locked;
-use super::state::{CommitState, Member, Milestone};
+use super::state::CommitState;
 
 /// Records or a state that were submitted.
 #[derive(Debug)]
@@ -30,54 +28,6 @@ pub(crate) struct Submitted<D: Disk> {
     lsns: LsnRange,
     /// The place of the waker that is registered for it.
     registered: Option<CompletionKey>,
-}
-
-/// The order of completions: by last LSN, then by registration.
-type CompletionKey = (Lsn, u64);
-
-/// What is to be told of an outcome.
-pub(super) struct Completion {
-    member: Member,
-    then: Then,
-}
-
-enum Then {
-    Wake(Waker),
-    Call(Box<dyn FnOnce(Result<()>) + Send>),
-}
-
-impl fmt::Debug for Completion {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let then = match self.then {
-            Then::Wake(_) => "wake",
-            Then::Call(_) => "call",
-        };
-        formatter
-            .debug_struct("Completion")
-            .field("member", &self.member)
-            .field("then", &then)
-            .finish()
-    }
-}
-
-impl Completion {
-    /// Runs foreign code: to be called without a lock and without a role.
-    fn run(self, outcome: Result<()>) {
-        let run = AssertUnwindSafe(|| match self.then {
-            Then::Wake(waker) => waker.wake(),
-            Then::Call(call) => call(outcome),
-        });
-        if catch_unwind(run).is_err() {
-            log::error!("a callback or a waker of the log's user panicked");
-        }
-    }
-}
-
-/// The futures and the callbacks that wait.
-#[derive(Debug, Default)]
-pub(super) struct Completions {
-    waiting: BTreeMap<CompletionKey, Completion>,
-    registrations: u64,
 }
 
 impl<D: Disk> Submitted<D> {
@@ -154,7 +104,7 @@ impl<D: Disk> Submitted<D> {
         let waker = waker.clone(); // Foreign code, as is the drop of the old one.
         let mut state = self.commit.lock();
         let reached = state.reached(&self.member);
-        let old = self.registered.take().and_then(|key| state.completions.waiting.remove(&key));
+        let old = self.registered.take().and_then(|key| state.completions.remove(key));
         let polled = match reached {
             Some(outcome) => Poll::Ready(outcome),
             None => {
@@ -170,17 +120,15 @@ impl<D: Disk> Submitted<D> {
     /// Has the helper call `call` with the outcome. The helper must run.
     pub(crate) fn on_outcome(mut self, call: Box<dyn FnOnce(Result<()>) + Send>) {
         let mut state = self.commit.lock();
-        let old = self.registered.take().and_then(|key| state.completions.waiting.remove(&key));
+        let old = self.registered.take().and_then(|key| state.completions.remove(key));
         self.register(&mut state, Then::Call(call));
         drop(state);
         drop(old);
     }
 
     fn register(&self, state: &mut CommitState<D>, then: Then) -> CompletionKey {
-        let completions = &mut state.completions;
-        let key = (self.lsns.last(), completions.registrations);
-        completions.registrations += 1;
-        completions.waiting.insert(key, Completion { member: self.member.clone(), then });
+        let completion = Completion { member: self.member.clone(), then };
+        let key = state.completions.add(self.lsns.last(), completion);
         self.commit.shared.sleepers.helper.wake_all();
         key
     }
@@ -190,7 +138,7 @@ impl<D: Disk> Drop for Submitted<D> {
     /// Cancels nothing: only the waker goes.
     fn drop(&mut self) {
         if let Some(key) = self.registered.take() {
-            let old = self.commit.lock().completions.waiting.remove(&key);
+            let old = self.commit.lock().completions.remove(key);
             drop(old); // After the lock is free: a waker is foreign code.
         }
     }
@@ -208,8 +156,7 @@ impl<D: Disk> Commit<D> {
                 after_each();
             }
             state = self.lock();
-            let first = state.completions.waiting.first_key_value();
-            match first.map(|(key, completion)| (*key, completion.member.clone())) {
+            match state.completions.first() {
                 None if state.health.check_not_closed().is_err() => return,
                 None => state = state.wait(&self.shared.sleepers.helper),
                 Some((key, member)) if state.reached(&member).is_none() => {
@@ -218,7 +165,7 @@ impl<D: Disk> Commit<D> {
                     if waited.is_err() && state.reached(&member).is_none() {
                         // `Buffered` mode on a full disk: it is not durable yet, and its waiter is
                         // told so.
-                        let completion = state.completions.waiting.remove(&key);
+                        let completion = state.completions.remove(key);
                         drop(state);
                         if let Some(completion) = completion {
                             completion.run(waited);
@@ -234,10 +181,9 @@ impl<D: Disk> Commit<D> {
     /// Tells the outcomes that are there. Returns how many.
     fn tell_reached(&self, mut state: Locked<'_, D>) -> usize {
         let mut reached = Vec::new();
-        while let Some(first) = state.completions.waiting.first_key_value() {
-            let Some(outcome) = state.reached(&first.1.member) else { break };
-            let (_, completion) = state.completions.waiting.pop_first().expect("it was just seen");
-            reached.push((completion, outcome));
+        while let Some((key, member)) = state.completions.first() {
+            let Some(outcome) = state.reached(&member) else { break };
+            reached.extend(state.completions.remove(key).map(|completion| (completion, outcome)));
         }
         drop(state);
         let count = reached.len();

@@ -7,7 +7,7 @@ use crate::frame::{STATE_BYTES_MAX, Unit, record_bytes};
 use crate::lsn::{Lsn, LsnRange};
 use crate::store::Store;
 
-use super::maintain::run_maintenance;
+use super::spares::run_maintenance;
 use super::ticket::Ticket;
 use super::{Wal, check_bytes};
 
@@ -30,9 +30,10 @@ impl Draft<'_> {
 impl Wal {
     /// Appends `entry` to the log and returns its number.
     ///
-    /// With [`Durability::Sync`], the default, the record survives a power cut once this returns;
-    /// see [`Durability`] for the other modes. Blocks for one sync, which is shared with each
-    /// thread that appends meanwhile. An empty payload is a record, too.
+    /// With [`Durability::Sync`](crate::Durability::Sync), the default, the record survives a power
+    /// cut once this returns; see [`Durability`](crate::Durability) for the other modes. Blocks for
+    /// one sync, which is shared with each thread that appends meanwhile. An empty payload is a
+    /// record, too.
     ///
     /// # Errors
     /// [`Error::TooLarge`] and [`Error::StorageFull`] leave the log as it was. [`Error::Io`] does,

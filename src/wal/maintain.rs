@@ -1,19 +1,19 @@
 //! What keeps the log's files in order: rotation, checkpoints, the small state, marks, spares, and
 //! closing.
 
-use std::sync::{Arc, TryLockError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::commit::Commit;
-use crate::current::{CurrentGuard, LogState, Spares};
+use crate::current::{CurrentGuard, LogState};
 use crate::error::{Error, Failure, Result};
 use crate::frame::{STATE_BYTES_MAX, Unit};
 use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::new_segment::Spare;
-use crate::store::{DurableEnd, Removal, StatePlacement, Store};
+use crate::store::{DurableEnd, Removal, StatePlacement};
 use crate::threads;
 
+use super::spares::{fail, make_spares, run_maintenance};
 use super::{Settled, Wal, check_bytes};
 
 /// A `sync` with nothing to sync rewrites CURRENT if CURRENT is older than this.
@@ -301,52 +301,6 @@ impl Drop for Wal {
                 );
                 self.shut_down();
             }
-        }
-    }
-}
-
-/// Makes spares and removes retired segments, if that is due.
-pub(super) fn run_maintenance(commit: &Commit<Store>) {
-    let store = commit.disk();
-    if !store.maintenance.claim(|| store.dir.now()) {
-        return;
-    }
-    // This thread does not wait for the lock. The request stays: the holder of the lock or a later
-    // call runs maintenance.
-    let maintenance_lock = match store.maintenance_lock.try_lock() {
-        Ok(maintenance_lock) => maintenance_lock,
-        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(TryLockError::WouldBlock) => return store.maintenance.request(),
-    };
-    let panics = commit.guard_panics();
-    if commit.check().is_ok() {
-        store.remove_retired(Removal::OnlyNew);
-        drop(make_spares(commit)); // A fatal failure has poisoned the log: the next call returns it.
-    }
-    drop(panics);
-    drop(maintenance_lock);
-}
-
-/// Makes the missing spares. If there is no room for them, this is tried again later.
-fn make_spares(commit: &Commit<Store>) -> Result<()> {
-    let store = commit.disk();
-    let mut current = store.current.lock();
-    let made = current.make_spares().map_err(|failure| fail(commit, failure))?;
-    drop(current);
-    match made {
-        Spares::Ready => store.allow_preallocation(),
-        Spares::Missing => store.maintenance.retry_later(store.dir.now()),
-    }
-    Ok(())
-}
-
-/// Returns the error of a failure. A fatal failure poisons the log.
-fn fail(commit: &Commit<Store>, failure: Failure) -> Error {
-    match failure {
-        Failure::Refused(error) => error,
-        Failure::Fatal(error) => {
-            commit.poison(error.clone());
-            commit.check().err().unwrap_or(error)
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod append;
 mod maintain;
+mod spares;
 mod ticket;
 
 use std::fmt;
@@ -24,7 +25,7 @@ use crate::store::{Disk, Store};
 use crate::threads::{self, Mutex, thread};
 use crate::watch::Watch;
 
-use maintain::run_maintenance;
+use spares::run_maintenance;
 pub use ticket::Ticket;
 
 /// A write-ahead log: an open directory of segments.

@@ -12,7 +12,7 @@ use crate::lsn::LsnRange;
 use crate::store::Store;
 use crate::threads::thread;
 
-use super::maintain::run_maintenance;
+use super::spares::run_maintenance;
 
 /// Records that were submitted, and that may not be durable yet.
 ///
@@ -71,8 +71,8 @@ impl Ticket {
         self.wait_with(Submitted::wait)
     }
 
-    /// As [`wait`](Ticket::wait), for at most about `timeout`: a thread that leads a group brings it
-    /// to its end.
+    /// As [`wait`](Ticket::wait), for at most about `timeout`: a thread that leads a group brings
+    /// it to its end.
     ///
     /// # Errors
     /// [`Error::TimedOut`](crate::Error::TimedOut): the records may become durable later. Otherwise
@@ -105,8 +105,8 @@ impl Ticket {
     }
 
     /// Sets a callback for the outcome. It is called once, by the log's helper thread, without a
-    /// lock: it may call the log. While it runs, no other callback of the log runs, so it should not
-    /// wait long. A panic in it is caught and logged.
+    /// lock: it may call the log. While it runs, no other callback of the log runs, so it should
+    /// not wait long. A panic in it is caught and logged.
     ///
     /// For an empty batch, it is called before this returns.
     ///
