@@ -29,6 +29,8 @@
 //!   there. [`Options::segment_bytes`] sets the size at which a new segment starts.
 //! * A record is **durable** after a sync has covered it. [`Wal::durable_lsn`] is the last durable
 //!   record. Readers see durable records only.
+//! * A **submission** ([`Wal::submit`]) has its LSN at once and becomes durable later. Its
+//!   [`Ticket`] tells when, by a wait, a callback, or as a future on any executor.
 //! * A **checkpoint** names the last record that you no longer need. [`Wal::checkpoint`] makes it
 //!   the log's **floor**: records at or below the floor are never replayed again, and segments that
 //!   hold nothing else are removed.
@@ -78,6 +80,8 @@
 //! * [`StorageFull`](Error::StorageFull): nothing of the call is in the log, and the log stays
 //!   usable. Free space, or call [`Wal::checkpoint`], and repeat the call.
 //! * [`QueueFull`](Error::QueueFull): nothing of the call is in the log. Repeat the call later.
+//! * [`LsnMismatch`](Error::LsnMismatch): nothing of the call is in the log, because another thread
+//!   has appended. Look at what is in the log.
 //! * [`Io`](Error::Io): the log stays usable, unless the next call returns `Poisoned`. Mend the
 //!   cause and repeat the call.
 //! * [`Poisoned`](Error::Poisoned): the log acknowledges nothing more, and it still reads durable
