@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let threads = ["a", "b", "c", "d"].map(|name| {
             let wal = &wal;
             scope.spawn(move || {
-                (0..25).try_for_each(|count| wal.append(&format!("{name}{count}")).map(drop))
+                (0..25).try_for_each(|count| wal.append(format!("{name}{count}")).map(drop))
             })
         });
         threads.into_iter().try_for_each(|thread| thread.join().expect("appending does not panic"))

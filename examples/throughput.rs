@@ -197,7 +197,7 @@ fn append_from(threads: usize, wal: &Wal, slice: Duration) -> Result<f64> {
         let start = Instant::now();
         let mut count = 0;
         while start.elapsed() < slice {
-            wal.append(&payload)?;
+            wal.append(payload)?;
             count += 1;
         }
         Ok(count)

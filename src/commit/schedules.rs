@@ -33,6 +33,16 @@ enum Do {
     Append(u8),
     /// Admits a record before it is encoded, then appends it.
     Reserve(u8),
+    /// Submits a record, and waits for it in a second step.
+    Submit(u8),
+    /// Submits a record, and waits for a limited time.
+    SubmitFor(u8),
+    /// Submits a record, and drops its ticket.
+    Forget(u8),
+    /// Submits a record with a callback.
+    CallBack(u8),
+    /// The helper thread, which calls the callbacks.
+    Helper,
     /// Stores a state with this byte. No two states have the same byte.
     SetState(u8),
     Sync,
@@ -48,7 +58,10 @@ enum Do {
     /// Poisons the log for a cause outside of group commit: another file, a panic.
     Poison,
 }
-use Do::{Append, Close, Flush, LookOn, Poison, Quiesce, Reserve, SetState, Sync, Timer};
+use Do::{
+    Append, CallBack, Close, Flush, Forget, Helper, LookOn, Poison, Quiesce, Reserve, SetState,
+    Submit, SubmitFor, Sync, Timer,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
@@ -190,6 +203,8 @@ struct Books {
     refused_states: Vec<u8>,
     refused_full: usize,
     met_full_disk: bool,
+    /// Callbacks that are still to be called.
+    callbacks: usize,
     /// The first rule that was broken. A panic would unwind through the code under test instead.
     broken: Option<&'static str>,
 }
@@ -227,6 +242,51 @@ impl ModelDisk {
                 Err(Error::io("model", &Path::new("disk").into(), (*kind).into()))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Checks the outcome of a submission.
+    fn told(&self, byte: u8, mode: Durability, outcome: Result<LsnRange>) {
+        let mut books = self.books();
+        match outcome {
+            Ok(range) => {
+                self.see(Seen::Acknowledged);
+                let at = usize::try_from(u64::from(range.first())).expect("a small number") - 1;
+                let is_durable = books.records.get(at) == Some(&byte) && at < books.durable;
+                books.rule(is_durable, "Ok of a ticket means durable, in each mode");
+            }
+            Err(error) => {
+                self.note(&mut books, &error);
+                let stays = mode == Durability::Buffered && error.is_storage_full();
+                if !matches!(error, Error::Poisoned { .. }) && !stays {
+                    books.refused.push(byte);
+                }
+            }
+        }
+    }
+
+    /// Checks that the model gives a reason for an error.
+    fn note(&self, books: &mut Books, error: &Error) {
+        let Model { faults, threads, options, .. } = &self.model;
+        let meets = |full: bool| faults.iter().any(|(_, _, kind)| (*kind == FULL) == full);
+        let poisons = threads.iter().any(|calls| calls.contains(&Poison));
+        let closes = threads.iter().any(|calls| calls.contains(&Close));
+        let (seen, expected) = match error {
+            Error::StorageFull { .. } => (Seen::StorageFull, meets(true)),
+            Error::Poisoned { .. } => (Seen::Poisoned, meets(false) || poisons),
+            Error::QueueFull { .. } => {
+                (Seen::QueueFull, options.backpressure == Backpressure::Fail)
+            }
+            Error::Closed => (Seen::Closed, closes),
+            _ => (Seen::Closed, false),
+        };
+        books.rule(expected, "an error has its reason");
+        self.see(seen);
+        if seen == Seen::StorageFull {
+            books.refused_full += 1;
+            if books.refused_full == 2 {
+                self.see(Seen::RefusedTogether);
+            }
         }
     }
 
@@ -370,7 +430,7 @@ impl Disk for ModelDisk {
 #[derive(Debug)]
 struct Log {
     disk: Arc<ModelDisk>,
-    commit: Commit<ModelDisk>,
+    commit: Arc<Commit<ModelDisk>>,
 }
 
 impl Log {
@@ -393,7 +453,7 @@ impl Log {
             watch,
         };
         let commit = Commit::new(disk.clone(), Arc::default(), &model.options, at_rest);
-        Log { disk, commit }
+        Log { disk, commit: Arc::new(commit) }
     }
 
     fn run(&self, calls: &[Do]) {
@@ -408,6 +468,21 @@ impl Log {
                     };
                     self.append(*byte, reserved.and_then(append));
                 }
+                Submit(byte) => {
+                    let submitted = self.submit(*byte);
+                    let outcome = submitted.and_then(|own| own.wait().map(|()| own.lsns()));
+                    self.disk.told(*byte, self.commit.mode, outcome);
+                }
+                SubmitFor(byte) => {
+                    let wait = |own: Submitted<_>| own.wait_timeout(INTERVAL).map(|()| own.lsns());
+                    let outcome = self.submit(*byte).and_then(wait);
+                    if !matches!(outcome, Err(Error::TimedOut)) {
+                        self.disk.told(*byte, self.commit.mode, outcome);
+                    }
+                }
+                Forget(byte) => drop(self.submit(*byte)),
+                CallBack(byte) => self.call_back(*byte),
+                Helper => self.commit.run_completions(|| {}),
                 SetState(byte) => self.set_state(*byte),
                 Sync => self.sync(),
                 Flush => self.flush(),
@@ -425,6 +500,26 @@ impl Log {
                     }
                 }
             }
+        }
+    }
+
+    fn submit(&self, byte: u8) -> Result<Submitted<ModelDisk>> {
+        Submitted::records(&self.commit, Unit::entry(&Entry::from(&[byte])), None)
+    }
+
+    fn call_back(&self, byte: u8) {
+        match self.submit(byte) {
+            Ok(submitted) => {
+                let disk = self.disk.clone();
+                let mode = self.commit.mode;
+                let lsns = submitted.lsns();
+                disk.books().callbacks += 1;
+                submitted.on_outcome(Box::new(move |outcome| {
+                    disk.books().callbacks -= 1;
+                    disk.told(byte, mode, outcome.map(|()| lsns));
+                }));
+            }
+            Err(error) => self.disk.told(byte, self.commit.mode, Err(error)),
         }
     }
 
@@ -562,29 +657,8 @@ impl Log {
         Ok(())
     }
 
-    /// Checks that the model gives a reason for an error.
     fn note(&self, books: &mut Books, error: &Error) {
-        let Model { faults, threads, options, .. } = &self.disk.model;
-        let meets = |full: bool| faults.iter().any(|(_, _, kind)| (*kind == FULL) == full);
-        let poisons = threads.iter().any(|calls| calls.contains(&Poison));
-        let closes = threads.iter().any(|calls| calls.contains(&Close));
-        let (seen, expected) = match error {
-            Error::StorageFull { .. } => (Seen::StorageFull, meets(true)),
-            Error::Poisoned { .. } => (Seen::Poisoned, meets(false) || poisons),
-            Error::QueueFull { .. } => {
-                (Seen::QueueFull, options.backpressure == Backpressure::Fail)
-            }
-            Error::Closed => (Seen::Closed, closes),
-            _ => (Seen::Closed, false),
-        };
-        books.rule(expected, "an error has its reason");
-        self.disk.see(seen);
-        if seen == Seen::StorageFull {
-            books.refused_full += 1;
-            if books.refused_full == 2 {
-                self.disk.see(Seen::RefusedTogether);
-            }
-        }
+        self.disk.note(books, error);
     }
 
     /// Checks what must hold after every thread has returned.
@@ -617,11 +691,16 @@ impl Log {
         if !state.health.is_poisoned() {
             let same = written == books.records.len() as u64 && !books.torn;
             books.rule(same, "the log knows what is written");
-            let pending = state.has_pending() && self.commit.mode != Durability::Buffered;
+            let calls = self.disk.model.threads.concat();
+            let forgets = calls.iter().any(|call| matches!(call, Forget(_) | SubmitFor(_)));
+            let may_stay = self.commit.mode == Durability::Buffered || forgets;
+            let pending = state.has_pending() && !may_stay;
             books.rule(!pending, "no thread returns and leaves records unwritten");
             let settled = self.commit.mode != Durability::Sync || durable == written;
             books.rule(settled, "in `Sync` mode everything that is written was synced");
         }
+        let is_told = books.callbacks == 0;
+        books.rule(is_told, "every callback is called before the helper ends");
         if self.commit.counters.snapshot().waits > 0 {
             self.disk.see(Seen::Waited);
         }
@@ -919,5 +998,39 @@ fn roles_and_groups_take_turns() {
         explore(model(&[&[Quiesce, Quiesce], &[SetState(1)], &[Append(2)]]), &seen);
         let full = model(&[&[Quiesce, Quiesce], &[Append(1), Sync], &[Append(2)]]);
         explore(full.with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+    }
+}
+
+#[test]
+fn a_ticket_has_its_outcome_and_no_wake_up_is_lost() {
+    let seen = [Seen::Acknowledged];
+    let duo: &[&[Do]] = &[&[Submit(1), Append(2)], &[Submit(3)]];
+    let trio: &[&[Do]] = &[&[Submit(1)], &[Append(2)], &[Submit(3)]];
+    for model in [Model::new, Model::interval, Model::buffered] {
+        explore(model(duo), &seen);
+        explore(model(trio), &seen);
+        explore(model(&[&[Forget(1), Append(2)], &[Submit(3)]]), &seen);
+        // A wait with a limit ends only if the clock moves.
+        let limited = model(&[&[SubmitFor(1)], &[Append(2), Sync], &[Submit(3)]]);
+        explore(Model { clock: Clock::Runs, ..limited }, &seen);
+        explore(model(&[&[Submit(1)], &[Append(2)], &[Quiesce]]), &seen);
+        explore(model(&[&[Submit(1)], &[Append(2), Close]]), &[]);
+        explore(model(trio).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+        explore(model(duo).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+        explore(model(trio).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+    }
+    let narrow = Model { options: Options::new().pending_bytes_max(10), ..Model::new(trio) };
+    explore(narrow, &seen);
+}
+
+#[test]
+fn the_helper_calls_each_callback_and_ends_with_the_log() {
+    let alone: &[&[Do]] = &[&[CallBack(1), CallBack(2), Close], &[Helper]];
+    let joined: &[&[Do]] = &[&[CallBack(1), Append(2), Close], &[CallBack(3)], &[Helper]];
+    for model in [Model::new, Model::interval, Model::buffered] {
+        explore(model(alone), &[Seen::Acknowledged]);
+        explore(model(joined), &[Seen::Acknowledged]);
+        explore(model(joined).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+        explore(model(joined).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
     }
 }

@@ -602,7 +602,7 @@ fn spares_are_made_after_the_first_append_and_before_the_one_that_follows_a_rota
     // CURRENT and to the spare segment.
     let append = || {
         calls.lock().unwrap().clear();
-        wal.append(&[7; 5000]).unwrap();
+        wal.append([7; 5000]).unwrap();
         let calls = calls.lock().unwrap();
         let written = |ending: &str| -> Vec<usize> {
             let is_it =
@@ -647,7 +647,7 @@ fn stats_count_every_operation() {
     begin.live_segments = 1;
     begin.live_bytes = 8240; // The size of a new segment.
     assert_eq!(wal.stats(), begin, "the counts of a new handle are zero");
-    wal.append(&[1; 100]).unwrap();
+    wal.append([1; 100]).unwrap();
     wal.append_batch([&[2; 50], &[3; 50]]).unwrap();
     let stats = wal.stats();
     assert_eq!(
@@ -668,7 +668,7 @@ fn stats_count_every_operation() {
     assert!(latency.p50 > Duration::ZERO && latency.p50 <= latency.p99, "{latency:?}");
     assert!(latency.max > Duration::ZERO && latency.max < Duration::from_secs(1), "{latency:?}");
     for _ in 0..40 {
-        wal.append(&[4; 1000]).unwrap();
+        wal.append([4; 1000]).unwrap();
     }
     let stats = wal.stats();
     assert_eq!((stats.records, stats.groups), (43, 42));

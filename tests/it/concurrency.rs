@@ -241,7 +241,7 @@ fn threads_share_syncs() {
             let begin = Instant::now();
             thread::scope(|scope| {
                 for _ in 0..threads {
-                    scope.spawn(|| (0..100).for_each(|_| assert!(wal.append(&[7; 128]).is_ok())));
+                    scope.spawn(|| (0..100).for_each(|_| assert!(wal.append([7; 128]).is_ok())));
                 }
             });
             let (stats, took) = (wal.stats(), begin.elapsed().as_secs_f64());
@@ -296,9 +296,9 @@ fn a_full_queue_refuses_at_once_and_appends_nothing() {
         let wal = options.open_on(Arc::new(HookFs::new(SimFs::new(1), hook)), DIR).unwrap();
         gate.close(Call::Sync, "wal-000001.log");
         thread::scope(|scope| {
-            let first = scope.spawn(|| wal.append(&[1; 2000]).unwrap());
+            let first = scope.spawn(|| wal.append([1; 2000]).unwrap());
             gate.wait_for_arrival();
-            let second = scope.spawn(|| wal.append(&[2; 2000]).unwrap());
+            let second = scope.spawn(|| wal.append([2; 2000]).unwrap());
             while wal.next_lsn() < Lsn::from(3) {
                 thread::yield_now();
             }
@@ -313,7 +313,7 @@ fn a_full_queue_refuses_at_once_and_appends_nothing() {
             assert!(begin.elapsed() < Duration::from_secs(5), "a refusal does not wait");
             assert_eq!(wal.next_lsn(), Lsn::from(3));
             // An append that fits is admitted.
-            let third = scope.spawn(|| wal.append(&[3; 10]).unwrap());
+            let third = scope.spawn(|| wal.append([3; 10]).unwrap());
             while wal.next_lsn() < Lsn::from(4) {
                 thread::yield_now();
             }
@@ -322,7 +322,7 @@ fn a_full_queue_refuses_at_once_and_appends_nothing() {
                 [first, second, third].map(|thread| thread.join().unwrap().into()).into();
             assert_eq!(lsns, [1, 2, 3]);
         });
-        assert_eq!(wal.append(&[4; 4000]).unwrap(), Lsn::from(4));
+        assert_eq!(wal.append([4; 4000]).unwrap(), Lsn::from(4));
         assert_eq!(
             wal.iter().map(|found| found.unwrap().payload()[0]).collect::<Vec<_>>(),
             [1, 2, 3, 4]
@@ -420,7 +420,7 @@ fn a_failed_sync_wakes_every_waiting_thread() {
             gate.close(Call::Sync, "wal-000001.log");
             let begun = AtomicU64::new(0);
             let outcomes: Vec<Result<()>> = thread::scope(|scope| {
-                let leader = scope.spawn(|| wal.append(&[1; 3000]).map(drop));
+                let leader = scope.spawn(|| wal.append([1; 3000]).map(drop));
                 gate.wait_for_arrival();
                 let (wal, begun) = (&wal, &begun);
                 let wait = |call: fn(&Wal) -> Result<()>| {
@@ -430,7 +430,7 @@ fn a_failed_sync_wakes_every_waiting_thread() {
                     })
                 };
                 let calls: [fn(&Wal) -> Result<()>; 7] = [
-                    |wal| wal.append(&[2; 900]).map(drop),
+                    |wal| wal.append([2; 900]).map(drop),
                     |wal| wal.append_batch([&[3; 20_000]]).map(drop),
                     |wal| wal.sync().map(drop),
                     Wal::flush,
@@ -734,7 +734,7 @@ fn no_new_segment_is_named_during_a_directory_sync_that_may_fail() {
         thread::scope(|scope| {
             let checkpoint = scope.spawn(|| wal.checkpoint(Lsn::FIRST));
             has_begun.recv().unwrap();
-            let appended = wal.append(&[9; 3000]);
+            let appended = wal.append([9; 3000]);
             assert!(matches!(appended, Err(Error::Poisoned { .. })), "{appended:?}");
             assert!(matches!(checkpoint.join().unwrap(), Err(Error::Poisoned { .. })));
         });
@@ -773,7 +773,7 @@ fn the_lock_is_released_only_when_no_thread_changes_files() {
             thread::scope(|scope| {
                 let worker = scope.spawn(|| -> Result<()> {
                     loop {
-                        wal.append(&[1; 3000])?;
+                        wal.append([1; 3000])?;
                         wal.checkpoint(wal.durable_lsn())?;
                     }
                 });
@@ -1078,7 +1078,7 @@ fn child_that_counts_its_threads() {
     let before = threads();
     let wal = small_segments().open(dir).unwrap();
     for _ in 0..100 {
-        wal.append(&[1; 500]).unwrap();
+        wal.append([1; 500]).unwrap();
         wal.set_state(b"s").unwrap();
     }
     wal.checkpoint(Lsn::from(50)).unwrap();

@@ -496,7 +496,7 @@ fn child_whose_files_may_not_grow() {
         ledger.note(wal.append(record(1, number, 4000).entry()).unwrap(), 1, number);
         if number % 100 == 50 {
             // No file has space for this record.
-            let refused = wal.append(&[7; 400_000]).unwrap_err();
+            let refused = wal.append([7; 400_000]).unwrap_err();
             assert!(matches!(refused, Error::StorageFull { .. }), "{refused:?}");
             wal.set_state(&[7; 60_000]).unwrap();
         }

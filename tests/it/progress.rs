@@ -114,13 +114,13 @@ fn a_state_survives_a_crash_only_with_the_records_before_it() {
         gate.close(Call::Sync, "wal-000001.log");
         let record = [7; 1000];
         thread::scope(|scope| {
-            scope.spawn(|| wal.append(&record).unwrap());
+            scope.spawn(|| wal.append(record).unwrap());
             gate.wait_for_arrival();
             // A state names the record that it is submitted after.
             let log = &wal;
             for (waits, step) in (1..).zip(["record", "3a", "record", "4a", "4b", "record"]) {
                 scope.spawn(move || match step {
-                    "record" => log.append(&record).map(drop).unwrap(),
+                    "record" => log.append(record).map(drop).unwrap(),
                     state => log.set_state(state.as_bytes()).unwrap(),
                 });
                 while wal.stats().waits < waits {
@@ -300,7 +300,7 @@ fn a_failed_removal_is_retried_only_by_checkpoints() {
         Verdict::Go
     });
     let wal = small_segments().open_on(Arc::new(fs), DIR).unwrap();
-    wal.append(&[7; 9000]).unwrap();
+    wal.append([7; 9000]).unwrap();
     wal.rotate().unwrap();
     wal.append("second").unwrap();
     let error = wal.checkpoint(Lsn::FIRST).unwrap_err();
@@ -308,7 +308,7 @@ fn a_failed_removal_is_retried_only_by_checkpoints() {
     assert_eq!(wal.first_lsn(), Lsn::from(2), "the checkpoint is in effect");
     let before = attempts.load(Ordering::Relaxed);
     for _ in 0..20 {
-        wal.append(&[7; 9000]).unwrap();
+        wal.append([7; 9000]).unwrap();
     }
     assert_eq!(attempts.load(Ordering::Relaxed), before);
     wal.checkpoint(Lsn::FIRST).unwrap_err();
@@ -407,7 +407,7 @@ fn the_live_part_of_a_log_is_counted() {
     let wal = small_segments().open_on(Arc::new(disk.clone()), DIR).unwrap();
     assert_eq!(wal.stats().live_segments, 1);
     for _ in 0..10 {
-        wal.append(&[7; 9000]).unwrap();
+        wal.append([7; 9000]).unwrap();
     }
     let stats = wal.stats();
     assert_eq!(stats.live_segments, 10);
@@ -457,7 +457,7 @@ fn check_one_checkpoint(comes: Comes, segment_bytes: u64, threads: usize, what: 
     append_times(&wal, 2);
     thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| while wal.append(&[7; 1000]).is_ok() {});
+            scope.spawn(|| while wal.append([7; 1000]).is_ok() {});
         }
     });
     let capacity = Some(2 << 20);
@@ -482,7 +482,7 @@ fn check_one_checkpoint(comes: Comes, segment_bytes: u64, threads: usize, what: 
     };
     wal.checkpoint(wal.last_lsn()).unwrap_or_else(|error| panic!("{what}: {error}"));
     for number in 0..50 {
-        let appended = wal.append(&[7; 1000]);
+        let appended = wal.append([7; 1000]);
         assert!(appended.is_ok(), "{what}: append {number}: {appended:?}; {:?}", disk.files());
     }
 }

@@ -19,7 +19,7 @@ fn an_append_allocates_nothing() {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let wal = Options::new().durability(durability).open(dir.path()).expect("a new log");
         let count = allocations_of(&wal, |wal| {
-            wal.append(&RECORD).expect("an append");
+            wal.append(RECORD.as_slice()).expect("an append");
         });
         assert_eq!(count, 0, "{durability:?}: allocations in 1000 appends");
     }
@@ -35,7 +35,7 @@ fn a_cursor_allocates_nothing_for_a_record() {
     let dir = tempfile::tempdir().expect("a scratch directory");
     let wal = Options::new().durability(Durability::Buffered).open(dir.path()).expect("a new log");
     for _ in 0..20_000 {
-        wal.append(&RECORD).expect("an append");
+        wal.append(RECORD.as_slice()).expect("an append");
     }
     wal.sync().expect("a sync");
     let mut cursor = wal.cursor(wal.first_lsn());

@@ -282,7 +282,7 @@ mod tests {
             });
             let options = Options::new().preallocate(Preallocate::Off);
             let wal = options.open_on(Arc::new(slow), "/log").unwrap();
-            wal.append(&[]).unwrap(); // The first append makes the spares, which take space.
+            wal.append([]).unwrap(); // The first append makes the spares, which take space.
             let files = disk.files();
             let used: u64 = files.iter().map(|path| disk.bytes(path).unwrap().len() as u64).sum();
             disk.set_capacity(Some(used + 90_000));

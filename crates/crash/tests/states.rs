@@ -82,7 +82,7 @@ fn a_state_that_survives_has_every_record_that_was_submitted_before_it() {
             Verdict::Go
         });
         let wal = options.open_on(Arc::new(slow), "/log").unwrap();
-        wal.append(&[]).unwrap();
+        wal.append([]).unwrap();
         wal.sync().unwrap();
         disk.crash_at(disk.calls() + dice.below(60));
         let clock = AtomicU64::new(0);

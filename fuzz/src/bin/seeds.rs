@@ -48,7 +48,7 @@ fn log(work: impl Fn(&Wal)) -> Files {
 
 fn append(wal: &Wal, count: u8) {
     for number in 0..count {
-        wal.append(&[number; 5]).expect("the disk is sound");
+        wal.append([number; 5]).expect("the disk is sound");
     }
 }
 

@@ -161,7 +161,7 @@ fn count(task: &Task, times: usize) -> Result<f64> {
 
 fn append(dir: &Path, times: usize) -> seawall::Result<()> {
     let wal = Wal::open(dir)?;
-    (0..times).try_for_each(|_| wal.append(&RECORD).map(drop))
+    (0..times).try_for_each(|_| wal.append(RECORD.as_slice()).map(drop))
 }
 
 fn append_batch(dir: &Path, times: usize) -> seawall::Result<()> {
@@ -171,7 +171,7 @@ fn append_batch(dir: &Path, times: usize) -> seawall::Result<()> {
 
 fn append_buffered(dir: &Path, times: usize) -> seawall::Result<()> {
     let wal = Options::new().durability(Durability::Buffered).open(dir)?;
-    (0..times).try_for_each(|_| wal.append(&RECORD).map(drop))
+    (0..times).try_for_each(|_| wal.append(RECORD.as_slice()).map(drop))
 }
 
 /// How many records a frame holds.
@@ -186,7 +186,7 @@ enum Framing {
 fn stored(dir: &Path, framing: Framing) -> seawall::Result<Wal> {
     let wal = Options::new().durability(Durability::Buffered).open(dir)?;
     for _ in 0..STORED {
-        wal.append(&RECORD)?;
+        wal.append(RECORD.as_slice())?;
         if framing == Framing::Single {
             wal.flush()?;
         }
