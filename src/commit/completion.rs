@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 
 use super::group::Member;
@@ -55,7 +55,11 @@ impl Completion {
 #[derive(Debug, Default)]
 pub(super) struct Completions {
     waiting: BTreeMap<CompletionKey, Completion>,
+    /// `Buffered` mode: futures that were woken because a full disk keeps their records in memory.
+    refused: BTreeMap<CompletionKey, Error>,
     registrations: u64,
+    /// The helper has ended, with the log.
+    pub(super) ended: bool,
 }
 
 impl Completions {
@@ -69,6 +73,27 @@ impl Completions {
     /// Takes one out. The caller drops it after the lock is free: a waker is foreign code.
     pub(super) fn remove(&mut self, key: CompletionKey) -> Option<Completion> {
         self.waiting.remove(&key)
+    }
+
+    /// Takes one out that is no longer to be told anything.
+    pub(super) fn forget(&mut self, key: CompletionKey) -> Option<Completion> {
+        self.refused.remove(&key);
+        self.waiting.remove(&key)
+    }
+
+    /// Takes one out that is told `error`, although its group has no outcome yet. A future asks for
+    /// the error when it is polled.
+    pub(super) fn refuse(&mut self, key: CompletionKey, error: Error) -> Option<Completion> {
+        let completion = self.waiting.remove(&key)?;
+        if matches!(completion.then, Then::Wake(_)) {
+            self.refused.insert(key, error);
+        }
+        Some(completion)
+    }
+
+    /// Takes the error that a future was woken for.
+    pub(super) fn refusal(&mut self, key: CompletionKey) -> Option<Error> {
+        self.refused.remove(&key)
     }
 
     /// Returns the first one in order, and what it waits for.

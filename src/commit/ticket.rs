@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
 use crate::store::Disk;
@@ -103,9 +103,10 @@ impl<D: Disk> Submitted<D> {
     pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Result<()>> {
         let waker = waker.clone(); // Foreign code, as is the drop of the old one.
         let mut state = self.commit.lock();
-        let reached = state.reached(&self.member);
-        let old = self.registered.take().and_then(|key| state.completions.remove(key));
-        let polled = match reached {
+        let key = self.registered.take();
+        let old = key.and_then(|key| state.completions.remove(key));
+        let refusal = key.and_then(|key| state.completions.refusal(key));
+        let polled = match state.reached(&self.member).or(refusal.map(Err)) {
             Some(outcome) => Poll::Ready(outcome),
             None => {
                 self.registered = Some(self.register(&mut state, Then::Wake(waker)));
@@ -119,8 +120,15 @@ impl<D: Disk> Submitted<D> {
 
     /// Has the helper call `call` with the outcome. The helper must run.
     pub(crate) fn on_outcome(mut self, call: Box<dyn FnOnce(Result<()>) + Send>) {
+        let key = self.registered.take();
         let mut state = self.commit.lock();
-        let old = self.registered.take().and_then(|key| state.completions.remove(key));
+        let old = key.and_then(|key| state.completions.forget(key));
+        if state.completions.ended {
+            let outcome = state.reached(&self.member).unwrap_or(Err(Error::Closed));
+            drop(state);
+            drop(old);
+            return call(outcome);
+        }
         self.register(&mut state, Then::Call(call));
         drop(state);
         drop(old);
@@ -138,7 +146,7 @@ impl<D: Disk> Drop for Submitted<D> {
     /// Cancels nothing: only the waker goes.
     fn drop(&mut self) {
         if let Some(key) = self.registered.take() {
-            let old = self.commit.lock().completions.remove(key);
+            let old = self.commit.lock().completions.forget(key);
             drop(old); // After the lock is free: a waker is foreign code.
         }
     }
@@ -157,15 +165,18 @@ impl<D: Disk> Commit<D> {
             }
             state = self.lock();
             match state.completions.first() {
-                None if state.health.check_not_closed().is_err() => return,
+                None if state.health.check_not_closed().is_err() => {
+                    state.completions.ended = true;
+                    return;
+                }
                 None => state = state.wait(&self.shared.sleepers.helper),
                 Some((key, member)) if state.reached(&member).is_none() => {
                     let waited = self.wait_for(state, &member);
                     state = self.lock();
-                    if waited.is_err() && state.reached(&member).is_none() {
-                        // `Buffered` mode on a full disk: it is not durable yet, and its waiter is
-                        // told so.
-                        let completion = state.completions.remove(key);
+                    if let (Err(error), None) = (&waited, state.reached(&member)) {
+                        // `Buffered` mode on a full disk: the records are not durable yet, and
+                        // their waiter is told so.
+                        let completion = state.completions.refuse(key, error.clone());
                         drop(state);
                         if let Some(completion) = completion {
                             completion.run(waited);

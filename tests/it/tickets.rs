@@ -335,6 +335,52 @@ fn a_poisoned_log_and_a_closed_log_answer_every_ticket() {
 }
 
 #[test]
+fn in_buffered_mode_a_full_disk_is_told_and_the_record_stays() {
+    // Method: the disk is full for a while. A future and a callback are told so, once each. The
+    // records are still there: a later wait makes them durable.
+    watchdog(60, || {
+        let full = Arc::new(AtomicUsize::new(0));
+        let fails = full.clone();
+        let fs = HookFs::new(SimFs::new(1), move |asked: &Asked<'_>| {
+            let fails = asked.call == Call::Write && fails.load(Ordering::SeqCst) > 0;
+            if fails { Verdict::Fail(io::ErrorKind::StorageFull.into()) } else { Verdict::Go }
+        });
+        let options = Options::new().durability(Durability::Buffered);
+        let wal = options.open_on(Arc::new(fs), DIR).unwrap();
+        full.store(1, Ordering::SeqCst);
+        let (sender, receiver) = mpsc::channel();
+        let mut polled = wal.submit("a").unwrap();
+        let outcome = block_on(&mut polled);
+        assert!(matches!(outcome, Err(Error::StorageFull { .. })), "{outcome:?}");
+        assert!(matches!(polled.wait(), Err(Error::StorageFull { .. })));
+        let refused = wal.submit("b");
+        assert!(matches!(refused, Err(Error::StorageFull { .. })), "{refused:?}");
+        full.store(0, Ordering::SeqCst);
+        assert_eq!(block_on(&mut polled).unwrap().first(), Lsn::new(1));
+        wal.submit("b").unwrap().on_durable(move |outcome| sender.send(outcome).unwrap());
+        assert_eq!(receiver.recv().unwrap().unwrap().first(), Lsn::new(2));
+        wal.close().unwrap();
+    });
+}
+
+#[test]
+fn a_callback_that_is_set_after_the_close_is_called() {
+    watchdog(60, || {
+        let wal = open(Durability::Sync);
+        let (first, second) = (wal.submit("a").unwrap(), wal.submit("b").unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let again = sender.clone();
+        first.on_durable(move |outcome| sender.send(outcome).unwrap());
+        receiver.recv().unwrap().unwrap();
+        wal.close().unwrap();
+        // The helper ends after the close, at a moment that is not known.
+        thread::sleep(Duration::from_millis(50));
+        second.on_durable(move |outcome| again.send(outcome).unwrap());
+        assert_eq!(receiver.recv().unwrap().unwrap().first(), Lsn::new(2));
+    });
+}
+
+#[test]
 fn a_callback_may_drop_the_last_owner_of_the_log() {
     watchdog(60, || {
         let fs = Arc::new(SimFs::new(1));
