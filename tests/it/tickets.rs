@@ -151,6 +151,57 @@ fn a_ticket_is_a_future() {
     }
 }
 
+/// Submits a record, and returns once it is durable.
+async fn store(wal: Arc<Wal>) -> Lsn {
+    let ticket = wal.submit("x").unwrap();
+    ticket.await.unwrap().first()
+}
+
+/// The LSNs of 1,000 tasks are those of 1,000 durable records, and the tasks share syncs.
+fn check_tasks(wal: &Wal, mut lsns: Vec<Lsn>) {
+    lsns.sort_unstable();
+    assert_eq!(lsns, (1..=1000).map(Lsn::new).collect::<Vec<_>>());
+    assert_eq!(wal.durable_lsn(), Lsn::new(1000));
+    assert!(wal.stats().syncs < 500, "{:?}", wal.stats());
+}
+
+#[test]
+fn a_thousand_tasks_share_syncs_on_tokio() {
+    // Method: with one worker, and with four. A worker never blocks in a ticket.
+    for workers in [1, 4] {
+        watchdog(60, move || {
+            let wal = Arc::new(open(Durability::Sync));
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(workers).build();
+            let lsns = runtime.unwrap().block_on(async {
+                let tasks: Vec<_> = (0..1000).map(|_| tokio::spawn(store(wal.clone()))).collect();
+                let mut lsns = Vec::new();
+                for task in tasks {
+                    lsns.push(task.await.unwrap());
+                }
+                lsns
+            });
+            check_tasks(&wal, lsns);
+        });
+    }
+}
+
+#[test]
+fn a_thousand_tasks_share_syncs_on_smol() {
+    watchdog(60, || {
+        let wal = Arc::new(open(Durability::Sync));
+        let lsns = smol::block_on(async {
+            let tasks: Vec<_> = (0..1000).map(|_| smol::spawn(store(wal.clone()))).collect();
+            let mut lsns = Vec::new();
+            for task in tasks {
+                lsns.push(task.await);
+            }
+            lsns
+        });
+        check_tasks(&wal, lsns);
+    });
+}
+
 #[test]
 fn callbacks_are_called_once_in_the_order_of_the_lsns_and_may_call_the_log() {
     // Method: set callbacks in a mixed order while the sync of their group waits at a gate. Some of

@@ -81,6 +81,7 @@ fn alphabet() -> Vec<Vec<Operation>> {
         // A segment does not hold two of these.
         vec![Operation::Append { bytes: 4200 }],
         vec![Operation::Batch { bytes: vec![30, 700, 30] }],
+        vec![Operation::Submit { bytes: 43 }],
         vec![Operation::Sync],
         vec![Operation::Rotate],
         vec![Operation::Checkpoint { before_last: 0 }],

@@ -22,6 +22,13 @@ pub enum Operation {
         /// The size of the payload.
         bytes: usize,
     },
+    /// Submits a record, and keeps its ticket.
+    Submit {
+        /// The size of the payload.
+        bytes: usize,
+    },
+    /// Waits for the newest ticket, if there is one.
+    Wait,
     /// Appends several records as one batch.
     Batch {
         /// The sizes of the payloads.
@@ -310,7 +317,9 @@ fn random_operation(dice: &mut Dice, fault_every: u64) -> Operation {
         return random_fault(dice);
     }
     match dice.below(40) {
-        0..=11 => Operation::Append { bytes: random_bytes(dice) },
+        0..=8 => Operation::Append { bytes: random_bytes(dice) },
+        9..=11 if dice.once_in(4) => Operation::Wait,
+        9..=11 => Operation::Submit { bytes: random_bytes(dice) },
         12..=16 => {
             let count = 1 + dice.index(4);
             Operation::Batch { bytes: (0..count).map(|_| random_bytes(dice)).collect() }

@@ -187,6 +187,12 @@ impl Ledger {
         self.written = self.written.max(last);
     }
 
+    /// The last record that must survive the death of the process.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.written
+    }
+
     /// Notes that the power has failed.
     pub fn forget_written(&mut self) {
         self.written = self.durable;

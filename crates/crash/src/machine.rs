@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use seawall::fs::Fs;
 use seawall::sim::SimFs;
-use seawall::{Durability, Error, Lsn, Options, Wal};
+use seawall::{Durability, Error, Lsn, Options, Ticket, Wal};
 use seawall_testkit::{Dice, Kind, Violation, disk};
 
 use crate::history::{Entries, History, Loss, Operation, Setup};
@@ -82,6 +82,8 @@ struct Machine {
     ledger: Ledger,
     /// `None` only if the open was stopped.
     wal: Option<Wal>,
+    /// The tickets of this boot, and the last LSN of each.
+    tickets: Vec<(Ticket, u64)>,
     closed: bool,
     faults: bool,
     contents: Dice,
@@ -100,6 +102,7 @@ impl Machine {
             setup: history.setup,
             ledger: Ledger::default(),
             wal: None,
+            tickets: Vec::new(),
             closed: true,
             faults: history.has_faults(),
             contents: Dice::new(history.seed),
@@ -135,6 +138,7 @@ impl Machine {
         if !self.disk.has_crashed() {
             self.disk.crash_at(self.disk.calls());
         }
+        self.tickets.clear();
         self.wal = None;
     }
 
@@ -228,6 +232,7 @@ impl Machine {
                     return Ok(());
                 }
                 // If the close failed, the drop tries again and releases the lock.
+                self.tickets.clear();
                 self.wal = None;
                 if self.disk.has_crashed() {
                     return Ok(());
@@ -365,6 +370,17 @@ impl Machine {
         let given = self.begin(operation, &before);
         let result = match operation {
             Operation::Append { .. } => wal.append(given.records[0].entry()).map(Some),
+            Operation::Submit { .. } => wal.submit(given.records[0].entry()).map(|ticket| {
+                let first = ticket.lsns().first();
+                self.tickets.push((ticket, u64::from(first)));
+                Some(first)
+            }),
+            // A ticket keeps the outcome that it has, whatever happens to the log.
+            Operation::Wait if before.poisoned || self.closed => return Ok(()),
+            Operation::Wait => match self.tickets.last() {
+                Some((ticket, _)) => ticket.wait().map(|_| None),
+                None => return Ok(()),
+            },
             Operation::Batch { .. } => {
                 let entries = given.records.iter().map(|record| record.entry());
                 wal.append_batch(entries).map(|range| Some(range.first()))
@@ -385,9 +401,12 @@ impl Machine {
         self.check_answer(wal, operation, &before, &result)?;
         // On a poisoned log, `close` fails and closes the log.
         self.closed |= *operation == Operation::Close && wal.is_poisoned();
+        if !wal.is_poisoned() && !self.closed {
+            self.note_revoked(wal, operation, &before, result.is_ok())?;
+        }
         match result {
             Ok(_) => self.done(wal, operation),
-            Err(_) if !wal.is_poisoned() => self.not_done(wal, operation, &before),
+            Err(_) if !wal.is_poisoned() => self.not_done(wal, operation),
             Err(_) => Ok(()), // The outcome is unknown until the log is opened again.
         }?;
         self.note_durable(wal)
@@ -399,7 +418,9 @@ impl Machine {
         let takes = !before.poisoned && !self.closed;
         let mut given = Given::default();
         match operation {
-            Operation::Append { bytes } => given.records = vec![self.record(*bytes)],
+            Operation::Append { bytes } | Operation::Submit { bytes } => {
+                given.records = vec![self.record(*bytes)];
+            }
             Operation::Batch { bytes } => {
                 given.records = bytes.iter().map(|bytes| self.record(*bytes)).collect();
             }
@@ -463,6 +484,10 @@ impl Machine {
             (Operation::Append { .. } | Operation::Batch { .. }, Durability::Interval(_))
             | (Operation::Flush, _) => self.ledger.note_written(last),
             (Operation::Sync | Operation::Rotate, _) => self.ledger.note_durable(last),
+            (Operation::Wait, _) => {
+                let (_, waited) = self.tickets.last().expect("it was waited for");
+                self.ledger.note_durable(*waited);
+            }
             (Operation::SetState { .. }, _) => self.ledger.state_is_set(),
             (Operation::Checkpoint { before_last }, _) => {
                 let floor = last.saturating_sub(*before_last).max(self.ledger.floor());
@@ -479,18 +504,40 @@ impl Machine {
         self.check_at_rest(wal)
     }
 
-    /// Notes a call that failed on a log that stays usable: the call must have had no effect.
-    fn not_done(
+    /// Notes which records a call that failed took back: its own, and those that were submitted
+    /// before and not written, if a full disk revoked their group.
+    fn note_revoked(
         &mut self,
         wal: &Wal,
         operation: &Operation,
         before: &Before,
+        succeeded: bool,
     ) -> Result<(), Violation> {
+        let appends = matches!(
+            operation,
+            Operation::Append { .. } | Operation::Submit { .. } | Operation::Batch { .. }
+        );
+        if appends && !succeeded {
+            self.ledger.revoke(before.last);
+        }
+        let last = u64::from(wal.last_lsn());
+        if self.faults && last < self.ledger.last() {
+            if last < self.ledger.acknowledged() {
+                let what = format!("the log ends at {last}, but more was acknowledged");
+                return Err(Violation::new(Kind::Lost, what));
+            }
+            self.ledger.revoke(last);
+        }
+        self.tickets.retain(|(_, lsn)| *lsn <= last);
+        Ok(())
+    }
+
+    /// Notes a call that failed on a log that stays usable: the call must have had no effect.
+    fn not_done(&mut self, wal: &Wal, operation: &Operation) -> Result<(), Violation> {
         if self.closed {
             return Ok(());
         }
         match operation {
-            Operation::Append { .. } | Operation::Batch { .. } => self.ledger.revoke(before.last),
             Operation::SetState { .. } => self.ledger.state_is_not_set(),
             // A checkpoint that could not remove a file is still in effect. `first_lsn` shows it.
             Operation::Checkpoint { .. } => {
@@ -528,6 +575,12 @@ impl Machine {
             return Err(Violation::new(Kind::Broken, what));
         }
         self.ledger.note_durable(durable);
+        for (ticket, lsn) in &self.tickets {
+            if ticket.is_durable() && *lsn > durable {
+                let what = format!("a ticket calls {lsn} durable, but the log only {durable}");
+                return Err(Violation::new(Kind::Broken, what));
+            }
+        }
         Ok(())
     }
 

@@ -55,7 +55,7 @@ pub(crate) fn shrink(failure: &mut Failure) {
     for at in 0..failure.history.operations.len() {
         let mut simpler = failure.history.clone();
         match &mut simpler.operations[at] {
-            Operation::Append { bytes } => *bytes = 8.min(*bytes),
+            Operation::Append { bytes } | Operation::Submit { bytes } => *bytes = 8.min(*bytes),
             Operation::Batch { bytes } => *bytes = vec![8, 8],
             Operation::SetState { bytes } => *bytes = 8.min(*bytes),
             Operation::Fill { count, .. } => *count /= 2,
