@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::threads::atomic::{AtomicU8, Ordering};
+use crate::threads::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::watch::Watch;
 
 /// The bits of [`Health::condition`]; without any, the log is open.
@@ -21,20 +21,20 @@ pub(crate) struct Health {
     /// The error that every call on a poisoned log returns. The first cause stays. It is written
     /// before the bit, and read after it.
     poison: OnceLock<Error>,
+    /// Whether the poisoning was logged.
+    logged: AtomicBool,
     watch: Arc<Watch>,
-}
-
-/// Whether a call of [`Health::poison`] was the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Poisoning {
-    First,
-    Again,
 }
 
 impl Health {
     /// `watch` tells the durable LSN that the error names.
     pub(crate) fn new(watch: Arc<Watch>) -> Health {
-        Health { condition: AtomicU8::new(OPEN), poison: OnceLock::new(), watch }
+        Health {
+            condition: AtomicU8::new(OPEN),
+            poison: OnceLock::new(),
+            logged: AtomicBool::new(false),
+            watch,
+        }
     }
 
     /// Fails if the log is poisoned or closed.
@@ -77,14 +77,18 @@ impl Health {
 
     /// Poisons the log. The first cause stays. A `cause` that says that the log is poisoned is the
     /// same first cause.
-    pub(crate) fn poison(&self, cause: Error) -> Poisoning {
+    pub(crate) fn poison(&self, cause: Error) {
         let error = match cause {
             Error::Poisoned { .. } => cause,
             cause => Error::Poisoned { durable: self.watch.durable(), cause: Arc::new(cause) },
         };
-        let first = self.poison.set(error).is_ok();
+        self.poison.get_or_init(|| error);
         self.condition.fetch_or(POISONED, Ordering::AcqRel);
-        if first { Poisoning::First } else { Poisoning::Again }
+    }
+
+    /// Returns the error of a poisoned log to the first caller, who logs it.
+    pub(crate) fn take_unlogged(&self) -> Option<Error> {
+        self.poisoned().filter(|_| !self.logged.swap(true, Ordering::AcqRel))
     }
 
     /// Makes every later call return [`Error::Closed`].
@@ -102,19 +106,21 @@ mod tests {
     fn the_first_cause_stays_and_closing_hides_it_from_calls() {
         let health = Health::new(Arc::new(Watch::new(Lsn::from(7))));
         health.check().unwrap();
-        assert_eq!(health.poison(Error::Panicked), Poisoning::First);
-        assert_eq!(health.poison(Error::Closed), Poisoning::Again);
+        assert!(health.take_unlogged().is_none());
+        health.poison(Error::Panicked);
+        health.poison(Error::Closed);
         let is_first = |error: &Error| {
             matches!(error, Error::Poisoned { durable, cause } if *durable == Lsn::from(7)
                 && matches!(**cause, Error::Panicked))
         };
         assert!(is_first(&health.check().unwrap_err()));
+        assert!(is_first(&health.take_unlogged().unwrap()) && health.take_unlogged().is_none());
         health.check_not_closed().unwrap();
         health.close();
         assert!(matches!(health.check(), Err(Error::Closed)));
         assert!(matches!(health.check_not_closed(), Err(Error::Closed)));
         assert!(health.is_poisoned() && is_first(&health.poisoned().unwrap()));
-        assert_eq!(health.poison(Error::Panicked), Poisoning::Again);
+        health.poison(Error::Panicked);
         assert!(matches!(health.check(), Err(Error::Closed)));
     }
 }

@@ -29,8 +29,8 @@ use crate::options::{Backpressure, Durability, Options};
 use crate::segment::Written;
 use crate::stats::Counters;
 use crate::store::{Disk, DurableEnd, TailEnd};
-use crate::threads::Mutex;
 use crate::threads::atomic::{AtomicBool, Ordering};
+use crate::threads::{self, Mutex, MutexGuard};
 use crate::watch::Watch;
 
 use gather::Arrivals;
@@ -57,8 +57,8 @@ pub(crate) struct Commit<D: Disk> {
     arrivals: Arrivals,
     /// Whether the last group met a full disk.
     disk_full: AtomicBool,
-    /// Whether the helper thread was started.
-    has_helper: AtomicBool,
+    /// Whether the helper thread was started. Locked while it is being started.
+    helper_runs: Mutex<bool>,
 }
 
 impl<D: Disk> Commit<D> {
@@ -86,7 +86,7 @@ impl<D: Disk> Commit<D> {
             ),
             arrivals: Arrivals::new(),
             disk_full: AtomicBool::new(false),
-            has_helper: AtomicBool::new(false),
+            helper_runs: Mutex::new(false),
         }
     }
 
@@ -168,14 +168,9 @@ impl<D: Disk> Commit<D> {
         }
     }
 
-    /// Returns whether the caller is to start the helper thread.
-    pub(crate) fn claim_helper(&self) -> bool {
-        !self.has_helper.load(Ordering::Acquire) && !self.has_helper.swap(true, Ordering::AcqRel)
-    }
-
-    /// The helper thread could not be started.
-    pub(crate) fn unclaim_helper(&self) {
-        self.has_helper.store(false, Ordering::Release);
+    /// Whether the helper thread was started. The caller starts it if not, and notes that.
+    pub(crate) fn helper_runs(&self) -> MutexGuard<'_, bool> {
+        threads::lock(&self.helper_runs)
     }
 
     /// The log's files.
@@ -369,6 +364,10 @@ impl<D: Disk> Commit<D> {
         let mut state = self.lock();
         let finished = (state.sleeping > 0).then(|| taken.group.clone());
         let result = match outcome {
+            Err(Failure::Fatal(error)) => {
+                state.poison_log(error);
+                Err(state.poisoned())
+            }
             _ if state.health.is_poisoned() => Err(state.poisoned()),
             Ok((written, sync_took)) => {
                 self.disk_full.store(false, Ordering::Relaxed);
@@ -394,10 +393,6 @@ impl<D: Disk> Commit<D> {
                     self.shared.sleepers.wake_all(&state);
                     Ok(())
                 }
-            }
-            Err(Failure::Fatal(error)) => {
-                state.poison_log(error);
-                Err(state.poisoned())
             }
         };
         let reached = awaited.and_then(|member| state.reached(member));

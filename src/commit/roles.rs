@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Failure, Result};
-use crate::health::{Health, Poisoning};
+use crate::health::Health;
 use crate::lsn::Lsn;
 use crate::store::Disk;
 use crate::threads::{self, Mutex, MutexGuard, Waited};
@@ -101,9 +101,10 @@ impl<'a, D: Disk> Locked<'a, D> {
 
     /// Poisons the log: nothing is acknowledged after this. The first cause stays.
     pub(super) fn poison_log(&mut self, cause: Error) {
-        if self.health.poison(cause) == Poisoning::First {
-            // Logged after the lock is free, because a logger may call the log.
-            self.unlogged = self.health.poisoned();
+        self.health.poison(cause);
+        // Logged after the lock is free, because a logger may call the log.
+        if let Some(unlogged) = self.health.take_unlogged() {
+            self.unlogged = Some(unlogged);
         }
         self.shared.sleepers.wake_all(self);
     }

@@ -201,10 +201,15 @@ impl<D: Disk> CommitState<D> {
         self.active.bytes() + self.in_flight_bytes + self.reserved_bytes + retained
     }
 
-    /// Takes a slot at the end of the queue for room.
+    /// Takes a slot in the queue: at its end, or at its front if the thread wants no room. Such a
+    /// thread has reserved its room, and the others may wait for that room.
     pub(super) fn enter_queue(&mut self, bytes: usize) -> Arc<SleepPoint> {
         let slot = Arc::new(SleepPoint::new());
-        self.queue.push_back(slot.clone());
+        if bytes == 0 {
+            self.queue.push_front(slot.clone());
+        } else {
+            self.queue.push_back(slot.clone());
+        }
         self.queued_bytes += bytes;
         slot
     }

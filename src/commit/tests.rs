@@ -710,6 +710,92 @@ fn an_entry_counts_as_pending_before_it_is_encoded() {
 }
 
 #[test]
+fn a_thread_that_has_its_room_goes_before_threads_that_wait_for_room() {
+    // Method: in `Buffered` mode, one thread has reserved most of the room, and a record has met a
+    // full disk. While the record is written again, another thread begins to wait for room, and
+    // then the first thread wants to push. It must not wait for the other one.
+    let options = Options::new().durability(Durability::Buffered).pending_bytes_max(4096);
+    let (disk, commit) = fixture(&options);
+    let commit: &'static Arc<Commit<FakeDisk>> = Box::leak(Box::new(commit));
+    append(commit, b"first").unwrap();
+    let reservation = commit.reserve(3000).unwrap();
+    disk.writes.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::StorageFull)));
+    assert!(commit.sync().unwrap_err().is_storage_full());
+    let (begun, go_on) = hold(&disk.writes);
+    let (sender, synced) = channel();
+    std::thread::spawn(move || sender.send(commit.sync()));
+    outcome(&begun);
+    let waiting = start_append_of(commit, &[7; 2000]);
+    wait_until(|| commit.lock().queue.len() == 1);
+    let (sender, pushed) = channel();
+    std::thread::spawn(move || {
+        let entry = Entry::from(vec![7; 2900]);
+        sender.send(reservation.append(Unit::entry(&entry), None))
+    });
+    wait_until(|| commit.lock().queue.len() == 2);
+    go_on.send(None).unwrap();
+    outcome(&synced).unwrap();
+    assert_eq!(outcome(&pushed).unwrap().first(), Lsn::from(2));
+    assert_eq!(outcome(&waiting).unwrap(), Lsn::from(3));
+}
+
+/// A waker that sends.
+struct Tell(Mutex<Sender<()>>);
+
+impl std::task::Wake for Tell {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.lock().unwrap().send(());
+    }
+}
+
+#[test]
+fn a_panic_in_the_helper_poisons_the_log_and_each_waiter_is_told() {
+    let (disk, commit) = fixture(&Options::new());
+    disk.writes.lock().unwrap().push_back(Some(Script::Panic));
+    let submit = || Submitted::records(&commit, Unit::entry(&Entry::from("x")), None).unwrap();
+    let (sender, called) = channel();
+    submit().on_outcome(Box::new(move |outcome| sender.send(outcome).unwrap()));
+    let (sender, woken) = channel();
+    let waker = Arc::new(Tell(Mutex::new(sender))).into();
+    let mut polled = submit();
+    assert!(polled.poll(&waker).is_pending());
+    let helper = std::thread::spawn({
+        let commit = commit.clone();
+        move || commit.run_completions(|| {})
+    });
+    assert!(matches!(outcome(&called), Err(Error::Poisoned { .. })));
+    outcome(&woken);
+    assert!(matches!(polled.poll(&waker), std::task::Poll::Ready(Err(Error::Poisoned { .. }))));
+    commit.close();
+    helper.join().unwrap();
+}
+
+#[test]
+fn in_buffered_mode_one_failed_write_tells_all_that_wait() {
+    // Method: three callbacks on a full disk, set before the helper starts. The helper tries once.
+    let (disk, commit) = fixture(&Options::new().durability(Durability::Buffered));
+    disk.writes.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::StorageFull)));
+    let (sender, called) = channel();
+    for lsn in 1..=3 {
+        let sender = sender.clone();
+        Submitted::records(&commit, Unit::entry(&Entry::from("x")), None)
+            .unwrap()
+            .on_outcome(Box::new(move |outcome| sender.send((lsn, outcome)).unwrap()));
+    }
+    let helper = std::thread::spawn({
+        let commit = commit.clone();
+        move || commit.run_completions(|| {})
+    });
+    for expected in 1..=3 {
+        let (lsn, outcome) = outcome(&called);
+        assert!(lsn == expected && outcome.unwrap_err().is_storage_full());
+    }
+    assert_eq!(disk.calls(), "wu");
+    commit.close();
+    helper.join().unwrap();
+}
+
+#[test]
 fn a_group_too_large_for_its_file_goes_into_a_new_segment() {
     // Method: the write of a group meets the largest allowed file size. The write is undone, and
     // the group is written to the next segment. If that write is refused, too, the group is

@@ -4,6 +4,7 @@
 //! leads if no other thread does. Futures and callbacks have no thread. One helper thread of the
 //! log waits for them, and then tells them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -37,8 +38,8 @@ impl<D: Disk> Submitted<D> {
         unit: Unit<'_>,
         expected: Option<Lsn>,
     ) -> Result<Submitted<D>> {
-        let state = commit.admit(unit.bytes())?;
-        Submitted::push(commit, state, unit, expected)
+        let mut state = commit.admit(unit.bytes())?;
+        Submitted::push(commit, &mut state, unit, expected)
     }
 
     /// Submits records for which there is room.
@@ -48,21 +49,22 @@ impl<D: Disk> Submitted<D> {
         unit: Unit<'_>,
         expected: Option<Lsn>,
     ) -> Result<Submitted<D>> {
-        Submitted::push(commit, reservation.redeem()?, unit, expected)
+        let mut state = reservation.redeem()?;
+        let submitted = Submitted::push(commit, &mut state, unit, expected);
+        // A thread that waits for room may write the buffer now.
+        commit.shared.pass_on(state);
+        submitted
     }
 
     fn push(
         commit: &Arc<Commit<D>>,
-        mut state: Locked<'_, D>,
+        state: &mut CommitState<D>,
         unit: Unit<'_>,
         expected: Option<Lsn>,
     ) -> Result<Submitted<D>> {
-        let pushed = state.push(unit, expected);
+        let lsns = state.push(unit, expected)?;
         commit.arrivals.note(state.active_records, state.active.bytes());
         let member = state.join_filling(Content::Records, Milestone::Synced);
-        // A thread that waits for room may write the buffer now.
-        commit.shared.pass_on(state);
-        let lsns = pushed?;
         Ok(Submitted { commit: commit.clone(), member, lsns, registered: None })
     }
 
@@ -119,19 +121,15 @@ impl<D: Disk> Submitted<D> {
     }
 
     /// Has the helper call `call` with the outcome. The helper must run.
-    pub(crate) fn on_outcome(mut self, call: Box<dyn FnOnce(Result<()>) + Send>) {
-        let key = self.registered.take();
+    pub(crate) fn on_outcome(self, call: Box<dyn FnOnce(Result<()>) + Send>) {
         let mut state = self.commit.lock();
-        let old = key.and_then(|key| state.completions.forget(key));
-        if state.completions.ended {
-            let outcome = state.reached(&self.member).unwrap_or(Err(Error::Closed));
-            drop(state);
-            drop(old);
-            return call(outcome);
+        if !state.completions.ended {
+            self.register(&mut state, Then::Call(call));
+            return; // The drop takes out a waker that is registered.
         }
-        self.register(&mut state, Then::Call(call));
+        let outcome = state.reached(&self.member).unwrap_or(Err(Error::Closed));
         drop(state);
-        drop(old);
+        Completion { member: self.member.clone(), then: Then::Call(call) }.run(outcome);
     }
 
     fn register(&self, state: &mut CommitState<D>, then: Then) -> CompletionKey {
@@ -156,10 +154,20 @@ impl<D: Disk> Commit<D> {
     /// Tells futures and callbacks their outcomes, in the order of their LSNs, until the log is
     /// closed and all are told. Leads where no other thread does. `after_each` runs after each
     /// group that was told.
+    ///
+    /// A panic in the helper poisons the log: the helper then tells what is left, and leads nothing.
     pub(crate) fn run_completions(&self, after_each: impl Fn()) {
+        let run = AssertUnwindSafe(|| self.tell_until_the_end(&after_each));
+        if catch_unwind(run).is_err() {
+            self.poison(Error::Panicked);
+            self.tell_until_the_end(&|| {});
+        }
+    }
+
+    fn tell_until_the_end(&self, after_each: &dyn Fn()) {
         let mut state = self.lock();
         loop {
-            let told = self.tell_reached(state);
+            let told = self.tell(state, None);
             if told > 0 {
                 after_each();
             }
@@ -170,17 +178,13 @@ impl<D: Disk> Commit<D> {
                     return;
                 }
                 None => state = state.wait(&self.shared.sleepers.helper),
-                Some((key, member)) if state.reached(&member).is_none() => {
+                Some((_, member)) if state.reached(&member).is_none() => {
                     let waited = self.wait_for(state, &member);
                     state = self.lock();
                     if let (Err(error), None) = (&waited, state.reached(&member)) {
-                        // `Buffered` mode on a full disk: the records are not durable yet, and
-                        // their waiter is told so.
-                        let completion = state.completions.refuse(key, error.clone());
-                        drop(state);
-                        if let Some(completion) = completion {
-                            completion.run(waited);
-                        }
+                        // `Buffered` mode on a full disk: no record is durable yet, and all that
+                        // wait are told so.
+                        self.tell(state, Some(error));
                         state = self.lock();
                     }
                 }
@@ -189,12 +193,19 @@ impl<D: Disk> Commit<D> {
         }
     }
 
-    /// Tells the outcomes that are there. Returns how many.
-    fn tell_reached(&self, mut state: Locked<'_, D>) -> usize {
+    /// Tells the outcomes that are there. `refused`: the error for those that have none yet. Returns
+    /// how many were told.
+    fn tell(&self, mut state: Locked<'_, D>, refused: Option<&Error>) -> usize {
         let mut reached = Vec::new();
         while let Some((key, member)) = state.completions.first() {
-            let Some(outcome) = state.reached(&member) else { break };
-            reached.extend(state.completions.remove(key).map(|completion| (completion, outcome)));
+            let (outcome, completion) = match (state.reached(&member), refused) {
+                (Some(outcome), _) => (outcome, state.completions.remove(key)),
+                (None, Some(error)) => {
+                    (Err(error.clone()), state.completions.refuse(key, error.clone()))
+                }
+                (None, None) => break,
+            };
+            reached.extend(completion.map(|completion| (completion, outcome)));
         }
         drop(state);
         let count = reached.len();

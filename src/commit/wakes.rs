@@ -74,7 +74,9 @@ impl Sleepers {
     ) -> Wakes {
         let is_sync = self.mode == Durability::Sync;
         let may_lead = state.role_waiters == 0 || self.group_is_due(state);
-        let leads = is_sync && may_lead && state.has_pending();
+        // The thread that holds a role wakes the next leader when it gives the role back.
+        let is_led = state.writing || state.syncing;
+        let leads = is_sync && may_lead && !is_led && state.has_pending();
         let sleeps = |group: &Arc<Group>| group.members.has_sleepers();
         Wakes {
             roles: state.role_waiters > 0 && self.roles.has_sleepers(),

@@ -63,7 +63,7 @@ impl Ticket {
     }
 
     /// Waits until the records are durable, and returns their LSNs. Leads the group if no other
-    /// thread does.
+    /// thread does. As an append, it may then make spare files.
     ///
     /// # Errors
     /// As the type says.
@@ -72,7 +72,7 @@ impl Ticket {
     }
 
     /// As [`wait`](Ticket::wait), for at most about `timeout`: a thread that leads a group brings
-    /// it to its end.
+    /// it to its end. With a timeout of zero it leads nothing, as [`is_durable`](Ticket::is_durable).
     ///
     /// # Errors
     /// [`Error::TimedOut`](crate::Error::TimedOut): the records may become durable later. Otherwise
@@ -104,11 +104,13 @@ impl Ticket {
         self.submitted.as_ref().is_none_or(Submitted::is_durable)
     }
 
-    /// Sets a callback for the outcome. It is called once, by the log's helper thread, without a
-    /// lock: it may call the log. While it runs, no other callback of the log runs, so it should
-    /// not wait long. A panic in it is caught and logged.
+    /// Sets a callback for the outcome. It is called once, without a lock: it may call the log, and
+    /// it may wait for a ticket. The log's helper thread calls it. While it runs, no other callback
+    /// runs and no future is woken, so it should not wait long, and it must not block on a future
+    /// of this log. A panic in it is caught and logged.
     ///
-    /// For an empty batch, it is called before this returns.
+    /// It is called before this returns for an empty batch, after the log was closed, and if the
+    /// helper cannot be started. A panic is not caught for an empty batch.
     ///
     /// # Examples
     /// ```
@@ -153,15 +155,19 @@ enum Helper {
 }
 
 fn start_helper(commit: &Arc<Commit<Store>>) -> Helper {
-    if !commit.claim_helper() {
+    let mut runs = commit.helper_runs();
+    if *runs {
         return Helper::Runs;
     }
     let helped = commit.clone();
     let builder = thread::Builder::new().name("seawall-helper".into());
     match builder.spawn(move || helped.run_completions(|| run_maintenance(&helped))) {
-        Ok(_) => Helper::Runs,
+        Ok(_) => {
+            *runs = true;
+            Helper::Runs
+        }
         Err(error) => {
-            commit.unclaim_helper();
+            drop(runs); // A logger may call the log.
             log::warn!("callbacks and futures block: no thread could be started: {error}");
             Helper::CannotStart
         }
