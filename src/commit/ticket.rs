@@ -155,7 +155,8 @@ impl<D: Disk> Commit<D> {
     /// closed and all are told. Leads where no other thread does. `after_each` runs after each
     /// group that was told.
     ///
-    /// A panic in the helper poisons the log: the helper then tells what is left, and leads nothing.
+    /// A panic in the helper poisons the log. The helper then tells what is left, and leads
+    /// nothing.
     pub(crate) fn run_completions(&self, after_each: impl Fn()) {
         let run = AssertUnwindSafe(|| self.tell_until_the_end(&after_each));
         if catch_unwind(run).is_err() {
@@ -193,8 +194,8 @@ impl<D: Disk> Commit<D> {
         }
     }
 
-    /// Tells the outcomes that are there. `refused`: the error for those that have none yet. Returns
-    /// how many were told.
+    /// Tells the outcomes that are there. `refused`: the error for completions that have none yet.
+    /// Returns how many were told.
     fn tell(&self, mut state: Locked<'_, D>, refused: Option<&Error>) -> usize {
         let mut reached = Vec::new();
         while let Some((key, member)) = state.completions.first() {

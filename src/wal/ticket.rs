@@ -72,7 +72,8 @@ impl Ticket {
     }
 
     /// As [`wait`](Ticket::wait), for at most about `timeout`: a thread that leads a group brings
-    /// it to its end. With a timeout of zero it leads nothing, as [`is_durable`](Ticket::is_durable).
+    /// it to its end. With a timeout of zero it leads nothing; it is then the same as
+    /// [`is_durable`](Ticket::is_durable).
     ///
     /// # Errors
     /// [`Error::TimedOut`](crate::Error::TimedOut): the records may become durable later. Otherwise
