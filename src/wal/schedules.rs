@@ -23,6 +23,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 
 use super::*;
 use crate::fs::sim::{Call, Fault, PowerCuts, SimFs};
+use crate::lsn::LsnRange;
 use crate::options::Preallocate;
 
 /// What a thread does.
@@ -31,6 +32,8 @@ enum Do {
     Append,
     /// Two records, all or nothing.
     Batch,
+    /// Two records, submitted and then waited for.
+    Submit,
     Sync,
     Rotate,
     /// A checkpoint of everything that is durable at that moment.
@@ -42,7 +45,7 @@ enum Do {
     /// Notes what the disk may hold after a power cut at this moment.
     CutPower,
 }
-use Do::{Append, Batch, Checkpoint, Close, CutPower, Read, Rotate, SetState, Sync};
+use Do::{Append, Batch, Checkpoint, Close, CutPower, Read, Rotate, SetState, Submit, Sync};
 
 /// Which calls may fail, and how.
 type Faults = &'static [(Call, Fault)];
@@ -117,6 +120,7 @@ impl Run {
             match call {
                 Append => self.append(1),
                 Batch => self.append(2),
+                Submit => self.submit(),
                 Sync => self.sync(),
                 Rotate => self.note(self.wal.rotate()),
                 Checkpoint => self.checkpoint(),
@@ -140,13 +144,33 @@ impl Run {
         } else {
             self.wal.append_batch(&payloads)
         };
+        let was_ended = was_poisoned || was_closed;
+        self.acknowledge(outcome, first_number, was_ended, self.wal.mode == Durability::Sync);
+    }
+
+    /// Submits two records, and waits for them in a second step.
+    fn submit(&self) {
+        let (first_number, was_ended) = {
+            let mut ledger = self.ledger();
+            ledger.submitted += 2;
+            (ledger.submitted - 2, ledger.poisoned || ledger.closed)
+        };
+        let submitted = self.wal.submit_batch([payload(first_number), payload(first_number + 1)]);
+        let outcome = submitted.and_then(|ticket| ticket.wait());
+        self.acknowledge(outcome, first_number, was_ended, true);
+    }
+
+    /// Enters the outcome of records. `is_sync`: whether `Ok` means that they are durable.
+    fn acknowledge(
+        &self,
+        outcome: Result<LsnRange>,
+        first_number: u32,
+        was_ended: bool,
+        is_sync: bool,
+    ) {
         match outcome {
             Ok(range) => {
-                assert!(
-                    !was_poisoned && !was_closed,
-                    "nothing is acknowledged after the log has ended"
-                );
-                let is_sync = self.wal.mode == Durability::Sync;
+                assert!(!was_ended, "nothing is acknowledged after the log has ended");
                 assert!(!is_sync || self.wal.durable_lsn() >= range.last(), "Ok means durable");
                 let mut ledger = self.ledger();
                 for (lsn, number) in range.into_iter().zip(first_number..) {
@@ -510,4 +534,18 @@ fn buffered_records_are_written_in_order() {
         "buffered, full disk",
         History::new(threads).in_mode(mode).failing(&[(Call::Write, FULL)]),
     );
+}
+
+#[test]
+fn tickets_have_their_outcomes_beside_every_other_call() {
+    for mode in [Durability::Sync, Durability::Buffered] {
+        let threads: &[&[Do]] =
+            &[&[Submit, Append], &[Append, Submit], &[Rotate, Checkpoint], &[CutPower]];
+        explore("tickets", History::new(threads).in_mode(mode));
+        let threads: &[&[Do]] = &[&[Submit, Submit], &[SetState, Submit], &[Close], &[CutPower]];
+        explore("tickets, close", History::new(threads).in_mode(mode));
+        let threads: &[&[Do]] = &[&[Submit, Append], &[Append, Submit], &[Rotate], &[CutPower]];
+        let failing = &[(Call::Sync, BROKEN), (Call::Write, BROKEN), (Call::Write, FULL)];
+        explore("tickets, failures", History::new(threads).in_mode(mode).failing(failing));
+    }
 }
