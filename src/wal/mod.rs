@@ -312,7 +312,9 @@ impl Wal {
         self.commit.state().to_vec()
     }
 
-    /// Returns the directory that the log was opened in, as it was given.
+    /// Returns the directory of the log: its absolute path at the time of the open, without links.
+    /// On Unix, a log that is moved while it is open continues where it is, and this stays as it
+    /// was.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.store.dir.path()

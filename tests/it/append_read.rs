@@ -1057,3 +1057,16 @@ fn handles_can_be_sent_to_other_threads() {
     sent::<Iter>();
     sent::<Record>();
 }
+
+#[test]
+fn the_log_names_its_directory() {
+    // Method: open a log by a path that goes through a link.
+    let scratch = tempfile::tempdir().unwrap();
+    let real = scratch.path().canonicalize().unwrap().join("real");
+    std::fs::create_dir(&real).unwrap();
+    let link = if cfg!(unix) { scratch.path().join("link") } else { real.clone() };
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let wal = Wal::open(link.join("wal")).unwrap();
+    assert_eq!(wal.dir(), real.join("wal"));
+}
