@@ -73,6 +73,8 @@ struct Submitted {
     record: Arc<Stored>,
     /// Whether a log may end after this record. It must not end within a batch.
     ends_unit: bool,
+    /// Whether the record was written as the last one of its group.
+    ends_group: bool,
 }
 
 /// What happened before the log was opened.
@@ -145,12 +147,18 @@ impl Ledger {
     /// Enters a record or a batch before it is appended.
     pub fn submit(&mut self, records: &[Arc<Stored>]) {
         let count = records.len();
-        self.records.extend(
-            records.iter().enumerate().map(|(at, record)| Submitted {
-                record: record.clone(),
-                ends_unit: at + 1 == count,
-            }),
-        );
+        self.records.extend(records.iter().enumerate().map(|(at, record)| Submitted {
+            record: record.clone(),
+            ends_unit: at + 1 == count,
+            ends_group: at + 1 == count,
+        }));
+    }
+
+    /// Notes that the last record was submitted: its group may get more records.
+    pub fn keep_group_open(&mut self) {
+        if let Some(last) = self.records.last_mut() {
+            last.ends_group = false;
+        }
     }
 
     /// Revokes all records after `last`: an append has failed, and the log stays usable.
@@ -164,13 +172,13 @@ impl Ledger {
         self.durable
     }
 
-    /// The last durable record before the last durable append.
+    /// The last durable record before the last durable group.
     #[must_use]
-    pub fn durable_before_last_unit(&self) -> u64 {
+    pub fn durable_before_last_group(&self) -> u64 {
         let mut last = self.durable;
         loop {
             last = last.saturating_sub(1);
-            if last == 0 || self.submitted(last).ends_unit {
+            if last == 0 || self.submitted(last).ends_group {
                 return last;
             }
         }
@@ -179,6 +187,10 @@ impl Ledger {
     /// Notes that all records up to `last` survive a power cut.
     pub fn note_durable(&mut self, last: u64) {
         self.durable = self.durable.max(last);
+        let at = usize::try_from(last).ok().and_then(|last| last.checked_sub(1));
+        if let Some(record) = at.and_then(|at| self.records.get_mut(at)) {
+            record.ends_group = true;
+        }
         self.note_written(last);
     }
 

@@ -438,6 +438,9 @@ impl Machine {
         }
         if takes {
             self.ledger.submit(&given.records);
+            if matches!(operation, Operation::Submit { .. }) {
+                self.ledger.keep_group_open();
+            }
         }
         given
     }
