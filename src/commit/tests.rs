@@ -12,6 +12,7 @@ use crate::entry::Entry;
 use crate::frame::FrameBuffer;
 use crate::fs::{Fs, OsFs};
 use crate::health::Health;
+use crate::threads::atomic::AtomicUsize;
 
 #[derive(Debug)]
 enum Script {
@@ -648,30 +649,33 @@ fn a_full_disk_that_only_a_state_has_met_blocks_no_append() {
 #[test]
 fn neither_appends_nor_threads_that_want_both_roles_starve_each_other() {
     // Method: two threads take both roles without a pause, and two threads append without a pause.
-    // Both sides must make progress, however the machine schedules them.
+    // They go on until each side has made progress, however the machine schedules them.
     let (_, commit) = fixture(&Options::new());
     let done = Arc::new(AtomicBool::new(false));
+    let turns = Arc::new(AtomicUsize::new(0));
     let greedy: Vec<_> = (0..2)
         .map(|_| {
             let commit = commit.clone();
             let done = done.clone();
+            let turns = turns.clone();
             std::thread::spawn(move || {
-                let mut turns = 0;
                 while !done.load(Ordering::Relaxed) {
                     drop(commit.quiesce().unwrap());
-                    turns += 1;
+                    turns.fetch_add(1, Ordering::Relaxed);
                 }
-                turns
             })
         })
         .collect();
     let appending: Vec<_> = (0..2)
         .map(|_| {
             let commit = commit.clone();
+            let turns = turns.clone();
             let (sender, receiver) = channel();
             std::thread::spawn(move || {
-                for _ in 0..500 {
+                let mut appended = 0;
+                while appended < 500 || turns.load(Ordering::Relaxed) < 50 {
                     append(&commit, b"record").unwrap();
+                    appended += 1;
                 }
                 sender.send(())
             });
@@ -680,8 +684,7 @@ fn neither_appends_nor_threads_that_want_both_roles_starve_each_other() {
         .collect();
     appending.iter().for_each(outcome);
     done.store(true, Ordering::Relaxed);
-    let turns: Vec<u64> = greedy.into_iter().map(|thread| thread.join().unwrap()).collect();
-    assert!(turns.iter().sum::<u64>() > 50, "{turns:?} beside 1,000 appends");
+    greedy.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 #[test]
