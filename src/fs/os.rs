@@ -372,6 +372,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_has_the_same_identity_with_and_without_its_times() {
+        // Method: a file with two names, and its directory.
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("file");
+        let file = File::create(&path).unwrap();
+        fs::hard_link(&path, scratch.path().join("other")).unwrap();
+        for file in [file, File::open(scratch.path()).unwrap()] {
+            let expected = identity_in(&rustix::fs::fstat(&file).unwrap());
+            assert_eq!(identity(&file).unwrap(), Some(expected));
+            match identity_without_times(&file) {
+                Some(found) => assert_eq!(found, expected),
+                None => log::warn!("this system has no statx: fstat is used"),
+            }
+        }
+    }
+
+    #[test]
     fn the_longest_mount_above_a_directory_tells_its_medium() {
         let mounts = b"22 1 8:1 / / rw - ext4 /dev/a rw\n\
             23 22 0:5 / /data rw shared:1 master:2 - btrfs /dev/b rw\n\

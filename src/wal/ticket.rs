@@ -72,8 +72,7 @@ impl Ticket {
     }
 
     /// As [`wait`](Ticket::wait), for at most about `timeout`: a thread that leads a group brings
-    /// it to its end. With a timeout of zero it leads nothing; it is then the same as
-    /// [`is_durable`](Ticket::is_durable).
+    /// it to its end. With a timeout of zero it waits for nothing and leads nothing.
     ///
     /// # Errors
     /// [`Error::TimedOut`](crate::Error::TimedOut): the records may become durable later. Otherwise
@@ -108,10 +107,11 @@ impl Ticket {
     /// Sets a callback for the outcome. It is called once, without a lock: it may call the log, and
     /// it may wait for a ticket. The log's helper thread calls it. While it runs, no other callback
     /// runs and no future is woken, so it should not wait long, and it must not block on a future
-    /// of this log. A panic in it is caught and logged.
+    /// of this log. The helper catches and logs a panic in it.
     ///
-    /// It is called before this returns for an empty batch, after the log was closed, and if the
-    /// helper cannot be started. A panic is not caught for an empty batch.
+    /// The calling thread calls it, before this returns, in three cases: the batch is empty, the
+    /// helper has ended with the log, or the helper cannot be started. In the first and the third
+    /// case, a panic in it goes to the caller.
     ///
     /// # Examples
     /// ```

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -314,20 +314,26 @@ fn a_wait_with_a_limit_ends_and_the_record_may_become_durable_later() {
     });
 }
 
+/// A simulated disk, and the switch that lets each call of one kind fail.
+fn failing_disk(call: Call, kind: io::ErrorKind) -> (HookFs, Arc<AtomicBool>) {
+    let switch = Arc::new(AtomicBool::new(false));
+    let fails = switch.clone();
+    let hook = move |asked: &Asked<'_>| {
+        let fails = asked.call == call && fails.load(Ordering::SeqCst);
+        if fails { Verdict::Fail(kind.into()) } else { Verdict::Go }
+    };
+    (HookFs::new(SimFs::new(1), hook), switch)
+}
+
 #[test]
 fn a_failed_group_fails_every_ticket_and_a_later_submission_is_a_new_attempt() {
     // Method: the disk is full for one write. Tickets with a callback, as futures, and with a wait
     // all get `StorageFull`. Their LSNs are assigned again.
     watchdog(60, || {
-        let full = Arc::new(AtomicUsize::new(0));
-        let fails = full.clone();
-        let fs = HookFs::new(SimFs::new(1), move |asked: &Asked<'_>| {
-            let fails = asked.call == Call::Write && fails.load(Ordering::SeqCst) > 0;
-            if fails { Verdict::Fail(io::ErrorKind::StorageFull.into()) } else { Verdict::Go }
-        });
+        let (fs, full) = failing_disk(Call::Write, io::ErrorKind::StorageFull);
         let wal = Options::new().open_on(Arc::new(fs), DIR).unwrap();
         wal.append("first").unwrap();
-        full.store(1, Ordering::SeqCst);
+        full.store(true, Ordering::SeqCst);
         let called = Arc::new(Mutex::new(None));
         let callback = called.clone();
         let (sender, receiver) = mpsc::channel();
@@ -344,7 +350,7 @@ fn a_failed_group_fails_every_ticket_and_a_later_submission_is_a_new_attempt() {
         assert!(matches!(first.wait(), Err(Error::StorageFull { .. })));
         assert!(!first.is_durable());
         assert!(matches!(block_on(second), Err(Error::StorageFull { .. })));
-        full.store(0, Ordering::SeqCst);
+        full.store(false, Ordering::SeqCst);
         let again = wal.submit_at(Lsn::new(2), "again").unwrap();
         assert_eq!(block_on(again).unwrap().first(), Lsn::new(2));
         assert!(matches!(first.wait(), Err(Error::StorageFull { .. })), "an outcome stays");
@@ -356,15 +362,10 @@ fn a_failed_group_fails_every_ticket_and_a_later_submission_is_a_new_attempt() {
 fn a_poisoned_log_and_a_closed_log_answer_every_ticket() {
     // Method: a sync fails; or the log is closed with tickets outstanding, which writes them first.
     watchdog(60, || {
-        let broken = Arc::new(AtomicUsize::new(0));
-        let fails = broken.clone();
-        let fs = HookFs::new(SimFs::new(1), move |asked: &Asked<'_>| {
-            let fails = asked.call == Call::Sync && fails.load(Ordering::SeqCst) > 0;
-            if fails { Verdict::Fail(io::Error::other("broken")) } else { Verdict::Go }
-        });
+        let (fs, broken) = failing_disk(Call::Sync, io::ErrorKind::Other);
         let wal = Options::new().open_on(Arc::new(fs), DIR).unwrap();
         wal.append("first").unwrap();
-        broken.store(1, Ordering::SeqCst);
+        broken.store(true, Ordering::SeqCst);
         let (waiting, polled) = (wal.submit("a").unwrap(), wal.submit("b").unwrap());
         assert!(matches!(block_on(polled), Err(Error::Poisoned { .. })));
         assert!(matches!(waiting.wait(), Err(Error::Poisoned { .. })));
@@ -387,29 +388,26 @@ fn a_poisoned_log_and_a_closed_log_answer_every_ticket() {
 
 #[test]
 fn in_buffered_mode_a_full_disk_is_told_and_the_record_stays() {
-    // Method: the disk is full for a while. A future and a callback are told so, once each. The
-    // records are still there: a later wait makes them durable.
+    // Method: the disk is full for a while. A callback, a future and a wait are told so. The records
+    // stay in memory: when there is space, the same future makes them durable.
     watchdog(60, || {
-        let full = Arc::new(AtomicUsize::new(0));
-        let fails = full.clone();
-        let fs = HookFs::new(SimFs::new(1), move |asked: &Asked<'_>| {
-            let fails = asked.call == Call::Write && fails.load(Ordering::SeqCst) > 0;
-            if fails { Verdict::Fail(io::ErrorKind::StorageFull.into()) } else { Verdict::Go }
-        });
+        let (fs, full) = failing_disk(Call::Write, io::ErrorKind::StorageFull);
         let options = Options::new().durability(Durability::Buffered);
         let wal = options.open_on(Arc::new(fs), DIR).unwrap();
-        full.store(1, Ordering::SeqCst);
+        let (mut polled, called) = (wal.submit("a").unwrap(), wal.submit("b").unwrap());
+        full.store(true, Ordering::SeqCst);
         let (sender, receiver) = mpsc::channel();
-        let mut polled = wal.submit("a").unwrap();
-        let outcome = block_on(&mut polled);
-        assert!(matches!(outcome, Err(Error::StorageFull { .. })), "{outcome:?}");
-        assert!(matches!(polled.wait(), Err(Error::StorageFull { .. })));
-        let refused = wal.submit("b");
-        assert!(matches!(refused, Err(Error::StorageFull { .. })), "{refused:?}");
-        full.store(0, Ordering::SeqCst);
+        called.on_durable(move |outcome| sender.send(outcome).unwrap());
+        let is_full = |outcome: seawall::Result<LsnRange>| {
+            assert!(matches!(outcome, Err(Error::StorageFull { .. })), "{outcome:?}");
+        };
+        is_full(receiver.recv().unwrap());
+        is_full(block_on(&mut polled));
+        is_full(polled.wait());
+        is_full(wal.submit("c").map(|ticket| ticket.lsns()));
+        full.store(false, Ordering::SeqCst);
         assert_eq!(block_on(&mut polled).unwrap().first(), Lsn::new(1));
-        wal.submit("b").unwrap().on_durable(move |outcome| sender.send(outcome).unwrap());
-        assert_eq!(receiver.recv().unwrap().unwrap().first(), Lsn::new(2));
+        assert_eq!((wal.durable_lsn(), wal.iter().count()), (Lsn::new(2), 2));
         wal.close().unwrap();
     });
 }
