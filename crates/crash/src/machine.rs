@@ -405,7 +405,7 @@ impl Machine {
             self.note_revoked(wal, operation, &before, result.is_ok())?;
         }
         match result {
-            Ok(_) => self.done(wal, operation),
+            Ok(_) => self.done(wal, operation, &before),
             Err(_) if !wal.is_poisoned() => self.not_done(wal, operation),
             Err(_) => Ok(()), // The outcome is unknown until the log is opened again.
         }?;
@@ -472,13 +472,15 @@ impl Machine {
                 broken(format!("no fault explains this: {error}: {error:?}"))
             }
             Err(Error::Poisoned { .. }) => Ok(()),
+            // A full disk revoked the submitted record up to which the checkpoint was to go.
+            Err(Error::OutOfRange { last, .. }) if u64::from(*last) < before.last => Ok(()),
             Err(error) if self.watched.explains(error) => Ok(()),
             Err(error) => broken(format!("an unexpected error: {error}")),
             Ok(_) => Ok(()),
         }
     }
 
-    fn done(&mut self, wal: &Wal, operation: &Operation) -> Result<(), Violation> {
+    fn done(&mut self, wal: &Wal, operation: &Operation, before: &Before) -> Result<(), Violation> {
         let last = self.ledger.last();
         match (operation, self.setup.durability) {
             (Operation::Append { .. } | Operation::Batch { .. }, Durability::Sync) => {
@@ -493,7 +495,9 @@ impl Machine {
             }
             (Operation::SetState { .. }, _) => self.ledger.state_is_set(),
             (Operation::Checkpoint { before_last }, _) => {
-                let floor = last.saturating_sub(*before_last).max(self.ledger.floor());
+                // A full disk may have revoked submitted records during the call.
+                let target = before.last.saturating_sub(*before_last);
+                let floor = target.max(self.ledger.floor());
                 self.ledger.settle_floor(floor);
                 self.ledger.note_durable(floor);
             }
