@@ -21,3 +21,4 @@ mod recovery;
 mod support;
 mod tickets;
 mod tidy;
+mod truncate;
