@@ -2,7 +2,6 @@
 //! what is to be removed. [`Disk`] is the part that group commit uses.
 
 use std::fmt::Debug;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
