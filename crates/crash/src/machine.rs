@@ -401,7 +401,8 @@ impl Machine {
         self.check_answer(wal, operation, &before, &result)?;
         // On a poisoned log, `close` fails and closes the log.
         self.closed |= *operation == Operation::Close && wal.is_poisoned();
-        if !wal.is_poisoned() && !self.closed {
+        // A call may succeed, and then poison the log while it makes spares.
+        if (result.is_ok() || !wal.is_poisoned()) && !self.closed {
             self.note_revoked(wal, operation, &before, result.is_ok())?;
         }
         match result {
