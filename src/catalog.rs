@@ -2,7 +2,7 @@
 //! hold. Also the files of segments that are open for reading.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::dir::Dir;
 use crate::error::{Error, NamedBy, Result};
@@ -11,7 +11,9 @@ use crate::fs::{Handle, OpenMode};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::segment::{Segment, Window};
+use crate::threads::atomic::{AtomicU64, Ordering};
 use crate::threads::{self, Mutex, MutexGuard, RwLock};
+use crate::watch::Watch;
 
 /// The live segments at one moment.
 ///
@@ -24,6 +26,74 @@ pub(crate) struct Catalog {
     tail: CatalogEntry,
     /// The checkpoint: records up to here are never replayed again.
     pub(crate) floor: Lsn,
+    pub(crate) generation: Arc<Generation>,
+}
+
+/// The time from one truncation to the next. An LSN above a truncation is assigned again, so an LSN
+/// names one record only within a generation. Each reader has the generation in which it was made.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    /// Readers of this generation may still return records up to here. Later truncations lower it.
+    kept: AtomicU64,
+    /// The first LSN after the newest reset that came later; 0 if none did.
+    reset_to: AtomicU64,
+}
+
+impl Generation {
+    fn new() -> Arc<Generation> {
+        Arc::new(Generation { kept: AtomicU64::new(u64::MAX), reset_to: AtomicU64::new(0) })
+    }
+
+    /// Fails if a later truncation removed the record `next`, or what a reader of the records up to
+    /// `limit` has returned before it.
+    #[inline]
+    pub(crate) fn check(&self, next: Lsn, limit: Lsn) -> Result<()> {
+        let kept = Lsn::from(self.kept.load(Ordering::Acquire));
+        if next > kept && limit > kept { Err(self.refusal(next, kept)) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn refusal(&self, next: Lsn, kept: Lsn) -> Error {
+        match Lsn::from(self.reset_to.load(Ordering::Acquire)) {
+            Lsn::ZERO => Error::Truncated { last: kept },
+            first if next < first => Error::Removed { first },
+            first => Error::Truncated { last: first.previous() },
+        }
+    }
+
+    fn cut(&self, cut: Cut) {
+        match cut {
+            Cut::After(last) => self.kept.fetch_min(last.into(), Ordering::AcqRel),
+            Cut::Reset { next } => {
+                self.reset_to.store(next.into(), Ordering::Release);
+                self.kept.fetch_min(0, Ordering::AcqRel)
+            }
+        };
+    }
+}
+
+/// What a truncation removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The records after this one.
+    After(Lsn),
+    /// All records. The log continues at `next`.
+    Reset { next: Lsn },
+}
+
+impl Cut {
+    /// The LSN of the next record.
+    pub(crate) fn next(self) -> Lsn {
+        match self {
+            Cut::After(last) => last.next(),
+            Cut::Reset { next } => next,
+        }
+    }
+
+    /// The last record that is kept, or the last one before the first record to come.
+    pub(crate) fn last(self) -> Lsn {
+        self.next().previous()
+    }
 }
 
 /// A chunk takes so many entries.
@@ -39,7 +109,8 @@ pub(crate) struct CatalogEntry {
 impl Catalog {
     pub(crate) fn new(sealed: Vec<CatalogEntry>, tail: Arc<Segment>, floor: Lsn) -> Catalog {
         let chunks = sealed.chunks(CHUNK_ENTRIES).map(|chunk| Arc::new(chunk.to_vec())).collect();
-        Catalog { chunks, tail: CatalogEntry { segment: tail, seal: None }, floor }
+        let tail = CatalogEntry { segment: tail, seal: None };
+        Catalog { chunks, tail, floor, generation: Generation::new() }
     }
 
     /// All segments, oldest first.
@@ -87,7 +158,27 @@ impl Catalog {
                 _ => chunks.push(Arc::new(vec![sealed])),
             }
         }
-        Catalog { chunks, tail: CatalogEntry { segment, seal: None }, floor: self.floor }
+        let tail = CatalogEntry { segment, seal: None };
+        Catalog { chunks, tail, floor: self.floor, generation: self.generation.clone() }
+    }
+
+    /// Returns the catalog of the next generation, and the segments that are no longer part of the
+    /// log, oldest first. `seal`: where the last segment that is kept ends now; `None` keeps none.
+    pub(crate) fn with_cut(
+        &self,
+        seal: Option<&Seal>,
+        tail: Arc<Segment>,
+        floor: Lsn,
+    ) -> (Catalog, Vec<Arc<Segment>>) {
+        let kept_up_to = seal.map_or(0, |seal| seal.number);
+        let is_kept = |entry: &&CatalogEntry| entry.segment.number <= kept_up_to;
+        let mut sealed: Vec<_> = self.entries().take_while(is_kept).cloned().collect();
+        let orphans = self.entries().skip(sealed.len());
+        let orphans = orphans.map(|entry| entry.segment.clone()).collect();
+        if let Some(last) = sealed.last_mut() {
+            last.seal = seal.cloned();
+        }
+        (Catalog::new(sealed, tail, floor), orphans)
     }
 
     /// Returns the catalog with that floor, if it is higher than the present one.
@@ -114,7 +205,7 @@ impl Catalog {
                 below => chunks.push(Arc::new(chunk[below..].to_vec())),
             }
         }
-        Some((Catalog { chunks, tail: self.tail.clone(), floor: self.floor }, retired))
+        Some((Catalog { chunks, ..self.clone() }, retired))
     }
 }
 
@@ -127,13 +218,59 @@ pub(crate) struct Segments {
     /// one.
     window: Mutex<Option<Window>>,
     health: Arc<Health>,
+    watch: Arc<Watch>,
+    /// The generations that a reader may still have.
+    generations: Mutex<Vec<Weak<Generation>>>,
 }
 
 impl Segments {
-    pub(crate) fn new(dir: Arc<Dir>, health: Arc<Health>, catalog: Catalog) -> Segments {
-        let files = Files { dir, kept: Mutex::new(VecDeque::new()) };
-        let window = Mutex::new(None);
-        Segments { catalog: RwLock::new(Arc::new(catalog)), files, window, health }
+    pub(crate) fn new(
+        dir: Arc<Dir>,
+        health: Arc<Health>,
+        watch: Arc<Watch>,
+        catalog: Catalog,
+    ) -> Segments {
+        Segments {
+            files: Files { dir, kept: Mutex::new(VecDeque::new()) },
+            window: Mutex::new(None),
+            health,
+            watch,
+            generations: Mutex::new(vec![Arc::downgrade(&catalog.generation)]),
+            catalog: RwLock::new(Arc::new(catalog)),
+        }
+    }
+
+    /// Returns the durable LSN, and a catalog that has its record.
+    pub(crate) fn snapshot(&self) -> (Arc<Catalog>, Lsn) {
+        // Read under the lock. A truncation lowers the durable LSN and then replaces the catalog. A
+        // new tail is in the catalog before a record in it is durable.
+        let catalog = threads::read(&self.catalog);
+        let durable = self.watch.durable();
+        (catalog.clone(), durable)
+    }
+
+    /// Begins the next generation, after the durable LSN was lowered. Readers of earlier
+    /// generations return nothing any more that `cut` removes. The caller holds both roles. Returns
+    /// the segments that are no longer part of the log.
+    pub(crate) fn cut(
+        &self,
+        cut: Cut,
+        seal: Option<&Seal>,
+        tail: &Arc<Segment>,
+        floor: Lsn,
+    ) -> Vec<Arc<Segment>> {
+        let with_cut = |catalog: &Catalog| Some(catalog.with_cut(seal, tail.clone(), floor));
+        let orphans = self.change(with_cut).unwrap_or_default();
+        let mut generations = threads::lock(&self.generations);
+        generations.retain(|generation| match generation.upgrade() {
+            Some(generation) => {
+                generation.cut(cut);
+                true
+            }
+            None => false,
+        });
+        generations.push(Arc::downgrade(&self.catalog().generation));
+        orphans
     }
 
     /// Returns the catalog as it is now.

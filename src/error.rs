@@ -191,17 +191,18 @@ pub enum Error {
     #[error("the outcome was not there in time; it may come later: wait again")]
     TimedOut,
 
-    /// The log has never had this LSN: it is 0, or beyond the last record. Nothing was changed.
+    /// The call does not take this LSN: it is beyond the last record, below the checkpoint, or 0.
+    /// Nothing was changed.
     ///
-    /// Use an LSN from 1 to `last`.
-    #[error(
-        "the log has no record {lsn}: LSNs start at 1, and the last one is {last}; use an LSN in that range"
-    )]
+    /// Use an LSN from `first` to `last`.
+    #[error("LSN {lsn} is out of range: {}", allowed_lsns(*first, *last))]
     #[non_exhaustive]
     OutOfRange {
         /// What was asked for.
         lsn: Lsn,
-        /// The last record of the log.
+        /// The lowest LSN that the call takes now.
+        first: Lsn,
+        /// The highest LSN that the call takes now.
         last: Lsn,
     },
 
@@ -215,6 +216,19 @@ pub enum Error {
     Removed {
         /// The first LSN that the log still has, or will have.
         first: Lsn,
+    },
+
+    /// A truncation or a reset removed the record: [`truncate_after`](crate::Wal::truncate_after),
+    /// [`reset`](crate::Wal::reset). Its LSN belongs, or will belong, to another record.
+    ///
+    /// Forget what was read or submitted above `last`, and make a new reader.
+    #[error(
+        "the records after LSN {last} were removed by a truncation; make a new reader, and start after {last}"
+    )]
+    #[non_exhaustive]
+    Truncated {
+        /// The last record that was kept.
+        last: Lsn,
     },
 
     /// Too much is pending, and the log was opened with
@@ -319,6 +333,17 @@ impl Error {
         Error::io("make a segment after", path, source)
     }
 
+    /// Makes the error of a call that took effect before it failed; `operation` says so.
+    /// `StorageFull` would say that the call did nothing.
+    pub(crate) fn after_effect(self, operation: &'static str) -> Error {
+        match self {
+            Error::Io { path, source, .. } | Error::StorageFull { path, source, .. } => {
+                Error::Io { operation, path, offset: None, source }
+            }
+            error => error,
+        }
+    }
+
     pub(crate) fn is_storage_full(&self) -> bool {
         matches!(self, Error::StorageFull { .. })
     }
@@ -356,6 +381,13 @@ fn remedy_of_too_large(what: &str) -> &'static str {
         "batch" => "append it in several batches, or raise `record_bytes_max`",
         _ => "shorten it", // The limits of meta and state are fixed.
     }
+}
+
+fn allowed_lsns(first: Lsn, last: Lsn) -> String {
+    if first > last {
+        return "the log has no record yet".to_owned();
+    }
+    format!("use an LSN from {first} to {last}")
 }
 
 fn holder_text(holder: Option<u32>) -> String {

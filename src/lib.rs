@@ -365,6 +365,7 @@ pub mod fs;
 pub mod fuzzing;
 mod health;
 mod lsn;
+mod maintenance;
 mod new_segment;
 pub mod options;
 mod reader;

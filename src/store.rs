@@ -5,21 +5,23 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalog::{Catalog, Segments};
+use crate::catalog::{Catalog, Cut, Segments};
 use crate::current::{Current, CurrentGuard, LogState, Mark};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
-use crate::frame::{FrameBuffer, Id, Unit};
-use crate::fs::{Handle, Medium, Names};
+use crate::frame::{FrameBuffer, Id, Seal, Unit};
+use crate::fs::{Handle, Medium, Names, OpenMode};
 use crate::health::Health;
 use crate::lsn::Lsn;
+use crate::maintenance::{MaintenanceFlag, PendingRemoval, Removal, Removed};
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
 use crate::options::{Durability, Options, Preallocate};
 use crate::recovery::Recovered;
-use crate::segment::{Tail, Written};
+use crate::segment::{Segment, Tail, Written, frame_holding, seal_at};
 use crate::stats::Counters;
-use crate::threads::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::threads::atomic::{AtomicBool, Ordering};
 use crate::threads::{Mutex, lock};
+use crate::watch::Watch;
 
 /// The files below group commit: what holders of a role do to them.
 pub(crate) trait Disk: Debug + Send + Sync {
@@ -158,6 +160,7 @@ impl Store {
         options: &Options,
         counters: Arc<Counters>,
         health: Arc<Health>,
+        watch: Arc<Watch>,
         recovered: Recovered,
     ) -> (Store, Writer) {
         let Recovered { mut tail, catalog, current, state, pending_removal, .. } = recovered;
@@ -165,7 +168,7 @@ impl Store {
         tail.set_segment_bytes(options.segment_bytes);
         let written = StateFrame { floor: catalog.floor, state: state.into() };
         let store = Store {
-            segments: Arc::new(Segments::new(dir.clone(), health, catalog)),
+            segments: Arc::new(Segments::new(dir.clone(), health, watch, catalog)),
             dir,
             current,
             counters,
@@ -195,8 +198,95 @@ impl Store {
         frame: &StateFrame,
         spare: Spare,
     ) -> Result<(), Failure> {
+        let seal = writer.tail.seal_of_next();
+        let mut old = self.replace_tail(writer, next, seal.as_ref(), frame, spare)?;
+        let segment = &writer.tail.segment;
+        let with_tail = |catalog: &Catalog| catalog.with_tail(segment.clone(), seal.as_ref());
+        self.segments.change(|catalog| Some((with_tail(catalog), ())));
+        self.counters.rotations.add(1);
+        if old.holds_records() {
+            old.segment.index.seal(old.end());
+            if let Err(error) = old.trim() {
+                log::warn!("a sealed segment keeps unused space at its end: {error}");
+            }
+        } else {
+            lock(&self.pending_removal).push(PendingRemoval::new(old.segment.path.clone()));
+        }
+        Ok(())
+    }
+
+    /// Returns the seal of a tail that continues after the record `last`, which lies anywhere above
+    /// the floor or at it. The seal points into an older segment or frame, or the whole log is
+    /// removed: `None`. The caller holds both roles.
+    pub(crate) fn seal_after(&self, writer: &Writer, last: Lsn) -> Result<Option<Seal>> {
+        if last <= writer.written.floor {
+            return Ok(None);
+        }
+        let catalog = self.segments.catalog();
+        let entry = catalog.find(last).expect("the catalog reaches down to its floor");
+        let segment = &entry.segment;
+        let (handle, limit) = match &entry.seal {
+            Some(seal) if seal.last == last => return Ok(Some(seal.clone())),
+            Some(seal) => (self.segments.file(segment, last, seal.last)?, seal.end),
+            None => (writer.tail.handle.clone(), writer.tail.end()),
+        };
+        let frame = frame_holding(segment, &handle, last, limit)?;
+        Ok(Some(Seal { last, ..seal_at(segment, &frame) }))
+    }
+
+    /// Creates the tail with which the log continues after a truncation or a reset. Until
+    /// [`cut`](Store::cut), readers do not know of it. As
+    /// [`start_segment`](Store::start_segment) otherwise.
+    pub(crate) fn create_cut(
+        &self,
+        writer: &mut Writer,
+        cut: Cut,
+        seal: Option<&Seal>,
+        frame: &StateFrame,
+    ) -> Result<(), Failure> {
+        // It frees space, so it may use the spare segment.
+        self.replace_tail(writer, cut.next(), seal, frame, Spare::Spend).map(drop)
+    }
+
+    /// Takes what a truncation has removed from readers, and then from the segments.
+    pub(crate) fn cut(&self, writer: &Writer, cut: Cut, seal: Option<&Seal>) {
+        let floor = writer.written.floor;
+        let orphans = self.segments.cut(cut, seal, &writer.tail.segment, floor);
+        let mut pending = lock(&self.pending_removal);
+        for segment in orphans {
+            self.segments.forget(&segment);
+            pending.push(PendingRemoval::new(segment.path.clone()));
+        }
+        drop(pending);
+        let catalog = self.segments.catalog();
+        let Some((seal, sealed)) = seal.and_then(|seal| Some((seal, catalog.get(seal.number)?)))
+        else {
+            return;
+        };
+        sealed.segment.index.seal(seal.end);
+        if let Err(error) = self.cut_file(&sealed.segment, seal.end) {
+            log::warn!("a truncated segment keeps the bytes after its end: {error}");
+        }
+    }
+
+    /// Cuts the bytes after the end of a sealed segment, unless a backup may share the file.
+    fn cut_file(&self, segment: &Segment, end: u64) -> Result<()> {
+        let handle = self.dir.open_file(&segment.path, OpenMode::ReadWrite)?;
+        let is_longer = handle.size()? > end;
+        if is_longer && handle.names()? != Names::Several { handle.set_len(end) } else { Ok(()) }
+    }
+
+    /// Creates the next segment, with `frame` in it, and makes it the writer's tail. Returns the
+    /// old tail.
+    fn replace_tail(
+        &self,
+        writer: &mut Writer,
+        next: Lsn,
+        seal: Option<&Seal>,
+        frame: &StateFrame,
+        spare: Spare,
+    ) -> Result<Tail, Failure> {
         let tail = &mut writer.tail;
-        let seal = tail.seal_of_next();
         let mut current = self.current.lock();
         let Some(number) = tail.header.number.checked_add(1) else {
             return Err(Failure::Refused(Error::no_number_left(&tail.segment.path)));
@@ -205,7 +295,7 @@ impl Store {
             log_id: tail.header.log_id,
             number,
             first: next,
-            seal: seal.clone(),
+            seal: seal.cloned(),
             floor: frame.floor,
             state: &frame.state,
             copied: None,
@@ -218,39 +308,25 @@ impl Store {
         staged.set_segment_bytes(self.segment_bytes);
         self.tail_is_shared.store(false, Ordering::Relaxed);
         writer.written = frame.clone();
-        let segment = staged.segment.clone();
-        let with_tail = |catalog: &Catalog| catalog.with_tail(segment.clone(), seal.as_ref());
-        self.segments.change(|catalog| Some((with_tail(catalog), ())));
-        self.counters.rotations.add(1);
-        let mut old = std::mem::replace(tail, staged);
-        if old.holds_records() {
-            old.segment.index.shrink();
-            if let Err(error) = old.trim() {
-                log::warn!("a sealed segment keeps unused space at its end: {error}");
-            }
-        } else {
-            lock(&self.pending_removal).push(PendingRemoval::new(old.segment.path.clone()));
-        }
         self.preallocation_allowed.store(false, Ordering::Relaxed);
         self.maintenance.request();
-        Ok(())
+        Ok(std::mem::replace(tail, staged))
     }
 
-    /// Makes a new floor durable, with the newest state that was written. The caller holds both
-    /// roles, and everything that is written is synced.
+    /// Makes a floor and a state durable, in one frame. The caller holds both roles, and everything
+    /// that is written is synced.
     pub(crate) fn put_floor(
         &self,
         writer: &mut Writer,
         next: Lsn,
         durable_end: u64,
-        floor: Lsn,
+        frame: &StateFrame,
         placement: StatePlacement,
     ) -> Result<(), Failure> {
-        let frame = StateFrame { floor, ..writer.written.clone() };
         let shared = self.tail_is_shared.load(Ordering::Relaxed);
         let full = shared || writer.tail.is_full_for_state(frame.state.len());
         if placement == StatePlacement::NewSegmentElseTail || full {
-            match self.start_segment(writer, next, &frame, Spare::Spend) {
+            match self.start_segment(writer, next, frame, Spare::Spend) {
                 Err(Failure::Refused(error)) if !shared => {
                     log::info!("no segment can be created for now: {error}");
                 }
@@ -258,11 +334,11 @@ impl Store {
             }
         }
         // If no record in the tail is needed any more, a new segment can free the whole tail.
-        let frees_tail = writer.tail.holds_records() && floor.next() == next;
+        let frees_tail = writer.tail.holds_records() && frame.floor.next() == next;
         let preallocate = if frees_tail { Preallocate::Auto } else { self.preallocation() };
-        match self.write_frame(writer, next, durable_end, &frame, preallocate) {
+        match self.write_frame(writer, next, durable_end, frame, preallocate) {
             Ok(Room::Refused) if frees_tail => {
-                match self.start_segment(writer, next, &frame, Spare::Spend) {
+                match self.start_segment(writer, next, frame, Spare::Spend) {
                     // The floor is durable in the tail already.
                     Err(Failure::Refused(error)) => {
                         log::info!("no segment can be created for now: {error}")
@@ -275,11 +351,11 @@ impl Store {
             Err(Failure::Refused(error))
                 if placement == StatePlacement::TailElseNewSegment && error.is_storage_full() =>
             {
-                self.start_segment(writer, next, &frame, Spare::Spend)
+                self.start_segment(writer, next, frame, Spare::Spend)
             }
             // Another file has room for the frame.
             Err(Failure::Refused(error)) if error.is_file_too_large() => {
-                self.start_segment(writer, next, &frame, Spare::Keep)
+                self.start_segment(writer, next, frame, Spare::Keep)
             }
             Err(failure) => Err(failure),
         }
@@ -425,102 +501,6 @@ impl Store {
     pub(crate) fn allow_preallocation(&self) {
         self.preallocation_allowed.store(true, Ordering::Relaxed);
     }
-}
-
-/// Whether maintenance is due: it makes spares and removes retired segments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Maintenance {
-    Idle,
-    Due,
-    /// The last attempt found no room. The next one is due at this time of the log's clock.
-    RetryAt(Duration),
-}
-
-/// How long after an attempt that found no room the next one is due.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Tells when maintenance is due. Any thread requests it, and one thread claims it.
-#[derive(Debug)]
-pub(crate) struct MaintenanceFlag {
-    /// The time of the log's clock from which on maintenance is due, in nanoseconds.
-    due_at: AtomicU64,
-    was_claimed: AtomicBool,
-}
-
-const NEVER: u64 = u64::MAX;
-
-impl MaintenanceFlag {
-    pub(crate) fn request(&self) {
-        self.due_at.store(0, Ordering::Release);
-    }
-
-    /// Requests another attempt, unless one is due earlier.
-    pub(crate) fn retry_later(&self, now: Duration) {
-        let at = now.saturating_add(RETRY_AFTER).as_nanos();
-        let at = u64::try_from(at).unwrap_or(NEVER - 1);
-        self.due_at.fetch_min(at, Ordering::AcqRel);
-    }
-
-    pub(crate) fn state(&self) -> Maintenance {
-        match self.due_at.load(Ordering::Relaxed) {
-            0 => Maintenance::Due,
-            NEVER => Maintenance::Idle,
-            at => Maintenance::RetryAt(Duration::from_nanos(at)),
-        }
-    }
-
-    /// Returns whether the caller is the one thread that runs maintenance now.
-    pub(crate) fn claim(&self, now: impl FnOnce() -> Duration) -> bool {
-        match self.state() {
-            Maintenance::Idle => return false,
-            Maintenance::RetryAt(at) if now() < at => return false,
-            Maintenance::RetryAt(_) | Maintenance::Due => {}
-        }
-        self.was_claimed.store(true, Ordering::Relaxed);
-        self.due_at.swap(NEVER, Ordering::AcqRel) != NEVER
-    }
-
-    /// Returns whether maintenance was claimed at least once since the log was opened.
-    pub(crate) fn was_claimed(&self) -> bool {
-        self.was_claimed.load(Ordering::Relaxed)
-    }
-}
-
-impl Default for MaintenanceFlag {
-    /// Due: the log was just opened.
-    fn default() -> MaintenanceFlag {
-        MaintenanceFlag { due_at: AtomicU64::new(0), was_claimed: AtomicBool::new(false) }
-    }
-}
-
-/// A file that is no longer part of the log.
-#[derive(Debug)]
-struct PendingRemoval {
-    path: Arc<Path>,
-    /// Whether the system refused to remove the file. That was logged, and only a checkpoint tries
-    /// again.
-    was_refused: bool,
-}
-
-impl PendingRemoval {
-    fn new(path: Arc<Path>) -> PendingRemoval {
-        PendingRemoval { path, was_refused: false }
-    }
-}
-
-/// Which files are to be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Removal {
-    /// Files that no removal was tried for.
-    OnlyNew,
-    All,
-}
-
-/// The result of removing files.
-#[derive(Debug, Default)]
-pub(crate) struct Removed {
-    pub(crate) files: usize,
-    pub(crate) failure: Option<Error>,
 }
 
 impl Disk for Store {

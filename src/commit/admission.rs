@@ -22,6 +22,18 @@ impl<D: Disk> Commit<D> {
         Ok(Reservation { commit: self, bytes })
     }
 
+    /// Makes appends wait until the guard is dropped. First lets those in that waited the last
+    /// time: a stream of truncations must not starve them.
+    pub(crate) fn hold_appends(&self) -> Result<HeldAppends<'_, D>> {
+        let mut state = self.lock();
+        while state.turns > 0 && state.health.is_open() {
+            state = state.wait(&self.shared.sleepers.holder);
+        }
+        state.health.check()?;
+        state.admission = Admission::Held;
+        Ok(HeldAppends { commit: self })
+    }
+
     /// Waits until there is room for `bytes`, in order of arrival. A newcomer overtakes the queue
     /// only if there is room for the newcomer and for the whole queue. If every newcomer joined the
     /// queue, the queue would never become empty, and each append would cost a thread switch.
@@ -68,6 +80,9 @@ impl<D: Disk> Commit<D> {
             }
             if state.role_waiters > 0 {
                 self.shared.sleepers.roles.wake_all();
+            }
+            if state.turns == 0 {
+                self.shared.sleepers.holder.wake_all();
             }
         }
         match entered {
@@ -143,6 +158,21 @@ impl<D: Disk> Commit<D> {
         } else {
             Step::Wait
         }
+    }
+}
+
+/// Appends wait until this is dropped.
+#[derive(Debug)]
+pub(crate) struct HeldAppends<'a, D: Disk> {
+    commit: &'a Commit<D>,
+}
+
+impl<D: Disk> Drop for HeldAppends<'_, D> {
+    fn drop(&mut self) {
+        let mut state = self.commit.lock();
+        state.admission = Admission::Open;
+        state.turns = state.queue.len();
+        self.commit.shared.sleepers.wake_all(&state);
     }
 }
 

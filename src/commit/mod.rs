@@ -38,7 +38,7 @@ use group::{Content, Member, Milestone};
 use roles::{Locked, Roles, Shared};
 pub(crate) use roles::{PanicGuard, Quiesced};
 pub(crate) use state::AtRest;
-use state::{Admission, CommitState, Role, Taken};
+use state::{CommitState, Role, Taken};
 pub(crate) use ticket::Submitted;
 use wakes::Sleepers;
 
@@ -210,20 +210,6 @@ impl<D: Disk> Commit<D> {
     /// Whether the last group met a full disk.
     pub(crate) fn met_full_disk(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
-    }
-
-    /// Makes appends wait until [`admit_again`](Commit::admit_again) or [`close`](Commit::close).
-    pub(crate) fn hold_appends(&self) -> Result<()> {
-        let mut state = self.lock();
-        state.health.check()?;
-        state.admission = Admission::Held;
-        Ok(())
-    }
-
-    pub(crate) fn admit_again(&self) {
-        let mut state = self.lock();
-        state.admission = Admission::Open;
-        self.shared.sleepers.wake_all(&state);
     }
 
     /// Makes every later call return [`Error::Closed`], and wakes every thread.
@@ -445,7 +431,7 @@ impl<D: Disk> Commit<D> {
         }
         disk.rotate(roles.writer(), taken.first)?;
         let tail_end = disk.tail_end(roles.writer());
-        self.shared.publish(roles.writer()).map_err(Failure::Fatal)?;
+        drop(self.shared.publish(roles.writer()).map_err(Failure::Fatal)?);
         Ok(tail_end.end)
     }
 

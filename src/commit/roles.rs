@@ -54,14 +54,14 @@ impl<D: Disk> Shared<D> {
 
     /// Notes that everything that `writer` has written is durable, and where the tail ends now.
     /// Fails if the log was poisoned or closed meanwhile.
-    pub(super) fn publish(&self, writer: &D::Writer) -> Result<()> {
+    pub(super) fn publish(&self, writer: &D::Writer) -> Result<Locked<'_, D>> {
         let mut state = self.lock();
         self.health.check()?;
         state.tail_end = self.disk.tail_end(writer);
         state.file = self.disk.file(writer).clone();
         state.all_written_is_synced();
         self.sleepers.wake_all(&state);
-        Ok(())
+        Ok(state)
     }
 
     /// Waits until both roles are free, takes them, and syncs what is written.
@@ -331,6 +331,38 @@ impl<D: Disk> Quiesced<'_, D> {
     /// Takes the outcome of a change of files. `Ok`: the tail has a new end, and everything up to
     /// it is durable. A fatal failure poisons the log.
     pub(crate) fn publish(&mut self, outcome: Result<(), Failure>) -> Result<()> {
+        self.publish_tail(outcome).map(drop)
+    }
+
+    /// As [`publish`](Quiesced::publish), of a change that made a state durable.
+    pub(crate) fn publish_state(
+        &mut self,
+        outcome: Result<(), Failure>,
+        durable: Arc<[u8]>,
+    ) -> Result<()> {
+        self.publish_tail(outcome)?.set_durable_state(durable);
+        Ok(())
+    }
+
+    /// As [`publish_state`](Quiesced::publish_state), of a change after which the log ends with the
+    /// record `last`. What is pending is revoked. Appends are held.
+    pub(crate) fn publish_cut(
+        &mut self,
+        outcome: Result<(), Failure>,
+        last: Lsn,
+        durable: Arc<[u8]>,
+    ) -> Result<()> {
+        let shared = self.roles.shared;
+        let mut state = self.publish_tail(outcome)?;
+        let filling = state.filling.clone();
+        state.cut(last);
+        state.set_durable_state(durable);
+        filling.members.wake_all();
+        shared.sleepers.wake_all(&state);
+        Ok(())
+    }
+
+    fn publish_tail(&mut self, outcome: Result<(), Failure>) -> Result<Locked<'_, D>> {
         let shared = self.roles.shared;
         match outcome {
             Ok(()) => shared.publish(self.roles.writer()),

@@ -638,7 +638,7 @@ impl Log {
                 self.commit.wait_until_idle();
                 self.disk.books().ended = true;
             }
-            Err(_) => self.commit.admit_again(),
+            Err(_) => {}
         }
         if let Err(error) = closed {
             self.note(&mut self.disk.books(), &error);
@@ -646,7 +646,7 @@ impl Log {
     }
 
     fn close_files(&self) -> Result<()> {
-        self.commit.hold_appends()?;
+        let _held = self.commit.hold_appends()?;
         match self.commit.sync() {
             Err(Error::StorageFull { .. }) if self.commit.mode != Durability::Buffered => {}
             outcome => drop(outcome?),

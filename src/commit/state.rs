@@ -29,7 +29,7 @@ pub(super) enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     Open,
-    /// Appends wait: the log is being closed.
+    /// Appends wait: the log is being closed or truncated.
     Held,
 }
 
@@ -58,8 +58,8 @@ pub(super) struct CommitState<D: Disk> {
     /// The next LSN to be assigned: one above the appended LSN.
     pub(super) next: Lsn,
     /// The last LSN handed to the system, and the last LSN covered by a successful sync. durable ≤
-    /// written < next. `written` and `durable` never fall. Only [`revoke`](CommitState::revoke)
-    /// lowers `next`.
+    /// written < next. Only [`revoke`](CommitState::revoke) lowers `next`, and only
+    /// [`cut`](CommitState::cut) lowers all three.
     pub(super) written: Lsn,
     pub(super) durable: Lsn,
     /// The tail with the end of what is written in it, and the end of what is durable in it.
@@ -109,6 +109,8 @@ pub(super) struct CommitState<D: Disk> {
     pub(super) queue: VecDeque<Arc<SleepPoint>>,
     pub(super) queued_bytes: usize,
     pub(super) admission: Admission,
+    /// How many threads leave the queue before appends are held again.
+    pub(super) turns: usize,
     pub(super) completions: Completions,
     pub(super) gather: Gather,
     last_group_records: usize,
@@ -161,6 +163,7 @@ impl<D: Disk> CommitState<D> {
             queue: VecDeque::new(),
             queued_bytes: 0,
             admission: Admission::Open,
+            turns: 0,
             completions: Completions::default(),
             gather: Gather::default(),
             last_group_records: 0,
@@ -186,7 +189,8 @@ impl<D: Disk> CommitState<D> {
         let count = unit.count();
         let last = first.checked_add(count.into()).filter(|next| u64::from(*next) <= LAST_LSN);
         let Some(next) = last else {
-            return Err(Error::OutOfRange { lsn: Lsn::from(u64::MAX), last: self.next.previous() });
+            let last = Lsn::from(LAST_LSN).previous();
+            return Err(Error::OutOfRange { lsn: Lsn::from(u64::MAX), first: Lsn::FIRST, last });
         };
         self.active.push(unit, first);
         self.active_records += count as usize;
@@ -218,6 +222,7 @@ impl<D: Disk> CommitState<D> {
     pub(super) fn leave_queue(&mut self, slot: &Arc<SleepPoint>, bytes: usize) {
         self.queue.retain(|other| !Arc::ptr_eq(other, slot));
         self.queued_bytes -= bytes;
+        self.turns = self.turns.saturating_sub(1);
     }
 
     /// Whether there is a group to lead.
@@ -356,6 +361,25 @@ impl<D: Disk> CommitState<D> {
             self.durable_state = state;
         }
         self.watch.set_durable(last);
+    }
+
+    /// Notes that the log ends with the record `last`, and that this is durable. Revokes what is
+    /// pending. The caller holds both roles, everything written is synced, and appends are held.
+    pub(super) fn cut(&mut self, last: Lsn) {
+        if self.has_pending() {
+            let taken = self.take();
+            self.revoke(taken, &Error::Truncated { last }, Milestone::Synced);
+        }
+        self.next = last.next();
+        self.written = last;
+        self.durable = last;
+        self.watch.set_durable(last);
+        self.watch.set_appended(last);
+    }
+
+    /// Replaces the durable state, because a state is durable that no group wrote.
+    pub(super) fn set_durable_state(&mut self, state: Arc<[u8]>) {
+        self.durable_state = state;
     }
 
     /// Returns the newest durable state.

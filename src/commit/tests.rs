@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::gather::Gathered;
+use super::state::Admission;
 use super::*;
 use crate::entry::Entry;
 use crate::frame::FrameBuffer;
@@ -513,12 +514,13 @@ fn a_newcomer_enters_while_others_wait_if_there_is_room_for_all() {
     // Method: one thread waits in the queue. Appends are admitted again, but that thread is not
     // woken yet when another one comes.
     let (_, commit) = fixture(&Options::new());
-    commit.hold_appends().unwrap();
+    let held = commit.hold_appends().unwrap();
     let queued = start_append(&commit);
     wait_until(|| commit.lock().queue.len() == 1);
     commit.lock().admission = Admission::Open;
     let newcomer = start_append(&commit);
     assert_eq!(outcome(&newcomer).unwrap(), Lsn::FIRST);
+    drop(held);
     assert_eq!(outcome(&queued).unwrap(), Lsn::from(2));
 }
 

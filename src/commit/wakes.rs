@@ -22,6 +22,8 @@ pub(super) struct Sleepers {
     pub(super) timer: SleepPoint,
     /// The helper thread, while no future and no callback waits.
     pub(super) helper: SleepPoint,
+    /// A thread that wants to hold appends.
+    pub(super) holder: SleepPoint,
 }
 
 /// The threads to be woken.
@@ -51,6 +53,7 @@ impl Sleepers {
             roles: SleepPoint::new(),
             timer: SleepPoint::new(),
             helper: SleepPoint::new(),
+            holder: SleepPoint::new(),
         }
     }
 
@@ -129,6 +132,7 @@ impl Sleepers {
         self.roles.wake_all();
         self.timer.wake_all();
         self.helper.wake_all();
+        self.holder.wake_all();
         state.queue.iter().for_each(|slot| slot.wake_all());
     }
 }

@@ -53,27 +53,24 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Reads from `start` to `limit`. If `start` is `None`, reads from the checkpoint on. `limit`
-    /// is the durable LSN. The caller reads it before this call takes the catalog, so that the
-    /// catalog has its segment.
-    pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>, limit: Lsn) -> Cursor {
-        Cursor::with_window(segments, start, (limit, limit), Window::new(REPLAY_WINDOW_BYTES))
+    /// Reads from `start` to the durable LSN. If `start` is `None`, reads from the checkpoint on.
+    pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>) -> Cursor {
+        Cursor::with_window(segments, start, None, Window::new(REPLAY_WINDOW_BYTES))
     }
 
+    /// Reads up to `limit` at most.
     fn with_window(
         segments: &Arc<Segments>,
         start: Option<Lsn>,
-        (limit, durable): (Lsn, Lsn),
+        limit: Option<Lsn>,
         window: Window,
     ) -> Cursor {
-        let catalog = segments.catalog();
-        let next = start.unwrap_or(catalog.floor.next());
-        let segments = segments.clone();
+        let (catalog, durable) = segments.snapshot();
         Cursor {
-            segments,
+            segments: segments.clone(),
+            next: start.unwrap_or(catalog.floor.next()),
+            limit: limit.map_or(durable, |limit| limit.min(durable)),
             catalog,
-            next,
-            limit,
             durable,
             source: None,
             frame: FrameReader::new(window),
@@ -85,9 +82,9 @@ impl Cursor {
     ///
     /// # Errors
     /// [`Error::Removed`] at or below the checkpoint; [`Error::OutOfRange`] for
-    /// [`Lsn::ZERO`]. [`Error::Corrupt`], [`Error::MissingSegment`], [`Error::Io`],
-    /// [`Error::Closed`]. A cursor that failed stays failed: each further call returns the same
-    /// error.
+    /// [`Lsn::ZERO`]; [`Error::Truncated`] if the record was removed from the log's end.
+    /// [`Error::Corrupt`], [`Error::MissingSegment`], [`Error::Io`], [`Error::Closed`]. A cursor
+    /// that failed stays failed: each further call returns the same error.
     #[expect(
         clippy::should_implement_trait,
         reason = "what an iterator yields cannot borrow from it"
@@ -114,6 +111,12 @@ impl Cursor {
         } else {
             self.read_on().map(|()| true)
         };
+        // Checked after the read: what was read meanwhile may have been removed.
+        let kept = self.catalog.generation.check(self.next, self.limit);
+        let advanced = match advanced {
+            Err(Error::Closed) => Err(Error::Closed),
+            advanced => kept.and(advanced),
+        };
         match advanced {
             Ok(advanced) => Ok(advanced),
             Err(error) => {
@@ -126,7 +129,8 @@ impl Cursor {
     fn read_on(&mut self) -> Result<()> {
         self.segments.check_open()?;
         if self.next == Lsn::ZERO {
-            return Err(Error::OutOfRange { lsn: self.next, last: self.durable });
+            let first = Lsn::FIRST;
+            return Err(Error::OutOfRange { lsn: self.next, first, last: self.durable });
         }
         if self.next <= self.catalog.floor {
             return Err(Error::Removed { first: self.catalog.floor.next() });
@@ -208,8 +212,8 @@ pub struct Iter {
 
 impl Iter {
     /// As [`Cursor::new`].
-    pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>, limit: Lsn) -> Iter {
-        Iter { cursor: Cursor::new(segments, start, limit), is_over: false }
+    pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>) -> Iter {
+        Iter { cursor: Cursor::new(segments, start), is_over: false }
     }
 
     /// Returns why the iterator failed, or `None` if it did not fail. `None` after the last record
@@ -244,14 +248,21 @@ impl Iterator for Iter {
 
 impl FusedIterator for Iter {}
 
-/// Reads one record: `None` above `durable`.
-pub(crate) fn read(segments: &Arc<Segments>, durable: Lsn, lsn: Lsn) -> Result<Option<Record>> {
+/// Reads one record: `None` above the durable LSN.
+pub(crate) fn read(segments: &Arc<Segments>, lsn: Lsn) -> Result<Option<Record>> {
     segments.check_open()?;
-    let window = segments.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));
-    let mut cursor = Cursor::with_window(segments, Some(lsn), (durable.min(lsn), durable), window);
-    let record = cursor.next()?.map(|record| record.to_record());
-    let mut window = cursor.frame.window;
-    window.clear(); // A large record is not kept in memory.
-    segments.leave_window(window);
-    Ok(record)
+    let mut window = segments.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));
+    loop {
+        let mut cursor = Cursor::with_window(segments, Some(lsn), Some(lsn), window);
+        let read = cursor.next().map(|record| record.map(|record| record.to_record()));
+        window = cursor.frame.window;
+        window.clear(); // A large record is not kept in memory.
+        match read {
+            Err(Error::Truncated { .. }) => {} // Removed meanwhile: what is there now counts.
+            read => {
+                segments.leave_window(window);
+                return read;
+            }
+        }
+    }
 }

@@ -114,7 +114,7 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
         }
         Way::SealTail => {
             let last = plan.promised.last.expect("a tail is sealed only if it keeps a record");
-            let seal = seal_at(&scanned.header, &last);
+            let seal = seal_at(&segment_of(scanned), &last);
             let frames = (plan.promised.end, seal.last.next(), Some(seal.clone()));
             let tail = follow(dir, found, &plan, &current, frames)?;
             // A file that a backup may share is never shortened.
@@ -136,9 +136,8 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
         .map(|(segment, seal)| CatalogEntry { segment: segment.clone(), seal: Some(seal.clone()) })
         .collect();
     if let Some(seal) = seal {
-        let old = Segment::new(&scanned.header, scanned.handle.path().clone());
-        old.index
-            .set(scanned.index.iter().copied().filter(|entry| entry.offset < seal.end).collect());
+        let old = segment_of(scanned);
+        old.index.seal(seal.end);
         segments.push(CatalogEntry { segment: Arc::new(old), seal: Some(seal) });
     }
     // Segments wholly below the floor are no longer part of the log. The old tail may be one of
@@ -164,6 +163,13 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
     })
 }
 
+/// The tail as it was found.
+fn segment_of(scanned: &TailScan) -> Segment {
+    let segment = Segment::new(&scanned.header, scanned.handle.path().clone());
+    segment.index.set(scanned.index.clone());
+    segment
+}
+
 /// Removes unfinished files and spares: nothing depends on them, and they take space that a full
 /// disk needs.
 fn remove_leftovers(dir: &Dir, found: &Found) {
@@ -187,12 +193,11 @@ fn resume_tail(scanned: &TailScan, current: &Current) -> Result<Tail> {
     };
     current.lock().write(&mark).map_err(Failure::into_error)?;
     let handle = scanned.handle.clone();
-    let segment = Segment::new(&header, handle.path().clone());
-    segment.index.set(scanned.index.clone());
+    let segment = Arc::new(segment_of(scanned));
     let end = scanned.facts.end;
     let last = scanned.last;
     let bytes = scanned.file_bytes;
-    Ok(Tail::new(Arc::new(segment), handle, header, end, last, bytes))
+    Ok(Tail::new(segment, handle, header, end, last, bytes))
 }
 
 /// Creates the next tail with a copy of the old tail's whole frames from `start` on. These frames

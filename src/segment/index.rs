@@ -95,9 +95,11 @@ impl Index {
         entries.extend_from_slice(group);
     }
 
-    /// Frees the room for further entries: the segment is sealed.
-    pub(crate) fn shrink(&self) {
+    /// Frees the room for further entries: the segment is sealed. Drops the entries from `end` on:
+    /// those frames are no longer part of the log.
+    pub(crate) fn seal(&self, end: u64) {
         if let Some(entries) = &mut *threads::write(&self.entries) {
+            entries.retain(|entry| entry.offset < end);
             entries.shrink_to_fit();
         }
     }

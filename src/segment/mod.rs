@@ -16,6 +16,9 @@ pub(crate) use index::{Index, IndexEntry, IndexHint, UNINDEXED_BYTES, note_frame
 pub(crate) use sweep::{Bodies, Body, Flaw, Gap, Passed, Place, Step, Sweep, SweptFrame, Window};
 pub(crate) use tail::{LastFrame, Tail, Written, seal_at};
 
+/// A search for one frame reads so much at once.
+const FRAME_WINDOW_BYTES: usize = 128 << 10;
+
 /// What is known of a segment, for its readers and its writer.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -170,6 +173,41 @@ pub(crate) fn index_sealed(
     }
     index.shrink_to_fit(); // The index stays in memory, and gets no more entries.
     Ok(index)
+}
+
+/// Finds the frame that holds `lsn`, and verifies it. `limit`: where the segment's frames end.
+pub(crate) fn frame_holding(
+    segment: &Segment,
+    handle: &Handle,
+    lsn: Lsn,
+    limit: u64,
+) -> Result<LastFrame> {
+    let mut window = Window::new(FRAME_WINDOW_BYTES);
+    let start = segment.index.hint(lsn, None).start.offset;
+    let mut sweep = Sweep::new(handle, &segment.salt, &mut window, start, limit);
+    let mut flawed: Option<Gap> = None;
+    loop {
+        let sound = match sweep.step(Bodies::Verify)? {
+            Step::Frame(frame) if frame.header.next() <= Some(lsn) => continue,
+            Step::Frame(frame) if frame.header.frame_type == FrameType::State => continue,
+            Step::Frame(frame) => frame.into_sound(),
+            Step::Gap(gap) => Err(gap),
+            Step::End => break,
+        };
+        match sound {
+            Ok((offset, header)) if header.first <= lsn => return Ok(LastFrame { offset, header }),
+            Ok(_) => break,
+            Err(gap) => Gap::extend(&mut flawed, gap),
+        }
+    }
+    let lost = Some(LsnRange::new(lsn, lsn));
+    Err(match flawed {
+        Some(Gap { flaw: Flaw::Unreadable(error), .. }) => error,
+        Some(Gap { flaw: Flaw::Damaged(damage), start, .. }) => {
+            Error::corrupt(&segment.path, start, damage, lost)
+        }
+        None => Error::corrupt(&segment.path, start, Damage::LsnGap, lost),
+    })
 }
 
 /// Returns the lost records from `next`, the first one that was not read, to the one before

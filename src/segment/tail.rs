@@ -115,7 +115,7 @@ impl Tail {
     /// over its seal.
     pub(crate) fn seal_of_next(&self) -> Option<Seal> {
         match &self.last {
-            Some(last) => Some(seal_at(&self.header, last)),
+            Some(last) => Some(seal_at(&self.segment, last)),
             None => self.header.seal.clone(),
         }
     }
@@ -234,11 +234,11 @@ impl LastFrame {
     }
 }
 
-/// Returns the seal of the segment with that header, whose last live frame is `last`.
-pub(crate) fn seal_at(header: &SegmentHeader, last: &LastFrame) -> Seal {
+/// Returns the seal of a segment whose last live frame is `last`.
+pub(crate) fn seal_at(segment: &Segment, last: &LastFrame) -> Seal {
     Seal {
-        number: header.number,
-        salt: header.salt,
+        number: segment.number,
+        salt: segment.salt,
         end: last.end(),
         last: last.last(),
         frame_offset: last.offset,

@@ -9,8 +9,9 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::{STATE_BYTES_MAX, Unit};
 use crate::fs::Handle;
 use crate::lsn::Lsn;
+use crate::maintenance::Removal;
 use crate::new_segment::Spare;
-use crate::store::{DurableEnd, Removal, StatePlacement};
+use crate::store::{DurableEnd, StateFrame, StatePlacement};
 use crate::threads;
 
 use super::spares::{fail, make_spares, run_maintenance};
@@ -81,12 +82,43 @@ impl Wal {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn checkpoint(&self, lsn: Lsn) -> Result<()> {
+        self.checkpoint_at(lsn, None)
+    }
+
+    /// Makes a checkpoint, as [`checkpoint`](Wal::checkpoint) does, and stores the small state with
+    /// it: a crash leaves both or neither.
+    ///
+    /// The state is stored even if `lsn` is at or below the present checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for a state above 64 KiB: nothing was changed. Otherwise as
+    /// [`checkpoint`](Wal::checkpoint): if the checkpoint does not hold, the old state is still
+    /// there.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// let lsn = wal.append("a")?;
+    /// wal.checkpoint_with(lsn, b"snapshot 1")?;
+    /// assert_eq!(wal.state(), b"snapshot 1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn checkpoint_with(&self, lsn: Lsn, state: &[u8]) -> Result<()> {
+        self.store.segments.check_open()?; // A closed log says so, whatever it is given.
+        check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
+        self.checkpoint_at(lsn, Some(state.into()))
+    }
+
+    /// `state`: the new small state, if it is to change.
+    fn checkpoint_at(&self, lsn: Lsn, state: Option<Arc<[u8]>>) -> Result<()> {
         let maintenance_lock = threads::lock(&self.store.maintenance_lock);
         let panics = self.commit.guard_panics();
         self.health.check()?;
         let met_full_disk = self.commit.met_full_disk();
         let mut marked = Marked::Yes;
-        if lsn > self.store.segments.catalog().floor || met_full_disk {
+        let raises_floor = lsn > self.store.segments.catalog().floor;
+        if raises_floor || state.is_some() || met_full_disk {
             let placement = if met_full_disk {
                 StatePlacement::NewSegmentElseTail
             } else {
@@ -94,7 +126,7 @@ impl Wal {
             };
             // The spares are made before anything is written that could take their space.
             make_spares(&self.commit)?;
-            self.raise_floor(lsn, placement)?;
+            self.raise_floor(lsn, state, placement)?;
             marked = self.mark_durable()?;
         }
         let removed = self.store.remove_retired(Removal::All);
@@ -109,14 +141,20 @@ impl Wal {
         drop(panics);
         drop(maintenance_lock);
         run_maintenance(&self.commit);
-        removed.failure.map_or(Ok(()), Err)
+        let holds = "remove, although the checkpoint took effect,";
+        removed.failure.map_or(Ok(()), |error| Err(error.after_effect(holds)))
     }
 
-    /// Makes `lsn` the floor, durably, and tells readers.
-    fn raise_floor(&self, lsn: Lsn, placement: StatePlacement) -> Result<()> {
-        let last = self.last_lsn();
-        if lsn > last {
-            return Err(Error::OutOfRange { lsn, last });
+    /// Makes `lsn` the floor, with the new state if there is one, durably, and tells readers.
+    fn raise_floor(
+        &self,
+        lsn: Lsn,
+        state: Option<Arc<[u8]>>,
+        placement: StatePlacement,
+    ) -> Result<()> {
+        let out_of_range = |last| Error::OutOfRange { lsn, first: Lsn::ZERO, last };
+        if lsn > self.last_lsn() {
+            return Err(out_of_range(self.last_lsn()));
         }
         // Records that find no room do not prevent a checkpoint of the records that are written.
         let settled = self.settle()?;
@@ -131,11 +169,13 @@ impl Wal {
         if floor > last {
             return Err(match settled {
                 Settled::InMemory(full) => full,
-                Settled::Synced | Settled::NothingToSync => Error::OutOfRange { lsn, last },
+                Settled::Synced | Settled::NothingToSync => out_of_range(last),
             });
         }
-        let put = self.store.put_floor(writer, next, end, floor, placement);
-        quiesced.publish(put)?;
+        let state = state.unwrap_or_else(|| writer.written().state.clone());
+        let frame = StateFrame { floor, state };
+        let put = self.store.put_floor(writer, next, end, &frame, placement);
+        quiesced.publish_state(put, frame.state)?;
         self.store.raise_floor(floor);
         Ok(())
     }
@@ -246,7 +286,7 @@ impl Wal {
         match &closed {
             Err(Error::Closed) => return closed,
             Ok(()) | Err(Error::Poisoned { .. }) => self.shut_down(),
-            Err(_) => self.commit.admit_again(),
+            Err(_) => {}
         }
         drop(panics);
         drop(maintenance_lock);
@@ -256,7 +296,7 @@ impl Wal {
     /// Does everything that `close` does to files. After `Ok`, every later call returns
     /// [`Error::Closed`].
     fn close_files(&self) -> Result<()> {
-        self.commit.hold_appends()?;
+        let held = self.commit.hold_appends()?;
         if let Settled::InMemory(full) = self.settle()? {
             return Err(full);
         }
@@ -272,6 +312,7 @@ impl Wal {
         self.commit.close();
         drop(current);
         drop(quiesced);
+        drop(held);
         Ok(())
     }
 

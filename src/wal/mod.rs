@@ -5,6 +5,7 @@ mod append;
 mod maintain;
 mod spares;
 mod ticket;
+mod truncate;
 
 use std::fmt;
 use std::path::Path;
@@ -135,7 +136,8 @@ impl Wal {
         let next = recovered.next;
         let report = recovered.report.clone();
         let counters = Arc::new(Counters::default());
-        let (store, writer) = Store::new(dir, options, counters.clone(), health.clone(), recovered);
+        let (store, writer) =
+            Store::new(dir, options, counters.clone(), health.clone(), watch.clone(), recovered);
         let store = Arc::new(store);
         watch.set_appended(next.previous());
         watch.set_durable(next.previous());
@@ -223,7 +225,7 @@ impl Wal {
     /// each record that was acknowledged before this call.
     #[must_use]
     pub fn iter(&self) -> Iter {
-        Iter::new(&self.store.segments, None, self.durable_lsn())
+        Iter::new(&self.store.segments, None)
     }
 
     /// Iterates the records from `lsn` on, up to the durable LSN as of this call.
@@ -242,7 +244,7 @@ impl Wal {
     /// ```
     #[must_use]
     pub fn iter_from(&self, lsn: Lsn) -> Iter {
-        Iter::new(&self.store.segments, Some(lsn), self.durable_lsn())
+        Iter::new(&self.store.segments, Some(lsn))
     }
 
     /// Iterates the records after `lsn`, up to the durable LSN as of this call. A consumer that has
@@ -283,7 +285,7 @@ impl Wal {
     /// ```
     #[must_use]
     pub fn cursor(&self, lsn: Lsn) -> Cursor {
-        Cursor::new(&self.store.segments, Some(lsn), self.durable_lsn())
+        Cursor::new(&self.store.segments, Some(lsn))
     }
 
     /// Reads one record. Returns `None` above the durable LSN.
@@ -303,7 +305,7 @@ impl Wal {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read(&self, lsn: Lsn) -> Result<Option<Record>> {
-        reader::read(&self.store.segments, self.durable_lsn(), lsn)
+        reader::read(&self.store.segments, lsn)
     }
 
     /// Returns the newest durable state. It is empty if none was set.
@@ -327,8 +329,9 @@ impl Wal {
         self.store.segments.catalog().floor.next()
     }
 
-    /// Returns the LSN that the next record will have. Decreases if a write is undone because the
-    /// disk is full.
+    /// Returns the LSN that the next record will have. Decreases in
+    /// [`truncate_after`](Wal::truncate_after), in [`reset`](Wal::reset), and if a write is undone
+    /// because the disk is full.
     #[must_use]
     pub fn next_lsn(&self) -> Lsn {
         self.commit.next_lsn()
@@ -341,7 +344,8 @@ impl Wal {
         self.next_lsn().previous()
     }
 
-    /// Returns the LSN of the last record that survives a power cut. Never decreases.
+    /// Returns the LSN of the last record that survives a power cut. Decreases only in
+    /// [`truncate_after`](Wal::truncate_after) and in [`reset`](Wal::reset).
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
         self.commit.durable_lsn()

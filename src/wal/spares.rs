@@ -5,7 +5,8 @@ use std::sync::TryLockError;
 use crate::commit::Commit;
 use crate::current::Spares;
 use crate::error::{Error, Failure, Result};
-use crate::store::{Removal, Store};
+use crate::maintenance::Removal;
+use crate::store::Store;
 
 /// Makes spares and removes retired segments, if that is due.
 pub(super) fn run_maintenance(commit: &Commit<Store>) {
