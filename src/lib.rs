@@ -70,8 +70,8 @@
 //!   [`Wal::sync`] at the points to which you can return. The record survives nothing before that.
 //!
 //! In each mode, [`Wal::sync`], [`Wal::set_state`], [`Wal::checkpoint`], [`Wal::truncate_after`]
-//! and [`Wal::close`] return only after their effect survives a power cut. In each mode, readers see
-//! a record only after it is synced.
+//! and [`Wal::close`] return only after their effect survives a power cut. In each mode, readers
+//! see a record only after it is synced.
 //!
 //! # What to do after a failure
 //!
