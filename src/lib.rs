@@ -401,7 +401,7 @@ pub use error::{Damage, Error, Feature, NamedBy, Result};
 #[cfg(feature = "sim")]
 #[doc(inline)]
 pub use fs::sim;
-pub use lsn::{Lsn, LsnRange};
+pub use lsn::{Lsn, LsnRange, LsnRangeIter};
 pub use options::{Durability, Options};
 pub use reader::{Cursor, Iter, Record, RecordRef};
 pub use wal::{Ticket, Wal};
