@@ -193,7 +193,7 @@ impl Ledger {
             let what = format!("the log ends at {}, within a batch: {end:?}", shown.last);
             return Err(Violation::new(Kind::Invented, what));
         }
-        self.judge_order(&shown.records)?;
+        self.judge_order(&shown.records, shown.floor)?;
         Ok(Seen { records: shown.records, floor: shown.floor, state })
     }
 
@@ -235,7 +235,7 @@ impl Ledger {
 
     /// Checks that each operation occurs at most once and in its thread's order, and that each
     /// acknowledged operation is at its LSN.
-    fn judge_order(&self, records: &[(u64, Identity)]) -> Result<(), Violation> {
+    fn judge_order(&self, records: &[(u64, Identity)], floor: u64) -> Result<(), Violation> {
         let mut newest: HashMap<u16, u32> = HashMap::new();
         let mut there = HashMap::new();
         for (lsn, identity) in records {
@@ -249,7 +249,6 @@ impl Ledger {
                 return Err(Violation::new(Kind::Invented, what));
             }
         }
-        let floor = records.first().map_or(0, |(lsn, _)| lsn - 1);
         for (key, first) in &self.done {
             let end = first + u64::from(self.began.get(key).copied().unwrap_or(1));
             if let Some(lsn) =
@@ -320,9 +319,18 @@ mod tests {
         let mut other = ledger.clone();
         other.note(Mark::State(1));
         assert_eq!(kind(&other), Err(Kind::Lost));
-        let mut other = ledger;
+        let mut other = ledger.clone();
         other.note(Mark::Done { thread: 0, operation: 0, count: 1, first: 3 });
         assert_eq!(kind(&other), Err(Kind::Invented));
+        // A checkpoint of all records leaves none to be shown.
+        ledger.note(Mark::Floor(3));
+        wal.checkpoint(3.into()).unwrap();
+        wal.close().unwrap();
+        let wal = Wal::open(&dir).unwrap();
+        assert_eq!(
+            ledger.judge(&wal).map(|seen| seen.records.len()).map_err(|found| found.kind),
+            Ok(0)
+        );
         drop(wal);
         std::fs::remove_dir_all(dir).unwrap();
     }
