@@ -10,8 +10,10 @@ use crate::lsn::Lsn;
 
 use super::group::Member;
 
-/// The order of completions: by last LSN, then by registration.
-pub(super) type CompletionKey = (Lsn, u64);
+/// The order of completions: by the number of the group, then by last LSN, then by registration.
+/// An LSN alone decides nothing, because a revoked LSN is assigned again: an old outcome must not
+/// wait for a newer record with a lower LSN.
+pub(super) type CompletionKey = (u64, Lsn, u64);
 
 /// What is to be told of an outcome.
 pub(super) struct Completion {
@@ -64,7 +66,7 @@ pub(super) struct Completions {
 
 impl Completions {
     pub(super) fn add(&mut self, last: Lsn, completion: Completion) -> CompletionKey {
-        let key = (last, self.registrations);
+        let key = (completion.member.group.number(), last, self.registrations);
         self.registrations += 1;
         self.waiting.insert(key, completion);
         key

@@ -799,6 +799,39 @@ fn in_buffered_mode_one_failed_write_tells_all_that_wait() {
 }
 
 #[test]
+fn an_old_outcome_does_not_wait_for_a_newer_record_with_a_lower_lsn() {
+    // Method: a full disk revokes records 1 and 2 while a callback waits for record 2. Then record 1
+    // is submitted again, and its sync is held. The helper starts after all that: it tells the old
+    // outcome first.
+    let (disk, commit) = fixture(&Options::new());
+    disk.writes.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::StorageFull)));
+    let (sender, called) = channel();
+    let submit = |number: u64| {
+        let submitted = Submitted::records(&commit, Unit::entry(&Entry::from("x")), None).unwrap();
+        let sender = sender.clone();
+        let lsn = submitted.lsns().last();
+        submitted.on_outcome(Box::new(move |outcome| {
+            sender.send((number, lsn, outcome.is_ok())).unwrap();
+        }));
+    };
+    drop(Submitted::records(&commit, Unit::entry(&Entry::from("x")), None).unwrap());
+    submit(1);
+    commit.sync().unwrap_err();
+    submit(2);
+    let (begun, go_on) = hold_sync(&disk);
+    let helper = std::thread::spawn({
+        let commit = commit.clone();
+        move || commit.run_completions(|| {})
+    });
+    assert_eq!(outcome(&called), (1, Lsn::from(2), false));
+    outcome(&begun);
+    go_on.send(None).unwrap();
+    assert_eq!(outcome(&called), (2, Lsn::from(1), true));
+    commit.close();
+    helper.join().unwrap();
+}
+
+#[test]
 fn a_group_too_large_for_its_file_goes_into_a_new_segment() {
     // Method: the write of a group meets the largest allowed file size. The write is undone, and
     // the group is written to the next segment. If that write is refused, too, the group is

@@ -151,7 +151,7 @@ impl<D: Disk> Drop for Submitted<D> {
 }
 
 impl<D: Disk> Commit<D> {
-    /// Tells futures and callbacks their outcomes, in the order of their LSNs, until the log is
+    /// Tells futures and callbacks their outcomes, in the order of submission, until the log is
     /// closed and all are told. Leads where no other thread does. `after_each` runs after each
     /// group that was told.
     ///

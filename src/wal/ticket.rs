@@ -21,7 +21,7 @@ use super::spares::run_maintenance;
 /// power cut. A `Ticket` is a [`Future`] on any executor. Dropping it cancels nothing.
 ///
 /// The first poll or the first callback starts one helper thread of the log. It leads groups if no
-/// other thread does, wakes the futures, and calls the callbacks in the order of their LSNs.
+/// other thread does, wakes the futures, and calls the callbacks in the order of the submissions.
 ///
 /// # Errors
 /// A failed group fails each record that was submitted before the failure was published.
