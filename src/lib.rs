@@ -385,7 +385,7 @@ pub use fs::sim;
 pub use lsn::{Lsn, LsnRange};
 pub use options::{Durability, Options};
 pub use reader::{Cursor, Iter, Record, RecordRef};
-pub use wal::{Ticket, Wal};
+pub use wal::{Ready, Ticket, Wal};
 
 /// The longer documents.
 ///

@@ -11,7 +11,7 @@ use crate::lsn::{Lsn, LsnRange};
 use crate::store::{Disk, TailEnd};
 use crate::watch::Watch;
 
-use super::completion::Completions;
+use super::completion::{Completions, RoomFutures};
 use super::gather::Gather;
 use super::group::{Content, Group, Member, Milestone, Pool, SleepPoint};
 
@@ -110,6 +110,10 @@ pub(super) struct CommitState<D: Disk> {
     pub(super) queued_bytes: usize,
     pub(super) admission: Admission,
     pub(super) completions: Completions,
+    pub(super) room_futures: RoomFutures,
+    /// The helper thread sleeps until it can lead the pending group, or another thread does. Stays
+    /// until it has woken.
+    pub(super) helper_awaits_group: bool,
     pub(super) gather: Gather,
     last_group_records: usize,
 }
@@ -162,6 +166,8 @@ impl<D: Disk> CommitState<D> {
             queued_bytes: 0,
             admission: Admission::Open,
             completions: Completions::default(),
+            room_futures: RoomFutures::default(),
+            helper_awaits_group: false,
             gather: Gather::default(),
             last_group_records: 0,
         }
@@ -223,6 +229,11 @@ impl<D: Disk> CommitState<D> {
     /// Whether there is a group to lead.
     pub(super) fn has_pending(&self) -> bool {
         self.retained.is_some() || !self.active.is_empty()
+    }
+
+    /// Whether the helper thread must look again after a change.
+    pub(super) fn helper_has_work(&self) -> bool {
+        self.helper_awaits_group || !self.completions.is_empty() || !self.room_futures.is_empty()
     }
 
     pub(super) fn written_unsynced(&self) -> bool {

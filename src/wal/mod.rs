@@ -3,6 +3,7 @@
 
 mod append;
 mod maintain;
+mod ready;
 mod spares;
 mod ticket;
 
@@ -25,6 +26,7 @@ use crate::store::{Disk, Store};
 use crate::threads::{self, Mutex, thread};
 use crate::watch::Watch;
 
+pub use ready::Ready;
 use spares::run_maintenance;
 pub use ticket::Ticket;
 

@@ -149,13 +149,14 @@ impl Future for Ticket {
     }
 }
 
-enum Helper {
+pub(super) enum Helper {
     Runs,
     /// The system has no thread for it. The caller waits instead: this blocks, and is right.
     CannotStart,
 }
 
-fn start_helper(commit: &Arc<Commit<Store>>) -> Helper {
+/// Starts the thread that wakes futures and calls callbacks, unless it runs.
+pub(super) fn start_helper(commit: &Arc<Commit<Store>>) -> Helper {
     let mut runs = commit.helper_runs();
     if *runs {
         return Helper::Runs;

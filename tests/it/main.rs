@@ -17,6 +17,7 @@ mod model;
 #[cfg(unix)]
 mod moved_world;
 mod progress;
+mod ready;
 mod recovery;
 mod support;
 mod tickets;
