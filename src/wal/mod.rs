@@ -10,6 +10,7 @@ mod ticket;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::commit::{AtRest, Commit};
 use crate::dir::{Dir, DirLock};
@@ -196,11 +197,16 @@ impl Wal {
     /// Brings everything that was submitted before the call to its outcome. A group that a full
     /// disk revoked has its own, which its callers are told: it is no longer in the log.
     fn settle(&self) -> Result<Settled> {
-        match self.commit.sync() {
+        self.settle_until(None)
+    }
+
+    /// As [`settle`](Wal::settle). Gives up when the log's clock shows `deadline`.
+    fn settle_until(&self, deadline: Option<Duration>) -> Result<Settled> {
+        match self.commit.sync_until(deadline) {
             Ok(Some(_)) => Ok(Settled::Synced),
             Ok(None) => Ok(Settled::NothingToSync),
             Err(full @ Error::StorageFull { .. }) => {
-                drop(self.commit.quiesce()?); // What is written is no worse off for what is not.
+                drop(self.commit.quiesce_until(deadline)?); // What is written is no worse off for what is not.
                 let waits = self.mode == Durability::Buffered;
                 Ok(if waits { Settled::InMemory(full) } else { Settled::Synced })
             }
