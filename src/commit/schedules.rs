@@ -77,8 +77,8 @@ impl Do {
         matches!(self, Close | CloseFor)
     }
 
-    fn adds_records(&self) -> bool {
-        !matches!(self, Helper | Close | CloseFor | Quiesce | GiveUp | Unreserve)
+    fn takes_room(&self) -> bool {
+        !matches!(self, Helper | Close | CloseFor | Quiesce | GiveUp)
     }
 }
 
@@ -569,9 +569,9 @@ impl Log {
             self.note(&mut books, &error);
             books.refused.push(byte);
             let threads = &self.disk.model.threads;
-            let adding = threads.iter().filter(|calls| calls.iter().any(Do::adds_records)).count();
+            let taking = threads.iter().filter(|calls| calls.iter().any(Do::takes_room)).count();
             let is_refused = has_room && matches!(error, Error::QueueFull { .. });
-            books.rule(adding > 1 || !is_refused, "the room that was told is there");
+            books.rule(taking > 1 || !is_refused, "the room that was told is there");
         }
     }
 
