@@ -223,7 +223,8 @@ impl Wal {
     /// Closes the log: writes and syncs what is pending, marks the log as closed, and gives the
     /// lock back.
     ///
-    /// Waits for the calls that other threads have under way. Each later call on the log that
+    /// Waits for the calls that other threads have under way; [`close_timeout`](Wal::close_timeout)
+    /// limits that. Each later call on the log that
     /// returns a `Result` returns [`Error::Closed`]; so does a second `close`. An iterator or a
     /// cursor returns it too, even at its end.
     ///

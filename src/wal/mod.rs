@@ -35,8 +35,8 @@ pub use ticket::Ticket;
 ///
 /// It is `Send + Sync`: share it by reference or in an [`Arc`]. Any number of threads may append,
 /// read, rotate and checkpoint at the same time. Threads that append at the same time share one
-/// sync. In the default mode, an open log has no thread of its own until a [`Ticket`] is polled or
-/// gets a callback.
+/// sync. In the default mode, an open log has no thread of its own until a [`Ticket`] or a [`Ready`]
+/// is polled, or a ticket gets a callback.
 ///
 /// Dropping the log closes it, as [`close`](Wal::close) does, and blocks for a sync. A failure goes
 /// to the log output only.
