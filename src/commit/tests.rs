@@ -832,6 +832,29 @@ fn an_old_outcome_does_not_wait_for_a_newer_record_with_a_lower_lsn() {
 }
 
 #[test]
+fn a_thread_may_wait_for_room_that_it_does_not_take() {
+    // Method: a future whose helper cannot be started blocks. It waits in the queue, also where an
+    // append would be refused, and leaves nothing pending.
+    let options = Options::new().pending_bytes_max(4096).backpressure(Backpressure::Fail);
+    let (disk, commit) = fixture(&options);
+    let (begun, go_on) = hold_sync(&disk);
+    let first = start_append_of(&commit, &[7; 4000]);
+    outcome(&begun);
+    let (sender, waited) = channel();
+    std::thread::spawn({
+        let room = AwaitedRoom::new(&commit, 200);
+        move || sender.send(room.wait())
+    });
+    wait_until(|| commit.lock().queue.len() == 1);
+    assert!(matches!(append(&commit, &[7; 200]), Err(Error::QueueFull { .. })));
+    go_on.send(None).unwrap();
+    outcome(&first).unwrap();
+    outcome(&waited).unwrap();
+    let state = commit.lock();
+    assert_eq!((state.queue.len(), state.queued_bytes, state.pending_bytes()), (0, 0, 0));
+}
+
+#[test]
 fn a_group_too_large_for_its_file_goes_into_a_new_segment() {
     // Method: the write of a group meets the largest allowed file size. The write is undone, and
     // the group is written to the next segment. If that write is refused, too, the group is

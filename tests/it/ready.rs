@@ -37,6 +37,12 @@ fn counting() -> (Arc<Count>, Waker) {
     (count, waker)
 }
 
+/// What an executor may ask of a future.
+const _: fn(Ready) = |ready| {
+    fn is_future<T: Future<Output = seawall::Result<()>> + Send + Unpin + 'static>(_: T) {}
+    is_future(ready);
+};
+
 #[test]
 fn an_event_loop_that_asks_for_room_never_blocks() {
     // Method: one thread submits 10,000 records of 100 to 5,000 bytes where 64 KiB may be pending,
