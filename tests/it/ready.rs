@@ -195,6 +195,55 @@ fn a_future_whose_room_was_taken_waits_again_at_its_place() {
 }
 
 #[test]
+fn a_future_that_is_dropped_makes_way_for_the_next_one() {
+    // Method: while a sync is held, a future wants more room than there is, and the next one wants
+    // little. The next one is woken as soon as the first one is dropped.
+    watchdog(60, || {
+        let (wal, gate) = full_log(&narrow(Durability::Sync, Backpressure::Fail));
+        let head = fill(&wal, &gate);
+        let (count, waker) = counting();
+        let mut next = wal.ready(100);
+        assert!(poll_once(&mut next, &waker).is_pending());
+        drop(head);
+        while count.0.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        assert!(poll_once(&mut next, &waker).is_ready());
+        gate.open();
+        wal.close().unwrap();
+    });
+}
+
+#[test]
+fn in_buffered_mode_the_helper_writes_a_full_buffer_and_not_the_event_loop() {
+    // Method: a thread's write is held at a gate. Meanwhile the buffer fills again: there is room,
+    // but the next submission after that write would have to write the buffer.
+    watchdog(60, || {
+        let (gate, hook) = Gate::new();
+        let fs = HookFs::new(SimFs::new(1), hook);
+        let options = Options::new().durability(Durability::Buffered);
+        let wal = options.backpressure(Backpressure::Fail).open_on(Arc::new(fs), DIR).unwrap();
+        wal.append("first").unwrap();
+        gate.close(Call::Write, TAIL);
+        thread::scope(|scope| {
+            let writing = scope.spawn(|| wal.flush());
+            gate.wait_for_arrival();
+            for _ in 0..6 {
+                block_on(wal.ready(50_000)).unwrap();
+                drop(wal.submit([7; 50_000]).unwrap());
+            }
+            let mut ready = wal.ready(1);
+            assert!(poll_once(&mut ready, Waker::noop()).is_pending());
+            gate.open();
+            writing.join().unwrap().unwrap();
+            block_on(ready).unwrap();
+            assert_eq!(wal.stats().records, 7, "the buffer is written");
+        });
+        wal.close().unwrap();
+    });
+}
+
+#[test]
 fn an_entry_above_the_limit_has_room_when_nothing_is_pending() {
     for mode in MODES {
         watchdog(60, move || {
