@@ -1,5 +1,5 @@
-//! `Completions`: the futures and the callbacks that wait for the outcome of a group. `RoomFutures`:
-//! the futures that wait for room.
+//! `Completions`: the futures and the callbacks that wait for the outcome of a group.
+//! `RoomFutures`: the futures that wait for room.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -109,8 +109,8 @@ impl Completions {
     }
 }
 
-/// The futures that wait for room, in order of arrival. A future that is woken is not among them. It
-/// looks again when it is polled, and waits again at its old place if the room is gone.
+/// The futures that wait for room, in order of arrival. A future that is woken is not among them.
+/// It looks again when it is polled, and waits again at its old place if the room is gone.
 #[derive(Debug, Default)]
 pub(super) struct RoomFutures {
     waiting: BTreeMap<u64, RoomFuture>,

@@ -1,5 +1,5 @@
-//! `AwaitedRoom`: a future that waits for room, and takes none. The helper thread wakes it, and leads
-//! a group if that is needed to make room.
+//! `AwaitedRoom`: a future that waits for room, and takes none. The helper thread wakes it, and
+//! leads a group if that is needed to make room.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};

@@ -1168,8 +1168,8 @@ fn model_that_waits(model: Model) -> Model {
 
 #[test]
 fn a_close_that_gives_up_leaves_no_thread_asleep() {
-    // Method: the clock runs, so that the limit ends each wait in some schedule. Threads that append
-    // or wait for a role go on after the close has given up.
+    // Method: the clock runs, so that the limit ends each wait in some schedule. Threads that
+    // append or wait for a role go on after the close has given up.
     let runs = |threads: &'static [&'static [Do]], model: fn(_) -> Model| Model {
         clock: Clock::Runs,
         ..model(threads)

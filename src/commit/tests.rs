@@ -800,9 +800,9 @@ fn in_buffered_mode_one_failed_write_tells_all_that_wait() {
 
 #[test]
 fn an_old_outcome_does_not_wait_for_a_newer_record_with_a_lower_lsn() {
-    // Method: a full disk revokes records 1 and 2 while a callback waits for record 2. Then record 1
-    // is submitted again, and its sync is held. The helper starts after all that: it tells the old
-    // outcome first.
+    // Method: a full disk revokes records 1 and 2 while a callback waits for record 2. Then record
+    // 1 is submitted again, and its sync is held. The helper starts after all that: it tells the
+    // old outcome first.
     let (disk, commit) = fixture(&Options::new());
     disk.writes.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::StorageFull)));
     let (sender, called) = channel();

@@ -241,11 +241,11 @@ impl Wal {
 
     /// Closes the log, as [`close`](Wal::close) does, but gives up waiting after about `timeout`.
     ///
-    /// The limit holds for each wait for another thread: for a `checkpoint`, a `rotate` or a `close`
-    /// that runs, for a write or a sync that another thread has begun, and for what is pending. A
-    /// call to the system that this thread itself has begun is not interrupted: if the disk hangs
-    /// in it, this hangs too. With a timeout of zero, the log is closed only if everything is
-    /// durable and no thread changes a file.
+    /// The limit holds for each wait for another thread: for a `checkpoint`, a `rotate` or a
+    /// `close` that runs, for a write or a sync that another thread has begun, and for what is
+    /// pending. A call to the system that this thread itself has begun is not interrupted: if the
+    /// disk hangs in it, this hangs too. With a timeout of zero, the log is closed only if
+    /// everything is durable and no thread changes a file.
     ///
     /// # Errors
     /// [`Error::TimedOut`]: the log is still open, each record is where it was, and appends are

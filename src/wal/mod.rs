@@ -35,8 +35,8 @@ pub use ticket::Ticket;
 ///
 /// It is `Send + Sync`: share it by reference or in an [`Arc`]. Any number of threads may append,
 /// read, rotate and checkpoint at the same time. Threads that append at the same time share one
-/// sync. In the default mode, an open log has no thread of its own until a [`Ticket`] or a [`Ready`]
-/// is polled, or a ticket gets a callback.
+/// sync. In the default mode, an open log has no thread of its own until a [`Ticket`] or a
+/// [`Ready`] is polled, or a ticket gets a callback.
 ///
 /// Dropping the log closes it, as [`close`](Wal::close) does, and blocks for a sync. A failure goes
 /// to the log output only.
@@ -206,7 +206,8 @@ impl Wal {
             Ok(Some(_)) => Ok(Settled::Synced),
             Ok(None) => Ok(Settled::NothingToSync),
             Err(full @ Error::StorageFull { .. }) => {
-                drop(self.commit.quiesce_until(deadline)?); // What is written is no worse off for what is not.
+                // What is written is no worse off for what is not.
+                drop(self.commit.quiesce_until(deadline)?);
                 let waits = self.mode == Durability::Buffered;
                 Ok(if waits { Settled::InMemory(full) } else { Settled::Synced })
             }

@@ -36,11 +36,11 @@ impl Wal {
     /// caller may take the room. Threads that wait for room go first. A task that does anything
     /// else in between awaits `ready` again.
     ///
-    /// `bytes` are the payload and the meta of the entry, or the bytes of a state. For a batch, they
-    /// are those of all its entries, and 8 more for each entry after the first. If `bytes` exceed
-    /// [`pending_bytes_max`](crate::Options::pending_bytes_max), the future completes when nothing
-    /// is pending. The helper thread writes what is pending if that is needed to make room: in each
-    /// mode, also if no thread waits for it. With
+    /// `bytes` are the payload and the meta of the entry, or the bytes of a state. For a batch,
+    /// they are those of all its entries, and 8 more for each entry after the first. If `bytes`
+    /// exceed [`pending_bytes_max`](crate::Options::pending_bytes_max), the future completes when
+    /// nothing is pending. The helper thread writes what is pending if that is needed to make room:
+    /// in each mode, also if no thread waits for it. With
     /// [`Durability::Buffered`](crate::Durability::Buffered), it also writes a full buffer, which
     /// the next submission would have to write.
     ///
