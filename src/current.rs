@@ -20,7 +20,7 @@ use crate::frame::{Chosen, Id, TWIN_BYTES, Twinned, get_id, get_u32, get_u64, pu
 use crate::fs::{Handle, Names, OpenMode};
 use crate::health::Health;
 use crate::lsn::Lsn;
-use crate::threads::{Mutex, MutexGuard, lock};
+use crate::threads::{Mutex, MutexGuard, lock, lock_within};
 
 /// The sizes of the spare segment. The largest has room for the headers and the largest state
 /// frame. If the disk has no room for it, a smaller one is made. A new segment with a short state
@@ -145,10 +145,20 @@ impl Current {
     }
 
     pub(crate) fn lock(&self) -> CurrentGuard<'_> {
+        self.guard(lock(&self.state))
+    }
+
+    /// As [`lock`](Current::lock), but gives up when no time is left on the directory's clock.
+    pub(crate) fn lock_within(&self, left: impl Fn() -> Duration) -> Option<CurrentGuard<'_>> {
+        let state = lock_within(&self.state, left, |time| self.dir.slept(time));
+        state.map(|state| self.guard(state))
+    }
+
+    fn guard<'a>(&'a self, state: MutexGuard<'a, CurrentState>) -> CurrentGuard<'a> {
         CurrentGuard {
             dir: &self.dir,
             health: &self.health,
-            state: lock(&self.state),
+            state,
             panicking: std::thread::panicking(),
         }
     }

@@ -186,9 +186,13 @@ pub enum Error {
         next: Lsn,
     },
 
-    /// A wait ended before its outcome was there. What was submitted may become durable later: wait
-    /// again.
-    #[error("the outcome was not there in time; it may come later: wait again")]
+    /// A wait with a limit ended before what it waited for was there. Nothing is lost: what was
+    /// submitted may become durable later, and a log that was to be closed is still open.
+    ///
+    /// Wait again, or with a higher limit.
+    #[error(
+        "the wait took longer than its limit; nothing is lost, and the log is open: wait again"
+    )]
     TimedOut,
 
     /// The call does not take this LSN: it is beyond the last record, below the checkpoint, or 0.

@@ -30,7 +30,8 @@
 //! * A record is **durable** after a sync has covered it. [`Wal::durable_lsn`] is the last durable
 //!   record. Readers see durable records only.
 //! * A **submission** ([`Wal::submit`]) has its LSN at once and becomes durable later. Its
-//!   [`Ticket`] tells when, by a wait, a callback, or as a future on any executor.
+//!   [`Ticket`] tells when, by a wait, a callback, or as a future on any executor. An event loop
+//!   awaits [`Wal::ready`] before, and then never blocks.
 //! * A **checkpoint** names the last record that you no longer need. [`Wal::checkpoint`] makes it
 //!   the log's **floor**: records at or below the floor are never replayed again, and segments that
 //!   hold nothing else are removed.
@@ -404,7 +405,7 @@ pub use fs::sim;
 pub use lsn::{Lsn, LsnRange, LsnRangeIter};
 pub use options::{Durability, Options};
 pub use reader::{Cursor, Iter, Record, RecordRef};
-pub use wal::{Ticket, Wal};
+pub use wal::{Ready, Ticket, Wal};
 
 /// The longer documents.
 ///

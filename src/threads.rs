@@ -38,13 +38,42 @@ mod chosen {
 pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, atomic, thread};
 use chosen::{RwLockReadGuard, RwLockWriteGuard};
 
-use std::sync::{LockResult, PoisonError};
+use std::sync::{LockResult, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// Locks a mutex, even if a holder has panicked: a panic poisons the log by other means, and what
 /// the mutex guards is consistent after each statement.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a thread sleeps that looks whether a mutex is free.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// Locks a mutex, as [`lock`] does, but gives up when no time is left. Looks again and again, since
+/// std's mutex has no wait with a limit. `left` returns the time that is left, and `slept` is told
+/// of each sleep.
+pub(crate) fn lock_within<'a, T>(
+    mutex: &'a Mutex<T>,
+    left: impl Fn() -> Duration,
+    slept: impl Fn(Duration),
+) -> Option<MutexGuard<'a, T>> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        let pause = left().min(LOCK_PAUSE);
+        if pause.is_zero() {
+            return None;
+        }
+        #[cfg(not(any(all(test, loom), all(test, shuttle))))]
+        thread::sleep(pause);
+        #[cfg(any(all(test, loom), all(test, shuttle)))]
+        thread::yield_now();
+        slept(pause);
+    }
 }
 
 /// Locks for reading; the rest is as in [`lock`].

@@ -2,6 +2,7 @@
 //! arrival. So `pending_bytes_max` bounds memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::frame::Unit;
@@ -22,12 +23,25 @@ impl<D: Disk> Commit<D> {
         Ok(Reservation { commit: self, bytes })
     }
 
-    /// Makes appends wait until the guard is dropped. First lets those in that waited the last
-    /// time: a stream of truncations must not starve them.
+    /// Makes appends wait until the guard is dropped.
     pub(crate) fn hold_appends(&self) -> Result<HeldAppends<'_, D>> {
+        self.hold_appends_until(None)
+    }
+
+    /// As [`hold_appends`](Commit::hold_appends), until the clock shows `deadline`. First lets
+    /// those in that waited the last time: a stream of truncations must not starve them.
+    pub(crate) fn hold_appends_until(
+        &self,
+        deadline: Option<Duration>,
+    ) -> Result<HeldAppends<'_, D>> {
         let mut state = self.lock();
         while state.turns > 0 && state.health.is_open() {
-            state = state.wait(&self.shared.sleepers.holder);
+            let holder = &self.shared.sleepers.holder;
+            state = match deadline.map(|end| end.saturating_sub(self.shared.disk.now())) {
+                Some(Duration::ZERO) => return Err(Error::TimedOut),
+                Some(left) => state.wait_timeout(holder, left),
+                None => state.wait(holder),
+            };
         }
         state.health.check()?;
         state.admission = Admission::Held;
@@ -46,7 +60,11 @@ impl<D: Disk> Commit<D> {
     }
 
     /// Waits in the queue until the thread may push. Leads if no other thread leads.
-    fn enter<'a>(&'a self, mut state: Locked<'a, D>, wanted: Wanted) -> Result<Locked<'a, D>> {
+    pub(super) fn enter<'a>(
+        &'a self,
+        mut state: Locked<'a, D>,
+        wanted: Wanted,
+    ) -> Result<Locked<'a, D>> {
         let bytes = wanted.bytes();
         let mut slot: Option<Arc<SleepPoint>> = None;
         let entered = loop {
@@ -75,9 +93,7 @@ impl<D: Disk> Commit<D> {
             state.leave_queue(&own, bytes);
             // There may be room for the next thread in the queue, too. A thread that waits for a
             // role may have waited for this thread to lead.
-            if let Some(front) = state.queue.front() {
-                front.wake_all();
-            }
+            self.shared.sleepers.wake_for_room(&state);
             if state.role_waiters > 0 {
                 self.shared.sleepers.roles.wake_all();
             }
@@ -121,13 +137,18 @@ impl<D: Disk> Commit<D> {
 
     /// Decides what a thread that wants to append does next. `queued_before`: the bytes that the
     /// threads before it in the queue want.
-    fn next_step(&self, state: &CommitState<D>, wanted: Wanted, queued_before: usize) -> Step {
+    pub(super) fn next_step(
+        &self,
+        state: &CommitState<D>,
+        wanted: Wanted,
+        queued_before: usize,
+    ) -> Step {
         if let Err(error) = state.health.check() {
             return Step::Refuse(error);
         }
         let pending = state.pending_bytes();
         let has_room = match wanted {
-            Wanted::Room { bytes } => {
+            Wanted::Room { bytes } | Wanted::Notice { bytes } => {
                 let wanted = pending.saturating_add(queued_before).saturating_add(bytes);
                 // An entry that is larger than the limit enters in its turn, when nothing is
                 // pending.
@@ -149,6 +170,8 @@ impl<D: Disk> Commit<D> {
             Step::Enter
         } else if state.has_pending() && self.may_write(state) && must_write {
             Step::Lead
+        } else if let Wanted::Notice { .. } = wanted {
+            Step::Wait // Also if there is room, but the next thread would write the full buffer.
         } else if may_enter {
             Step::Enter // Another thread writes the full buffer. There is room meanwhile.
         } else if self.backpressure == Backpressure::Fail && !has_room {
@@ -178,8 +201,13 @@ impl<D: Disk> Drop for HeldAppends<'_, D> {
 
 /// What a thread needs before it may push.
 #[derive(Debug, Clone, Copy)]
-enum Wanted {
+pub(super) enum Wanted {
     Room {
+        bytes: usize,
+    },
+    /// Only to know that there is room, and that a thread that takes it would neither wait nor
+    /// write. Nothing is refused for lack of room.
+    Notice {
         bytes: usize,
     },
     /// Only its turn: it has reserved its room.
@@ -189,14 +217,14 @@ enum Wanted {
 impl Wanted {
     fn bytes(self) -> usize {
         match self {
-            Wanted::Room { bytes } => bytes,
+            Wanted::Room { bytes } | Wanted::Notice { bytes } => bytes,
             Wanted::Reserved => 0,
         }
     }
 }
 
 /// See [`Commit::next_step`].
-enum Step {
+pub(super) enum Step {
     Enter,
     /// A group must be written before the thread may push, and no other thread writes it.
     Lead,

@@ -1,4 +1,5 @@
 //! `Completions`: the futures and the callbacks that wait for the outcome of a group.
+//! `RoomFutures`: the futures that wait for room.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,8 +11,10 @@ use crate::lsn::Lsn;
 
 use super::group::Member;
 
-/// The order of completions: by last LSN, then by registration.
-pub(super) type CompletionKey = (Lsn, u64);
+/// The order of completions: by the number of the group, then by last LSN, then by registration.
+/// An LSN alone decides nothing, because a revoked LSN is assigned again: an old outcome must not
+/// wait for a newer record with a lower LSN.
+pub(super) type CompletionKey = (u64, Lsn, u64);
 
 /// What is to be told of an outcome.
 pub(super) struct Completion {
@@ -38,10 +41,10 @@ impl fmt::Debug for Completion {
     }
 }
 
-impl Completion {
+impl Then {
     /// Runs foreign code: to be called without a lock and without a role.
     pub(super) fn run(self, outcome: Result<()>) {
-        let run = AssertUnwindSafe(|| match self.then {
+        let run = AssertUnwindSafe(|| match self {
             Then::Wake(waker) => waker.wake(),
             Then::Call(call) => call(outcome),
         });
@@ -64,7 +67,7 @@ pub(super) struct Completions {
 
 impl Completions {
     pub(super) fn add(&mut self, last: Lsn, completion: Completion) -> CompletionKey {
-        let key = (last, self.registrations);
+        let key = (completion.member.group.number(), last, self.registrations);
         self.registrations += 1;
         self.waiting.insert(key, completion);
         key
@@ -99,5 +102,68 @@ impl Completions {
     /// Returns the first one in order, and what it waits for.
     pub(super) fn first(&self) -> Option<(CompletionKey, Member)> {
         self.waiting.first_key_value().map(|(key, completion)| (*key, completion.member.clone()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// The futures that wait for room, in order of arrival. A future that is woken is not among them.
+/// It looks again when it is polled, and waits again at its old place if the room is gone.
+#[derive(Debug, Default)]
+pub(super) struct RoomFutures {
+    waiting: BTreeMap<u64, RoomFuture>,
+    /// `Buffered` mode: the errors of futures that were woken because a full disk keeps records in
+    /// memory.
+    refused: BTreeMap<u64, Error>,
+    arrivals: u64,
+}
+
+#[derive(Debug)]
+struct RoomFuture {
+    bytes: usize,
+    waker: Waker,
+}
+
+impl RoomFutures {
+    /// Returns the place of a new future.
+    pub(super) fn arrive(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
+    }
+
+    pub(super) fn add(&mut self, arrival: u64, bytes: usize, waker: Waker) {
+        self.waiting.insert(arrival, RoomFuture { bytes, waker });
+    }
+
+    /// Takes one out. The caller wakes or drops the waker after the lock is free.
+    pub(super) fn remove(&mut self, arrival: u64) -> Option<Waker> {
+        self.waiting.remove(&arrival).map(|future| future.waker)
+    }
+
+    /// Takes one out that gets `error`. The future asks for the error when it is polled.
+    pub(super) fn refuse(&mut self, arrival: u64, error: Error) -> Option<Waker> {
+        self.refused.insert(arrival, error);
+        self.remove(arrival)
+    }
+
+    /// Takes the error that a future was woken for.
+    pub(super) fn refusal(&mut self, arrival: u64) -> Option<Error> {
+        self.refused.remove(&arrival)
+    }
+
+    /// Returns the first one in order, and how many bytes it wants.
+    pub(super) fn first(&self) -> Option<(u64, usize)> {
+        self.waiting.first_key_value().map(|(arrival, future)| (*arrival, future.bytes))
+    }
+
+    /// Whether another one waits that came before.
+    pub(super) fn has_earlier(&self, arrival: u64) -> bool {
+        self.first().is_some_and(|(first, _)| first < arrival)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 }

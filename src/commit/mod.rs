@@ -15,6 +15,7 @@ mod completion;
 mod gather;
 mod group;
 mod roles;
+mod room;
 mod state;
 mod ticket;
 mod wakes;
@@ -37,6 +38,7 @@ use gather::Arrivals;
 use group::{Content, Member, Milestone};
 use roles::{Locked, Roles, Shared};
 pub(crate) use roles::{PanicGuard, Quiesced};
+pub(crate) use room::AwaitedRoom;
 pub(crate) use state::AtRest;
 use state::{CommitState, Role, Taken};
 pub(crate) use ticket::Submitted;
@@ -107,14 +109,28 @@ impl<D: Disk> Commit<D> {
         self.wait_for(state, &member)
     }
 
-    /// Makes everything durable that was submitted before the call. Returns the durable LSN, or
-    /// `None` if everything was durable already.
+    #[cfg(test)]
     pub(crate) fn sync(&self) -> Result<Option<Lsn>> {
+        self.sync_until(None)
+    }
+
+    /// Makes everything durable that was submitted before the call. Returns the durable LSN, or
+    /// `None` if everything was durable already. Gives up when the clock shows `deadline`.
+    pub(crate) fn sync_until(&self, deadline: Option<Duration>) -> Result<Option<Lsn>> {
         let state = self.lock();
         state.health.check()?;
         let Some(member) = state.join_newest(Milestone::Synced) else { return Ok(None) };
-        self.wait_for(state, &member)?;
+        self.wait_until(state, &member, deadline)?;
         Ok(Some(self.durable_lsn()))
+    }
+
+    /// Whether everything that was submitted is durable, and no thread holds a role or waits for
+    /// one. Also if the log is poisoned or closed: then there is nothing to wait for.
+    pub(crate) fn is_settled(&self) -> bool {
+        let state = self.lock();
+        let is_idle = !state.writing && !state.syncing && state.role_waiters == 0;
+        let is_durable = !state.has_pending() && !state.written_unsynced();
+        (is_idle && is_durable) || !state.health.is_open()
     }
 
     /// Hands everything that was submitted before the call to the system.
@@ -129,7 +145,12 @@ impl<D: Disk> Commit<D> {
 
     /// Waits until both roles are free, takes them, and syncs what is written.
     pub(crate) fn quiesce(&self) -> Result<Quiesced<'_, D>> {
-        self.shared.quiesce()
+        self.shared.quiesce(None)
+    }
+
+    /// As [`quiesce`](Commit::quiesce). Gives up when the clock shows `deadline`.
+    pub(crate) fn quiesce_until(&self, deadline: Option<Duration>) -> Result<Quiesced<'_, D>> {
+        self.shared.quiesce(deadline)
     }
 
     /// Poisons the log if the calling thread panics before it drops the guard.
@@ -219,14 +240,14 @@ impl<D: Disk> Commit<D> {
         self.shared.sleepers.wake_all(&state);
     }
 
-    /// Waits until no thread holds a role. Called after the log is closed: a thread that takes a
-    /// role later changes no file.
-    pub(crate) fn wait_until_idle(&self) {
-        let mut state = self.lock();
-        state = state.take_role(Role::Writing);
-        state = state.take_role(Role::Syncing);
-        let held = [Role::Writing, Role::Syncing];
-        Roles::new(&self.shared, &mut state, &held).release(state, None);
+    /// Waits until no thread holds a role, and gives up when the clock shows `deadline`. Called
+    /// after the log is closed or poisoned: a thread that takes a role later changes no file.
+    pub(crate) fn wait_until_idle(&self, deadline: Option<Duration>) -> Result<()> {
+        let mut taken_state = self.lock().take_role_until(Role::Writing, deadline)?;
+        let mut roles = Roles::new(&self.shared, &mut taken_state, &[Role::Writing]);
+        let state = roles.add_syncing(taken_state, deadline)?;
+        roles.release(state, None);
+        Ok(())
     }
 
     // --- Waiting ---

@@ -64,14 +64,15 @@ impl<D: Disk> Shared<D> {
         Ok(state)
     }
 
-    /// Waits until both roles are free, takes them, and syncs what is written.
-    pub(super) fn quiesce(&self) -> Result<Quiesced<'_, D>> {
-        let mut state = self.lock();
+    /// Waits until both roles are free, takes them, and syncs what is written. Gives up when the
+    /// clock shows `deadline`.
+    pub(super) fn quiesce(&self, deadline: Option<Duration>) -> Result<Quiesced<'_, D>> {
+        let state = self.lock();
         self.health.check()?;
-        state = state.take_writing_in_turn();
-        state = state.take_role(Role::Syncing);
+        let mut taken_state = state.take_writing_in_turn(deadline)?;
         // If a call below fails, the drop of `roles` gives the roles back.
-        let roles = Roles::new(self, &mut state, &[Role::Writing, Role::Syncing]);
+        let mut roles = Roles::new(self, &mut taken_state, &[Role::Writing]);
+        let state = roles.add_syncing(taken_state, deadline)?;
         let next = state.written.next();
         let end = state.tail_end.end;
         let unsynced = state.written_unsynced();
@@ -115,29 +116,53 @@ impl<'a, D: Disk> Locked<'a, D> {
     }
 
     /// Waits for a role and takes it. A thread that waits here goes before the next leader.
-    pub(super) fn take_role(mut self, role: Role) -> Locked<'a, D> {
-        let shared = self.shared;
+    pub(super) fn take_role(self, role: Role) -> Locked<'a, D> {
+        self.take_role_until(role, None).expect("without a deadline, the wait ends with the role")
+    }
+
+    /// As [`take_role`](Locked::take_role). Fails when the clock shows `deadline`.
+    pub(super) fn take_role_until(
+        mut self,
+        role: Role,
+        deadline: Option<Duration>,
+    ) -> Result<Locked<'a, D>> {
         self.role_waiters += 1;
         while *self.role(role) {
-            self = self.wait(&shared.sleepers.roles);
+            self = self.wait_for_role(deadline)?;
         }
         self.role_waiters -= 1;
         *self.role(role) = true;
-        self
+        Ok(self)
     }
 
     /// Waits for the writing role and takes it. After each such turn, a pending group that a thread
     /// waits for goes first: threads that wait here must not starve the group.
-    pub(super) fn take_writing_in_turn(mut self) -> Locked<'a, D> {
+    pub(super) fn take_writing_in_turn(
+        mut self,
+        deadline: Option<Duration>,
+    ) -> Result<Locked<'a, D>> {
         let shared = self.shared;
         self.role_waiters += 1;
         while self.writing || shared.sleepers.group_is_due(&self) {
-            self = self.wait(&shared.sleepers.roles);
+            self = self.wait_for_role(deadline)?;
         }
         self.role_waiters -= 1;
         self.writing = true;
         self.group_goes_next = true;
-        self
+        Ok(self)
+    }
+
+    /// Sleeps among the threads that wait for a role. Leaves them when the clock shows `deadline`.
+    fn wait_for_role(mut self, deadline: Option<Duration>) -> Result<Locked<'a, D>> {
+        let shared = self.shared;
+        let Some(deadline) = deadline else { return Ok(self.wait(&shared.sleepers.roles)) };
+        let left = deadline.saturating_sub(shared.disk.now());
+        if left.is_zero() {
+            self.role_waiters -= 1;
+            shared.pass_on(self); // A group or a sync may have waited for this thread's turn.
+            return Err(Error::TimedOut);
+        }
+        Ok(self.wait_timeout(&shared.sleepers.roles, left))
     }
 
     pub(super) fn wait(mut self, place: &SleepPoint) -> Locked<'a, D> {
@@ -236,6 +261,18 @@ impl<'a, D: Disk> Roles<'a, D> {
     /// Returns the tail. The caller holds the writing role, and the log is not poisoned.
     pub(super) fn writer(&mut self) -> &mut D::Writer {
         self.writer.as_mut().expect("the writing role owns it")
+    }
+
+    /// As [`take_syncing`](Roles::take_syncing), also in a poisoned log. Gives up when the clock
+    /// shows `deadline`.
+    pub(super) fn add_syncing(
+        &mut self,
+        state: Locked<'a, D>,
+        deadline: Option<Duration>,
+    ) -> Result<Locked<'a, D>> {
+        let state = state.take_role_until(Role::Syncing, deadline)?;
+        self.syncing = true;
+        Ok(state)
     }
 
     /// Adds the syncing role. This is no deadlock: a thread that holds only the syncing role gives

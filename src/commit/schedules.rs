@@ -17,6 +17,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use super::admission::Reservation;
@@ -24,7 +25,7 @@ use super::*;
 use crate::entry::Entry;
 use crate::frame::{FLOOR_BYTES, FRAME_HEADER_BYTES, FrameBuffer, FrameType, decode_record};
 use crate::health::Health;
-use crate::threads::{MutexGuard, thread};
+use crate::threads::{Condvar, MutexGuard, thread};
 
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,12 @@ enum Do {
     Forget(u8),
     /// Submits a record with a callback.
     CallBack(u8),
+    /// Waits for room as a future, then submits a record, and drops its ticket.
+    Offer(u8),
+    /// Asks for room as a future once, and drops the future.
+    GiveUp,
+    /// Admits a record before it is encoded, and then does not append it.
+    Unreserve,
     /// The helper thread, which calls the callbacks.
     Helper,
     /// Stores a state with this byte. No two states have the same byte.
@@ -51,6 +58,8 @@ enum Do {
     Quiesce,
     /// Closes the log as `Wal::close` does.
     Close,
+    /// Closes the log as `Wal::close_timeout` does, or gives up.
+    CloseFor,
     /// The timer of `Interval` mode.
     Timer,
     /// Polls the durable LSN until the first record is durable, and does nothing for that.
@@ -59,9 +68,43 @@ enum Do {
     Poison,
 }
 use Do::{
-    Append, CallBack, Close, Flush, Forget, Helper, LookOn, Poison, Quiesce, Reserve, SetState,
-    Submit, SubmitFor, Sync, Timer,
+    Append, CallBack, Close, CloseFor, Flush, Forget, GiveUp, Helper, LookOn, Offer, Poison,
+    Quiesce, Reserve, SetState, Submit, SubmitFor, Sync, Timer, Unreserve,
 };
+
+impl Do {
+    fn closes(&self) -> bool {
+        matches!(self, Close | CloseFor)
+    }
+
+    fn takes_room(&self) -> bool {
+        !matches!(self, Helper | Close | CloseFor | Quiesce | GiveUp)
+    }
+}
+
+/// Wakes a thread that waits for a future.
+#[derive(Debug, Default)]
+struct Alarm {
+    rings: Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl std::task::Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        *self.rings.lock().expect("loom's mutexes are never poisoned") = true;
+        self.condvar.notify_one();
+    }
+}
+
+impl Alarm {
+    fn wait(&self) {
+        let mut rings = self.rings.lock().expect("loom's mutexes are never poisoned");
+        while !*rings {
+            rings = self.condvar.wait(rings).expect("loom's mutexes are never poisoned");
+        }
+        *rings = false;
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
@@ -164,6 +207,10 @@ enum Seen {
     Rotated = 128,
     /// A full disk refused two calls.
     RefusedTogether = 256,
+    /// A future waited for room.
+    RoomAwaited = 512,
+    /// A close gave up waiting.
+    GaveUp = 1024,
 }
 
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -270,7 +317,7 @@ impl ModelDisk {
         let Model { faults, threads, options, .. } = &self.model;
         let meets = |full: bool| faults.iter().any(|(_, _, kind)| (*kind == FULL) == full);
         let poisons = threads.iter().any(|calls| calls.contains(&Poison));
-        let closes = threads.iter().any(|calls| calls.contains(&Close));
+        let closes = threads.iter().flat_map(|calls| *calls).any(Do::closes);
         let (seen, expected) = match error {
             Error::StorageFull { .. } => (Seen::StorageFull, meets(true)),
             Error::Poisoned { .. } => (Seen::Poisoned, meets(false) || poisons),
@@ -482,12 +529,18 @@ impl Log {
                 }
                 Forget(byte) => drop(self.submit(*byte)),
                 CallBack(byte) => self.call_back(*byte),
+                Offer(byte) => self.offer(*byte),
+                GiveUp => {
+                    drop(AwaitedRoom::new(&self.commit, 9).poll(&Arc::new(Alarm::default()).into()))
+                }
+                Unreserve => drop(self.commit.reserve(9)),
                 Helper => self.commit.run_completions(|| {}),
                 SetState(byte) => self.set_state(*byte),
                 Sync => self.sync(),
                 Flush => self.flush(),
                 Quiesce => self.take_both(),
-                Close => self.close(),
+                Close => self.close(None),
+                CloseFor => self.close(Some(self.disk.now() + INTERVAL)),
                 Timer => self.commit.run_timer(INTERVAL),
                 Poison => {
                     self.commit.poison(Error::Panicked);
@@ -505,6 +558,33 @@ impl Log {
 
     fn submit(&self, byte: u8) -> Result<Submitted<ModelDisk>> {
         Submitted::records(&self.commit, Unit::entry(&Entry::from(&[byte])), None)
+    }
+
+    fn offer(&self, byte: u8) {
+        let room = self.wait_for_room();
+        let has_room = room.is_ok();
+        let submitted = room.and_then(|()| self.submit(byte));
+        if let Err(error) = submitted {
+            let mut books = self.disk.books();
+            self.note(&mut books, &error);
+            books.refused.push(byte);
+            let threads = &self.disk.model.threads;
+            let taking = threads.iter().filter(|calls| calls.iter().any(Do::takes_room)).count();
+            let is_refused = has_room && matches!(error, Error::QueueFull { .. });
+            books.rule(taking > 1 || !is_refused, "the room that was told is there");
+        }
+    }
+
+    fn wait_for_room(&self) -> Result<()> {
+        let alarm = Arc::new(Alarm::default());
+        let mut room = AwaitedRoom::new(&self.commit, 9);
+        loop {
+            if let Poll::Ready(outcome) = room.poll(&alarm.clone().into()) {
+                return outcome;
+            }
+            self.disk.see(Seen::RoomAwaited);
+            alarm.wait();
+        }
     }
 
     fn call_back(&self, byte: u8) {
@@ -629,13 +709,17 @@ impl Log {
         quiesced.publish(Ok(()))
     }
 
-    fn close(&self) {
-        let closed = self.close_files();
+    fn close(&self, deadline: Option<Duration>) {
+        let closed = self.close_files(deadline);
         match &closed {
             Err(Error::Closed) => {}
+            Err(Error::TimedOut) => return self.disk.see(Seen::GaveUp),
             Ok(()) | Err(Error::Poisoned { .. }) => {
+                if self.commit.wait_until_idle(deadline).is_err() {
+                    return self.disk.see(Seen::GaveUp);
+                }
                 self.commit.close();
-                self.commit.wait_until_idle();
+                self.commit.wait_until_idle(None).expect("no deadline");
                 self.disk.books().ended = true;
             }
             Err(_) => {}
@@ -645,13 +729,13 @@ impl Log {
         }
     }
 
-    fn close_files(&self) -> Result<()> {
-        let _held = self.commit.hold_appends()?;
-        match self.commit.sync() {
+    fn close_files(&self, deadline: Option<Duration>) -> Result<()> {
+        let _held = self.commit.hold_appends_until(deadline)?;
+        match self.commit.sync_until(deadline) {
             Err(Error::StorageFull { .. }) if self.commit.mode != Durability::Buffered => {}
             outcome => drop(outcome?),
         }
-        let quiesced = self.commit.quiesce()?;
+        let quiesced = self.commit.quiesce_until(deadline)?;
         self.commit.close();
         drop(quiesced);
         Ok(())
@@ -692,7 +776,8 @@ impl Log {
             let same = written == books.records.len() as u64 && !books.torn;
             books.rule(same, "the log knows what is written");
             let calls = self.disk.model.threads.concat();
-            let forgets = calls.iter().any(|call| matches!(call, Forget(_) | SubmitFor(_)));
+            let forgets =
+                calls.iter().any(|call| matches!(call, Forget(_) | SubmitFor(_) | Offer(_)));
             let may_stay = self.commit.mode == Durability::Buffered || forgets;
             let pending = state.has_pending() && !may_stay;
             books.rule(!pending, "no thread returns and leaves records unwritten");
@@ -1032,5 +1117,65 @@ fn the_helper_calls_each_callback_and_ends_with_the_log() {
         explore(model(joined), &[Seen::Acknowledged]);
         explore(model(joined).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
         explore(model(joined).with_faults(&[(Call::Write, 0, FULL)]), &[Seen::StorageFull]);
+    }
+}
+
+#[test]
+fn a_future_for_room_is_told_and_no_wake_up_is_lost() {
+    // Method: only one record may be pending. The helper makes room, or another thread does, or the
+    // room comes from a reservation that is dropped. With `Fail`, an event loop that is alone is
+    // never refused. A future that is dropped keeps no other one waiting.
+    let narrow = |threads: &'static [&'static [Do]], model: fn(_) -> Model| {
+        let model = model(threads);
+        let options = model.options.clone().pending_bytes_max(10).backpressure(Backpressure::Fail);
+        Model { options, ..model }
+    };
+    let seen = [Seen::RoomAwaited];
+    let alone: &[&[Do]] = &[&[Offer(1), Offer(2), Close], &[Helper]];
+    let joined: &[&[Do]] = &[&[Offer(1), Offer(2), Close], &[Offer(3)], &[Helper]];
+    for model in [Model::new, Model::interval, Model::buffered] {
+        explore(narrow(alone, model), &seen);
+        explore(narrow(joined, model), &seen);
+        let beside: &[&[Do]] = &[&[Offer(1), Offer(2), Close], &[Append(3)], &[Helper]];
+        explore(model_that_waits(narrow(beside, model)), &seen);
+        let roles: &[&[Do]] = &[&[Offer(1), Offer(2), Close], &[Quiesce, Quiesce], &[Helper]];
+        explore(narrow(roles, model), &seen);
+        let full = narrow(alone, model).with_faults(&[(Call::Write, 0, FULL)]);
+        let told = if full.options.durability == Durability::Buffered {
+            [Seen::RoomAwaited, Seen::StorageFull]
+        } else {
+            [Seen::RoomAwaited, Seen::RoomAwaited]
+        };
+        explore(full, &told);
+        explore(narrow(alone, model).with_faults(&[(Call::Write, 0, BROKEN)]), &[Seen::Poisoned]);
+    }
+    let gives_up: &[&[Do]] = &[&[Offer(1), Offer(2), Close], &[GiveUp], &[Helper]];
+    explore(narrow(gives_up, Model::new), &seen);
+    let unreserves: &[&[Do]] = &[&[Offer(1), Close], &[Unreserve], &[Helper]];
+    explore(narrow(unreserves, Model::new), &seen);
+    explore(
+        narrow(&[&[Offer(1), CallBack(2), Close], &[Quiesce, Quiesce], &[Helper]], Model::new),
+        &[],
+    );
+}
+
+fn model_that_waits(model: Model) -> Model {
+    Model { options: model.options.clone().backpressure(Backpressure::Wait), ..model }
+}
+
+#[test]
+fn a_close_that_gives_up_leaves_no_thread_asleep() {
+    // Method: the clock runs, so that the limit ends each wait in some schedule. Threads that
+    // append or wait for a role go on after the close has given up.
+    let runs = |threads: &'static [&'static [Do]], model: fn(_) -> Model| Model {
+        clock: Clock::Runs,
+        ..model(threads)
+    };
+    for model in [Model::new, Model::interval, Model::buffered] {
+        explore(runs(&[&[Append(1), Append(2)], &[CloseFor]], model), &[Seen::Acknowledged]);
+        let roles: &[&[Do]] = &[&[Append(1)], &[Quiesce], &[CloseFor]];
+        explore(runs(roles, model), &[Seen::GaveUp, Seen::Acknowledged]);
+        let broken = runs(&[&[Append(1)], &[Sync], &[CloseFor]], model);
+        explore(broken.with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
     }
 }

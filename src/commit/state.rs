@@ -11,7 +11,7 @@ use crate::lsn::{Lsn, LsnRange};
 use crate::store::{Disk, TailEnd};
 use crate::watch::Watch;
 
-use super::completion::Completions;
+use super::completion::{Completions, RoomFutures};
 use super::gather::Gather;
 use super::group::{Content, Group, Member, Milestone, Pool, SleepPoint};
 
@@ -112,6 +112,10 @@ pub(super) struct CommitState<D: Disk> {
     /// How many threads leave the queue before appends are held again.
     pub(super) turns: usize,
     pub(super) completions: Completions,
+    pub(super) room_futures: RoomFutures,
+    /// The helper thread sleeps until it can lead the pending group, or another thread does. Stays
+    /// until it has woken.
+    pub(super) helper_awaits_group: bool,
     pub(super) gather: Gather,
     last_group_records: usize,
 }
@@ -165,6 +169,8 @@ impl<D: Disk> CommitState<D> {
             admission: Admission::Open,
             turns: 0,
             completions: Completions::default(),
+            room_futures: RoomFutures::default(),
+            helper_awaits_group: false,
             gather: Gather::default(),
             last_group_records: 0,
         }
@@ -228,6 +234,11 @@ impl<D: Disk> CommitState<D> {
     /// Whether there is a group to lead.
     pub(super) fn has_pending(&self) -> bool {
         self.retained.is_some() || !self.active.is_empty()
+    }
+
+    /// Whether the helper thread must look again after a change.
+    pub(super) fn helper_has_work(&self) -> bool {
+        self.helper_awaits_group || !self.completions.is_empty() || !self.room_futures.is_empty()
     }
 
     pub(super) fn written_unsynced(&self) -> bool {

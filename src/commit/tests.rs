@@ -801,6 +801,62 @@ fn in_buffered_mode_one_failed_write_tells_all_that_wait() {
 }
 
 #[test]
+fn an_old_outcome_does_not_wait_for_a_newer_record_with_a_lower_lsn() {
+    // Method: a full disk revokes records 1 and 2 while a callback waits for record 2. Then record
+    // 1 is submitted again, and its sync is held. The helper starts after all that: it tells the
+    // old outcome first.
+    let (disk, commit) = fixture(&Options::new());
+    disk.writes.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::StorageFull)));
+    let (sender, called) = channel();
+    let submit = |number: u64| {
+        let submitted = Submitted::records(&commit, Unit::entry(&Entry::from("x")), None).unwrap();
+        let sender = sender.clone();
+        let lsn = submitted.lsns().last();
+        submitted.on_outcome(Box::new(move |outcome| {
+            sender.send((number, lsn, outcome.is_ok())).unwrap();
+        }));
+    };
+    drop(Submitted::records(&commit, Unit::entry(&Entry::from("x")), None).unwrap());
+    submit(1);
+    commit.sync().unwrap_err();
+    submit(2);
+    let (begun, go_on) = hold_sync(&disk);
+    let helper = std::thread::spawn({
+        let commit = commit.clone();
+        move || commit.run_completions(|| {})
+    });
+    assert_eq!(outcome(&called), (1, Lsn::from(2), false));
+    outcome(&begun);
+    go_on.send(None).unwrap();
+    assert_eq!(outcome(&called), (2, Lsn::from(1), true));
+    commit.close();
+    helper.join().unwrap();
+}
+
+#[test]
+fn a_thread_may_wait_for_room_that_it_does_not_take() {
+    // Method: a future whose helper cannot be started blocks. It waits in the queue, also where an
+    // append would be refused, and leaves nothing pending.
+    let options = Options::new().pending_bytes_max(4096).backpressure(Backpressure::Fail);
+    let (disk, commit) = fixture(&options);
+    let (begun, go_on) = hold_sync(&disk);
+    let first = start_append_of(&commit, &[7; 4000]);
+    outcome(&begun);
+    let (sender, waited) = channel();
+    std::thread::spawn({
+        let room = AwaitedRoom::new(&commit, 200);
+        move || sender.send(room.wait())
+    });
+    wait_until(|| commit.lock().queue.len() == 1);
+    assert!(matches!(append(&commit, &[7; 200]), Err(Error::QueueFull { .. })));
+    go_on.send(None).unwrap();
+    outcome(&first).unwrap();
+    outcome(&waited).unwrap();
+    let state = commit.lock();
+    assert_eq!((state.queue.len(), state.queued_bytes, state.pending_bytes()), (0, 0, 0));
+}
+
+#[test]
 fn a_group_too_large_for_its_file_goes_into_a_new_segment() {
     // Method: the write of a group meets the largest allowed file size. The write is undone, and
     // the group is written to the next segment. If that write is refused, too, the group is

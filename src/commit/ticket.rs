@@ -2,7 +2,7 @@
 //!
 //! A thread that waits for a submission is a member of its group, like an appending thread, and
 //! leads if no other thread does. Futures and callbacks have no thread. One helper thread of the
-//! log waits for them, and then tells them.
+//! log waits for them, and then tells them. It does the same for the futures that wait for room.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
 use crate::store::Disk;
 
-use super::Commit;
-use super::admission::Reservation;
+use super::admission::{Reservation, Step, Wanted};
 use super::completion::{Completion, CompletionKey, Then};
 use super::group::{Content, Member, Milestone};
-use super::roles::Locked;
-use super::state::CommitState;
+use super::roles::{Locked, Roles};
+use super::state::{CommitState, Role};
+use super::{Commit, Led};
 
 /// Records or a state that were submitted.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl<D: Disk> Submitted<D> {
         }
         let outcome = state.reached(&self.member).unwrap_or(Err(Error::Closed));
         drop(state);
-        Completion { member: self.member.clone(), then: Then::Call(call) }.run(outcome);
+        Then::Call(call).run(outcome);
     }
 
     fn register(&self, state: &mut CommitState<D>, then: Then) -> CompletionKey {
@@ -144,16 +144,21 @@ impl<D: Disk> Drop for Submitted<D> {
     /// Cancels nothing: only the waker goes.
     fn drop(&mut self) {
         if let Some(key) = self.registered.take() {
-            let old = self.commit.lock().completions.forget(key);
+            let mut state = self.commit.lock();
+            let old = state.completions.forget(key);
+            if state.helper_awaits_group {
+                self.commit.shared.sleepers.helper.wake_all(); // It need not lead for this one.
+            }
+            drop(state);
             drop(old); // After the lock is free: a waker is foreign code.
         }
     }
 }
 
 impl<D: Disk> Commit<D> {
-    /// Tells futures and callbacks their outcomes, in the order of their LSNs, until the log is
-    /// closed and all are told. Leads where no other thread does. `after_each` runs after each
-    /// group that was told.
+    /// Tells futures and callbacks their outcomes, in the order of submission, and other futures
+    /// that there is room, until the log is closed and all are told. Leads where no other thread
+    /// does. `after_each` runs each time that any were told.
     ///
     /// A panic in the helper poisons the log. The helper then tells what is left, and leads
     /// nothing.
@@ -166,38 +171,72 @@ impl<D: Disk> Commit<D> {
     }
 
     fn tell_until_the_end(&self, after_each: &dyn Fn()) {
-        let mut state = self.lock();
+        let mut refused = None;
         loop {
-            let told = self.tell(state, None);
-            if told > 0 {
+            if self.tell(self.lock(), refused.take().as_ref()) > 0 {
                 after_each();
             }
-            state = self.lock();
-            match state.completions.first() {
-                None if state.health.check_not_closed().is_err() => {
-                    state.completions.ended = true;
-                    return;
-                }
-                None => state = state.wait(&self.shared.sleepers.helper),
-                Some((_, member)) if state.reached(&member).is_none() => {
-                    let waited = self.wait_for(state, &member);
-                    state = self.lock();
-                    if let (Err(error), None) = (&waited, state.reached(&member)) {
-                        // `Buffered` mode on a full disk: no record is durable yet, and all that
-                        // wait are told so.
-                        self.tell(state, Some(error));
-                        state = self.lock();
+            let mut state = self.lock();
+            match self.helper_task(&state) {
+                Task::Tell => {}
+                Task::Lead => {
+                    // `Buffered` mode on a full disk: no record is durable yet and no room is made,
+                    // and all that wait are told so.
+                    if let Led::Failed(error) = self.lead(state, None) {
+                        refused = Some(error);
                     }
                 }
-                Some(_) => {} // It was registered after its outcome.
+                Task::Sync => {
+                    state.syncing = true;
+                    let roles = Roles::new(&self.shared, &mut state, &[Role::Syncing]);
+                    self.sync_written(state, roles);
+                }
+                Task::Sleep(waits_for) => {
+                    state.helper_awaits_group = waits_for == WaitsFor::Group;
+                    if waits_for == WaitsFor::AnyChange {
+                        // A thread that waits for a role may have waited for the helper to lead.
+                        self.shared.sleepers.roles.wake_all();
+                    }
+                    state = state.wait(&self.shared.sleepers.helper);
+                    state.helper_awaits_group = false;
+                }
+                Task::End => {
+                    state.completions.ended = true;
+                    self.shared.sleepers.roles.wake_all();
+                    return;
+                }
             }
         }
     }
 
-    /// Tells the outcomes that are there. `refused`: the error for completions that have none yet.
-    /// Returns how many were told.
+    /// Decides what the helper does next. It does for the futures and the callbacks what a thread
+    /// does that waits for the outcome of a group, or for room.
+    fn helper_task(&self, state: &CommitState<D>) -> Task {
+        let first = state.completions.first().map(|(_, member)| member);
+        if first.as_ref().is_some_and(|member| state.reached(member).is_some()) {
+            return Task::Tell; // It was registered after its outcome.
+        }
+        let room = state
+            .room_futures
+            .first()
+            .map(|(_, bytes)| self.next_step(state, Wanted::Notice { bytes }, state.queued_bytes));
+        let is_unwritten = |member: &Member| state.written_groups < state.position(&member.group);
+        match (first, room) {
+            (_, Some(Step::Enter | Step::Refuse(_))) => Task::Tell,
+            (Some(member), _) if is_unwritten(&member) && self.may_write(state) => Task::Lead,
+            (Some(member), _) if is_unwritten(&member) => Task::Sleep(WaitsFor::Group),
+            (Some(_), _) if !state.syncing && state.role_waiters == 0 => Task::Sync,
+            (_, Some(Step::Lead)) => Task::Lead,
+            (_, Some(Step::Wait)) => Task::Sleep(WaitsFor::Group),
+            (None, None) if state.health.check_not_closed().is_err() => Task::End,
+            (_, None) => Task::Sleep(WaitsFor::AnyChange),
+        }
+    }
+
+    /// Tells the outcomes that are there, and that there is room. `refused`: the error for all that
+    /// wait for anything else. Returns how many were told.
     fn tell(&self, mut state: Locked<'_, D>, refused: Option<&Error>) -> usize {
-        let mut reached = Vec::new();
+        let mut told: Vec<(Then, Result<()>)> = Vec::new();
         while let Some((key, member)) = state.completions.first() {
             let (outcome, completion) = match (state.reached(&member), refused) {
                 (Some(outcome), _) => (outcome, state.completions.remove(key)),
@@ -206,13 +245,42 @@ impl<D: Disk> Commit<D> {
                 }
                 (None, None) => break,
             };
-            reached.extend(completion.map(|completion| (completion, outcome)));
+            told.extend(completion.map(|completion| (completion.then, outcome)));
+        }
+        while let Some((arrival, bytes)) = state.room_futures.first() {
+            let wanted = Wanted::Notice { bytes };
+            let waker = match (self.next_step(&state, wanted, state.queued_bytes), refused) {
+                // The future looks again when it is polled.
+                (Step::Enter | Step::Refuse(_), _) => state.room_futures.remove(arrival),
+                (_, Some(error)) => state.room_futures.refuse(arrival, error.clone()),
+                (Step::Lead | Step::Wait, None) => break,
+            };
+            told.extend(waker.map(|waker| (Then::Wake(waker), Ok(()))));
         }
         drop(state);
-        let count = reached.len();
-        for (completion, outcome) in reached {
-            completion.run(outcome);
+        let count = told.len();
+        for (then, outcome) in told {
+            then.run(outcome);
         }
         count
     }
+}
+
+/// What the helper does next.
+enum Task {
+    /// There is an outcome or room of which no future and no callback was told.
+    Tell,
+    Lead,
+    Sync,
+    Sleep(WaitsFor),
+    /// The log is closed, and all were told.
+    End,
+}
+
+/// What the helper sleeps for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WaitsFor {
+    /// To lead the pending group as soon as it may, unless another thread does.
+    Group,
+    AnyChange,
 }

@@ -20,7 +20,7 @@ pub(super) struct Sleepers {
     pub(super) roles: SleepPoint,
     /// The timer of `Interval` mode.
     pub(super) timer: SleepPoint,
-    /// The helper thread, while no future and no callback waits.
+    /// The helper thread, which waits for all futures and callbacks.
     pub(super) helper: SleepPoint,
     /// A thread that wants to hold appends.
     pub(super) holder: SleepPoint,
@@ -35,13 +35,14 @@ pub(super) struct Wakes {
     leader: Option<Arc<Group>>,
     front: Option<Arc<SleepPoint>>,
     timer: bool,
+    helper: bool,
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 impl Wakes {
     pub(super) fn wakes_none(&self) -> bool {
         let places = self.finished.is_some() || self.leader.is_some() || self.front.is_some();
-        !self.roles && !self.all_members && !self.timer && !places
+        !self.roles && !self.all_members && !self.timer && !self.helper && !places
     }
 }
 
@@ -65,7 +66,9 @@ impl Sleepers {
     /// Whether the next group goes before the threads that wait for a role: one of them had its
     /// turn, and a thread sleeps that will lead the group.
     pub(super) fn group_is_due<D: Disk>(&self, state: &CommitState<D>) -> bool {
-        let is_awaited = self.members_of(&state.filling).has_sleepers() || !state.queue.is_empty();
+        let is_awaited = self.members_of(&state.filling).has_sleepers()
+            || !state.queue.is_empty()
+            || (state.helper_awaits_group && self.helper.has_sleepers());
         state.group_goes_next && state.has_pending() && is_awaited
     }
 
@@ -91,6 +94,8 @@ impl Sleepers {
             leader: Some(&state.filling).filter(|group| leads && sleeps(group)).cloned(),
             front: state.queue.front().filter(|slot| slot.has_sleepers()).cloned(),
             timer: self.timer.has_sleepers() && state.written_unsynced(),
+            // It checks for itself whether it can go on, as a member does.
+            helper: self.helper.has_sleepers() && state.helper_has_work(),
         }
     }
 
@@ -115,6 +120,25 @@ impl Sleepers {
         }
         if wakes.timer {
             self.timer.condvar().notify_one();
+        }
+        if wakes.helper {
+            self.helper.condvar().notify_one();
+        }
+    }
+
+    /// Wakes the threads that may find room now: the first thread in the queue, and the helper for
+    /// futures. Called under the append mutex.
+    pub(super) fn wake_for_room<D: Disk>(&self, state: &CommitState<D>) {
+        if let Some(front) = state.queue.front() {
+            front.wake_all();
+        }
+        self.wake_helper(state);
+    }
+
+    /// Wakes the helper, unless nothing waits for it. Called under the append mutex.
+    pub(super) fn wake_helper<D: Disk>(&self, state: &CommitState<D>) {
+        if state.helper_has_work() {
+            self.helper.wake_all();
         }
     }
 

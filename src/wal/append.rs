@@ -133,7 +133,8 @@ impl Wal {
     /// Submissions and appends are ordered by their LSNs. The record is written with the next
     /// group. Until a thread waits, appends or syncs, or a future or a callback waits, it stays in
     /// memory. Waits only for room, as [`Options::pending_bytes_max`](crate::Options) and
-    /// [`Options::backpressure`](crate::Options) say.
+    /// [`Options::backpressure`](crate::Options) say. [`ready`](Wal::ready) is a future that
+    /// completes when there is room.
     ///
     /// # Errors
     /// As [`append`](Wal::append), for what is known at once; the ticket tells the rest.

@@ -11,7 +11,7 @@ use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::maintenance::Removal;
 use crate::new_segment::Spare;
-use crate::store::{DurableEnd, StateFrame, StatePlacement};
+use crate::store::{Disk, DurableEnd, StateFrame, StatePlacement};
 use crate::threads;
 
 use super::spares::{fail, make_spares, run_maintenance};
@@ -263,7 +263,8 @@ impl Wal {
     /// Closes the log: writes and syncs what is pending, marks the log as closed, and gives the
     /// lock back.
     ///
-    /// Waits for the calls that other threads have under way. Each later call on the log that
+    /// Waits for the calls that other threads have under way; [`close_timeout`](Wal::close_timeout)
+    /// limits that. Each later call on the log that
     /// returns a `Result` returns [`Error::Closed`]; so does a second `close`. An iterator or a
     /// cursor returns it too, even at its end.
     ///
@@ -275,17 +276,65 @@ impl Wal {
     /// the lock is given back. [`Error::Closed`] also in a child that was forked while the log was
     /// open: the log belongs to the parent, and the call does nothing to it.
     pub fn close(&self) -> Result<()> {
+        self.close_until(None)
+    }
+
+    /// Closes the log, as [`close`](Wal::close) does, but gives up waiting after about `timeout`.
+    ///
+    /// The limit holds for each wait for another thread: for a `checkpoint`, a `rotate` or a
+    /// `close` that runs, for a write or a sync that another thread has begun, and for what is
+    /// pending. A call to the system that this thread itself has begun is not interrupted: if the
+    /// disk hangs in it, this hangs too. With a timeout of zero, the log is closed only if
+    /// everything is durable and no thread changes a file.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`]: the log is still open, each record is where it was, and appends are
+    /// admitted again. Otherwise as [`close`](Wal::close).
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// use std::time::Duration;
+    /// match wal.close_timeout(Duration::from_secs(10)) {
+    ///     Err(seawall::Error::TimedOut) => eprintln!("the disk hangs; the log is still open"),
+    ///     closed => closed?,
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close_timeout(&self, timeout: Duration) -> Result<()> {
+        self.close_until(Some(self.store.now().saturating_add(timeout)))
+    }
+
+    /// Closes the log. Gives up waiting when the log's clock shows `deadline`.
+    fn close_until(&self, deadline: Option<Duration>) -> Result<()> {
         // Checked before any lock is taken: in a forked child, the thread that holds a lock does
         // not exist.
         if self.store.dir.process_id() != self.process_id {
             return Err(Error::Closed);
         }
-        let maintenance_lock = threads::lock(&self.store.maintenance_lock);
+        let store = &self.store;
+        let left = || deadline.map_or(Duration::MAX, |end| end.saturating_sub(store.now()));
+        let maintenance_lock = match deadline {
+            None => threads::lock(&store.maintenance_lock),
+            Some(_) => {
+                threads::lock_within(&store.maintenance_lock, left, |time| store.slept(time))
+                    .ok_or(Error::TimedOut)?
+            }
+        };
         let panics = self.commit.guard_panics();
-        let closed = self.close_files();
+        // Looks before appends are held: a stream of such calls must not keep appends waiting.
+        if left().is_zero() && !self.commit.is_settled() {
+            return Err(Error::TimedOut);
+        }
+        let closed = self.close_files(deadline, left);
         match &closed {
             Err(Error::Closed) => return closed,
-            Ok(()) | Err(Error::Poisoned { .. }) => self.shut_down(),
+            Ok(()) => self.shut_down(),
+            Err(Error::Poisoned { .. }) => {
+                self.commit.wait_until_idle(deadline)?;
+                self.shut_down();
+            }
             Err(_) => {}
         }
         drop(panics);
@@ -294,15 +343,20 @@ impl Wal {
     }
 
     /// Does everything that `close` does to files. After `Ok`, every later call returns
-    /// [`Error::Closed`].
-    fn close_files(&self) -> Result<()> {
-        let held = self.commit.hold_appends()?;
-        if let Settled::InMemory(full) = self.settle()? {
-            return Err(full);
+    /// [`Error::Closed`]. `left` returns the time until `deadline`.
+    fn close_files(&self, deadline: Option<Duration>, left: impl Fn() -> Duration) -> Result<()> {
+        let held = self.commit.hold_appends_until(deadline)?;
+        if !self.commit.is_settled() {
+            if let Settled::InMemory(full) = self.settle_until(deadline)? {
+                return Err(full);
+            }
         }
-        let mut quiesced = self.commit.quiesce()?;
+        let mut quiesced = self.commit.quiesce_until(deadline)?;
+        let mut current = match deadline {
+            None => self.store.current.lock(),
+            Some(_) => self.store.current.lock_within(left).ok_or(Error::TimedOut)?,
+        };
         quiesced.writer().trim_tail();
-        let mut current = self.store.current.lock();
         let durable = self.commit.durable_end();
         if let Err(failure) = self.store.mark(&mut current, durable, LogState::Closed) {
             return Err(fail(&self.commit, failure));
@@ -319,7 +373,7 @@ impl Wal {
     /// Closes the handle, and gives the lock back after the last thread has stopped changing files.
     fn shut_down(&self) {
         self.commit.close();
-        self.commit.wait_until_idle();
+        self.commit.wait_until_idle(None).expect("without a deadline, the wait ends");
         drop(self.store.current.lock());
         let timer = threads::lock(&self.timer).take();
         if timer.is_some_and(|timer| timer.join().is_err()) {

@@ -3,6 +3,7 @@
 
 mod append;
 mod maintain;
+mod ready;
 mod spares;
 mod ticket;
 mod truncate;
@@ -10,6 +11,7 @@ mod truncate;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::commit::{AtRest, Commit};
 use crate::dir::{Dir, DirLock};
@@ -26,6 +28,7 @@ use crate::store::{Disk, Store};
 use crate::threads::{self, Mutex, thread};
 use crate::watch::Watch;
 
+pub use ready::Ready;
 use spares::run_maintenance;
 pub use ticket::Ticket;
 
@@ -33,8 +36,8 @@ pub use ticket::Ticket;
 ///
 /// It is `Send + Sync`: share it by reference or in an [`Arc`]. Any number of threads may append,
 /// read, rotate and checkpoint at the same time. Threads that append at the same time share one
-/// sync. In the default mode, an open log has no thread of its own until a [`Ticket`] is polled or
-/// gets a callback.
+/// sync. In the default mode, an open log has no thread of its own until a [`Ticket`] or a
+/// [`Ready`] is polled, or a ticket gets a callback.
 ///
 /// Dropping the log closes it, as [`close`](Wal::close) does, and blocks for a sync. A failure goes
 /// to the log output only.
@@ -196,11 +199,17 @@ impl Wal {
     /// Brings everything that was submitted before the call to its outcome. A group that a full
     /// disk revoked has its own, which its callers are told: it is no longer in the log.
     fn settle(&self) -> Result<Settled> {
-        match self.commit.sync() {
+        self.settle_until(None)
+    }
+
+    /// As [`settle`](Wal::settle). Gives up when the log's clock shows `deadline`.
+    fn settle_until(&self, deadline: Option<Duration>) -> Result<Settled> {
+        match self.commit.sync_until(deadline) {
             Ok(Some(_)) => Ok(Settled::Synced),
             Ok(None) => Ok(Settled::NothingToSync),
             Err(full @ Error::StorageFull { .. }) => {
-                drop(self.commit.quiesce()?); // What is written is no worse off for what is not.
+                // What is written is no worse off for what is not.
+                drop(self.commit.quiesce_until(deadline)?);
                 let waits = self.mode == Durability::Buffered;
                 Ok(if waits { Settled::InMemory(full) } else { Settled::Synced })
             }

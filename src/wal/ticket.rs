@@ -21,7 +21,7 @@ use super::spares::run_maintenance;
 /// power cut. A `Ticket` is a [`Future`] on any executor. Dropping it cancels nothing.
 ///
 /// The first poll or the first callback starts one helper thread of the log. It leads groups if no
-/// other thread does, wakes the futures, and calls the callbacks in the order of their LSNs.
+/// other thread does, wakes the futures, and calls the callbacks in the order of the submissions.
 ///
 /// # Errors
 /// A failed group fails each record that was submitted before the failure was published.
@@ -149,13 +149,14 @@ impl Future for Ticket {
     }
 }
 
-enum Helper {
+pub(super) enum Helper {
     Runs,
     /// The system has no thread for it. The caller waits instead: this blocks, and is right.
     CannotStart,
 }
 
-fn start_helper(commit: &Arc<Commit<Store>>) -> Helper {
+/// Starts the thread that wakes futures and calls callbacks, unless it runs.
+pub(super) fn start_helper(commit: &Arc<Commit<Store>>) -> Helper {
     let mut runs = commit.helper_runs();
     if *runs {
         return Helper::Runs;

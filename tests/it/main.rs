@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod append_read;
+mod close;
 mod concurrency;
 mod corruption;
 mod damage;
@@ -17,6 +18,7 @@ mod model;
 #[cfg(unix)]
 mod moved_world;
 mod progress;
+mod ready;
 mod recovery;
 mod support;
 mod tickets;

@@ -74,6 +74,45 @@ fn appends_succeed_beside_threads_that_set_states_without_pause() {
 }
 
 #[test]
+fn many_threads_that_set_states_and_many_that_append_share_syncs() {
+    // Method: 64 threads set states and 64 threads append, each until it has made 20 calls and all
+    // others have made 5. Then each side has progressed beside the other one. One sync serves many
+    // calls of both sides.
+    watchdog(120, || {
+        let wal = Options::new().open_on(Arc::new(slow(&SimFs::new(1))), DIR).unwrap();
+        let calls: Vec<AtomicU64> = (0..128).map(|_| AtomicU64::new(0)).collect();
+        let all_have = |count| calls.iter().all(|calls| calls.load(Ordering::Relaxed) >= count);
+        thread::scope(|scope| {
+            for (number, own) in calls.iter().enumerate() {
+                let log = &wal;
+                let all_have = &all_have;
+                scope.spawn(move || {
+                    while own.load(Ordering::Relaxed) < 20 || !all_have(5) {
+                        if number % 2 == 0 {
+                            log.set_state(&number.to_le_bytes()).unwrap();
+                        } else {
+                            log.append(number.to_le_bytes()).unwrap();
+                        }
+                        own.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let made = |side| -> u64 {
+            let calls = calls.iter().skip(side).step_by(2);
+            calls.map(|calls| calls.load(Ordering::Relaxed)).sum()
+        };
+        let states = made(0);
+        let records = made(1);
+        let stats = wal.stats();
+        assert_eq!(wal.durable_lsn(), Lsn::from(records));
+        assert!(states >= 64 * 20 && records >= 64 * 20, "{states} states, {records} records");
+        assert!(stats.syncs < (states + records) / 4, "syncs are shared: {stats:?}");
+        assert!(stats.syncs < states && stats.syncs < records, "by each side: {stats:?}");
+    });
+}
+
+#[test]
 fn checkpoints_rotations_and_appends_do_not_block_each_other() {
     watchdog(60, || {
         let wal = Options::new().open_on(Arc::new(slow(&SimFs::new(1))), DIR).unwrap();

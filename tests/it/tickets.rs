@@ -17,7 +17,7 @@ use crate::support::gate::Gate;
 use crate::support::run::watchdog;
 
 const DIR: &str = "/wal";
-const MODES: [Durability; 3] =
+pub(crate) const MODES: [Durability; 3] =
     [Durability::Sync, Durability::Interval(Duration::from_secs(3600)), Durability::Buffered];
 
 fn open(mode: Durability) -> Wal {
@@ -33,7 +33,7 @@ impl Wake for Unpark {
     }
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);
     loop {
@@ -257,7 +257,7 @@ fn callbacks_run_in_each_mode() {
 
 /// A waker that counts.
 #[derive(Default)]
-struct Count(AtomicUsize);
+pub(crate) struct Count(pub(crate) AtomicUsize);
 
 impl Wake for Count {
     fn wake(self: Arc<Self>) {
@@ -315,7 +315,7 @@ fn a_wait_with_a_limit_ends_and_the_record_may_become_durable_later() {
 }
 
 /// A simulated disk, and the switch that lets each call of one kind fail.
-fn failing_disk(call: Call, kind: io::ErrorKind) -> (HookFs, Arc<AtomicBool>) {
+pub(crate) fn failing_disk(call: Call, kind: io::ErrorKind) -> (HookFs, Arc<AtomicBool>) {
     let switch = Arc::new(AtomicBool::new(false));
     let fails = switch.clone();
     let hook = move |asked: &Asked<'_>| {
