@@ -39,24 +39,25 @@ impl Machine {
             return Ok(()); // The machine stopped before it saw the result.
         }
         self.check_answer(wal, operation, &before, &result)?;
-        if let Some(change) = change {
-            self.end_change(wal, change, &result)?;
-        }
+        let look = match change {
+            Some(change) if !before.poisoned && !self.closed => {
+                self.end_change(wal, change, &result)?
+            }
+            _ => false,
+        };
         // On a poisoned log, `close` fails and closes the log.
         self.closed |= *operation == Operation::Close && wal.is_poisoned();
         // A call may succeed, and then poison the log while it makes spares.
         if (result.is_ok() || !wal.is_poisoned()) && !self.closed {
             self.note_revoked(wal, operation, &before, result.is_ok())?;
         }
-        let succeeded = result.is_ok();
         match result {
             Ok(_) => self.done(wal, operation, &before),
             Err(_) if !wal.is_poisoned() => self.not_done(wal, operation),
             Err(_) => Ok(()), // The outcome is unknown until the log is opened again.
         }?;
         self.note_durable(wal)?;
-        let cuts = !matches!(change, None | Some(Change::CheckpointWith(_)));
-        if cuts && succeeded && !wal.is_poisoned() { self.read_after_change(wal) } else { Ok(()) }
+        if look && !wal.is_poisoned() { self.look_after_change(wal) } else { Ok(()) }
     }
 
     /// Makes a call. Returns `None` if there is nothing to call.

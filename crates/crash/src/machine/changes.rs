@@ -121,26 +121,27 @@ impl Machine {
         }
     }
 
-    /// Notes in the ledger whether the call took effect, and what follows from that.
+    /// Notes in the ledger whether the call took effect, and what follows from that. Returns
+    /// whether everything in the log is durable, so that all of it can be read.
     pub(super) fn end_change(
         &mut self,
         wal: &Wal,
         change: Change,
         result: &seawall::Result<Option<Lsn>>,
-    ) -> Result<(), Violation> {
+    ) -> Result<bool, Violation> {
         match self.effect(wal, result) {
             Effect::Unknown => {
                 self.readings.clear();
-                return Ok(());
+                return Ok(false);
             }
             Effect::NotMade => {
                 self.ledger.change_is_not_made();
-                return Ok(());
+                return Ok(wal.durable_lsn() == wal.last_lsn());
             }
             Effect::Made => self.ledger.change_is_made(),
         }
         if let Change::CheckpointWith(_) = change {
-            return Ok(());
+            return Ok(wal.durable_lsn() == wal.last_lsn());
         }
         for reading in &mut self.readings {
             reading.cut(change);
@@ -148,14 +149,14 @@ impl Machine {
         let last = self.ledger.last();
         if wal.is_poisoned() {
             self.tickets.clear();
-            return Ok(());
+            return Ok(true);
         }
         self.check_tickets(last)?;
         match change {
             Change::TruncateAfter(_) => self.tickets.retain(|(_, lsn)| *lsn <= last),
             _ => self.tickets.clear(),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn effect(&self, wal: &Wal, result: &seawall::Result<Option<Lsn>>) -> Effect {
@@ -202,9 +203,9 @@ impl Machine {
         Ok(())
     }
 
-    /// After a truncation or a reset that took effect: reads the log, and reads on with some of the
-    /// readers that were made before. The others read on later, after LSNs were assigned again.
-    pub(super) fn read_after_change(&mut self, wal: &Wal) -> Result<(), Violation> {
+    /// Reads the log, and reads on with some of the readers that were made before the call. The
+    /// others read on later, after LSNs were assigned again.
+    pub(super) fn look_after_change(&mut self, wal: &Wal) -> Result<(), Violation> {
         let seen = see_at_rest(wal, LookUp::random(&mut self.looks));
         if self.disk.has_crashed() {
             return Ok(());
