@@ -152,6 +152,16 @@ pub enum Operation {
     Link,
 }
 
+impl Operation {
+    /// Whether this is a truncation or a reset.
+    fn removes_records(&self) -> bool {
+        matches!(
+            self,
+            Operation::TruncateAfter { .. } | Operation::Reset { .. } | Operation::ResetWith { .. }
+        )
+    }
+}
+
 /// An LSN for a truncation, relative to the log as it then is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -350,11 +360,20 @@ impl History {
             if large && dice.once_in(3) {
                 operations.push(random_fill(dice));
             }
-            operations.push(if meddling_every < u64::MAX && dice.once_in(meddling_every) {
+            let operation = if meddling_every < u64::MAX && dice.once_in(meddling_every) {
                 random_meddling(dice)
             } else {
                 random_operation(dice, fault_every)
-            });
+            };
+            if operation.removes_records() && dice.coin() {
+                let before_last = dice.below_one_of(&[2, 6, 40]);
+                operations.push(Operation::BeginRead { before_last });
+            }
+            let truncates = operation == Operation::Link && dice.coin();
+            operations.push(operation);
+            if truncates {
+                operations.push(Operation::TruncateAfter { at: random_place(dice) });
+            }
             // The log repeats a failed read with fewer bytes. So only several failures are visible.
             if let Some(Operation::Fail { call: Call::Read, fault, .. }) = operations.last() {
                 let again = Operation::Fail { call: Call::Read, after: 0, fault: fault.clone() };
