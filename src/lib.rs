@@ -69,9 +69,9 @@
 //! * **You can get the records again from their source.** Use [`Durability::Buffered`], and call
 //!   [`Wal::sync`] at the points to which you can return. The record survives nothing before that.
 //!
-//! In each mode, [`Wal::sync`], [`Wal::set_state`], [`Wal::checkpoint`] and [`Wal::close`] return
-//! only after their effect survives a power cut. In each mode, readers see a record only after it
-//! is synced.
+//! In each mode, [`Wal::sync`], [`Wal::set_state`], [`Wal::checkpoint`], [`Wal::truncate_after`]
+//! and [`Wal::close`] return only after their effect survives a power cut. In each mode, readers
+//! see a record only after it is synced.
 //!
 //! # What to do after a failure
 //!
@@ -84,6 +84,8 @@
 //!   has appended. Look at what is in the log.
 //! * [`Io`](Error::Io): the log stays usable, unless the next call returns `Poisoned`. Mend the
 //!   cause and repeat the call.
+//! * [`Truncated`](Error::Truncated): a truncation removed what the reader was to return next. Make
+//!   a new reader.
 //! * [`Poisoned`](Error::Poisoned): the log acknowledges nothing more, and it still reads durable
 //!   records. Close it and open it again, in the same process if you like.
 //! * [`Corrupt`](Error::Corrupt) and [`MissingSegment`](Error::MissingSegment): no file was
@@ -184,12 +186,13 @@
 //! ### A state machine with a snapshot
 //!
 //! A change is appended first and applied second. A snapshot holds the state, and the LSN of the
-//! last change in it. The order of the steps matters: the snapshot must be durable before the
-//! checkpoint lets the log forget the changes. A crash between the two steps leaves changes that
-//! the snapshot already has. `open` passes over them, because it reads on after the snapshot's LSN.
+//! last change in it. This snapshot is small, so it is the small state, and
+//! [`Wal::checkpoint_with`] stores it and forgets the changes in one step.
 //!
-//! This snapshot is small, so it is the small state. A larger one is a file of its own: the example
-//! `kv` in the source shows how to replace such a file in one step.
+//! A larger snapshot is a file of its own, and then the order of the steps matters: the snapshot
+//! must be durable before the checkpoint lets the log forget the changes. A crash between the two
+//! leaves changes that the snapshot already has, so `open` must pass over them. The example `kv` in
+//! the source does this, and shows how to replace such a file in one step.
 //!
 //! ```
 //! use std::path::Path;
@@ -227,8 +230,7 @@
 //!
 //!     fn snapshot(&self) -> Result<()> {
 //!         let snapshot = format!("{} {}", self.applied, self.balance);
-//!         self.wal.set_state(snapshot.as_bytes())?; // Durable, before the checkpoint.
-//!         Ok(self.wal.checkpoint(self.applied)?)
+//!         Ok(self.wal.checkpoint_with(self.applied, snapshot.as_bytes())?)
 //!     }
 //! }
 //!
@@ -247,8 +249,8 @@
 //!
 //! The Raft index of an entry is its LSN. The term is in the record's meta bytes. The vote is the
 //! small state: it is durable when `set_state` returns, in every mode. Compaction is a checkpoint.
-//! This release cannot remove records from the end of a log. A follower that has entries of an
-//! older leader needs that, so it cannot be built on this release alone.
+//! A follower that has entries of an older leader truncates the log. A follower that is given a
+//! snapshot resets it.
 //!
 //! ```
 //! use seawall::{Entry, Lsn, Wal};
@@ -281,9 +283,22 @@
 //!         Ok(term.map(u64::from_le_bytes))
 //!     }
 //!
+//!     /// Takes entries from the leader. From `first` on, they differ from those that are there.
+//!     fn follow(&self, first: Lsn, term: u64, entries: &[&str]) -> seawall::Result<Lsn> {
+//!         if first <= self.wal.last_lsn() {
+//!             self.wal.truncate_after(first.previous())?;
+//!         }
+//!         self.append(term, entries)
+//!     }
+//!
 //!     /// Forgets the entries that a snapshot has.
 //!     fn compact(&self, snapshot: Lsn) -> seawall::Result<()> {
 //!         self.wal.checkpoint(snapshot)
+//!     }
+//!
+//!     /// Continues after a snapshot from the leader.
+//!     fn install(&self, snapshot: Lsn) -> seawall::Result<()> {
+//!         self.wal.reset(snapshot.next())
 //!     }
 //! }
 //!
@@ -293,11 +308,14 @@
 //! raft.save_vote(4, 2)?;
 //! let last = raft.append(4, &["x = 1", "y = 2"])?;
 //! raft.compact(last.previous())?;
+//! let last = raft.follow(last, 5, &["y = 3", "z = 4"])?;
 //! drop(raft);
 //!
 //! let raft = RaftLog { wal: Wal::open(dir)? };
 //! assert_eq!(raft.vote(), Some((4, 2)));
-//! assert_eq!(raft.term_of(last)?, Some(4));
+//! assert_eq!(raft.term_of(last)?, Some(5));
+//! raft.install(Lsn::new(70))?;
+//! assert_eq!(raft.append(6, &["x = 9"])?, Lsn::new(71));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -383,7 +401,7 @@ pub use error::{Damage, Error, Feature, NamedBy, Result};
 #[cfg(feature = "sim")]
 #[doc(inline)]
 pub use fs::sim;
-pub use lsn::{Lsn, LsnRange};
+pub use lsn::{Lsn, LsnRange, LsnRangeIter};
 pub use options::{Durability, Options};
 pub use reader::{Cursor, Iter, Record, RecordRef};
 pub use wal::{Ticket, Wal};

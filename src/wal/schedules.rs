@@ -12,7 +12,7 @@
 //!
 //! Shuttle prints the schedule of a failure, and its seed: `SHUTTLE_RANDOM_SEED` runs it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicUsize as StdAtomicUsize, Ordering as StdOrdering};
 use std::sync::{Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError};
@@ -38,6 +38,9 @@ enum Do {
     Rotate,
     /// A checkpoint of everything that is durable at that moment.
     Checkpoint,
+    /// Removes the last durable record and what comes after it. Only one thread of a history
+    /// does this.
+    Truncate,
     SetState,
     /// Reads all records with an iterator, then the last one by itself.
     Read,
@@ -45,7 +48,9 @@ enum Do {
     /// Notes what the disk may hold after a power cut at this moment.
     CutPower,
 }
-use Do::{Append, Batch, Checkpoint, Close, CutPower, Read, Rotate, SetState, Submit, Sync};
+use Do::{
+    Append, Batch, Checkpoint, Close, CutPower, Read, Rotate, SetState, Submit, Sync, Truncate,
+};
 
 /// Which calls may fail, and how.
 type Faults = &'static [(Call, Fault)];
@@ -93,8 +98,22 @@ struct Ledger {
     floor: u64,
     state_asked: u8,
     state: u8,
+    /// Where the log was to be truncated, in this order. The first `truncated` of these calls have
+    /// ended. One that poisoned the log never ends.
+    truncations: Vec<u64>,
+    truncated: usize,
+    /// The records that truncations have removed.
+    removed: BTreeSet<u32>,
     poisoned: bool,
     closed: bool,
+}
+
+impl Ledger {
+    /// Whether a truncation was under way at some moment since `began`. What a call has returned
+    /// may then be from before the truncation or from after it.
+    fn was_truncated_since(&self, began: &Ledger) -> bool {
+        self.truncations.len() > began.truncated
+    }
 }
 
 /// A log, its disk and its ledger.
@@ -124,6 +143,7 @@ impl Run {
                 Sync => self.sync(),
                 Rotate => self.note(self.wal.rotate()),
                 Checkpoint => self.checkpoint(),
+                Truncate => self.truncate(),
                 SetState => self.set_state(),
                 Read => self.read(),
                 Close => self.close(),
@@ -133,31 +153,29 @@ impl Run {
     }
 
     fn append(&self, count: u32) {
-        let (first_number, was_poisoned, was_closed) = {
-            let mut ledger = self.ledger();
-            ledger.submitted += count;
-            (ledger.submitted - count, ledger.poisoned, ledger.closed)
-        };
+        let (first_number, began) = self.begin(count);
         let payloads: Vec<Vec<u8>> = (first_number..first_number + count).map(payload).collect();
         let outcome = if count == 1 {
             self.wal.append(&payloads[0]).map(|lsn| LsnRange::new(lsn, lsn))
         } else {
             self.wal.append_batch(&payloads)
         };
-        let was_ended = was_poisoned || was_closed;
-        self.acknowledge(outcome, first_number, was_ended, self.wal.mode == Durability::Sync);
+        self.acknowledge(outcome, first_number, &began, self.wal.mode == Durability::Sync);
+    }
+
+    /// Returns the number of the first record of a call, and what is known before the call.
+    fn begin(&self, count: u32) -> (u32, Ledger) {
+        let mut ledger = self.ledger();
+        ledger.submitted += count;
+        (ledger.submitted - count, ledger.clone())
     }
 
     /// Submits two records, and waits for them in a second step.
     fn submit(&self) {
-        let (first_number, was_ended) = {
-            let mut ledger = self.ledger();
-            ledger.submitted += 2;
-            (ledger.submitted - 2, ledger.poisoned || ledger.closed)
-        };
+        let (first_number, began) = self.begin(2);
         let submitted = self.wal.submit_batch([payload(first_number), payload(first_number + 1)]);
         let outcome = submitted.and_then(|ticket| ticket.wait());
-        self.acknowledge(outcome, first_number, was_ended, true);
+        self.acknowledge(outcome, first_number, &began, true);
     }
 
     /// Enters the outcome of records. `is_sync`: whether `Ok` means that they are durable.
@@ -165,14 +183,19 @@ impl Run {
         &self,
         outcome: Result<LsnRange>,
         first_number: u32,
-        was_ended: bool,
+        began: &Ledger,
         is_sync: bool,
     ) {
         match outcome {
             Ok(range) => {
+                let was_ended = began.poisoned || began.closed;
                 assert!(!was_ended, "nothing is acknowledged after the log has ended");
-                assert!(!is_sync || self.wal.durable_lsn() >= range.last(), "Ok means durable");
+                let durable = self.wal.durable_lsn();
                 let mut ledger = self.ledger();
+                if ledger.was_truncated_since(began) {
+                    return;
+                }
+                assert!(!is_sync || durable >= range.last(), "Ok means durable");
                 for (lsn, number) in range.into_iter().zip(first_number..) {
                     let records = if is_sync { &mut ledger.durable } else { &mut ledger.appended };
                     let before = records.insert(lsn.into(), number);
@@ -184,8 +207,10 @@ impl Run {
     }
 
     fn sync(&self) {
-        let before = self.ledger().appended.clone();
+        let began = self.ledger().clone();
+        let before = began.appended.clone();
         match self.wal.sync() {
+            Ok(_) if self.ledger().was_truncated_since(&began) => {}
             Ok(durable) => {
                 assert!(
                     before.keys().all(|lsn| *lsn <= durable.into()),
@@ -212,6 +237,26 @@ impl Run {
         }
     }
 
+    fn truncate(&self) {
+        let target = u64::from(self.wal.durable_lsn()).saturating_sub(1);
+        self.ledger().truncations.push(target);
+        let outcome = self.wal.truncate_after(target.into());
+        let mut ledger = self.ledger();
+        let took_effect = |error: &Error| matches!(error, Error::Io { operation, .. } if operation.contains("took effect"));
+        match &outcome {
+            outcome if outcome.as_ref().map_or_else(took_effect, |()| true) => {
+                let durable = ledger.durable.split_off(&(target + 1));
+                let appended = ledger.appended.split_off(&(target + 1));
+                ledger.removed.extend(durable.into_values().chain(appended.into_values()));
+                ledger.truncated += 1;
+            }
+            Err(Error::Poisoned { .. }) => {}
+            _ => ledger.truncated += 1,
+        }
+        drop(ledger);
+        self.note(outcome);
+    }
+
     /// Only one thread of a history calls this, so that the states have an order.
     fn set_state(&self) {
         let state = {
@@ -226,15 +271,22 @@ impl Run {
     }
 
     fn read(&self) {
+        let began = self.ledger().clone();
         let durable = self.wal.durable_lsn();
         let mut iter = self.wal.iter();
-        let records = (&mut iter).map_while(Result::ok);
-        let found: BTreeMap<u64, u32> =
-            records.map(|record| (record.lsn().into(), number_of(record.payload()))).collect();
+        let mut found: BTreeMap<u64, u32> = BTreeMap::new();
+        loop {
+            let removed = self.ledger().removed.clone();
+            let Some(Ok(record)) = iter.next() else { break };
+            let number = number_of(record.payload());
+            assert!(!removed.contains(&number), "a reader shows a removed record");
+            found.insert(record.lsn().into(), number);
+        }
         let start = found.keys().next().copied().unwrap_or(u64::from(durable) + 1);
         let end = start + found.len() as u64;
         assert!(found.keys().copied().eq(start..end), "an iterator yields every LSN");
         match iter.error() {
+            None if self.ledger().was_truncated_since(&began) => {}
             None => {
                 assert!(end > durable.into(), "an iterator ends at the durable LSN");
                 assert!(
@@ -246,6 +298,9 @@ impl Run {
             Some(error) => self.note(Err(error.clone())),
         }
         let ledger = self.ledger().clone();
+        if ledger.was_truncated_since(&began) {
+            return;
+        }
         let mut acknowledged = ledger.appended;
         acknowledged.extend(ledger.durable);
         for (lsn, number) in &found {
@@ -255,7 +310,11 @@ impl Run {
                 "a reader meets what was acknowledged"
             );
         }
+        if durable == Lsn::ZERO {
+            return;
+        }
         match self.wal.read(durable) {
+            Ok(_) if self.ledger().was_truncated_since(&began) => {}
             Ok(Some(record)) => {
                 assert!(
                     found
@@ -270,11 +329,13 @@ impl Run {
     }
 
     fn close(&self) {
-        let pending = self.ledger().appended.clone();
+        let began = self.ledger().clone();
         match self.wal.close() {
             Ok(()) => {
                 let mut ledger = self.ledger();
-                ledger.durable.extend(pending);
+                if !ledger.was_truncated_since(&began) {
+                    ledger.durable.extend(began.appended);
+                }
                 ledger.closed = true;
             }
             Err(error) => self.note(Err(error)),
@@ -301,6 +362,10 @@ impl Run {
                 !self.history.faults.is_empty()
             }
             Error::Io { .. } => fails(false),
+            // A checkpoint and a truncation may overtake each other.
+            Error::Truncated { .. } | Error::OutOfRange { .. } => {
+                !self.ledger().truncations.is_empty()
+            }
             _ => false,
         };
         assert!(expected, "an error without a reason: {error}");
@@ -328,12 +393,16 @@ impl Run {
             numbers.push(number_of(record.payload()));
         }
         assert!(iter.error().is_none(), "{:?}", iter.error());
-        for (lsn, number) in known.durable.range(floor + 1..) {
+        // A truncation that had not ended may have removed what was durable before.
+        let unfinished = asked.truncations[known.truncated..].iter().min().copied();
+        let end = unfinished.map_or(u64::MAX, |last| last + 1).max(floor + 1);
+        for (lsn, number) in known.durable.range(floor + 1..end) {
             let at = usize::try_from(lsn - floor - 1).expect("a small number");
             assert_eq!(numbers.get(at), Some(number), "record {lsn} was acknowledged");
         }
-        let last = known.durable.keys().next_back().copied().unwrap_or_default();
+        let last = known.durable.range(..end).next_back().map_or(0, |(lsn, _)| *lsn);
         assert!(u64::from(wal.next_lsn()) > last, "no LSN is used again");
+        assert!(numbers.iter().all(|number| !known.removed.contains(number)), "it was removed");
         numbers.sort_unstable();
         let count = numbers.len();
         numbers.dedup();
@@ -547,5 +616,32 @@ fn tickets_have_their_outcomes_beside_every_other_call() {
         let threads: &[&[Do]] = &[&[Submit, Append], &[Append, Submit], &[Rotate], &[CutPower]];
         let failing = &[(Call::Sync, BROKEN), (Call::Write, BROKEN), (Call::Write, FULL)];
         explore("tickets, failures", History::new(threads).in_mode(mode).failing(failing));
+    }
+}
+
+#[test]
+fn truncations_beside_every_other_call_remove_what_they_say() {
+    for mode in [Durability::Sync, Durability::Buffered] {
+        let threads: &[&[Do]] =
+            &[&[Append, Append, Read], &[Truncate, Append, Truncate], &[Read, Batch], &[CutPower]];
+        explore("truncations, appends, readers", History::new(threads).in_mode(mode));
+        let threads: &[&[Do]] =
+            &[&[Append, Submit], &[Truncate, Truncate], &[Checkpoint, Rotate], &[CutPower, Read]];
+        explore("truncations, checkpoints", History::new(threads).in_mode(mode));
+        let threads: &[&[Do]] =
+            &[&[Append, Append], &[Truncate, Sync], &[SetState, Close], &[CutPower, Read]];
+        explore("truncations, close", History::new(threads).in_mode(mode));
+        let threads: &[&[Do]] =
+            &[&[Append, Submit], &[Append, Truncate, Truncate], &[Append, Read], &[CutPower]];
+        let failing = &[
+            (Call::Sync, BROKEN),
+            (Call::Write, BROKEN),
+            (Call::Write, FULL),
+            (Call::Create, FULL),
+            (Call::Unlink, BROKEN),
+            (Call::Rename, BROKEN),
+            (Call::SyncDir, BROKEN),
+        ];
+        explore("truncations, failures", History::new(threads).in_mode(mode).failing(failing));
     }
 }

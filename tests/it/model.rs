@@ -8,7 +8,7 @@ use quickcheck::{Arbitrary, Gen, QuickCheck};
 use seawall::options::Verify;
 use seawall::report::RecoveryAction;
 use seawall::sim::SimFs;
-use seawall::{Durability, Error, Lsn, Options, Wal};
+use seawall::{Durability, Error, Lsn, LsnRange, Options, Ticket, Wal};
 use seawall_testkit::Dice;
 use seawall_testkit::disk::{contents, names};
 
@@ -30,12 +30,32 @@ enum Operation {
     Sync,
     Flush,
     Rotate,
+    /// Submits a record, and waits for nothing.
+    Submit(usize),
+    /// Waits for the newest submission.
+    Wait,
     /// Checkpoints at this many hundredths of the records. Above 100, this is beyond the last
-    /// record.
-    Checkpoint(u64),
+    /// record. With or without a state of so many bytes.
+    Checkpoint(u64, Option<usize>),
+    /// Truncates after this many hundredths of the records above the floor. Above 100, this is
+    /// beyond the last record or below the floor.
+    TruncateAfter(u64),
+    /// Resets the log, with or without a state of so many bytes.
+    Reset(Next, Option<usize>),
     SetState(usize),
     SetStateTooLarge,
     Reopen(End),
+}
+
+/// Where a reset log continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    First,
+    Lower,
+    Same,
+    Higher,
+    Highest,
+    TooHigh,
 }
 
 /// How a log ends before it is opened again.
@@ -63,17 +83,35 @@ impl Arbitrary for Operation {
             16..19 => Operation::Sync,
             19..21 => Operation::Flush,
             21..23 => Operation::Rotate,
-            23..26 => Operation::Checkpoint(u64::arbitrary(g) % 110),
+            23..25 => Operation::Checkpoint(u64::arbitrary(g) % 110, state_bytes(g)),
+            25 if bool::arbitrary(g) => Operation::TruncateAfter(u64::arbitrary(g) % 110),
+            25 => {
+                let next = [
+                    Next::First,
+                    Next::Lower,
+                    Next::Same,
+                    Next::Higher,
+                    Next::Highest,
+                    Next::TooHigh,
+                ];
+                Operation::Reset(*g.choose(&next).expect("six"), state_bytes(g))
+            }
             26 => Operation::SetState(usize::arbitrary(g) % 100),
             27 => Operation::SetState(usize::arbitrary(g) % 9000),
             28 if bool::arbitrary(g) => Operation::SetState(STATE_BYTES_MAX),
             28 => Operation::SetStateTooLarge,
+            29 if bool::arbitrary(g) => Operation::Submit(payload_bytes(g)),
+            29 => Operation::Wait,
             _ => Operation::Reopen(
                 *g.choose(&[End::Close, End::Drop, End::Kill, End::PowerCut, End::TornPowerCut(7)])
                     .expect("five"),
             ),
         }
     }
+}
+
+fn state_bytes(g: &mut Gen) -> Option<usize> {
+    bool::arbitrary(g).then(|| usize::arbitrary(g) % 5000)
 }
 
 fn payload_bytes(g: &mut Gen) -> usize {
@@ -85,7 +123,9 @@ fn payload_bytes(g: &mut Gen) -> usize {
 /// What the log must return.
 #[derive(Debug, Default)]
 struct Model {
-    /// The records from LSN 1 on.
+    /// The LSN before the first record: 0, or what the last reset has made it.
+    base: u64,
+    /// The records after `base`.
     records: Vec<Stored>,
     /// The LSNs at which calls ended. A crash may cut the records only there.
     boundaries: BTreeSet<u64>,
@@ -101,7 +141,12 @@ struct Model {
 
 impl Model {
     fn last(&self) -> u64 {
-        self.records.len() as u64
+        self.base + self.records.len() as u64
+    }
+
+    fn make_state(&mut self, bytes: usize) -> Vec<u8> {
+        self.made += 1;
+        Dice::new(self.made).bytes(bytes)
     }
 
     fn make(&mut self, payload_bytes: usize) -> Stored {
@@ -123,10 +168,11 @@ impl Model {
         (self.written, self.durable) = (self.last(), self.last());
     }
 
-    /// Notes that the log was opened again and holds this many records.
-    fn reopened(&mut self, last: u64) {
-        self.records.truncate(usize::try_from(last).expect("a short log"));
+    /// Notes that the log ends with that record, and that this is durable.
+    fn cut(&mut self, last: u64) {
+        self.records.truncate(usize::try_from(last - self.base).expect("a short log"));
         self.boundaries.retain(|boundary| *boundary <= last);
+        self.boundaries.insert(last);
         self.synced();
     }
 }
@@ -136,6 +182,8 @@ struct Pair {
     mode: Durability,
     fs: SimFs,
     wal: Option<Wal>,
+    /// The newest submission.
+    ticket: Option<Ticket>,
     model: Model,
     /// Chooses the records that are compared besides those at an edge.
     dice: Dice,
@@ -156,7 +204,7 @@ impl Pair {
         let fs = SimFs::new(1);
         let wal = Some(open(&fs, mode));
         let model = Model { boundaries: BTreeSet::from([0]), ..Model::default() };
-        Pair { mode, fs, wal, model, dice: Dice::new(2) }
+        Pair { mode, fs, wal, ticket: None, model, dice: Dice::new(2) }
     }
 
     fn wal(&self) -> &Wal {
@@ -186,12 +234,31 @@ impl Pair {
                 self.model.written = self.model.last();
             }
             Operation::Rotate => self.wal().rotate().expect("a memory disk does not fail"),
-            Operation::Checkpoint(hundredths) => {
-                self.checkpoint(self.model.last() * hundredths / 100)
+            Operation::Submit(bytes) => {
+                let record = self.model.make(*bytes);
+                let ticket = self.wal().submit(record.entry()).expect("there is room");
+                self.model.records.push(record);
+                let last = self.model.last();
+                assert_eq!(ticket.lsns(), LsnRange::new(Lsn::from(last), Lsn::from(last)));
+                self.model.boundaries.insert(last);
+                self.ticket = Some(ticket);
             }
+            Operation::Wait => {
+                if let Some(ticket) = self.ticket.take() {
+                    ticket.wait().expect("a memory disk does not fail");
+                    assert!(ticket.is_durable());
+                    let waited = u64::from(ticket.lsns().last()).min(self.model.last());
+                    self.model.durable = self.model.durable.max(waited);
+                }
+            }
+            Operation::Checkpoint(hundredths, state) => {
+                let records = self.model.records.len() as u64;
+                self.checkpoint(self.model.base + records * hundredths / 100, *state);
+            }
+            Operation::TruncateAfter(hundredths) => self.truncate_after(*hundredths),
+            Operation::Reset(next, state) => self.reset(*next, *state),
             Operation::SetState(bytes) => {
-                self.model.made += 1;
-                self.model.state = Dice::new(self.model.made).bytes(*bytes);
+                self.model.state = self.model.make_state(*bytes);
                 self.wal().set_state(&self.model.state).expect("a memory disk does not fail");
             }
             Operation::SetStateTooLarge => {
@@ -217,9 +284,59 @@ impl Pair {
         }
     }
 
-    fn checkpoint(&mut self, lsn: u64) {
+    fn truncate_after(&mut self, hundredths: u64) {
+        let floor = self.model.floor;
+        let last = self.model.last();
+        let lsn = match hundredths {
+            0..=100 => floor + (last - floor) * hundredths / 100,
+            101..=105 if floor > 0 => floor - 1,
+            _ => last + 1,
+        };
+        let done = self.wal().truncate_after(Lsn::from(lsn));
+        if (floor..=last).contains(&lsn) {
+            done.expect("a memory disk does not fail");
+            self.model.cut(lsn);
+        } else {
+            assert!(matches!(done, Err(Error::OutOfRange { .. })), "{done:?}");
+        }
+    }
+
+    fn reset(&mut self, next: Next, state: Option<usize>) {
+        let last = self.model.last();
+        let next = match next {
+            Next::First => 1,
+            Next::Lower => last / 2 + 1,
+            Next::Same => last + 1,
+            Next::Higher => last + 500,
+            Next::Highest => 1 << 62,
+            Next::TooHigh => (1 << 62) + 1,
+        };
+        let lsn = Lsn::from(next);
+        let state = state.map(|bytes| self.model.make_state(bytes));
+        let done = match &state {
+            Some(state) => self.wal().reset_with(lsn, state),
+            None => self.wal().reset(lsn),
+        };
+        if next > 1 << 62 {
+            assert!(matches!(done, Err(Error::OutOfRange { .. })), "{done:?}");
+            return;
+        }
+        done.expect("a memory disk does not fail");
+        self.model.base = next - 1;
+        self.model.floor = next - 1;
+        self.model.boundaries.clear();
+        self.model.records.clear();
+        self.model.cut(next - 1);
+        self.model.state = state.unwrap_or(std::mem::take(&mut self.model.state));
+    }
+
+    fn checkpoint(&mut self, lsn: u64, state: Option<usize>) {
         let before = contents(&self.fs);
-        let done = self.wal().checkpoint(Lsn::from(lsn));
+        let state = state.map(|bytes| self.model.make_state(bytes));
+        let done = match &state {
+            Some(state) => self.wal().checkpoint_with(Lsn::from(lsn), state),
+            None => self.wal().checkpoint(Lsn::from(lsn)),
+        };
         if lsn > self.model.last() {
             assert!(matches!(done, Err(Error::OutOfRange { .. })), "{done:?}");
             return;
@@ -232,10 +349,12 @@ impl Pair {
         self.model.floor = self.model.floor.max(lsn);
         self.model.written = self.model.written.max(lsn);
         self.model.durable = self.model.durable.max(lsn);
+        self.model.state = state.unwrap_or(std::mem::take(&mut self.model.state));
     }
 
     fn reopen(&mut self, end: End) {
         let wal = self.wal.take().expect("the log is open between operations");
+        self.ticket = None;
         let durable = u64::from(wal.durable_lsn());
         let promised = self.model.durable.max(durable);
         let (disk, kept) = match end {
@@ -266,7 +385,7 @@ impl Pair {
             wal.recovery()
         );
         assert_eq!(wal.recovery().notes, [], "{end:?}");
-        self.model.reopened(last);
+        self.model.cut(last);
         self.wal = Some(wal);
     }
 
@@ -287,7 +406,9 @@ impl Pair {
         assert!(!wal.is_poisoned());
         assert_eq!(wal.state(), model.state);
 
-        let records = |from: u64| &model.records[usize::try_from(from - 1).expect("a short log")..];
+        let records = |from: u64| {
+            &model.records[usize::try_from(from - model.base - 1).expect("a short log")..]
+        };
         let visible = |from: u64| {
             let count = usize::try_from((durable + 1).saturating_sub(from)).expect("a short log");
             if count == 0 { &[] } else { &records(from)[..count] }
@@ -296,7 +417,7 @@ impl Pair {
         assert!(found == visible(first), "iter() returns other records");
         assert!(start.is_none_or(|start| start == Lsn::from(first)), "iter() starts at {start:?}");
 
-        let anywhere = self.dice.index(records(1).len() + 2) as u64;
+        let anywhere = model.base + self.dice.index(model.records.len() + 2) as u64;
         for lsn in
             [0, 1, model.floor, first, durable, durable + 1, last, last + 1, u64::MAX, anywhere]
         {
