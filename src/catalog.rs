@@ -250,9 +250,9 @@ impl Segments {
         (catalog.clone(), durable)
     }
 
-    /// Begins the next generation, and makes the end of the cut the durable LSN: a lower one was set
-    /// before. Readers of earlier generations return nothing any more that `cut` removes. The
-    /// caller holds both roles. Returns the segments that are no longer part of the log.
+    /// Begins the next generation, and makes the end of the cut the durable LSN. If it is lower, it
+    /// was set before. Readers of earlier generations return nothing any more that `cut` removes.
+    /// The caller holds both roles. Returns the segments that are no longer part of the log.
     pub(crate) fn cut(
         &self,
         cut: Cut,
