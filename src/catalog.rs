@@ -243,15 +243,16 @@ impl Segments {
     /// Returns the durable LSN, and a catalog that has its record.
     pub(crate) fn snapshot(&self) -> (Arc<Catalog>, Lsn) {
         // Read under the lock. A truncation lowers the durable LSN and then replaces the catalog. A
-        // new tail is in the catalog before a record in it is durable.
+        // reset to a higher LSN replaces the catalog and then raises the durable LSN. A new tail is
+        // in the catalog before a record in it is durable.
         let catalog = threads::read(&self.catalog);
         let durable = self.watch.durable();
         (catalog.clone(), durable)
     }
 
-    /// Begins the next generation, after the durable LSN was lowered. Readers of earlier
-    /// generations return nothing any more that `cut` removes. The caller holds both roles. Returns
-    /// the segments that are no longer part of the log.
+    /// Begins the next generation, and makes the end of the cut the durable LSN. If it is lower, it
+    /// was set before. Readers of earlier generations return nothing any more that `cut` removes.
+    /// The caller holds both roles. Returns the segments that are no longer part of the log.
     pub(crate) fn cut(
         &self,
         cut: Cut,
@@ -261,6 +262,7 @@ impl Segments {
     ) -> Vec<Arc<Segment>> {
         let with_cut = |catalog: &Catalog| Some(catalog.with_cut(seal, tail.clone(), floor));
         let orphans = self.change(with_cut).unwrap_or_default();
+        self.watch.set_durable(cut.last());
         let mut generations = threads::lock(&self.generations);
         generations.retain(|generation| match generation.upgrade() {
             Some(generation) => {

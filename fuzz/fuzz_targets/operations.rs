@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use seawall::Durability;
 use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
-use seawall_crash::{Examiner, History, Operation, Setup, run};
+use seawall_crash::{Examiner, History, Next, Operation, Place, Setup, run};
 use seawall_fuzz::Input;
 use seawall_testkit::{Dice, Violation};
 
@@ -68,7 +68,7 @@ fn history(input: &mut Input<'_>, seed: u64) -> History {
 }
 
 fn operation(input: &mut Input<'_>) -> Operation {
-    match input.byte() % 24 {
+    match input.byte() % 32 {
         0..=3 => Operation::Append { bytes: length(input) },
         4..=5 => {
             let count = 1 + input.below(4);
@@ -86,11 +86,45 @@ fn operation(input: &mut Input<'_>) -> Operation {
         18 => Operation::Idle,
         19 => Operation::Full { bytes: length(input) as u64 * 8 },
         20 => Operation::Free,
+        24 => Operation::Submit { bytes: length(input) },
+        25 => Operation::Wait,
+        26 => Operation::TruncateAfter { at: place(input) },
+        27 => Operation::Reset { next: next(input) },
+        28 => Operation::ResetWith { next: next(input), bytes: length(input).min(8000) },
+        29 => {
+            let before_last = input.below(8) as u64;
+            Operation::CheckpointWith { before_last, bytes: length(input).min(8000) }
+        }
+        30 => Operation::BeginRead { before_last: input.below(32) as u64 },
+        31 => Operation::ReadOn { records: 1 + input.below(8) as u64 },
         _ => {
             let (call, after) = (input.pick(&CALLS), input.below(16) as u64);
             Operation::Fail { call, after, fault: fault(input, call) }
         }
     }
+}
+
+fn place(input: &mut Input<'_>) -> Place {
+    let count = input.below(16) as u64;
+    input.pick(&[
+        Place::BeforeLast(count),
+        Place::AboveFloor(count),
+        Place::BelowFloor(count),
+        Place::AfterLast(count),
+    ])
+}
+
+fn next(input: &mut Input<'_>) -> Next {
+    let count = input.below(16) as u64;
+    let highest = 1 << 62;
+    input.pick(&[
+        Next::Same,
+        Next::Lower(count),
+        Next::Higher(count),
+        Next::At(count),
+        Next::At(highest - count),
+        Next::At(highest + count),
+    ])
 }
 
 fn fault(input: &mut Input<'_>, call: Call) -> Fault {

@@ -645,3 +645,33 @@ fn truncations_beside_every_other_call_remove_what_they_say() {
         explore("truncations, failures", History::new(threads).in_mode(mode).failing(failing));
     }
 }
+
+#[test]
+fn a_reset_to_a_higher_lsn_is_no_damage_to_a_reader() {
+    // Method: one thread resets the log to a higher LSN. The other one meanwhile looks up an LSN
+    // between the old end and the new one, and reads the whole log. Damage is reported in no
+    // schedule.
+    let body = || {
+        let disk = SimFs::new(7);
+        let options = Options::new().segment_bytes(16 << 10).preallocate(Preallocate::Off);
+        let wal = Arc::new(options.open_on(Arc::new(disk), DIR).expect("the disk is sound"));
+        wal.append(payload(0)).expect("the disk is sound");
+        let resetting = wal.clone();
+        let reset = thread::spawn(move || resetting.reset(Lsn::new(100)));
+        let is_right =
+            |error: &Error| matches!(error, Error::Removed { .. } | Error::Truncated { .. });
+        for _ in 0..2 {
+            match wal.read(Lsn::new(50)) {
+                Ok(None) => {}
+                other => assert!(other.as_ref().is_err_and(is_right), "{other:?}"),
+            }
+            for record in wal.iter() {
+                assert!(record.as_ref().err().is_none_or(is_right), "{record:?}");
+            }
+        }
+        reset.join().expect("no panic").expect("the disk is sound");
+        assert_eq!(wal.durable_lsn(), Lsn::new(99));
+    };
+    check(RandomScheduler::new(3_000), body);
+    check(PctScheduler::new(3, 3_000), body);
+}

@@ -558,6 +558,29 @@ fn one_failed_call(call: Call, after: u64, fault: &Fault, reset: bool) {
 }
 
 #[test]
+fn a_truncation_leaves_a_file_with_a_second_name_as_it_is() {
+    // Method: a backup links the tail, or a segment that is sealed afterwards. Truncate within it.
+    // The backup keeps every byte, and the log ends at the cut all the same.
+    for sealed in [false, true] {
+        let disk = SimFs::new(1);
+        let wal = open(&disk, &small_segments());
+        let expected = fill(&wal, 9);
+        disk.link("/wal/wal-000001.log", "/backup").unwrap();
+        if sealed {
+            wal.rotate().unwrap();
+            fill(&wal, 12);
+        }
+        let bytes = disk.bytes("/backup").unwrap();
+        wal.truncate_after(Lsn::new(3)).unwrap();
+        assert!(disk.bytes("/backup").unwrap() == bytes, "sealed: {sealed}");
+        assert_eq!(all(&wal), expected[..3]);
+        let cut = open(&disk.power_cuts().state(0), &small_segments());
+        assert_eq!(all(&cut), expected[..3]);
+        assert!(disk.bytes("/backup").unwrap() == bytes, "sealed: {sealed}");
+    }
+}
+
+#[test]
 fn pending_records_reach_their_outcome_before_a_truncation() {
     for mode in MODES {
         let disk = SimFs::new(1);

@@ -240,6 +240,6 @@ impl Ledger {
     /// Whether the log returns every acknowledged record, except those of the last group. The floor
     /// and the state may also have been in that group.
     fn keeps_all_but_last(&self, wal: &seawall::Wal) -> bool {
-        u64::from(wal.last_lsn()) >= self.durable_before_last_group()
+        u64::from(wal.last_lsn()) >= self.content.durable_before_last_group()
     }
 }

@@ -117,7 +117,7 @@ impl Examiner {
         ledger.judge(&seen, survived)?;
         ledger.judge_surroundings(image, survived)?;
         let mut after = ledger.clone();
-        after.adopt(&seen);
+        after.adopt(&seen, survived);
         if survived != Survived::Kill {
             after.forget_backups();
         }

@@ -12,7 +12,7 @@ use seawall_testkit::{Dice, Violation};
 
 use crate::examine::Tally;
 use crate::explore::{Explorer, Memo, StopAt};
-use crate::history::{Entries, History, Loss, Operation, Setup, Spare};
+use crate::history::{Entries, History, Loss, Next, Operation, Place, Setup, Spare};
 use crate::machine;
 use crate::trial::{Failure, Stop, guarded};
 
@@ -86,6 +86,17 @@ fn alphabet() -> Vec<Vec<Operation>> {
         vec![Operation::Rotate],
         vec![Operation::Checkpoint { before_last: 0 }],
         vec![Operation::SetState { bytes: 24 }],
+        vec![Operation::CheckpointWith { before_last: 0, bytes: 25 }],
+        // Within a frame, if the last records are a batch.
+        vec![Operation::TruncateAfter { at: Place::BeforeLast(1) }],
+        // Everything. An iterator and a cursor were made before.
+        vec![
+            Operation::BeginRead { before_last: 1 },
+            Operation::TruncateAfter { at: Place::AboveFloor(0) },
+        ],
+        vec![Operation::BeginRead { before_last: 1 }, Operation::Reset { next: Next::Lower(1) }],
+        vec![Operation::Reset { next: Next::Higher(5) }],
+        vec![Operation::ResetWith { next: Next::Higher(1), bytes: 26 }],
         vec![Operation::Close],
         vec![Operation::Reopen],
         vec![Operation::Kill],

@@ -57,6 +57,41 @@ pub enum Operation {
         /// The number of later records. 0 means the last record.
         before_last: u64,
     },
+    /// Makes a checkpoint and sets a state with it.
+    CheckpointWith {
+        /// As in `Checkpoint`.
+        before_last: u64,
+        /// The size of the state.
+        bytes: usize,
+    },
+    /// Removes all records after one of them.
+    TruncateAfter {
+        /// The last record that is kept.
+        at: Place,
+    },
+    /// Removes all records, and continues at another LSN.
+    Reset {
+        /// The LSN.
+        next: Next,
+    },
+    /// Resets the log and sets a state with it.
+    ResetWith {
+        /// As in `Reset`.
+        next: Next,
+        /// The size of the state.
+        bytes: usize,
+    },
+    /// Begins to read near the last record with an iterator and a cursor. Each reads one record and
+    /// is then kept.
+    BeginRead {
+        /// The number of later records. 0 means the last record.
+        before_last: u64,
+    },
+    /// Reads on with each iterator and each cursor that is kept.
+    ReadOn {
+        /// The largest number of records that each of them reads.
+        records: u64,
+    },
     /// Closes the log, and leaves it closed.
     Close,
     /// Closes the log if it is open, and opens it again.
@@ -115,6 +150,70 @@ pub enum Operation {
     },
     /// A backup gives the tail's file a second name.
     Link,
+}
+
+impl Operation {
+    /// Whether this is a truncation or a reset.
+    fn removes_records(&self) -> bool {
+        matches!(
+            self,
+            Operation::TruncateAfter { .. } | Operation::Reset { .. } | Operation::ResetWith { .. }
+        )
+    }
+}
+
+/// An LSN for a truncation, relative to the log as it then is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// This many records before the last one, but not below the floor.
+    BeforeLast(u64),
+    /// This many records above the floor, but not after the last one.
+    AboveFloor(u64),
+    /// This many LSNs below the floor, but not below 0. A truncation refuses it, unless it is the
+    /// floor.
+    BelowFloor(u64),
+    /// This many LSNs after the last one. A truncation refuses it, unless it is the last one.
+    AfterLast(u64),
+}
+
+impl Place {
+    /// The LSN in a log with this floor and this last LSN.
+    pub(crate) fn lsn(self, floor: u64, last: u64) -> u64 {
+        match self {
+            Place::BeforeLast(count) => last.saturating_sub(count).max(floor),
+            Place::AboveFloor(count) => floor.saturating_add(count).min(last),
+            Place::BelowFloor(count) => floor.saturating_sub(count),
+            Place::AfterLast(count) => last.saturating_add(count),
+        }
+    }
+}
+
+/// The LSN at which a reset log continues, relative to the next LSN before the reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The same LSN.
+    Same,
+    /// So much lower. A reset refuses 0.
+    Lower(u64),
+    /// So much higher.
+    Higher(u64),
+    /// This LSN.
+    At(u64),
+}
+
+impl Next {
+    /// The highest LSN that a reset takes.
+    pub(crate) const MAX: u64 = 1 << 62;
+
+    /// The LSN in a log that would continue at `next`.
+    pub(crate) fn lsn(self, next: u64) -> u64 {
+        match self {
+            Next::Same => next,
+            Next::Lower(count) => next.saturating_sub(count),
+            Next::Higher(count) => next.saturating_add(count),
+            Next::At(lsn) => lsn,
+        }
+    }
 }
 
 /// A file that reserves space.
@@ -261,11 +360,20 @@ impl History {
             if large && dice.once_in(3) {
                 operations.push(random_fill(dice));
             }
-            operations.push(if meddling_every < u64::MAX && dice.once_in(meddling_every) {
+            let operation = if meddling_every < u64::MAX && dice.once_in(meddling_every) {
                 random_meddling(dice)
             } else {
                 random_operation(dice, fault_every)
-            });
+            };
+            if operation.removes_records() && dice.coin() {
+                let before_last = dice.below_one_of(&[2, 6, 40]);
+                operations.push(Operation::BeginRead { before_last });
+            }
+            let truncates = operation == Operation::Link && dice.coin();
+            operations.push(operation);
+            if truncates {
+                operations.push(Operation::TruncateAfter { at: random_place(dice) });
+            }
             // The log repeats a failed read with fewer bytes. So only several failures are visible.
             if let Some(Operation::Fail { call: Call::Read, fault, .. }) = operations.last() {
                 let again = Operation::Fail { call: Call::Read, after: 0, fault: fault.clone() };
@@ -316,7 +424,7 @@ fn random_operation(dice: &mut Dice, fault_every: u64) -> Operation {
     if fault_every < u64::MAX && dice.once_in(fault_every) {
         return random_fault(dice);
     }
-    match dice.below(40) {
+    match dice.below(46) {
         0..=8 => Operation::Append { bytes: random_bytes(dice) },
         9..=11 if dice.once_in(4) => Operation::Wait,
         9..=11 => Operation::Submit { bytes: random_bytes(dice) },
@@ -326,10 +434,7 @@ fn random_operation(dice: &mut Dice, fault_every: u64) -> Operation {
         }
         17..=20 => Operation::Sync,
         21 => Operation::Flush,
-        22..=23 => {
-            let longest = *dice.pick(&[5000, 100, 100, 100]);
-            Operation::SetState { bytes: dice.index(longest) }
-        }
+        22..=23 => Operation::SetState { bytes: random_state_bytes(dice) },
         24..=25 => Operation::Rotate,
         26..=29 => Operation::Checkpoint { before_last: dice.below_one_of(&[1, 5]) },
         30 => Operation::Close,
@@ -337,7 +442,42 @@ fn random_operation(dice: &mut Dice, fault_every: u64) -> Operation {
         34..=35 => Operation::Kill,
         36..=38 => Operation::PowerCut { seed: dice.below(1 << 20) },
         39 if dice.once_in(8) => Operation::Idle,
-        _ => Operation::Free,
+        39 => Operation::Free,
+        40..=41 => Operation::TruncateAfter { at: random_place(dice) },
+        42 if dice.coin() => Operation::Reset { next: random_next(dice) },
+        42 => Operation::ResetWith { next: random_next(dice), bytes: random_state_bytes(dice) },
+        43 => {
+            let before_last = dice.below_one_of(&[1, 5]);
+            Operation::CheckpointWith { before_last, bytes: random_state_bytes(dice) }
+        }
+        44 => Operation::BeginRead { before_last: dice.below_one_of(&[2, 6, 40]) },
+        _ => Operation::ReadOn { records: 1 + dice.below_one_of(&[1, 6]) },
+    }
+}
+
+fn random_state_bytes(dice: &mut Dice) -> usize {
+    let longest = *dice.pick(&[5000, 100, 100, 100]);
+    dice.index(longest)
+}
+
+fn random_place(dice: &mut Dice) -> Place {
+    match dice.below(8) {
+        0..=3 => Place::BeforeLast(dice.below_one_of(&[2, 5, 12])),
+        4 => Place::AboveFloor(0),
+        5 => Place::AboveFloor(dice.below(4)),
+        6 => Place::BelowFloor(1 + dice.below(2)),
+        _ => Place::AfterLast(dice.below(3)),
+    }
+}
+
+fn random_next(dice: &mut Dice) -> Next {
+    match dice.below(10) {
+        0 => Next::Same,
+        1..=4 => Next::Lower(1 + dice.below_one_of(&[2, 8])),
+        5..=6 => Next::Higher(1 + dice.below(8)),
+        7 => Next::At(1),
+        8 => Next::At(Next::MAX),
+        _ => Next::At(*dice.pick(&[0, Next::MAX + 1, u64::MAX])),
     }
 }
 
@@ -413,6 +553,13 @@ impl fmt::Display for Operation {
             }
             Operation::LoseSpare { spare, loss } => {
                 write!(formatter, "LoseSpare {{ spare: Spare::{spare:?}, loss: Loss::{loss:?} }}")
+            }
+            Operation::TruncateAfter { at } => {
+                write!(formatter, "TruncateAfter {{ at: Place::{at:?} }}")
+            }
+            Operation::Reset { next } => write!(formatter, "Reset {{ next: Next::{next:?} }}"),
+            Operation::ResetWith { next, bytes } => {
+                write!(formatter, "ResetWith {{ next: Next::{next:?}, bytes: {bytes} }}")
             }
             other => write!(formatter, "{other:?}"),
         }

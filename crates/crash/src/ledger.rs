@@ -8,25 +8,17 @@ use std::sync::Arc;
 use seawall::sim::SimFs;
 use seawall::{Entry, Record, Wal};
 use seawall_testkit::disk::Files;
-use seawall_testkit::ledger::InDoubt;
 use seawall_testkit::{Dice, Kind, Violation};
+
+use crate::content::Content;
 
 /// What a log may hold and must hold.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    /// Every record that was submitted and not revoked, from LSN 1 on.
-    records: Vec<Submitted>,
-    /// The last record that must survive a power cut, and the last one that must survive the death
-    /// of the process.
-    durable: u64,
-    written: u64,
-    /// The checkpoint.
-    floor: InDoubt<u64>,
-    /// The caller's state.
-    state: InDoubt<Arc<[u8]>>,
-    /// The last record that was submitted before the uncertain state. A log that shows this state
-    /// must show that record.
-    before_unsure_state: u64,
+    pub(crate) content: Content,
+    /// The content after a call that changes the log as a whole, while it is not known whether the
+    /// call has taken effect. The log has one of the two contents, and no mixture of both.
+    changed: Option<Arc<Content>>,
     /// The files of another log at the original path of this log. This log must not change them.
     stranger: Option<Arc<Files>>,
     /// Second names of this log's files, and the bytes that they must keep. A power cut may lose
@@ -66,15 +58,6 @@ impl Stored {
 struct Backup {
     path: PathBuf,
     bytes: Vec<u8>,
-}
-
-#[derive(Debug, Clone)]
-struct Submitted {
-    record: Arc<Stored>,
-    /// Whether a log may end after this record. It must not end within a batch.
-    ends_unit: bool,
-    /// Whether the record was written as the last one of its group.
-    ends_group: bool,
 }
 
 /// What happened before the log was opened.
@@ -117,8 +100,19 @@ impl LookUp {
 
 /// Reads everything that an opened log shows.
 pub(crate) fn see(wal: &Wal, look_up: LookUp) -> Seen {
-    let keep = |record: &Record| Ok(Stored::of(record));
-    let mut seen = Seen::of(wal, keep);
+    look(wal, Seen::of(wal, keep), look_up)
+}
+
+/// As [`see`], of a log that may have changed since it was opened. All its records are durable.
+pub(crate) fn see_at_rest(wal: &Wal, look_up: LookUp) -> Seen {
+    look(wal, Seen::at_rest(wal, keep), look_up)
+}
+
+fn keep(record: &Record) -> Result<Arc<Stored>, Violation> {
+    Ok(Stored::of(record))
+}
+
+fn look(wal: &Wal, mut seen: Seen, look_up: LookUp) -> Seen {
     if let LookUp::All { seed } = look_up {
         let mut dice = Dice::new(seed);
         // One start is anywhere, and one is above the floor.
@@ -141,127 +135,53 @@ impl Ledger {
     /// The last LSN that was assigned and not revoked.
     #[must_use]
     pub fn last(&self) -> u64 {
-        self.records.len() as u64
+        self.content.last()
     }
 
-    /// Enters a record or a batch before it is appended.
-    pub fn submit(&mut self, records: &[Arc<Stored>]) {
-        let count = records.len();
-        self.records.extend(records.iter().enumerate().map(|(at, record)| Submitted {
-            record: record.clone(),
-            ends_unit: at + 1 == count,
-            ends_group: at + 1 == count,
-        }));
+    /// Enters a call that leaves the log as it is or gives it the content `changed`.
+    pub(crate) fn begin_change(&mut self, changed: Content) {
+        self.changed = Some(Arc::new(changed));
     }
 
-    /// Notes that the last record was submitted: its group may get more records.
-    pub fn keep_group_open(&mut self) {
-        if let Some(last) = self.records.last_mut() {
-            last.ends_group = false;
+    /// The content after the call that is under way, or whose outcome is not known.
+    pub(crate) fn changed(&self) -> Option<&Content> {
+        self.changed.as_deref()
+    }
+
+    /// Notes that the entered call has taken effect. From now on, it holds.
+    pub(crate) fn change_is_made(&mut self) {
+        if let Some(changed) = self.changed.take() {
+            self.content = Arc::unwrap_or_clone(changed);
         }
     }
 
-    /// Revokes all records after `last`: an append has failed, and the log stays usable.
-    pub fn revoke(&mut self, last: u64) {
-        self.records.truncate(usize::try_from(last).expect("an LSN is a length"));
-    }
-
-    /// The last record that must survive a power cut.
-    #[must_use]
-    pub fn durable(&self) -> u64 {
-        self.durable
-    }
-
-    /// The last durable record before the last durable group.
-    #[must_use]
-    pub fn durable_before_last_group(&self) -> u64 {
-        let mut last = self.durable;
-        loop {
-            last = last.saturating_sub(1);
-            if last == 0 || self.submitted(last).ends_group {
-                return last;
-            }
-        }
-    }
-
-    /// Notes that all records up to `last` survive a power cut.
-    pub fn note_durable(&mut self, last: u64) {
-        self.durable = self.durable.max(last);
-        let at = usize::try_from(last).ok().and_then(|last| last.checked_sub(1));
-        if let Some(record) = at.and_then(|at| self.records.get_mut(at)) {
-            record.ends_group = true;
-        }
-        self.note_written(last);
-    }
-
-    /// Notes that all records up to `last` survive the death of the process.
-    pub fn note_written(&mut self, last: u64) {
-        self.written = self.written.max(last);
-    }
-
-    /// The last record that must survive the death of the process.
-    #[must_use]
-    pub fn acknowledged(&self) -> u64 {
-        self.written
+    /// Notes that the entered call has changed nothing.
+    pub(crate) fn change_is_not_made(&mut self) {
+        self.changed = None;
     }
 
     /// Notes that the power has failed.
-    pub fn forget_written(&mut self) {
-        self.written = self.durable;
-    }
-
-    /// Enters a checkpoint before it is made.
-    pub fn begin_floor(&mut self, floor: u64) {
-        self.floor.begin(floor.max(*self.floor.sure()));
-    }
-
-    /// Notes the certain position of the checkpoint.
-    pub fn settle_floor(&mut self, floor: u64) {
-        self.floor.settle(floor);
-    }
-
-    /// The checkpoint.
-    #[must_use]
-    pub fn floor(&self) -> u64 {
-        *self.floor.sure()
-    }
-
-    /// Enters a state before it is set. All records so far were submitted before it.
-    pub fn begin_state(&mut self, state: Arc<[u8]>) {
-        self.before_unsure_state = self.last();
-        self.state.begin(state);
-    }
-
-    /// Notes that the entered state was set. It is durable, and so are all records before it.
-    pub fn state_is_set(&mut self) {
-        self.state.succeed();
-        self.note_durable(self.before_unsure_state);
-    }
-
-    /// Notes that the entered state was not set.
-    pub fn state_is_not_set(&mut self) {
-        self.state.fail();
+    pub(crate) fn forget_written(&mut self) {
+        self.content.forget_written();
+        if let Some(changed) = &mut self.changed {
+            Arc::make_mut(changed).forget_written();
+        }
     }
 
     /// Takes over the content that an open has reported: from now on, exactly this content must be
-    /// there.
-    pub fn adopt(&mut self, seen: &Seen) {
-        self.revoke(seen.last);
-        (self.durable, self.written) = (seen.last, seen.last);
-        self.floor.settle(seen.floor);
-        self.state.settle(seen.state.clone());
+    /// there. `survived`: as for [`judge`](Ledger::judge), which has succeeded.
+    pub fn adopt(&mut self, seen: &Seen, survived: Survived) {
+        if self.content.judge(seen, survived).is_err() {
+            self.change_is_made();
+        }
+        self.changed = None;
+        self.content.adopt(seen);
     }
 
     /// Makes the ledger of an open that has reported this content.
     #[must_use]
     pub fn of(seen: &Seen) -> Ledger {
-        let mut ledger = Ledger::default();
-        for _ in 0..seen.floor {
-            ledger.submit(&[Arc::default()]); // No read returns these records.
-        }
-        seen.records.iter().for_each(|record| ledger.submit(std::slice::from_ref(record)));
-        ledger.adopt(seen);
-        ledger
+        Ledger { content: Content::of(seen), ..Ledger::default() }
     }
 
     /// Compares the content of an opened log with this ledger.
@@ -269,57 +189,20 @@ impl Ledger {
     /// # Errors
     /// The promise that the content breaks.
     pub fn judge(&self, seen: &Seen, survived: Survived) -> Result<(), Violation> {
-        let judged = self.judge_inner(seen, survived);
+        let judged = self.content.judge(seen, survived).or_else(|violation| {
+            let Some(changed) = &self.changed else { return Err(violation) };
+            changed.judge(seen, survived).map_err(|after| {
+                let what =
+                    format!("{}; nor is it as after the call: {}", violation.what, after.what);
+                Violation { what, ..violation }
+            })
+        });
         judged.map_err(|violation| match (survived, violation.kind) {
             (Survived::Report, Kind::Lost | Kind::Invented) => {
                 Violation { kind: Kind::Shrunk, ..violation }
             }
             _ => violation,
         })
-    }
-
-    fn judge_inner(&self, seen: &Seen, survived: Survived) -> Result<(), Violation> {
-        let broken = |kind, what: String| Err(Violation::new(kind, what));
-        let (floor, last) = (seen.floor, seen.last);
-        let promised = match survived {
-            Survived::PowerCut => self.durable,
-            Survived::Kill | Survived::Report => self.written,
-        };
-        seen.judge_promised(promised)?;
-        if last > self.last() {
-            return broken(
-                Kind::Invented,
-                format!("the log ends at {last}, but only {} was submitted", self.last()),
-            );
-        }
-        seen.judge_floor(&self.floor)?;
-        if last > 0 && last > floor && !self.submitted(last).ends_unit {
-            return broken(Kind::Invented, format!("the log ends at {last}, within a batch"));
-        }
-        for (lsn, record) in (floor + 1..=last).zip(&seen.records) {
-            if *record != self.submitted(lsn).record {
-                return broken(Kind::Invented, format!("record {lsn} is not what was appended"));
-            }
-        }
-        if let Some(violation) = &seen.broken {
-            return Err(violation.clone());
-        }
-        if !self.state.allows(&seen.state) {
-            let what = format!(
-                "the state has {} bytes; the set state has {} bytes, and the state that may have been set {:?}",
-                seen.state.len(),
-                self.state.sure().len(),
-                self.state.unsure().map(|state| state.len())
-            );
-            return broken(Kind::Lost, what);
-        }
-        if seen.state != *self.state.sure() && last < self.before_unsure_state {
-            let before = self.before_unsure_state;
-            let what =
-                format!("the log ends at {last}, but its state was set after record {before}");
-            return broken(Kind::Broken, what);
-        }
-        Ok(())
     }
 
     /// Notes the files of another log at this log's original path, or that the other log is gone.
@@ -367,9 +250,5 @@ impl Ledger {
             }
         }
         Ok(())
-    }
-
-    fn submitted(&self, lsn: u64) -> &Submitted {
-        &self.records[usize::try_from(lsn - 1).expect("an LSN is a length")]
     }
 }

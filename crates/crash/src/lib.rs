@@ -3,6 +3,7 @@
 //! promises.
 
 pub mod classify;
+mod content;
 mod examine;
 pub mod exhaustive;
 mod explore;
@@ -17,7 +18,7 @@ mod trial;
 mod watch;
 
 pub use examine::{Examiner, Tally};
-pub use history::{Entries, History, Loss, Operation, Setup, Spare};
+pub use history::{Entries, History, Loss, Next, Operation, Place, Setup, Spare};
 pub use ledger::{Ledger, Seen, Stored, Survived};
 pub use machine::{Outcome, run};
 pub use shrink::check;

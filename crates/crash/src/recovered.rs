@@ -21,12 +21,12 @@ pub(crate) fn open(setup: Setup, image: &SimFs) -> Result<Wal, Violation> {
 pub(crate) fn append_one_more(wal: &Wal, ledger: &mut Ledger) -> Result<(), Violation> {
     let more = Stored { payload: Box::from(&b"one more"[..]), ..Stored::default() };
     let more = Arc::new(more);
-    ledger.submit(std::slice::from_ref(&more));
+    ledger.content.submit(std::slice::from_ref(&more));
     let appended = wal.append(more.entry()).and_then(|lsn| wal.sync().map(|_| lsn));
     if appended.as_ref().ok().is_none_or(|lsn| u64::from(*lsn) != ledger.last()) {
         let what = format!("the append after recovery returns {appended:?}");
         return Err(Violation::new(Kind::Broken, what));
     }
-    ledger.note_durable(ledger.last());
+    ledger.content.note_durable(ledger.last());
     Ok(())
 }

@@ -57,7 +57,9 @@ pub(crate) fn shrink(failure: &mut Failure) {
         match &mut simpler.operations[at] {
             Operation::Append { bytes } | Operation::Submit { bytes } => *bytes = 8.min(*bytes),
             Operation::Batch { bytes } => *bytes = vec![8, 8],
-            Operation::SetState { bytes } => *bytes = 8.min(*bytes),
+            Operation::SetState { bytes }
+            | Operation::ResetWith { bytes, .. }
+            | Operation::CheckpointWith { bytes, .. } => *bytes = 8.min(*bytes),
             Operation::Fill { count, .. } => *count /= 2,
             _ => continue,
         }

@@ -9,7 +9,9 @@ use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::Share;
-use seawall_crash::{Examiner, Failure, History, Operation, Setup, Stop, classify, random};
+use seawall_crash::{
+    Examiner, Failure, History, Next, Operation, Place, Setup, Stop, classify, random,
+};
 use seawall_testkit::Dice;
 
 const THREADS: usize = 2;
@@ -126,6 +128,47 @@ fn a_refused_checkpoint_has_the_floor_that_the_log_reports() {
             seawall_crash::check(&history)
                 .unwrap_or_else(|violation| panic!("{violation}\n{history}"));
         }
+    }
+}
+
+#[test]
+fn each_truncation_is_whole_at_each_call() {
+    // Method: truncate within a batch, in an older segment, and to nothing. Reset to a lower LSN
+    // and to the highest one. Between the calls, assign LSNs again, and read on with iterators,
+    // cursors and tickets of before. Crash at every call.
+    let batch = Operation::Batch { bytes: vec![30, 700, 30, 5000] };
+    let read = Operation::BeginRead { before_last: 5 };
+    let read_on = Operation::ReadOn { records: 9 };
+    let operations = vec![
+        batch.clone(),
+        Operation::Rotate,
+        batch.clone(),
+        batch.clone(),
+        Operation::CheckpointWith { before_last: 9, bytes: 20 },
+        read.clone(),
+        Operation::TruncateAfter { at: Place::BeforeLast(2) },
+        Operation::Submit { bytes: 40 },
+        read_on.clone(),
+        Operation::TruncateAfter { at: Place::AboveFloor(0) },
+        Operation::TruncateAfter { at: Place::BelowFloor(1) },
+        batch.clone(),
+        read.clone(),
+        Operation::Submit { bytes: 41 },
+        Operation::ResetWith { next: Next::Lower(3), bytes: 21 },
+        batch.clone(),
+        read_on.clone(),
+        read,
+        Operation::Reset { next: Next::At(1 << 62) },
+        batch,
+        read_on,
+        Operation::TruncateAfter { at: Place::BeforeLast(1) },
+        Operation::Reset { next: Next::Same },
+        Operation::CheckpointWith { before_last: 0, bytes: 22 },
+    ];
+    for durability in [Durability::Sync, Durability::Buffered] {
+        let setup = Setup::plain(durability, Preallocate::Off);
+        let history = History { seed: 1, setup, operations: operations.clone() };
+        seawall_crash::check(&history).unwrap_or_else(|violation| panic!("{violation}\n{history}"));
     }
 }
 

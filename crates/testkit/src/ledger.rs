@@ -22,7 +22,7 @@ use seawall::{Error, Lsn, Record, Wal};
 
 use crate::violation::{Kind, Violation};
 
-/// The content of a log right after an open. `T` is the part of a record that is kept.
+/// The content of a log that was just opened or is at rest. `T` is the part of a record that is kept.
 #[derive(Debug, Clone)]
 pub struct Seen<T> {
     /// The last LSN.
@@ -54,9 +54,20 @@ impl From<Violation> for Unread {
 }
 
 impl<T: PartialEq> Seen<T> {
-    /// Reads the whole log. `keep` returns the part of a record to keep, or the error in the
-    /// record.
+    /// Reads the whole log right after an open. `keep` returns the part of a record to keep, or the
+    /// error in the record.
     pub fn of(wal: &Wal, keep: impl Fn(&Record) -> Result<T, Violation>) -> Seen<T> {
+        let mut seen = Seen::at_rest(wal, keep);
+        let reported = wal.recovery().records;
+        if seen.broken.is_none() && u64::from(reported.last()) != seen.last {
+            let what = format!("open reports {reported}, but the log ends at {}", seen.last);
+            seen.broken = Some(Violation::new(Kind::Broken, what));
+        }
+        seen
+    }
+
+    /// Reads the whole log at any time. All its records are durable.
+    pub fn at_rest(wal: &Wal, keep: impl Fn(&Record) -> Result<T, Violation>) -> Seen<T> {
         let mut seen = Seen {
             last: wal.last_lsn().into(),
             floor: u64::from(wal.first_lsn()) - 1,
@@ -195,11 +206,8 @@ impl<T: PartialEq> Seen<T> {
         let broken = |what: String| Err(Violation::new(Kind::Broken, what).into());
         let last = self.last;
         let durable = u64::from(wal.durable_lsn());
-        let reported = wal.recovery().records;
-        if durable != last || u64::from(reported.last()) != last {
-            return broken(format!(
-                "open reports {reported} and {durable} as durable, but ends at {last}"
-            ));
+        if durable != last {
+            return broken(format!("{durable} is durable, but the log ends at {last}"));
         }
         let mut next = self.floor + 1;
         for record in wal.iter() {
@@ -261,6 +269,11 @@ pub struct InDoubt<T> {
 }
 
 impl<T> InDoubt<T> {
+    /// Makes a value that is certain.
+    pub fn of(value: T) -> InDoubt<T> {
+        InDoubt { sure: value, unsure: None }
+    }
+
     /// Enters a value that may replace this one.
     pub fn begin(&mut self, value: T) {
         self.unsure = Some(value);
