@@ -88,7 +88,9 @@ impl Wal {
     /// Makes a checkpoint, as [`checkpoint`](Wal::checkpoint) does, and stores the small state with
     /// it: a crash leaves both or neither.
     ///
-    /// The state is stored even if `lsn` is at or below the present checkpoint.
+    /// The state is stored even if `lsn` is at or below the present checkpoint. With
+    /// [`Durability::Buffered`](crate::Durability::Buffered) it does not wait for records that a
+    /// full disk keeps in memory.
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a state above 64 KiB: nothing was changed. Otherwise as
