@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use crate::catalog::{Catalog, Segments};
 use crate::current::{Current, CurrentGuard, LogState, Mark};
-use crate::dir::Dir;
+use crate::dir::{Dir, segment_number};
 use crate::error::{Error, Failure, Result};
 use crate::frame::{FrameBuffer, Id, Unit};
 use crate::fs::{Handle, Medium, Names};
 use crate::health::Health;
 use crate::lsn::Lsn;
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
+use crate::observer::{Event, Events};
 use crate::options::{Durability, Options, Preallocate};
 use crate::recovery::Recovered;
 use crate::segment::{Tail, Written};
@@ -84,6 +85,7 @@ pub(crate) struct Store {
     pub(crate) segments: Arc<Segments>,
     pub(crate) current: Current,
     counters: Arc<Counters>,
+    pub(crate) events: Arc<Events>,
     segment_bytes: u64,
     preallocate: Preallocate,
     /// Whether space may be preallocated now. In each new tail, the spares are made first: on a
@@ -170,6 +172,7 @@ impl Store {
             dir,
             current,
             counters,
+            events: Arc::new(Events::new(options.observer.clone())),
             segment_bytes: options.segment_bytes,
             preallocate: if pays { options.preallocate } else { Preallocate::Off },
             preallocation_allowed: AtomicBool::new(false),
@@ -225,6 +228,7 @@ impl Store {
         self.counters.rotations.add(1);
         let mut old = std::mem::replace(tail, staged);
         if old.holds_records() {
+            self.events.push(|| Event::Sealed(old.sealed()));
             old.segment.index.shrink();
             if let Err(error) = old.trim() {
                 log::warn!("a sealed segment keeps unused space at its end: {error}");
@@ -232,6 +236,7 @@ impl Store {
         } else {
             lock(&self.pending_removal).push(PendingRemoval::new(old.segment.path.clone()));
         }
+        self.events.push(|| Event::Created(tail.created()));
         self.preallocation_allowed.store(false, Ordering::Relaxed);
         self.maintenance.request();
         Ok(())
@@ -387,6 +392,7 @@ impl Store {
     /// Raises the floor for readers. The floor is durable already.
     pub(crate) fn raise_floor(&self, floor: Lsn) {
         self.segments.change(|catalog| Some((catalog.with_floor(floor)?, ())));
+        self.events.push(|| Event::checkpointed(floor));
     }
 
     /// Removes files that are no longer part of the log, oldest first: segments wholly below the
@@ -406,6 +412,7 @@ impl Store {
             match self.dir.unlink(&file.path) {
                 Ok(()) => {
                     removed.files += 1;
+                    self.events.push_removal(segment_number(&file.path));
                     false
                 }
                 Err(error) => {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
+use crate::observer::Patience;
 use crate::store::Disk;
 
 use super::Commit;
@@ -172,6 +173,7 @@ impl<D: Disk> Commit<D> {
             if told > 0 {
                 after_each();
             }
+            self.events().deliver(Patience::Room);
             state = self.lock();
             match state.completions.first() {
                 None if state.health.check_not_closed().is_err() => {

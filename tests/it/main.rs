@@ -16,6 +16,7 @@ mod kv;
 mod model;
 #[cfg(unix)]
 mod moved_world;
+mod observer;
 mod progress;
 mod recovery;
 mod support;
