@@ -364,6 +364,14 @@ enum Name {
     Other,
 }
 
+/// Returns the number of the segment with that path; `None` if it is no segment's.
+pub(crate) fn segment_number(path: &Path) -> Option<u64> {
+    match classify(path.file_name()?) {
+        Name::Segment(number) => Some(number),
+        Name::Current | Name::Leftover | Name::Other => None,
+    }
+}
+
 fn classify(name: &OsStr) -> Name {
     let Some(name) = name.to_str() else { return Name::Other };
     match name {

@@ -365,8 +365,8 @@
 //! * **`sim`**, off by default: the module [`sim`][sim], a simulated disk that crashes. It adds no
 //!   dependency.
 //!
-//! The crate root has the names that each program needs. The rest is in [`options`], [`report`],
-//! [`stats`], [`mod@fs`] and [`sim`][sim].
+//! The crate root has the names that each program needs. The rest is in [`options`], [`observer`],
+//! [`report`], [`stats`], [`mod@fs`] and [`sim`][sim].
 //!
 #![cfg_attr(feature = "sim", doc = "[sim]: crate::sim")]
 #![cfg_attr(not(feature = "sim"), doc = "[sim]: #crate-features")]
@@ -386,6 +386,7 @@ mod health;
 mod lsn;
 mod maintenance;
 mod new_segment;
+pub mod observer;
 pub mod options;
 mod reader;
 mod recovery;

@@ -1,9 +1,11 @@
 //! `Options`: each option of a log, with its unit, default and range. They are validated once, when
 //! the log is opened.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::observer::Observer;
 
 /// When an append is on disk.
 ///
@@ -92,6 +94,7 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) verify: Verify,
     pub(crate) create_if_missing: bool,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
 /// The largest body of a batch, unless a single record may be larger.
@@ -109,6 +112,7 @@ impl Options {
             durability: Durability::default(),
             verify: Verify::default(),
             create_if_missing: true,
+            observer: None,
         }
     }
 
@@ -240,6 +244,35 @@ impl Options {
     /// ```
     pub fn create_if_missing(mut self, create: bool) -> Options {
         self.create_if_missing = create;
+        self
+    }
+
+    /// Sets what the log tells of its groups, segments, checkpoints and failures while it is open.
+    /// Default: nothing. The trait [`Observer`] says when and in which thread it is called.
+    ///
+    /// Each log that is opened with these options, or with a clone, tells the same observer.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::observer::{Observer, Synced};
+    /// use seawall::Options;
+    ///
+    /// struct SlowSyncs;
+    ///
+    /// impl Observer for SlowSyncs {
+    ///     fn synced(&self, event: &Synced) {
+    ///         if event.took.as_millis() > 100 {
+    ///             eprintln!("a sync took {:?}", event.took);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let wal = Options::new().observer(SlowSyncs).open(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn observer(mut self, observer: impl Observer + 'static) -> Options {
+        self.observer = Some(Arc::new(observer));
         self
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::catalog::{Catalog, Cut, Segments};
 use crate::current::{Current, CurrentGuard, LogState, Mark};
-use crate::dir::Dir;
+use crate::dir::{Dir, segment_number};
 use crate::error::{Error, Failure, Result};
 use crate::frame::{FrameBuffer, Id, Seal, Unit};
 use crate::fs::{Handle, Medium, Names, OpenMode};
@@ -15,6 +15,7 @@ use crate::health::Health;
 use crate::lsn::Lsn;
 use crate::maintenance::{MaintenanceFlag, PendingRemoval, Removal, Removed};
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
+use crate::observer::{Event, Events};
 use crate::options::{Durability, Options, Preallocate};
 use crate::recovery::Recovered;
 use crate::segment::{Segment, Tail, Written, frame_holding, seal_at};
@@ -85,6 +86,7 @@ pub(crate) struct Store {
     pub(crate) segments: Arc<Segments>,
     pub(crate) current: Current,
     counters: Arc<Counters>,
+    pub(crate) events: Arc<Events>,
     segment_bytes: u64,
     preallocate: Preallocate,
     /// Whether space may be preallocated now. In each new tail, the spares are made first: on a
@@ -172,6 +174,7 @@ impl Store {
             dir,
             current,
             counters,
+            events: Arc::new(Events::new(options.observer.clone())),
             segment_bytes: options.segment_bytes,
             preallocate: if pays { options.preallocate } else { Preallocate::Off },
             preallocation_allowed: AtomicBool::new(false),
@@ -205,6 +208,7 @@ impl Store {
         self.segments.change(|catalog| Some((with_tail(catalog), ())));
         self.counters.rotations.add(1);
         if old.holds_records() {
+            self.events.push(|| Event::Sealed(old.sealed()));
             old.segment.index.seal(old.end());
             if let Err(error) = old.trim() {
                 log::warn!("a sealed segment keeps unused space at its end: {error}");
@@ -212,6 +216,7 @@ impl Store {
         } else {
             lock(&self.pending_removal).push(PendingRemoval::new(old.segment.path.clone()));
         }
+        self.events.push(|| Event::Created(writer.tail.created()));
         Ok(())
     }
 
@@ -252,6 +257,11 @@ impl Store {
     pub(crate) fn cut(&self, writer: &Writer, cut: Cut, seal: Option<&Seal>) {
         let floor = writer.written.floor;
         let orphans = self.segments.cut(cut, seal, &writer.tail.segment, floor);
+        self.events.push(|| Event::truncated(cut.last()));
+        if matches!(cut, Cut::Reset { .. }) {
+            self.events.push(|| Event::checkpointed(floor));
+        }
+        self.events.push(|| Event::Created(writer.tail.created()));
         let mut pending = lock(&self.pending_removal);
         for segment in orphans {
             self.segments.forget(&segment);
@@ -462,6 +472,7 @@ impl Store {
     /// Raises the floor for readers. The floor is durable already.
     pub(crate) fn raise_floor(&self, floor: Lsn) {
         self.segments.change(|catalog| Some((catalog.with_floor(floor)?, ())));
+        self.events.push(|| Event::checkpointed(floor));
     }
 
     /// Removes files that are no longer part of the log, oldest first: segments wholly below the
@@ -481,6 +492,7 @@ impl Store {
             match self.dir.unlink(&file.path) {
                 Ok(()) => {
                     removed.files += 1;
+                    self.events.push_removal(segment_number(&file.path));
                     false
                 }
                 Err(error) => {

@@ -26,6 +26,7 @@ use std::time::Duration;
 use crate::error::{Error, Failure, Result};
 use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
+use crate::observer::{Event, Events, Patience};
 use crate::options::{Backpressure, Durability, Options};
 use crate::segment::Written;
 use crate::stats::Counters;
@@ -76,6 +77,7 @@ impl<D: Disk> Commit<D> {
             shared: Shared {
                 disk,
                 health: log.health.clone(),
+                events: log.events.clone(),
                 state: Mutex::new(CommitState::new(log)),
                 sleepers: Sleepers::new(options.durability),
             },
@@ -163,6 +165,8 @@ impl<D: Disk> Commit<D> {
     pub(crate) fn run_timer(&self, interval: Duration) {
         let disk = &self.shared.disk;
         let timer = &self.shared.sleepers.timer;
+        // The timer waits for no observer: no record waits longer for its sync because of a queue.
+        let _delivery = self.events().delivery(Patience::None);
         loop {
             let mut state = self.lock();
             while !state.written_unsynced() && state.health.check().is_ok() {
@@ -186,12 +190,19 @@ impl<D: Disk> Commit<D> {
                 return;
             }
             self.sync_written(state, roles);
+            self.events().deliver(Patience::None);
         }
     }
 
     /// Whether the helper thread was started. The caller starts it if not, and notes that.
     pub(crate) fn helper_runs(&self) -> MutexGuard<'_, bool> {
         threads::lock(&self.helper_runs)
+    }
+
+    /// What the observer is told. Each call that may lead, sync or fail delivers at its end, after
+    /// the caller's locks are free too.
+    pub(crate) fn events(&self) -> &Events {
+        &self.shared.events
     }
 
     /// The log's files.
@@ -379,16 +390,25 @@ impl<D: Disk> Commit<D> {
             Ok((written, sync_took)) => {
                 self.disk_full.store(false, Ordering::Relaxed);
                 self.count(&taken, &written);
+                let committed = self.committed(&state, &taken, &written);
                 state.group_written(taken, written.end);
                 if let Some(took) = sync_took {
                     state.all_written_is_synced();
                     state.gather.completed(took);
                     state.note_cohort();
                 }
+                // Told last: an observer in another thread may read the records at once.
+                if let Some(committed) = committed {
+                    self.events().push(|| committed);
+                }
+                if let Some(took) = sync_took {
+                    self.shared.note_synced(&state, took);
+                }
                 Ok(())
             }
             Err(Failure::Refused(error)) => {
                 self.disk_full.store(error.is_storage_full(), Ordering::Relaxed);
+                self.events().push_refusal(&error);
                 if self.mode == Durability::Buffered {
                     state.retain(taken, &error);
                     Err(error)
@@ -448,7 +468,7 @@ impl<D: Disk> Commit<D> {
     fn rotate(&self, roles: &mut Roles<'_, D>, taken: &Taken) -> Result<u64, Failure> {
         let disk = &self.shared.disk;
         if roles.take_syncing()?.written_unsynced() {
-            disk.sync(disk.file(roles.writer())).map_err(Failure::Fatal)?;
+            roles.sync().map_err(Failure::Fatal)?;
         }
         disk.rotate(roles.writer(), taken.first)?;
         let tail_end = disk.tail_end(roles.writer());
@@ -466,10 +486,27 @@ impl<D: Disk> Commit<D> {
         let mut state = self.lock();
         match synced {
             Err(error) => state.poison_log(error),
-            Ok(_) if !state.health.is_poisoned() => state.synced(covered),
+            Ok(took) if !state.health.is_poisoned() => {
+                state.synced(covered);
+                self.shared.note_synced(&state, took);
+            }
             Ok(_) => {}
         }
         roles.release(state, None);
+    }
+
+    /// Returns what the observer is told of a written group. A state has no LSN, so a group of
+    /// states is no event.
+    fn committed(&self, state: &CommitState<D>, taken: &Taken, written: &Written) -> Option<Event> {
+        if !self.events().are_observed() || taken.records == 0 {
+            return None;
+        }
+        let next = taken.first.checked_add(taken.records as u64).expect("the records have LSNs");
+        Some(Event::Committed {
+            lsns: LsnRange::new(taken.first, next.previous()),
+            segment: state.tail_end.number,
+            frames: taken.buffer.places(written.end - written.bytes),
+        })
     }
 
     fn count(&self, taken: &Taken, written: &Written) {

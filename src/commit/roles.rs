@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::error::{Error, Failure, Result};
 use crate::health::Health;
 use crate::lsn::Lsn;
+use crate::observer::{Event, Events, Synced};
 use crate::store::Disk;
 use crate::threads::{self, Mutex, MutexGuard, Waited};
 
@@ -20,6 +21,7 @@ use super::wakes::Sleepers;
 pub(super) struct Shared<D: Disk> {
     pub(super) disk: Arc<D>,
     pub(super) health: Arc<Health>,
+    pub(super) events: Arc<Events>,
     pub(super) state: Mutex<CommitState<D>>,
     pub(super) sleepers: Sleepers,
 }
@@ -64,6 +66,11 @@ impl<D: Disk> Shared<D> {
         Ok(state)
     }
 
+    /// Tells the observer of a sync whose outcome `state` has.
+    pub(super) fn note_synced(&self, state: &CommitState<D>, took: Duration) {
+        self.events.push(|| Event::Synced(Synced { took, durable: state.durable }));
+    }
+
     /// Waits until both roles are free, takes them, and syncs what is written. Gives up when the
     /// clock shows `deadline`.
     pub(super) fn quiesce(&self, deadline: Option<Duration>) -> Result<Quiesced<'_, D>> {
@@ -105,6 +112,7 @@ impl<'a, D: Disk> Locked<'a, D> {
         self.health.poison(cause);
         // Logged after the lock is free, because a logger may call the log.
         if let Some(unlogged) = self.health.take_unlogged() {
+            self.shared.events.push(|| Event::Poisoned(unlogged.clone()));
             self.unlogged = Some(unlogged);
         }
         self.shared.sleepers.wake_all(self);
@@ -297,9 +305,10 @@ impl<'a, D: Disk> Roles<'a, D> {
         let synced = shared.disk.sync(shared.disk.file(writer));
         let mut state = shared.lock();
         match synced {
-            Ok(_) => {
+            Ok(took) => {
                 shared.health.check()?;
                 state.all_written_is_synced();
+                shared.note_synced(&state, took);
                 shared.sleepers.wake_all(&state);
                 Ok(())
             }
@@ -403,7 +412,10 @@ impl<D: Disk> Quiesced<'_, D> {
         let shared = self.roles.shared;
         match outcome {
             Ok(()) => shared.publish(self.roles.writer()),
-            Err(Failure::Refused(error)) => Err(error),
+            Err(Failure::Refused(error)) => {
+                shared.events.push_refusal(&error);
+                Err(error)
+            }
             Err(Failure::Fatal(error)) => {
                 let mut state = shared.lock();
                 state.poison_log(error);

@@ -498,6 +498,7 @@ impl Log {
             file: (),
             health: Arc::new(Health::new(watch.clone())),
             watch,
+            events: Arc::default(),
         };
         let commit = Commit::new(disk.clone(), Arc::default(), &model.options, at_rest);
         Log { disk, commit: Arc::new(commit) }

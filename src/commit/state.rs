@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::frame::{FrameBuffer, Unit};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
+use crate::observer::Events;
 use crate::store::{Disk, TailEnd};
 use crate::watch::Watch;
 
@@ -130,6 +131,7 @@ pub(crate) struct AtRest<D: Disk> {
     pub(crate) file: D::File,
     pub(crate) health: Arc<Health>,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) events: Arc<Events>,
 }
 
 impl<D: Disk> CommitState<D> {

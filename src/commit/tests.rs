@@ -118,6 +118,7 @@ fn at_rest<D: Disk<Writer = TailEnd, File = ()>>() -> AtRest<D> {
         file: (),
         health: Arc::new(Health::new(watch.clone())),
         watch,
+        events: Arc::default(),
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
+use crate::observer::Patience;
 use crate::store::Disk;
 
 use super::admission::{Reservation, Step, Wanted};
@@ -176,6 +177,7 @@ impl<D: Disk> Commit<D> {
             if self.tell(self.lock(), refused.take().as_ref()) > 0 {
                 after_each();
             }
+            self.events().deliver(Patience::Room);
             let mut state = self.lock();
             match self.helper_task(&state) {
                 Task::Tell => {}

@@ -4,6 +4,7 @@
 
 use crate::entry::Entry;
 use crate::lsn::Lsn;
+use crate::observer::FramePlace;
 
 use super::{
     Codec, FLOOR_BYTES, FRAME_BODY_BYTES, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES,
@@ -282,6 +283,19 @@ impl FrameBuffer {
             placed(Placed { offset, header });
             offset += header.frame_bytes();
         }
+    }
+
+    /// Returns where the frames of records lie, if the first frame begins at `offset`.
+    pub(crate) fn places(&self, mut offset: u64) -> Vec<FramePlace> {
+        let mut places = Vec::with_capacity(self.drafts.len() - self.states);
+        for draft in &self.drafts {
+            let bytes = draft.header().frame_bytes();
+            if draft.frame_type == FrameType::Data {
+                places.push(FramePlace { offset, bytes, first: draft.first, count: draft.count });
+            }
+            offset += bytes;
+        }
+        places
     }
 
     /// The finished frames, in order, in the fewest possible slices. Each slice is one write.

@@ -7,7 +7,8 @@ use crate::frame::{
     FLOOR_BYTES, FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, FrameType, Seal, SegmentHeader,
 };
 use crate::fs::{Handle, Names};
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, LsnRange};
+use crate::observer::{Created, Sealed};
 use crate::options::Preallocate;
 
 use super::Segment;
@@ -86,6 +87,18 @@ impl Tail {
 
     pub(crate) fn holds_records(&self) -> bool {
         self.last.is_some()
+    }
+
+    /// Returns what the observer is told once a later segment follows this one. It holds a record.
+    pub(crate) fn sealed(&self) -> Sealed {
+        let last = self.last.as_ref().expect("the segment holds a record");
+        let lsns = LsnRange::new(self.header.first, last.last());
+        Sealed { segment: self.header.number, lsns, end: last.end() }
+    }
+
+    /// Returns what the observer is told of a new tail.
+    pub(crate) fn created(&self) -> Created {
+        Created { segment: self.header.number, first: self.header.first }
     }
 
     /// Whether the group goes into a new segment. Every segment takes at least one group. A full

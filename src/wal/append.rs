@@ -5,6 +5,7 @@ use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::frame::{STATE_BYTES_MAX, Unit, record_bytes};
 use crate::lsn::{Lsn, LsnRange};
+use crate::observer::Patience;
 use crate::store::Store;
 
 use super::spares::run_maintenance;
@@ -235,6 +236,7 @@ impl Wal {
     pub fn submit_state(&self, state: &[u8]) -> Result<Ticket> {
         self.store.segments.check_open()?;
         check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
+        let _delivery = self.store.events.delivery(Patience::Room);
         Ok(Ticket::new(Submitted::state(&self.commit, Unit::state(state))?))
     }
 
@@ -268,6 +270,7 @@ impl Wal {
     fn submit_entry(&self, entry: &Entry<'_>, expected: Option<Lsn>) -> Result<Ticket> {
         self.store.segments.check_open()?;
         let bytes = self.check_size(entry)?;
+        let _delivery = self.store.events.delivery(Patience::Room);
         if Unit::is_large(bytes) {
             self.submit_large(bytes, || Unit::batch([entry]), expected)
         } else {
@@ -284,6 +287,7 @@ impl Wal {
         if draft.entries.is_empty() {
             return Ok(Ticket::empty(self.empty_batch(expected)?));
         }
+        let _delivery = self.store.events.delivery(Patience::Room);
         if Unit::is_large(draft.bytes) {
             self.submit_large(draft.bytes, || draft.unit(), expected)
         } else {
@@ -351,6 +355,7 @@ impl Wal {
         &self,
         append: impl FnOnce(&Commit<Store>) -> Result<LsnRange>,
     ) -> Result<LsnRange> {
+        let _delivery = self.store.events.delivery(Patience::Room);
         if self.store.maintenance.was_claimed() {
             run_maintenance(&self.commit);
             return append(&self.commit);

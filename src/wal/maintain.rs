@@ -11,8 +11,9 @@ use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::maintenance::Removal;
 use crate::new_segment::Spare;
+use crate::observer::Patience;
 use crate::store::{Disk, DurableEnd, StateFrame, StatePlacement};
-use crate::threads;
+use crate::threads::{self, thread};
 
 use super::spares::{fail, make_spares, run_maintenance};
 use super::{Settled, Wal, check_bytes};
@@ -36,6 +37,7 @@ impl Wal {
     /// [`Error::StorageFull`] and [`Error::Io`] leave the old segment usable. [`Error::Poisoned`],
     /// [`Error::Closed`].
     pub fn rotate(&self) -> Result<()> {
+        let _delivery = self.store.events.delivery(Patience::Room);
         let maintenance_lock = threads::lock(&self.store.maintenance_lock);
         let panics = self.commit.guard_panics();
         if let Settled::InMemory(full) = self.settle()? {
@@ -114,6 +116,7 @@ impl Wal {
 
     /// `state`: the new small state, if it is to change.
     fn checkpoint_at(&self, lsn: Lsn, state: Option<Arc<[u8]>>) -> Result<()> {
+        let _delivery = self.store.events.delivery(Patience::Room);
         let maintenance_lock = threads::lock(&self.store.maintenance_lock);
         let panics = self.commit.guard_panics();
         self.health.check()?;
@@ -206,6 +209,7 @@ impl Wal {
     pub fn set_state(&self, state: &[u8]) -> Result<()> {
         self.store.segments.check_open()?;
         check_bytes("state", state.len() as u64, STATE_BYTES_MAX as u64)?;
+        let _delivery = self.store.events.delivery(Patience::Room);
         self.commit.set_state(Unit::state(state))?;
         run_maintenance(&self.commit);
         Ok(())
@@ -315,6 +319,9 @@ impl Wal {
         if self.store.dir.process_id() != self.process_id {
             return Err(Error::Closed);
         }
+        // An observer in another thread may take any time.
+        let patience = if deadline.is_none() { Patience::End } else { Patience::None };
+        let _delivery = self.store.events.delivery(patience);
         let store = &self.store;
         let left = || deadline.map_or(Duration::MAX, |end| end.saturating_sub(store.now()));
         let maintenance_lock = match deadline {
@@ -341,6 +348,9 @@ impl Wal {
         }
         drop(panics);
         drop(maintenance_lock);
+        if self.health.check_not_closed().is_err() {
+            self.join_timer();
+        }
         closed
     }
 
@@ -361,7 +371,9 @@ impl Wal {
         quiesced.writer().trim_tail();
         let durable = self.commit.durable_end();
         if let Err(failure) = self.store.mark(&mut current, durable, LogState::Closed) {
-            return Err(fail(&self.commit, failure));
+            let error = fail(&self.commit, failure);
+            self.store.events.push_refusal(&error);
+            return Err(error);
         }
         // Both roles and CURRENT's lock are held: no thread is changing files now, and no thread
         // will again.
@@ -377,11 +389,18 @@ impl Wal {
         self.commit.close();
         self.commit.wait_until_idle(None).expect("without a deadline, the wait ends");
         drop(self.store.current.lock());
+        drop(threads::lock(&self.lock).take());
+    }
+
+    /// Waits for the timer to end, under no lock: the timer may be in a callback of the observer,
+    /// which may call the log. If the callback is what closes the log, the timer does not wait for
+    /// itself.
+    fn join_timer(&self) {
         let timer = threads::lock(&self.timer).take();
-        if timer.is_some_and(|timer| timer.join().is_err()) {
+        let other = timer.filter(|timer| timer.thread().id() != thread::current().id());
+        if other.is_some_and(|timer| timer.join().is_err()) {
             log::error!("the log's timer panicked");
         }
-        drop(threads::lock(&self.lock).take());
     }
 }
 
@@ -397,6 +416,7 @@ impl Drop for Wal {
                     self.store.dir.path().display()
                 );
                 self.shut_down();
+                self.join_timer();
             }
         }
     }

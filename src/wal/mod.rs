@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Fs, Medium, OsFs};
 use crate::health::Health;
 use crate::lsn::Lsn;
+use crate::observer::{Event, Patience};
 use crate::options::{Durability, Options};
 use crate::reader::{self, Cursor, Iter, Record};
 use crate::recovery::{recover, refuse_other_store};
@@ -152,6 +153,7 @@ impl Wal {
             writer,
             health: health.clone(),
             watch,
+            events: store.events.clone(),
         };
         let commit = Arc::new(Commit::new(store.clone(), counters.clone(), options, at_rest));
         let wal = Wal {
@@ -167,6 +169,7 @@ impl Wal {
             process_id,
             timer: Mutex::new(None),
         };
+        wal.store.events.push(|| Event::Recovered(Box::new(wal.report.clone())));
         if let Durability::Interval(interval) = options.durability {
             let commit = wal.commit.clone();
             let builder = thread::Builder::new().name("seawall-sync".into());
@@ -176,6 +179,7 @@ impl Wal {
                     Error::io("start the timer of", wal.store.dir.path(), error)
                 })?);
         }
+        wal.store.events.deliver(Patience::Room);
         Ok(wal)
     }
 
@@ -188,6 +192,7 @@ impl Wal {
     /// [`Error::StorageFull`], only with [`Durability::Buffered`]: what was written is durable, and
     /// the rest waits in memory. [`Error::Poisoned`], [`Error::Closed`].
     pub fn sync(&self) -> Result<Lsn> {
+        let _delivery = self.store.events.delivery(Patience::Room);
         match self.settle()? {
             Settled::Synced => run_maintenance(&self.commit),
             Settled::NothingToSync => self.mark_if_old()?,
@@ -223,6 +228,7 @@ impl Wal {
     /// # Errors
     /// As [`sync`](Wal::sync).
     pub fn flush(&self) -> Result<()> {
+        let _delivery = self.store.events.delivery(Patience::Room);
         self.commit.flush()?;
         run_maintenance(&self.commit);
         Ok(())

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::commit::{Commit, Submitted};
 use crate::error::Result;
 use crate::lsn::LsnRange;
+use crate::observer::Patience;
 use crate::store::Store;
 use crate::threads::thread;
 
@@ -92,6 +93,7 @@ impl Ticket {
 
     fn wait_with(&self, wait: impl FnOnce(&Submitted<Store>) -> Result<()>) -> Result<LsnRange> {
         if let Some(submitted) = &self.submitted {
+            let _delivery = submitted.commit().events().delivery(Patience::Room);
             wait(submitted)?;
             run_maintenance(submitted.commit());
         }
@@ -130,7 +132,10 @@ impl Ticket {
             Helper::Runs => {
                 submitted.on_outcome(Box::new(move |outcome| call(outcome.map(|()| lsns))));
             }
-            Helper::CannotStart => call(submitted.wait().map(|()| lsns)),
+            Helper::CannotStart => {
+                let _delivery = submitted.commit().events().delivery(Patience::Room);
+                call(submitted.wait().map(|()| lsns));
+            }
         }
     }
 }
@@ -143,7 +148,10 @@ impl Future for Ticket {
         let Some(submitted) = &mut self.submitted else { return Poll::Ready(Ok(lsns)) };
         let polled = match start_helper(submitted.commit()) {
             Helper::Runs => submitted.poll(context.waker()),
-            Helper::CannotStart => Poll::Ready(submitted.wait()),
+            Helper::CannotStart => {
+                let _delivery = submitted.commit().events().delivery(Patience::Room);
+                Poll::Ready(submitted.wait())
+            }
         };
         polled.map(|outcome| outcome.map(|()| lsns))
     }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::frame::STATE_BYTES_MAX;
 use crate::lsn::Lsn;
 use crate::maintenance::Removal;
+use crate::observer::Patience;
 use crate::store::{StateFrame, Writer};
 use crate::threads;
 
@@ -113,6 +114,7 @@ impl Wal {
     /// Cuts the log by one creation: the new tail's seal points into an older segment or frame, or
     /// nowhere. `state`: the new small state, if it is to change.
     fn cut(&self, cut: Cut, state: Option<Arc<[u8]>>) -> Result<()> {
+        let _delivery = self.store.events.delivery(Patience::Room);
         let maintenance_lock = threads::lock(&self.store.maintenance_lock);
         let panics = self.commit.guard_panics();
         self.health.check()?;

@@ -17,6 +17,7 @@ mod kv;
 mod model;
 #[cfg(unix)]
 mod moved_world;
+mod observer;
 mod progress;
 mod ready;
 mod recovery;
