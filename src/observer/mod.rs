@@ -22,8 +22,8 @@ pub(crate) use events::{Events, Patience};
 /// of LSNs, without a gap between truncations. One thread at a time calls them. An event is told
 /// once its change is visible to calls of the log. It may be told after the call that caused it has
 /// returned, if another thread is calling the observer at that moment.
-/// [`Wal::close`](crate::Wal::close) and the drop of the log return after all is told. With a
-/// limit, [`Wal::close_timeout`](crate::Wal::close_timeout) waits for no callback in another thread.
+/// [`Wal::close`](crate::Wal::close) and the drop of the log return after all is told. The call
+/// [`Wal::close_timeout`](crate::Wal::close_timeout) waits for no callback in another thread.
 ///
 /// # Threads
 /// The log has no thread for its observer. A thread that is in a call of the log calls the observer
