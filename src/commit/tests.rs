@@ -13,6 +13,7 @@ use crate::entry::Entry;
 use crate::frame::FrameBuffer;
 use crate::fs::{Fs, OsFs};
 use crate::health::Health;
+use crate::observer::Observer;
 use crate::threads::atomic::AtomicUsize;
 
 #[derive(Debug)]
@@ -896,4 +897,28 @@ fn the_last_lsn_is_refused_and_harms_nothing() {
     assert!(matches!(state.push(Unit::entry(&entry), None), Err(Error::OutOfRange { .. })));
     assert_eq!(state.next, last);
     assert!(state.active.is_empty());
+}
+
+#[test]
+fn an_observer_is_told_of_the_first_cause_alone() {
+    // Method: poison the log twice, and count what the observer is told.
+    #[derive(Debug, Default)]
+    struct Causes(Mutex<Vec<String>>);
+
+    impl Observer for Causes {
+        fn poisoned(&self, error: &Error) {
+            let Error::Poisoned { cause, .. } = error else { panic!("{error}") };
+            self.0.lock().unwrap().push(cause.to_string());
+        }
+    }
+
+    let causes = Arc::new(Causes::default());
+    let (disk, _) = fixture(&Options::new());
+    let events = Arc::new(Events::new(Some(Arc::new(causes.clone()))));
+    let log = AtRest { events: events.clone(), ..at_rest() };
+    let commit = Commit::new(disk, Arc::default(), &Options::new(), log);
+    commit.poison(Error::Panicked);
+    commit.poison(Error::Closed);
+    events.deliver(Patience::End);
+    assert_eq!(*causes.0.lock().unwrap(), [Error::Panicked.to_string()]);
 }

@@ -254,6 +254,10 @@ fn every_record_is_told_once_in_order_with_its_place() {
             let disk = SimFs::new(1);
             let recorder = Recorder::quiet();
             let wal = recorder.open(&Options::new().durability(mode).segment_bytes(1 << 17), &disk);
+            // One group, with the frame of a state between two frames of records.
+            drop(wal.submit("before").unwrap());
+            drop(wal.submit_state(b"between").unwrap());
+            wal.submit("after").unwrap().wait().unwrap();
             thread::scope(|scope| {
                 for thread in 0..8 {
                     let wal = &wal;
@@ -362,6 +366,16 @@ fn segments_and_checkpoints_are_told_before_the_calls_return() {
     });
 }
 
+/// Opens the gate when it is dropped, by a failed assertion too.
+struct OpenAtTheEnd<'a>(&'a (Mutex<bool>, Condvar));
+
+impl Drop for OpenAtTheEnd<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap() = false;
+        self.0.1.notify_all();
+    }
+}
+
 #[test]
 fn a_blocked_observer_stops_no_append_until_the_queue_is_full() {
     // Method: the first `committed` waits. Threads append until none of them gets on. Then the log
@@ -398,6 +412,7 @@ fn a_blocked_observer_stops_no_append_until_the_queue_is_full() {
                     }
                 });
             }
+            let gate = OpenAtTheEnd(&gate);
             let caused = || {
                 let stats = wal.stats();
                 stats.groups + stats.syncs
@@ -415,8 +430,7 @@ fn a_blocked_observer_stops_no_append_until_the_queue_is_full() {
             assert_eq!(recorder.told.lock().unwrap().len(), 2, "the report and the first group");
             assert_eq!(wal.durable_lsn(), wal.last_lsn());
             assert_eq!(wal.iter().count() as u64, wal.stats().records);
-            *gate.0.lock().unwrap() = false;
-            gate.1.notify_all();
+            drop(gate);
         });
         assert_eq!(done.load(Ordering::SeqCst), 600 * THREADS);
         wal.close().unwrap();
