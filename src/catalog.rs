@@ -242,17 +242,17 @@ impl Segments {
 
     /// Returns the durable LSN, and a catalog that has its record.
     pub(crate) fn snapshot(&self) -> (Arc<Catalog>, Lsn) {
-        // Read under the lock. A truncation lowers the durable LSN and then replaces the catalog. A
-        // reset to a higher LSN replaces the catalog and then raises the durable LSN. A new tail is
-        // in the catalog before a record in it is durable.
+        // Read under the lock. A truncation changes both under it. A new tail is in the catalog
+        // before a record in it is durable.
         let catalog = threads::read(&self.catalog);
         let durable = self.watch.durable();
         (catalog.clone(), durable)
     }
 
-    /// Begins the next generation, and makes the end of the cut the durable LSN. If it is lower, it
-    /// was set before. Readers of earlier generations return nothing any more that `cut` removes.
-    /// The caller holds both roles. Returns the segments that are no longer part of the log.
+    /// Begins the next generation, with the end of the cut as the durable LSN. Readers of earlier
+    /// generations return nothing any more that `cut` removes. The caller holds both roles and the
+    /// maintenance lock, so no other thread changes the catalog. Returns the segments that are no
+    /// longer part of the log.
     pub(crate) fn cut(
         &self,
         cut: Cut,
@@ -260,9 +260,14 @@ impl Segments {
         tail: &Arc<Segment>,
         floor: Lsn,
     ) -> Vec<Arc<Segment>> {
-        let with_cut = |catalog: &Catalog| Some(catalog.with_cut(seal, tail.clone(), floor));
-        let orphans = self.change(with_cut).unwrap_or_default();
+        let (next, orphans) = self.catalog().with_cut(seal, tail.clone(), floor);
+        let generation = Arc::downgrade(&next.generation);
+        let next = Arc::new(next);
+        let mut catalog = threads::write(&self.catalog);
+        let old = std::mem::replace(&mut *catalog, next);
         self.watch.set_durable(cut.last());
+        self.watch.set_appended(cut.last());
+        drop(catalog);
         let mut generations = threads::lock(&self.generations);
         generations.retain(|generation| match generation.upgrade() {
             Some(generation) => {
@@ -271,7 +276,9 @@ impl Segments {
             }
             None => false,
         });
-        generations.push(Arc::downgrade(&self.catalog().generation));
+        generations.push(generation);
+        drop(generations);
+        drop(old); // Later than the search for generations: its readers' one must be found.
         orphans
     }
 

@@ -262,12 +262,9 @@ impl Store {
             self.events.push(|| Event::checkpointed(floor));
         }
         self.events.push(|| Event::Created(writer.tail.created()));
-        let mut pending = lock(&self.pending_removal);
-        for segment in orphans {
-            self.segments.forget(&segment);
-            pending.push(PendingRemoval::new(segment.path.clone()));
-        }
-        drop(pending);
+        orphans.iter().for_each(|segment| self.segments.forget(segment));
+        let removals = orphans.iter().map(|segment| PendingRemoval::new(segment.path.clone()));
+        lock(&self.pending_removal).extend(removals);
         let catalog = self.segments.catalog();
         let Some((seal, sealed)) = seal.and_then(|seal| Some((seal, catalog.get(seal.number)?)))
         else {

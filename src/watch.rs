@@ -3,7 +3,8 @@
 use crate::lsn::Lsn;
 use crate::threads::atomic::{AtomicU64, Ordering};
 
-/// Two LSNs. They are changed under the append mutex, and any thread reads them.
+/// Two LSNs. They are changed under the append mutex, or in a truncation by the holder of both
+/// roles; any thread reads them.
 #[derive(Debug)]
 pub(crate) struct Watch {
     /// The last LSN covered by a successful sync. It is stored only after that sync returned: if it

@@ -315,7 +315,9 @@ impl<D: Disk> Commit<D> {
                 return Err(Error::TimedOut);
             }
             if state.written_groups < state.position(&member.group) {
-                if self.may_write(&state) {
+                // In the modes with a sync of its own, a leader may have to wait for that sync.
+                let may_hang = deadline.is_some() && state.syncing;
+                if self.may_write(&state) && !may_hang {
                     match self.lead(state, Some(member)) {
                         Led::Reached(result) => return result,
                         Led::NotYet => state = self.lock(),

@@ -378,7 +378,7 @@ impl<D: Disk> CommitState<D> {
 
     /// Notes that the log ends with the record `last`, and that this is durable. Revokes what is
     /// pending. The caller holds both roles, everything written is synced, and appends are held.
-    /// Readers do not see a higher durable LSN before [`Segments::cut`](crate::catalog::Segments).
+    /// Readers see the end of the log change in [`Segments::cut`](crate::catalog::Segments).
     pub(super) fn cut(&mut self, last: Lsn) {
         if self.has_pending() {
             let taken = self.take();
@@ -387,9 +387,7 @@ impl<D: Disk> CommitState<D> {
         self.next = last.next();
         self.written = last;
         self.durable = last;
-        // A reset may raise it. The old catalog has no records up to there.
-        self.watch.set_durable(last.min(self.watch.durable()));
-        self.watch.set_appended(last);
+        self.watch.set_appended(last.max(self.watch.durable()));
     }
 
     /// Replaces the durable state, because a state is durable that no group wrote.

@@ -179,30 +179,35 @@ impl<D: Disk> Commit<D> {
             }
             self.events().deliver(Patience::Room);
             let mut state = self.lock();
-            match self.helper_task(&state) {
-                Task::Tell => {}
-                Task::Lead => {
+            let task = loop {
+                let waits_for = match self.helper_task(&state) {
+                    Task::Sleep(waits_for) => waits_for,
+                    Task::Now(task) => break task,
+                };
+                state.helper_awaits_group = waits_for == WaitsFor::Group;
+                if waits_for == WaitsFor::AnyChange {
+                    // A thread that waits for a role may have waited for the helper to lead.
+                    self.shared.sleepers.roles.wake_all();
+                }
+                state = state.wait(&self.shared.sleepers.helper);
+                state.helper_awaits_group = false;
+            };
+            match task {
+                // No thread waits for the helper to lead while it runs foreign code.
+                Work::Tell => self.shared.sleepers.roles.wake_all(),
+                Work::Lead => {
                     // `Buffered` mode on a full disk: no record is durable yet and no room is made,
                     // and all that wait are told so.
                     if let Led::Failed(error) = self.lead(state, None) {
                         refused = Some(error);
                     }
                 }
-                Task::Sync => {
+                Work::Sync => {
                     state.syncing = true;
                     let roles = Roles::new(&self.shared, &mut state, &[Role::Syncing]);
                     self.sync_written(state, roles);
                 }
-                Task::Sleep(waits_for) => {
-                    state.helper_awaits_group = waits_for == WaitsFor::Group;
-                    if waits_for == WaitsFor::AnyChange {
-                        // A thread that waits for a role may have waited for the helper to lead.
-                        self.shared.sleepers.roles.wake_all();
-                    }
-                    state = state.wait(&self.shared.sleepers.helper);
-                    state.helper_awaits_group = false;
-                }
-                Task::End => {
+                Work::End => {
                     state.completions.ended = true;
                     self.shared.sleepers.roles.wake_all();
                     return;
@@ -216,7 +221,7 @@ impl<D: Disk> Commit<D> {
     fn helper_task(&self, state: &CommitState<D>) -> Task {
         let first = state.completions.first().map(|(_, member)| member);
         if first.as_ref().is_some_and(|member| state.reached(member).is_some()) {
-            return Task::Tell; // It was registered after its outcome.
+            return Task::Now(Work::Tell); // It was registered after its outcome.
         }
         let room = state
             .room_futures
@@ -224,13 +229,15 @@ impl<D: Disk> Commit<D> {
             .map(|(_, bytes)| self.next_step(state, Wanted::Notice { bytes }, state.queued_bytes));
         let is_unwritten = |member: &Member| state.written_groups < state.position(&member.group);
         match (first, room) {
-            (_, Some(Step::Enter | Step::Refuse(_))) => Task::Tell,
-            (Some(member), _) if is_unwritten(&member) && self.may_write(state) => Task::Lead,
+            (_, Some(Step::Enter | Step::Refuse(_))) => Task::Now(Work::Tell),
+            (Some(member), _) if is_unwritten(&member) && self.may_write(state) => {
+                Task::Now(Work::Lead)
+            }
             (Some(member), _) if is_unwritten(&member) => Task::Sleep(WaitsFor::Group),
-            (Some(_), _) if !state.syncing && state.role_waiters == 0 => Task::Sync,
-            (_, Some(Step::Lead)) => Task::Lead,
+            (Some(_), _) if !state.syncing && state.role_waiters == 0 => Task::Now(Work::Sync),
+            (_, Some(Step::Lead)) => Task::Now(Work::Lead),
             (_, Some(Step::Wait)) => Task::Sleep(WaitsFor::Group),
-            (None, None) if state.health.check_not_closed().is_err() => Task::End,
+            (None, None) if state.health.check_not_closed().is_err() => Task::Now(Work::End),
             (_, None) => Task::Sleep(WaitsFor::AnyChange),
         }
     }
@@ -270,11 +277,15 @@ impl<D: Disk> Commit<D> {
 
 /// What the helper does next.
 enum Task {
+    Now(Work),
+    Sleep(WaitsFor),
+}
+
+enum Work {
     /// There is an outcome or room of which no future and no callback was told.
     Tell,
     Lead,
     Sync,
-    Sleep(WaitsFor),
     /// The log is closed, and all were told.
     End,
 }

@@ -96,13 +96,16 @@ pub trait Observer: Send + Sync {
         let _ = event;
     }
 
-    /// Tells that a segment takes no more records: a later one follows it.
+    /// Tells that a segment takes no more records: a later one follows it. A truncation is no such
+    /// event: the segment that has its last record ends there, and the next event is
+    /// [`created`](Observer::created).
     fn sealed(&self, event: &Sealed) {
         let _ = event;
     }
 
     /// Tells that a new segment was made, durably. If the one before it held no record, this one
     /// replaces it: then there is no [`sealed`](Observer::sealed), and the old one is removed.
+    /// After a truncation there is none either.
     fn created(&self, event: &Created) {
         let _ = event;
     }

@@ -96,8 +96,7 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a state above 64 KiB: nothing was changed. Otherwise as
-    /// [`checkpoint`](Wal::checkpoint): if the checkpoint does not hold, the old state is still
-    /// there.
+    /// [`checkpoint`](Wal::checkpoint): [`state`](Wal::state) tells whether the call took effect.
     ///
     /// # Examples
     /// ```
@@ -290,8 +289,9 @@ impl Wal {
     /// The limit holds for each wait for another thread: for a `checkpoint`, a `rotate` or a
     /// `close` that runs, for a write or a sync that another thread has begun, and for what is
     /// pending. A call to the system that this thread itself has begun is not interrupted: if the
-    /// disk hangs in it, this hangs too. With a timeout of zero, the log is closed only if
-    /// everything is durable and no thread changes a file.
+    /// disk hangs in it, this hangs too. So does the write of a group that needs a new segment, if
+    /// another thread's sync begins to hang meanwhile. With a timeout of zero, the log is closed
+    /// only if everything is durable and no thread changes a file.
     ///
     /// # Errors
     /// [`Error::TimedOut`]: the log is still open, each record is where it was, and appends are
@@ -342,13 +342,17 @@ impl Wal {
             Ok(()) => self.shut_down(),
             Err(Error::Poisoned { .. }) => {
                 self.commit.wait_until_idle(deadline)?;
+                if deadline.is_some() {
+                    drop(store.current.lock_within(left).ok_or(Error::TimedOut)?);
+                }
                 self.shut_down();
             }
             Err(_) => {}
         }
         drop(panics);
         drop(maintenance_lock);
-        if self.health.check_not_closed().is_err() {
+        // With a limit, the timer ends by itself: it may be in a callback of the observer.
+        if deadline.is_none() && self.health.check_not_closed().is_err() {
             self.join_timer();
         }
         closed

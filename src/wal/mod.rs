@@ -169,7 +169,6 @@ impl Wal {
             process_id,
             timer: Mutex::new(None),
         };
-        wal.store.events.push(|| Event::Recovered(Box::new(wal.report.clone())));
         if let Durability::Interval(interval) = options.durability {
             let commit = wal.commit.clone();
             let builder = thread::Builder::new().name("seawall-sync".into());
@@ -179,6 +178,7 @@ impl Wal {
                     Error::io("start the timer of", wal.store.dir.path(), error)
                 })?);
         }
+        wal.store.events.push(|| Event::Recovered(Box::new(wal.report.clone())));
         wal.store.events.deliver(Patience::Room);
         Ok(wal)
     }
@@ -190,7 +190,8 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::StorageFull`], only with [`Durability::Buffered`]: what was written is durable, and
-    /// the rest waits in memory. [`Error::Poisoned`], [`Error::Closed`].
+    /// the rest waits in memory. [`Error::Truncated`], only then too: another thread has truncated
+    /// what waited. [`Error::Poisoned`], [`Error::Closed`].
     pub fn sync(&self) -> Result<Lsn> {
         let _delivery = self.store.events.delivery(Patience::Room);
         match self.settle()? {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use crate::commit::AwaitedRoom;
 use crate::error::Result;
 use crate::frame::RECORD_HEADER_BYTES;
+use crate::observer::Patience;
 use crate::store::Store;
 
 use super::Wal;
@@ -47,8 +48,9 @@ impl Wal {
     /// # Errors
     /// [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Closed`](crate::Error::Closed). With
     /// [`Durability::Buffered`](crate::Durability::Buffered) also
-    /// [`Error::StorageFull`](crate::Error::StorageFull): records wait in memory, and the disk has
-    /// no room for them. A submission would be refused, too.
+    /// [`Error::StorageFull`](crate::Error::StorageFull) and [`Error::Io`](crate::Error::Io):
+    /// records wait in memory, and the disk has no room for them, or no file can be made. A
+    /// submission would be refused, too.
     ///
     /// # Examples
     /// ```
@@ -74,7 +76,10 @@ impl Future for Ready {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         match start_helper(self.room.commit()) {
             Helper::Runs => self.room.poll(context.waker()),
-            Helper::CannotStart => Poll::Ready(self.room.wait()),
+            Helper::CannotStart => {
+                let _delivery = self.room.commit().events().delivery(Patience::Room);
+                Poll::Ready(self.room.wait())
+            }
         }
     }
 }

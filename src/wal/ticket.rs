@@ -28,7 +28,8 @@ use super::spares::run_maintenance;
 /// A failed group fails each record that was submitted before the failure was published.
 /// [`Error::StorageFull`](crate::Error::StorageFull): the records were taken back, and their LSNs
 /// are assigned again; with [`Durability::Buffered`](crate::Durability::Buffered), the records are
-/// not durable yet, and stay in memory. [`Error::Poisoned`](crate::Error::Poisoned): it is unknown
+/// not durable yet, and stay in memory. [`Error::Truncated`](crate::Error::Truncated): a truncation
+/// removed them from memory. [`Error::Poisoned`](crate::Error::Poisoned): it is unknown
 /// whether the next open finds the records.
 ///
 /// # Examples

@@ -30,8 +30,8 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] beyond the last record or below the checkpoint: nothing was changed.
-    /// [`Error::StorageFull`], [`Error::Corrupt`] (the record `lsn` cannot be read) and
-    /// [`Error::Io`] leave the log as it was, with one exception: if
+    /// [`Error::StorageFull`], [`Error::Corrupt`] and [`Error::MissingSegment`] (the record `lsn`
+    /// cannot be read) and [`Error::Io`] leave the log as it was, with one exception: if
     /// [`last_lsn`](Wal::last_lsn) is now `lsn`, the truncation holds, a file could not be removed,
     /// and the next checkpoint tries again. After [`Error::Poisoned`], the next open decides
     /// whether the truncation holds. [`Error::Closed`].
@@ -64,9 +64,9 @@ impl Wal {
     /// # Errors
     /// [`Error::OutOfRange`] if `next_lsn` is 0 or above 2⁶². [`Error::StorageFull`] and
     /// [`Error::Io`] leave the log as it was, with one exception: if
-    /// [`next_lsn`](Wal::next_lsn) is now `next_lsn`, the reset holds, a file could not be removed,
-    /// and the next checkpoint tries again. After [`Error::Poisoned`], the next open decides
-    /// whether the reset holds. [`Error::Closed`].
+    /// [`first_lsn`](Wal::first_lsn) is now `next_lsn`, the log has no records any more, a file
+    /// could not be removed, and the next checkpoint tries again. After [`Error::Poisoned`], the
+    /// next open decides whether the reset holds. [`Error::Closed`].
     ///
     /// # Examples
     /// ```
@@ -87,7 +87,7 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a state above 64 KiB: nothing was changed. Otherwise as
-    /// [`reset`](Wal::reset).
+    /// [`reset`](Wal::reset): [`state`](Wal::state) tells whether the call took effect.
     ///
     /// # Examples
     /// ```

@@ -1,11 +1,12 @@
 //! A close with a limit: what it waits for, and what it leaves when it gives up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use seawall::fs::Fs;
+use seawall::observer::{Observer, Synced};
 use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, Options, Wal};
 use seawall_testkit::HookFs;
@@ -294,4 +295,64 @@ fn closes_that_give_up_do_not_end_or_lose_appends() {
             assert_eq!(wal.last_lsn().get(), acknowledged.into_inner(), "{mode:?}");
         });
     }
+}
+
+#[test]
+fn a_group_that_needs_a_new_segment_does_not_wait_for_a_hanging_sync() {
+    // Method: in the modes that write beside a sync, another thread's sync hangs. What is pending
+    // does not fit the segment: its leader would wait for that sync.
+    for mode in [MODES[1], Durability::Buffered] {
+        watchdog(60, move || {
+            let options = Options::new().durability(mode).segment_bytes(16 << 10);
+            let (wal, gate, disk) = gated(&options);
+            wal.append("first").unwrap();
+            gate.close(Call::Sync, TAIL);
+            thread::scope(|scope| {
+                let syncing = scope.spawn(|| wal.sync());
+                gate.wait_for_arrival();
+                let ticket = wal.submit([7; 10_000]).unwrap();
+                assert_timed_out(wal.close_timeout(SHORT));
+                gate.open();
+                syncing.join().unwrap().unwrap();
+                ticket.wait().unwrap();
+            });
+            wal.append("last").unwrap();
+            wal.close_timeout(LONG).unwrap();
+            check_reopened(disk, 3);
+        });
+    }
+}
+
+/// An observer that stays in its first callback until it is released.
+struct Held {
+    arrived: Mutex<mpsc::Sender<()>>,
+    released: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Observer for Held {
+    fn synced(&self, _: &Synced) {
+        let _ = self.arrived.lock().unwrap().send(());
+        let _ = self.released.lock().unwrap().recv_timeout(Duration::from_secs(40));
+    }
+}
+
+#[test]
+fn a_close_with_a_limit_waits_for_no_callback_of_the_timer() {
+    // Method: the timer syncs, and stays in the observer's callback.
+    watchdog(60, || {
+        let (arrived, arrivals) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        let held = Held { arrived: Mutex::new(arrived), released: Mutex::new(released) };
+        let disk = SimFs::new(1);
+        let mode = Durability::Interval(Duration::from_millis(1));
+        let options = Options::new().durability(mode).observer(held);
+        let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
+        wal.append("first").unwrap();
+        arrivals.recv_timeout(LONG).expect("the timer syncs");
+        let start = Instant::now();
+        wal.close_timeout(Duration::from_secs(10)).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(9), "it waited for the callback");
+        check_reopened(disk, 1);
+        drop(release);
+    });
 }

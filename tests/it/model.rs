@@ -1,12 +1,13 @@
 //! After any calls in any order, a log returns what a simple model returns.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
+use seawall::observer::{Checkpointed, Committed, Observer, Truncated};
 use seawall::options::Verify;
-use seawall::report::RecoveryAction;
+use seawall::report::{RecoveryAction, RecoveryReport};
 use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, LsnRange, Options, Ticket, Wal};
 use seawall_testkit::Dice;
@@ -24,6 +25,8 @@ const STATE_BYTES_MAX: usize = 64 << 10;
 enum Operation {
     /// Appends a record with a payload of this many bytes.
     Append(usize),
+    /// The same, at the LSN that is so far above the next one.
+    AppendAt(usize, i8),
     /// Appends a batch, which may be empty.
     Batch(Vec<usize>),
     AppendTooLarge,
@@ -62,6 +65,7 @@ enum Next {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Close,
+    CloseTimeout,
     Drop,
     /// The process dies.
     Kill,
@@ -74,7 +78,11 @@ enum End {
 impl Arbitrary for Operation {
     fn arbitrary(g: &mut Gen) -> Operation {
         match u8::arbitrary(g) % 32 {
-            0..10 => Operation::Append(payload_bytes(g)),
+            0..9 => Operation::Append(payload_bytes(g)),
+            9 => {
+                let above = *g.choose(&[0, 0, 1, -1, 100]).expect("five");
+                Operation::AppendAt(payload_bytes(g), above)
+            }
             10..15 => {
                 let count = usize::arbitrary(g) % 6;
                 Operation::Batch((0..count).map(|_| payload_bytes(g)).collect())
@@ -103,8 +111,15 @@ impl Arbitrary for Operation {
             29 if bool::arbitrary(g) => Operation::Submit(payload_bytes(g)),
             29 => Operation::Wait,
             _ => Operation::Reopen(
-                *g.choose(&[End::Close, End::Drop, End::Kill, End::PowerCut, End::TornPowerCut(7)])
-                    .expect("five"),
+                *g.choose(&[
+                    End::Close,
+                    End::CloseTimeout,
+                    End::Drop,
+                    End::Kill,
+                    End::PowerCut,
+                    End::TornPowerCut(7),
+                ])
+                .expect("six"),
             ),
         }
     }
@@ -177,11 +192,49 @@ impl Model {
     }
 }
 
+/// An index that its owner keeps: the LSNs that the log has told of, above its checkpoint.
+#[derive(Debug, Default)]
+struct Index {
+    lsns: Mutex<BTreeSet<u64>>,
+    /// What was told wrongly. A panic in a callback would only be logged.
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Index {
+    fn lsns(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.lsns.lock().expect("no callback panics")
+    }
+}
+
+impl Observer for Index {
+    fn recovered(&self, report: &RecoveryReport) {
+        self.lsns().extend(report.records.into_iter().map(u64::from));
+    }
+
+    fn committed(&self, event: &Committed<'_>) {
+        let counts = event.frames.iter().map(|frame| u64::from(frame.count));
+        let mut lsns = self.lsns();
+        let all_new = event.lsns.into_iter().all(|lsn| lsns.insert(lsn.into()));
+        if counts.sum::<u64>() != event.lsns.len() || !all_new {
+            self.wrong.lock().expect("no callback panics").push(format!("{event:?}"));
+        }
+    }
+
+    fn checkpointed(&self, event: &Checkpointed) {
+        self.lsns().retain(|lsn| *lsn > event.floor.into());
+    }
+
+    fn truncated(&self, event: &Truncated) {
+        self.lsns().retain(|lsn| *lsn <= event.last.into());
+    }
+}
+
 /// A log and its model.
 struct Pair {
     mode: Durability,
     fs: SimFs,
     wal: Option<Wal>,
+    index: Arc<Index>,
     /// The newest submission.
     ticket: Option<Ticket>,
     model: Model,
@@ -195,16 +248,18 @@ fn options(mode: Durability) -> Options {
     small_segments().record_bytes_max(RECORD_BYTES_MAX as u64).durability(mode).verify(verify)
 }
 
-fn open(fs: &SimFs, mode: Durability) -> Wal {
-    options(mode).open_on(Arc::new(fs.clone()), DIR).expect("a log can be opened after every crash")
+fn open(fs: &SimFs, mode: Durability, index: &Arc<Index>) -> Wal {
+    let options = options(mode).observer(index.clone());
+    options.open_on(Arc::new(fs.clone()), DIR).expect("a log can be opened after every crash")
 }
 
 impl Pair {
     fn new(mode: Durability) -> Pair {
         let fs = SimFs::new(1);
-        let wal = Some(open(&fs, mode));
+        let index = Arc::new(Index::default());
+        let wal = Some(open(&fs, mode, &index));
         let model = Model { boundaries: BTreeSet::from([0]), ..Model::default() };
-        Pair { mode, fs, wal, ticket: None, model, dice: Dice::new(2) }
+        Pair { mode, fs, wal, index, ticket: None, model, dice: Dice::new(2) }
     }
 
     fn wal(&self) -> &Wal {
@@ -218,6 +273,18 @@ impl Pair {
                 let lsn = self.wal().append(record.entry()).expect("a memory disk does not fail");
                 assert_eq!(lsn, Lsn::from(self.model.last() + 1));
                 self.model.appended(vec![record], self.mode);
+            }
+            Operation::AppendAt(bytes, above) => {
+                let record = self.model.make(*bytes);
+                let next = self.model.last() + 1;
+                let expected = Lsn::from(next.saturating_add_signed((*above).into()));
+                let appended = self.wal().append_at(expected, record.entry());
+                if expected == Lsn::from(next) {
+                    assert_eq!(appended.expect("it is the next one"), expected);
+                    self.model.appended(vec![record], self.mode);
+                } else {
+                    assert!(matches!(appended, Err(Error::LsnMismatch { .. })), "{appended:?}");
+                }
             }
             Operation::Batch(sizes) => self.append_batch(sizes),
             Operation::AppendTooLarge => {
@@ -358,9 +425,12 @@ impl Pair {
         let durable = u64::from(wal.durable_lsn());
         let promised = self.model.durable.max(durable);
         let (disk, kept) = match end {
-            End::Close | End::Drop => {
+            End::Close | End::CloseTimeout | End::Drop => {
                 if end == End::Close {
                     wal.close().expect("a memory disk does not fail");
+                } else if end == End::CloseTimeout {
+                    let limit = Duration::from_secs(60);
+                    wal.close_timeout(limit).expect("a memory disk does not hang");
                 }
                 drop(wal);
                 (self.fs.clone(), self.model.last())
@@ -373,11 +443,13 @@ impl Pair {
         };
         // Open files of the dead process stay on the disk of the dead process.
         self.fs = disk;
-        let wal = open(&self.fs, self.mode);
+        // The dead process tells its own index what it still does.
+        self.index = Arc::default();
+        let wal = open(&self.fs, self.mode, &self.index);
         let last = u64::from(wal.last_lsn());
         assert!(last >= kept, "{end:?} leaves {last} records of {kept}");
         assert!(self.model.boundaries.contains(&last), "{end:?} leaves a part of a batch: {last}");
-        let clean = matches!(end, End::Close | End::Drop);
+        let clean = matches!(end, End::Close | End::CloseTimeout | End::Drop);
         assert_eq!(
             wal.recovery().action == RecoveryAction::Resumed,
             clean,
@@ -405,6 +477,19 @@ impl Pair {
         assert!(model.boundaries.contains(&durable), "a part of a batch is durable: {durable}");
         assert!(!wal.is_poisoned());
         assert_eq!(wal.state(), model.state);
+
+        // The index has each durable record, and nothing that the log does not have.
+        let told = self.index.lsns();
+        assert!(
+            (first..=durable).all(|lsn| told.contains(&lsn)),
+            "{told:?} of {first}..={durable}"
+        );
+        assert!(
+            told.iter().all(|lsn| (first..=last).contains(lsn)),
+            "{told:?} of {first}..={last}"
+        );
+        assert_eq!(*self.index.wrong.lock().expect("no callback panics"), [""; 0]);
+        drop(told);
 
         let records = |from: u64| {
             &model.records[usize::try_from(from - model.base - 1).expect("a short log")..]
