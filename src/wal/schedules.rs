@@ -242,7 +242,10 @@ impl Run {
         self.ledger().truncations.push(target);
         let outcome = self.wal.truncate_after(target.into());
         let mut ledger = self.ledger();
-        let took_effect = |error: &Error| matches!(error, Error::Io { operation, .. } if operation.contains("took effect"));
+        let took_effect = |error: &Error| match error {
+            Error::Io { operation, .. } => operation.contains("took effect"),
+            _ => false,
+        };
         match &outcome {
             outcome if outcome.as_ref().map_or_else(took_effect, |()| true) => {
                 let durable = ledger.durable.split_off(&(target + 1));
