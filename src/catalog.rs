@@ -44,18 +44,18 @@ impl Generation {
         Arc::new(Generation { kept: AtomicU64::new(u64::MAX), reset_to: AtomicU64::new(0) })
     }
 
-    /// Fails if a later truncation removed the record `next`, or what a reader of the records up to
-    /// `limit` has returned before it.
+    /// Whether no later truncation removed the record `next`, or what a reader of the records up
+    /// to `limit` has returned before it.
     #[inline]
-    pub(crate) fn check(&self, next: Lsn, limit: Lsn) -> Result<()> {
+    pub(crate) fn keeps(&self, next: Lsn, limit: Lsn) -> bool {
         let kept = Lsn::from(self.kept.load(Ordering::Acquire));
-        if next > kept && limit > kept { Err(self.refusal(next, kept)) } else { Ok(()) }
+        next <= kept || limit <= kept
     }
 
-    #[cold]
-    fn refusal(&self, next: Lsn, kept: Lsn) -> Error {
+    /// Returns why the record `next` is not kept.
+    pub(crate) fn refusal(&self, next: Lsn) -> Error {
         match Lsn::from(self.reset_to.load(Ordering::Acquire)) {
-            Lsn::ZERO => Error::Truncated { last: kept },
+            Lsn::ZERO => Error::Truncated { last: self.kept.load(Ordering::Acquire).into() },
             first if next < first => Error::Removed { first },
             first => Error::Truncated { last: first.previous() },
         }

@@ -112,18 +112,22 @@ impl Cursor {
             self.read_on().map(|()| true)
         };
         // Checked after the read: what was read meanwhile may have been removed.
-        let kept = self.catalog.generation.check(self.next, self.limit);
-        let advanced = match advanced {
-            Err(Error::Closed) => Err(Error::Closed),
-            advanced => kept.and(advanced),
-        };
         match advanced {
-            Ok(advanced) => Ok(advanced),
-            Err(error) => {
-                self.failure = Some(error.clone());
-                Err(error)
-            }
+            Ok(advanced) if self.catalog.generation.keeps(self.next, self.limit) => Ok(advanced),
+            advanced => Err(self.fail(advanced.err())),
         }
+    }
+
+    /// Fails for ever: with `error`, or because of a truncation.
+    #[cold]
+    fn fail(&mut self, error: Option<Error>) -> Error {
+        let generation = &self.catalog.generation;
+        let error = match error {
+            Some(Error::Closed) => Error::Closed,
+            Some(error) if generation.keeps(self.next, self.limit) => error,
+            _ => generation.refusal(self.next),
+        };
+        self.failure.insert(error).clone()
     }
 
     fn read_on(&mut self) -> Result<()> {
