@@ -146,8 +146,8 @@ fn run(args: &Args) -> Result<()> {
 fn measure(directory: &Path, case: &Case) -> Result<Figures> {
     let dir = tempfile::Builder::new().prefix("seawall-submissions-").tempdir_in(directory)?;
     let wal = Arc::new(Wal::open(dir.path())?);
-    wal.append(RECORD)?; // The files that the first append makes are not counted.
-    wal.append(RECORD)?;
+    wal.append(RECORD.as_slice())?; // The files that the first append makes are not counted.
+    wal.append(RECORD.as_slice())?;
     let before = wal.stats();
     let region = Region::new(ALLOCATOR);
     let cpu = cpu_seconds();
@@ -175,7 +175,9 @@ fn append(wal: &Arc<Wal>, threads: usize, records: usize) -> Result<()> {
         let appending: Vec<_> = (0..threads)
             .map(|number| {
                 let count = records / threads + usize::from(number < records % threads);
-                scope.spawn(move || (0..count).try_for_each(|_| wal.append(RECORD).map(drop)))
+                scope.spawn(move || {
+                    (0..count).try_for_each(|_| wal.append(RECORD.as_slice()).map(drop))
+                })
             })
             .collect();
         appending.into_iter().try_for_each(|thread| thread.join().expect("no append panics"))
@@ -187,7 +189,7 @@ fn append(wal: &Arc<Wal>, threads: usize, records: usize) -> Result<()> {
 fn submit(wal: &Arc<Wal>, records: usize, every: usize) -> Result<()> {
     let mut last: Option<Ticket> = None;
     for number in 1..=records {
-        let ticket = wal.submit(RECORD)?;
+        let ticket = wal.submit(RECORD.as_slice())?;
         if number % every == 0 {
             ticket.wait()?;
         }
@@ -208,7 +210,7 @@ fn futures(wal: &Arc<Wal>, records: usize, runtime: &tokio::runtime::Runtime) ->
                 let count = records / FUTURES + usize::from(number < records % FUTURES);
                 tokio::spawn(async move {
                     for _ in 0..count {
-                        wal.submit(RECORD)?.await?;
+                        wal.submit(RECORD.as_slice())?.await?;
                     }
                     Ok::<(), seawall::Error>(())
                 })
