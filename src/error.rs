@@ -231,7 +231,8 @@ pub enum Error {
     )]
     #[non_exhaustive]
     Truncated {
-        /// The last record that was kept.
+        /// The last record that was kept. For a record that was pending at a reset, it is
+        /// [`Lsn::ZERO`].
         last: Lsn,
     },
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::catalog::Cut;
 use crate::error::{Error, Failure, Result};
 use crate::health::Health;
 use crate::lsn::Lsn;
@@ -390,18 +391,18 @@ impl<D: Disk> Quiesced<'_, D> {
         Ok(())
     }
 
-    /// As [`publish_state`](Quiesced::publish_state), of a change after which the log ends with the
-    /// record `last`. What is pending is revoked. Appends are held.
+    /// As [`publish_state`](Quiesced::publish_state), of a change after which the log is cut. What
+    /// is pending is revoked. Appends are held.
     pub(crate) fn publish_cut(
         &mut self,
         outcome: Result<(), Failure>,
-        last: Lsn,
+        cut: Cut,
         durable: Arc<[u8]>,
     ) -> Result<()> {
         let shared = self.roles.shared;
         let mut state = self.publish_tail(outcome)?;
         let filling = state.filling.clone();
-        state.cut(last);
+        state.cut(cut);
         state.set_durable_state(durable);
         filling.members.wake_all();
         shared.sleepers.wake_all(&state);

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::catalog::Cut;
 use crate::error::{Error, Result};
 use crate::frame::{FrameBuffer, Unit};
 use crate::health::Health;
@@ -376,13 +377,17 @@ impl<D: Disk> CommitState<D> {
         self.watch.set_durable(last);
     }
 
-    /// Notes that the log ends with the record `last`, and that this is durable. Revokes what is
-    /// pending. The caller holds both roles, everything written is synced, and appends are held.
-    /// Readers see the end of the log change in [`Segments::cut`](crate::catalog::Segments).
-    pub(super) fn cut(&mut self, last: Lsn) {
+    /// Notes that the log was cut, and that this is durable. Revokes what is pending. The caller
+    /// holds both roles, everything written is synced, and appends are held. Readers see the end of
+    /// the log change in [`Segments::cut`](crate::catalog::Segments).
+    pub(super) fn cut(&mut self, cut: Cut) {
+        let last = cut.last();
         if self.has_pending() {
             let taken = self.take();
-            self.revoke(taken, &Error::Truncated { last }, Milestone::Synced);
+            // Of all pending records, this is true: a reset removes each of them.
+            let last_kept = if let Cut::After(last) = cut { last } else { Lsn::ZERO };
+            let error = Error::Truncated { last: last_kept };
+            self.revoke(taken, &error, Milestone::Synced);
         }
         self.next = last.next();
         self.written = last;

@@ -128,7 +128,7 @@ impl Wal {
         let changes_nothing = cut == Cut::After(last);
         if changes_nothing {
             // Records that a full disk keeps in memory are removed all the same.
-            quiesced.publish_cut(Ok(()), last, state)?;
+            quiesced.publish_cut(Ok(()), cut, state)?;
             return Ok(());
         }
         let (seal, floor) = match cut {
@@ -137,7 +137,7 @@ impl Wal {
         };
         let frame = StateFrame { floor, state: state.clone() };
         let created = self.store.create_cut(writer, cut, seal.as_ref(), &frame);
-        quiesced.publish_cut(created, cut.last(), state)?;
+        quiesced.publish_cut(created, cut, state)?;
         self.store.cut(quiesced.writer(), cut, seal.as_ref());
         drop(quiesced);
         let removed = self.store.remove_retired(Removal::All);
