@@ -151,7 +151,8 @@ impl Machine {
             self.tickets.clear();
             return Ok(true);
         }
-        self.check_tickets(last)?;
+        let kept = if let Change::TruncateAfter(_) = change { last } else { 0 };
+        self.check_tickets(kept)?;
         match change {
             Change::TruncateAfter(_) => self.tickets.retain(|(_, lsn)| *lsn <= last),
             _ => self.tickets.clear(),
@@ -179,7 +180,8 @@ impl Machine {
         shown == (changed.floor(), changed.last()) && shown != (content.floor(), content.last())
     }
 
-    /// Checks that each ticket has its outcome after a truncation to `last`.
+    /// Checks that each ticket has its outcome after a cut that kept the records up to `last`. A
+    /// reset keeps none.
     fn check_tickets(&self, last: u64) -> Result<(), Violation> {
         for (ticket, lsn) in &self.tickets {
             if ticket.is_durable() {
