@@ -363,6 +363,9 @@ impl Pair {
         if (floor..=last).contains(&lsn) {
             done.expect("a memory disk does not fail");
             self.model.cut(lsn);
+            // The ticket of a removed record says nothing of the next one with its LSN.
+            self.ticket =
+                self.ticket.take().filter(|ticket| u64::from(ticket.lsns().last()) <= lsn);
         } else {
             assert!(matches!(done, Err(Error::OutOfRange { .. })), "{done:?}");
         }
@@ -389,6 +392,7 @@ impl Pair {
             return;
         }
         done.expect("a memory disk does not fail");
+        self.ticket = None;
         self.model.base = next - 1;
         self.model.floor = next - 1;
         self.model.boundaries.clear();
