@@ -1,5 +1,5 @@
 //! Creates a segment: the only operation that commits anything other than an append. Rotation,
-//! recovery and a checkpoint on a full disk use it.
+//! recovery, truncation, reset and a checkpoint on a full disk use it.
 //!
 //! The order of its steps makes it safe. Each step is durable before the next one begins. First,
 //! the segment's content and the new CURRENT are written under temporary names. Second, the segment

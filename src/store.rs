@@ -100,8 +100,8 @@ pub(crate) struct Store {
     /// [`remove_retired`](Store::remove_retired) removes them.
     pending_removal: Mutex<Vec<PendingRemoval>>,
     pub(crate) maintenance: MaintenanceFlag,
-    /// `checkpoint`, `rotate`, maintenance and `close` exclude one another. Locked before any role
-    /// is taken.
+    /// `checkpoint`, `rotate`, truncation, reset, maintenance and `close` exclude one another.
+    /// Locked before any role is taken.
     pub(crate) maintenance_lock: Mutex<()>,
 }
 

@@ -24,7 +24,8 @@ const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES_MAX + (4 << 10);
 /// This is the fastest way to replay. A record is lent until the next call.
 ///
 /// The cursor ends at the durable LSN as of its creation. Appends, rotations and checkpoints may
-/// continue meanwhile. A cursor that a checkpoint overtakes fails with [`Error::Removed`].
+/// continue meanwhile. A cursor that a checkpoint overtakes fails with [`Error::Removed`]. A cursor
+/// whose next record a truncation removed fails with [`Error::Truncated`].
 ///
 /// # Examples
 /// ```

@@ -1,5 +1,6 @@
 //! `Wal`: the public handle. Wires the layers together; contains no byte layout and no system call.
-//! What keeps the files in order, from `rotate` to `close`, is in [`maintain`].
+//! What keeps the files in order, from `rotate` to `close`, is in [`maintain`]; what removes
+//! records from the end is in [`truncate`].
 
 mod append;
 mod maintain;
