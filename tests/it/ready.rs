@@ -164,7 +164,10 @@ fn waiting_futures_are_woken_in_order_of_arrival_and_one_that_is_dropped_leaves_
         }
         drop(waiting);
         wal.close().unwrap();
-        assert!(wakers.iter().all(|waker| Arc::strong_count(waker) == 1));
+        // The helper drops a waker a moment after the waker has told its number.
+        while wakers.iter().any(|waker| Arc::strong_count(waker) > 1) {
+            thread::yield_now();
+        }
     });
 }
 
