@@ -2,7 +2,9 @@
 //! hold. Also the files of segments that are open for reading.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::dir::Dir;
 use crate::error::{Error, NamedBy, Result};
@@ -10,6 +12,7 @@ use crate::frame::Seal;
 use crate::fs::{Handle, OpenMode};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
+use crate::options::Visibility;
 use crate::segment::{Segment, Window};
 use crate::threads::atomic::{AtomicU64, Ordering};
 use crate::threads::{self, Mutex, MutexGuard, RwLock};
@@ -104,6 +107,13 @@ pub(crate) struct CatalogEntry {
     pub(crate) segment: Arc<Segment>,
     /// Where the segment ends, as its successor states; `None` for the tail.
     pub(crate) seal: Option<Seal>,
+}
+
+impl CatalogEntry {
+    /// If the segment is sealed: the end of its live frames, and its last live record.
+    pub(crate) fn end(&self) -> Option<(u64, Lsn)> {
+        self.seal.as_ref().map(|seal| (seal.end, seal.last))
+    }
 }
 
 impl Catalog {
@@ -209,6 +219,16 @@ impl Catalog {
     }
 }
 
+/// What a reader may show at one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// It has every record up to `visible`.
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) visible: Lsn,
+    /// At most `visible`.
+    pub(crate) durable: Lsn,
+}
+
 /// What readers share with the log: its catalog, its files, and whether it was closed.
 #[derive(Debug)]
 pub(crate) struct Segments {
@@ -218,7 +238,8 @@ pub(crate) struct Segments {
     /// one.
     window: Mutex<Option<Window>>,
     health: Arc<Health>,
-    watch: Arc<Watch>,
+    pub(crate) watch: Arc<Watch>,
+    visibility: Visibility,
     /// The generations that a reader may still have.
     generations: Mutex<Vec<Weak<Generation>>>,
 }
@@ -228,6 +249,7 @@ impl Segments {
         dir: Arc<Dir>,
         health: Arc<Health>,
         watch: Arc<Watch>,
+        visibility: Visibility,
         catalog: Catalog,
     ) -> Segments {
         Segments {
@@ -235,18 +257,32 @@ impl Segments {
             window: Mutex::new(None),
             health,
             watch,
+            visibility,
             generations: Mutex::new(vec![Arc::downgrade(&catalog.generation)]),
             catalog: RwLock::new(Arc::new(catalog)),
         }
     }
 
-    /// Returns the durable LSN, and a catalog that has its record.
-    pub(crate) fn snapshot(&self) -> (Arc<Catalog>, Lsn) {
-        // Read under the lock. A truncation changes both under it. A new tail is in the catalog
-        // before a record in it is durable.
+    /// Returns what a reader may show now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        // Read under the lock. A truncation changes all under it. A new tail is in the catalog
+        // before a record in it is written.
         let catalog = threads::read(&self.catalog);
         let durable = self.watch.durable();
-        (catalog.clone(), durable)
+        Snapshot { catalog: catalog.clone(), visible: self.visible(durable), durable }
+    }
+
+    /// Returns the last record that a reader may show, if `durable` is the durable LSN.
+    fn visible(&self, durable: Lsn) -> Lsn {
+        match self.visibility {
+            Visibility::Durable => durable,
+            Visibility::Appended => self.watch.written().max(durable),
+        }
+    }
+
+    /// Returns the last record that a reader may show now.
+    pub(crate) fn last_visible(&self) -> Lsn {
+        self.visible(self.watch.durable())
     }
 
     /// Begins the next generation, with the end of the cut as the durable LSN. Readers of earlier
@@ -265,8 +301,7 @@ impl Segments {
         let next = Arc::new(next);
         let mut catalog = threads::write(&self.catalog);
         let old = std::mem::replace(&mut *catalog, next);
-        self.watch.set_durable(cut.last());
-        self.watch.set_appended(cut.last());
+        self.watch.set_all(cut.last());
         drop(catalog);
         let mut generations = threads::lock(&self.generations);
         generations.retain(|generation| match generation.upgrade() {
@@ -348,6 +383,23 @@ impl Segments {
 
     pub(crate) fn leave_window(&self, window: Window) {
         *threads::lock(&self.window) = Some(window);
+    }
+
+    /// Fails if the log is poisoned or closed.
+    pub(crate) fn health(&self) -> Result<()> {
+        self.health.check()
+    }
+
+    pub(crate) fn dir_path(&self) -> &Arc<Path> {
+        self.files.dir.path()
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.files.dir.now()
+    }
+
+    pub(crate) fn slept(&self, time: Duration) {
+        self.files.dir.slept(time);
     }
 
     /// Fails if the log is closed. A poisoned log still reads what is durable.

@@ -400,6 +400,7 @@ mod segment;
 pub mod stats;
 mod store;
 mod threads;
+mod waiters;
 mod wal;
 mod watch;
 
@@ -410,7 +411,7 @@ pub use error::{Damage, Error, Feature, NamedBy, Result};
 pub use fs::sim;
 pub use lsn::{Lsn, LsnRange, LsnRangeIter};
 pub use options::{Durability, Options};
-pub use reader::{Cursor, Iter, Record, RecordRef};
+pub use reader::{Cursor, Follower, Iter, Reader, Record, RecordRef};
 pub use wal::{Ready, Ticket, Wal};
 
 /// The longer documents.

@@ -46,6 +46,21 @@ pub enum Verify {
     Tail,
 }
 
+/// Which records readers see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Visibility {
+    /// Records that survive a power cut. The default.
+    #[default]
+    Durable,
+    /// Also records whose group has been handed to the operating system as a whole. They survive a
+    /// killed process. A power cut may remove a record that a reader has seen.
+    ///
+    /// With [`Durability::Sync`], this is the same: a group counts as written once it is synced.
+    /// With [`Durability::Interval`], readers see a record when `append` has returned.
+    Appended,
+}
+
 /// What an append does when more than [`pending_bytes_max`](Options::pending_bytes_max) waits to be
 /// written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,6 +108,7 @@ pub struct Options {
     pub(crate) preallocate: Preallocate,
     pub(crate) durability: Durability,
     pub(crate) verify: Verify,
+    pub(crate) visibility: Visibility,
     pub(crate) create_if_missing: bool,
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
@@ -111,6 +127,7 @@ impl Options {
             preallocate: Preallocate::default(),
             durability: Durability::default(),
             verify: Verify::default(),
+            visibility: Visibility::default(),
             create_if_missing: true,
             observer: None,
         }
@@ -228,6 +245,24 @@ impl Options {
     /// ```
     pub fn verify(mut self, verify: Verify) -> Options {
         self.verify = verify;
+        self
+    }
+
+    /// Sets which records readers see. Default [`Visibility::Durable`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::options::{Durability, Options, Visibility};
+    /// let options = Options::new().durability(Durability::Buffered);
+    /// let wal = options.visibility(Visibility::Appended).open(dir.path())?;
+    /// let lsn = wal.append("debit 7")?;
+    /// wal.flush()?; // The record is handed to the system. It is not synced yet.
+    /// assert!(wal.read(lsn)?.is_some() && wal.durable_lsn() < lsn);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn visibility(mut self, visibility: Visibility) -> Options {
+        self.visibility = visibility;
         self
     }
 

@@ -2,7 +2,7 @@
 //! those of std. In two kinds of test builds they are those of a tool that decides which thread
 //! runs next, and so tries one schedule after the other:
 //!
-//! - `--cfg loom`: all schedules of a few threads in `commit`, one by one.
+//! - `--cfg loom`: all schedules of a few threads in `commit` and `waiters`, one by one.
 //! - `--cfg shuttle`: very many random schedules of the whole log on the simulated disk.
 //!
 //! Only the unit tests of this crate use the two tools, so users do not depend on them. Not from
@@ -121,6 +121,19 @@ pub(crate) fn wait_timeout<'a, T>(
     match condvar.wait_timeout(guard, timeout) {
         Ok((guard, result)) => Ok((guard, waited(result.timed_out()))),
         Err(poisoned) => Err(PoisonError::new((poisoned.into_inner().0, Waited::Woken))),
+    }
+}
+
+/// Sleeps until another thread unparks this one, or until the time is over. The sleep may end at
+/// any moment without a cause. Under loom and shuttle, a sleep with a limit lets other threads run
+/// once.
+pub(crate) fn park(timeout: Option<Duration>) {
+    match timeout {
+        None => thread::park(),
+        #[cfg(not(any(all(test, loom), all(test, shuttle))))]
+        Some(timeout) => thread::park_timeout(timeout),
+        #[cfg(any(all(test, loom), all(test, shuttle)))]
+        Some(_) => thread::yield_now(),
     }
 }
 

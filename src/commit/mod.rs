@@ -33,7 +33,6 @@ use crate::stats::Counters;
 use crate::store::{Disk, DurableEnd, TailEnd};
 use crate::threads::atomic::{AtomicBool, Ordering};
 use crate::threads::{self, Mutex, MutexGuard};
-use crate::watch::Watch;
 
 use gather::Arrivals;
 use group::{Content, Member, Milestone};
@@ -51,7 +50,6 @@ const WRITE_OUT_BYTES: u64 = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Commit<D: Disk> {
     shared: Shared<D>,
-    watch: Arc<Watch>,
     counters: Arc<Counters>,
     mode: Durability,
     backpressure: Backpressure,
@@ -73,10 +71,10 @@ impl<D: Disk> Commit<D> {
     ) -> Commit<D> {
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Commit {
-            watch: log.watch.clone(),
             shared: Shared {
                 disk,
                 health: log.health.clone(),
+                watch: log.watch.clone(),
                 events: log.events.clone(),
                 state: Mutex::new(CommitState::new(log)),
                 sleepers: Sleepers::new(options.durability),
@@ -220,11 +218,11 @@ impl<D: Disk> Commit<D> {
     }
 
     pub(crate) fn next_lsn(&self) -> Lsn {
-        self.watch.appended().next()
+        self.shared.watch.appended().next()
     }
 
     pub(crate) fn durable_lsn(&self) -> Lsn {
-        self.watch.durable()
+        self.shared.watch.durable()
     }
 
     /// Returns the newest durable state.

@@ -12,6 +12,7 @@ use crate::lsn::Lsn;
 use crate::observer::{Event, Events, Synced};
 use crate::store::Disk;
 use crate::threads::{self, Mutex, MutexGuard, Waited};
+use crate::watch::Watch;
 
 use super::group::{Group, SleepPoint};
 use super::state::{CommitState, Role};
@@ -22,6 +23,7 @@ use super::wakes::Sleepers;
 pub(super) struct Shared<D: Disk> {
     pub(super) disk: Arc<D>,
     pub(super) health: Arc<Health>,
+    pub(super) watch: Arc<Watch>,
     pub(super) events: Arc<Events>,
     pub(super) state: Mutex<CommitState<D>>,
     pub(super) sleepers: Sleepers,
@@ -324,12 +326,13 @@ impl<'a, D: Disk> Roles<'a, D> {
     /// of `finished`.
     pub(super) fn release(mut self, mut state: Locked<'a, D>, finished: Option<Arc<Group>>) {
         self.give_back(&mut state);
-        if state.sleeping == 0 {
-            return; // The usual case of a single thread.
-        }
-        let wakes = self.shared.sleepers.wakes(&state, finished);
+        // No thread sleeps in the usual case of a single thread.
+        let wakes = (state.sleeping > 0).then(|| self.shared.sleepers.wakes(&state, finished));
         drop(state);
-        self.shared.sleepers.send(wakes);
+        if let Some(wakes) = wakes {
+            self.shared.sleepers.send(wakes);
+        }
+        self.shared.watch.waiters.changed();
     }
 
     fn give_back(&mut self, state: &mut CommitState<D>) {

@@ -26,6 +26,7 @@ use crate::entry::Entry;
 use crate::frame::{FLOOR_BYTES, FRAME_HEADER_BYTES, FrameBuffer, FrameType, decode_record};
 use crate::health::Health;
 use crate::threads::{Condvar, MutexGuard, thread};
+use crate::watch::Watch;
 
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

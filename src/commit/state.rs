@@ -344,6 +344,7 @@ impl<D: Disk> CommitState<D> {
         assert!(number == self.written_groups + 1, "groups are written in order");
         let next = taken.first.checked_add(taken.records as u64).expect("the records have LSNs");
         self.written = next.previous();
+        self.watch.set_written(self.written);
         self.written_groups = number;
         self.last_group_records = taken.records;
         self.tail_end.end = end;

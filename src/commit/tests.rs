@@ -15,6 +15,7 @@ use crate::fs::{Fs, OsFs};
 use crate::health::Health;
 use crate::observer::Observer;
 use crate::threads::atomic::AtomicUsize;
+use crate::watch::Watch;
 
 #[derive(Debug)]
 enum Script {

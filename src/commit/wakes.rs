@@ -142,8 +142,9 @@ impl Sleepers {
         }
     }
 
-    /// Wakes every thread.
+    /// Wakes every thread, those that follow the log included.
     pub(super) fn wake_all<D: Disk>(&self, state: &CommitState<D>) {
+        state.watch.waiters.changed();
         if state.sleeping == 0 {
             return;
         }

@@ -1,29 +1,33 @@
-//! `Cursor` and `Iter`: reading records from an LSN on, across segments, never past the durable
-//! LSN.
+//! `Cursor`: reading records from an LSN on, across segments, never past what is visible.
 
-use std::iter::FusedIterator;
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Segments};
+use crate::catalog::{Catalog, Segments, Snapshot};
 use crate::error::{Error, Result};
 use crate::frame::{FRAME_BODY_BYTES_MAX, RawRecord};
 use crate::lsn::Lsn;
-use crate::segment::{Window, index_sealed};
+use crate::segment::{IndexHint, Window, index_sealed};
 
 use super::frame::{FrameReader, Source, prefetch};
 use super::record::{Record, RecordRef};
 
 /// How much a cursor reads at once.
-const REPLAY_WINDOW_BYTES: usize = 256 << 10;
+pub(super) const REPLAY_WINDOW_BYTES: usize = 256 << 10;
 /// How much a single look-up reads at once: the index leads this near to the record, and a frame of
 /// several records fits.
 const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES_MAX + (4 << 10);
+
+/// A cursor that goes on with so few records first reads so few bytes: their frames are small as a
+/// rule.
+const FEW_RECORDS: u64 = 16;
+const FEW_RECORDS_BYTES: u64 = 8 << 10;
 
 /// The records of a log in order, lent and not copied, from [`Wal::cursor`](crate::Wal::cursor).
 ///
 /// This is the fastest way to replay. A record is lent until the next call.
 ///
-/// The cursor ends at the durable LSN as of its creation. Appends, rotations and checkpoints may
+/// The cursor ends at the durable LSN as of its creation, or at what
+/// [`Options::visibility`](crate::Options::visibility) says. Appends, rotations and checkpoints may
 /// continue meanwhile. A cursor that a checkpoint overtakes fails with [`Error::Removed`]. A cursor
 /// whose next record a truncation removed fails with [`Error::Truncated`].
 ///
@@ -42,41 +46,60 @@ const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES_MAX + (4 << 10);
 /// ```
 #[derive(Debug)]
 pub struct Cursor {
-    segments: Arc<Segments>,
-    catalog: Arc<Catalog>,
-    next: Lsn,
-    limit: Lsn,
+    pub(super) segments: Arc<Segments>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) next: Lsn,
+    /// The last record that the cursor may show.
+    pub(super) limit: Lsn,
     /// The last record that was durable when the cursor was made.
     durable: Lsn,
     source: Option<Source>,
     frame: FrameReader,
     failure: Option<Error>,
+    after_close: AfterClose,
+}
+
+/// What a cursor does after the log was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterClose {
+    Fails,
+    /// It reads on up to its limit.
+    ReadsOn,
 }
 
 impl Cursor {
-    /// Reads from `start` to the durable LSN. If `start` is `None`, reads from the checkpoint on.
+    /// Reads from `start` on, up to the last record that is visible now. If `start` is `None`, reads
+    /// from the checkpoint on.
     pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>) -> Cursor {
         Cursor::with_window(segments, start, None, Window::new(REPLAY_WINDOW_BYTES))
     }
 
     /// Reads up to `limit` at most.
-    fn with_window(
+    pub(super) fn with_window(
         segments: &Arc<Segments>,
         start: Option<Lsn>,
         limit: Option<Lsn>,
         window: Window,
     ) -> Cursor {
-        let (catalog, durable) = segments.snapshot();
+        let Snapshot { catalog, visible, durable } = segments.snapshot();
         Cursor {
             segments: segments.clone(),
             next: start.unwrap_or(catalog.floor.next()),
-            limit: limit.map_or(durable, |limit| limit.min(durable)),
+            limit: limit.map_or(visible, |limit| limit.min(visible)),
             catalog,
             durable,
             source: None,
             frame: FrameReader::new(window),
             failure: None,
+            after_close: AfterClose::Fails,
         }
+    }
+
+    /// Reads from `next` on, if that is visible, also after the log is closed.
+    pub(super) fn following(segments: &Arc<Segments>, next: Lsn) -> Cursor {
+        let window = Window::new(LOOKUP_WINDOW_BYTES);
+        let cursor = Cursor::with_window(segments, Some(next), None, window);
+        Cursor { after_close: AfterClose::ReadsOn, ..cursor }
     }
 
     /// Returns the next record, or `None` at the end.
@@ -103,12 +126,12 @@ impl Cursor {
 
     /// Moves to the record `self.next`, which then is the first unread one. Returns `false` at the
     /// end.
-    fn advance(&mut self) -> Result<bool> {
+    pub(super) fn advance(&mut self) -> Result<bool> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
         let advanced = if self.next > self.limit {
-            self.segments.check_open().map(|()| false)
+            self.check_open().map(|()| false)
         } else {
             self.read_on().map(|()| true)
         };
@@ -121,7 +144,7 @@ impl Cursor {
 
     /// Fails for ever: with `error`, or because of a truncation.
     #[cold]
-    fn fail(&mut self, error: Option<Error>) -> Error {
+    pub(super) fn fail(&mut self, error: Option<Error>) -> Error {
         let generation = &self.catalog.generation;
         let error = match error {
             Some(Error::Closed) => Error::Closed,
@@ -131,19 +154,66 @@ impl Cursor {
         self.failure.insert(error).clone()
     }
 
-    fn read_on(&mut self) -> Result<()> {
-        self.segments.check_open()?;
-        if self.next == Lsn::ZERO {
-            let first = Lsn::FIRST;
-            return Err(Error::OutOfRange { lsn: self.next, first, last: self.durable });
+    fn check_open(&self) -> Result<()> {
+        match self.after_close {
+            AfterClose::Fails => self.segments.check_open(),
+            AfterClose::ReadsOn => Ok(()),
         }
-        if self.next <= self.catalog.floor {
+    }
+
+    /// Fails if no record of that number can be read.
+    pub(super) fn check_wanted(&self, lsn: Lsn) -> Result<()> {
+        self.check_open()?;
+        if lsn == Lsn::ZERO {
+            let first = Lsn::FIRST;
+            return Err(Error::OutOfRange { lsn, first, last: self.durable });
+        }
+        if lsn <= self.catalog.floor {
             return Err(Error::Removed { first: self.catalog.floor.next() });
         }
+        Ok(())
+    }
+
+    /// Whether a truncation removed the next record, or one that the cursor has returned.
+    pub(super) fn was_cut(&self) -> bool {
+        !self.catalog.generation.keeps(self.next, self.limit)
+    }
+
+    /// Goes on with what has become visible since. Returns `false` if nothing has. Fails if the
+    /// record before the next one was removed by a truncation. The caller has read every record up
+    /// to the limit, or a truncation removed the next one.
+    pub(super) fn extend(&mut self) -> Result<bool> {
+        let Snapshot { catalog, visible, durable } = self.segments.snapshot();
+        let read = self.next.previous();
+        if !self.catalog.generation.keeps(read, read) {
+            return Err(self.fail(None));
+        }
+        if visible < self.next {
+            return Ok(false);
+        }
+        let is_same = Arc::ptr_eq(&catalog.generation, &self.catalog.generation);
+        let source = self.source.take().filter(|_| is_same);
+        self.source = source.and_then(|source| {
+            let entry = catalog.get(source.segment.number)?;
+            let end = entry.end();
+            Some(Source { end, durable, floor: catalog.floor, ..source })
+        });
+        self.frame.skip_frame();
+        self.frame.window.clear(); // The bytes after the old limit may be others now.
+        self.failure = None;
+        (self.catalog, self.limit, self.durable) = (catalog, visible, durable);
+        if let Some(source) = self.source.as_ref().filter(|_| visible - read <= FEW_RECORDS) {
+            self.frame.window.prefetch(&source.handle, source.offset, FEW_RECORDS_BYTES);
+        }
+        Ok(true)
+    }
+
+    fn read_on(&mut self) -> Result<()> {
+        self.check_wanted(self.next)?;
         let is_over = |source: &Source| source.end.is_some_and(|(_, last)| self.next > last);
         if self.source.as_ref().is_none_or(is_over) {
             self.frame.skip_frame();
-            self.source = Some(self.open_source()?);
+            self.source = Some(self.open_next()?);
         }
         let source = self.source.as_mut().expect("a source is open");
         while self.frame.is_at_end() {
@@ -154,7 +224,7 @@ impl Cursor {
 
     /// Lends the record that was found, and moves past it.
     #[inline]
-    fn lend(&mut self) -> RecordRef<'_> {
+    pub(super) fn lend(&mut self) -> RecordRef<'_> {
         let RawRecord { meta, payload, kind, .. } = self.frame.lend();
         let lsn = self.next;
         self.next = lsn.next();
@@ -162,98 +232,72 @@ impl Cursor {
     }
 
     /// Opens the segment that holds the record `self.next`, at an offset near the record.
-    fn open_source(&mut self) -> Result<Source> {
-        let entry = self.catalog.find(self.next).expect("the catalog reaches down to its floor");
-        let segment = &entry.segment;
+    fn open_next(&mut self) -> Result<Source> {
         let window = &mut self.frame.window;
-        let end = entry.seal.as_ref().map(|seal| (seal.end, seal.last));
-        let last = end.map_or(self.durable, |(_, last)| last);
-        let handle = self.segments.file(segment, self.next, last)?;
-        if let Some(seal) = entry.seal.as_ref().filter(|_| self.next > segment.first) {
-            if !segment.index.is_known() {
-                segment.index.set(index_sealed(segment, &handle, seal, window)?);
-            }
-        }
-        let hint = segment.index.hint(self.next, entry.seal.as_ref());
+        let opened = open_source(&self.segments, &self.catalog, self.next, self.durable, window)?;
+        let (mut source, hint) = opened;
         window.clear();
-        let start = if self.next == self.limit {
-            prefetch(window, &handle, &segment.salt, self.next, &hint)
-        } else {
-            hint.start
-        };
-        Ok(Source {
-            segment: segment.clone(),
-            handle,
-            offset: start.offset,
-            end,
-            next: start.lsn,
-            floor: self.catalog.floor,
+        if self.next == self.limit {
+            let salt = &source.segment.salt;
+            let start = prefetch(window, &source.handle, salt, self.next, &hint);
+            (source.offset, source.next) = (start.offset, start.lsn);
+        }
+        Ok(source)
+    }
+
+    /// Opens the segment that holds `lsn`, for a reader that goes backwards.
+    pub(super) fn open_for(&self, lsn: Lsn, window: &mut Window) -> Result<(Source, IndexHint)> {
+        open_source(&self.segments, &self.catalog, lsn, self.durable, window)
+    }
+
+    /// Returns a cursor that reads the record `lsn` alone.
+    pub(super) fn at(&self, lsn: Lsn) -> Cursor {
+        Cursor {
+            segments: self.segments.clone(),
+            catalog: self.catalog.clone(),
+            next: lsn,
+            limit: lsn,
             durable: self.durable,
-        })
-    }
-}
-
-/// The records of a log in order, from [`Wal::iter`](crate::Wal::iter) or
-/// [`iter_from`](crate::Wal::iter_from): a [`Cursor`] whose records are copied.
-///
-/// It yields an error once, and nothing after that: an iterator that failed stays failed, and it
-/// never skips what it could not read. A loop that ignores errors must ask [`error`](Iter::error)
-/// whether it saw the end. After its end, it yields nothing more, whatever happens to the log.
-///
-/// # Examples
-/// ```
-/// # let dir = tempfile::tempdir()?;
-/// # let wal = seawall::Wal::open(dir.path())?;
-/// wal.append_batch(["a", "b"])?;
-/// let lsns = wal.iter().map(|record| Ok(u64::from(record?.lsn())));
-/// assert_eq!(lsns.collect::<seawall::Result<Vec<u64>>>()?, [1, 2]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-pub struct Iter {
-    cursor: Cursor,
-    is_over: bool,
-}
-
-impl Iter {
-    /// As [`Cursor::new`].
-    pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>) -> Iter {
-        Iter { cursor: Cursor::new(segments, start), is_over: false }
-    }
-
-    /// Returns why the iterator failed, or `None` if it did not fail. `None` after the last record
-    /// says that every record was seen.
-    #[must_use]
-    pub fn error(&self) -> Option<&Error> {
-        self.cursor.error()
-    }
-}
-
-impl Iterator for Iter {
-    type Item = Result<Record>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Result<Record>> {
-        if self.is_over {
-            return None;
-        }
-        match self.cursor.advance() {
-            Ok(true) => Some(Ok(self.cursor.lend().to_record())),
-            Ok(false) => {
-                self.is_over = true;
-                None
-            }
-            Err(error) => {
-                self.is_over = true;
-                Some(Err(error))
-            }
+            source: None,
+            frame: FrameReader::new(Window::new(LOOKUP_WINDOW_BYTES)),
+            failure: None,
+            after_close: self.after_close,
         }
     }
 }
 
-impl FusedIterator for Iter {}
+/// Opens the segment that holds the record `lsn`, at an index entry before the record. `window` is
+/// used to read the segment's index if that is not known.
+fn open_source(
+    segments: &Segments,
+    catalog: &Catalog,
+    lsn: Lsn,
+    durable: Lsn,
+    window: &mut Window,
+) -> Result<(Source, IndexHint)> {
+    let entry = catalog.find(lsn).expect("the catalog reaches down to its floor");
+    let segment = &entry.segment;
+    let end = entry.end();
+    let handle = segments.file(segment, lsn, end.map_or(durable, |(_, last)| last))?;
+    if let Some(seal) = entry.seal.as_ref().filter(|_| lsn > segment.first) {
+        if !segment.index.is_known() {
+            segment.index.set(index_sealed(segment, &handle, seal, window)?);
+        }
+    }
+    let hint = segment.index.hint(lsn, entry.seal.as_ref());
+    let source = Source {
+        segment: segment.clone(),
+        handle,
+        offset: hint.start.offset,
+        end,
+        next: hint.start.lsn,
+        floor: catalog.floor,
+        durable,
+    };
+    Ok((source, hint))
+}
 
-/// Reads one record: `None` above the durable LSN.
+/// Reads one record: `None` above the last visible one.
 pub(crate) fn read(segments: &Arc<Segments>, lsn: Lsn) -> Result<Option<Record>> {
     segments.check_open()?;
     let mut window = segments.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));

@@ -13,6 +13,8 @@ use crate::segment::{
     lost_run,
 };
 
+use super::record::RecordRef;
+
 /// A segment being read, and the offset of the next frame.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -61,6 +63,24 @@ impl FrameReader {
         let record = decode_record(body).expect("the frame was checked");
         self.unread.start = self.unread.end - record.rest.len();
         record
+    }
+
+    /// Lists where the unread records begin, counted from the first of them.
+    pub(super) fn list_records(&self, starts: &mut Vec<u32>) {
+        let body = self.window.bytes(self.unread.clone());
+        let mut rest = body;
+        while !rest.is_empty() {
+            starts.push(u32::try_from(body.len() - rest.len()).expect("a body is below 4 GiB"));
+            rest = decode_record(rest).expect("the frame was checked").rest;
+        }
+    }
+
+    /// Lends the record that begins at `start`, as [`list_records`](FrameReader::list_records)
+    /// counts.
+    pub(super) fn record_at(&self, start: u32, lsn: Lsn) -> RecordRef<'_> {
+        let body = self.window.bytes(self.unread.clone());
+        let record = decode_record(&body[start as usize..]).expect("the frame was checked");
+        RecordRef { lsn, kind: record.kind, meta: record.meta, payload: record.payload }
     }
 
     /// Reads the next frame. If the frame holds the record `wanted`, its body from that record on

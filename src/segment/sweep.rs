@@ -460,6 +460,11 @@ impl Window {
         self.filled = handle.read(&mut self.bytes[..count], offset).unwrap_or(0);
     }
 
+    /// Whether the window holds these bytes of the file.
+    pub(crate) fn holds(&self, range: Range<u64>) -> bool {
+        self.start <= range.start && range.end <= self.start + self.filled as u64
+    }
+
     /// Lends all bytes that the window holds.
     pub(crate) fn held(&self) -> &[u8] {
         &self.bytes[..self.filled]

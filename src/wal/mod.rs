@@ -10,6 +10,7 @@ mod ticket;
 mod truncate;
 
 use std::fmt;
+use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::health::Health;
 use crate::lsn::Lsn;
 use crate::observer::{Event, Patience};
 use crate::options::{Durability, Options};
-use crate::reader::{self, Cursor, Iter, Record};
+use crate::reader::{self, Cursor, Follower, Iter, Reader, Record};
 use crate::recovery::{recover, refuse_other_store};
 use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
@@ -144,8 +145,7 @@ impl Wal {
         let (store, writer) =
             Store::new(dir, options, counters.clone(), health.clone(), watch.clone(), recovered);
         let store = Arc::new(store);
-        watch.set_appended(next.previous());
-        watch.set_durable(next.previous());
+        watch.set_all(next.previous());
         let at_rest = AtRest {
             next,
             tail_end: store.tail_end(&writer),
@@ -284,6 +284,53 @@ impl Wal {
     #[must_use]
     pub fn iter_after(&self, lsn: Lsn) -> Iter {
         self.iter_from(lsn.next())
+    }
+
+    /// Iterates the records in `lsns`, up to the durable LSN as of this call. Without a lower
+    /// bound, it begins above the checkpoint.
+    ///
+    /// If the range begins at or below the checkpoint, the first item is [`Error::Removed`]. An
+    /// empty range has no item.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// let lsns = wal.append_batch(["a", "b", "c", "d"])?;
+    /// assert_eq!(wal.range(lsns.first()..lsns.last()).count(), 3);
+    /// let newest_two = wal.range(..).rev().take(2);
+    /// assert_eq!(newest_two.last().expect("there are two")?.payload(), b"c");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn range(&self, lsns: impl RangeBounds<Lsn>) -> Iter {
+        Iter::range(&self.store.segments, &lsns)
+    }
+
+    /// Yields each durable record after `after` once, in order, and waits for more: the type
+    /// [`Follower`] says how, and how it ends.
+    ///
+    /// If `after` is below the checkpoint, the first item is [`Error::Removed`]. If it is above the
+    /// durable LSN, the follower waits until the record after it is durable.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = seawall::Wal::open(dir.path())?;
+    /// let mut follower = wal.follow(wal.durable_lsn());
+    /// let lsn = wal.append("debit 7")?;
+    /// assert_eq!(follower.next().expect("the log is open")?.lsn(), lsn);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn follow(&self, after: Lsn) -> Follower {
+        Follower::new(&self.store.segments, after)
+    }
+
+    /// Returns a handle with all reading calls, for other threads.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(&self.store.segments)
     }
 
     /// Reads the records from `lsn` on as [`iter_from`](Wal::iter_from) does, but lends them

@@ -1,6 +1,6 @@
 //! After any calls in any order, a log returns what a simple model returns.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use seawall::observer::{Checkpointed, Committed, Observer, Truncated};
 use seawall::options::Verify;
 use seawall::report::{RecoveryAction, RecoveryReport};
 use seawall::sim::SimFs;
-use seawall::{Durability, Error, Lsn, LsnRange, Options, Ticket, Wal};
+use seawall::{Durability, Error, Follower, Iter, Lsn, LsnRange, Options, Ticket, Wal};
 use seawall_testkit::Dice;
 use seawall_testkit::disk::{contents, names};
 
@@ -237,6 +237,10 @@ struct Pair {
     index: Arc<Index>,
     /// The newest submission.
     ticket: Option<Ticket>,
+    /// It is read to its end after each step.
+    follower: Follower,
+    /// Where the last reset has let the log continue, if it was in this step.
+    reset_to: Option<u64>,
     model: Model,
     /// Chooses the records that are compared besides those at an edge.
     dice: Dice,
@@ -257,9 +261,12 @@ impl Pair {
     fn new(mode: Durability) -> Pair {
         let fs = SimFs::new(1);
         let index = Arc::new(Index::default());
-        let wal = Some(open(&fs, mode, &index));
+        let wal = open(&fs, mode, &index);
+        let follower = wal.follow(Lsn::ZERO);
+        let wal = Some(wal);
         let model = Model { boundaries: BTreeSet::from([0]), ..Model::default() };
-        Pair { mode, fs, wal, index, ticket: None, model, dice: Dice::new(2) }
+        let dice = Dice::new(2);
+        Pair { mode, fs, wal, index, ticket: None, follower, reset_to: None, model, dice }
     }
 
     fn wal(&self) -> &Wal {
@@ -393,6 +400,7 @@ impl Pair {
         }
         done.expect("a memory disk does not fail");
         self.ticket = None;
+        self.reset_to = Some(next);
         self.model.base = next - 1;
         self.model.floor = next - 1;
         self.model.boundaries.clear();
@@ -428,6 +436,7 @@ impl Pair {
         self.ticket = None;
         let durable = u64::from(wal.durable_lsn());
         let promised = self.model.durable.max(durable);
+        let follows_to_the_end = matches!(end, End::Close | End::CloseTimeout | End::Drop);
         let (disk, kept) = match end {
             End::Close | End::CloseTimeout | End::Drop => {
                 if end == End::Close {
@@ -445,6 +454,13 @@ impl Pair {
                 (self.fs.power_cuts().random(seed + self.model.made), promised)
             }
         };
+        if follows_to_the_end {
+            let position = u64::from(self.follower.position());
+            let rest: Vec<Stored> =
+                self.follower.by_ref().map(|record| Stored::from(&record.unwrap())).collect();
+            let expected = self.model.last().saturating_sub(position.max(self.model.floor));
+            assert_eq!(rest.len() as u64, expected, "a follower reads on to the end");
+        }
         // Open files of the dead process stay on the disk of the dead process.
         self.fs = disk;
         // The dead process tells its own index what it still does.
@@ -462,7 +478,72 @@ impl Pair {
         );
         assert_eq!(wal.recovery().notes, [], "{end:?}");
         self.model.cut(last);
+        self.follower = wal.follow(Lsn::from(last));
         self.wal = Some(wal);
+    }
+
+    /// Reads what is new, and compares it. A follower that failed for a good reason is replaced.
+    fn compare_follower(&mut self) {
+        let wal = self.wal.as_ref().expect("the log is open between operations");
+        let durable = u64::from(wal.durable_lsn());
+        let position = u64::from(self.follower.position());
+        let model = &self.model;
+        // A follower that has yielded nothing of a log has nothing that a reset could remove.
+        let reset_to = self.reset_to.take().filter(|next| position > 0 || *next > 1);
+        let is_below = match reset_to {
+            Some(next) => position + 1 < next,
+            None => position < model.floor && position <= model.last(),
+        };
+        if is_below || reset_to.is_some() || position > model.last() {
+            let failed = self.follower.try_next();
+            let is_right = match &failed {
+                Some(Err(Error::Removed { first, .. })) => {
+                    is_below && *first == Lsn::from(model.floor + 1)
+                }
+                Some(Err(Error::Truncated { last, .. })) => {
+                    !is_below && u64::from(*last) <= position
+                }
+                _ => false,
+            };
+            assert!(is_right, "a follower at {position}: {failed:?}");
+            assert!(self.follower.try_next().is_none(), "it failed for good");
+            self.follower = wal.follow(Lsn::from(durable));
+        } else {
+            for lsn in position + 1..=durable {
+                let record = self.follower.try_next().expect("the log is open");
+                let record = record.expect("it is durable");
+                let at = usize::try_from(lsn - model.base - 1).expect("a short log");
+                let is_right = record.lsn() == Lsn::from(lsn) && model.records[at].is(&record);
+                assert!(is_right, "a follower yields another record at {lsn}");
+            }
+        }
+        let next = self.follower.try_next();
+        assert!(matches!(next, Some(Err(Error::TimedOut))), "{next:?}");
+    }
+
+    /// Compares a range that is read from both ends, in any order of the ends.
+    fn compare_ends(&mut self, visible: &[Stored], first: u64) {
+        let len = visible.len() as u64;
+        let start = first + self.dice.below(len + 1);
+        let end = start + self.dice.below(first + len - start + 2);
+        let wal = self.wal.as_ref().expect("the log is open between operations");
+        let range = Lsn::from(start)..Lsn::from(end);
+        let at = |lsn: u64| usize::try_from((lsn - first).min(len)).expect("a short log");
+        let mut expected: VecDeque<&Stored> = visible[at(start)..at(end)].iter().collect();
+        let mut iter: Iter = wal.range(range.clone());
+        loop {
+            let is_back = self.dice.below(3) > 0;
+            let (read, stored) = match is_back {
+                true => (iter.next_back(), expected.pop_back()),
+                false => (iter.next(), expected.pop_front()),
+            };
+            let read = read.map(|record| Stored::from(&record.expect("it can be read")));
+            assert!(read.as_ref() == stored, "{range:?}: a record from the wrong end");
+            if read.is_none() {
+                break;
+            }
+        }
+        assert!(iter.next().is_none() && iter.next_back().is_none());
     }
 
     /// Compares everything that a caller can read.
@@ -502,6 +583,12 @@ impl Pair {
             let count = usize::try_from((durable + 1).saturating_sub(from)).expect("a short log");
             if count == 0 { &[] } else { &records(from)[..count] }
         };
+        let mut backwards: Vec<Stored> = Vec::new();
+        for record in wal.iter().rev() {
+            backwards.push(Stored::from(&record.expect("a sound log can be read backwards")));
+        }
+        backwards.reverse();
+        assert!(backwards == visible(first), "rev() returns other records");
         let (start, found) = collect(wal.iter()).expect("a sound log can be read");
         assert!(found == visible(first), "iter() returns other records");
         assert!(start.is_none_or(|start| start == Lsn::from(first)), "iter() starts at {start:?}");
@@ -533,6 +620,8 @@ impl Pair {
             }
         }
         self.compare_files(last - model.floor);
+        self.compare_ends(&found, first);
+        self.compare_follower();
     }
 
     /// Checks the directory: each segment except the tail holds a record above the floor, and there
