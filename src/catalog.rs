@@ -198,12 +198,10 @@ impl Catalog {
 
     /// Returns the catalog without the segments that are wholly below its floor, and those
     /// segments; `None` if there are none.
-    pub(crate) fn retire(&self) -> Option<(Catalog, Vec<Arc<Segment>>)> {
+    pub(crate) fn retire(&self) -> Option<(Catalog, Vec<CatalogEntry>)> {
         let is_below =
             |entry: &CatalogEntry| entry.seal.as_ref().is_some_and(|seal| seal.last <= self.floor);
-        let retired: Vec<_> = (self.entries().take_while(|entry| is_below(entry)))
-            .map(|entry| entry.segment.clone())
-            .collect();
+        let retired: Vec<_> = self.entries().take_while(|entry| is_below(entry)).cloned().collect();
         if retired.is_empty() {
             return None;
         }
@@ -537,7 +535,10 @@ mod tests {
                 assert_eq!(retired, COUNT - 1, "only the tail stays");
                 break;
             };
-            assert_eq!(gone.iter().map(|gone| gone.number).collect::<Vec<_>>(), [retired + 1]);
+            assert_eq!(
+                gone.iter().map(|gone| gone.segment.number).collect::<Vec<_>>(),
+                [retired + 1]
+            );
             catalog = next;
         }
     }

@@ -188,6 +188,11 @@ impl Dir {
         self.path.join(format!("wal-{number:06}.log")).into()
     }
 
+    /// The name of an archived segment's seal.
+    pub(crate) fn seal_path(&self, number: u64) -> Arc<Path> {
+        self.path.join(format!("wal-{number:06}.seal")).into()
+    }
+
     /// The name under which a segment is created before it gets its final name.
     pub(crate) fn staging_path(&self, number: u64) -> Arc<Path> {
         self.path.join(format!("wal-{number:06}.tmp")).into()
@@ -220,6 +225,12 @@ impl Dir {
             }
             outcome => outcome,
         }
+    }
+
+    /// Gives a file, which may be in another directory, a name in this one too. Looks both up by
+    /// their paths.
+    pub(crate) fn link(&self, source: &Path, target: &Path) -> io::Result<()> {
+        uninterrupted(|| self.fs.hard_link(source, target))
     }
 
     pub(crate) fn rename(&self, source: &Arc<Path>, target: &Path) -> Result<()> {
@@ -267,6 +278,11 @@ impl Dir {
             }
         }
         Ok(())
+    }
+
+    /// The file system that the directory is in.
+    pub(crate) fn fs(&self) -> &Arc<dyn Fs> {
+        &self.fs
     }
 
     /// The number of this process, to tell a forked child from the process that opened the log.

@@ -376,10 +376,14 @@
 #![cfg_attr(feature = "sim", doc = "[sim]: crate::sim")]
 #![cfg_attr(not(feature = "sim"), doc = "[sim]: #crate-features")]
 
+pub mod archive;
+mod backlog;
+pub mod backup;
 mod catalog;
 mod commit;
 mod current;
 mod dir;
+mod disk;
 mod entry;
 mod error;
 mod frame;

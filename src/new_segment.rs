@@ -121,6 +121,16 @@ pub(crate) fn create_segment(
     Ok(staged.into_tail(final_path))
 }
 
+/// Writes and syncs a segment of that salt under a temporary name, in a directory in which no log
+/// is open.
+pub(crate) fn stage_segment(
+    dir: &Dir,
+    succession: &Succession<'_>,
+    salt: Id,
+) -> Result<Staged, Failure> {
+    make(dir, &dir.staging_path(succession.number), succession, salt)
+}
+
 fn sync_ancestors(dir: &Dir, parent_dirs: ParentDirs) -> Result<(), Failure> {
     if parent_dirs == ParentDirs::Sync { dir.sync_ancestors() } else { Ok(()) }
 }
@@ -142,7 +152,8 @@ fn has_done_nothing(dir: &Dir, staged: &Staged, final_path: &Arc<Path>) -> bool 
 }
 
 /// A segment that has no final name yet.
-struct Staged {
+#[derive(Debug)]
+pub(crate) struct Staged {
     handle: Handle,
     kind: FileKind,
     header: SegmentHeader,
@@ -152,14 +163,25 @@ struct Staged {
 }
 
 impl Staged {
+    pub(crate) fn path(&self) -> &Arc<Path> {
+        self.handle.path()
+    }
+
+    /// Returns where its content ends, and its last record. `first`: the record that it begins
+    /// with, or would.
+    pub(crate) fn end(&self, first: Lsn) -> (u64, Lsn) {
+        (self.header.initial_end, self.last.map_or(first.previous(), |frame| frame.last()))
+    }
+
     fn mark(&self, succession: &Succession<'_>) -> Mark {
+        let (end, last) = self.end(succession.first);
         Mark {
             log_id: succession.log_id,
             state: LogState::Open,
             number: succession.number,
             salt: self.header.salt,
-            end: self.header.initial_end,
-            last: self.last.map_or(succession.first.previous(), |frame| frame.last()),
+            end,
+            last,
         }
     }
 

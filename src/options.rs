@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::archive::Archive;
 use crate::error::{Error, Result};
 use crate::observer::Observer;
 
@@ -111,6 +112,7 @@ pub struct Options {
     pub(crate) visibility: Visibility,
     pub(crate) create_if_missing: bool,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) archive: Option<Arc<dyn Archive>>,
 }
 
 /// The largest body of a batch, unless a single record may be larger.
@@ -130,6 +132,7 @@ impl Options {
             visibility: Visibility::default(),
             create_if_missing: true,
             observer: None,
+            archive: None,
         }
     }
 
@@ -308,6 +311,25 @@ impl Options {
     /// ```
     pub fn observer(mut self, observer: impl Observer + 'static) -> Options {
         self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Sets what gets each sealed segment before the log removes it. Default: nothing. The trait
+    /// [`Archive`] says when and in which thread it is called.
+    ///
+    /// A log that is opened without its archive removes the segments that still wait.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::Options;
+    /// use seawall::backup::DirArchive;
+    /// let archive = DirArchive::open(dir.path().join("archive"))?;
+    /// let wal = Options::new().archive(archive).open(dir.path().join("wal"))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn archive(mut self, archive: impl Archive + 'static) -> Options {
+        self.archive = Some(Arc::new(archive));
         self
     }
 

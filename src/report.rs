@@ -79,6 +79,8 @@ pub enum SegmentRole {
     Sealed,
     /// The newest segment: appends go there.
     Tail,
+    /// It is below the checkpoint, and waits for the archive.
+    Unarchived,
     /// It is below the checkpoint, or was replaced: it was removed.
     Retired,
     /// It is to be removed, and its removal failed: the next checkpoint tries again.

@@ -25,6 +25,10 @@ pub struct Stats {
     pub live_segments: u64,
     /// Bytes in those segments up to the end of what is live; preallocated space is not counted.
     pub live_bytes: u64,
+    /// Segments below the checkpoint that wait for the archive; 0 without one.
+    pub unarchived_segments: u64,
+    /// Bytes in those segments, up to the ends that their seals state.
+    pub unarchived_bytes: u64,
     /// How long the syncs took.
     pub sync_latency: LatencySummary,
 }
@@ -85,6 +89,8 @@ impl Counters {
             waits: self.waits.get(),
             live_segments: 0,
             live_bytes: 0,
+            unarchived_segments: 0,
+            unarchived_bytes: 0,
             sync_latency: self.sync_latency.summary(),
         }
     }

@@ -1,15 +1,16 @@
 //! The log's files as the holders of the roles see them: the tail, its successors, CURRENT, and
-//! what is to be removed. [`Disk`] is the part that group commit uses.
+//! what is to be removed.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalog::{Catalog, Cut, Segments};
+use crate::backlog::Backlog;
+use crate::catalog::{Catalog, CatalogEntry, Cut, Segments};
 use crate::current::{Current, CurrentGuard, LogState, Mark};
 use crate::dir::{Dir, segment_number};
+use crate::disk::{Disk, DurableEnd, TailEnd};
 use crate::error::{Error, Failure, Result};
-use crate::frame::{FrameBuffer, Id, Seal, Unit};
+use crate::frame::{FrameBuffer, Seal, Unit};
 use crate::fs::{Handle, Medium, Names, OpenMode};
 use crate::health::Health;
 use crate::lsn::Lsn;
@@ -23,61 +24,6 @@ use crate::stats::Counters;
 use crate::threads::atomic::{AtomicBool, Ordering};
 use crate::threads::{Mutex, lock};
 use crate::watch::Watch;
-
-/// The files below group commit: what holders of a role do to them.
-pub(crate) trait Disk: Debug + Send + Sync {
-    /// What the writing role owns: the tail. It is moved to the holder of the role, and back.
-    type Writer: Debug + Send;
-    /// The tail's file, for the syncing role.
-    type File: Debug + Clone + Send + Sync;
-
-    /// Whether the group goes into a new segment.
-    fn is_full_for(&self, writer: &Self::Writer, group: &FrameBuffer) -> bool;
-
-    /// Starts a new segment. The caller holds both roles, and everything that is written is synced.
-    fn rotate(&self, writer: &mut Self::Writer, next: Lsn) -> Result<(), Failure>;
-
-    /// Writes a group at the tail's end.
-    fn write(
-        &self,
-        writer: &mut Self::Writer,
-        group: &mut FrameBuffer,
-        durable_end: u64,
-    ) -> Result<Written>;
-
-    /// Removes what a write on a full disk left, durably. The caller holds both roles.
-    fn undo(&self, writer: &mut Self::Writer) -> Result<()>;
-
-    fn tail_end(&self, writer: &Self::Writer) -> TailEnd;
-
-    fn file<'w>(&self, writer: &'w Self::Writer) -> &'w Self::File;
-
-    /// Makes everything durable that was written before the sync began. Returns how long the sync
-    /// took. The caller holds the syncing role.
-    fn sync(&self, file: &Self::File) -> Result<Duration>;
-
-    fn now(&self) -> Duration;
-
-    /// Tells the clock that a thread has slept for `time`.
-    fn slept(&self, time: Duration);
-}
-
-/// The tail and an offset in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TailEnd {
-    pub(crate) number: u64,
-    pub(crate) salt: Id,
-    pub(crate) end: u64,
-}
-
-/// How far the log is durable.
-#[derive(Debug, Clone)]
-pub(crate) struct DurableEnd<F> {
-    pub(crate) tail: TailEnd,
-    pub(crate) last: Lsn,
-    /// The tail's file.
-    pub(crate) file: F,
-}
 
 /// The log's files, while the log is open for writing.
 #[derive(Debug)]
@@ -96,6 +42,8 @@ pub(crate) struct Store {
     /// Whether a second name of the tail's file was seen. A backup may share the file: the next
     /// group goes into a new segment.
     tail_is_shared: AtomicBool,
+    /// Segments that wait for the archive.
+    pub(crate) backlog: Backlog,
     /// Files that are no longer part of the log, oldest first.
     /// [`remove_retired`](Store::remove_retired) removes them.
     pending_removal: Mutex<Vec<PendingRemoval>>,
@@ -165,7 +113,8 @@ impl Store {
         watch: Arc<Watch>,
         recovered: Recovered,
     ) -> (Store, Writer) {
-        let Recovered { mut tail, catalog, current, state, pending_removal, .. } = recovered;
+        let Recovered { mut tail, catalog, current, state, unarchived, pending_removal, .. } =
+            recovered;
         let pays = dir.medium() == Medium::InPlace && options.durability != Durability::Buffered;
         tail.set_segment_bytes(options.segment_bytes);
         let written = StateFrame { floor: catalog.floor, state: state.into() };
@@ -191,6 +140,7 @@ impl Store {
                     .collect(),
             ),
             tail_is_shared: AtomicBool::new(false),
+            backlog: Backlog::new(options.archive.clone(), tail.header.log_id, unarchived),
             maintenance: MaintenanceFlag::default(),
             maintenance_lock: Mutex::new(()),
         };
@@ -230,11 +180,14 @@ impl Store {
     /// the floor or at it. The seal points into an older segment or frame, or the whole log is
     /// removed: `None`. The caller holds both roles.
     pub(crate) fn seal_after(&self, writer: &Writer, last: Lsn) -> Result<Option<Seal>> {
-        if last <= writer.written.floor {
+        if last <= writer.written.floor && !self.backlog.has_archive() {
             return Ok(None);
         }
         let catalog = self.segments.catalog();
-        let entry = catalog.find(last).expect("the catalog reaches down to its floor");
+        // With an archive, the chain of seals goes on below the floor, so nothing is missing there.
+        let Some(entry) = catalog.find(last).filter(|_| last > Lsn::ZERO) else {
+            return Ok(self.backlog.newest_seal());
+        };
         let segment = &entry.segment;
         let (handle, limit) = match &entry.seal {
             Some(seal) if seal.last == last => return Ok(Some(seal.clone())),
@@ -268,6 +221,9 @@ impl Store {
             self.events.push(|| Event::checkpointed(floor));
         }
         self.events.push(|| Event::Created(writer.tail.created()));
+        if matches!(cut, Cut::Reset { .. }) {
+            self.discard(self.backlog.clear());
+        }
         orphans.iter().for_each(|segment| self.segments.forget(segment));
         let removals = orphans.iter().map(|segment| PendingRemoval::new(segment.path.clone()));
         lock(&self.pending_removal).extend(removals);
@@ -482,11 +438,13 @@ impl Store {
     /// floor, and replaced tails. Appends go on meanwhile, because no lock that they need is held.
     pub(crate) fn remove_retired(&self, which: Removal) -> Removed {
         let retired = self.segments.change(Catalog::retire).unwrap_or_default();
-        let mut pending = std::mem::take(&mut *lock(&self.pending_removal));
-        for segment in retired {
-            self.segments.forget(&segment);
-            pending.push(PendingRemoval::new(segment.path.clone()));
+        retired.iter().for_each(|entry| self.segments.forget(&entry.segment));
+        if self.backlog.has_archive() {
+            self.backlog.push(retired);
+        } else {
+            self.discard(retired);
         }
+        let mut pending = std::mem::take(&mut *lock(&self.pending_removal));
         let mut removed = Removed::default();
         pending.retain_mut(|file| {
             if file.was_refused && which == Removal::OnlyNew {
@@ -510,6 +468,12 @@ impl Store {
         });
         lock(&self.pending_removal).splice(0..0, pending);
         removed
+    }
+
+    /// Notes that these segments are to be removed.
+    pub(crate) fn discard(&self, segments: Vec<CatalogEntry>) {
+        let paths = segments.into_iter().map(|entry| entry.segment.path.clone());
+        lock(&self.pending_removal).extend(paths.map(PendingRemoval::new));
     }
 
     /// Allows preallocation, because the spares exist.

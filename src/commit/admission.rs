@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::{Backpressure, Durability};
-use crate::store::Disk;
 
 use super::group::SleepPoint;
 use super::roles::Locked;

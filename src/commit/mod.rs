@@ -23,6 +23,7 @@ mod wakes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::disk::{Disk, DurableEnd};
 use crate::error::{Error, Failure, Result};
 use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
@@ -30,7 +31,6 @@ use crate::observer::{Event, Events, Patience};
 use crate::options::{Backpressure, Durability, Options};
 use crate::segment::Written;
 use crate::stats::Counters;
-use crate::store::{Disk, DurableEnd, TailEnd};
 use crate::threads::atomic::{AtomicBool, Ordering};
 use crate::threads::{self, Mutex, MutexGuard};
 
@@ -232,9 +232,13 @@ impl<D: Disk> Commit<D> {
 
     /// Returns how far the log is durable.
     pub(crate) fn durable_end(&self) -> DurableEnd<D::File> {
+        self.lock().durable_extent()
+    }
+
+    /// Returns how far the log is durable, and the durable state at the same moment.
+    pub(crate) fn durable_view(&self) -> (DurableEnd<D::File>, Arc<[u8]>) {
         let state = self.lock();
-        let tail = TailEnd { end: state.durable_end, ..state.tail_end };
-        DurableEnd { tail, last: state.durable, file: state.file.clone() }
+        (state.durable_extent(), state.durable_state())
     }
 
     /// Whether the last group met a full disk.

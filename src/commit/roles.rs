@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::Cut;
+use crate::disk::Disk;
 use crate::error::{Error, Failure, Result};
 use crate::health::Health;
 use crate::lsn::Lsn;
 use crate::observer::{Event, Events, Synced};
-use crate::store::Disk;
 use crate::threads::{self, Mutex, MutexGuard, Waited};
 use crate::watch::Watch;
 

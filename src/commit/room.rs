@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use crate::disk::Disk;
 use crate::error::Result;
-use crate::store::Disk;
 
 use super::Commit;
 use super::admission::{Step, Wanted};

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::catalog::Cut;
+use crate::disk::{Disk, DurableEnd, TailEnd};
 use crate::error::{Error, Result};
 use crate::frame::{FrameBuffer, Unit};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::observer::Events;
-use crate::store::{Disk, TailEnd};
 use crate::watch::Watch;
 
 use super::completion::{Completions, RoomFutures};
@@ -399,6 +399,12 @@ impl<D: Disk> CommitState<D> {
     /// Replaces the durable state, because a state is durable that no group wrote.
     pub(super) fn set_durable_state(&mut self, state: Arc<[u8]>) {
         self.durable_state = state;
+    }
+
+    /// Returns how far the log is durable.
+    pub(super) fn durable_extent(&self) -> DurableEnd<D::File> {
+        let tail = TailEnd { end: self.durable_end, ..self.tail_end };
+        DurableEnd { tail, last: self.durable, file: self.file.clone() }
     }
 
     /// Returns the newest durable state.

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::frame::Unit;
 use crate::lsn::{Lsn, LsnRange};
 use crate::observer::Patience;
-use crate::store::Disk;
 
 use super::admission::{Reservation, Step, Wanted};
 use super::completion::{Completion, CompletionKey, Then};

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::disk::Disk;
 use crate::options::Durability;
-use crate::store::Disk;
 
 use super::group::{Group, SleepPoint};
 use super::state::CommitState;

@@ -11,8 +11,10 @@
 //! All integers are little-endian; all checksums are CRC-32 with the IEEE polynomial.
 
 mod buffer;
+mod seal_file;
 
 pub(crate) use buffer::{FrameBuffer, Unit, record_bytes};
+pub(crate) use seal_file::SealFile;
 
 use crate::error::Feature;
 use crate::lsn::Lsn;
@@ -194,31 +196,18 @@ impl Twinned for SegmentHeader {
         put_u64(block, 56, self.first.into());
         put_u64(block, 64, self.initial_end);
         if let Some(seal) = &self.seal {
-            put_u64(block, 72, seal.number);
-            block[80..96].copy_from_slice(&seal.salt);
-            put_u64(block, 96, seal.end);
-            put_u64(block, 104, seal.last.into());
-            put_u64(block, 112, seal.frame_offset);
-            put_u32(block, 120, seal.frame_checksum);
+            put_seal(block, seal);
         }
     }
 
     fn decode_fields(block: &[u8]) -> Option<SegmentHeader> {
-        let seal = (get_u64(block, 72) != 0).then(|| Seal {
-            number: get_u64(block, 72),
-            salt: get_id(block, 80),
-            end: get_u64(block, 96),
-            last: Lsn::from(get_u64(block, 104)),
-            frame_offset: get_u64(block, 112),
-            frame_checksum: get_u32(block, 120),
-        });
         let header = SegmentHeader {
             log_id: get_id(block, 16),
             salt: get_id(block, 32),
             number: get_u64(block, 48),
             first: Lsn::from(get_u64(block, 56)),
             initial_end: get_u64(block, 64),
-            seal,
+            seal: read_seal(block),
         };
         let possible =
             header.number > 0 && header.first > Lsn::ZERO && header.initial_end > FRAMES_START;
@@ -228,6 +217,26 @@ impl Twinned for SegmentHeader {
     fn choose(_first: &SegmentHeader, _second: &SegmentHeader) -> Option<Chosen> {
         None // A header is written once. Of two sound headers that differ, one is not this file's.
     }
+}
+
+fn put_seal(block: &mut [u8], seal: &Seal) {
+    put_u64(block, 72, seal.number);
+    block[80..96].copy_from_slice(&seal.salt);
+    put_u64(block, 96, seal.end);
+    put_u64(block, 104, seal.last.into());
+    put_u64(block, 112, seal.frame_offset);
+    put_u32(block, 120, seal.frame_checksum);
+}
+
+fn read_seal(block: &[u8]) -> Option<Seal> {
+    (get_u64(block, 72) != 0).then(|| Seal {
+        number: get_u64(block, 72),
+        salt: get_id(block, 80),
+        end: get_u64(block, 96),
+        last: Lsn::from(get_u64(block, 104)),
+        frame_offset: get_u64(block, 112),
+        frame_checksum: get_u32(block, 120),
+    })
 }
 
 /// What a frame holds.

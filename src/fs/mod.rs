@@ -34,6 +34,14 @@ pub trait Fs: Debug + Send + Sync {
     /// Creates one directory; its parent must exist.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name, in one step. Fails with `AlreadyExists` if the name is taken,
+    /// and with any error where this is not possible, for example on another file system. The
+    /// default refuses: the file is copied then.
+    fn hard_link(&self, source: &Path, target: &Path) -> io::Result<()> {
+        let _ = (source, target);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Opens an existing directory. All files of a log are opened, renamed and removed through
     /// this handle.
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>>;

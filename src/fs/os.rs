@@ -37,6 +37,10 @@ impl Fs for OsFs {
         fs::create_dir(path)
     }
 
+    fn hard_link(&self, source: &Path, target: &Path) -> io::Result<()> {
+        fs::hard_link(source, target)
+    }
+
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>> {
         Ok(Box::new(OsDir::open(path)?))
     }

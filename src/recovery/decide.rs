@@ -129,6 +129,14 @@ pub(super) enum Way {
     SealTail,
 }
 
+/// What happens to sealed segments that hold nothing above the floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BelowFloor {
+    Remove,
+    /// They wait for the archive.
+    Keep,
+}
+
 /// Whether the promised part of the tail holds a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
@@ -185,10 +193,12 @@ impl TailFacts {
     }
 
     /// Selects how the log is opened. `kept`: what lies below the promise.
-    pub(super) fn way(&self, kept: Kept) -> Way {
+    pub(super) fn way(&self, kept: Kept, below: BelowFloor) -> Way {
         let promise = self.promise();
         if self.gaps == Gaps::PassedOver {
-            return Way::RewriteAboveFloor;
+            // Without a seal, the segments below would no longer be found.
+            let keeps_chain = below == BelowFloor::Keep && kept == Kept::Records;
+            return if keeps_chain { Way::SealTail } else { Way::RewriteAboveFloor };
         }
         let as_it_was_closed = self.mark.as_ref().is_some_and(|mark| {
             mark.closed

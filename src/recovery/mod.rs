@@ -20,11 +20,11 @@ use crate::frame::{FRAMES_START, Seal};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::new_segment::{CopiedFrames, ParentDirs, Spare, Succession, create_segment};
-use crate::options::Verify;
+use crate::options::Options;
 use crate::report::{RecoveryAction, RecoveryReport, SegmentReport, SegmentRole};
 use crate::segment::{Segment, Tail, seal_at};
 
-use decide::Way;
+use decide::{BelowFloor, Way};
 use remedy::{Plan, Remedy};
 use scan::Found;
 use tail::TailScan;
@@ -37,6 +37,8 @@ pub(crate) struct Recovered {
     pub(crate) current: Current,
     pub(crate) state: Vec<u8>,
     pub(crate) next: Lsn,
+    /// Segments below the floor that wait for the archive, oldest first.
+    pub(crate) unarchived: Vec<CatalogEntry>,
     /// Files that are no longer part of the log and could not be removed.
     pub(crate) pending_removal: Vec<Arc<Path>>,
     pub(crate) report: RecoveryReport,
@@ -48,14 +50,19 @@ pub(crate) fn refuse_other_store(dir: &Dir) -> Result<()> {
 }
 
 /// Opens the log in `dir`, whose lock the caller holds.
-pub(crate) fn recover(dir: &Arc<Dir>, health: &Arc<Health>, verify: Verify) -> Result<Recovered> {
+pub(crate) fn recover(
+    dir: &Arc<Dir>,
+    health: &Arc<Health>,
+    options: &Options,
+) -> Result<Recovered> {
+    let below = if options.archive.is_some() { BelowFloor::Keep } else { BelowFloor::Remove };
     let start = dir.now();
     let found = scan::scan(dir)?;
     let mut notes = Vec::new();
-    let mut recovered = match remedy::remedy(dir, &found, &mut notes)? {
+    let mut recovered = match remedy::remedy(dir, &found, below, &mut notes)? {
         Remedy::Create => create(dir, health, &found)?,
         Remedy::Open(plan) => {
-            notes.extend(verify::verify_sealed(dir, &plan.chain, plan.floor, verify)?);
+            notes.extend(verify::verify_sealed(dir, &plan.chain, plan.floor, options.verify)?);
             apply(dir, health, &found, plan)?
         }
     };
@@ -91,6 +98,7 @@ fn create(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found) -> Result<Recover
         current,
         state: Vec::new(),
         next: Lsn::FIRST,
+        unarchived: Vec::new(),
         pending_removal: Vec::new(),
         report,
     })
@@ -143,8 +151,16 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
     // Segments wholly below the floor are no longer part of the log. The old tail may be one of
     // them.
     let catalog = Catalog::new(segments, tail.segment.clone(), plan.floor);
-    let catalog = catalog.retire().map_or(catalog, |(catalog, _)| catalog);
-    let (pending_removal, mut reports) = retire(dir, found, &catalog)?;
+    let (catalog, retired) = catalog.retire().unwrap_or((catalog, Vec::new()));
+    let mut unarchived = plan.unarchived;
+    if plan.below == BelowFloor::Keep {
+        unarchived.extend(retired);
+    }
+    let is_kept = |number: u64| {
+        number <= plan.kept_up_to
+            || unarchived.iter().any(|entry: &CatalogEntry| entry.segment.number == number)
+    };
+    let (pending_removal, mut reports) = retire(dir, found, &catalog, &is_kept)?;
     reports.retain(|report| report.number != tail.segment.number);
     let mut report =
         report(action, reports, &tail, LsnRange::new(plan.floor.next(), scanned.next.previous()));
@@ -158,6 +174,7 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
         current,
         state: plan.state,
         next: scanned.next,
+        unarchived,
         pending_removal,
         report,
     })
@@ -229,12 +246,13 @@ fn follow(
     create_segment(dir, &mut current.lock(), &succession).map_err(Failure::into_error)
 }
 
-/// Removes the files that are not in the catalog and have a sound header. Returns the files that
+/// Removes the files that are not in the catalog, have a sound header and are not kept. Returns the files that
 /// could not be removed.
 fn retire(
     dir: &Dir,
     found: &Found,
     catalog: &Catalog,
+    is_kept: &dyn Fn(u64) -> bool,
 ) -> Result<(Vec<Arc<Path>>, Vec<SegmentReport>)> {
     let mut pending_removal = Vec::new();
     let mut reports = Vec::new();
@@ -243,6 +261,7 @@ fn retire(
         let live = catalog.get(file.number);
         let mut role = match (live, file.sound()) {
             (Some(_), _) => SegmentRole::Sealed,
+            (None, Some(_)) if is_kept(file.number) => SegmentRole::Unarchived,
             (None, Some(_)) => SegmentRole::Retired,
             (None, None) => SegmentRole::Unreadable,
         };

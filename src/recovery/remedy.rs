@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::catalog::CatalogEntry;
 use crate::dir::Dir;
 use crate::error::{Damage, Error, Feature, NamedBy, Result};
 use crate::frame::{FRAMES_START, Seal, Twin, supported};
@@ -13,8 +14,8 @@ use crate::report::RecoveryNote;
 use crate::segment::{Flaw, Segment};
 
 use super::decide::{
-    self, Continuity, CurrentFound, CurrentSays, Evidence, Kept, Link, LinkFile, Refusal,
-    SegmentFiles, TailEvidence, Verdict, Way,
+    self, BelowFloor, Continuity, CurrentFound, CurrentSays, Evidence, Kept, Link, LinkFile,
+    Refusal, SegmentFiles, TailEvidence, Verdict, Way,
 };
 use super::scan::{CurrentFile, Found, HeaderFound, SegmentFile};
 use super::tail::{PromisedPart, TailScan};
@@ -39,6 +40,13 @@ pub(super) struct Plan<'a> {
     pub(super) state: Vec<u8>,
     /// Sealed segments above the floor, oldest first, each with the seal in its successor.
     pub(super) chain: Vec<(Arc<Segment>, Seal)>,
+    /// What happens to segments below the floor.
+    pub(super) below: BelowFloor,
+    /// The segments below the floor that wait for the archive, oldest first.
+    pub(super) unarchived: Vec<CatalogEntry>,
+    /// Files up to this number that are not in the chain are kept, because a gap in the chain of
+    /// seals hides whether they wait for the archive. 0: none.
+    pub(super) kept_up_to: u64,
     pub(super) promised: PromisedPart,
 }
 
@@ -46,6 +54,7 @@ pub(super) struct Plan<'a> {
 pub(super) fn remedy<'a>(
     dir: &Dir,
     found: &'a Found,
+    below: BelowFloor,
     notes: &mut Vec<RecoveryNote>,
 ) -> Result<Remedy<'a>> {
     let newest = found.files.last();
@@ -79,7 +88,7 @@ pub(super) fn remedy<'a>(
         Verdict::Create => Ok(Remedy::Create),
         Verdict::Open { torn } => {
             note_oddities(dir, found, current, notes);
-            plan(dir, found, torn, notes).map(Remedy::Open)
+            plan(dir, found, torn, below, notes).map(Remedy::Open)
         }
         Verdict::Refuse(refusal) => Err(refuse(dir, found, refusal)),
     }
@@ -259,6 +268,7 @@ fn plan<'a>(
     dir: &Dir,
     found: &'a Found,
     torn: bool,
+    below: BelowFloor,
     notes: &mut Vec<RecoveryNote>,
 ) -> Result<Plan<'a>> {
     let tail = found.tail.as_ref().ok_or_else(|| refuse(dir, found, Refusal::TailHeader))?;
@@ -280,7 +290,8 @@ fn plan<'a>(
         return damaged(tail.facts.promise(), Damage::PromiseInFrame);
     };
     let mark = found.mark();
-    let way = tail.facts.way(if promised.last.is_some() { Kept::Records } else { Kept::NoRecord });
+    let kept = if promised.last.is_some() { Kept::Records } else { Kept::NoRecord };
+    let way = tail.facts.way(kept, below);
     // The new number is above every name in the directory, also above the names of copies.
     let names = found.listing.segments.last().copied().unwrap_or(0);
     let highest = mark.map_or(0, |mark| mark.number).max(names);
@@ -296,21 +307,71 @@ fn plan<'a>(
             });
         }
     };
-    let chain = follow_chain(dir, found, &tail.header.seal, floor)?;
+    let (chain, rest) = follow_chain(dir, found, &tail.header.seal, floor)?;
+    let (unarchived, kept_up_to) = match below {
+        BelowFloor::Keep => follow_below(dir, found, rest, notes),
+        BelowFloor::Remove => (Vec::new(), 0),
+    };
     note_orphans(found, tail, &chain, notes);
-    Ok(Plan { tail, torn, way, number, floor, state, chain, promised })
+    let plan = Plan {
+        tail,
+        torn,
+        way,
+        number,
+        floor,
+        state,
+        chain,
+        below,
+        unarchived,
+        kept_up_to,
+        promised,
+    };
+    Ok(plan)
 }
 
-/// Walks the seals from the tail back to the floor.
+/// Walks the seals below the floor, as far as they lead to files. Returns the segments there,
+/// oldest first, and the number of the file at which the walk ended early; 0 if it did not.
+fn follow_below(
+    dir: &Dir,
+    found: &Found,
+    first: Option<Seal>,
+    notes: &mut Vec<RecoveryNote>,
+) -> (Vec<CatalogEntry>, u64) {
+    let mut unarchived = Vec::new();
+    let mut record = first;
+    let mut ended_at = 0;
+    while let Some(seal) = record {
+        let at = found.files.binary_search_by_key(&seal.number, |file| file.number).ok();
+        let header = at.and_then(|at| found.files[at].sound());
+        let Some(header) = header.filter(|header| header.salt == seal.salt) else {
+            ended_at = seal.number;
+            break;
+        };
+        let segment = Arc::new(Segment::new(header, dir.segment_path(seal.number)));
+        record = header.seal.clone();
+        unarchived.push(CatalogEntry { segment, seal: Some(seal) });
+    }
+    unarchived.reverse();
+    for file in found.files.iter().filter(|file| file.number <= ended_at && file.sound().is_some())
+    {
+        let message = "below the checkpoint, and the segment after it is missing or damaged: it \
+                       cannot be archived, and is left as it is";
+        notes.push(note(&file.path, 0, message));
+    }
+    (unarchived, ended_at)
+}
+
+/// Walks the seals from the tail back to the floor. Also returns the seal of the newest segment
+/// that is not needed, if there is one.
 fn follow_chain(
     dir: &Dir,
     found: &Found,
     first: &Option<Seal>,
     floor: Lsn,
-) -> Result<Vec<(Arc<Segment>, Seal)>> {
+) -> Result<(Vec<(Arc<Segment>, Seal)>, Option<Seal>)> {
     let mut chain = Vec::new();
     let mut record = first.clone();
-    while let Some(seal) = record {
+    while let Some(seal) = record.take() {
         let at = found.files.binary_search_by_key(&seal.number, |file| file.number).ok();
         let file = at.map(|at| &found.files[at]);
         let path = dir.segment_path(seal.number);
@@ -319,10 +380,16 @@ fn follow_chain(
             Some(HeaderFound::Blank) => LinkFile::Blank,
             Some(HeaderFound::Read(twin)) => LinkFile::Read(twin),
             Some(HeaderFound::Unreadable(error)) if seal.last > floor => return Err(error.clone()),
-            Some(HeaderFound::Unreadable(_)) => break,
+            Some(HeaderFound::Unreadable(_)) => {
+                record = Some(seal);
+                break;
+            }
         };
         match decide::judge_link(&seal, link_file, floor) {
-            Link::NotNeeded => break,
+            Link::NotNeeded => {
+                record = Some(seal);
+                break;
+            }
             Link::Missing => {
                 let named_by = NamedBy::Successor;
                 let lost = lost_with(found, &seal, floor);
@@ -342,7 +409,7 @@ fn follow_chain(
         chain.push((Arc::new(Segment::new(header, path)), seal));
     }
     chain.reverse();
-    Ok(chain)
+    Ok((chain, record))
 }
 
 /// Returns the records above the floor that are lost with the segment that `seal` names. If there

@@ -1,6 +1,7 @@
 //! What the scan finds in the tail: its frames, what they promise, and what they have lost. The
 //! scan changes nothing.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Damage, Error, Result};
@@ -139,9 +140,15 @@ pub(super) fn scan_tail(
         Some(gap) => frame_of(&file, &mut window, gap.end..facts.end, floor.next())?,
         None => (FRAMES_START, header.first),
     };
-    let promised = match (&passed, facts.promise()) {
-        (None, promise) if promise < facts.end => promised_part(&file, &mut window, promise)?,
-        _ => Some(PromisedPart { end: facts.end, last: frames.last }),
+    // A record before a gap that was passed over does not count: the frames after the gap do not
+    // continue it.
+    let start = passed.as_ref().map_or(FRAMES_START, |gap| gap.end);
+    let promised = match facts.promise() {
+        promise if promise < facts.end => promised_part(&file, &mut window, start..promise)?,
+        _ => {
+            let last = frames.last.filter(|last| last.offset >= start);
+            Some(PromisedPart { end: facts.end, last })
+        }
     };
     let Frames { next, last, index, .. } = frames;
     Ok(TailScan {
@@ -411,7 +418,7 @@ fn last_promised(
 fn frame_of(
     file: &File<'_>,
     window: &mut Window,
-    frames: std::ops::Range<u64>,
+    frames: Range<u64>,
     lsn: Lsn,
 ) -> Result<(u64, Lsn)> {
     window.clear();
@@ -425,10 +432,14 @@ fn frame_of(
     Ok((frames.end, lsn))
 }
 
-/// Finds the last data frame that ends at or before `end`; `None` if `end` lies within a frame.
-fn promised_part(file: &File<'_>, window: &mut Window, end: u64) -> Result<Option<PromisedPart>> {
+/// Finds the last data frame in these bytes; `None` if their end lies within a frame.
+fn promised_part(
+    file: &File<'_>,
+    window: &mut Window,
+    Range { start, end }: Range<u64>,
+) -> Result<Option<PromisedPart>> {
     window.clear();
-    let mut sweep = file.sweep(window, FRAMES_START, end);
+    let mut sweep = file.sweep(window, start, end);
     let mut last = None;
     loop {
         match sweep.step(Bodies::Skip)? {

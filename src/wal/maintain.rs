@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::current::{CurrentGuard, LogState};
+use crate::disk::{Disk, DurableEnd};
 use crate::error::{Error, Failure, Result};
 use crate::frame::{STATE_BYTES_MAX, Unit};
 use crate::fs::Handle;
 use crate::lsn::Lsn;
-use crate::maintenance::Removal;
+use crate::maintenance::{Removal, Removed};
 use crate::new_segment::Spare;
 use crate::observer::Patience;
-use crate::store::{Disk, DurableEnd, StateFrame, StatePlacement};
+use crate::store::{StateFrame, StatePlacement};
 use crate::threads::{self, thread};
 
 use super::spares::{fail, make_spares, run_maintenance};
@@ -64,7 +65,8 @@ impl Wal {
     /// Syncs first if `lsn` is not durable yet. Once this has returned `Ok`, the checkpoint
     /// survives a power cut; files are removed only after that point. Appends continue meanwhile.
     /// If `lsn` is at or below the present checkpoint, the call only removes files that could not
-    /// be removed before. After a full disk, it first makes a new segment, so that it can free the
+    /// be removed before. With an [archive](crate::Options::archive), it then offers the segments
+    /// that are to be removed, and keeps those that the archive refuses. After a full disk, it first makes a new segment, so that it can free the
     /// old one.
     ///
     /// # Errors
@@ -133,20 +135,50 @@ impl Wal {
             self.raise_floor(lsn, state, placement)?;
             marked = self.mark_durable()?;
         }
+        let mut removed = self.remove_retired()?;
+        if marked == Marked::No {
+            self.mark_durable()?; // The removed files have freed space.
+        }
+        drop(panics);
+        drop(maintenance_lock);
+        if self.store.backlog.has_archive() {
+            removed.failure = self.archive()?.or(removed.failure);
+        }
+        run_maintenance(&self.commit);
+        let holds = "remove, although the checkpoint took effect,";
+        removed.failure.map_or(Ok(()), |error| Err(error.after_effect(holds)))
+    }
+
+    /// Removes files that are no longer part of the log. The caller holds the maintenance lock.
+    pub(super) fn remove_retired(&self) -> Result<Removed> {
         let removed = self.store.remove_retired(Removal::All);
         if removed.files > 0 {
             let mut current = self.store.current.lock();
             // A failure poisons the log before the lock is free.
             current.sync_dir().map_err(|fatal| fail(&self.commit, fatal))?;
         }
-        if marked == Marked::No {
-            self.mark_durable()?; // The removed files have freed space.
+        Ok(removed)
+    }
+
+    /// Offers segments to the archive, and removes those that it has accepted. The caller holds no
+    /// lock. Returns why a file could not be removed.
+    fn archive(&self) -> Result<Option<Error>> {
+        let accepted = self.store.backlog.offer(&self.store.dir);
+        if accepted.is_empty() {
+            return Ok(None);
         }
+        let maintenance_lock = threads::lock(&self.store.maintenance_lock);
+        let panics = self.commit.guard_panics();
+        // A log that was closed meanwhile removes nothing: the next open offers the segments again.
+        let failure = if self.health.check().is_ok() {
+            self.store.discard(accepted);
+            self.remove_retired()?.failure
+        } else {
+            None
+        };
         drop(panics);
         drop(maintenance_lock);
-        run_maintenance(&self.commit);
-        let holds = "remove, although the checkpoint took effect,";
-        removed.failure.map_or(Ok(()), |error| Err(error.after_effect(holds)))
+        Ok(failure)
     }
 
     /// Makes `lsn` the floor, with the new state if there is one, durably, and tells readers.

@@ -5,6 +5,7 @@
 mod append;
 mod maintain;
 mod ready;
+mod snapshot;
 mod spares;
 mod ticket;
 mod truncate;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use crate::commit::{AtRest, Commit};
 use crate::dir::{Dir, DirLock};
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::fs::{Fs, Medium, OsFs};
 use crate::health::Health;
@@ -27,7 +29,7 @@ use crate::reader::{self, Cursor, Follower, Iter, Reader, Record};
 use crate::recovery::{recover, refuse_other_store};
 use crate::report::RecoveryReport;
 use crate::stats::{Counters, Stats};
-use crate::store::{Disk, Store};
+use crate::store::Store;
 use crate::threads::{self, Mutex, thread};
 use crate::watch::Watch;
 
@@ -138,7 +140,7 @@ impl Wal {
         let process_id = dir.process_id();
         let watch = Arc::new(Watch::new(Lsn::ZERO));
         let health = Arc::new(Health::new(watch.clone()));
-        let recovered = recover(&dir, &health, options.verify)?;
+        let recovered = recover(&dir, &health, options)?;
         let next = recovered.next;
         let report = recovered.report.clone();
         let counters = Arc::new(Counters::default());
@@ -445,6 +447,7 @@ impl Wal {
             };
             stats.live_bytes += entry.seal.as_ref().map_or(end_of_tail, |seal| seal.end);
         }
+        (stats.unarchived_segments, stats.unarchived_bytes) = self.store.backlog.size();
         stats
     }
 }

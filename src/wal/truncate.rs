@@ -6,12 +6,11 @@ use crate::catalog::Cut;
 use crate::error::{Error, Result};
 use crate::frame::STATE_BYTES_MAX;
 use crate::lsn::Lsn;
-use crate::maintenance::Removal;
 use crate::observer::Patience;
 use crate::store::{StateFrame, Writer};
 use crate::threads;
 
-use super::spares::{fail, run_maintenance};
+use super::spares::run_maintenance;
 use super::{Settled, Wal, check_bytes};
 
 /// The highest LSN that a reset takes. So many LSNs are left after it that they never run out.
@@ -140,12 +139,7 @@ impl Wal {
         quiesced.publish_cut(created, cut, state)?;
         self.store.cut(quiesced.writer(), cut, seal.as_ref());
         drop(quiesced);
-        let removed = self.store.remove_retired(Removal::All);
-        if removed.files > 0 {
-            let mut current = self.store.current.lock();
-            // A failure poisons the log before the lock is free.
-            current.sync_dir().map_err(|fatal| fail(&self.commit, fatal))?;
-        }
+        let removed = self.remove_retired()?;
         drop(held);
         drop(panics);
         drop(maintenance_lock);

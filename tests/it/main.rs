@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod append_read;
+mod backup;
 mod close;
 mod concurrency;
 mod corruption;

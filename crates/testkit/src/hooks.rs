@@ -27,6 +27,7 @@ pub enum Call {
     Open,
     Create,
     Rename,
+    Link,
     Unlink,
     SyncDir,
     Lock,
@@ -168,6 +169,10 @@ impl Fs for HookFs {
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.ask(Call::CreateDir, path).apply_to(|| self.disk.create_dir(path))
+    }
+
+    fn hard_link(&self, source: &Path, target: &Path) -> io::Result<()> {
+        self.ask(Call::Link, target).apply_to(|| self.disk.hard_link(source, target))
     }
 
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>> {

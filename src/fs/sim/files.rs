@@ -20,6 +20,11 @@ impl Fs for SimFs {
         self.simple(Call::CreateDir, |disk| disk.create_dir(&Path::new("/").join(path)))
     }
 
+    fn hard_link(&self, source: &Path, target: &Path) -> io::Result<()> {
+        let root = Path::new("/");
+        self.simple(Call::Link, |disk| disk.link(&root.join(source), &root.join(target)))
+    }
+
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>> {
         let path = Path::new("/").join(path);
         let node = self.call(

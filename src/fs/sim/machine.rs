@@ -23,6 +23,7 @@ pub enum Call {
     Open,
     Create,
     Rename,
+    Link,
     Unlink,
     SyncDir,
     Lock,

@@ -164,6 +164,10 @@ impl Fs for OpenFiles {
         self.disk.create_dir(path)
     }
 
+    fn hard_link(&self, source: &Path, target: &Path) -> io::Result<()> {
+        self.disk.hard_link(source, target)
+    }
+
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn FsDir>> {
         let dir = self.disk.open_dir(path)?;
         Ok(Box::new(OpenDir { fs: self.clone(), dir, path: path.into() }))

@@ -1,0 +1,72 @@
+//! Copying the log while it is in use.
+
+use std::path::Path;
+
+use crate::backup::{self, LogView};
+use crate::catalog::CatalogEntry;
+use crate::error::Result;
+use crate::lsn::LsnRange;
+use crate::threads;
+
+use super::Wal;
+
+impl Wal {
+    /// Makes a copy of the log in `dir`, as it is durable at one moment, while appends continue.
+    /// Returns the records that the copy has.
+    ///
+    /// The copy is a closed log: open it, or keep it as a backup. `dir` is created if it is not
+    /// there, and has no log. Where both are on one file system, the sealed segments are hard links
+    /// and take no space; otherwise they are copied up to their ends. The newest segment is
+    /// written anew. Everything is synced before the call returns. A checkpoint or a truncation
+    /// does not wait for the copy. If it removes a segment that is still to be copied, the copy is made
+    /// of what the log has then.
+    ///
+    /// A crash leaves a directory that is refused as
+    /// [`Error::MissingSegment`](crate::Error::MissingSegment), and never a shorter log: remove it
+    /// and begin again.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io), also if there is a log in `dir`.
+    /// [`Error::StorageFull`](crate::Error::StorageFull), [`Error::Locked`](crate::Error::Locked),
+    /// [`Error::Closed`](crate::Error::Closed). [`Error::Corrupt`](crate::Error::Corrupt) if the
+    /// newest segment is damaged. A poisoned log can be copied: the copy has what is durable.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (path, copy) = (dir.path().join("wal"), dir.path().join("copy"));
+    /// let wal = seawall::Wal::open(&path)?;
+    /// wal.append("debit 7")?;
+    /// wal.snapshot(&copy)?;
+    /// assert_eq!(seawall::Wal::open(&copy)?.iter().count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn snapshot(&self, dir: impl AsRef<Path>) -> Result<LsnRange> {
+        let store = &self.store;
+        backup::snapshot(&store.dir, &store.segments, dir.as_ref(), || Ok(self.view()))
+    }
+
+    /// Returns what is durable now.
+    fn view(&self) -> LogView {
+        let store = &self.store;
+        // No floor changes, and no segment leaves the catalog.
+        let maintenance_lock = threads::lock(&store.maintenance_lock);
+        let (durable, state) = self.commit.durable_view();
+        let catalog = store.segments.catalog();
+        drop(maintenance_lock);
+        // A group may be starting the next segment: the present one is then sealed already.
+        let number = durable.tail.number;
+        let tail = catalog.get(number).expect("the tail is in the catalog").segment.clone();
+        let is_older = |entry: &&CatalogEntry| entry.segment.number < number;
+        LogView {
+            log_id: store.backlog.log_id(),
+            sealed: catalog.entries().take_while(is_older).cloned().collect(),
+            tail,
+            tail_file: durable.file,
+            tail_end: durable.tail.end,
+            last: durable.last,
+            floor: catalog.floor,
+            state,
+        }
+    }
+}
