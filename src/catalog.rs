@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
+use crate::codec::Codecs;
 use crate::dir::Dir;
 use crate::error::{Error, NamedBy, Result};
 use crate::frame::Seal;
@@ -219,6 +220,8 @@ pub(crate) struct Segments {
     window: Mutex<Option<Window>>,
     health: Arc<Health>,
     watch: Arc<Watch>,
+    /// How compressed frames are read.
+    pub(crate) codecs: Codecs,
     /// The generations that a reader may still have.
     generations: Mutex<Vec<Weak<Generation>>>,
 }
@@ -228,6 +231,7 @@ impl Segments {
         dir: Arc<Dir>,
         health: Arc<Health>,
         watch: Arc<Watch>,
+        codecs: Codecs,
         catalog: Catalog,
     ) -> Segments {
         Segments {
@@ -235,6 +239,7 @@ impl Segments {
             window: Mutex::new(None),
             health,
             watch,
+            codecs,
             generations: Mutex::new(vec![Arc::downgrade(&catalog.generation)]),
             catalog: RwLock::new(Arc::new(catalog)),
         }

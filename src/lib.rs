@@ -377,6 +377,7 @@
 #![cfg_attr(not(feature = "sim"), doc = "[sim]: #crate-features")]
 
 mod catalog;
+pub mod codec;
 mod commit;
 mod current;
 mod dir;

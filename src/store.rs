@@ -170,7 +170,13 @@ impl Store {
         tail.set_segment_bytes(options.segment_bytes);
         let written = StateFrame { floor: catalog.floor, state: state.into() };
         let store = Store {
-            segments: Arc::new(Segments::new(dir.clone(), health, watch, catalog)),
+            segments: Arc::new(Segments::new(
+                dir.clone(),
+                health,
+                watch,
+                options.codecs(),
+                catalog,
+            )),
             dir,
             current,
             counters,

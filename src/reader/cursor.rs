@@ -147,7 +147,7 @@ impl Cursor {
         }
         let source = self.source.as_mut().expect("a source is open");
         while self.frame.is_at_end() {
-            self.frame.read_frame(source, self.next)?;
+            self.frame.read_frame(source, self.next, &self.segments.codecs)?;
         }
         Ok(())
     }
