@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::{RECORD_HEADER_BYTES, get_u32};
+use super::{FRAME_ALIGN_BYTES, RECORD_HEADER_BYTES, get_u32};
 use crate::codec::{Codec, CodecId, plain_bytes_max};
 
 /// No plain body is larger: one record of the largest size that the options allow, with meta. The
@@ -19,9 +19,10 @@ pub(super) const PLAIN_SIZE_BYTES: usize = 4;
 
 /// Compresses a body into `compressed`. Returns whether the frame gets smaller by that.
 pub(super) fn compress(codec: &dyn Codec, plain: &[u8], compressed: &mut Vec<u8>) -> bool {
+    let padded = |bytes: usize| bytes.next_multiple_of(FRAME_ALIGN_BYTES);
     compressed.clear();
     match codec.compress(plain, compressed) {
-        Ok(()) => PLAIN_SIZE_BYTES + compressed.len() < plain.len(),
+        Ok(()) => padded(PLAIN_SIZE_BYTES + compressed.len()) < padded(plain.len()),
         Err(error) => {
             log::warn!("a frame is stored without compression: {codec:?} failed: {error}");
             false

@@ -5,6 +5,7 @@
 
 mod append_read;
 mod close;
+mod codec;
 mod concurrency;
 mod corruption;
 mod damage;
