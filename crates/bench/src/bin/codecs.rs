@@ -112,12 +112,7 @@ fn compare(args: &Args, case: &Case) -> Result<()> {
         };
         let shown = |ratios: &[f64]| match codec {
             0 => "1".to_owned(),
-            _ => format!(
-                "{:.2}, {:.2}–{:.2}",
-                median(ratios),
-                ratios[0],
-                ratios[ratios.len() - 1]
-            ),
+            _ => format!("{:.2}, {:.2}–{:.2}", median(ratios), ratios[0], ratios[ratios.len() - 1]),
         };
         println!(
             "| {record_bytes} B, {content:?} | {durability:?} | {name} | {:.2} | {} | {:.0} | {} | {:.0} |",
@@ -140,12 +135,7 @@ fn median(sorted: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-fn measure(
-    directory: &Path,
-    case: &Case,
-    codec: usize,
-    records: &[Vec<u8>],
-) -> Result<Figures> {
+fn measure(directory: &Path, case: &Case, codec: usize, records: &[Vec<u8>]) -> Result<Figures> {
     let dir = tempfile::Builder::new().prefix("seawall-codecs-").tempdir_in(directory)?;
     let options = Options::new().durability(case.durability);
     let options = match codec {
@@ -180,7 +170,8 @@ fn measure(
 
 /// Makes records that are the same in each run.
 fn records(case: &Case, count: usize) -> Vec<Vec<u8>> {
-    const NAMES: [&str; 8] = ["ada", "grace", "edsger", "barbara", "niklaus", "alan", "john", "tony"];
+    const NAMES: [&str; 8] =
+        ["ada", "grace", "edsger", "barbara", "niklaus", "alan", "john", "tony"];
     const ACTIONS: [&str; 5] = ["debit", "credit", "transfer", "close", "open"];
     let mut state = 7_u64;
     let mut roll = move || {
@@ -188,7 +179,8 @@ fn records(case: &Case, count: usize) -> Vec<Vec<u8>> {
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed ^ (mixed >> 31)
     };
-    let pick = |list: &[&'static str], roll: u64| list[usize::from(roll.to_le_bytes()[3]) % list.len()];
+    let pick =
+        |list: &[&'static str], roll: u64| list[usize::from(roll.to_le_bytes()[3]) % list.len()];
     let record = |number: usize| {
         let mut record: Vec<u8> = Vec::with_capacity(case.record_bytes + 160);
         while record.len() < case.record_bytes {
