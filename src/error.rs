@@ -89,12 +89,11 @@ pub enum Error {
         lost: Option<LsnRange>,
     },
 
-    /// A later release wrote the file, or a program with a codec that this one lacks. The file is
-    /// sound.
+    /// A later release wrote the file, or a program with a codec that this one lacks.
     ///
-    /// For codec 1 or 2, build the program with the feature `lz4` or `zstd`. For a codec from 128 to
-    /// 255, give it to [`Options::codec_for_reading`](crate::Options::codec_for_reading). Otherwise,
-    /// upgrade the program.
+    /// The file is sound. For codec 1 or 2, switch on the feature `lz4` or `zstd`. A codec from 128
+    /// on goes to [`codec_for_reading`](crate::Options::codec_for_reading). Else, upgrade the
+    /// program.
     #[error("{} {}", path.display(), unsupported_text(*what, *found, *supported))]
     #[non_exhaustive]
     UnsupportedVersion {
@@ -104,8 +103,7 @@ pub enum Error {
         what: Feature,
         /// The value that was found.
         found: u32,
-        /// The highest value that this release knows. For a codec, it is the highest number that has
-        /// a meaning in this release, apart from those of the caller's codecs.
+        /// The highest value that this release knows; of codecs, without the caller's.
         supported: u32,
     },
 
@@ -385,10 +383,8 @@ impl Error {
 
 fn unsupported_text(what: Feature, found: u32, supported: u32) -> String {
     let missing = match (what, found) {
-        (Feature::Codec, 1) if cfg!(not(feature = "lz4")) => "build seawall with the feature `lz4`",
-        (Feature::Codec, 2) if cfg!(not(feature = "zstd")) => {
-            "build seawall with the feature `zstd`"
-        }
+        (Feature::Codec, 1) if cfg!(not(feature = "lz4")) => "switch on the feature `lz4`",
+        (Feature::Codec, 2) if cfg!(not(feature = "zstd")) => "switch on the feature `zstd`",
         (Feature::Codec, 128..) => "give that codec to `Options::codec_for_reading`",
         _ => {
             return format!(
@@ -444,8 +440,7 @@ pub enum Damage {
     FrameLength,
     /// A frame's checksums verify, but its body does not hold just its records.
     FrameRecords,
-    /// A frame's checksums verify, but its compressed body does not decompress to the size that it
-    /// states.
+    /// A frame's checksums verify, but it does not decompress to the size that it states.
     FrameCompression,
     /// A segment does not begin with a state frame.
     NoState,

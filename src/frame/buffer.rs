@@ -7,7 +7,7 @@ use crate::entry::Entry;
 use crate::lsn::Lsn;
 use crate::observer::FramePlace;
 
-use super::codec::{PLAIN_SIZE_BYTES, compress};
+use super::body::{PLAIN_SIZE_BYTES, compress};
 use super::{
     FLOOR_BYTES, FRAME_BODY_BYTES, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_RECORDS_MIN,
     FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad, put_u64,
@@ -563,7 +563,8 @@ mod tests {
         ];
         let mut buffer = FrameBuffer::default();
         for round in 0..3 {
-            let (mut next, mut plain_bytes) = (Lsn::FIRST, 0);
+            let mut next = Lsn::FIRST;
+            let mut plain_bytes = 0;
             for (payload, _) in &payloads {
                 let entry = Entry::from(payload);
                 let unit = Unit::batch([&entry]);

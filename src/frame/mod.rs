@@ -10,11 +10,11 @@
 //! ```
 //! All integers are little-endian; all checksums are CRC-32 with the IEEE polynomial.
 
+mod body;
 mod buffer;
-mod codec;
 
+pub(crate) use body::decompress;
 pub(crate) use buffer::{FrameBuffer, Unit, record_bytes};
-pub(crate) use codec::decompress;
 
 use crate::codec::CodecId;
 use crate::error::Feature;

@@ -424,8 +424,9 @@ fn a_panic_while_decompressing_goes_to_the_caller_and_the_log_stays_usable() {
 
 #[test]
 fn a_compressed_body_that_is_wrong_under_right_checksums_is_damage() {
-    // Method: make frames by hand, of each codec: with false sizes, cut, changed, with other records
-    // than the header counts. The log opens, each other record is read, and these are `Corrupt`.
+    // Method: make frames by hand, of each codec: with false sizes, cut, changed, with other
+    // records than the header counts. The log opens, each other record is read, and these are
+    // `Corrupt`.
     let plain = |count: u8| -> Vec<u8> {
         (0..count).flat_map(|_| [&60_u32.to_le_bytes()[..], &[0; 4], &[7; 60]].concat()).collect()
     };
