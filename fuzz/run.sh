@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET…]}
 shift
 targets=("$@")
-[[ $# -gt 0 ]] || targets=(scan frame open_dir edit operations)
+[[ $# -gt 0 ]] || targets=(scan frame decode_frame open_dir edit operations)
 target_dir=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::codec::Codecs;
 use crate::dir::Dir;
 use crate::error::{Error, NamedBy, Result};
 use crate::frame::Seal;
@@ -238,6 +239,8 @@ pub(crate) struct Segments {
     health: Arc<Health>,
     pub(crate) watch: Arc<Watch>,
     visibility: Visibility,
+    /// How compressed frames are read.
+    pub(crate) codecs: Codecs,
     /// The generations that a reader may still have.
     generations: Mutex<Vec<Weak<Generation>>>,
 }
@@ -248,6 +251,7 @@ impl Segments {
         health: Arc<Health>,
         watch: Arc<Watch>,
         visibility: Visibility,
+        codecs: Codecs,
         catalog: Catalog,
     ) -> Segments {
         Segments {
@@ -256,6 +260,7 @@ impl Segments {
             health,
             watch,
             visibility,
+            codecs,
             generations: Mutex::new(vec![Arc::downgrade(&catalog.generation)]),
             catalog: RwLock::new(Arc::new(catalog)),
         }

@@ -89,11 +89,12 @@ pub enum Error {
         lost: Option<LsnRange>,
     },
 
-    /// A later release wrote the file, or a release with a feature that this one lacks. The file is
-    /// sound.
+    /// A later release wrote the file, or a program with a codec that this one lacks.
     ///
-    /// Upgrade the program.
-    #[error("{} needs a later release: {what} {found} is unknown here, {supported} is the latest known; upgrade the program", path.display())]
+    /// The file is sound. For codec 1 or 2, switch on the feature `lz4` or `zstd`. A codec from 128
+    /// on goes to [`codec_for_reading`](crate::Options::codec_for_reading). Else, upgrade the
+    /// program.
+    #[error("{} {}", path.display(), unsupported_text(*what, *found, *supported))]
     #[non_exhaustive]
     UnsupportedVersion {
         /// The file.
@@ -102,7 +103,7 @@ pub enum Error {
         what: Feature,
         /// The value that was found.
         found: u32,
-        /// The highest value that this release knows.
+        /// The highest value that this release knows; of codecs, without the caller's.
         supported: u32,
     },
 
@@ -380,6 +381,21 @@ impl Error {
     }
 }
 
+fn unsupported_text(what: Feature, found: u32, supported: u32) -> String {
+    let missing = match (what, found) {
+        (Feature::Codec, 1) if cfg!(not(feature = "lz4")) => "switch on the feature `lz4`",
+        (Feature::Codec, 2) if cfg!(not(feature = "zstd")) => "switch on the feature `zstd`",
+        (Feature::Codec, 128..) => "give that codec to `Options::codec_for_reading`",
+        _ => {
+            return format!(
+                "needs a later release: {what} {found} is unknown here, {supported} is the latest \
+                 known; upgrade the program"
+            );
+        }
+    };
+    format!("is sound and needs codec {found}, which is not there; {missing}")
+}
+
 fn remedy_of_too_large(what: &str) -> &'static str {
     match what {
         "payload" => "split it, or raise `record_bytes_max`",
@@ -424,6 +440,8 @@ pub enum Damage {
     FrameLength,
     /// A frame's checksums verify, but its body does not hold just its records.
     FrameRecords,
+    /// A frame's checksums verify, but it does not decompress to the size that it states.
+    FrameCompression,
     /// A segment does not begin with a state frame.
     NoState,
     /// An LSN is left out, or occurs twice.
@@ -464,6 +482,7 @@ impl fmt::Display for Damage {
             Damage::FrameBody => "a frame's body does not verify",
             Damage::FrameLength => "a frame goes beyond the segment's end",
             Damage::FrameRecords => "a frame does not hold just its records",
+            Damage::FrameCompression => "a frame does not decompress to the size that it states",
             Damage::NoState => "a segment must begin with a state frame",
             Damage::LsnGap => "the LSNs are not dense",
             Damage::BrokenPromise => "bytes that were synced do not verify",

@@ -2,11 +2,12 @@
 //! them. The module exists only with `cfg(fuzzing)`, which cargo-fuzz sets. Nothing in it is
 //! stable.
 
+use crate::codec::{CodecId, Codecs};
 use crate::current::Mark;
 use crate::entry::Entry;
 use crate::frame::{
     FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, FrameType, HeaderReading, SegmentHeader, Twin,
-    Twinned, Unit, decode_record, decode_state, encode_state,
+    Twinned, Unit, decode_record, decode_state, decompress, encode_state,
 };
 use crate::lsn::Lsn;
 
@@ -30,6 +31,8 @@ pub struct Frame {
 pub enum Body {
     /// Records; fewer than the header counts, or more, if their lengths are wrong.
     Records(Vec<Entry<'static>>),
+    /// Records that are compressed by the codec of this number.
+    Compressed(u8, Vec<u8>),
     /// The checkpoint and the caller's state.
     State(Lsn, Vec<u8>),
 }
@@ -53,6 +56,9 @@ pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame>
         return None;
     }
     let body = match header.frame_type {
+        FrameType::Data if header.codec != CodecId::PLAIN => {
+            Body::Compressed(header.codec.number(), body.to_vec())
+        }
         FrameType::Data => Body::Records(decode_records(body, header.count)),
         FrameType::State => {
             let (floor, state) = decode_state(body)?;
@@ -63,6 +69,25 @@ pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame>
     let durable_end = header.durable_end;
     let bytes = header.frame_bytes();
     Some(Frame { first, durable_end, bytes, count: header.count, body })
+}
+
+/// Decompresses the body of a compressed frame; `None` if the codec is not one of the crate's, or
+/// refuses the body.
+pub fn decompress_body(codec: u8, body: &[u8]) -> Option<Vec<u8>> {
+    let id = CodecId::new(codec)?;
+    let mut plain = Vec::new();
+    decompress(Codecs::new([]).find(id)?, id, body, &mut plain).ok()?;
+    Some(plain)
+}
+
+/// Compresses a body as a frame stores it.
+pub fn compress_body(codec: u8, plain: &[u8]) -> Option<Vec<u8>> {
+    let id = CodecId::new(codec)?;
+    let mut compressed = Vec::new();
+    let codecs = Codecs::new([]);
+    codecs.find(id)?.compress(plain, &mut compressed).ok()?;
+    let size = u32::try_from(plain.len()).ok()?;
+    Some([&size.to_le_bytes(), &compressed[..]].concat())
 }
 
 /// Returns at most `count` records, and one more if bytes are left after them.

@@ -98,7 +98,7 @@
 //!   changed. Follow [the steps for damage](crate::guide::durability#damage-what-to-do).
 //! * [`Locked`](Error::Locked): another handle has the log open. Close it there.
 //! * [`UnsupportedVersion`](Error::UnsupportedVersion): the files are sound, and none was changed.
-//!   Upgrade the program.
+//!   Upgrade the program, or give the log the codec that the error names.
 //!
 //! After `Poisoned`, the outcome of the failed call is not known. Its record may be in the log
 //! after the log is opened again. Look before you append it a second time:
@@ -367,11 +367,16 @@
 //!
 //! # Crate features
 //!
-//! * **`sim`**, off by default: the module [`sim`][sim], a simulated disk that crashes. It adds no
-//!   dependency.
+//! All are off by default.
 //!
-//! The crate root has the names that each program needs. The rest is in [`options`], [`observer`],
-//! [`report`], [`stats`], [`mod@fs`] and [`sim`][sim].
+//! * **`lz4`**: the codec `Lz4` in the module [`codec`], which compresses fast. It adds the crate
+//!   `lz4_flex`, without unsafe code.
+//! * **`zstd`**: the codec `Zstd` in the module [`codec`], which compresses well. It adds the crate
+//!   `zstd`, and compiles its library in C.
+//! * **`sim`**: the module [`sim`][sim], a simulated disk that crashes. It adds no dependency.
+//!
+//! The crate root has the names that each program needs. The rest is in [`codec`], [`options`],
+//! [`observer`], [`report`], [`stats`], [`mod@fs`] and [`sim`][sim].
 //!
 #![cfg_attr(feature = "sim", doc = "[sim]: crate::sim")]
 #![cfg_attr(not(feature = "sim"), doc = "[sim]: #crate-features")]
@@ -380,6 +385,7 @@ pub mod archive;
 mod backlog;
 pub mod backup;
 mod catalog;
+pub mod codec;
 mod commit;
 mod current;
 mod dir;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::archive::Archive;
+use crate::codec::{Codec, Codecs, Given};
 use crate::error::{Error, Result};
 use crate::observer::Observer;
 
@@ -113,6 +114,8 @@ pub struct Options {
     pub(crate) create_if_missing: bool,
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) archive: Option<Arc<dyn Archive>>,
+    pub(crate) codec: Option<Given>,
+    reading_codecs: Vec<Given>,
 }
 
 /// The largest body of a batch, unless a single record may be larger.
@@ -133,6 +136,8 @@ impl Options {
             create_if_missing: true,
             observer: None,
             archive: None,
+            codec: None,
+            reading_codecs: Vec::new(),
         }
     }
 
@@ -333,6 +338,61 @@ impl Options {
         self
     }
 
+    /// Sets how frames of records are compressed. Default: not at all. A frame that does not shrink
+    /// is stored as it is. The log reads frames of this codec, too.
+    ///
+    /// The module [`codec`](crate::codec) says when it pays. The codec needs memory besides
+    /// [`pending_bytes_max`](Options::pending_bytes_max): about the size of a group. The limits of
+    /// the other options count bytes before compression, except that
+    /// [`segment_bytes`](Options::segment_bytes) counts what is stored.
+    ///
+    /// A number below 128 is refused, unless the codec is one of this crate.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::codec::Zstd;
+    /// use seawall::Options;
+    /// let wal = Options::new().codec(Zstd::default()).open(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn codec(mut self, codec: impl Codec + 'static) -> Options {
+        self.codec = Some(Given::new(codec));
+        self
+    }
+
+    /// Makes a further codec known for reading, for a log that was written with it before. Default:
+    /// the codecs of this crate that its features switch on, and the one that
+    /// [`codec`](Options::codec) sets. The call may be repeated.
+    ///
+    /// Without it, reading a record of such a frame returns
+    /// [`Error::UnsupportedVersion`]. Two codecs of the caller's with one number are refused.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # use seawall::codec::Lz4 as Dictionary;
+    /// use seawall::codec::Zstd;
+    /// use seawall::Options;
+    /// // The log was written with the codec `Dictionary`, and continues with Zstandard.
+    /// let options = Options::new().codec(Zstd::default()).codec_for_reading(Dictionary);
+    /// let wal = options.open(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn codec_for_reading(mut self, codec: impl Codec + 'static) -> Options {
+        self.reading_codecs.push(Given::new(codec));
+        self
+    }
+
+    fn given_codecs(&self) -> impl Iterator<Item = &Given> {
+        self.codec.iter().chain(&self.reading_codecs)
+    }
+
+    /// Returns the codecs that the log can read.
+    pub(crate) fn codecs(&self) -> Codecs {
+        Codecs::new(self.given_codecs())
+    }
+
     /// Returns the largest body of a batch, in bytes.
     pub(crate) fn batch_bytes_max(&self) -> u64 {
         BATCH_BYTES.max(self.record_bytes_max)
@@ -358,6 +418,13 @@ impl Options {
         let pending = self.pending_bytes_max;
         check(pending >= 4 << 10, "pending_bytes_max", pending, "at least 4096")?;
         check(pending <= 1 << 32, "pending_bytes_max", pending, "at most 2^32")?;
+        for (at, given) in self.given_codecs().enumerate() {
+            let number = given.id.number();
+            let is_twin = |other: &Given| other.id == given.id && given.id.is_own();
+            let twins = self.given_codecs().take(at).any(is_twin);
+            check(given.is_allowed, "codec", number.into(), "a number from 128 to 255")?;
+            check(!twins, "codec_for_reading", number.into(), "the number of no other codec")?;
+        }
         let above_zero = !matches!(self.durability, Durability::Interval(Duration::ZERO));
         check(above_zero, "durability", 0, "an interval above zero")
     }

@@ -124,6 +124,7 @@ impl Store {
                 health,
                 watch,
                 options.visibility,
+                options.codecs(),
                 catalog,
             )),
             dir,

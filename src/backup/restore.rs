@@ -42,10 +42,10 @@ pub struct Restored {
 /// # Examples
 /// ```
 /// # let dir = tempfile::tempdir()?;
-/// # let (archived, wal_dir) = (dir.path().join("archive"), dir.path().join("wal"));
+/// # let archived = dir.path().join("archive");
 /// use seawall::backup::{DirArchive, restore};
 /// let options = seawall::Options::new().archive(DirArchive::open(&archived)?);
-/// let wal = options.open(&wal_dir)?;
+/// let wal = options.open(dir.path().join("wal"))?;
 /// let lsn = wal.append("debit 7")?;
 /// wal.rotate()?;
 /// wal.checkpoint(lsn)?;
@@ -74,8 +74,8 @@ pub fn restore_on(
     state: &[u8],
 ) -> Result<Restored> {
     if state.len() > STATE_BYTES_MAX {
-        let (bytes, bytes_max) = (state.len() as u64, STATE_BYTES_MAX as u64);
-        return Err(Error::TooLarge { what: "state", bytes, bytes_max });
+        let bytes = state.len() as u64;
+        return Err(Error::TooLarge { what: "state", bytes, bytes_max: STATE_BYTES_MAX as u64 });
     }
     let archive = Dir::open(fs.clone(), archive.as_ref())?;
     let Archived { log_id, entries } = read_archive(&archive)?;

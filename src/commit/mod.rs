@@ -23,6 +23,7 @@ mod wakes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::codec::Given;
 use crate::disk::{Disk, DurableEnd};
 use crate::error::{Error, Failure, Result};
 use crate::frame::Unit;
@@ -55,6 +56,7 @@ pub(crate) struct Commit<D: Disk> {
     backpressure: Backpressure,
     pending_bytes_max: usize,
     write_out_bytes: usize,
+    codec: Option<Given>,
     arrivals: Arrivals,
     /// Whether the last group met a full disk.
     disk_full: AtomicBool,
@@ -86,6 +88,7 @@ impl<D: Disk> Commit<D> {
             write_out_bytes: bytes(
                 WRITE_OUT_BYTES.min(options.segment_bytes / 2).min(options.pending_bytes_max),
             ),
+            codec: options.codec.clone(),
             arrivals: Arrivals::new(),
             disk_full: AtomicBool::new(false),
             helper_runs: Mutex::new(false),
@@ -443,6 +446,9 @@ impl<D: Disk> Commit<D> {
         mut durable_end: u64,
     ) -> Result<(Written, Option<Duration>), Failure> {
         let disk = &self.shared.disk;
+        if let Some(Given { codec, id, .. }) = &self.codec {
+            taken.buffer.compress(&**codec, *id);
+        }
         if disk.is_full_for(roles.writer(), &taken.buffer) {
             durable_end = self.rotate(roles, taken)?;
         }

@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use super::admission::Reservation;
 use super::*;
+use crate::disk::TailEnd;
 use crate::entry::Entry;
 use crate::frame::{FLOOR_BYTES, FRAME_HEADER_BYTES, FrameBuffer, FrameType, decode_record};
 use crate::health::Health;

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use super::gather::Gathered;
 use super::state::Admission;
 use super::*;
+use crate::disk::TailEnd;
 use crate::entry::Entry;
 use crate::frame::FrameBuffer;
 use crate::fs::{Fs, OsFs};

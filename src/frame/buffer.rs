@@ -2,13 +2,15 @@
 //! thread that writes the frames fills in salt, offsets and checksums, because they depend on where
 //! the frames will lie.
 
+use crate::codec::{Codec, CodecId};
 use crate::entry::Entry;
 use crate::lsn::Lsn;
 use crate::observer::FramePlace;
 
+use super::body::{PLAIN_SIZE_BYTES, compress};
 use super::{
-    Codec, FLOOR_BYTES, FRAME_BODY_BYTES, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES,
-    FRAME_RECORDS_MIN, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad, put_u64,
+    FLOOR_BYTES, FRAME_BODY_BYTES, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_RECORDS_MIN,
+    FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad, put_u64,
 };
 
 /// What one call appends. It is stored in one frame, so that a crash leaves all of it or nothing.
@@ -118,17 +120,32 @@ pub(crate) struct FrameBuffer {
     drafts: Vec<Draft>,
     /// How many of the drafts are state frames.
     states: usize,
+    /// The bytes of all bodies before compression.
     bytes: usize,
+    /// What compression needs, once a codec was used.
+    press: Option<Box<Press>>,
 }
 
 #[derive(Debug)]
 struct Draft {
     bytes: DraftBytes,
+    /// The size of the body as it is stored.
     body_bytes: u32,
     count: u32,
     /// The first record; in a state frame, the first record of the next data frame.
     first: Lsn,
     frame_type: FrameType,
+    codec: CodecId,
+}
+
+/// Memory for compression, and whether it was done.
+#[derive(Debug, Default)]
+struct Press {
+    /// What becomes `FrameBuffer::shared`.
+    shared: Vec<u8>,
+    /// One compressed body.
+    compressed: Vec<u8>,
+    is_done: bool,
 }
 
 #[derive(Debug)]
@@ -153,7 +170,7 @@ impl FrameBuffer {
         self.drafts.is_empty()
     }
 
-    /// The bytes of all bodies.
+    /// The bytes of all bodies before compression. Compression does not change it.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -189,6 +206,7 @@ impl FrameBuffer {
                     count: 0,
                     first,
                     frame_type: FrameType::Data,
+                    codec: CodecId::PLAIN,
                 });
                 self.drafts.last_mut().expect("one was pushed")
             }
@@ -212,7 +230,8 @@ impl FrameBuffer {
     ) {
         self.states += usize::from(frame_type == FrameType::State);
         let bytes = DraftBytes::Own(frame);
-        self.drafts.push(Draft { bytes, body_bytes, count, first, frame_type });
+        let codec = CodecId::PLAIN;
+        self.drafts.push(Draft { bytes, body_bytes, count, first, frame_type, codec });
     }
 
     /// Removes a state at the end: of several states without a record between them, the newest
@@ -235,6 +254,45 @@ impl FrameBuffer {
             *bytes -= if is_state { draft.body_bytes as usize } else { 0 };
             !is_state
         });
+    }
+
+    /// Compresses each frame of records that gets smaller by that. The group gets no further unit
+    /// after that. Does nothing if it was done before: a group that met a full disk comes again.
+    pub(crate) fn compress(&mut self, codec: &dyn Codec, id: CodecId) {
+        let Press { shared, compressed, is_done } = &mut **self.press.get_or_insert_default();
+        if std::mem::replace(is_done, true) {
+            return;
+        }
+        for draft in self.drafts.iter_mut().filter(|draft| draft.frame_type == FrameType::Data) {
+            let plain = FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + draft.body_bytes as usize;
+            let size = draft.body_bytes.to_le_bytes();
+            let shrinks;
+            match &mut draft.bytes {
+                DraftBytes::Shared(start) => {
+                    let plain = &self.shared[*start..][plain];
+                    shrinks = compress(codec, plain, compressed);
+                    pad(shared);
+                    *start = shared.len();
+                    shared.resize(*start + FRAME_HEADER_BYTES, 0);
+                    let parts = if shrinks { [&size, &compressed[..]] } else { [&[], plain] };
+                    parts.iter().for_each(|part| shared.extend_from_slice(part));
+                }
+                DraftBytes::Own(frame) => {
+                    shrinks = compress(codec, &frame[plain], compressed);
+                    if shrinks {
+                        frame.truncate(FRAME_HEADER_BYTES);
+                        frame.extend_from_slice(&size);
+                        frame.extend_from_slice(compressed);
+                        pad(frame);
+                    }
+                }
+            }
+            if shrinks {
+                draft.body_bytes = body_bytes((PLAIN_SIZE_BYTES + compressed.len()) as u64);
+                draft.codec = id;
+            }
+        }
+        std::mem::swap(&mut self.shared, shared);
     }
 
     /// Returns the newest state, if there is one.
@@ -310,6 +368,13 @@ impl FrameBuffer {
         self.drafts.shrink_to(CAPACITY_KEPT / size_of::<Draft>());
         self.states = 0;
         self.bytes = 0;
+        if let Some(press) = &mut self.press {
+            press.is_done = false;
+            for memory in [&mut press.shared, &mut press.compressed] {
+                memory.clear();
+                memory.shrink_to(CAPACITY_KEPT);
+            }
+        }
     }
 }
 
@@ -331,7 +396,7 @@ impl Draft {
             durable_end: 0,
             body_checksum: 0,
             frame_type: self.frame_type,
-            codec: Codec::Plain,
+            codec: self.codec,
         }
     }
 }
@@ -371,8 +436,9 @@ impl<'a> Iterator for Runs<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{HeaderReading, decode_record};
+    use super::super::{HeaderReading, decode_record, decode_state, decompress, get_u32};
     use super::*;
+    use std::io;
 
     const SALT: Id = *b"0123456789abcdef";
 
@@ -439,5 +505,120 @@ mod tests {
                 && buffer.runs().next().is_none()
                 && buffer.shared.capacity() <= CAPACITY_KEPT
         );
+    }
+
+    /// Stores a run of one byte as its length and the byte. Everything else grows or is refused.
+    #[derive(Debug)]
+    struct Runs;
+
+    const ID: u8 = 130;
+
+    impl Codec for Runs {
+        fn id(&self) -> u8 {
+            ID
+        }
+
+        fn compress(&self, plain: &[u8], compressed: &mut Vec<u8>) -> io::Result<()> {
+            assert!(compressed.is_empty() && !plain.is_empty(), "the contract");
+            if plain.contains(&9) {
+                compressed.push(1);
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            for run in plain.chunk_by(|a, b| a == b) {
+                compressed.extend_from_slice(&u32::try_from(run.len()).unwrap().to_le_bytes());
+                compressed.push(run[0]);
+            }
+            Ok(())
+        }
+
+        fn decompress(&self, compressed: &[u8], plain: &mut [u8]) -> io::Result<usize> {
+            let mut end = 0;
+            for run in compressed.chunks_exact(5) {
+                let (bytes, byte) = run.split_first_chunk().unwrap();
+                let start = end;
+                end += u32::from_le_bytes(*bytes) as usize;
+                plain.get_mut(start..end).ok_or(io::ErrorKind::InvalidData)?.fill(byte[0]);
+            }
+            Ok(end)
+        }
+    }
+
+    #[test]
+    fn frames_that_shrink_are_compressed_and_all_others_stay() {
+        // Method: push frames of runs, frames that do not shrink, frames that the codec refuses,
+        // large frames and states. Compress, once and a second time. Walk the runs as they are
+        // written, and compare records, sizes and places. Use the buffer again after that.
+        let id = CodecId::new(ID).unwrap();
+        let runs = |byte: u8, bytes| vec![byte; bytes];
+        let noise: Vec<u8> = (10..250).cycle().take(70_000).collect();
+        let payloads = [
+            (runs(1, 30_000), true),
+            (noise[..40_000].to_vec(), false),
+            (runs(9, 50_000), false),
+            (runs(2, 100_000), true),
+            (noise, false),
+            (runs(9, 80_000), false),
+            (runs(3, 50_000), true),
+            (runs(0, 0), false),
+        ];
+        let mut buffer = FrameBuffer::default();
+        for round in 0..3 {
+            let mut next = Lsn::FIRST;
+            let mut plain_bytes = 0;
+            for (payload, _) in &payloads {
+                let entry = Entry::from(payload);
+                let unit = Unit::batch([&entry]);
+                plain_bytes += unit.bytes();
+                buffer.push(unit, next);
+                next = next.next();
+                // A state ends the frame, so that each record has a frame of its own.
+                buffer.push(Unit::state(b"vote"), next);
+                plain_bytes += 12;
+            }
+            let before = buffer.frame_bytes();
+            buffer.compress(&Runs, id);
+            let after = buffer.frame_bytes();
+            assert!(after < before - 179_000, "{after} of {before}");
+            buffer.compress(&Runs, id);
+            assert_eq!((buffer.frame_bytes(), buffer.bytes()), (after, plain_bytes));
+            assert_eq!(buffer.state(), Some(&b"vote"[..]));
+
+            let mut placed = Vec::new();
+            buffer.finish(&SALT, 8192, 77, Lsn::from(5), |frame| placed.push(frame));
+            let places = buffer.places(8192);
+            assert_eq!(places.len(), payloads.len());
+            let bytes: Vec<u8> = buffer.runs().flatten().copied().collect();
+            assert_eq!(bytes.len() as u64, after);
+            let mut data = payloads.iter().zip(places);
+            for frame in placed {
+                let at = usize::try_from(frame.offset - 8192).unwrap();
+                let HeaderReading::Sound(header) =
+                    FrameHeader::decode(&bytes[at..], &SALT, frame.offset)
+                else {
+                    panic!("round {round}: the frame at {at} does not verify");
+                };
+                let body = &bytes[at + FRAME_HEADER_BYTES..][..header.body_bytes as usize];
+                assert_eq!(crc32fast::hash(body), header.body_checksum);
+                if header.frame_type == FrameType::State {
+                    assert_eq!(decode_state(body), Some((Lsn::from(5), &b"vote"[..])));
+                    continue;
+                }
+                let ((payload, shrinks), place) = data.next().unwrap();
+                assert_eq!((place.offset, place.bytes), (frame.offset, header.frame_bytes()));
+                assert_eq!((place.first, place.count), (header.first, 1));
+                let mut plain = vec![5; 7];
+                if *shrinks {
+                    assert_eq!(header.codec, id);
+                    assert_eq!(get_u32(body, 0) as usize, payload.len() + 8);
+                    decompress(&Runs, id, body, &mut plain).unwrap();
+                } else {
+                    assert_eq!(header.codec, CodecId::PLAIN);
+                    plain = body.to_vec();
+                }
+                assert!(decode_record(&plain).unwrap().payload == payload);
+            }
+            assert!(data.next().is_none());
+            buffer.clear();
+        }
     }
 }

@@ -10,12 +10,15 @@
 //! ```
 //! All integers are little-endian; all checksums are CRC-32 with the IEEE polynomial.
 
+mod body;
 mod buffer;
 mod seal_file;
 
+pub(crate) use body::decompress;
 pub(crate) use buffer::{FrameBuffer, Unit, record_bytes};
 pub(crate) use seal_file::SealFile;
 
+use crate::codec::CodecId;
 use crate::error::Feature;
 use crate::lsn::Lsn;
 
@@ -246,21 +249,6 @@ pub(crate) enum FrameType {
     State,
 }
 
-/// How a frame's body is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Codec {
-    /// As it is.
-    Plain,
-}
-
-impl Codec {
-    fn code(self) -> u8 {
-        match self {
-            Codec::Plain => 0,
-        }
-    }
-}
-
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
@@ -275,8 +263,9 @@ pub(crate) struct FrameHeader {
     pub(crate) durable_end: u64,
     pub(crate) body_checksum: u32,
     pub(crate) frame_type: FrameType,
-    /// A frame that recovery copies keeps its codec, because its body is not changed.
-    pub(crate) codec: Codec,
+    /// How the body is stored. A frame that recovery copies keeps its codec, because its body is
+    /// not changed. A state is always [`CodecId::PLAIN`].
+    pub(crate) codec: CodecId,
 }
 
 /// 40 bytes of a segment, read as a frame's header.
@@ -296,7 +285,8 @@ pub(crate) fn supported(what: Feature) -> u32 {
     match what {
         Feature::FormatVersion => FORMAT_VERSION,
         Feature::FrameType => 2,
-        Feature::Codec | Feature::ReservedBytes => 0,
+        Feature::Codec => CodecId::ZSTD.number().into(),
+        Feature::ReservedBytes => 0,
     }
 }
 
@@ -325,7 +315,7 @@ impl FrameHeader {
             FrameType::Data => 1,
             FrameType::State => 2,
         };
-        put_u32(frame, 36, frame_type | u32::from(self.codec.code()) << 8);
+        put_u32(frame, 36, frame_type | u32::from(self.codec.number()) << 8);
         let checksum = header_checksum(frame, salt, offset);
         put_u32(frame, 4, checksum);
         checksum
@@ -340,12 +330,15 @@ impl FrameHeader {
         if checksum != header_checksum(frame, salt, offset) {
             return HeaderReading::Bad;
         }
-        // Type, codec and reserved bytes are compared at once. `unknown` tells all other values
+        // Type, codec and reserved bytes are compared at once. The last arm tells all other values
         // apart.
-        let frame_type = match get_u32(frame, 36) {
-            1 => FrameType::Data,
-            2 => FrameType::State,
-            _ => return unknown([frame[36], frame[37], frame[38], frame[39]]),
+        let (frame_type, codec) = match get_u32(frame, 36) {
+            1 => (FrameType::Data, CodecId::PLAIN),
+            2 => (FrameType::State, CodecId::PLAIN),
+            _ => match compressed_or_unknown([frame[36], frame[37], frame[38], frame[39]]) {
+                Ok(codec) => (FrameType::Data, codec),
+                Err(unknown) => return unknown,
+            },
         };
         let header = FrameHeader {
             checksum,
@@ -355,7 +348,7 @@ impl FrameHeader {
             durable_end: get_u64(frame, 24),
             body_checksum: get_u32(frame, 32),
             frame_type,
-            codec: Codec::Plain,
+            codec,
         };
         let possible = match frame_type {
             FrameType::Data => {
@@ -370,15 +363,20 @@ impl FrameHeader {
     }
 }
 
-/// Names the first field, of type, codec and reserved bytes, that this release does not know.
-#[cold]
-fn unknown([frame_type, codec, low, high]: [u8; 4]) -> HeaderReading {
-    let (what, found) = match (frame_type, codec) {
-        (1 | 2, 0) => (Feature::ReservedBytes, u16::from_le_bytes([low, high]).into()),
+/// Returns the codec of a data frame. Otherwise names the first field, of type, codec and reserved
+/// bytes, that this release does not know. Whether the log has the codec is not known here.
+#[inline(never)]
+fn compressed_or_unknown(
+    [frame_type, codec, low, high]: [u8; 4],
+) -> Result<CodecId, HeaderReading> {
+    let reserved = u16::from_le_bytes([low, high]);
+    let (what, found) = match (frame_type, CodecId::new(codec)) {
+        (1, Some(codec)) if reserved == 0 => return Ok(codec),
+        (1, Some(_)) | (2, Some(CodecId::PLAIN)) => (Feature::ReservedBytes, reserved.into()),
         (1 | 2, _) => (Feature::Codec, codec.into()),
         _ => (Feature::FrameType, frame_type.into()),
     };
-    HeaderReading::Unknown { what, found }
+    Err(HeaderReading::Unknown { what, found })
 }
 
 fn header_checksum(frame: &[u8], salt: &Id, offset: u64) -> u32 {
@@ -410,7 +408,7 @@ pub(crate) fn encode_state(
         durable_end,
         body_checksum: crc32fast::hash(body),
         frame_type: FrameType::State,
-        codec: Codec::Plain,
+        codec: CodecId::PLAIN,
     };
     pad(&mut frame);
     header.checksum = header.encode(&mut frame, salt, offset);
@@ -557,10 +555,13 @@ mod tests {
 
     #[test]
     fn a_frame_of_a_later_release_is_not_taken_for_damage() {
-        // Method: an unknown type, codec and reserved byte, each with a right checksum.
+        // Method: an unknown type, codec and reserved byte, each with a right checksum. A state is
+        // never compressed here, so no codec is known for it.
         for (at, value, feature, expected) in [
             (36, 3, Feature::FrameType, 3),
             (37, 1, Feature::Codec, 1),
+            (37, 127, Feature::Codec, 127),
+            (37, 128, Feature::Codec, 128),
             (38, 1, Feature::ReservedBytes, 1),
             (39, 1, Feature::ReservedBytes, 256),
         ] {
@@ -570,6 +571,36 @@ mod tests {
             put_u32(&mut frame, 4, checksum);
             let reading = FrameHeader::decode(&frame, &SALT, 8192);
             assert_eq!(reading, HeaderReading::Unknown { what: feature, found: expected });
+        }
+    }
+
+    #[test]
+    fn a_data_frame_may_have_each_codec_of_this_release_and_of_callers() {
+        // Method: each codec, and each with a reserved byte, with right checksums.
+        let (mut frame, header) = encode_state(&SALT, 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
+        let data = FrameHeader { frame_type: FrameType::Data, count: 1, ..header };
+        data.encode(&mut frame, &SALT, 8192);
+        let mut read = |codec, reserved| {
+            put_u32(&mut frame, 36, u32::from_le_bytes([1, codec, reserved, 0]));
+            let checksum = header_checksum(&frame, &SALT, 8192);
+            put_u32(&mut frame, 4, checksum);
+            (FrameHeader::decode(&frame, &SALT, 8192), checksum)
+        };
+        for number in 0..=u8::MAX {
+            let unknown = |what, found| HeaderReading::Unknown { what, found };
+            let (reading, checksum) = read(number, 0);
+            let (with_reserved, _) = read(number, 5);
+            match CodecId::new(number) {
+                Some(codec) => {
+                    let expected = FrameHeader { codec, checksum, ..data };
+                    assert_eq!(reading, HeaderReading::Sound(expected), "codec {number}");
+                    assert_eq!(with_reserved, unknown(Feature::ReservedBytes, 5));
+                }
+                None => {
+                    assert_eq!(reading, unknown(Feature::Codec, number.into()));
+                    assert_eq!(with_reserved, reading);
+                }
+            }
         }
     }
 

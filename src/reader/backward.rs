@@ -76,7 +76,7 @@ impl Backward {
         };
         let source = self.source.as_mut().expect("a source is open");
         (source.offset, source.next) = (offset, first);
-        self.frame.read_frame(source, first)?;
+        self.frame.read_frame(source, first, &cursor.segments.codecs)?;
         self.first = first;
         self.frame.list_records(&mut self.starts);
         Ok(self.holds(lsn))

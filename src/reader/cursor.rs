@@ -68,8 +68,8 @@ enum AfterClose {
 }
 
 impl Cursor {
-    /// Reads from `start` on, up to the last record that is visible now. If `start` is `None`, reads
-    /// from the checkpoint on.
+    /// Reads from `start` on, up to the last record that is visible now. If `start` is `None`,
+    /// reads from the checkpoint on.
     pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>) -> Cursor {
         Cursor::with_window(segments, start, None, Window::new(REPLAY_WINDOW_BYTES))
     }
@@ -217,7 +217,7 @@ impl Cursor {
         }
         let source = self.source.as_mut().expect("a source is open");
         while self.frame.is_at_end() {
-            self.frame.read_frame(source, self.next)?;
+            self.frame.read_frame(source, self.next, &self.segments.codecs)?;
         }
         Ok(())
     }

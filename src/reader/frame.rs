@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::codec::Codecs;
 use crate::error::{Damage, Error, Result};
 use crate::frame::{FrameHeader, FrameType, HeaderReading, Id, RawRecord, decode_record};
 use crate::fs::Handle;
@@ -86,7 +87,12 @@ impl FrameReader {
     /// Reads the next frame. If the frame holds the record `wanted`, its body from that record on
     /// becomes the unread part.
     #[inline]
-    pub(super) fn read_frame(&mut self, source: &mut Source, wanted: Lsn) -> Result<()> {
+    pub(super) fn read_frame(
+        &mut self,
+        source: &mut Source,
+        wanted: Lsn,
+        codecs: &Codecs,
+    ) -> Result<()> {
         let limit = source.end.map_or(u64::MAX, |(end, _)| end);
         let salt = &source.segment.salt;
         let mut sweep = Sweep::new(&source.handle, salt, &mut self.window, source.offset, limit);
@@ -109,6 +115,10 @@ impl FrameReader {
                     return self.pass(source, wanted, flaw);
                 }
                 Body::NotRead => unreachable!("the body was requested"),
+            };
+            let Some(whole) = sweep.plain_body(&header, whole, codecs)? else {
+                let lost = source.lost(header.first, next);
+                return Err(source.damaged(Damage::FrameCompression, lost));
             };
             let skipped = u64::from(wanted) - u64::from(header.first);
             let body = sweep.bytes(whole.clone());

@@ -441,7 +441,7 @@ mod tests {
     #[test]
     fn a_tail_is_resumed_only_if_it_is_exactly_as_it_was_closed() {
         // Method: spoil each condition in turn. The tail then gets a successor or is rewritten.
-        assert_eq!(closed_tail().way(Kept::Records), Way::Resume);
+        assert_eq!(closed_tail().way(Kept::Records, BelowFloor::Remove), Way::Resume);
         let mark = |closed, end, last| Some(TailMark { closed, end, last: Lsn::from(last) });
         for facts in [
             TailFacts { mark: None, ..closed_tail() },
@@ -453,22 +453,26 @@ mod tests {
             TailFacts { torn: true, ..closed_tail() },
             TailFacts { numbers: Numbers::Taken, ..closed_tail() },
         ] {
-            assert_eq!(facts.way(Kept::Records), Way::SealTail, "{facts:?}");
-            assert_eq!(facts.way(Kept::NoRecord), Way::RewriteTail, "{facts:?}: no record is kept");
+            assert_eq!(facts.way(Kept::Records, BelowFloor::Remove), Way::SealTail, "{facts:?}");
+            assert_eq!(
+                facts.way(Kept::NoRecord, BelowFloor::Remove),
+                Way::RewriteTail,
+                "{facts:?}: no record is kept"
+            );
             let gap = TailFacts { gaps: Gaps::PassedOver, ..facts };
             for kept in [Kept::Records, Kept::NoRecord] {
-                assert_eq!(gap.way(kept), Way::RewriteAboveFloor, "{gap:?}");
+                assert_eq!(gap.way(kept, BelowFloor::Remove), Way::RewriteAboveFloor, "{gap:?}");
             }
         }
         let gap = TailFacts { gaps: Gaps::PassedOver, ..closed_tail() };
         assert_eq!(
-            gap.way(Kept::Records),
+            gap.way(Kept::Records, BelowFloor::Remove),
             Way::RewriteAboveFloor,
             "a gap counts in a closed tail, too"
         );
         let nothing_since_creation =
             TailFacts { mark: mark(false, 8240, 7), promised_by_frames: 0, ..closed_tail() };
-        assert_eq!(nothing_since_creation.way(Kept::Records), Way::RewriteTail);
+        assert_eq!(nothing_since_creation.way(Kept::Records, BelowFloor::Remove), Way::RewriteTail);
     }
 
     #[test]

@@ -246,8 +246,8 @@ fn follow(
     create_segment(dir, &mut current.lock(), &succession).map_err(Failure::into_error)
 }
 
-/// Removes the files that are not in the catalog, have a sound header and are not kept. Returns the files that
-/// could not be removed.
+/// Removes the files that are not in the catalog, have a sound header and are not kept. Returns the
+/// files that could not be removed.
 fn retire(
     dir: &Dir,
     found: &Found,

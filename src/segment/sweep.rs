@@ -9,9 +9,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::codec::{CodecId, Codecs};
 use crate::error::{Damage, Error, Feature, Result};
 use crate::frame::{
-    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Id, supported,
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Id, decompress, supported,
 };
 use crate::fs::Handle;
 
@@ -21,6 +22,8 @@ const SECTOR_BYTES: u64 = 512;
 /// A failed read is repeated up to the end of a page of this size, and then for the requested bytes
 /// alone.
 const PAGE_BYTES: u64 = 4096;
+/// A larger buffer of a frame is not kept for the next frame.
+const SPARE_BYTES_KEPT: usize = 1 << 20;
 
 /// A walk through the frames of one file. See the module's documentation.
 #[derive(Debug)]
@@ -231,7 +234,7 @@ impl<'a> Sweep<'a> {
             Ok(_) => return Body::Flawed(Flaw::Damaged(Damage::FrameBody)),
             Err(error) => return Body::Flawed(Flaw::Unreadable(error)),
         };
-        self.window.large = None;
+        self.window.drop_large();
         let body = frame.start + FRAME_HEADER_BYTES
             ..frame.start + FRAME_HEADER_BYTES + header.body_bytes as usize;
         let padded = self.window.bytes[body.end..frame.end].iter().all(|byte| *byte == 0);
@@ -282,6 +285,47 @@ impl<'a> Sweep<'a> {
         // The range has no meaning for a body that was not kept.
         let body_bytes = header.body_bytes as usize;
         Body::Sound(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES.saturating_add(body_bytes))
+    }
+
+    /// Returns where the records of a frame lie, as a range for [`bytes`](Sweep::bytes): in `body`,
+    /// which was kept, or in memory for what the body decompresses to. They stay there until the
+    /// next body is read. Returns `None` if the body does not decompress to the size that it
+    /// states.
+    ///
+    /// # Errors
+    /// A codec that is not known.
+    #[inline]
+    pub(crate) fn plain_body(
+        &mut self,
+        header: &FrameHeader,
+        body: Range<usize>,
+        codecs: &Codecs,
+    ) -> Result<Option<Range<usize>>> {
+        match header.codec {
+            CodecId::PLAIN => Ok(Some(body)),
+            codec => self.decompressed(codec, body, codecs),
+        }
+    }
+
+    fn decompressed(
+        &mut self,
+        id: CodecId,
+        body: Range<usize>,
+        codecs: &Codecs,
+    ) -> Result<Option<Range<usize>>> {
+        let path = self.handle.path();
+        let Some(codec) = codecs.find(id) else {
+            return Err(unsupported(path, Feature::Codec, id.number().into()));
+        };
+        let mut plain = std::mem::take(&mut self.window.spare);
+        if let Err(error) = decompress(codec, id, self.window.bytes(body), &mut plain) {
+            let path = path.display();
+            log::error!("{path}, offset {}: {codec:?} failed: {error}", self.offset);
+            return Ok(None);
+        }
+        let plain_body = 0..plain.len();
+        self.window.large = Some(plain);
+        Ok(Some(plain_body))
     }
 
     /// Reserves memory for a frame that is to be kept. Returns `None` if the file ends before the
@@ -388,19 +432,35 @@ pub(crate) struct Window {
     bytes: Vec<u8>,
     start: u64,
     filled: usize,
-    /// The frame that was kept last, if it does not fit into `bytes`.
+    /// The frame that was kept last, if it does not fit into `bytes`; or its body without header,
+    /// if that was compressed.
     large: Option<Vec<u8>>,
+    /// Memory that `large` had, for the next body that is decompressed.
+    spare: Vec<u8>,
 }
 
 impl Window {
     pub(crate) fn new(bytes: usize) -> Window {
-        Window { bytes: vec![0; bytes], start: 0, filled: 0, large: None }
+        Window { bytes: vec![0; bytes], start: 0, filled: 0, large: None, spare: Vec::new() }
     }
 
     /// Drops its content: the next bytes may come from another file.
     pub(crate) fn clear(&mut self) {
         self.filled = 0;
-        self.large = None;
+        self.drop_large();
+    }
+
+    #[inline]
+    fn drop_large(&mut self) {
+        if let Some(large) = self.large.take() {
+            self.keep_spare(large);
+        }
+    }
+
+    fn keep_spare(&mut self, large: Vec<u8>) {
+        if large.capacity() <= SPARE_BYTES_KEPT {
+            self.spare = large;
+        }
     }
 
     /// Returns `count` bytes at `offset`, or as many as there are; never more than the window's

@@ -66,8 +66,8 @@ impl Wal {
     /// survives a power cut; files are removed only after that point. Appends continue meanwhile.
     /// If `lsn` is at or below the present checkpoint, the call only removes files that could not
     /// be removed before. With an [archive](crate::Options::archive), it then offers the segments
-    /// that are to be removed, and keeps those that the archive refuses. After a full disk, it first makes a new segment, so that it can free the
-    /// old one.
+    /// that are to be removed, and keeps those that the archive refuses. After a full disk, it
+    /// first makes a new segment, so that it can free the old one.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] beyond the last record: nothing was changed. [`Error::StorageFull`]:

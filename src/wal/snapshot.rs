@@ -18,8 +18,8 @@ impl Wal {
     /// there, and has no log. Where both are on one file system, the sealed segments are hard links
     /// and take no space; otherwise they are copied up to their ends. The newest segment is
     /// written anew. Everything is synced before the call returns. A checkpoint or a truncation
-    /// does not wait for the copy. If it removes a segment that is still to be copied, the copy is made
-    /// of what the log has then.
+    /// does not wait for the copy. If it removes a segment that is still to be copied, the copy is
+    /// made of what the log has then.
     ///
     /// A crash leaves a directory that is refused as
     /// [`Error::MissingSegment`](crate::Error::MissingSegment), and never a shorter log: remove it
@@ -34,8 +34,8 @@ impl Wal {
     /// # Examples
     /// ```
     /// # let dir = tempfile::tempdir()?;
-    /// # let (path, copy) = (dir.path().join("wal"), dir.path().join("copy"));
-    /// let wal = seawall::Wal::open(&path)?;
+    /// # let copy = dir.path().join("copy");
+    /// let wal = seawall::Wal::open(dir.path().join("wal"))?;
     /// wal.append("debit 7")?;
     /// wal.snapshot(&copy)?;
     /// assert_eq!(seawall::Wal::open(&copy)?.iter().count(), 1);

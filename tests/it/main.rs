@@ -6,6 +6,7 @@
 mod append_read;
 mod backup;
 mod close;
+mod codec;
 mod concurrency;
 mod corruption;
 mod damage;

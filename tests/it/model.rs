@@ -1,6 +1,7 @@
 //! After any calls in any order, a log returns what a simple model returns.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use seawall::{Durability, Error, Follower, Iter, Lsn, LsnRange, Options, Ticket,
 use seawall_testkit::Dice;
 use seawall_testkit::disk::{contents, names};
 
+use crate::support::codecs::Hoard;
 use crate::support::records::{Stored, collect, small_segments};
 use crate::support::run::{seed, watchdog};
 
@@ -198,6 +200,8 @@ struct Index {
     lsns: Mutex<BTreeSet<u64>>,
     /// What was told wrongly. A panic in a callback would only be logged.
     wrong: Mutex<Vec<String>>,
+    /// How often the log was opened.
+    opens: AtomicU64,
 }
 
 impl Index {
@@ -253,8 +257,15 @@ fn options(mode: Durability) -> Options {
 }
 
 fn open(fs: &SimFs, mode: Durability, index: &Arc<Index>) -> Wal {
-    let options = options(mode).observer(index.clone());
-    options.open_on(Arc::new(fs.clone()), DIR).expect("a log can be opened after every crash")
+    // A log changes its codec when it is opened again. The codec must be known, to read old frames.
+    let options = match index.opens.fetch_add(1, Ordering::Relaxed) % 3 {
+        0 | 1 => options(mode).codec(Hoard),
+        _ => options(mode).codec_for_reading(Hoard),
+    };
+    options
+        .observer(index.clone())
+        .open_on(Arc::new(fs.clone()), DIR)
+        .expect("a log can be opened after every crash")
 }
 
 impl Pair {

@@ -660,11 +660,11 @@ fn files_of_a_later_release_are_refused_by_name() {
 
 #[test]
 fn unknown_frames_that_verify_are_refused_by_name() {
-    // Method: a frame of type 3, and one of codec 1, with right checksums. Put each in the tail, in
+    // Method: a frame of type 3, and one of codec 3, with right checksums. Put each in the tail, in
     // a sealed segment, and after damage in the tail, where the scan reads only headers.
     for (kind, what, found) in [
         (3, Feature::FrameType, 3),
-        (1 | 1 << 8, Feature::Codec, 1),
+        (1 | 3 << 8, Feature::Codec, 3),
         (1 | 1 << 24, Feature::ReservedBytes, 256),
     ] {
         let three = Three::new();

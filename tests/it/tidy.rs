@@ -253,7 +253,9 @@ fn a_file_uses_only_the_files_below_it_in_its_folder() {
 /// Removes `pub use …;` and `pub(crate) use …;`.
 fn without_reexports(code: &str) -> String {
     let is_reexport = |statement: &str| {
-        let statement = statement.trim_start();
+        // Attributes may stand before it.
+        let is_attribute = |line: &str| line.trim().is_empty() || line.starts_with("#[");
+        let statement = statement.lines().find(|line| !is_attribute(line)).unwrap_or_default();
         statement.starts_with("pub use ") || statement.starts_with("pub(crate) use ")
     };
     code.split_inclusive(';').filter(|statement| !is_reexport(statement)).collect()

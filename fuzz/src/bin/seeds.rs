@@ -21,6 +21,7 @@ fn main() {
     for (target, seeds) in [
         ("scan", scan()),
         ("frame", frame()),
+        ("decode_frame", decode_frame()),
         ("open_dir", open_dir()),
         ("edit", edit()),
         ("operations", operations()),
@@ -148,6 +149,21 @@ fn frame() -> Seeds {
             "small",
             [&[2, 9, 9, 9, 9, 41, 0, 3, 0, 7, 0, 0, 1, 5, 0, 4, 0][..], &b"the state"[..]].concat(),
         ),
+    ]
+}
+
+/// For each codec: a body made by hand, a text to compress, and a text to damage.
+fn decode_frame() -> Seeds {
+    let lz4 = b"\x1c\0\0\0\x9a\x14\0\0\0\0\0\x05\0a\x01\0\x50aaaaa";
+    let zstd = b"\x1c\0\0\0\x28\xb5\x2f\xfd\x20\x1c\x48\0\0\x14\0\0\0\0\0\x05\0a\x9b\0\0a";
+    let text = b"a text in which a text occurs again and again in which a text occurs";
+    vec![
+        ("lz4", [&[0][..], lz4].concat()),
+        ("zstd", [&[1][..], zstd].concat()),
+        ("lz4_round_trip", [&[2][..], text].concat()),
+        ("zstd_round_trip", [&[3][..], text].concat()),
+        ("lz4_damaged", [&[4, 9, 0, 1, 0, 200][..], text].concat()),
+        ("zstd_damaged", [&[5, 9, 0, 1, 0, 200][..], text].concat()),
     ]
 }
 

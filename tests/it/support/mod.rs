@@ -2,6 +2,7 @@
 //! `crates/testkit`.
 
 pub(crate) mod child;
+pub(crate) mod codecs;
 pub(crate) mod fault_fs;
 pub(crate) mod gate;
 pub(crate) mod ledger;

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::threads::atomic::{self, AtomicBool, AtomicU64, Ordering};
+use crate::threads::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::threads::{self, Mutex, thread};
 
 /// What a thread compares to learn whether something has changed.
@@ -73,8 +73,8 @@ impl Waiters {
     /// Wakes all that wait. Called after the log has changed; never blocks.
     #[inline]
     pub(crate) fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
-        if self.is_due() {
+        let changes = self.changes.fetch_add(1, Ordering::AcqRel) + 1;
+        if self.oldest.load(Ordering::Relaxed) < changes {
             self.wake(WOKEN_BY_A_CHANGE);
         }
     }
@@ -110,10 +110,10 @@ impl Waiters {
 
     /// Whether a sleeper has not seen the last change.
     fn is_due(&self) -> bool {
-        // One thread has just counted a change, or one has just begun to sleep. If both ask at the
-        // same time, at least one of them sees what the other did.
-        atomic::fence(Ordering::SeqCst);
-        self.oldest.load(Ordering::Relaxed) < self.changes.load(Ordering::Relaxed)
+        // It writes to `changes`, although nothing has changed: of this thread, which may just have
+        // begun to sleep, and one that counts a change, the second sees what the first has done.
+        let changes = self.changes.fetch_add(0, Ordering::AcqRel);
+        self.oldest.load(Ordering::Relaxed) < changes
     }
 
     fn wake_due(&self, count: usize) {
@@ -242,120 +242,4 @@ impl Bed {
 }
 
 #[cfg(all(test, loom))]
-mod schedules {
-    use super::*;
-    use loom::thread::{spawn, yield_now};
-
-    /// A log as its followers see it: its last visible record.
-    struct Log {
-        visible: AtomicU64,
-        waiters: Waiters,
-    }
-
-    impl Log {
-        fn new() -> Arc<Log> {
-            Arc::new(Log { visible: AtomicU64::new(0), waiters: Waiters::new() })
-        }
-
-        fn publish(&self, visible: u64) {
-            self.visible.fetch_max(visible, Ordering::AcqRel);
-            self.waiters.changed();
-        }
-
-        fn follow_to(&self, wanted: u64) {
-            loop {
-                let seen = self.waiters.last_change();
-                if self.visible.load(Ordering::Acquire) >= wanted {
-                    return;
-                }
-                self.waiters.wait(seen, || None, |_| {});
-            }
-        }
-    }
-
-    #[test]
-    fn each_follower_is_woken_whoever_publishes() {
-        loom::model(|| {
-            let log = Log::new();
-            let followers = [1, 2].map(|wanted| {
-                let log = log.clone();
-                spawn(move || log.follow_to(wanted))
-            });
-            log.publish(1);
-            log.publish(2);
-            followers.into_iter().for_each(|follower| follower.join().unwrap());
-        });
-    }
-
-    #[test]
-    fn two_publishers_leave_no_follower_asleep() {
-        loom::model(|| {
-            let log = Log::new();
-            let publisher = {
-                let log = log.clone();
-                spawn(move || log.publish(1))
-            };
-            let follower = {
-                let log = log.clone();
-                spawn(move || log.follow_to(2))
-            };
-            log.publish(2);
-            publisher.join().unwrap();
-            follower.join().unwrap();
-        });
-    }
-
-    #[test]
-    fn a_follower_whose_time_is_over_passes_the_wake_up_on() {
-        loom::model(|| {
-            let log = Log::new();
-            let gives_up = {
-                let log = log.clone();
-                spawn(move || {
-                    let seen = log.waiters.last_change();
-                    let looks = std::cell::Cell::new(0_u64);
-                    let left = || {
-                        looks.set(looks.get() + 1);
-                        Some(Duration::from_millis(2_u64.saturating_sub(looks.get())))
-                    };
-                    log.waiters.wait(seen, left, |_| {});
-                })
-            };
-            let follower = {
-                let log = log.clone();
-                spawn(move || log.follow_to(1))
-            };
-            yield_now();
-            log.publish(1);
-            gives_up.join().unwrap();
-            follower.join().unwrap();
-        });
-    }
-
-    #[test]
-    fn a_waker_is_called_after_each_change() {
-        struct Flag(loom::sync::atomic::AtomicBool);
-        impl std::task::Wake for Flag {
-            fn wake(self: Arc<Self>) {
-                self.0.store(true, Ordering::SeqCst);
-            }
-        }
-        loom::model(|| {
-            let log = Log::new();
-            let serves = {
-                let log = log.clone();
-                spawn(move || {
-                    let is_over = || log.visible.load(Ordering::Acquire) >= 1;
-                    log.waiters.serve_wakers(is_over);
-                })
-            };
-            let flag = Arc::new(Flag(loom::sync::atomic::AtomicBool::new(false)));
-            log.waiters.set_waker(7, &Waker::from(flag.clone()));
-            let is_there = log.visible.load(Ordering::Acquire) >= 1;
-            assert!(!is_there);
-            log.publish(1);
-            serves.join().unwrap();
-            assert!(flag.0.load(Ordering::SeqCst), "the task was not woken");
-        });
-    }
-}
+mod schedules;
