@@ -462,6 +462,12 @@ mod tests {
             let gap = TailFacts { gaps: Gaps::PassedOver, ..facts };
             for kept in [Kept::Records, Kept::NoRecord] {
                 assert_eq!(gap.way(kept, BelowFloor::Remove), Way::RewriteAboveFloor, "{gap:?}");
+                let chained = gap.way(kept, BelowFloor::Keep);
+                let expected = match kept {
+                    Kept::Records => Way::SealTail,
+                    Kept::NoRecord => Way::RewriteAboveFloor,
+                };
+                assert_eq!(chained, expected, "{gap:?}: the archive needs the chain");
             }
         }
         let gap = TailFacts { gaps: Gaps::PassedOver, ..closed_tail() };
