@@ -58,6 +58,23 @@ pub enum Backpressure {
     Fail,
 }
 
+/// Which records readers see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Visibility {
+    /// Records that are known to survive a power cut. The default.
+    #[default]
+    Durable,
+    /// Also records that were written and are not known to be durable.
+    Appended,
+}
+
+impl Visibility {
+    pub(crate) fn is_durable(self) -> bool {
+        self == Visibility::Durable
+    }
+}
+
 /// Whether space in the tail is preallocated: filled with zeros before records need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -93,6 +110,8 @@ pub struct Options {
     pub(crate) preallocate: Preallocate,
     pub(crate) durability: Durability,
     pub(crate) verify: Verify,
+    pub(crate) visibility: Visibility,
+    pub(crate) read_only_patience: Duration,
     pub(crate) create_if_missing: bool,
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
@@ -111,6 +130,8 @@ impl Options {
             preallocate: Preallocate::default(),
             durability: Durability::default(),
             verify: Verify::default(),
+            visibility: Visibility::default(),
+            read_only_patience: Duration::from_secs(5),
             create_if_missing: true,
             observer: None,
         }
@@ -228,6 +249,45 @@ impl Options {
     /// ```
     pub fn verify(mut self, verify: Verify) -> Options {
         self.verify = verify;
+        self
+    }
+
+    /// Sets which records readers see. Default [`Visibility::Durable`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use seawall::options::{Options, Visibility};
+    /// let wal = seawall::Wal::open(dir.path())?;
+    /// wal.append("debit 7")?; // Synced. Only a later write or a `close` notes that in a file.
+    /// let other = Options::new().visibility(Visibility::Appended).open_read_only(dir.path())?;
+    /// assert_eq!(other.iter().count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn visibility(mut self, visibility: Visibility) -> Options {
+        self.visibility = visibility;
+        self
+    }
+
+    /// Sets how long a [`ReadOnlyWal`](crate::ReadOnlyWal) looks for a moment at which the files
+    /// fit together, while a writer changes them. Default 5 s; any time is allowed. The time for
+    /// verifying sealed segments does not count.
+    ///
+    /// A read-only open or refresh takes part of a second even beside a busy writer. The limit is
+    /// for a writer that changes files faster than the reader can read them.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # drop(seawall::Wal::open(dir.path())?);
+    /// use std::time::Duration;
+    /// use seawall::Options;
+    /// let options = Options::new().read_only_patience(Duration::from_secs(60));
+    /// let wal = options.open_read_only(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_only_patience(mut self, patience: Duration) -> Options {
+        self.read_only_patience = patience;
         self
     }
 

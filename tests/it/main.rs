@@ -19,6 +19,7 @@ mod model;
 mod moved_world;
 mod observer;
 mod progress;
+mod read_only;
 mod ready;
 mod recovery;
 mod support;
