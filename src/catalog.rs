@@ -2,6 +2,7 @@
 //! hold. Also the files of segments that are open for reading.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -192,6 +193,11 @@ impl Catalog {
         (Catalog::new(sealed, tail, floor), orphans)
     }
 
+    /// Returns the catalog for a reader of that generation.
+    pub(crate) fn in_generation(self, generation: Arc<Generation>) -> Catalog {
+        Catalog { generation, ..self }
+    }
+
     /// Returns the catalog with that floor, if it is higher than the present one.
     pub(crate) fn with_floor(&self, floor: Lsn) -> Option<Catalog> {
         (floor > self.floor).then(|| Catalog { floor, ..self.clone() })
@@ -243,6 +249,14 @@ pub(crate) struct Segments {
     pub(crate) codecs: Codecs,
     /// The generations that a reader may still have.
     generations: Mutex<Vec<Weak<Generation>>>,
+    /// In a log that another process writes: how to learn what that process has done.
+    refresh: Option<Arc<dyn Refresh>>,
+}
+
+/// Follows a log that another process writes.
+pub(crate) trait Refresh: fmt::Debug + Send + Sync {
+    /// Brings `segments` up to date with the files.
+    fn refresh(&self, segments: &Segments) -> Result<()>;
 }
 
 impl Segments {
@@ -263,6 +277,35 @@ impl Segments {
             codecs,
             generations: Mutex::new(vec![Arc::downgrade(&catalog.generation)]),
             catalog: RwLock::new(Arc::new(catalog)),
+            refresh: None,
+        }
+    }
+
+    /// As [`new`](Segments::new), for a log that another process writes.
+    pub(crate) fn beside_writer(
+        dir: Arc<Dir>,
+        health: Arc<Health>,
+        watch: Arc<Watch>,
+        codecs: Codecs,
+        catalog: Catalog,
+        refresh: Arc<dyn Refresh>,
+    ) -> Segments {
+        // What is shown counts as durable here: the reader of the files has chosen it.
+        let visibility = Visibility::Durable;
+        let segments = Segments::new(dir, health, watch, visibility, codecs, catalog);
+        Segments { refresh: Some(refresh), ..segments }
+    }
+
+    /// Shows readers the records up to `last`, which the catalog holds.
+    pub(crate) fn show(&self, last: Lsn) {
+        self.watch.set_all(last);
+    }
+
+    /// Learns what the process has done that writes the log. `false` if it is this process.
+    pub(crate) fn refresh(&self) -> Result<bool> {
+        match &self.refresh {
+            Some(refresh) => refresh.refresh(self).map(|()| true),
+            None => Ok(false),
         }
     }
 
@@ -300,11 +343,18 @@ impl Segments {
         floor: Lsn,
     ) -> Vec<Arc<Segment>> {
         let (next, orphans) = self.catalog().with_cut(seal, tail.clone(), floor);
+        self.begin_generation(next, cut, cut.last());
+        orphans
+    }
+
+    /// Replaces the catalog by one of the next generation. `last`: the last record that readers of
+    /// the next generation may return.
+    pub(crate) fn begin_generation(&self, next: Catalog, cut: Cut, last: Lsn) {
         let generation = Arc::downgrade(&next.generation);
         let next = Arc::new(next);
         let mut catalog = threads::write(&self.catalog);
         let old = std::mem::replace(&mut *catalog, next);
-        self.watch.set_all(cut.last());
+        self.watch.set_all(last);
         drop(catalog);
         let mut generations = threads::lock(&self.generations);
         generations.retain(|generation| match generation.upgrade() {
@@ -317,7 +367,6 @@ impl Segments {
         generations.push(generation);
         drop(generations);
         drop(old); // Later than the search for generations: its readers' one must be found.
-        orphans
     }
 
     /// Returns the catalog as it is now.

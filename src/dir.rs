@@ -55,6 +55,16 @@ impl Dir {
         })
     }
 
+    /// Opens a directory in which a log is, or was. [`Error::NotFound`] if there is none.
+    pub(crate) fn open_log(fs: Arc<dyn Fs>, path: &Path) -> Result<Dir> {
+        let dir = Dir::open(fs, path)?;
+        let listing = dir.list()?;
+        if listing.segments.is_empty() && !listing.current {
+            return Err(Error::NotFound { path: dir.path().clone() });
+        }
+        Ok(dir)
+    }
+
     /// Opens the directory. Creates it, and the directories above it, if they are missing.
     pub(crate) fn open_or_create(fs: Arc<dyn Fs>, path: &Path) -> Result<Dir> {
         let made = create_all(&*fs, path)?;

@@ -375,7 +375,8 @@
 //!   `zstd`, and compiles its library in C.
 //! * **`sim`**: the module [`sim`][sim], a simulated disk that crashes. It adds no dependency.
 //!
-//! The crate root has the names that each program needs. The rest is in [`codec`], [`options`],
+//! The crate root has the names that each program needs. The rest is in [`archive`], [`backup`],
+//! [`codec`], [`inspect`], [`options`],
 //! [`observer`], [`report`], [`stats`], [`mod@fs`] and [`sim`][sim].
 //!
 #![cfg_attr(feature = "sim", doc = "[sim]: crate::sim")]
@@ -398,11 +399,13 @@ pub mod fs;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;
+pub mod inspect;
 mod lsn;
 mod maintenance;
 mod new_segment;
 pub mod observer;
 pub mod options;
+mod read_only;
 mod reader;
 mod recovery;
 pub mod report;
@@ -421,6 +424,7 @@ pub use error::{Damage, Error, Feature, NamedBy, Result};
 pub use fs::sim;
 pub use lsn::{Lsn, LsnRange, LsnRangeIter};
 pub use options::{Durability, Options};
+pub use read_only::{ReadOnlyWal, Refreshed};
 pub use reader::{Cursor, Follower, Iter, Reader, Record, RecordRef};
 pub use wal::{Ready, Ticket, Wal};
 

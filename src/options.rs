@@ -59,7 +59,8 @@ pub enum Visibility {
     /// killed process. A power cut may remove a record that a reader has seen.
     ///
     /// With [`Durability::Sync`], this is the same: a group counts as written once it is synced.
-    /// With [`Durability::Interval`], readers see a record when `append` has returned.
+    /// With [`Durability::Interval`], readers see a record when `append` has returned. A
+    /// [`ReadOnlyWal`](crate::ReadOnlyWal) shows what it finds in the files.
     Appended,
 }
 
@@ -73,6 +74,12 @@ pub enum Backpressure {
     Wait,
     /// It fails with [`Error::QueueFull`].
     Fail,
+}
+
+impl Visibility {
+    pub(crate) fn is_durable(self) -> bool {
+        self == Visibility::Durable
+    }
 }
 
 /// Whether space in the tail is preallocated: filled with zeros before records need it.
@@ -111,6 +118,7 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) verify: Verify,
     pub(crate) visibility: Visibility,
+    pub(crate) read_only_patience: Duration,
     pub(crate) create_if_missing: bool,
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) archive: Option<Arc<dyn Archive>>,
@@ -133,6 +141,7 @@ impl Options {
             durability: Durability::default(),
             verify: Verify::default(),
             visibility: Visibility::default(),
+            read_only_patience: Duration::from_secs(5),
             create_if_missing: true,
             observer: None,
             archive: None,
@@ -271,6 +280,28 @@ impl Options {
     /// ```
     pub fn visibility(mut self, visibility: Visibility) -> Options {
         self.visibility = visibility;
+        self
+    }
+
+    /// Sets how long a [`ReadOnlyWal`](crate::ReadOnlyWal) looks for a moment at which the files
+    /// fit together, while a writer changes them. Default 5 s; any time is allowed. The time for
+    /// verifying sealed segments does not count.
+    ///
+    /// A read-only open or refresh takes part of a second even beside a busy writer. The limit is
+    /// for a writer that changes files faster than the reader can read them.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # drop(seawall::Wal::open(dir.path())?);
+    /// use std::time::Duration;
+    /// use seawall::Options;
+    /// let options = Options::new().read_only_patience(Duration::from_secs(60));
+    /// let wal = options.open_read_only(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_only_patience(mut self, patience: Duration) -> Options {
+        self.read_only_patience = patience;
         self
     }
 

@@ -133,7 +133,7 @@ impl Cursor {
         let advanced = if self.next > self.limit {
             self.check_open().map(|()| false)
         } else {
-            self.read_on().map(|()| true)
+            self.read_on().or_else(|error| self.catch_up(error)).map(|()| true)
         };
         // Checked after the read: what was read meanwhile may have been removed.
         match advanced {
@@ -218,6 +218,37 @@ impl Cursor {
         let source = self.source.as_mut().expect("a source is open");
         while self.frame.is_at_end() {
             self.frame.read_frame(source, self.next, &self.segments.codecs)?;
+        }
+        Ok(())
+    }
+
+    /// Beside a writer, an error may only say that the writer has replaced, cut or removed a file.
+    /// In that case, reads the record where it is now.
+    #[cold]
+    fn catch_up(&mut self, error: Error) -> Result<()> {
+        let mut outcome = Err(error);
+        while let Err(error) = outcome {
+            let may_pass = matches!(
+                error,
+                Error::Corrupt { .. } | Error::MissingSegment { .. } | Error::Io { .. }
+            );
+            if !may_pass || !self.segments.refresh()? {
+                return Err(error);
+            }
+            let generation = self.catalog.generation.clone();
+            let present = self.segments.catalog();
+            let place = |catalog: &Catalog| {
+                let entry = catalog.find(self.next)?;
+                Some((entry.segment.number, entry.seal.clone()))
+            };
+            let unmoved = present.floor < self.next && place(&present) == place(&self.catalog);
+            if unmoved || !generation.keeps(self.next, self.limit) {
+                return Err(error);
+            }
+            self.catalog = Arc::new(Catalog::clone(&present).in_generation(generation));
+            self.source = None;
+            self.frame.skip_frame();
+            outcome = self.read_on();
         }
         Ok(())
     }

@@ -2,11 +2,15 @@
 //! a tail, a catalog and a report. A log that is refused is not changed. The scan returns `Found`
 //! and changes nothing on disk. `Remedy` is derived from `Found` without reading a file.
 
+mod beside;
 mod decide;
+mod forecast;
+mod kept;
 mod remedy;
 mod scan;
 mod tail;
 mod verify;
+mod view;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,9 +29,12 @@ use crate::report::{RecoveryAction, RecoveryReport, SegmentReport, SegmentRole};
 use crate::segment::{Segment, Tail, seal_at};
 
 use decide::{BelowFloor, Way};
+use forecast::above_floor;
+pub(crate) use forecast::{Examined, examine};
 use remedy::{Plan, Remedy};
-use scan::Found;
+use scan::{Access, Found};
 use tail::TailScan;
+pub(crate) use view::{Change, Seen, View};
 
 /// An open log, at rest.
 #[derive(Debug)]
@@ -57,7 +64,7 @@ pub(crate) fn recover(
 ) -> Result<Recovered> {
     let below = if options.archive.is_some() { BelowFloor::Keep } else { BelowFloor::Remove };
     let start = dir.now();
-    let found = scan::scan(dir)?;
+    let found = scan::scan(dir, Access::Owner)?;
     let mut notes = Vec::new();
     let mut recovered = match remedy::remedy(dir, &found, below, &mut notes)? {
         Remedy::Create => create(dir, health, &found)?,
@@ -290,12 +297,6 @@ fn retire(
         dir.sync()?;
     }
     Ok((pending_removal, reports))
-}
-
-/// Returns the records of a segment that are above the floor.
-fn above_floor(first: Lsn, last: Lsn, floor: Lsn) -> LsnRange {
-    let first = first.max(floor.next());
-    if last < first { LsnRange::empty_before(first) } else { LsnRange::new(first, last) }
 }
 
 fn report(

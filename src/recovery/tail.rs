@@ -9,8 +9,8 @@ use crate::frame::{FRAMES_START, FrameHeader, FrameType, SegmentHeader};
 use crate::fs::{Handle, Names};
 use crate::lsn::{Lsn, LsnRange};
 use crate::segment::{
-    Bodies, Flaw, Gap, IndexEntry, LastFrame, Passed, Step, Sweep, Window, lost_run, note_frame,
-    read_state,
+    Bodies, Flaw, Gap, IndexEntry, LastFrame, Passed, Place, Step, Sweep, Window, lost_run,
+    note_frame, read_state,
 };
 
 use super::decide::{Gaps, Numbers, TailFacts, TailMark};
@@ -41,6 +41,27 @@ pub(super) struct TailScan {
     /// The promised part of the tail; `None` if the promise ends within a frame.
     pub(super) promised: Option<PromisedPart>,
     pub(super) rest: Rest,
+    /// Whether the walk continued an earlier one.
+    pub(super) resumed: bool,
+    /// Where the next walk beside a writer continues. `None` for the log's owner, and if a gap was
+    /// passed over.
+    pub(super) walked: Option<Frames>,
+    /// The state of the last state frame in the promised part, if `state` is a later one.
+    pub(super) promised_state: Option<Vec<u8>>,
+}
+
+/// Who walks through the tail.
+#[derive(Debug)]
+pub(super) enum Walker {
+    /// The holder of the log's lock: the file does not change.
+    Owner,
+    /// A reader: another process may write at the same time.
+    Onlooker {
+        /// What an earlier walk has found.
+        walked: Option<Box<Frames>>,
+        /// The highest promise that an earlier walk has found.
+        promised: u64,
+    },
 }
 
 /// Damage in the tail.
@@ -90,13 +111,29 @@ pub(super) fn scan_tail(
     file_bytes: u64,
     mark: Option<TailMark>,
     numbers: Numbers,
+    walker: Walker,
 ) -> Result<TailScan> {
     let mut window = Window::new(WINDOW_BYTES);
     // A tail that a backup may share is not extended: the log continues in a successor.
-    let shared = handle.names()? == Names::Several;
+    let shared = match &walker {
+        Walker::Owner => handle.names()? == Names::Several,
+        Walker::Onlooker { .. } => handle.identity()?.is_some_and(|own| own.links > 1),
+    };
     let mark = mark.map(|mark| TailMark { closed: mark.closed && !shared, ..mark });
-    let file = File { handle: &handle, header: &header, bytes: file_bytes };
+    let mut file = File { handle: &handle, header: &header, bytes: file_bytes };
     let mut frames = Frames::new(header.first);
+    let mut resumed = false;
+    let beside_writer = matches!(walker, Walker::Onlooker { .. });
+    if let Walker::Onlooker { walked, promised } = walker {
+        frames.unpromised = Some(Vec::new());
+        if let Some(walked) = walked {
+            if walked.still_stand(&file, &mut window)? {
+                frames = *walked;
+                resumed = true;
+            }
+        }
+        frames.promised = frames.promised.max(promised);
+    }
     frames.walk(&file, &mut window)?;
     let mut rest = look_beyond(&file, &mut window, frames.end)?;
     let mut facts = TailFacts {
@@ -109,6 +146,19 @@ pub(super) fn scan_tail(
         gaps: Gaps::None,
         numbers,
     };
+    // If the walk ended before the promise, the writer was at work. All that was promised until now
+    // is there now.
+    while beside_writer && frames.stop != Some(Stop::Discontinuous) && frames.end < facts.promise()
+    {
+        let end = frames.end;
+        file.bytes = handle.size()?;
+        frames.walk(&file, &mut window)?;
+        rest = look_beyond(&file, &mut window, frames.end)?;
+        facts.note(&frames, &rest);
+        if frames.end == end {
+            break;
+        }
+    }
     let mut passed = None;
     if frames.stop != Some(Stop::Discontinuous) && frames.end < facts.promise() {
         let beyond = sweep_promised(&file, &mut window, &frames, facts.promise())?;
@@ -119,10 +169,7 @@ pub(super) fn scan_tail(
             frames.walk(&file, &mut window)?;
             rest = look_beyond(&file, &mut window, frames.end)?;
             facts.gaps = Gaps::PassedOver;
-            facts.end = frames.end;
-            facts.last = frames.next.previous();
-            facts.torn = rest.bytes > 0;
-            facts.promised_by_frames = facts.promised_by_frames.max(frames.promised);
+            facts.note(&frames, &rest);
         }
     }
     if let Some(error) = frames.unreadable.take().or(rest.unreadable.take()) {
@@ -144,14 +191,30 @@ pub(super) fn scan_tail(
     // continue it.
     let start = passed.as_ref().map_or(FRAMES_START, |gap| gap.end);
     let promised = match facts.promise() {
+        promise if beside_writer && passed.is_none() => frames.promise(promise),
         promise if promise < facts.end => promised_part(&file, &mut window, start..promise)?,
         _ => {
             let last = frames.last.filter(|last| last.offset >= start);
             Some(PromisedPart { end: facts.end, last })
         }
     };
-    let Frames { next, last, index, .. } = frames;
+    let newest = frames.state.map(|(offset, _)| offset);
+    let promised_state = match frames.promised_state.filter(|(offset, _)| Some(*offset) != newest) {
+        Some((offset, found)) if passed.is_none() => {
+            Some(read_state(&handle, &header.salt, &mut window, offset, &found)?.1)
+        }
+        _ => None,
+    };
+    let next = frames.next;
+    let last = frames.last;
+    let resumable = beside_writer && passed.is_none();
+    let (index, walked) =
+        if resumable { (frames.index.clone(), Some(frames)) } else { (frames.index, None) };
+    let file_bytes = file.bytes;
     Ok(TailScan {
+        resumed,
+        walked,
+        promised_state,
         file_bytes,
         shared,
         facts,
@@ -178,14 +241,20 @@ enum Stop {
 }
 
 /// The whole frames so far.
-struct Frames {
-    end: u64,
+#[derive(Debug, Clone)]
+pub(super) struct Frames {
+    pub(super) end: u64,
     next: Lsn,
     last: Option<LastFrame>,
     state: Option<(u64, FrameHeader)>,
     index: Vec<IndexEntry>,
     /// The highest durable end in their headers.
     promised: u64,
+    /// Beside a writer: the frames that no promise covers yet, with their offsets.
+    pub(super) unpromised: Option<Vec<(u64, FrameHeader)>>,
+    /// Beside a writer: the last frame of each type that a promise covers.
+    promised_last: Option<LastFrame>,
+    promised_state: Option<(u64, FrameHeader)>,
     stop: Option<Stop>,
     /// Why the bytes at `end` cannot be read. The error counts even if a second read succeeds.
     unreadable: Option<Error>,
@@ -202,6 +271,9 @@ impl Frames {
             state: None,
             index: Vec::new(),
             promised: 0,
+            unpromised: None,
+            promised_last: None,
+            promised_state: None,
             stop: None,
             unreadable: None,
             floor_beyond: Lsn::ZERO,
@@ -219,6 +291,8 @@ impl Frames {
     /// Walks from `end` on, as long as frames verify and continue one another.
     fn walk(&mut self, file: &File<'_>, window: &mut Window) -> Result<()> {
         window.clear();
+        self.stop = None;
+        self.unreadable = None;
         let mut sweep = file.sweep(window, self.end, file.bytes);
         loop {
             let sound = match sweep.step(Bodies::Verify)? {
@@ -247,6 +321,9 @@ impl Frames {
             self.promised = self.promised.max(header.durable_end);
             self.next = header.next().expect("decoding checked it");
             self.end = offset + header.frame_bytes();
+            if let Some(unpromised) = &mut self.unpromised {
+                unpromised.push((offset, header));
+            }
             match header.frame_type {
                 FrameType::Data => {
                     note_frame(&mut self.index, header.first, offset);
@@ -255,6 +332,47 @@ impl Frames {
                 FrameType::State => self.state = Some((offset, header)),
             }
         }
+    }
+}
+
+impl Frames {
+    /// Whether the frames of an earlier walk are still in the file. On a full disk, a writer takes
+    /// frames back that no promise covers. It takes the last one first.
+    fn still_stand(&self, file: &File<'_>, window: &mut Window) -> Result<bool> {
+        let Some((offset, header)) = self.unpromised.as_ref().and_then(|frames| frames.last())
+        else {
+            return Ok(true);
+        };
+        window.clear();
+        let place = file.sweep(window, *offset, file.bytes.max(*offset)).look()?;
+        Ok(matches!(place, Place::Frame(found) if found == *header))
+    }
+
+    /// Notes that a sync has reached `promise`, and returns what that covers; `None` if it lies
+    /// within a frame.
+    fn promise(&mut self, promise: u64) -> Option<PromisedPart> {
+        let unpromised = self.unpromised.get_or_insert_default();
+        let covered =
+            |(offset, header): &&(u64, FrameHeader)| *offset + header.frame_bytes() <= promise;
+        let count = unpromised.iter().take_while(covered).count();
+        for (offset, header) in unpromised.drain(..count) {
+            match header.frame_type {
+                FrameType::Data => self.promised_last = Some(LastFrame { offset, header }),
+                FrameType::State => self.promised_state = Some((offset, header)),
+            }
+        }
+        let cuts_frame = unpromised.first().is_some_and(|(offset, _)| *offset < promise);
+        (!cuts_frame).then_some(PromisedPart { end: promise, last: self.promised_last })
+    }
+}
+
+impl TailFacts {
+    fn note(&mut self, frames: &Frames, rest: &Rest) {
+        self.end = frames.end;
+        self.last = frames.next.previous();
+        self.torn = rest.bytes > 0;
+        let promised = frames.promised.max(rest.promised);
+        self.promised_by_frames = self.promised_by_frames.max(promised);
     }
 }
 

@@ -85,7 +85,7 @@ impl Index {
 
     /// Adds the entries of a group that was just written. `segment_bytes` tells how many there may
     /// be in all.
-    pub(super) fn extend(&self, group: &[IndexEntry], segment_bytes: u64) {
+    pub(crate) fn extend(&self, group: &[IndexEntry], segment_bytes: u64) {
         let mut entries = threads::write(&self.entries);
         let entries = entries.get_or_insert_default();
         if entries.capacity() == 0 {

@@ -40,6 +40,13 @@ impl Segment {
             index: Index::new(header.first),
         }
     }
+
+    /// Returns the same segment with an empty index.
+    pub(crate) fn without_index(&self) -> Segment {
+        let path = self.path.clone();
+        let index = Index::new(self.first);
+        Segment { number: self.number, path, salt: self.salt, first: self.first, index }
+    }
 }
 
 /// Reads a state frame that verified: the floor and the caller's state.

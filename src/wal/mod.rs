@@ -117,7 +117,7 @@ impl Wal {
         let dir = Arc::new(if options.create_if_missing {
             Dir::open_or_create(fs, dir)?
         } else {
-            open_existing(fs, dir)?
+            Dir::open_log(fs, dir)?
         });
         refuse_other_store(&dir)?;
         let lock = dir.lock()?;
@@ -496,16 +496,6 @@ impl Options {
     pub fn open_on(&self, fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Wal> {
         Wal::open_with(self, fs, dir.as_ref())
     }
-}
-
-/// Opens a directory in which a log is, or was.
-fn open_existing(fs: Arc<dyn Fs>, dir: &Path) -> Result<Dir> {
-    let dir = Dir::open(fs, dir)?;
-    let listing = dir.list()?;
-    if listing.segments.is_empty() && !listing.current {
-        return Err(Error::NotFound { path: dir.path().clone() });
-    }
-    Ok(dir)
 }
 
 fn check_bytes(what: &'static str, bytes: u64, bytes_max: u64) -> Result<()> {

@@ -22,6 +22,7 @@ mod model;
 mod moved_world;
 mod observer;
 mod progress;
+mod read_only;
 mod reading;
 mod ready;
 mod recovery;

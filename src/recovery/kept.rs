@@ -1,0 +1,120 @@
+//! Which of the records that a reader has shown are still in the log.
+//!
+//! A truncation and a recovery both replace the tail. A recovery copies whole frames, body by body,
+//! and a truncation copies none. So frames tell the two apart.
+
+use crate::catalog::Cut;
+use crate::dir::Dir;
+use crate::error::Result;
+use crate::frame::{FRAMES_START, FrameHeader, FrameType};
+use crate::fs::OpenMode;
+use crate::lsn::Lsn;
+use crate::segment::{Bodies, Segment, Step, Sweep, Window};
+
+use super::view::Seen;
+
+const WINDOW_BYTES: usize = 64 << 10;
+
+/// Returns what a writer has removed from the end of the log between two looks; `None` if it removed
+/// nothing that was shown. What a checkpoint removed does not count.
+pub(super) fn cut_between(dir: &Dir, old: &Seen, new: &Seen) -> Result<Option<Cut>> {
+    if new.floor >= old.last {
+        return Ok(None);
+    }
+    let place =
+        |segment: &Segment| new.sealed.iter().position(|entry| is_same(&entry.segment, segment));
+    let last_of = |at: usize| new.sealed[at].seal.as_ref().map_or(Lsn::ZERO, |seal| seal.last);
+    let kept = if is_same(&old.tail, &new.tail) {
+        let frames: Vec<_> = old.unpromised.iter().map(|(_, header)| *header).collect();
+        if frames.is_empty() {
+            old.last
+        } else {
+            matching(dir, &frames, new, new.sealed.len(), old.durable)?
+        }
+    } else if let Some(at) = place(&old.tail) {
+        let last = last_of(at);
+        if last >= old.last {
+            old.last
+        } else {
+            let frames: Vec<_> = old.unpromised.iter().map(|(_, header)| *header).collect();
+            matching(dir, &frames, new, at + 1, last)?
+        }
+    } else {
+        let common = old.sealed.iter().rposition(|entry| place(&entry.segment).is_some());
+        match common.and_then(|at| Some((at, place(&old.sealed[at].segment)?))) {
+            Some((old_at, new_at)) => {
+                let old_last = old.sealed[old_at].seal.as_ref().map_or(Lsn::ZERO, |seal| seal.last);
+                let last = last_of(new_at);
+                if last < old_last || old_at + 1 < old.sealed.len() {
+                    last
+                } else {
+                    matching(dir, &tail_frames(old)?, new, new_at + 1, last)?
+                }
+            }
+            None if old.tail.first <= new.floor.next() => {
+                matching(dir, &tail_frames(old)?, new, 0, new.floor)?
+            }
+            None => new.floor,
+        }
+    };
+    Ok((kept < old.last).then(|| {
+        if kept <= new.floor { Cut::Reset { next: new.floor.next() } } else { Cut::After(kept) }
+    }))
+}
+
+fn is_same(one: &Segment, other: &Segment) -> bool {
+    (one.number, one.salt) == (other.number, other.salt)
+}
+
+/// Reads the data frames of a tail that is no longer part of the log. The handle still leads to its
+/// file.
+fn tail_frames(old: &Seen) -> Result<Vec<FrameHeader>> {
+    let mut window = Window::new(WINDOW_BYTES);
+    let salt = &old.tail.salt;
+    let mut sweep = Sweep::new(&old.handle, salt, &mut window, FRAMES_START, old.end);
+    let mut frames = Vec::new();
+    while let Step::Frame(frame) = sweep.step(Bodies::Skip)? {
+        if frame.header.frame_type == FrameType::Data {
+            frames.push(frame.header);
+        }
+    }
+    Ok(frames)
+}
+
+/// Compares `frames` with the frames of the log from segment `from` on. Returns the last record up
+/// to which the two are the same, or `after`.
+fn matching(dir: &Dir, frames: &[FrameHeader], new: &Seen, from: usize, after: Lsn) -> Result<Lsn> {
+    let is_wanted =
+        |header: &FrameHeader| header.frame_type == FrameType::Data && header.next() > Some(after);
+    let content = |header: &FrameHeader| {
+        (header.first, header.count, header.body_bytes, header.body_checksum)
+    };
+    let mut frames = frames.iter().filter(|header| is_wanted(header));
+    let mut kept = after;
+    let sealed = new.sealed.iter().map(|entry| (&entry.segment, entry.seal.as_ref()));
+    for (segment, seal) in sealed.chain([(&new.tail, None)]).skip(from) {
+        let opened;
+        let handle = match seal {
+            Some(_) => {
+                opened = dir.open_file(&segment.path, OpenMode::Read)?;
+                &opened
+            }
+            None => &*new.handle,
+        };
+        let limit = seal.map_or(new.end, |seal| seal.end);
+        let mut window = Window::new(WINDOW_BYTES);
+        let mut sweep = Sweep::new(handle, &segment.salt, &mut window, FRAMES_START, limit);
+        while let Step::Frame(frame) = sweep.step(Bodies::Skip)? {
+            if !is_wanted(&frame.header) {
+                continue;
+            }
+            match frames.next() {
+                Some(header) if content(header) == content(&frame.header) => {
+                    kept = header.next().map_or(kept, Lsn::previous);
+                }
+                _ => return Ok(kept),
+            }
+        }
+    }
+    Ok(kept)
+}
