@@ -301,6 +301,11 @@ impl Segments {
         self.watch.set_all(last);
     }
 
+    /// Whether another handle writes the log, which this one only learns from the files.
+    pub(crate) fn is_written_elsewhere(&self) -> bool {
+        self.refresh.is_some()
+    }
+
     /// Learns what the process has done that writes the log. `false` if it is this process.
     pub(crate) fn refresh(&self) -> Result<bool> {
         match &self.refresh {

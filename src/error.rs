@@ -359,6 +359,11 @@ impl Error {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
+    /// Whether a reader of files may get this error because the log has cut or removed a file.
+    pub(crate) fn may_come_from_a_change(&self) -> bool {
+        matches!(self, Error::Corrupt { .. } | Error::MissingSegment { .. } | Error::Io { .. })
+    }
+
     pub(crate) fn is_already_exists(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
     }

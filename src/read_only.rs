@@ -2,9 +2,11 @@
 //! in this or another process, or on read-only media.
 
 use std::fmt;
+use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::backup::{self, LogView};
 use crate::catalog::{Catalog, Refresh, Segments};
 use crate::dir::Dir;
 use crate::error::Result;
@@ -12,7 +14,7 @@ use crate::fs::{Fs, OsFs};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::Options;
-use crate::reader::{self, Cursor, Iter, Record};
+use crate::reader::{self, Cursor, Follower, Iter, Reader, Record};
 use crate::recovery::{Change, Seen, View};
 use crate::report::RecoveryReport;
 use crate::threads::{self, Mutex};
@@ -252,6 +254,76 @@ impl ReadOnlyWal {
     #[must_use]
     pub fn cursor(&self, lsn: Lsn) -> Cursor {
         Cursor::new(&self.segments, Some(lsn))
+    }
+
+    /// Iterates the records in `lsns`, as [`Wal::range`](crate::Wal::range).
+    #[must_use]
+    pub fn range(&self, lsns: impl RangeBounds<Lsn>) -> Iter {
+        Iter::range(&self.segments, &lsns)
+    }
+
+    /// Yields each record after `after` once, and waits for more: a [`Follower`] looks at the files
+    /// each 10 ms while it waits, and refreshes the handle.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let wal = seawall::Wal::open(dir.path())?;
+    /// let other = seawall::Options::new().open_read_only(dir.path())?;
+    /// let mut follower = other.follow(seawall::Lsn::ZERO);
+    /// wal.append("debit 7")?;
+    /// wal.close()?; // The mark says that the record is durable.
+    /// assert_eq!(follower.next().expect("it has no end")?.payload(), b"debit 7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn follow(&self, after: Lsn) -> Follower {
+        Follower::new(&self.segments, after)
+    }
+
+    /// Returns a handle with the reading calls, for other threads. It shows what this handle
+    /// shows.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(&self.segments)
+    }
+
+    /// Makes a copy of the log in `dir`, as [`Wal::snapshot`](crate::Wal::snapshot) does, of what
+    /// is provably durable. So a log that a server has open can be backed up: this takes no lock of
+    /// the log, and the writer does not notice it, except that its sealed segments may get a second
+    /// name.
+    ///
+    /// # Errors
+    /// As [`Wal::snapshot`](crate::Wal::snapshot) and [`refresh`](ReadOnlyWal::refresh).
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("wal");
+    /// # let copy = dir.path().join("copy");
+    /// let wal = seawall::Wal::open(&path)?;
+    /// wal.append_batch(["a", "b"])?;
+    /// wal.append("c")?;
+    /// seawall::Options::new().open_read_only(&path)?.snapshot(&copy)?;
+    /// assert_eq!(seawall::Wal::open(&copy)?.iter().count(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn snapshot(&self, dir: impl AsRef<Path>) -> Result<LsnRange> {
+        backup::snapshot(&self.dir, &self.segments, dir.as_ref(), || {
+            let mut inner = threads::lock(&self.onlooker.inner);
+            inner.refresh(&self.segments)?;
+            let seen = inner.view.seen();
+            Ok(LogView {
+                log_id: seen.log_id,
+                sealed: seen.sealed.clone(),
+                tail: seen.tail.clone(),
+                tail_file: seen.handle.clone(),
+                tail_end: seen.durable_end,
+                last: seen.durable,
+                floor: seen.floor,
+                state: seen.durable_state.as_slice().into(),
+            })
+        })
     }
 
     /// Reads one record. Returns `None` above the last one that the handle shows.

@@ -12,7 +12,7 @@ use crate::catalog::{CatalogEntry, Segments};
 use crate::current::{Current, LogState, Mark};
 use crate::dir::{Dir, DirLock, Target};
 use crate::error::{Error, Failure, Result};
-use crate::frame::{FRAMES_START, Id};
+use crate::frame::{FRAMES_START, Id, Seal};
 use crate::fs::{Fs, Handle, OpenMode};
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
@@ -168,6 +168,14 @@ pub(crate) struct LogView {
 }
 
 impl LogView {
+    /// Whether both have the same files, with the same ends.
+    fn has_files_of(&self, other: &LogView) -> bool {
+        let seals = |view: &LogView| -> Vec<Option<Seal>> {
+            view.sealed.iter().map(|entry| entry.seal.clone()).collect()
+        };
+        self.tail.salt == other.tail.salt && seals(self) == seals(other)
+    }
+
     /// The same tail, under a new salt, so that no two logs append under one salt.
     fn tail(&self) -> Succession<'_> {
         Succession {
@@ -199,16 +207,19 @@ pub(crate) fn snapshot(
 ) -> Result<LsnRange> {
     segments.check_open()?;
     let mut copying = Copying::begin(source.fs().clone(), target)?;
+    let mut present = view()?;
     loop {
-        let view = view()?;
-        let vanished = || {
-            let catalog = segments.catalog();
-            view.sealed.iter().any(|entry| catalog.get(entry.segment.number).is_none())
+        let error = match copying.make(source, Sharing::Link, &present.sealed, &present.tail()) {
+            Ok(()) => return Ok(LsnRange::new(present.floor.next(), present.last)),
+            Err(error) => error,
         };
-        match copying.make(source, Sharing::Link, &view.sealed, &view.tail()) {
-            // A checkpoint or a truncation has removed a segment of the view.
-            Err(error) if error.is_not_found() && vanished() => segments.check_open()?,
-            made => return made.map(|()| LsnRange::new(view.floor.next(), view.last)),
+        // A checkpoint removes files, and a truncation cuts one, or removes it. In both cases, the
+        // log is another one now.
+        segments.check_open()?;
+        let next = view()?;
+        if !error.may_come_from_a_change() || next.has_files_of(&present) {
+            return Err(error);
         }
+        present = next;
     }
 }

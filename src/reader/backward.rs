@@ -45,8 +45,18 @@ impl Backward {
     /// Reads the record `lsn`. A reader asks for ever lower numbers.
     pub(super) fn read(&mut self, cursor: &Cursor, lsn: Lsn) -> Result<Record> {
         cursor.check_wanted(lsn)?;
-        if !self.holds(lsn) && !self.read_frame(cursor, lsn)? {
-            return read_alone(cursor, lsn);
+        if !self.holds(lsn) {
+            let is_found = match self.read_frame(cursor, lsn) {
+                // Another process may have replaced the file.
+                Err(_) if cursor.segments.is_written_elsewhere() => {
+                    self.source = None;
+                    false
+                }
+                outcome => outcome?,
+            };
+            if !is_found {
+                return read_alone(cursor, lsn);
+            }
         }
         let at = usize::try_from(lsn - self.first).expect("it is in the frame");
         Ok(self.frame.record_at(self.starts[at], lsn).to_record())

@@ -228,11 +228,7 @@ impl Cursor {
     fn catch_up(&mut self, error: Error) -> Result<()> {
         let mut outcome = Err(error);
         while let Err(error) = outcome {
-            let may_pass = matches!(
-                error,
-                Error::Corrupt { .. } | Error::MissingSegment { .. } | Error::Io { .. }
-            );
-            if !may_pass || !self.segments.refresh()? {
+            if !error.may_come_from_a_change() || !self.segments.refresh()? {
                 return Err(error);
             }
             let generation = self.catalog.generation.clone();

@@ -31,6 +31,12 @@ use super::record::Record;
 /// with [`Error::Poisoned`] on a poisoned log, after the last durable record. It yields an error
 /// once, and nothing after that.
 ///
+/// # Beside a writer in another process
+/// A follower of a [`ReadOnlyWal`](crate::ReadOnlyWal) looks at the files each 10 ms while it
+/// waits. It does not learn of the writer's close, so it has no end. An error of
+/// [`refresh`](crate::ReadOnlyWal::refresh) is its error, except
+/// [`Error::TimedOut`](crate::Error::TimedOut): then it looks again.
+///
 /// # Examples
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -51,6 +57,9 @@ pub struct Follower {
     /// The number under which its waker is known.
     owner: Option<u64>,
 }
+
+/// A follower of a log that another process writes looks at its files after so much time.
+const LOOK_AFTER: Duration = Duration::from_millis(10);
 
 /// What a look at the log finds.
 enum Look {
@@ -134,13 +143,14 @@ impl Follower {
             return Poll::Ready(ready);
         }
         let segments = follower.cursor.segments.clone();
-        if let Err(error) = start_waker_thread(&segments) {
-            return Poll::Ready(Some(Err(error)));
-        }
         let waiters = &segments.watch.waiters;
         let owner = *follower.owner.get_or_insert_with(|| waiters.new_owner());
         waiters.set_waker(owner, task.waker());
-        match follower.step() {
+        let ready = match start_waker_thread(&segments) {
+            Ok(()) => follower.step(),
+            Err(error) => Some(Some(Err(error))),
+        };
+        match ready {
             Some(ready) => {
                 waiters.forget_waker(owner);
                 Poll::Ready(ready)
@@ -161,7 +171,15 @@ impl Follower {
             if left() == Some(Duration::ZERO) {
                 return Some(Err(Error::TimedOut));
             }
-            segments.watch.waiters.wait(seen, left, |time| segments.slept(time));
+            let look_again = segments.now().saturating_add(LOOK_AFTER);
+            let pause = || {
+                if !segments.is_written_elsewhere() {
+                    return left();
+                }
+                let pause = look_again.saturating_sub(segments.now());
+                Some(left().map_or(pause, |left| left.min(pause)))
+            };
+            segments.watch.waiters.wait(seen, pause, |time| segments.slept(time));
         }
     }
 
@@ -187,6 +205,7 @@ impl Follower {
 
     fn look(&mut self) -> Result<Look> {
         let cursor = &mut self.cursor;
+        let mut has_refreshed = !cursor.segments.is_written_elsewhere();
         loop {
             // Asked before the look: every record that became visible before the end is found.
             let health = cursor.segments.health();
@@ -205,7 +224,15 @@ impl Follower {
             }
             match (cursor.extend(), health) {
                 (Ok(true), _) => {}
-                (Ok(false), Ok(())) => return Ok(Look::NothingNew),
+                (Ok(false), Ok(())) if has_refreshed => return Ok(Look::NothingNew),
+                (Ok(false), Ok(())) => {
+                    has_refreshed = true;
+                    match cursor.segments.refresh() {
+                        // The writer changes the files all the time: the next look may succeed.
+                        Ok(_) | Err(Error::TimedOut) => {}
+                        Err(error) => return Err(cursor.fail(Some(error))),
+                    }
+                }
                 (_, Err(Error::Closed)) => return Ok(Look::End),
                 (Ok(false), Err(poisoned)) => return Err(poisoned),
                 (Err(error), _) => return Err(error),
@@ -232,14 +259,18 @@ impl Drop for Follower {
 }
 
 /// Starts the thread that calls the wakers of followers, if it does not run yet. It ends when the
-/// log is closed.
+/// log is closed. Where another process writes the log, it ends when no task waits.
 fn start_waker_thread(segments: &Arc<Segments>) -> Result<()> {
     segments.watch.waiters.start_waker_thread(|| {
         let served = segments.clone();
         let builder = thread::Builder::new().name("seawall-follow".into());
         let serve = move || {
-            let is_closed = || served.check_open().is_err();
-            served.watch.waiters.serve_wakers(is_closed);
+            let waiters = &served.watch.waiters;
+            if served.is_written_elsewhere() {
+                waiters.serve_wakers_each(LOOK_AFTER);
+            } else {
+                waiters.serve_wakers(|| served.check_open().is_err());
+            }
         };
         builder.spawn(serve).map(drop).map_err(|error| {
             Error::io("start the thread for followers of", segments.dir_path(), error)

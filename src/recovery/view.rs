@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::catalog::{CatalogEntry, Cut};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::frame::{FrameHeader, Seal};
+use crate::frame::{FrameHeader, Id, Seal};
 use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::options::{Options, Verify, Visibility};
@@ -35,8 +35,13 @@ pub(crate) struct Seen {
     /// The last record that is known to be durable.
     pub(crate) durable: Lsn,
     pub(crate) state: Vec<u8>,
+    /// What a copy of the log needs besides: the log's id, where the durable frames of the tail
+    /// end, and the state that is known to be durable.
+    pub(crate) log_id: Id,
+    pub(crate) durable_end: u64,
+    pub(crate) durable_state: Vec<u8>,
     /// The tail's file, and where its whole frames end.
-    pub(super) handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
     pub(super) end: u64,
     /// With [`Visibility::Appended`]: the frames of the tail that no promise covers.
     pub(super) unpromised: Vec<(u64, FrameHeader)>,
@@ -162,6 +167,8 @@ impl View {
         seen.last = shown(tail, &promised, self.visibility).max(seen.floor);
         let visible = tail.promised_state.as_ref();
         seen.state.clone_from(visible.filter(|_| self.visibility.is_durable()).unwrap_or(state));
+        seen.durable_state.clone_from(visible.unwrap_or(state));
+        seen.durable_end = promised.end;
         seen.end = tail.facts.end;
         seen.unpromised = unpromised(&self.known, self.visibility);
         self.index_tail(&tail.index);
@@ -223,6 +230,9 @@ impl View {
             last: shown(tail, &plan.promised, self.visibility).max(plan.floor),
             durable: durable(tail, &plan.promised).max(plan.floor),
             state: promised.unwrap_or(&plan.state).clone(),
+            log_id: header.log_id,
+            durable_end: plan.promised.end,
+            durable_state: tail.promised_state.as_ref().unwrap_or(&plan.state).clone(),
             handle: tail.handle.clone(),
             end: tail.facts.end,
             unpromised: unpromised(&self.known, self.visibility),

@@ -7,6 +7,7 @@
 //! as any other, calls it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::Duration;
@@ -163,8 +164,8 @@ impl Waiters {
         self.owners.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sets the owner's waker, which is called once, at the next change. The caller looks at the
-    /// log after this.
+    /// Sets the owner's waker, which is called once, at the next change or earlier. After this,
+    /// the caller starts the thread that calls wakers, and then looks at the log.
     pub(crate) fn set_waker(&self, owner: u64, waker: &Waker) {
         let waker = waker.clone(); // Foreign code: not under the lock.
         let old = threads::lock(&self.wakers).insert(owner, waker);
@@ -189,22 +190,46 @@ impl Waiters {
         Ok(())
     }
 
+    /// Calls the wakers after each pause, until there are none. For a log that another process
+    /// writes: a task looks at the files when it is polled.
+    pub(crate) fn serve_wakers_each(&self, pause: Duration) {
+        loop {
+            threads::park(Some(pause));
+            let mut runs = threads::lock(&self.waker_thread_runs);
+            let wakers = self.take_wakers();
+            if wakers.is_empty() {
+                *runs = false;
+                return;
+            }
+            drop(runs);
+            call(wakers);
+        }
+    }
+
+    fn take_wakers(&self) -> BTreeMap<u64, Waker> {
+        std::mem::take(&mut *threads::lock(&self.wakers))
+    }
+
     /// Calls the wakers after each change, until `is_over` says that no change will come.
     pub(crate) fn serve_wakers(&self, is_over: impl Fn() -> bool) {
         loop {
             let seen = self.last_change();
             let is_over = is_over();
-            let wakers = std::mem::take(&mut *threads::lock(&self.wakers));
-            for (_, waker) in wakers {
-                let woken = std::panic::catch_unwind(|| waker.wake());
-                if woken.is_err() {
-                    log::error!("the waker of a task that follows the log has panicked");
-                }
-            }
+            call(self.take_wakers());
             if is_over {
                 return;
             }
             self.wait(seen, || None, |_| {});
+        }
+    }
+}
+
+/// Calls wakers. Foreign code: without a lock.
+fn call(wakers: BTreeMap<u64, Waker>) {
+    for waker in wakers.into_values() {
+        let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        if woken.is_err() {
+            log::error!("the waker of a task that follows the log has panicked");
         }
     }
 }

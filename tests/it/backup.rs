@@ -346,6 +346,15 @@ fn one_directory_archives_one_log() {
     }
 }
 
+/// Tells the other threads of a test to end, also if a check of this one fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `work` on copies of `disk` that crash at each call, and gives what each crash may leave to
 /// `check`.
 fn crash_at_each_call(disk: &SimFs, work: impl Fn(&SimFs), check: impl Fn(&SimFs, u64)) -> u64 {
@@ -526,6 +535,7 @@ fn snapshots_beside_appends_checkpoints_and_truncations_are_whole() {
                     thread::yield_now();
                 }
             });
+            let _done = Done(&done);
             for number in 0..40 {
                 let path = dir.path().join(format!("copy {number}"));
                 let copied = wal.snapshot(&path).unwrap();
@@ -538,7 +548,6 @@ fn snapshots_beside_appends_checkpoints_and_truncations_are_whole() {
                 drop(copy);
                 std::fs::remove_dir_all(&path).unwrap();
             }
-            done.store(true, Ordering::Relaxed);
         });
     });
 }
@@ -555,4 +564,51 @@ fn an_archive_on_the_real_disk_is_restored() {
     let restored = restore(&archive, &target, b"").unwrap();
     assert_eq!(restored.records, LsnRange::new(Lsn::new(1), Lsn::new(10)));
     assert_eq!(Wal::open(&target).unwrap().iter().count(), 10);
+}
+
+#[test]
+fn a_log_that_another_process_writes_is_copied_without_its_lock() {
+    // Method: while a writer appends, rotates, checkpoints and truncates, a handle that only reads
+    // makes snapshots. Each one is a whole log of what was provably durable.
+    watchdog(300, || {
+        let dir = tempfile::tempdir().unwrap();
+        let wal_path = dir.path().join("wal");
+        let wal = small_segments().open(&wal_path).unwrap();
+        wal.append(vec![7; 1000]).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let last = wal.append(vec![7; 1000]).unwrap().get();
+                    if last % 40 == 0 {
+                        wal.checkpoint(Lsn::new(last - 30)).unwrap();
+                    }
+                    if last % 33 == 0 {
+                        wal.truncate_after(Lsn::new(last - 2)).unwrap();
+                        wal.append(vec![7; 1000]).unwrap();
+                        wal.append(vec![7; 1000]).unwrap();
+                        wal.append(vec![7; 1000]).unwrap();
+                    }
+                    if last % 50 == 0 {
+                        wal.set_state(&last.to_le_bytes()).unwrap();
+                    }
+                }
+            });
+            let _done = Done(&done);
+            let other = small_segments().open_read_only(&wal_path).unwrap();
+            for number in 0..40 {
+                let path = dir.path().join(format!("copy {number}"));
+                let copied = other.snapshot(&path).unwrap();
+                let copy = Wal::open(&path).unwrap();
+                assert_eq!(copy.recovery().action, RecoveryAction::Resumed);
+                let (first, found) = records(&copy);
+                assert_eq!(first.unwrap_or(copied.first()), copied.first());
+                assert_eq!(found.len() as u64, copied.len());
+                assert!(found.iter().all(|record| record.payload == [7; 1000]));
+                drop(copy);
+                std::fs::remove_dir_all(&path).unwrap();
+            }
+        });
+        wal.close().unwrap();
+    });
 }

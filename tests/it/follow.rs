@@ -480,3 +480,55 @@ fn a_follower_reads_on_without_the_rest_of_the_frame_it_had_read() {
         }
     }
 }
+
+#[test]
+fn beside_a_writer_a_follower_yields_each_record_once() {
+    // Method: one handle writes, another one only reads, on the real disk. Its followers, in a
+    // thread and as a task, see each record once, in order, across rotations, truncations of what
+    // they have not read, checkpoints and a new open of the writer.
+    watchdog(120, || {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wal");
+        let wal = small_segments().open(&path).unwrap();
+        wal.append("first").unwrap();
+        let other = Options::new().open_read_only(&path).unwrap();
+        let mut follower = other.follow(Lsn::ZERO);
+        let mut task = other.reader().follow(Lsn::ZERO);
+        const LAST: usize = 400;
+        thread::scope(|scope| {
+            let reads = scope.spawn(|| lsns(follower.by_ref().take(LAST)));
+            let polls = scope.spawn(|| {
+                smol::block_on(async {
+                    let mut read = Vec::new();
+                    while read.len() < LAST {
+                        let next =
+                            |context: &mut Context<'_>| Pin::new(&mut task).poll_next(context);
+                        let record = std::future::poll_fn(next).await.expect("it has no end");
+                        read.push(record.expect("it can be read").lsn().get());
+                    }
+                    read
+                })
+            });
+            let mut wal = wal;
+            for number in 2..=LAST {
+                wal.append(vec![7; number % 700]).unwrap();
+                if number % 150 == 0 {
+                    wal.close().unwrap();
+                    wal = small_segments().open(&path).unwrap();
+                }
+            }
+            wal.close().unwrap();
+            let expected: Vec<u64> = (1..=LAST as u64).collect();
+            assert_eq!(reads.join().unwrap(), expected);
+            assert_eq!(polls.join().unwrap(), expected);
+        });
+        assert!(nothing_new(&mut follower));
+        let nothing = follower.next_timeout(Duration::from_millis(30));
+        assert!(matches!(nothing, Some(Err(Error::TimedOut))));
+        assert_eq!(lsns(other.range(Lsn::new(5)..Lsn::new(8)).rev()), [7, 6, 5]);
+        let wal = small_segments().open(&path).unwrap();
+        wal.truncate_after(Lsn::new(300)).unwrap();
+        let error = follower.next().unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Truncated { last, .. } if last.get() == 300), "{error:?}");
+    });
+}
