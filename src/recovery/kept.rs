@@ -3,17 +3,36 @@
 //! A truncation and a recovery both replace the tail. A recovery copies whole frames, body by body,
 //! and a truncation copies none. So frames tell the two apart.
 
-use crate::catalog::Cut;
+use std::sync::Arc;
+
+use crate::catalog::{CatalogEntry, Cut};
 use crate::dir::Dir;
 use crate::error::Result;
 use crate::frame::{FRAMES_START, FrameHeader, FrameType};
-use crate::fs::OpenMode;
+use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::segment::{Bodies, Segment, Step, Sweep, Window};
 
-use super::view::Seen;
-
 const WINDOW_BYTES: usize = 64 << 10;
+
+/// The part of the log that a reader may show.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// Sealed segments above the floor, oldest first.
+    pub(crate) sealed: Vec<CatalogEntry>,
+    pub(crate) tail: Arc<Segment>,
+    pub(crate) floor: Lsn,
+    /// The last record that is shown.
+    pub(crate) last: Lsn,
+    /// The last record that is known to be durable.
+    pub(crate) durable: Lsn,
+    pub(crate) state: Vec<u8>,
+    /// The tail's file, and where its whole frames end.
+    pub(super) handle: Arc<Handle>,
+    pub(super) end: u64,
+    /// With [`Visibility::Appended`](crate::options::Visibility::Appended): the frames of the tail that no promise covers.
+    pub(super) unpromised: Vec<(u64, FrameHeader)>,
+}
 
 /// Returns what a writer has removed from the end of the log between two looks; `None` if it removed
 /// nothing that was shown. What a checkpoint removed does not count.

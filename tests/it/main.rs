@@ -12,6 +12,7 @@ mod disk_full;
 mod documents;
 mod faults;
 mod format;
+mod inspect;
 mod kill;
 mod kv;
 mod model;
