@@ -30,12 +30,13 @@ pub(crate) struct Seen {
     /// The tail's file, and where its whole frames end.
     pub(super) handle: Arc<Handle>,
     pub(super) end: u64,
-    /// With [`Visibility::Appended`](crate::options::Visibility::Appended): the frames of the tail that no promise covers.
+    /// With [`Visibility::Appended`](crate::options::Visibility::Appended): the frames of the tail
+    /// that no promise covers.
     pub(super) unpromised: Vec<(u64, FrameHeader)>,
 }
 
-/// Returns what a writer has removed from the end of the log between two looks; `None` if it removed
-/// nothing that was shown. What a checkpoint removed does not count.
+/// Returns what a writer has removed from the end of the log between two looks; `None` if it
+/// removed nothing that was shown. What a checkpoint removed does not count.
 pub(super) fn cut_between(dir: &Dir, old: &Seen, new: &Seen) -> Result<Option<Cut>> {
     if new.floor >= old.last {
         return Ok(None);
