@@ -459,6 +459,12 @@ pub mod guide {
     #[doc = include_str!("../docs/faq.md")]
     pub mod faq {}
 
+    /// Reading a log beside its writer, in another process.
+    ///
+    /// [durability]: self::durability
+    #[doc = include_str!("../docs/reading.md")]
+    pub mod reading {}
+
     /// The format on disk: each file, block and frame.
     ///
     /// [durability]: self::durability

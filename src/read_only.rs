@@ -70,8 +70,8 @@ pub struct Refreshed {
     /// The last record that is shown now. If no record is shown, the LSN before `first`.
     pub last: Lsn,
     /// Records that were shown, and that the writer has removed from the end of the log since then,
-    /// by [`truncate_after`](crate::Wal::truncate_after) or [`reset`](crate::Wal::reset). Their LSNs
-    /// are assigned again. Usually empty.
+    /// by [`truncate_after`](crate::Wal::truncate_after) or [`reset`](crate::Wal::reset). Their
+    /// LSNs are assigned again. Usually empty.
     pub truncated: LsnRange,
     /// Whether the small state is another one.
     pub state_changed: bool,
@@ -210,8 +210,8 @@ impl ReadOnlyWal {
         })
     }
 
-    /// Iterates the records above the checkpoint, in order, up to the last one that the handle shows
-    /// now. As [`Wal::iter`](crate::Wal::iter).
+    /// Iterates the records above the checkpoint, in order, up to the last one that the handle
+    /// shows now. As [`Wal::iter`](crate::Wal::iter).
     #[must_use]
     pub fn iter(&self) -> Iter {
         Iter::new(&self.segments, None)
@@ -454,8 +454,8 @@ fn catalog_of(seen: &Seen) -> Catalog {
 impl Options {
     /// Opens the log in `dir` for reading only, beside a writer or without one.
     ///
-    /// Takes no lock, needs no file `LOCK`, writes nothing, and needs no right to write. The options
-    /// that count are [`verify`](Options::verify), [`visibility`](Options::visibility) and
+    /// Takes no lock, needs no file `LOCK`, writes nothing, and needs no right to write. The
+    /// options that count are [`verify`](Options::verify), [`visibility`](Options::visibility) and
     /// [`read_only_patience`](Options::read_only_patience).
     ///
     /// After a crash of the writer, the handle shows the records whose durability is proven; bytes
@@ -467,9 +467,9 @@ impl Options {
     /// [`Error::Corrupt`](crate::Error::Corrupt),
     /// [`Error::MissingSegment`](crate::Error::MissingSegment),
     /// [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) and
-    /// [`Error::NotALog`](crate::Error::NotALog) as [`open`](Options::open): the files said so twice
-    /// while no writer changed them. [`Error::TimedOut`](crate::Error::TimedOut) if a writer changed
-    /// them all the time. [`Error::Io`](crate::Error::Io).
+    /// [`Error::NotALog`](crate::Error::NotALog) as [`open`](Options::open): the files said so
+    /// twice while no writer changed them. [`Error::TimedOut`](crate::Error::TimedOut) if a writer
+    /// changed them all the time. [`Error::Io`](crate::Error::Io).
     ///
     /// # Examples
     /// ```

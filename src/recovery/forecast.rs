@@ -127,7 +127,8 @@ fn foretell(found: &Found, plan: &Plan<'_>, report: &mut RecoveryReport) {
         let live = match in_chain {
             Some((_, seal)) => Some((seal.last, seal.end)),
             None if file.number == tail.header.number && plan.way == Way::SealTail => {
-                Some((first_of_tail(plan).previous(), plan.promised.end))
+                let end = plan.promised.last.map_or(0, |last| last.end());
+                Some((first_of_tail(plan).previous(), end))
             }
             None => None,
         };

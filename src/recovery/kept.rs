@@ -3,20 +3,45 @@
 //! A truncation and a recovery both replace the tail. A recovery copies whole frames, body by body,
 //! and a truncation copies none. So frames tell the two apart.
 
-use crate::catalog::Cut;
+use std::sync::Arc;
+
+use crate::catalog::{CatalogEntry, Cut};
 use crate::dir::Dir;
 use crate::error::Result;
-use crate::frame::{FRAMES_START, FrameHeader, FrameType};
-use crate::fs::OpenMode;
+use crate::frame::{FRAMES_START, FrameHeader, FrameType, Id};
+use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::segment::{Bodies, Segment, Step, Sweep, Window};
 
-use super::view::Seen;
-
 const WINDOW_BYTES: usize = 64 << 10;
 
-/// Returns what a writer has removed from the end of the log between two looks; `None` if it removed
-/// nothing that was shown. What a checkpoint removed does not count.
+/// The part of the log that a reader may show.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// Sealed segments above the floor, oldest first.
+    pub(crate) sealed: Vec<CatalogEntry>,
+    pub(crate) tail: Arc<Segment>,
+    pub(crate) floor: Lsn,
+    /// The last record that is shown.
+    pub(crate) last: Lsn,
+    /// The last record that is known to be durable.
+    pub(crate) durable: Lsn,
+    pub(crate) state: Vec<u8>,
+    /// What a copy of the log needs besides: the log's id, where the durable frames of the tail
+    /// end, and the state that is known to be durable.
+    pub(crate) log_id: Id,
+    pub(crate) durable_end: u64,
+    pub(crate) durable_state: Vec<u8>,
+    /// The tail's file, and where its whole frames end.
+    pub(crate) handle: Arc<Handle>,
+    pub(super) end: u64,
+    /// With [`Visibility::Appended`](crate::options::Visibility::Appended): the frames of the tail
+    /// that no promise covers.
+    pub(super) unpromised: Vec<(u64, FrameHeader)>,
+}
+
+/// Returns what a writer has removed from the end of the log between two looks; `None` if it
+/// removed nothing that was shown. What a checkpoint removed does not count.
 pub(super) fn cut_between(dir: &Dir, old: &Seen, new: &Seen) -> Result<Option<Cut>> {
     if new.floor >= old.last {
         return Ok(None);

@@ -31,10 +31,11 @@ use crate::segment::{Segment, Tail, seal_at};
 use decide::{BelowFloor, Way};
 use forecast::above_floor;
 pub(crate) use forecast::{Examined, examine};
+pub(crate) use kept::Seen;
 use remedy::{Plan, Remedy};
 use scan::{Access, Found};
 use tail::TailScan;
-pub(crate) use view::{Change, Seen, View};
+pub(crate) use view::{Change, View};
 
 /// An open log, at rest.
 #[derive(Debug)]

@@ -7,8 +7,7 @@ use std::time::Duration;
 use crate::catalog::{CatalogEntry, Cut};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::frame::{FrameHeader, Id, Seal};
-use crate::fs::Handle;
+use crate::frame::{FrameHeader, Seal};
 use crate::lsn::Lsn;
 use crate::options::{Options, Verify, Visibility};
 use crate::report::{RecoveryNote, RecoveryReport};
@@ -17,35 +16,11 @@ use crate::segment::{IndexEntry, Segment};
 use super::beside::{Names, until_sound};
 use super::decide::BelowFloor;
 use super::forecast::forecast;
-use super::kept::cut_between;
+use super::kept::{Seen, cut_between};
 use super::remedy::{Plan, Remedy, remedy};
 use super::scan::{Access, Found, Known, scan};
 use super::tail::{PromisedPart, TailScan};
 use super::verify::verify_sealed;
-
-/// The part of the log that a reader may show.
-#[derive(Debug)]
-pub(crate) struct Seen {
-    /// Sealed segments above the floor, oldest first.
-    pub(crate) sealed: Vec<CatalogEntry>,
-    pub(crate) tail: Arc<Segment>,
-    pub(crate) floor: Lsn,
-    /// The last record that is shown.
-    pub(crate) last: Lsn,
-    /// The last record that is known to be durable.
-    pub(crate) durable: Lsn,
-    pub(crate) state: Vec<u8>,
-    /// What a copy of the log needs besides: the log's id, where the durable frames of the tail
-    /// end, and the state that is known to be durable.
-    pub(crate) log_id: Id,
-    pub(crate) durable_end: u64,
-    pub(crate) durable_state: Vec<u8>,
-    /// The tail's file, and where its whole frames end.
-    pub(crate) handle: Arc<Handle>,
-    pub(super) end: u64,
-    /// With [`Visibility::Appended`]: the frames of the tail that no promise covers.
-    pub(super) unpromised: Vec<(u64, FrameHeader)>,
-}
 
 /// How a look differs from the look before it.
 #[derive(Debug)]

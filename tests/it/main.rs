@@ -15,6 +15,7 @@ mod documents;
 mod faults;
 mod follow;
 mod format;
+mod inspect;
 mod kill;
 mod kv;
 mod model;

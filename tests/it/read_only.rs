@@ -15,6 +15,10 @@ use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, ReadOnlyWal, Wal, inspect};
 use seawall_testkit::hooks::{Call, HookFs, Verdict};
 
+#[cfg(target_os = "linux")]
+use crate::support::child::{Child, say};
+#[cfg(target_os = "linux")]
+use crate::support::on_disk;
 use crate::support::records::small_segments;
 use crate::support::run::{seed, watchdog};
 
@@ -932,27 +936,92 @@ fn very_many_opens_and_refreshes_beside_a_busy_writer() {
 }
 
 #[cfg(target_os = "linux")]
+const STRANGER: &str = "read_only::in_a_child_another_user_reads_a_log";
+#[cfg(target_os = "linux")]
+const STRANGER_VARIABLE: &str = "SEAWALL_READ_ONLY_LOG";
+
+/// Reads a log of the records "a", "b" and "c" that was closed.
+#[cfg(target_os = "linux")]
+fn read_abc(dir: &std::path::Path) {
+    let opened = Options::new().open_read_only(dir).unwrap();
+    let payloads = opened.iter().map(|record| record.unwrap().payload().to_vec());
+    assert!(payloads.eq([b"a", b"b", b"c"]));
+    assert!(!opened.refresh().unwrap().is_changed());
+    assert!(inspect::examine(dir).unwrap().outcome.unwrap().is_clean());
+}
+
+#[cfg(target_os = "linux")]
 #[test]
-fn another_user_may_read_with_the_right_to_read_only() {
-    // Method: take the right to write from the files and the directory. Root may write all the same,
-    // so this compares the directory before and after, and checks that no LOCK is needed.
+fn in_a_child_another_user_reads_a_log() {
+    // Method: see the test below.
+    let Ok(dir) = env::var(STRANGER_VARIABLE) else { return };
+    let dir = std::path::Path::new(&dir);
+    if fs::write(dir.join("other"), "").is_ok() {
+        return say("may write");
+    }
+    read_abc(dir);
+    say("read");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_log_is_read_without_the_right_to_write_and_on_a_read_only_mount() {
+    // Method: take the right to write from the files and the directory, and remove LOCK. Read the
+    // log as another user, and through a mount that allows no writes. Nothing in the directory
+    // changes.
     use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::tempdir().unwrap();
-    let wal = small_segments().open(dir.path()).unwrap();
+    use std::process::Command;
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("wal");
+    let wal = small_segments().open(&dir).unwrap();
     wal.append_batch(["a", "b", "c"]).unwrap();
     wal.close().unwrap();
     drop(wal);
-    fs::remove_file(dir.path().join("LOCK")).unwrap();
-    let names = crate::support::on_disk::names(dir.path());
+    fs::remove_file(dir.join("LOCK")).unwrap();
+    let names = on_disk::names(&dir);
     for name in &names {
-        let mode = fs::Permissions::from_mode(0o444);
-        fs::set_permissions(dir.path().join(name), mode).unwrap();
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o444)).unwrap();
     }
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).unwrap();
-    let opened = Options::new().open_read_only(dir.path()).unwrap();
-    assert_eq!(opened.iter().count(), 3);
-    assert!(!opened.refresh().unwrap().is_changed());
-    assert!(inspect::examine(dir.path()).unwrap().outcome.unwrap().is_clean());
-    assert_eq!(crate::support::on_disk::names(dir.path()), names);
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    read_abc(&dir);
+    let path = dir.to_str().unwrap();
+    let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let may_change = Command::new("setpriv").args(user).arg("true").status();
+    if may_change.is_ok_and(|status| status.success()) {
+        // The binary is copied to a place that the other user may enter.
+        let binary = scratch.path().join("test");
+        fs::copy(env::current_exe().unwrap(), &binary).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(user).arg(binary).current_dir("/");
+        let child = Child::start(command, STRANGER, &[(STRANGER_VARIABLE, path)]);
+        assert_eq!(child.wait(), ["read"]);
+    } else {
+        skip("reading as another user: `setpriv` may not change the user");
+    }
+    let point = scratch.path().join("point");
+    fs::create_dir(&point).unwrap();
+    let mounted = Command::new("mount").args(["--bind", "-o", "ro"]).arg(&dir).arg(&point).status();
+    if mounted.is_ok_and(|status| status.success()) {
+        let read = std::panic::catch_unwind(|| {
+            let refused = fs::write(point.join("other"), "").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+            read_abc(&point);
+        });
+        let unmounted = Command::new("umount").arg(&point).status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+        read.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    } else {
+        skip("reading on a read-only mount: nothing can be mounted");
+    }
+    assert_eq!(on_disk::names(&dir), names);
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+fn skip(what: &str) {
+    use std::io::Write;
+    // Written to stderr directly: the test harness hides the output of `eprintln`.
+    let line = format!("\nSKIPPED: {what}\n");
+    io::stderr().write_all(line.as_bytes()).expect("stderr can be written");
 }

@@ -62,7 +62,8 @@ impl Child {
         Child::start(shell, test, variables)
     }
 
-    fn start(mut command: Command, test: &str, variables: &[(&str, &str)]) -> Child {
+    /// Runs one test by a command that ends in the path of this binary, or of a copy.
+    pub(crate) fn start(mut command: Command, test: &str, variables: &[(&str, &str)]) -> Child {
         command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
         command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = command.spawn().expect("this binary can be run again");
