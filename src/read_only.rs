@@ -75,6 +75,8 @@ pub struct Refreshed {
     pub truncated: LsnRange,
     /// Whether the small state is another one.
     pub state_changed: bool,
+    /// The last LSN that names the same record as before, or would.
+    kept: Lsn,
 }
 
 impl Refreshed {
@@ -104,11 +106,7 @@ impl Refreshed {
     /// ```
     #[must_use]
     pub fn new_records(&self) -> LsnRange {
-        let kept = match self.truncated.is_empty() {
-            true => self.last_before,
-            false => self.truncated.first().previous(),
-        };
-        let first = kept.next().max(self.first);
+        let first = self.kept.next().max(self.first);
         if self.last < first {
             LsnRange::empty_before(first)
         } else {
@@ -196,12 +194,16 @@ impl ReadOnlyWal {
         inner.refresh(&self.segments)?;
         let now = Reported::of(inner.view.seen());
         let before = std::mem::replace(&mut inner.reported, now.clone());
-        let kept = inner.kept.take().filter(|kept| *kept < before.last);
+        let kept = inner.kept.take().map_or(before.last, |kept| kept.min(before.last));
+        let first_gone = kept.next().max(before.first);
+        let truncated = if first_gone <= before.last {
+            LsnRange::new(first_gone, before.last)
+        } else {
+            LsnRange::empty_before(first_gone)
+        };
         Ok(Refreshed {
-            truncated: match kept {
-                Some(kept) => LsnRange::new(kept.next(), before.last),
-                None => LsnRange::empty_before(before.last.next()),
-            },
+            truncated,
+            kept,
             first_before: before.first,
             last_before: before.last,
             first: now.first,

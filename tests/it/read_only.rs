@@ -179,6 +179,8 @@ impl Witness {
                     }),
                     "{what}: {refreshed:?} does not name all of {removed:?}"
                 );
+                let is_kept = after_continues(&self.doing.after, &before, &now);
+                assert!(!is_kept || refreshed.truncated.is_empty(), "{what}: {refreshed:?}");
                 self.kept = Some((kept, now));
             }
         }
@@ -203,6 +205,11 @@ impl Witness {
             );
         }
     }
+}
+
+/// Whether a handle that showed `before`, and shows `now`, has lost nothing to a truncation.
+fn after_continues(after: &Content, before: &Content, now: &Content) -> bool {
+    after.continues(before) && now.continues(before)
 }
 
 /// The tests set a number as the state, and never a lower one than before.
@@ -716,6 +723,109 @@ fn readers_learn_of_a_truncation_and_of_a_reset() {
     writer.reset(1000);
     assert_eq!(opened.refresh().unwrap().truncated.len(), 5);
     assert!(matches!(iter.next(), Some(Err(Error::Truncated { .. }))));
+}
+
+#[test]
+fn a_truncation_is_noticed_after_a_recovery() {
+    // Method: between two refreshes, the writer removes all records of the tail, appends others of
+    // the same size, and is killed. The recovery copies those others into a third tail.
+    for visibility in [Visibility::Durable, Visibility::Appended] {
+        let mut writer = disturbed();
+        writer.rotate();
+        writer.append(4, 20);
+        writer.append(1, 20);
+        let options = options(Durability::Sync).visibility(visibility);
+        let opened = options.open_read_only_on(Arc::new(writer.disk.clone()), DIR).unwrap();
+        let last = opened.last_lsn().get();
+        let mut iter = opened.iter_from(Lsn::new(last));
+        writer.truncate(5);
+        writer.append(4, 20);
+        writer.kill_and_open();
+        writer.append(1, 20);
+        let refreshed = opened.refresh().unwrap();
+        assert_eq!(refreshed.truncated.first().get(), writer.content.last - 4, "{refreshed:?}");
+        assert_eq!(refreshed.truncated.last().get(), last);
+        assert!(Content::shown(&opened).is_prefix_of(&writer.content));
+        assert!(matches!(iter.next(), Some(Err(Error::Truncated { .. }))));
+    }
+}
+
+#[test]
+fn a_group_that_a_full_disk_takes_back_confuses_no_reader() {
+    // Method: the disk is full at the last write of a group, so the frames before it are taken back.
+    // Two readers see these frames in the file. Then other records take their places.
+    let disk = SimFs::new(1);
+    let is_full = Arc::new(AtomicBool::new(false));
+    let readers: Arc<Mutex<Vec<ReadOnlyWal>>> = Arc::default();
+    let (full, watching) = (is_full.clone(), readers.clone());
+    let fs = HookFs::new(disk.clone(), move |asked| {
+        let is_large = asked.bytes.end - asked.bytes.start > 64 << 10;
+        if !(asked.call == Call::Write && is_large && full.load(Ordering::Relaxed)) {
+            return Verdict::Go;
+        }
+        for reader in &*watching.lock().unwrap() {
+            reader.refresh().unwrap();
+        }
+        Verdict::Fail(io::ErrorKind::StorageFull.into())
+    });
+    let wal = Options::new().open_on(Arc::new(fs), DIR).unwrap();
+    for visibility in [Visibility::Durable, Visibility::Appended] {
+        let options = Options::new().visibility(visibility);
+        let reader = options.open_read_only_on(Arc::new(disk.clone()), DIR).unwrap();
+        readers.lock().unwrap().push(reader);
+    }
+    wal.append("first").unwrap();
+    is_full.store(true, Ordering::Relaxed);
+    for number in 0..60 {
+        drop(wal.submit(vec![number; 1000]).unwrap());
+    }
+    let large = wal.submit(vec![0; 100 << 10]).unwrap();
+    assert!(matches!(large.wait(), Err(Error::StorageFull { .. })));
+    is_full.store(false, Ordering::Relaxed);
+    let shown: Vec<_> =
+        readers.lock().unwrap().iter().map(|reader| reader.last_lsn().get()).collect();
+    assert!(shown[0] <= 1 && shown[1] > 50, "{shown:?}");
+    let appended = readers.lock().unwrap().pop().unwrap();
+    assert_eq!(appended.refresh().unwrap().truncated.first().get(), 2);
+    assert_eq!(Content::shown(&appended).last, 1, "what was taken back is not shown");
+    readers.lock().unwrap().push(appended);
+    for number in 0..90 {
+        assert_eq!(wal.append(vec![number; 777]).unwrap().get(), u64::from(number) + 2);
+    }
+    for (reader, last) in readers.lock().unwrap().iter().zip([90, 91]) {
+        let refreshed = reader.refresh().unwrap();
+        assert!(refreshed.truncated.is_empty(), "{refreshed:?}");
+        assert_eq!(reader.last_lsn().get(), last);
+        for lsn in 2..=last {
+            let record = reader.read(Lsn::new(lsn)).unwrap().unwrap();
+            let number = u8::try_from(lsn - 2).unwrap();
+            assert_eq!(record.payload(), vec![number; 777], "record {lsn}");
+        }
+    }
+}
+
+#[test]
+fn a_scan_that_a_writer_outruns_continues() {
+    // Method: before each call of an open, the writer appends two groups. The open gets no second
+    // attempt.
+    let disk = SimFs::new(1);
+    let wal = Options::new().open_on(Arc::new(disk.clone()), DIR).unwrap();
+    wal.append_batch(["a", "b"]).unwrap();
+    wal.append("c").unwrap();
+    let wal = Arc::new(Mutex::new(wal));
+    let (writer, left) = (wal.clone(), AtomicU64::new(100));
+    let fs = HookFs::new(disk, move |_| {
+        let one_less = |left: u64| left.checked_sub(1);
+        if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+            let writer = writer.lock().unwrap();
+            writer.append("x").unwrap();
+            writer.append("y").unwrap();
+        }
+        Verdict::Go
+    });
+    let options = Options::new().read_only_patience(Duration::ZERO);
+    let opened = options.open_read_only_on(Arc::new(fs), DIR).unwrap();
+    assert!(opened.last_lsn() > Lsn::new(20));
 }
 
 #[test]
