@@ -307,7 +307,7 @@ fn plan<'a>(
             });
         }
     };
-    let (chain, rest) = follow_chain(dir, found, &tail.header.seal, floor)?;
+    let Chain { live: chain, rest } = follow_chain(dir, found, &tail.header.seal, floor)?;
     let (unarchived, kept_up_to) = match below {
         BelowFloor::Keep => follow_below(dir, found, rest, notes),
         BelowFloor::Remove => (Vec::new(), 0),
@@ -361,14 +361,16 @@ fn follow_below(
     (unarchived, ended_at)
 }
 
-/// Walks the seals from the tail back to the floor. Also returns the seal of the newest segment
-/// that is not needed, if there is one.
-fn follow_chain(
-    dir: &Dir,
-    found: &Found,
-    first: &Option<Seal>,
-    floor: Lsn,
-) -> Result<(Vec<(Arc<Segment>, Seal)>, Option<Seal>)> {
+/// The segments before the tail.
+struct Chain {
+    /// Those above the floor, oldest first, each with the seal in its successor.
+    live: Vec<(Arc<Segment>, Seal)>,
+    /// The seal of the newest segment that is not needed, if there is one.
+    rest: Option<Seal>,
+}
+
+/// Walks the seals from the tail back to the floor.
+fn follow_chain(dir: &Dir, found: &Found, first: &Option<Seal>, floor: Lsn) -> Result<Chain> {
     let mut chain = Vec::new();
     let mut record = first.clone();
     while let Some(seal) = record.take() {
@@ -409,7 +411,7 @@ fn follow_chain(
         chain.push((Arc::new(Segment::new(header, path)), seal));
     }
     chain.reverse();
-    Ok((chain, record))
+    Ok(Chain { live: chain, rest: record })
 }
 
 /// Returns the records above the floor that are lost with the segment that `seal` names. If there

@@ -285,7 +285,7 @@ fn archived_segments_are_restored() {
     for round in 0..4 {
         fill(&wal, 7);
         let (_, found) = collect(wal.iter()).unwrap();
-        expected.truncate(expected.len().min((wal.first_lsn().get() - 1) as usize));
+        expected.truncate(expected.len().min(usize::try_from(wal.first_lsn().get() - 1).unwrap()));
         expected.extend(found);
         wal.checkpoint(wal.last_lsn()).unwrap();
         if round == 2 {

@@ -29,7 +29,7 @@ fn a_log_reads_backwards_as_it_reads_forwards() {
         let wal = open(&disk, &Options::new().segment_bytes(256 << 10));
         let mut stored: Vec<Stored> = Vec::new();
         for group in 0..60_u64 {
-            let count = [1, 1, 40, 3, 300][(group % 5) as usize];
+            let count = [1, 1, 40, 3, 300][usize::try_from(group % 5).unwrap()];
             let batch: Vec<Stored> = (0..count)
                 .map(|at| match group % 20 {
                     13 => Stored::numbered(group, 300_000 + at),
