@@ -314,6 +314,7 @@ impl Segments {
         generations.push(generation);
         drop(generations);
         drop(old); // Later than the search for generations: its readers' one must be found.
+        self.watch.waiters.changed(); // A follower that waits may have yielded what was removed.
         orphans
     }
 

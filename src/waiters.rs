@@ -243,8 +243,14 @@ impl Bed {
 
 #[cfg(all(test, loom))]
 mod schedules {
-    use super::*;
+    use std::sync::Arc;
+    use std::task::Waker;
+    use std::time::Duration;
+
     use loom::thread::{spawn, yield_now};
+
+    use crate::threads::atomic::{AtomicU64, Ordering};
+    use crate::waiters::Waiters;
 
     /// A log as its followers see it: its last visible record.
     struct Log {

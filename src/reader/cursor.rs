@@ -68,8 +68,8 @@ enum AfterClose {
 }
 
 impl Cursor {
-    /// Reads from `start` on, up to the last record that is visible now. If `start` is `None`, reads
-    /// from the checkpoint on.
+    /// Reads from `start` on, up to the last record that is visible now. Without `start`, reads from
+    /// the checkpoint on.
     pub(crate) fn new(segments: &Arc<Segments>, start: Option<Lsn>) -> Cursor {
         Cursor::with_window(segments, start, None, Window::new(REPLAY_WINDOW_BYTES))
     }
