@@ -372,6 +372,7 @@ impl Segments {
         generations.push(generation);
         drop(generations);
         drop(old); // Later than the search for generations: its readers' one must be found.
+        self.watch.waiters.changed(); // A follower that waits may have yielded what was removed.
     }
 
     /// Returns the catalog as it is now.

@@ -66,7 +66,8 @@ impl Iter {
             Bound::Unbounded => (false, cursor.limit),
         };
         if is_empty {
-            cursor.next = cursor.limit.next();
+            // No truncation removes anything of an empty range.
+            (cursor.next, cursor.limit) = (Lsn::FIRST, Lsn::ZERO);
         } else {
             cursor.limit = cursor.limit.min(last);
         }
@@ -98,11 +99,14 @@ impl Iter {
         // Checked after the read: what was read meanwhile may have been removed.
         let top = backward.top();
         match read {
-            Ok(record) if self.cursor.catalog.generation.keeps(top, top) => {
+            Err(Error::Closed) => Err(self.cursor.fail(Some(Error::Closed))),
+            // A truncation may be the cause of any other error.
+            _ if !self.cursor.catalog.generation.keeps(top, top) => Err(self.cursor.fail(None)),
+            Ok(record) => {
                 self.cursor.limit = lsn.previous();
                 Ok(Some(record))
             }
-            read => Err(self.cursor.fail(read.err())),
+            Err(error) => Err(self.cursor.fail(Some(error))),
         }
     }
 

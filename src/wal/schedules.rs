@@ -44,12 +44,16 @@ enum Do {
     SetState,
     /// Reads all records with an iterator, then the last one by itself.
     Read,
+    /// Follows from the last durable record on, until it has seen so many records, or until the
+    /// log is closed, poisoned or truncated.
+    Follow(usize),
     Close,
     /// Notes what the disk may hold after a power cut at this moment.
     CutPower,
 }
 use Do::{
-    Append, Batch, Checkpoint, Close, CutPower, Read, Rotate, SetState, Submit, Sync, Truncate,
+    Append, Batch, Checkpoint, Close, CutPower, Follow, Read, Rotate, SetState, Submit, Sync,
+    Truncate,
 };
 
 /// Which calls may fail, and how.
@@ -146,6 +150,7 @@ impl Run {
                 Truncate => self.truncate(),
                 SetState => self.set_state(),
                 Read => self.read(),
+                Follow(count) => self.follow(*count),
                 Close => self.close(),
                 CutPower => self.cut_power(),
             }
@@ -328,6 +333,51 @@ impl Run {
             Ok(None) => panic!("what is durable can be read"),
             Err(Error::Removed { .. }) => assert!(self.ledger().floor_asked >= durable.into()),
             Err(error) => self.note(Err(error)),
+        }
+    }
+
+    /// Follows the log. A follower that is not woken sleeps for ever, and shuttle reports that.
+    fn follow(&self, count: usize) {
+        let began = self.ledger().clone();
+        let after = self.wal.durable_lsn();
+        let mut follower = self.wal.follow(after);
+        let mut found: BTreeMap<u64, u32> = BTreeMap::new();
+        while found.len() < count {
+            let removed = self.ledger().removed.clone();
+            let next = follower.next();
+            let durable = self.wal.durable_lsn();
+            let truncated = self.ledger().was_truncated_since(&began);
+            match next {
+                Some(Ok(record)) => {
+                    let number = number_of(record.payload());
+                    assert!(!removed.contains(&number), "a follower shows a removed record");
+                    assert!(truncated || record.lsn() <= durable, "only what is durable is shown");
+                    let lsn = u64::from(after) + found.len() as u64 + 1;
+                    assert_eq!(u64::from(record.lsn()), lsn, "each record once, in order");
+                    assert_eq!(follower.position(), record.lsn());
+                    found.insert(lsn, number);
+                }
+                Some(Err(Error::Removed { .. })) => assert!(self.ledger().floor_asked > 0),
+                Some(Err(Error::Truncated { .. })) => assert!(truncated),
+                Some(Err(error)) => self.note(Err(error)),
+                None if follower.error().is_some() => break,
+                None => {
+                    self.note(Err(Error::Closed));
+                    break;
+                }
+            }
+        }
+        let ledger = self.ledger().clone();
+        if ledger.was_truncated_since(&began) {
+            return;
+        }
+        let mut acknowledged = ledger.appended;
+        acknowledged.extend(ledger.durable);
+        for (lsn, number) in &found {
+            assert!(
+                acknowledged.get(lsn).is_none_or(|other| other == number),
+                "a follower meets what was acknowledged"
+            );
         }
     }
 
@@ -647,6 +697,30 @@ fn truncations_beside_every_other_call_remove_what_they_say() {
         ];
         explore("truncations, failures", History::new(threads).in_mode(mode).failing(failing));
     }
+}
+
+#[test]
+fn a_follower_beside_every_other_call_sees_each_record_once() {
+    const SYNC: Faults = &[(Call::Sync, BROKEN)];
+    const WRITE: Faults = &[(Call::Write, BROKEN)];
+    // Each history ends with a close or with a failure. Both wake the followers.
+    let threads: &[&[Do]] =
+        &[&[Follow(4)], &[Append, Rotate, Append], &[Batch, Append, Close], &[Append, Checkpoint]];
+    explore("followers, appends, rotations, checkpoints", History::new(threads));
+    let threads: &[&[Do]] = &[&[Follow(9)], &[Follow(9)], &[Append, Append], &[Append, Close]];
+    explore("followers, close", History::new(threads));
+    let threads: &[&[Do]] =
+        &[&[Follow(9)], &[Append, Read, Append], &[Truncate, Append, Truncate, Close]];
+    explore("followers, truncations", History::new(threads));
+    for failing in [SYNC, WRITE] {
+        // The first call fails: nothing but that wakes the followers.
+        let threads: &[&[Do]] = &[&[Follow(9)], &[Follow(9)], &[Append, Append], &[Append]];
+        let history = History { calls_before_fault_max: 1, ..History::new(threads) };
+        explore("followers, failures", history.failing(failing));
+    }
+    let mode = Durability::Interval(Duration::from_micros(5));
+    let threads: &[&[Do]] = &[&[Follow(9)], &[Append, Sync], &[Append, Rotate, Close]];
+    explore("followers, interval, close", History::new(threads).in_mode(mode));
 }
 
 #[test]

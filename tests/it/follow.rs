@@ -206,6 +206,24 @@ fn a_poisoned_log_tells_its_followers_after_the_last_durable_record() {
     });
 }
 
+#[test]
+fn a_follower_is_told_when_a_rotation_poisons_the_log() {
+    // Method: no append leads a group meanwhile, so only the poisoning itself can wake.
+    watchdog(60, || {
+        let disk = SimFs::new(1);
+        let wal = Options::new().open_on(Arc::new(disk.clone()), DIR).unwrap();
+        let lsn = wal.append("a").unwrap();
+        let mut follower = wal.follow(lsn);
+        let waits = thread::spawn(move || follower.next());
+        thread::sleep(Duration::from_millis(50));
+        disk.plan(Call::SyncDir, 0, Fault::Error(std::io::ErrorKind::Other));
+        wal.rotate().unwrap_err();
+        assert!(wal.is_poisoned());
+        let told = waits.join().unwrap();
+        assert!(matches!(told, Some(Err(Error::Poisoned { .. }))), "{told:?}");
+    });
+}
+
 fn nothing_is_read(mut follower: Follower) -> bool {
     follower.next().is_none()
 }

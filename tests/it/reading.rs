@@ -1,11 +1,14 @@
 //! Reading from both ends, ranges, and the reading handle.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use seawall::options::Verify;
 use seawall::sim::SimFs;
 use seawall::{Error, Lsn, Options, Reader, Record, Result, Wal};
+use seawall_testkit::HookFs;
+use seawall_testkit::hooks::{Asked, Call, Verdict};
 
 use crate::support::records::{Stored, collect, small_segments};
 use crate::support::run::watchdog;
@@ -213,4 +216,62 @@ fn a_reader_is_shared_by_threads_and_outlives_the_log() {
     drop(wal);
     assert!(matches!(reader.read(Lsn::new(9)), Err(Error::Closed)));
     assert!(matches!(reader.iter().next(), Some(Err(Error::Closed))));
+}
+
+#[test]
+fn a_truncation_is_told_before_what_it_did_to_the_files() {
+    // Method: read backwards up to the first record of a segment, then remove the segment before
+    // it. The reader cannot open that one, and the reason is the truncation.
+    for is_reset in [false, true] {
+        let wal = open(&SimFs::new(1), &small_segments());
+        for _ in 0..4 {
+            wal.append_batch(vec![vec![7; 2500]; 5]).unwrap();
+        }
+        let mut iter = wal.iter();
+        assert_eq!(lsns(iter.by_ref().rev().take(5)), [20, 19, 18, 17, 16]);
+        let empty = wal.range(Lsn::new(9)..Lsn::new(9));
+        if is_reset {
+            wal.reset(Lsn::new(100)).unwrap();
+        } else {
+            wal.truncate_after(Lsn::new(3)).unwrap();
+        }
+        let error = iter.next_back().unwrap().unwrap_err();
+        let is_told = match &error {
+            Error::Removed { first, .. } => is_reset && first.get() == 100,
+            Error::Truncated { last, .. } => !is_reset && last.get() == 3,
+            _ => false,
+        };
+        assert!(is_told, "{error:?}");
+        assert_eq!(lsns(empty), [], "nothing was removed from an empty range");
+    }
+}
+
+#[test]
+fn a_disk_that_reads_nothing_ends_a_backward_read() {
+    // Method: after some records, each read fails. The file's size is still known, or not.
+    watchdog(60, || {
+        for fails_too in [Call::Read, Call::Size] {
+            let is_broken = Arc::new(AtomicBool::new(false));
+            let hook = is_broken.clone();
+            let fs = HookFs::new(SimFs::new(1), move |asked: &Asked<'_>| {
+                let is_hit = asked.call == Call::Read || asked.call == fails_too;
+                match is_hit && hook.load(Ordering::SeqCst) {
+                    true => Verdict::Fail(std::io::Error::other("a broken disk")),
+                    false => Verdict::Go,
+                }
+            });
+            let wal = Options::new().open_on(Arc::new(fs), DIR).unwrap();
+            for _ in 0..40 {
+                wal.append(vec![7; 10_000]).unwrap();
+            }
+            let mut iter = wal.iter();
+            assert_eq!(iter.next_back().unwrap().unwrap().lsn().get(), 40);
+            is_broken.store(true, Ordering::SeqCst);
+            let error = iter.by_ref().rev().find_map(Result::err).expect("it is not all held");
+            assert!(matches!(error, Error::Io { .. }), "{error:?}");
+            assert!(iter.next_back().is_none() && iter.next().is_none());
+            let error = wal.range(..).next_back().unwrap().unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{error:?}");
+        }
+    });
 }

@@ -381,7 +381,7 @@ fn no_file_is_too_long_to_read() {
 const UNUSED_WORDS: [&str; 3] = ["whoever", "nobody", "somebody"];
 
 /// Names that were replaced by better ones. Names that are ordinary English words are left out.
-const RETIRED_NAMES: [&str; 29] = [
+const RETIRED_NAMES: [&str; 28] = [
     "Ancestors",
     "BirthOrFrame",
     "BornAgain",
@@ -396,7 +396,6 @@ const RETIRED_NAMES: [&str; 29] = [
     "born",
     "carried_records",
     "carry_out",
-    "fence",
     "keep_house",
     "leave_line",
     "lock_of",

@@ -81,13 +81,13 @@ pub enum Operation {
         /// The size of the state.
         bytes: usize,
     },
-    /// Begins to read near the last record with an iterator and a cursor. Each reads one record and
-    /// is then kept.
+    /// Begins to read near the last record with an iterator, a cursor, and an iterator that is read
+    /// from its back. Each reads one record and is then kept.
     BeginRead {
         /// The number of later records. 0 means the last record.
         before_last: u64,
     },
-    /// Reads on with each iterator and each cursor that is kept.
+    /// Reads on with each reader that is kept.
     ReadOn {
         /// The largest number of records that each of them reads.
         records: u64,
