@@ -106,23 +106,20 @@ impl Backward {
         let limit = source.end.map_or(u64::MAX, |(end, _)| end);
         let salt = &source.segment.salt;
         let mut offset = start;
-        loop {
-            // Only looks: on a disk that reads nothing, a search for the next header would not end.
-            match Sweep::new(&source.handle, salt, window, offset, limit).look()? {
-                Place::Frame(header) => {
-                    if header.frame_type == FrameType::Data {
-                        if header.first > lsn {
-                            break;
-                        }
-                        self.older.push((offset, header.first));
-                        if header.next() > Some(lsn) {
-                            return Ok(());
-                        }
-                    }
-                    offset += header.frame_bytes();
+        // Only looks: on a disk that reads nothing, a search for the next header would not end.
+        while let Place::Frame(header) =
+            Sweep::new(&source.handle, salt, window, offset, limit).look()?
+        {
+            if header.frame_type == FrameType::Data {
+                if header.first > lsn {
+                    break;
                 }
-                Place::End | Place::Flawed(_) => break,
+                self.older.push((offset, header.first));
+                if header.next() > Some(lsn) {
+                    return Ok(());
+                }
             }
+            offset += header.frame_bytes();
         }
         // Bytes that do not verify: the record may still be found another way.
         self.older.clear();
