@@ -8,7 +8,7 @@ use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 use crate::segment::{Bodies, Body, Flaw, Gap, Step, Sweep, SweptFrame, Window};
 
-use super::layout::Source;
+use super::layout::{Source, WINDOW_BYTES, header_error};
 
 /// What [`frames`](super::frames) meets in a segment.
 #[derive(Debug, Clone)]
@@ -124,14 +124,14 @@ impl Frames {
         let salt = match (&file.header, &link) {
             (Some(header), _) => header.salt,
             (None, Some(link)) => link.salt,
-            (None, None) => return Err(super::header_error(file)),
+            (None, None) => return Err(header_error(file)),
         };
         let handle = source.open(at)?;
         let file_bytes = handle.size()?;
         Ok(Frames {
             handle,
             salt,
-            window: Window::new(super::WINDOW_BYTES),
+            window: Window::new(WINDOW_BYTES),
             offset: FRAMES_START.min(file_bytes),
             file_bytes,
             seal: link.and_then(|link| link.seal),
@@ -190,7 +190,7 @@ impl Frames {
 
     /// Returns the end of the last byte from `start` on that is not zero; `start` if there is none.
     fn last_content(&self, start: u64) -> Result<u64> {
-        let mut bytes = vec![0; super::WINDOW_BYTES];
+        let mut bytes = vec![0; WINDOW_BYTES];
         let mut offset = start;
         let mut content_end = start;
         while offset < self.file_bytes {

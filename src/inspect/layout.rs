@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use crate::current::{LogState, Mark};
 use crate::dir::Dir;
-use crate::error::{Error, Feature, Result};
-use crate::frame::{FRAMES_START, Id, Seal, SegmentHeader, TWIN_BYTES, Twin, Twinned};
+use crate::error::{Damage, Error, Feature, Result};
+use crate::frame::{FRAMES_START, Id, Seal, SegmentHeader, TWIN_BYTES, Twin, Twinned, supported};
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
 use crate::segment::{Passed, Sweep, Window};
+
+/// Files are read in pieces of this size.
+pub(super) const WINDOW_BYTES: usize = 1 << 20;
 
 /// What [`segments`](super::segments) has found.
 #[derive(Debug, Clone)]
@@ -359,7 +362,7 @@ impl Source {
     /// Returns the first LSN in a segment whose header is lost, from its first frame that is left.
     fn first_found(&self, file: usize, link: &Link) -> Result<Option<Lsn>> {
         let handle = self.open(file)?;
-        let mut window = Window::new(super::WINDOW_BYTES);
+        let mut window = Window::new(WINDOW_BYTES);
         let bytes = self.files[file].bytes;
         let limit = link.seal.as_ref().map_or(bytes, |seal| seal.end.min(bytes));
         let start = FRAMES_START.min(limit);
@@ -435,5 +438,20 @@ fn read_blocks<T: Twinned>(dir: &Dir, path: &Arc<Path>) -> (Blocks, Option<T>, u
         }
         Twin::Newer { what, found } => (Blocks::Newer { what, found }, None, size),
         Twin::Bad { magic } => (Blocks::Damaged { magic }, None, size),
+    }
+}
+
+/// Returns the error for a segment that cannot be read, because its header is lost.
+pub(super) fn header_error(file: &File) -> Error {
+    let path = &file.path;
+    match &file.blocks {
+        Blocks::Unreadable(error) => error.clone(),
+        Blocks::Blank => Error::corrupt(path, 0, Damage::Blank, None),
+        Blocks::Newer { what, found } => {
+            let path = path.clone();
+            let supported = supported(*what);
+            Error::UnsupportedVersion { path, what: *what, found: *found, supported }
+        }
+        _ => Error::corrupt(path, 0, Damage::Header, None),
     }
 }

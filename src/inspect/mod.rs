@@ -1,8 +1,8 @@
 //! Looking inside a log's directory, without the lock and without a change.
 //!
-//! [`examine`] tells what the next open would find and do. [`segments`] and [`frames`] show what the
-//! files hold, their damaged parts included. [`salvage`] writes what is left of a damaged log into a
-//! new one.
+//! [`examine`] tells what the next open would find and do. [`segments`] and [`frames`] show what
+//! the files hold, their damaged parts included. [`salvage`] writes what is left of a damaged log
+//! into a new one.
 //!
 //! # Examples
 //! ```
@@ -26,21 +26,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::dir::Dir;
-use crate::error::{Damage, Error, Result};
-use crate::frame::supported;
+use crate::error::Result;
 use crate::fs::{Fs, OsFs};
 use crate::options::Options;
 use crate::recovery;
 use crate::report::{RecoveryNote, RecoveryReport, SegmentReport};
 
-use layout::{File, Source};
+use layout::Source;
 
 pub use frames::{FrameDamage, FrameInfo, FrameKind, Frames, GapInfo, Piece};
 pub use layout::{Blocks, HeaderInfo, Layout, MarkInfo, SealInfo, SegmentInfo, SegmentPlace};
 pub use salvage::{Moved, Salvaged, SalvagedState};
-
-/// Files are read in pieces of this size.
-const WINDOW_BYTES: usize = 1 << 20;
 
 /// What [`examine`] has found.
 #[derive(Debug, Clone)]
@@ -106,15 +102,16 @@ pub fn examine_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Examination>
     Ok(Examination { outcome, segments, notes })
 }
 
-/// Shows the segments in `dir`: what their headers say, what CURRENT says, and which files the chain
-/// of seals names.
+/// Shows the segments in `dir`: what their headers say, what CURRENT says, and which files the
+/// chain of seals names.
 ///
 /// Reads headers alone, so damage in frames is not seen here. Takes no lock and writes nothing.
 /// Beside a writer, the files may not be of one moment.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no directory, or nothing of a log in it. [`Error::Io`] if the
-/// directory cannot be read. What is wrong with a file is in [`SegmentInfo::blocks`].
+/// [`Error::NotFound`](crate::Error::NotFound) if there is no directory, or nothing of a log in it.
+/// [`Error::Io`](crate::Error::Io) if the directory cannot be read. What is wrong with a file is in
+/// [`SegmentInfo::blocks`].
 ///
 /// # Examples
 /// ```
@@ -140,16 +137,17 @@ pub fn segments_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Layout> {
     Source::read(Dir::open_log(fs, dir.as_ref())?)?.layout()
 }
 
-/// Walks through the frames of the segment `number` in `dir`, from the first to the end of the file,
-/// and continues after damage.
+/// Walks through the frames of the segment `number` in `dir`, from the first to the end of the
+/// file, and continues after damage.
 ///
 /// Verifies each frame as it is stored, and decompresses none. If the segment's header is lost, the
 /// seal in the next segment or CURRENT may still tell what is needed. At most 1 MiB is in memory,
 /// however large the frames are. Takes no lock and writes nothing.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is nothing of a log in `dir`. [`Error::Io`] if the file is not
-/// there, or cannot be opened. [`Error::Corrupt`] if its header is lost and nothing else names it.
+/// [`Error::NotFound`](crate::Error::NotFound) if there is nothing of a log in `dir`.
+/// [`Error::Io`](crate::Error::Io) if the file is not there, or cannot be opened.
+/// [`Error::Corrupt`](crate::Error::Corrupt) if its header is lost and nothing else names it.
 /// Damage in frames is no error: it is in the items.
 ///
 /// # Examples
@@ -183,13 +181,13 @@ pub fn frames_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>, number: u64) -> Result<
 /// The log in `source` is not changed, and its lock is not taken: close it first. The new log has
 /// the checkpoint and the small state of the damaged one, another log id, and is closed.
 ///
-/// - **What counts.** The chain of seals gives the order of the segments and their ends. Bytes after
-///   such an end and records that were truncated verify, and do not come back. Records at or below
-///   the checkpoint are left out. In the newest segment, frames count as for an open; behind damage,
-///   those count that a sync is known to have covered.
+/// - **What counts.** The chain of seals gives the order of the segments and their ends. Bytes
+///   after such an end and records that were truncated verify, and do not come back. Records at or
+///   below the checkpoint are left out. In the newest segment, frames count as for an open; behind
+///   damage, those count that a sync is known to have covered.
 /// - **LSNs.** A record keeps its LSN if no record before it is lost. Otherwise it moves down,
-///   because the LSNs of a log have no holes: see [`Salvaged::moved`]. LSNs that are lost at the end
-///   will be given to new records.
+///   because the LSNs of a log have no holes: see [`Salvaged::moved`]. LSNs that are lost at the
+///   end will be given to new records.
 /// - **Lost headers.** The seal in the next segment, or CURRENT, has what is needed to read the
 ///   frames of a segment without its header. What is lost with the header is the end of the segment
 ///   before. That segment is then the one with the next lower number whose LSNs fit, and only its
@@ -198,19 +196,24 @@ pub fn frames_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>, number: u64) -> Result<
 /// - **Compression.** Compressed frames are copied as they are. A frame of which only a part counts
 ///   is decompressed. If its codec is not one of this crate, the whole frame is lost.
 ///
-/// A crash leaves a directory that is refused as [`Error::MissingSegment`], and never a shorter log:
-/// remove it and begin again.
+/// A crash leaves a directory that is refused as
+/// [`Error::MissingSegment`](crate::Error::MissingSegment), and never a shorter log: remove it and
+/// begin again.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no log in `source`, [`Error::NotALog`] if it holds other files.
-/// [`Error::Corrupt`] or [`Error::MissingSegment`] if no segment can be read.
-/// [`Error::UnsupportedVersion`] if a later release wrote a part of it. [`Error::Io`], also if there
-/// is a log in `target`. [`Error::StorageFull`], [`Error::Locked`].
+/// [`Error::NotFound`](crate::Error::NotFound) if there is no log in `source`,
+/// [`Error::NotALog`](crate::Error::NotALog) if it holds other files.
+/// [`Error::Corrupt`](crate::Error::Corrupt) or
+/// [`Error::MissingSegment`](crate::Error::MissingSegment) if no segment can be read.
+/// [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) if a later release wrote a part
+/// of it. [`Error::Io`](crate::Error::Io), also if there is a log in `target`.
+/// [`Error::StorageFull`](crate::Error::StorageFull), [`Error::Locked`](crate::Error::Locked).
 ///
 /// # Examples
 /// ```
 /// # let dir = tempfile::tempdir()?;
-/// # let (damaged, target) = (dir.path().join("wal"), dir.path().join("new"));
+/// # let damaged = dir.path().join("wal");
+/// # let target = dir.path().join("new");
 /// seawall::Wal::open(&damaged)?.append("debit 7")?;
 /// let salvaged = seawall::inspect::salvage(&damaged, &target)?;
 /// assert!(salvaged.lost.is_empty() && salvaged.moved.is_empty());
@@ -231,19 +234,4 @@ pub fn salvage_on(
     target: impl AsRef<Path>,
 ) -> Result<Salvaged> {
     salvage::salvage_on(fs, source.as_ref(), target.as_ref())
-}
-
-/// Returns the error for a segment that cannot be read, because its header is lost.
-fn header_error(file: &File) -> Error {
-    let path = &file.path;
-    match &file.blocks {
-        Blocks::Unreadable(error) => error.clone(),
-        Blocks::Blank => Error::corrupt(path, 0, Damage::Blank, None),
-        Blocks::Newer { what, found } => {
-            let path = path.clone();
-            let supported = supported(*what);
-            Error::UnsupportedVersion { path, what: *what, found: *found, supported }
-        }
-        _ => Error::corrupt(path, 0, Damage::Header, None),
-    }
 }

@@ -15,7 +15,7 @@ use crate::lsn::{Lsn, LsnRange};
 use crate::report::RecoveryNote;
 use crate::segment::{Bodies, Body, Passed, Step, Sweep, SweptFrame, Window, read_state};
 
-use super::layout::{Blocks, Link, SegmentPlace, Source};
+use super::layout::{Blocks, File, Link, SegmentPlace, Source, WINDOW_BYTES, header_error};
 use super::target::Target;
 
 /// What a salvage has made, and what it could not.
@@ -68,14 +68,14 @@ pub enum SalvagedState {
 pub(super) fn salvage_on(fs: Arc<dyn Fs>, source: &Path, target: &Path) -> Result<Salvaged> {
     let source = Source::read(crate::dir::Dir::open_log(fs.clone(), source)?)?;
     check_usable(&source)?;
-    let mut window = Window::new(super::WINDOW_BYTES);
+    let mut window = Window::new(WINDOW_BYTES);
     let mut notes = Vec::new();
     let chain = source.chain(Lsn::ZERO)?;
     let Some(newest) = chain.first() else { return Err(nothing_left(&source)) };
     let tail = TailFound::of(&source, newest, &mut window)?;
     let newest_number = newest.number;
     let is_newer = |number: u64| number > newest_number;
-    let is_unknown = |file: &&super::layout::File| is_newer(file.number) && file.header.is_none();
+    let is_unknown = |file: &&File| is_newer(file.number) && file.header.is_none();
     let mark = source.own_mark().filter(|mark| is_newer(mark.number));
     for file in source.files.iter().filter(is_unknown) {
         note(&mut notes, &file.path, "its header is lost and nothing else names it: not salvaged");
@@ -151,7 +151,7 @@ fn nothing_left(source: &Source) -> Error {
         Some(_) if source.mark.is_none() && source.files.iter().all(|f| foreign(&f.blocks)) => {
             Error::NotALog { path: source.files[0].path.clone() }
         }
-        Some(file) => super::header_error(file),
+        Some(file) => header_error(file),
     }
 }
 
