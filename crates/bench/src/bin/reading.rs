@@ -141,10 +141,19 @@ fn backwards(dir: &Path, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Measures the time from the end of an append to the moment at which a follower has its record,
+/// One run with followers: microseconds.
+struct Row {
+    /// Which number of followers it had.
+    at: usize,
+    append: f64,
+    half: f64,
+    most: f64,
+}
+
+/// Measures the time from the begin of an append to the moment at which a follower has its record,
 /// and the time of an append, with so many waiting followers.
 fn followers(dir: &Path, rounds: usize) -> Result<()> {
-    let mut appends = Vec::new();
+    let mut rows = Vec::new();
     for round in 0..rounds {
         for (at, count) in [0, 1, 1000].into_iter().enumerate() {
             let wal = Wal::open(dir.join(format!("followed {round} {count}")))?;
@@ -190,19 +199,19 @@ fn followers(dir: &Path, rounds: usize) -> Result<()> {
                 0 => 0.0,
                 len => waited[(len - 1) * percent / 100] as f64 / 1e3,
             };
-            appends.push((at, median(took), at_percent(50), at_percent(99)));
+            rows.push(Row { at, append: median(took), half: at_percent(50), most: at_percent(99) });
         }
     }
     for (at, count) in [0, 1, 1000].into_iter().enumerate() {
-        let of = |pick: &dyn Fn(&(usize, f64, f64, f64)) -> f64| {
-            median(appends.iter().filter(|row| row.0 == at).map(pick).collect())
+        let of = |pick: &dyn Fn(&Row) -> f64| {
+            median(rows.iter().filter(|row| row.at == at).map(pick).collect())
         };
         println!(
             "{count} followers: append {:.1} µs (p50); from its begin to the record in a follower: \
              p50 {:.1} µs, p99 {:.1} µs",
-            of(&|row| row.1),
-            of(&|row| row.2),
-            of(&|row| row.3)
+            of(&|row| row.append),
+            of(&|row| row.half),
+            of(&|row| row.most)
         );
     }
     Ok(())
