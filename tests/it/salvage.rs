@@ -1,6 +1,8 @@
 //! `inspect::segments`, `inspect::frames` and `inspect::salvage`: what is shown of a damaged log,
 //! and what a new log gets of it.
 
+#![allow(clippy::cast_possible_truncation, reason = "offsets in the small files of the tests")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
