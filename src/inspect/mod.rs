@@ -44,9 +44,9 @@ pub use salvage::{Moved, Salvaged, SalvagedState};
 pub struct Examination {
     /// What the next open would report, or the error with which it would refuse the log.
     ///
-    /// Nothing of it was done: `dropped_bytes` are still in the file, and the files of segments with
-    /// [`SegmentRole::Retired`](crate::report::SegmentRole::Retired) are still there. A segment that
-    /// the open would create has the end 0.
+    /// Nothing of it was done: `dropped_bytes` are still in the file, and the files of segments
+    /// with [`SegmentRole::Retired`](crate::report::SegmentRole::Retired) are still there. A
+    /// segment that the open would create has the end 0.
     pub outcome: Result<RecoveryReport>,
     /// The segments, also if the log is refused. Of a log that is refused, only headers and the
     /// newest segment say what the others hold.
