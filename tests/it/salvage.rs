@@ -36,6 +36,10 @@ fn path(name: &str) -> PathBuf {
     Path::new(DIR).join(name)
 }
 
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("a small file")
+}
+
 fn segment(number: u64) -> PathBuf {
     path(&format!("wal-{number:06}.log"))
 }
@@ -208,8 +212,8 @@ fn a_damaged_frame_loses_its_records_alone() {
         let frames = frames_of(&sound, number);
         assert_eq!(frames.len(), 6);
         for (offset, bytes, lsn) in &frames {
-            let at = *offset as usize;
-            for range in [at + 17..at + 18, at + 43..at + 44, at..at + *bytes as usize] {
+            let at = index(*offset);
+            for range in [at + 17..at + 18, at + 43..at + 44, at..at + index(*bytes)] {
                 let disk = sound.process_kill();
                 let fill = if range.len() > 1 { 0 } else { 0xEE };
                 disk.damage(segment(number), |bytes| bytes[range.clone()].fill(fill));
@@ -257,7 +261,7 @@ fn two_holes_move_what_follows_by_their_sum() {
     for (number, lsn) in [(1, 3), (2, 6), (2, 7), (3, 9)] {
         let frames = frames_of(&three_segments(&small_segments()), number);
         let (offset, ..) = frames.into_iter().find(|(_, _, own)| *own == Some(lsn)).unwrap();
-        disk.damage(segment(number), |bytes| bytes[offset as usize + 50] ^= 1);
+        disk.damage(segment(number), |bytes| bytes[index(offset) + 50] ^= 1);
     }
     let salvaged = check(&disk, &Expected::without([3, 6, 7, 9]), "four frames");
     let range = |first, last| LsnRange::new(Lsn::new(first), Lsn::new(last));
@@ -277,7 +281,7 @@ fn a_lost_header_loses_no_record() {
                 let salvaged = check(&disk, &Expected::without([]), &what);
                 assert_eq!(salvaged.notes.is_empty(), range.len() == 4096, "{what}");
                 let layout = segments_on(fs(&disk), DIR).unwrap();
-                let info = &layout.segments[number as usize - 1];
+                let info = &layout.segments[index(number) - 1];
                 assert_eq!(info.header.is_none(), range.len() == 8192, "{what}");
                 assert_ne!(info.place, SegmentPlace::Unknown);
                 assert_eq!(tiled(&disk, number).len(), 6, "{what}");
@@ -420,7 +424,7 @@ fn nothing_below_the_checkpoint_comes_back_or_is_missed() {
     for number in 2..=3 {
         for (offset, _, lsn) in frames_of(&disk, number) {
             let disk = disk.process_kill();
-            disk.damage(segment(number), |bytes| bytes[offset as usize + 41] ^= 1);
+            disk.damage(segment(number), |bytes| bytes[index(offset) + 41] ^= 1);
             let lost = lsn.filter(|lsn| *lsn > 6);
             let lsns = (7..=14).filter(|own| Some(*own) != lost);
             let mut expected = Expected { floor: 6, state, ..Expected::of(lsns, lost) };
@@ -446,7 +450,7 @@ fn without_any_state_frame_the_log_begins_with_what_is_there() {
         for (offset, _, lsn) in frames_of(&disk.process_kill(), number) {
             if lsn.is_none() {
                 // Only the body: the frames before stay countable.
-                disk.damage(segment(number), |bytes| bytes[offset as usize + 41] ^= 1);
+                disk.damage(segment(number), |bytes| bytes[index(offset) + 41] ^= 1);
             }
         }
     }
@@ -468,7 +472,11 @@ fn compressed_frames_are_copied_and_cut_only_if_their_codec_is_there() {
         (lz4, false),
     ];
     for (options, is_own) in all {
-        let record = |lsn: u64| Stored { payload: vec![lsn as u8; 700], meta: Vec::new(), kind: 1 };
+        let record = |lsn: u64| Stored {
+            payload: vec![lsn.to_le_bytes()[0]; 700],
+            meta: Vec::new(),
+            kind: 1,
+        };
         let disk = SimFs::new(1);
         let wal = open(&disk, &options);
         let batch = |lsns: std::ops::RangeInclusive<u64>| {
@@ -494,7 +502,7 @@ fn compressed_frames_are_copied_and_cut_only_if_their_codec_is_there() {
         assert_eq!(salvaged.notes.is_empty(), !is_own);
         // The frame of 5 and 6 is lost, and what follows moves.
         let (offset, ..) = frames_of(&disk, 1).into_iter().find(|f| f.2 == Some(5)).unwrap();
-        disk.damage(segment(1), |bytes| bytes[offset as usize + 42] ^= 1);
+        disk.damage(segment(1), |bytes| bytes[index(offset) + 42] ^= 1);
         let lost: Vec<u64> = [5, 6].iter().chain(cut).copied().collect();
         check_with(&disk, &options, record, &copied(&lost), "compressed and damaged");
     }
@@ -569,7 +577,7 @@ fn a_torn_end_is_dropped_and_a_broken_promise_is_reported() {
     let frames: Vec<_> = frames_of(&disk, 1).into_iter().filter(|f| f.2.is_some()).collect();
     for lsn in 1..=6 {
         let disk = disk.process_kill();
-        disk.damage(segment(1), |bytes| bytes[frames[lsn - 1].0 as usize + 60] ^= 1);
+        disk.damage(segment(1), |bytes| bytes[index(frames[lsn - 1].0) + 60] ^= 1);
         // Nothing promises the last record: its own header says where the one before it ended.
         let lost = if lsn == 6 { None } else { Some(lsn as u64) };
         let lsns = (1..=6).filter(|own| *own != lsn as u64);
@@ -579,7 +587,7 @@ fn a_torn_end_is_dropped_and_a_broken_promise_is_reported() {
         tiled(&disk, 1);
     }
     // The file is cut within record 4: nothing is left that promises it.
-    disk.damage(segment(1), |bytes| bytes.truncate(frames[3].0 as usize + 100));
+    disk.damage(segment(1), |bytes| bytes.truncate(index(frames[3].0) + 100));
     check(&disk, &Expected::of(1..=3, []), "cut");
 }
 
@@ -633,7 +641,7 @@ fn a_crash_at_any_call_of_a_salvage_never_leaves_a_shorter_log() {
     watchdog(300, || {
         let disk = three_segments(&small_segments());
         let (offset, ..) = frames_of(&disk, 2)[2];
-        disk.damage(segment(2), |bytes| bytes[offset as usize + 50] ^= 1);
+        disk.damage(segment(2), |bytes| bytes[index(offset) + 50] ^= 1);
         let log_files = |disk: &SimFs| {
             let mut files = files_of_source(disk);
             files.retain(|(path, _)| {
