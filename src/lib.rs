@@ -56,6 +56,9 @@
 //!
 //! * [`guide::durability`]: what each call promises, what the promises
 //!   rest on, and what to do about damage
+//! * [`guide::reading`]: which reader to choose, when it ends, and what it costs
+//! * [`guide::backup`]: snapshots, the archive, restore, and copies by other tools
+//! * [`guide::moving`]: the calls for users of walogs, seglog, rewal, okaywal and raft-engine
 //! * [`guide::faq`]: moving, backup, containers, full disks, fork, and other
 //!   questions
 //! * [`guide::format`]: every byte on disk
@@ -436,6 +439,16 @@ pub mod guide {
     // A link in a document names its target, such as `[format]`. In the document's last lines, the
     // names lead to files. In these lines they lead to modules, and the first definition counts.
 
+    /// Copies of a log: snapshots, the archive, restore, and other tools.
+    ///
+    /// [durability]: self::durability
+    /// [faq]: self::faq
+    /// [follower]: self::reading#follow
+    /// [format]: self::format
+    /// [reading]: self::reading
+    #[doc = include_str!("../docs/backup.md")]
+    pub mod backup {}
+
     /// What each call promises, what the promises rest on, and what to do about damage.
     ///
     /// [format]: self::format
@@ -453,6 +466,7 @@ pub mod guide {
 
     /// Answers to what users of other logs ask.
     ///
+    /// [backup]: self::backup
     /// [durability]: self::durability
     /// [evidence]: self::evidence
     /// [format]: self::format
@@ -470,6 +484,15 @@ pub mod guide {
     /// [durability]: self::durability
     #[doc = include_str!("../docs/format.md")]
     pub mod format {}
+
+    /// The calls for those who use another log today.
+    ///
+    /// [damage]: self::durability#damage-what-to-do
+    /// [durability]: self::durability
+    /// [reading]: self::reading
+    #[doc = include_str!("../docs/moving.md")]
+    pub mod moving {}
+
 }
 
 /// Compiles the program of the README as it is shown.
