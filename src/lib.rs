@@ -473,9 +473,12 @@ pub mod guide {
     #[doc = include_str!("../docs/faq.md")]
     pub mod faq {}
 
-    /// Reading a log beside its writer, in another process.
+    /// Which reader to choose, when it ends, and what it costs.
     ///
+    /// [backup]: self::backup
+    /// [damage]: self::durability#damage-what-to-do
     /// [durability]: self::durability
+    /// [format]: self::format
     #[doc = include_str!("../docs/reading.md")]
     pub mod reading {}
 
@@ -492,7 +495,6 @@ pub mod guide {
     /// [reading]: self::reading
     #[doc = include_str!("../docs/moving.md")]
     pub mod moving {}
-
 }
 
 /// Compiles the program of the README as it is shown.
