@@ -551,3 +551,22 @@ fn beside_a_writer_a_follower_yields_each_record_once() {
         assert!(matches!(&error, Error::Truncated { last, .. } if last.get() == 300), "{error:?}");
     });
 }
+
+#[test]
+fn a_follower_reads_on_without_what_lay_there_before_the_write() {
+    // Method: the follower reads one record, and its window has bytes from after that one. Then so
+    // many records are written there that it reads ahead for none of them.
+    watchdog(60, || {
+        for preallocate in [Preallocate::Auto, Preallocate::Off] {
+            let wal = open(&Options::new().preallocate(preallocate));
+            let mut follower = wal.follow(Lsn::ZERO);
+            for count in [1, 40, 17, 100, 16] {
+                for _ in 0..count {
+                    wal.append("x").unwrap();
+                }
+                assert_eq!(lsns(follower.by_ref().take(count)).len(), count);
+                assert!(nothing_new(&mut follower));
+            }
+        }
+    });
+}
