@@ -30,8 +30,9 @@ pub struct Restored {
 ///
 /// The new log has each archived record. Its checkpoint is before the first of them, and its next
 /// LSN comes after the last. The archive is only read. `target` is created if it is not there, and
-/// has no log. A restore that was interrupted leaves a directory that is refused as
-/// [`Error::MissingSegment`]: remove it and begin again.
+/// has no log. A restore that was interrupted leaves a directory without a log, or one that is
+/// refused as [`Error::MissingSegment`]: remove it and begin again. An archive that was used across
+/// a reset is two histories, and is refused as [`Error::Corrupt`].
 ///
 /// # Errors
 /// [`Error::NotFound`] if nothing is archived. [`Error::MissingSegment`] if a segment between two

@@ -17,9 +17,9 @@ use super::record::Record;
 /// are copied.
 ///
 /// It has two ends: [`rev`](Iterator::rev) reads backwards, from the last record, across segments.
-/// Each record is yielded once, whatever the mix of `next` and `next_back`. Memory is bounded in
-/// both directions: a window of 256 KiB, the largest frame that does not fit into it and, for
-/// `next_back`, four bytes for each record of one frame.
+/// Each record is yielded once, whatever the mix of `next` and `next_back`. Memory is bounded: for
+/// each direction that is used, a window of 256 KiB and the largest frame that does not fit into
+/// it and, for `next_back`, four bytes for each record of one frame.
 ///
 /// It yields an error once, and nothing after that: an iterator that failed stays failed, and it
 /// never skips what it could not read. A loop that ignores errors must ask [`error`](Iter::error)
