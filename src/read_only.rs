@@ -457,8 +457,8 @@ impl Options {
     /// Opens the log in `dir` for reading only, beside a writer or without one.
     ///
     /// Takes no lock, needs no file `LOCK`, writes nothing, and needs no right to write. The
-    /// options that count are [`verify`](Options::verify), [`visibility`](Options::visibility) and
-    /// [`read_only_patience`](Options::read_only_patience).
+    /// options that count are [`verify`](Options::verify), [`visibility`](Options::visibility),
+    /// [`read_only_patience`](Options::read_only_patience) and the codecs.
     ///
     /// After a crash of the writer, the handle shows the records whose durability is proven; bytes
     /// of an unfinished write do not disturb it. It also works if [`open`](Options::open) would

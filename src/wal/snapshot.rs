@@ -21,9 +21,9 @@ impl Wal {
     /// does not wait for the copy. If it removes a segment that is still to be copied, the copy is
     /// made of what the log has then.
     ///
-    /// A crash at the very beginning leaves a directory without a log. A later crash leaves one that
-    /// is refused as [`Error::MissingSegment`](crate::Error::MissingSegment), and never a shorter
-    /// log: remove it and begin again.
+    /// A crash at the very beginning leaves a directory without a log. A later crash leaves one
+    /// that is refused as [`Error::MissingSegment`](crate::Error::MissingSegment), and never a
+    /// shorter log: remove it and begin again.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io), also if there is a log in `dir`.
