@@ -87,24 +87,27 @@ impl Row {
 /// Opens `images` logs of each case.
 #[must_use]
 pub fn run(images: u64, seed: u64) -> Vec<Row> {
-    let row = |case| {
-        let mut row = Row {
-            case,
-            images: 0,
-            silent: 0,
-            silent_beyond_last_group: 0,
-            refused_healthy: 0,
-            noticed: 0,
-        };
-        let mut index = 0;
-        while row.images < images {
-            let mut dice = Dice::part(seed, index);
-            index += 1;
-            classify(&mut row, &mut dice);
-        }
-        row
+    Case::ALL.into_iter().map(|case| row(case, images, seed)).collect()
+}
+
+/// Opens `images` logs of one case.
+#[must_use]
+pub fn row(case: Case, images: u64, seed: u64) -> Row {
+    let mut row = Row {
+        case,
+        images: 0,
+        silent: 0,
+        silent_beyond_last_group: 0,
+        refused_healthy: 0,
+        noticed: 0,
     };
-    Case::ALL.into_iter().map(row).collect()
+    let mut index = 0;
+    while row.images < images {
+        let mut dice = Dice::part(seed, index);
+        index += 1;
+        classify(&mut row, &mut dice);
+    }
+    row
 }
 
 fn classify(row: &mut Row, dice: &mut Dice) {

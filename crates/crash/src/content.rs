@@ -89,9 +89,12 @@ impl Content {
         }
     }
 
-    /// Notes that all records up to `last` survive a power cut.
+    /// Notes that all records up to `last` survive a power cut. If that is new, a group ends there.
     pub(crate) fn note_durable(&mut self, last: u64) {
-        self.durable = self.durable.max(last);
+        if last <= self.durable {
+            return; // A wait for a record of an older group, for example.
+        }
+        self.durable = last;
         let at = self.count_up_to(last).checked_sub(1);
         if let Some(record) = at.and_then(|at| self.records.get_mut(at)) {
             record.ends_group = true;
