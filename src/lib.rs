@@ -35,8 +35,8 @@
 //! * A **truncation** ([`Wal::truncate_after`]) removes records from the end, and a **reset**
 //!   ([`Wal::reset`]) removes all of them. Their LSNs are assigned again.
 //! * An **observer** ([`Options::observer`]) is told what happens in the log: where records are,
-//!   how far it is durable, what was removed. The example `key_index` in the source keeps an index
-//!   of the log by one.
+//!   how far it is durable, what was removed. The example `key_index` in the source uses one to
+//!   keep an index of the log.
 //! * A **checkpoint** names the last record that you no longer need. [`Wal::checkpoint`] makes it
 //!   the log's **floor**: records at or below the floor are never replayed again, and segments that
 //!   hold nothing else are removed.

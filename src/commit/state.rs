@@ -385,7 +385,7 @@ impl<D: Disk> CommitState<D> {
         let last = cut.last();
         if self.has_pending() {
             let taken = self.take();
-            // Of all pending records, this is true: a reset removes each of them.
+            // A reset removes every record, so it keeps none of the pending ones.
             let last_kept = if let Cut::After(last) = cut { last } else { Lsn::ZERO };
             let error = Error::Truncated { last: last_kept };
             self.revoke(taken, &error, Milestone::Synced);
