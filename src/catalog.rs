@@ -286,19 +286,18 @@ impl Segments {
         dir: Arc<Dir>,
         health: Arc<Health>,
         watch: Arc<Watch>,
+        visibility: Visibility,
         codecs: Codecs,
         catalog: Catalog,
         refresh: Arc<dyn Refresh>,
     ) -> Segments {
-        // What is shown counts as durable here: the reader of the files has chosen it.
-        let visibility = Visibility::Durable;
         let segments = Segments::new(dir, health, watch, visibility, codecs, catalog);
         Segments { refresh: Some(refresh), ..segments }
     }
 
     /// Shows readers the records up to `last`, which the catalog holds.
-    pub(crate) fn show(&self, last: Lsn) {
-        self.watch.set_all(last);
+    pub(crate) fn show(&self, durable: Lsn, last: Lsn) {
+        self.watch.set_all(durable, last);
     }
 
     /// Whether another handle writes the log, which this one only learns from the files.
@@ -348,19 +347,19 @@ impl Segments {
         floor: Lsn,
     ) -> Vec<Arc<Segment>> {
         let (next, orphans) = self.catalog().with_cut(seal, tail.clone(), floor);
-        self.begin_generation(next, cut, cut.last());
+        self.begin_generation(next, cut, cut.last(), cut.last());
         orphans
     }
 
-    /// Replaces the catalog by one of the next generation. `last`: the last record that readers of
-    /// the next generation may return.
-    pub(crate) fn begin_generation(&self, next: Catalog, cut: Cut, last: Lsn) {
+    /// Replaces the catalog by one of the next generation. `last`: the last record in it.
+    pub(crate) fn begin_generation(&self, next: Catalog, cut: Cut, durable: Lsn, last: Lsn) {
         let generation = Arc::downgrade(&next.generation);
         let next = Arc::new(next);
         let mut catalog = threads::write(&self.catalog);
         let old = std::mem::replace(&mut *catalog, next);
-        self.watch.set_all(last);
-        drop(catalog);
+        self.watch.set_all(durable, last);
+        // Before the lock is free: a reader that finds the new catalog also finds its own
+        // generation cut.
         let mut generations = threads::lock(&self.generations);
         generations.retain(|generation| match generation.upgrade() {
             Some(generation) => {
@@ -371,7 +370,8 @@ impl Segments {
         });
         generations.push(generation);
         drop(generations);
-        drop(old); // Later than the search for generations: its readers' one must be found.
+        drop(catalog);
+        drop(old); // Kept until here, so that the search above finds the old generation.
         self.watch.waiters.changed(); // A follower that waits may have yielded what was removed.
     }
 
