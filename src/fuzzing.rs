@@ -40,11 +40,12 @@ pub enum Body {
 /// Reads the frame at the start of `bytes`, for the place `offset`; `None` if no frame verifies
 /// there.
 pub fn decode_frame(bytes: &[u8], salt: &[u8; 16], offset: u64) -> Option<Frame> {
-    let HeaderReading::Sound(header) = FrameHeader::decode(bytes, salt, offset) else {
+    let sums = HeaderSums::from(salt);
+    let HeaderReading::Sound(header) = FrameHeader::decode(bytes, &sums, offset) else {
         return None;
     };
     let mut again = bytes[..FRAME_HEADER_BYTES].to_vec();
-    let checksum = header.encode(&mut again, salt, offset);
+    let checksum = header.encode(&mut again, &sums, offset);
     assert!(
         again == bytes[..FRAME_HEADER_BYTES] && checksum == header.checksum,
         "a header has one encoding"
@@ -94,8 +95,8 @@ pub fn compress_body(codec: u8, plain: &[u8]) -> Option<Vec<u8>> {
 fn decode_records(mut body: &[u8], count: u32) -> Vec<Entry<'static>> {
     let mut records = Vec::new();
     while let Some(record) = decode_record(body) {
-        let entry = Entry::new(record.payload.to_vec())
-            .with_meta(record.meta.to_vec())
+        let entry = Entry::new(record.bytes[record.meta_bytes..].to_vec())
+            .with_meta(record.bytes[..record.meta_bytes].to_vec())
             .with_kind(record.kind);
         records.push(entry);
         body = record.rest;
@@ -127,7 +128,7 @@ pub fn encode_records(
     }
     let frame_bytes = buffer.frame_bytes();
     let mut end = offset;
-    buffer.finish(salt, offset, durable_end, Lsn::ZERO, |placed| {
+    buffer.finish(&HeaderSums::from(salt), offset, durable_end, Lsn::ZERO, |placed| {
         assert!(placed.offset == end, "frames follow each other");
         end += placed.header.frame_bytes();
     });
@@ -148,7 +149,7 @@ pub fn encode_state_frame(
     floor: Lsn,
     state: &[u8],
 ) -> Vec<u8> {
-    encode_state(salt, offset, durable_end, next, floor, state).0
+    encode_state(&HeaderSums::from(salt), offset, durable_end, next, floor, state).0
 }
 
 /// Decodes a segment's header and its copy, and encodes the result; `None` if neither is sound.

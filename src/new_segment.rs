@@ -14,8 +14,8 @@ use crate::current::{CurrentGuard, LogState, Mark, is_refused_for_space, remove_
 use crate::dir::{Dir, Target};
 use crate::error::{Damage, Error, Failure, Result};
 use crate::frame::{
-    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, Id, Seal, SegmentHeader, Twinned,
-    encode_state, pad,
+    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, FrameType, HeaderSums, Id, Seal, SegmentHeader,
+    Twinned, encode_state, pad,
 };
 use crate::fs::{Handle, OpenMode};
 use crate::lsn::Lsn;
@@ -232,11 +232,12 @@ fn fill(
 }
 
 fn write(handle: Handle, kind: FileKind, succession: &Succession<'_>, salt: Id) -> Result<Staged> {
+    let sums = HeaderSums::from(&salt);
     let (frame, _) =
-        encode_state(&salt, FRAMES_START, 0, succession.first, succession.floor, succession.state);
+        encode_state(&sums, FRAMES_START, 0, succession.first, succession.floor, succession.state);
     let mut writer = Writer {
         handle: &handle,
-        salt,
+        sums,
         end: FRAMES_START,
         unwritten: frame,
         index: Vec::new(),
@@ -267,7 +268,7 @@ fn write(handle: Handle, kind: FileKind, succession: &Succession<'_>, salt: Id) 
     Ok(Staged { handle, kind, header, last, index, filled_to })
 }
 
-/// Copies data frames to their new place. Salt, offset and header are new. Bodies and LSNs stay.
+/// Copies data frames to their new place. HeaderSums, offset and header are new. Bodies and LSNs stay.
 fn copy_frames(writer: &mut Writer<'_>, copied: &CopiedFrames<'_>, first: Lsn) -> Result<()> {
     let mut window = Window::new(COPY_BYTES);
     let mut next = first;
@@ -296,7 +297,7 @@ fn copy_frames(writer: &mut Writer<'_>, copied: &CopiedFrames<'_>, first: Lsn) -
 
 struct Writer<'a> {
     handle: &'a Handle,
-    salt: Id,
+    sums: HeaderSums,
     /// The offset of `unwritten`.
     end: u64,
     unwritten: Vec<u8>,
@@ -310,7 +311,7 @@ impl Writer<'_> {
         let at = self.unwritten.len();
         self.unwritten.resize(at + FRAME_HEADER_BYTES, 0);
         let mut header = FrameHeader { durable_end: 0, ..*old };
-        header.checksum = header.encode(&mut self.unwritten[at..], &self.salt, offset);
+        header.checksum = header.encode(&mut self.unwritten[at..], &self.sums, offset);
         self.unwritten.extend_from_slice(body);
         pad(&mut self.unwritten);
         note_frame(&mut self.index, header.first, offset);

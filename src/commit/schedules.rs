@@ -376,7 +376,9 @@ impl Disk for ModelDisk {
 
     fn write(&self, tail: &mut TailEnd, group: &mut FrameBuffer, _: u64) -> Result<Written> {
         let mut frames = Vec::new();
-        group.finish(&[0; 16], 0, 0, Lsn::ZERO, |placed| frames.push(placed));
+        group.finish(&crate::frame::HeaderSums::from(&[0; 16]), 0, 0, Lsn::ZERO, |placed| {
+            frames.push(placed)
+        });
         let bytes = group.runs().collect::<Vec<_>>().concat();
 
         let mut books = self.books();

@@ -10,7 +10,7 @@ use crate::observer::FramePlace;
 use super::body::{PLAIN_SIZE_BYTES, compress};
 use super::{
     FLOOR_BYTES, FRAME_BODY_BYTES, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_RECORDS_MIN,
-    FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, pad, put_u64,
+    FrameHeader, FrameType, HeaderSums, RECORD_HEADER_BYTES, pad, put_u64,
 };
 
 /// What one call appends. It is stored in one frame, so that a crash leaves all of it or nothing.
@@ -103,9 +103,11 @@ fn body_bytes(bytes: u64) -> u32 {
 fn encode_record(bytes: &mut Vec<u8>, entry: &Entry<'_>) {
     let payload_bytes = u32::try_from(entry.payload().len()).expect("payload size was checked");
     let meta_bytes = u16::try_from(entry.meta().len()).expect("meta size was checked");
-    bytes.extend_from_slice(&payload_bytes.to_le_bytes());
-    bytes.extend_from_slice(&meta_bytes.to_le_bytes());
-    bytes.extend_from_slice(&entry.kind().to_le_bytes());
+    let [p0, p1, p2, p3] = payload_bytes.to_le_bytes();
+    let [m0, m1] = meta_bytes.to_le_bytes();
+    let [k0, k1] = entry.kind().to_le_bytes();
+    bytes.reserve(RECORD_HEADER_BYTES + entry.meta().len() + entry.payload().len());
+    bytes.extend_from_slice(&[p0, p1, p2, p3, m0, m1, k0, k1]);
     bytes.extend_from_slice(entry.meta());
     bytes.extend_from_slice(entry.payload());
 }
@@ -318,7 +320,7 @@ impl FrameBuffer {
     /// `placed` for each frame, in order.
     pub(crate) fn finish(
         &mut self,
-        salt: &Id,
+        sums: &HeaderSums,
         mut offset: u64,
         durable_end: u64,
         floor: Lsn,
@@ -337,7 +339,7 @@ impl FrameBuffer {
             }
             let body_checksum = crc32fast::hash(&frame[FRAME_HEADER_BYTES..][..body_bytes]);
             let mut header = FrameHeader { durable_end, body_checksum, ..header };
-            header.checksum = header.encode(frame, salt, offset);
+            header.checksum = header.encode(frame, sums, offset);
             placed(Placed { offset, header });
             offset += header.frame_bytes();
         }
@@ -440,7 +442,9 @@ mod tests {
     use super::*;
     use std::io;
 
-    const SALT: Id = *b"0123456789abcdef";
+    fn sums() -> HeaderSums {
+        HeaderSums::from(b"0123456789abcdef")
+    }
 
     #[test]
     fn what_is_pushed_is_decoded_again_wherever_frames_end() {
@@ -468,7 +472,7 @@ mod tests {
         }
         let mut places = Vec::new();
         let frame_bytes = buffer.frame_bytes();
-        buffer.finish(&SALT, 8192, 77, Lsn::ZERO, |placed| places.push(placed));
+        buffer.finish(&sums(), 8192, 77, Lsn::ZERO, |placed| places.push(placed));
         let bytes: Vec<u8> = buffer.runs().flatten().copied().collect();
         assert_eq!(bytes.len() as u64, frame_bytes);
 
@@ -477,7 +481,7 @@ mod tests {
         for placed in places {
             assert_eq!(placed.offset, 8192 + at as u64);
             let HeaderReading::Sound(header) =
-                FrameHeader::decode(&bytes[at..], &SALT, placed.offset)
+                FrameHeader::decode(&bytes[at..], &sums(), placed.offset)
             else {
                 panic!("frame at {at} does not verify");
             };
@@ -492,7 +496,7 @@ mod tests {
             );
             for _ in 0..header.count {
                 let record = decode_record(body).unwrap();
-                found.push(record.payload.to_vec());
+                found.push(record.bytes.to_vec());
                 body = record.rest;
             }
             assert!(body.is_empty());
@@ -584,7 +588,7 @@ mod tests {
             assert_eq!(buffer.state(), Some(&b"vote"[..]));
 
             let mut placed = Vec::new();
-            buffer.finish(&SALT, 8192, 77, Lsn::from(5), |frame| placed.push(frame));
+            buffer.finish(&sums(), 8192, 77, Lsn::from(5), |frame| placed.push(frame));
             let places = buffer.places(8192);
             assert_eq!(places.len(), payloads.len());
             let bytes: Vec<u8> = buffer.runs().flatten().copied().collect();
@@ -593,7 +597,7 @@ mod tests {
             for frame in placed {
                 let at = usize::try_from(frame.offset - 8192).unwrap();
                 let HeaderReading::Sound(header) =
-                    FrameHeader::decode(&bytes[at..], &SALT, frame.offset)
+                    FrameHeader::decode(&bytes[at..], &sums(), frame.offset)
                 else {
                     panic!("round {round}: the frame at {at} does not verify");
                 };
@@ -615,7 +619,7 @@ mod tests {
                     assert_eq!(header.codec, CodecId::PLAIN);
                     plain = body.to_vec();
                 }
-                assert!(decode_record(&plain).unwrap().payload == payload);
+                assert!(decode_record(&plain).unwrap().bytes == payload);
             }
             assert!(data.next().is_none());
             buffer.clear();

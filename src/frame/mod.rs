@@ -12,10 +12,12 @@
 
 mod body;
 mod buffer;
+mod header_sums;
 mod seal_file;
 
 pub(crate) use body::decompress;
 pub(crate) use buffer::{FrameBuffer, Unit, record_bytes};
+pub(crate) use header_sums::HeaderSums;
 pub(crate) use seal_file::SealFile;
 
 use crate::codec::CodecId;
@@ -304,8 +306,8 @@ impl FrameHeader {
 
     /// Writes the header into the first 40 bytes of `frame`, for the place `offset`. Returns its
     /// checksum.
-    pub(crate) fn encode(&self, frame: &mut [u8], salt: &Id, offset: u64) -> u32 {
-        frame[..4].copy_from_slice(&salt[..4]);
+    pub(crate) fn encode(&self, frame: &mut [u8], sums: &HeaderSums, offset: u64) -> u32 {
+        frame[..4].copy_from_slice(sums.tag());
         put_u32(frame, 8, self.body_bytes);
         put_u32(frame, 12, self.count);
         put_u64(frame, 16, self.first.into());
@@ -316,18 +318,18 @@ impl FrameHeader {
             FrameType::State => 2,
         };
         put_u32(frame, 36, frame_type | u32::from(self.codec.number()) << 8);
-        let checksum = header_checksum(frame, salt, offset);
+        let checksum = sums.of(frame, offset);
         put_u32(frame, 4, checksum);
         checksum
     }
 
     /// Reads a header from the first 40 bytes of `frame`.
-    pub(crate) fn decode(frame: &[u8], salt: &Id, offset: u64) -> HeaderReading {
-        if frame.len() < FRAME_HEADER_BYTES || frame[..4] != salt[..4] {
+    pub(crate) fn decode(frame: &[u8], sums: &HeaderSums, offset: u64) -> HeaderReading {
+        if frame.len() < FRAME_HEADER_BYTES || frame[..4] != *sums.tag() {
             return HeaderReading::Bad;
         }
         let checksum = get_u32(frame, 4);
-        if checksum != header_checksum(frame, salt, offset) {
+        if checksum != sums.of(frame, offset) {
             return HeaderReading::Bad;
         }
         // Type, codec and reserved bytes are compared at once. The last arm tells all other values
@@ -379,17 +381,9 @@ fn compressed_or_unknown(
     Err(HeaderReading::Unknown { what, found })
 }
 
-fn header_checksum(frame: &[u8], salt: &Id, offset: u64) -> u32 {
-    let mut bytes = [0; 12 + 8 + 32];
-    bytes[..12].copy_from_slice(&salt[4..]);
-    bytes[12..20].copy_from_slice(&offset.to_le_bytes());
-    bytes[20..].copy_from_slice(&frame[8..FRAME_HEADER_BYTES]);
-    crc32fast::hash(&bytes)
-}
-
 /// Makes a whole state frame for the place `offset`, and returns it with its header.
 pub(crate) fn encode_state(
-    salt: &Id,
+    sums: &HeaderSums,
     offset: u64,
     durable_end: u64,
     next: Lsn,
@@ -411,7 +405,7 @@ pub(crate) fn encode_state(
         codec: CodecId::PLAIN,
     };
     pad(&mut frame);
-    header.checksum = header.encode(&mut frame, salt, offset);
+    header.checksum = header.encode(&mut frame, sums, offset);
     (frame, header)
 }
 
@@ -424,9 +418,10 @@ pub(crate) fn decode_state(body: &[u8]) -> Option<(Lsn, &[u8])> {
 /// One record in a data frame's body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RawRecord<'a> {
-    pub(crate) meta: &'a [u8],
-    pub(crate) payload: &'a [u8],
     pub(crate) kind: u16,
+    /// Meta, then payload.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) meta_bytes: usize,
     /// What follows it in the body.
     pub(crate) rest: &'a [u8],
 }
@@ -434,11 +429,12 @@ pub(crate) struct RawRecord<'a> {
 /// Reads the record at the start of `body`; `None` if its lengths go beyond `body`.
 #[inline]
 pub(crate) fn decode_record(body: &[u8]) -> Option<RawRecord<'_>> {
-    let (header, body) = body.split_at_checked(RECORD_HEADER_BYTES)?;
-    let meta_bytes = usize::from(u16::from_le_bytes([header[4], header[5]]));
-    let (meta, body) = body.split_at_checked(meta_bytes)?;
-    let (payload, rest) = body.split_at_checked(usize::try_from(get_u32(header, 0)).ok()?)?;
-    Some(RawRecord { meta, payload, kind: u16::from_le_bytes([header[6], header[7]]), rest })
+    let (&[p0, p1, p2, p3, m0, m1, k0, k1], body) =
+        body.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+    let meta_bytes = usize::from(u16::from_le_bytes([m0, m1]));
+    let payload_bytes = usize::try_from(u32::from_le_bytes([p0, p1, p2, p3])).ok()?;
+    let (bytes, rest) = body.split_at_checked(payload_bytes.checked_add(meta_bytes)?)?;
+    Some(RawRecord { kind: u16::from_le_bytes([k0, k1]), bytes, meta_bytes, rest })
 }
 
 pub(crate) fn pad(frame: &mut Vec<u8>) {
@@ -470,6 +466,10 @@ mod tests {
     use super::*;
 
     const SALT: Id = *b"0123456789abcdef";
+
+    fn sums() -> HeaderSums {
+        HeaderSums::from(&SALT)
+    }
 
     fn header() -> SegmentHeader {
         let seal = Seal {
@@ -539,18 +539,34 @@ mod tests {
 
     #[test]
     fn a_frame_header_verifies_only_in_its_own_place_and_segment() {
-        let (frame, header) = encode_state(&SALT, 8192, 0, Lsn::from(5), Lsn::from(4), b"vote");
-        assert_eq!(FrameHeader::decode(&frame, &SALT, 8192), HeaderReading::Sound(header));
+        let (frame, header) = encode_state(&sums(), 8192, 0, Lsn::from(5), Lsn::from(4), b"vote");
+        assert_eq!(FrameHeader::decode(&frame, &sums(), 8192), HeaderReading::Sound(header));
         assert_eq!(header.frame_bytes(), frame.len() as u64);
         assert_eq!(decode_state(&frame[40..][..12]), Some((Lsn::from(4), &b"vote"[..])));
-        assert_eq!(FrameHeader::decode(&frame, &SALT, 8200), HeaderReading::Bad);
-        assert_eq!(FrameHeader::decode(&frame, b"0123456789abcdeF", 8192), HeaderReading::Bad);
-        assert_eq!(FrameHeader::decode(&frame[..39], &SALT, 8192), HeaderReading::Bad);
+        assert_eq!(FrameHeader::decode(&frame, &sums(), 8200), HeaderReading::Bad);
+        assert_eq!(
+            FrameHeader::decode(&frame, &HeaderSums::from(b"0123456789abcdeF"), 8192),
+            HeaderReading::Bad
+        );
+        assert_eq!(FrameHeader::decode(&frame[..39], &sums(), 8192), HeaderReading::Bad);
         for bit in 0..FRAME_HEADER_BYTES * 8 {
             let mut flipped = frame.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(FrameHeader::decode(&flipped, &SALT, 8192), HeaderReading::Bad, "bit {bit}");
+            assert_eq!(
+                FrameHeader::decode(&flipped, &sums(), 8192),
+                HeaderReading::Bad,
+                "bit {bit}"
+            );
         }
+    }
+
+    #[test]
+    fn a_header_checksum_covers_salt_offset_and_header_in_this_order() {
+        // Method: put the bytes together as the format page says, and hash them at once.
+        let (frame, _) = encode_state(&sums(), 8192, 0, Lsn::from(5), Lsn::from(4), b"vote");
+        let bytes = [&SALT[4..], &8192_u64.to_le_bytes(), &frame[8..40]].concat();
+        assert_eq!(get_u32(&frame, 4), crc32fast::hash(&bytes));
+        assert_eq!(frame[..4], SALT[..4]);
     }
 
     #[test]
@@ -565,11 +581,11 @@ mod tests {
             (38, 1, Feature::ReservedBytes, 1),
             (39, 1, Feature::ReservedBytes, 256),
         ] {
-            let (mut frame, _) = encode_state(&SALT, 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
+            let (mut frame, _) = encode_state(&sums(), 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
             frame[at] = value;
-            let checksum = header_checksum(&frame, &SALT, 8192);
+            let checksum = sums().of(&frame, 8192);
             put_u32(&mut frame, 4, checksum);
-            let reading = FrameHeader::decode(&frame, &SALT, 8192);
+            let reading = FrameHeader::decode(&frame, &sums(), 8192);
             assert_eq!(reading, HeaderReading::Unknown { what: feature, found: expected });
         }
     }
@@ -577,14 +593,14 @@ mod tests {
     #[test]
     fn a_data_frame_may_have_each_codec_of_this_release_and_of_callers() {
         // Method: each codec, and each with a reserved byte, with right checksums.
-        let (mut frame, header) = encode_state(&SALT, 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
+        let (mut frame, header) = encode_state(&sums(), 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
         let data = FrameHeader { frame_type: FrameType::Data, count: 1, ..header };
-        data.encode(&mut frame, &SALT, 8192);
+        data.encode(&mut frame, &sums(), 8192);
         let mut read = |codec, reserved| {
             put_u32(&mut frame, 36, u32::from_le_bytes([1, codec, reserved, 0]));
-            let checksum = header_checksum(&frame, &SALT, 8192);
+            let checksum = sums().of(&frame, 8192);
             put_u32(&mut frame, 4, checksum);
-            (FrameHeader::decode(&frame, &SALT, 8192), checksum)
+            (FrameHeader::decode(&frame, &sums(), 8192), checksum)
         };
         for number in 0..=u8::MAX {
             let unknown = |what, found| HeaderReading::Unknown { what, found };
@@ -610,9 +626,9 @@ mod tests {
         for (body_bytes, sound) in
             [(0, false), (7, false), (8, true), (65_544, true), (65_545, false)]
         {
-            let (mut frame, header) = encode_state(&SALT, 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
-            let checksum = FrameHeader { body_bytes, ..header }.encode(&mut frame, &SALT, 8192);
-            let reading = FrameHeader::decode(&frame, &SALT, 8192);
+            let (mut frame, header) = encode_state(&sums(), 8192, 0, Lsn::FIRST, Lsn::ZERO, b"");
+            let checksum = FrameHeader { body_bytes, ..header }.encode(&mut frame, &sums(), 8192);
+            let reading = FrameHeader::decode(&frame, &sums(), 8192);
             let expected = FrameHeader { body_bytes, checksum, ..header };
             let expected = if sound { HeaderReading::Sound(expected) } else { HeaderReading::Bad };
             assert_eq!(reading, expected, "{body_bytes} bytes");
@@ -627,8 +643,8 @@ mod tests {
         body.extend_from_slice(b"mmppp-");
         let record = decode_record(&body).unwrap();
         assert_eq!(
-            (record.meta, record.payload, record.kind, record.rest),
-            (&b"mm"[..], &b"ppp"[..], 9, &b"-"[..])
+            (record.bytes, record.meta_bytes, record.kind, record.rest),
+            (&b"mmppp"[..], 2, 9, &b"-"[..])
         );
         for bytes in 0..body.len() - 1 {
             assert_eq!(decode_record(&body[..bytes]), None, "{bytes} bytes");

@@ -465,7 +465,7 @@ fn plain_records(
             start = at;
         }
         let record = decode_record(rest)?;
-        at += RECORD_HEADER_BYTES + record.meta.len() + record.payload.len();
+        at += RECORD_HEADER_BYTES + record.bytes.len();
         rest = record.rest;
         lsn = lsn.next();
     }

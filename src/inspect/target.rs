@@ -11,8 +11,8 @@ use crate::current::{Current, LogState, Mark};
 use crate::dir::{Dir, DirLock};
 use crate::error::{Error, Failure, Result};
 use crate::frame::{
-    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, Id, Seal, SegmentHeader, Twinned, encode_state,
-    pad,
+    FRAME_HEADER_BYTES, FRAMES_START, FrameHeader, HeaderSums, Id, Seal, SegmentHeader, Twinned,
+    encode_state, pad,
 };
 use crate::fs::{Fs, Handle, OpenMode};
 use crate::health::Health;
@@ -46,6 +46,7 @@ pub(super) struct Target {
 struct Segment {
     handle: Handle,
     salt: Id,
+    sums: HeaderSums,
     number: u64,
     first: Lsn,
     /// The offset of `unwritten`.
@@ -120,8 +121,9 @@ impl Target {
         let number = self.begun;
         let salt = self.dir.random_id()?;
         let handle = self.dir.open_file(&self.dir.staging_path(number), OpenMode::Create)?;
-        let (unwritten, _) = encode_state(&salt, FRAMES_START, 0, first, self.floor, &self.state);
-        Ok(Segment { handle, salt, number, first, end: FRAMES_START, unwritten, last: None })
+        let sums = HeaderSums::from(&salt);
+        let (unwritten, _) = encode_state(&sums, FRAMES_START, 0, first, self.floor, &self.state);
+        Ok(Segment { handle, salt, sums, number, first, end: FRAMES_START, unwritten, last: None })
     }
 
     /// Completes the segment that was begun, if there is one.
@@ -185,7 +187,7 @@ impl Segment {
         let at = self.unwritten.len();
         let offset = self.end + at as u64;
         self.unwritten.resize(at + FRAME_HEADER_BYTES, 0);
-        header.checksum = header.encode(&mut self.unwritten[at..], &self.salt, offset);
+        header.checksum = header.encode(&mut self.unwritten[at..], &self.sums, offset);
         self.unwritten.extend_from_slice(body);
         pad(&mut self.unwritten);
         self.last = Some(LastFrame { offset, header });

@@ -104,11 +104,11 @@ impl Backward {
             window.prefetch(&source.handle, from, end - from);
         }
         let limit = source.end.map_or(u64::MAX, |(end, _)| end);
-        let salt = &source.segment.salt;
+        let sums = &source.segment.header_sums;
         let mut offset = start;
         // Only looks: on a disk that reads nothing, a search for the next header would not end.
         while let Place::Frame(header) =
-            Sweep::new(&source.handle, salt, window, offset, limit).look()?
+            Sweep::new(&source.handle, sums, window, offset, limit).look()?
         {
             if header.frame_type == FrameType::Data {
                 if header.first > lsn {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Segments, Snapshot};
 use crate::error::{Error, Result};
-use crate::frame::{FRAME_BODY_BYTES_MAX, RawRecord};
+use crate::frame::FRAME_BODY_BYTES_MAX;
 use crate::lsn::Lsn;
 use crate::segment::{IndexHint, Window, index_sealed};
 
@@ -252,10 +252,9 @@ impl Cursor {
     /// Lends the record that was found, and moves past it.
     #[inline]
     pub(super) fn lend(&mut self) -> RecordRef<'_> {
-        let RawRecord { meta, payload, kind, .. } = self.frame.lend();
         let lsn = self.next;
         self.next = lsn.next();
-        RecordRef { lsn, kind, meta, payload }
+        RecordRef::new(lsn, &self.frame.lend())
     }
 
     /// Opens the segment that holds the record `self.next`, at an offset near the record.
@@ -265,8 +264,8 @@ impl Cursor {
         let (mut source, hint) = opened;
         window.clear();
         if self.next == self.limit {
-            let salt = &source.segment.salt;
-            let start = prefetch(window, &source.handle, salt, self.next, &hint);
+            let sums = &source.segment.header_sums;
+            let start = prefetch(window, &source.handle, sums, self.next, &hint);
             (source.offset, source.next) = (start.offset, start.lsn);
         }
         Ok(source)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::codec::Codecs;
 use crate::error::{Damage, Error, Result};
-use crate::frame::{FrameHeader, FrameType, HeaderReading, Id, RawRecord, decode_record};
+use crate::frame::{FrameHeader, FrameType, HeaderReading, HeaderSums, RawRecord, decode_record};
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 use crate::segment::{
@@ -81,7 +81,7 @@ impl FrameReader {
     pub(super) fn record_at(&self, start: u32, lsn: Lsn) -> RecordRef<'_> {
         let body = self.window.bytes(self.unread.clone());
         let record = decode_record(&body[start as usize..]).expect("the frame was checked");
-        RecordRef { lsn, kind: record.kind, meta: record.meta, payload: record.payload }
+        RecordRef::new(lsn, &record)
     }
 
     /// Reads the next frame. If the frame holds the record `wanted`, its body from that record on
@@ -94,8 +94,8 @@ impl FrameReader {
         codecs: &Codecs,
     ) -> Result<()> {
         let limit = source.end.map_or(u64::MAX, |(end, _)| end);
-        let salt = &source.segment.salt;
-        let mut sweep = Sweep::new(&source.handle, salt, &mut self.window, source.offset, limit);
+        let sums = &source.segment.header_sums;
+        let mut sweep = Sweep::new(&source.handle, sums, &mut self.window, source.offset, limit);
         let header = match sweep.look()? {
             Place::Frame(header) => header,
             Place::End => return self.pass(source, wanted, Flaw::Damaged(Damage::End)),
@@ -142,10 +142,10 @@ impl FrameReader {
             Some((end, _)) => end,
             None => source.handle.size()?,
         };
-        let salt = &source.segment.salt;
+        let sums = &source.segment.header_sums;
         let offset = source.offset.min(limit);
         let sound =
-            Sweep::new(&source.handle, salt, &mut self.window, offset, limit).next_sound()?;
+            Sweep::new(&source.handle, sums, &mut self.window, offset, limit).next_sound()?;
         match (flaw, sound) {
             (_, Some((offset, header))) if (source.next..=wanted).contains(&header.first) => {
                 source.offset = offset;
@@ -184,13 +184,13 @@ impl Source {
 pub(super) fn prefetch(
     window: &mut Window,
     handle: &Handle,
-    salt: &Id,
+    sums: &HeaderSums,
     lsn: Lsn,
     hint: &IndexHint,
 ) -> IndexEntry {
     if let Some((offset, frame_bytes)) = hint.exact {
         window.prefetch(handle, offset, frame_bytes);
-        if let HeaderReading::Sound(header) = FrameHeader::decode(window.held(), salt, offset) {
+        if let HeaderReading::Sound(header) = FrameHeader::decode(window.held(), sums, offset) {
             let holds = header.first <= lsn && header.next() > Some(lsn);
             if header.frame_type == FrameType::Data && holds {
                 return IndexEntry { lsn: header.first, offset };

@@ -1,5 +1,6 @@
 //! `Record` and `RecordRef`: a record that was read, copied or lent.
 
+use crate::frame::RawRecord;
 use crate::lsn::Lsn;
 
 /// A record read from the log.
@@ -50,11 +51,18 @@ impl Record {
 pub struct RecordRef<'a> {
     pub(super) lsn: Lsn,
     pub(super) kind: u16,
-    pub(super) meta: &'a [u8],
-    pub(super) payload: &'a [u8],
+    /// Meta, then payload.
+    pub(super) bytes: &'a [u8],
+    pub(super) meta_bytes: usize,
 }
 
 impl<'a> RecordRef<'a> {
+    #[inline]
+    pub(super) fn new(lsn: Lsn, record: &RawRecord<'a>) -> RecordRef<'a> {
+        let RawRecord { kind, bytes, meta_bytes, .. } = *record;
+        RecordRef { lsn, kind, bytes, meta_bytes }
+    }
+
     /// Returns its number.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
@@ -63,14 +71,16 @@ impl<'a> RecordRef<'a> {
 
     /// Returns the payload, as it was appended.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &'a [u8] {
-        self.payload
+        &self.bytes[self.meta_bytes..]
     }
 
     /// Returns the meta bytes, as they were appended.
     #[must_use]
+    #[inline]
     pub fn meta(&self) -> &'a [u8] {
-        self.meta
+        &self.bytes[..self.meta_bytes]
     }
 
     /// Returns the kind, as it was appended.
@@ -83,9 +93,7 @@ impl<'a> RecordRef<'a> {
     #[must_use]
     #[inline]
     pub fn to_record(&self) -> Record {
-        let mut bytes = Vec::with_capacity(self.meta.len() + self.payload.len());
-        bytes.extend_from_slice(self.meta);
-        bytes.extend_from_slice(self.payload);
-        Record { lsn: self.lsn, kind: self.kind, bytes, meta_bytes: self.meta.len() }
+        let bytes = self.bytes.to_vec();
+        Record { lsn: self.lsn, kind: self.kind, bytes, meta_bytes: self.meta_bytes }
     }
 }

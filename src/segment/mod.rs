@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Damage, Error, Result};
-use crate::frame::{FRAMES_START, FrameHeader, FrameType, Id, Seal, SegmentHeader, decode_state};
+use crate::frame::{
+    FRAMES_START, FrameHeader, FrameType, HeaderSums, Id, Seal, SegmentHeader, decode_state,
+};
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 
@@ -25,6 +27,7 @@ pub(crate) struct Segment {
     pub(crate) number: u64,
     pub(crate) path: Arc<Path>,
     pub(crate) salt: Id,
+    pub(crate) header_sums: HeaderSums,
     /// The LSN of its first record.
     pub(crate) first: Lsn,
     pub(crate) index: Index,
@@ -36,6 +39,7 @@ impl Segment {
             number: header.number,
             path,
             salt: header.salt,
+            header_sums: HeaderSums::from(&header.salt),
             first: header.first,
             index: Index::new(header.first),
         }
@@ -45,7 +49,7 @@ impl Segment {
     pub(crate) fn without_index(&self) -> Segment {
         let path = self.path.clone();
         let index = Index::new(self.first);
-        Segment { number: self.number, path, salt: self.salt, first: self.first, index }
+        Segment { path, index, ..*self }
     }
 }
 

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use crate::codec::{CodecId, Codecs};
 use crate::error::{Damage, Error, Feature, Result};
 use crate::frame::{
-    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Id, decompress, supported,
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderReading, HeaderSums, decompress,
+    supported,
 };
 use crate::fs::Handle;
 
@@ -29,7 +30,7 @@ const SPARE_BYTES_KEPT: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Sweep<'a> {
     handle: &'a Handle,
-    salt: &'a Id,
+    sums: HeaderSums,
     window: &'a mut Window,
     offset: u64,
     limit: u64,
@@ -144,12 +145,12 @@ impl<'a> Sweep<'a> {
     #[inline]
     pub(crate) fn new(
         handle: &'a Handle,
-        salt: &'a Id,
+        sums: impl Into<HeaderSums>,
         window: &'a mut Window,
         offset: u64,
         limit: u64,
     ) -> Sweep<'a> {
-        Sweep { handle, salt, window, offset, limit }
+        Sweep { handle, sums: sums.into(), window, offset, limit }
     }
 
     /// Returns the current offset: the end of the last frame or gap.
@@ -207,7 +208,7 @@ impl<'a> Sweep<'a> {
             Err(error) => return Ok(Place::Flawed(Flaw::Unreadable(error))),
         };
         let damaged = |damage| Ok(Place::Flawed(Flaw::Damaged(damage)));
-        match FrameHeader::decode(bytes, self.salt, self.offset) {
+        match FrameHeader::decode(bytes, &self.sums, self.offset) {
             HeaderReading::Sound(header) => {
                 if header.frame_bytes() > self.limit.saturating_sub(self.offset) {
                     return damaged(Damage::FrameLength);
@@ -381,11 +382,11 @@ impl<'a> Sweep<'a> {
             // The first byte rules out most offsets. Decoding checks the others.
             let places = bytes.len().saturating_sub(FRAME_HEADER_BYTES - 1);
             for at in (0..places).step_by(FRAME_ALIGN_BYTES) {
-                if bytes[at] != self.salt[0] {
+                if bytes[at] != self.sums.tag()[0] {
                     continue;
                 }
                 let offset = self.offset + at as u64;
-                match FrameHeader::decode(&bytes[at..], self.salt, offset) {
+                match FrameHeader::decode(&bytes[at..], &self.sums, offset) {
                     HeaderReading::Sound(header) => {
                         self.offset = offset;
                         return Ok(Some(header));

@@ -148,7 +148,7 @@ impl Tail {
         let mut last = self.last;
         let mut next_indexed = self.next_indexed;
         self.noted.clear();
-        group.finish(&self.header.salt, start, durable_end, floor, |placed| {
+        group.finish(&self.segment.header_sums, start, durable_end, floor, |placed| {
             end = placed.offset + placed.header.frame_bytes();
             if placed.header.frame_type == FrameType::Data {
                 let frame = LastFrame { offset: placed.offset, header: placed.header };
