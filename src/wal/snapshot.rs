@@ -1,11 +1,14 @@
 //! Copying the log while it is in use.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::backup::{self, LogView};
 use crate::catalog::CatalogEntry;
 use crate::error::Result;
+use crate::frame::{FRAMES_START, SegmentHeader};
 use crate::lsn::LsnRange;
+use crate::segment::Segment;
 use crate::threads;
 
 use super::Wal;
@@ -54,9 +57,23 @@ impl Wal {
         let (durable, state) = self.commit.durable_view();
         let catalog = store.segments.catalog();
         drop(maintenance_lock);
-        // A group may be starting the next segment: the present one is then sealed already.
+        // A group may be starting the next segment: the present one is then sealed already. If it
+        // has no record, it has left the catalog.
         let number = durable.tail.number;
-        let tail = catalog.get(number).expect("the tail is in the catalog").segment.clone();
+        let tail = match catalog.get(number) {
+            Some(entry) => entry.segment.clone(),
+            None => {
+                let header = SegmentHeader {
+                    log_id: store.backlog.log_id(),
+                    salt: durable.tail.salt,
+                    number,
+                    first: durable.last.next(),
+                    initial_end: FRAMES_START,
+                    seal: None,
+                };
+                Arc::new(Segment::new(&header, durable.file.path().clone()))
+            }
+        };
         let is_older = |entry: &&CatalogEntry| entry.segment.number < number;
         LogView {
             log_id: store.backlog.log_id(),
