@@ -87,3 +87,40 @@ impl Wal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::Options;
+    use crate::fs::sim::SimFs;
+
+    use super::*;
+
+    #[test]
+    fn a_tail_without_records_that_is_being_replaced_is_copied() {
+        // Method: a group starts a new segment. It has replaced the tail in the catalog, and has
+        // not told group commit yet.
+        let disk = SimFs::new(1);
+        let wal = Options::new().open_on(Arc::new(disk.clone()), "/wal").unwrap();
+        wal.append("a").unwrap();
+        wal.rotate().unwrap();
+        wal.set_state(b"voted").unwrap();
+        let segments = &wal.store.segments;
+        let old = segments.catalog();
+        let header = SegmentHeader {
+            log_id: wal.store.backlog.log_id(),
+            salt: [7; 16],
+            number: 3,
+            first: wal.last_lsn().next(),
+            initial_end: FRAMES_START,
+            seal: None,
+        };
+        let next = Arc::new(Segment::new(&header, wal.store.dir.segment_path(3)));
+        let seal = old.entries().next().and_then(|entry| entry.seal.clone());
+        segments.change(|catalog| Some((catalog.with_tail(next.clone(), seal.as_ref()), ())));
+        assert!(segments.catalog().get(2).is_none());
+        let copied = wal.snapshot("/copy").unwrap();
+        let copy = Options::new().open_on(Arc::new(disk.clone()), "/copy").unwrap();
+        assert_eq!((copied.len(), copy.iter().count()), (1, 1));
+        assert_eq!(copy.state(), b"voted");
+    }
+}
