@@ -14,6 +14,8 @@ use crate::lsn::LsnRange;
 /// [`Wal::checkpoint`](crate::Wal::checkpoint) offers the segments that are wholly below the
 /// checkpoint, oldest first, in its own thread, after the checkpoint is durable. The thread holds
 /// no lock of the log: appends, reads and other checkpoints go on. One thread at a time offers.
+/// Each segment that is accepted is removed before the next one is offered. A segment that comes to
+/// lie below the checkpoint meanwhile waits for a later checkpoint.
 ///
 /// # What the answer means
 /// `Ok`: the segment is safe elsewhere, and the log removes it. `Err`: the segment stays, and so do
