@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::thread;
 
 use seawall::archive::{Archive, SealedSegment};
@@ -932,40 +932,81 @@ fn at_first(
     (Arc::new(fs), log)
 }
 
+/// A log of the records 1 to 16, of which 11 to 15 are in the newest sealed segment, the third.
+fn sixteen_records(fs: Arc<HookFs>) -> Arc<Wal> {
+    let wal = Options::new().segment_bytes(64 << 10).open_on(fs, DIR).unwrap();
+    for _ in 0..3 {
+        fill(&wal, 5);
+        wal.rotate().unwrap();
+    }
+    wal.append("the last").unwrap();
+    Arc::new(wal)
+}
+
 #[test]
-fn a_snapshot_notices_that_a_truncation_has_cut_a_linked_segment() {
-    // Method: a truncation cuts a sealed segment before it is linked, or just after that: the
-    // link's file is shorter than the view says. Or it is just about to cut it.
-    for (call, path) in [
-        (Call::Link, "/copy/wal-000002.log"),
-        (Call::Link, "/copy/wal-000003.log"),
-        (Call::Create, "/copy/wal-000004.tmp"),
+fn a_snapshot_notices_that_a_truncation_has_cut_a_segment() {
+    // Method: a truncation cuts a sealed segment before it is linked, or after that. In the second
+    // case, it sees the link, and the copy is of the moment before.
+    for (call, path, last) in [
+        (Call::Link, "/copy/wal-000002.log", 13),
+        (Call::Link, "/copy/wal-000003.log", 13),
+        (Call::Create, "/copy/wal-000004.tmp", 16),
     ] {
         watchdog(60, || {
             let disk = SimFs::new(1);
             let (fs, log) = at_first(&disk, call, path, |wal| {
-                wal.truncate_after(Lsn::new(7)).unwrap();
+                wal.truncate_after(Lsn::new(12)).unwrap();
                 wal.append("later").unwrap();
             });
-            let options = Options::new().segment_bytes(64 << 10);
-            let wal = Arc::new(options.open_on(fs, DIR).unwrap());
-            for _ in 0..3 {
-                fill(&wal, 5);
-                wal.rotate().unwrap();
-            }
-            wal.append("the last").unwrap();
+            let wal = sixteen_records(fs);
             log.set(Arc::downgrade(&wal)).unwrap();
             let copied = wal.snapshot(COPY).unwrap();
-            let copy = open_copy(&disk);
-            let found = records(&copy).1;
-            assert_eq!(found.len() as u64, copied.len());
-            assert_eq!(copy.recovery().action, RecoveryAction::Resumed);
-            if call == Call::Link {
-                assert_eq!(copied.last(), Lsn::new(8), "{path}");
-                assert_eq!(found, records(&wal).1);
-            }
+            assert_eq!(copied, LsnRange::new(Lsn::new(1), Lsn::new(last)), "{path}");
+            let found = records(&open_copy(&disk)).1;
+            assert_eq!(found.len() as u64, last);
+            assert_eq!(found == records(&wal).1, last == 13);
         });
     }
+}
+
+#[test]
+fn a_snapshot_waits_for_a_truncation_that_has_counted_the_links_already() {
+    // Method: while the snapshot links segments, a truncation has found one name of the file that
+    // it is about to cut. It cuts the file some time after all links were made.
+    watchdog(60, || {
+        let disk = SimFs::new(1);
+        let (gate, hook) = Gate::new();
+        let (begin, begun) = mpsc::channel();
+        let (arrive, arrived) = mpsc::channel();
+        let arrived = Mutex::new(arrived);
+        let fs = HookFs::new(disk.clone(), move |asked| {
+            if (asked.call, &*asked.name()) == (Call::Link, "wal-000002.log") {
+                // The receivers are gone at a second try.
+                if begin.send(()).is_ok() {
+                    let _ = arrived.lock().unwrap().recv();
+                }
+            }
+            hook(asked)
+        });
+        let wal = sixteen_records(Arc::new(fs));
+        gate.close(Call::SetLen, "wal-000003.log");
+        thread::scope(|scope| {
+            let truncated = wal.clone();
+            scope.spawn(move || {
+                begun.recv().unwrap();
+                drop(begun);
+                let cut = thread::spawn(move || truncated.truncate_after(Lsn::new(12)));
+                gate.wait_for_arrival();
+                arrive.send(()).unwrap();
+                thread::sleep(std::time::Duration::from_millis(300));
+                gate.open();
+                cut.join().unwrap().unwrap();
+            });
+            let copied = wal.snapshot(COPY).unwrap();
+            assert_eq!(copied, LsnRange::new(Lsn::new(1), Lsn::new(12)));
+        });
+        assert_eq!(open_copy(&disk).iter().count(), 12);
+    });
 }
 
 #[test]
