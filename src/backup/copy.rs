@@ -61,8 +61,8 @@ impl Copying {
 
     /// Makes the log: the sealed segments of `source`, and a tail as `tail` says, under a new salt.
     /// `check` is called when the sealed segments are there, and may refuse them. If that or a file
-    /// of the source fails, the call can be repeated with what is there now: segments that are there
-    /// already are not copied again.
+    /// of the source fails, the call can be repeated with what the source has now: segments that
+    /// are there already are not copied again.
     pub(crate) fn make(
         &mut self,
         source: &Dir,
@@ -171,8 +171,8 @@ pub(crate) struct LogView {
 }
 
 impl LogView {
-    /// Fails if a segment was cut, or may be cut, after `copy` has got a link to its file. `now`: the
-    /// log after all links were made. A truncation that begins later sees the links.
+    /// Fails if a segment was cut, or may be cut, after `copy` has got a link to its file. `now`:
+    /// the log after all links were made. A truncation that begins later sees the links.
     fn check_uncut(&self, copy: &Dir, now: &LogView) -> Result<()> {
         for entry in &self.sealed {
             let Some((end, _)) = entry.end() else { unreachable!("it is sealed") };

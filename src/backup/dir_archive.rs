@@ -18,8 +18,8 @@ const COPY_BYTES: usize = 1 << 20;
 ///
 /// The seal is written last, so a segment with a seal is whole. One directory takes the segments of
 /// one log: if it holds another segment under a number, the segment is refused. While one archiver
-/// writes to the directory, a segment that another one gets is refused, too. Nothing is ever removed
-/// from it. [`restore`](crate::backup::restore) makes a log of it.
+/// writes to the directory, a segment that another one gets is refused, too. Nothing is ever
+/// removed from it. [`restore`](crate::backup::restore) makes a log of it.
 ///
 /// # Examples
 /// ```

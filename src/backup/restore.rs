@@ -37,8 +37,8 @@ pub struct Restored {
 /// # Errors
 /// [`Error::NotFound`] if nothing is archived. [`Error::MissingSegment`] if a segment between two
 /// others is missing, or one whose seal is there. [`Error::Corrupt`] if a segment or a seal is
-/// damaged; nothing is made then. [`Error::TooLarge`] for a state above 64 KiB. [`Error::Io`], [`Error::StorageFull`],
-/// [`Error::Locked`].
+/// damaged; nothing is made then. [`Error::TooLarge`] for a state above 64 KiB. [`Error::Io`],
+/// [`Error::StorageFull`], [`Error::Locked`].
 ///
 /// # Examples
 /// ```

@@ -122,8 +122,8 @@ pub(super) enum Way {
     /// The tail is rewritten under the next number, with the same seal.
     RewriteTail,
     /// The tail is rewritten under the next number, from the frame that holds the first record
-    /// above the floor: bytes before that frame are damaged. It has a seal only if no record is left
-    /// out.
+    /// above the floor: bytes before that frame are damaged. It has a seal only if no record is
+    /// left out.
     RewriteAboveFloor,
     /// A new segment seals the tail at the end of what was promised. It gets a copy of the frames
     /// after that end.

@@ -340,9 +340,9 @@ fn plan<'a>(
     Ok(plan)
 }
 
-/// Walks the seals below the floor, as far as they lead to files. `oldest`: the header of the oldest
-/// segment above the floor. Returns the segments below it, oldest first, and the highest number
-/// below the place where the walk ended early; 0 if it did not.
+/// Walks the seals below the floor, as far as they lead to files. `oldest`: the header of the
+/// oldest segment above the floor. Returns the segments below it, oldest first, and the highest
+/// number below the place where the walk ended early; 0 if it did not.
 fn follow_below(
     dir: &Dir,
     found: &Found,

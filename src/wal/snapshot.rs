@@ -90,8 +90,8 @@ impl Wal {
 
 #[cfg(test)]
 mod tests {
-    use crate::Options;
     use crate::fs::sim::SimFs;
+    use crate::options::Options;
 
     use super::*;
 
