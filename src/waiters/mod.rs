@@ -49,24 +49,6 @@ struct Bed {
     thread: thread::Thread,
 }
 
-/// The place of a thread among the sleepers. It leaves it also if foreign code panics in the wait.
-struct Queued<'a> {
-    waiters: &'a Waiters,
-    bed: &'a Arc<Bed>,
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        if !self.bed.is_woken() {
-            let mut sleepers = threads::lock(&self.waiters.sleepers);
-            sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bed, self.bed));
-            self.waiters.note_oldest(&sleepers);
-        }
-        // This thread may have been woken, even if its time is over.
-        self.waiters.wake_due(WOKEN_BY_A_SLEEPER);
-    }
-}
-
 /// A thread that changes the log wakes one sleeper. A sleeper that was woken wakes two.
 const WOKEN_BY_A_CHANGE: usize = 1;
 const WOKEN_BY_A_SLEEPER: usize = 2;
@@ -234,6 +216,24 @@ impl Waiters {
             }
             self.wait(seen, || None, |_| {});
         }
+    }
+}
+
+/// The place of a thread among the sleepers. It leaves it also if foreign code panics in the wait.
+struct Queued<'a> {
+    waiters: &'a Waiters,
+    bed: &'a Arc<Bed>,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        if !self.bed.is_woken() {
+            let mut sleepers = threads::lock(&self.waiters.sleepers);
+            sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bed, self.bed));
+            self.waiters.note_oldest(&sleepers);
+        }
+        // This thread may have been woken, even if its time is over.
+        self.waiters.wake_due(WOKEN_BY_A_SLEEPER);
     }
 }
 
