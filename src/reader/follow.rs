@@ -94,7 +94,8 @@ impl Follower {
 
     /// Returns the next record if it is there, without waiting for an append. Otherwise as
     /// [`next_timeout`](Follower::next_timeout) with a timeout of zero. Beside a writer in another
-    /// process, it looks at the files once, which may [take longer](Follower#beside-a-writer-in-another-process).
+    /// process, it looks at the files once, which may
+    /// [take longer](Follower#beside-a-writer-in-another-process).
     pub fn try_next(&mut self) -> Option<Result<Record>> {
         self.step().unwrap_or(Some(Err(Error::TimedOut)))
     }

@@ -615,7 +615,7 @@ fn a_logger_may_append_and_a_codec_that_always_fails_does_not_flood_it() {
     // Method: in each mode, a codec refuses each frame, and the logger appends to the same log. One
     // call in ten lets what is pending reach its outcome while it holds appends.
     watchdog(120, || {
-        log::set_boxed_logger(Box::new(Appends)).expect("no other test sets a logger");
+        log::set_logger(&Appends).expect("no other test sets a logger");
         log::set_max_level(log::LevelFilter::Warn);
         for mode in MODES {
             LINES.store(0, Ordering::SeqCst);
