@@ -16,8 +16,8 @@ use super::layout::{Source, WINDOW_BYTES, header_error};
 pub enum Piece {
     /// A frame whose header verifies.
     Frame(FrameInfo),
-    /// Bytes that are no frame: no frame header verifies in them, or it belongs to a frame that goes
-    /// beyond the file.
+    /// Bytes that are no frame: no frame header verifies in them, or it belongs to a frame that
+    /// goes beyond the file.
     Gap(GapInfo),
     /// Nothing but zeros, up to the end of the file.
     Zeros {
