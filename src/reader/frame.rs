@@ -111,6 +111,10 @@ impl FrameReader {
             let whole = match sweep.body(&header, Bodies::Keep) {
                 Body::Sound(whole) => whole,
                 Body::Flawed(flaw) => {
+                    // The search for the next sound frame would find this one again.
+                    if let Some(error) = flaw.out_of_memory() {
+                        return Err(error.clone());
+                    }
                     source.next = header.first;
                     return self.pass(source, wanted, flaw);
                 }
@@ -214,4 +218,53 @@ fn bytes_after(body: &[u8], skipped: u64, count: u64) -> Option<usize> {
         rest = decode_record(rest)?.rest;
     }
     rest.is_empty().then_some(after)
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use crate::frame::no_memory::BYTES_MAX;
+    use crate::fs::sim::SimFs;
+    use crate::{Error, Lsn, Options, Result, Wal};
+    use std::io;
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+    use std::time::Duration;
+
+    /// Whether the read says that there is no memory, and nothing of damage.
+    fn lacks_memory<T>(read: Result<T>) -> bool {
+        matches!(read, Err(Error::Io { source, .. })
+            if source.kind() == io::ErrorKind::OutOfMemory)
+    }
+
+    /// Reads a record with little memory in a thread that is left behind if it does not end.
+    fn read_with_little_memory(options: &Options, payload: Vec<u8>) {
+        let wal: Wal = options.open_on(Arc::new(SimFs::new(1)), "/wal").unwrap();
+        wal.append_batch([&payload[..], b"more"]).unwrap();
+        let (done, outcome) = mpsc::channel();
+        thread::spawn(move || {
+            BYTES_MAX.set(100_000);
+            let read = wal.read(Lsn::FIRST).map(|_| ());
+            let cursor = wal.cursor(Lsn::FIRST).next().map(|_| ());
+            BYTES_MAX.set(usize::MAX);
+            let again = wal.read(Lsn::FIRST).map(|record| record.unwrap().into_payload());
+            done.send((read, cursor, again)).unwrap();
+        });
+        let (read, cursor, again) =
+            outcome.recv_timeout(Duration::from_secs(60)).expect("the read ends");
+        assert!(lacks_memory(read) && lacks_memory(cursor));
+        assert!(again.unwrap() == payload, "the frame was sound");
+    }
+
+    #[test]
+    fn without_memory_for_a_large_frame_a_read_says_so() {
+        // Method: the cursor's window holds less than the frame, so it needs memory for it.
+        read_with_little_memory(&Options::new(), (0..=255).cycle().take(600_000).collect());
+    }
+
+    #[cfg(feature = "zstd")]
+    #[test]
+    fn without_memory_to_decompress_a_read_says_so() {
+        let options = Options::new().codec(crate::codec::Zstd::default());
+        read_with_little_memory(&options, vec![7; 600_000]);
+    }
 }
