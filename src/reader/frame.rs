@@ -220,51 +220,75 @@ fn bytes_after(body: &[u8], skipped: u64, count: u64) -> Option<usize> {
     rest.is_empty().then_some(after)
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::entry::Entry;
     use crate::frame::no_memory::BYTES_MAX;
+    use crate::frame::{FRAMES_START, FrameBuffer, SegmentHeader, Unit};
     use crate::fs::sim::SimFs;
-    use crate::{Error, Lsn, Options, Result, Wal};
+    use crate::fs::{Fs, OpenMode};
     use std::io;
-    use std::sync::{Arc, mpsc};
-    use std::thread;
-    use std::time::Duration;
+    use std::path::Path;
 
-    /// Whether the read says that there is no memory, and nothing of damage.
-    fn lacks_memory<T>(read: Result<T>) -> bool {
-        matches!(read, Err(Error::Io { source, .. })
-            if source.kind() == io::ErrorKind::OutOfMemory)
+    /// A segment of one frame with one record.
+    fn source(payload: &[u8], compress: impl Fn(&mut FrameBuffer)) -> Source {
+        let header = SegmentHeader {
+            log_id: [1; 16],
+            salt: *b"0123456789abcdef",
+            number: 1,
+            first: Lsn::FIRST,
+            initial_end: FRAMES_START,
+            seal: None,
+        };
+        let path: Arc<Path> = Path::new("/segment").into();
+        let dir = SimFs::new(1).open_dir(Path::new("/")).unwrap();
+        let handle = Handle::open(&*dir, &path, OpenMode::Create).unwrap();
+        let mut frames = FrameBuffer::default();
+        frames.push(Unit::entry(&Entry::from(payload)), Lsn::FIRST);
+        compress(&mut frames);
+        frames.finish(&header.salt, FRAMES_START, 0, Lsn::ZERO, |_| {});
+        let bytes: Vec<u8> = frames.runs().flatten().copied().collect();
+        handle.write(&bytes, FRAMES_START).unwrap();
+        Source {
+            segment: Arc::new(Segment::new(&header, path)),
+            handle: Arc::new(handle),
+            offset: FRAMES_START,
+            end: None,
+            next: Lsn::FIRST,
+            floor: Lsn::ZERO,
+            durable: Lsn::FIRST,
+        }
     }
 
-    /// Reads a record with little memory in a thread that is left behind if it does not end.
-    fn read_with_little_memory(options: &Options, payload: Vec<u8>) {
-        let wal: Wal = options.open_on(Arc::new(SimFs::new(1)), "/wal").unwrap();
-        wal.append_batch([&payload[..], b"more"]).unwrap();
-        let (done, outcome) = mpsc::channel();
-        thread::spawn(move || {
-            BYTES_MAX.set(100_000);
-            let read = wal.read(Lsn::FIRST).map(|_| ());
-            let cursor = wal.cursor(Lsn::FIRST).next().map(|_| ());
-            BYTES_MAX.set(usize::MAX);
-            let again = wal.read(Lsn::FIRST).map(|record| record.unwrap().into_payload());
-            done.send((read, cursor, again)).unwrap();
-        });
-        let (read, cursor, again) =
-            outcome.recv_timeout(Duration::from_secs(60)).expect("the read ends");
-        assert!(lacks_memory(read) && lacks_memory(cursor));
-        assert!(again.unwrap() == payload, "the frame was sound");
+    /// Reads the record with little memory, which fails for lack of memory alone, and then again.
+    fn read_with_little_memory(mut source: Source, payload: &[u8]) {
+        let codecs = Codecs::new([]);
+        let mut reader = FrameReader::new(Window::new(4096));
+        BYTES_MAX.set(payload.len() - 1);
+        let read = reader.read_frame(&mut source, Lsn::FIRST, &codecs);
+        BYTES_MAX.set(usize::MAX);
+        let is_told = matches!(&read, Err(Error::Io { source, .. })
+            if source.kind() == io::ErrorKind::OutOfMemory);
+        assert!(is_told, "{read:?}");
+        reader.read_frame(&mut source, Lsn::FIRST, &codecs).unwrap();
+        assert!(reader.lend().payload == payload, "the frame is sound");
     }
 
     #[test]
     fn without_memory_for_a_large_frame_a_read_says_so() {
-        // Method: the cursor's window holds less than the frame, so it needs memory for it.
-        read_with_little_memory(&Options::new(), (0..=255).cycle().take(600_000).collect());
+        let payload: Vec<u8> = (0..=255).cycle().take(600_000).collect();
+        read_with_little_memory(source(&payload, |_| {}), &payload);
     }
 
     #[cfg(feature = "zstd")]
     #[test]
     fn without_memory_to_decompress_a_read_says_so() {
-        let options = Options::new().codec(crate::codec::Zstd::default());
-        read_with_little_memory(&options, vec![7; 600_000]);
+        use crate::codec::{CodecId, Zstd};
+        let payload = vec![7; 600_000];
+        let compress = |frames: &mut FrameBuffer| {
+            assert!(frames.compress(&Zstd::default(), CodecId::ZSTD).is_none());
+        };
+        read_with_little_memory(source(&payload, compress), &payload);
     }
 }

@@ -620,8 +620,9 @@ fn beside_a_writer_a_follower_yields_each_record_once() {
 
 #[test]
 fn beside_a_writer_a_follower_outlives_a_look_that_takes_too_long() {
-    // Method: for a while, no read of the reader succeeds. So it looks at the files again, and that
-    // look has no time for a second attempt.
+    // Method: for a while, no read of a segment succeeds, and each one changes the names in the
+    // directory. So the reader looks at the files again, and that look has no time for a further
+    // attempt.
     let disk = SimFs::new(1);
     let wal = Options::new().open_on(Arc::new(disk.clone()), DIR).unwrap();
     for number in 1..=3 {
@@ -630,11 +631,18 @@ fn beside_a_writer_a_follower_outlives_a_look_that_takes_too_long() {
     wal.close().unwrap();
     let fails = Arc::new(AtomicBool::new(false));
     let is_failing = fails.clone();
-    let fs = HookFs::new(disk, move |asked| {
-        match asked.call == Asked::Read && is_failing.load(Ordering::SeqCst) {
-            true => Verdict::Fail(std::io::ErrorKind::Other.into()),
-            false => Verdict::Go,
+    let names = AtomicUsize::new(100);
+    let name = |number: usize| format!("{DIR}/wal-{number:06}.log");
+    let changed = disk.clone();
+    let fs = HookFs::new(disk.clone(), move |asked| {
+        let is_segment = asked.path.extension().is_some_and(|ending| ending == "log");
+        if !(asked.call == Asked::Read && is_segment && is_failing.load(Ordering::SeqCst)) {
+            return Verdict::Go;
         }
+        let number = names.fetch_add(1, Ordering::SeqCst);
+        let _ = changed.remove_file(name(number)); // The first one is not there.
+        changed.link(format!("{DIR}/LOCK"), name(number + 1)).unwrap();
+        Verdict::Fail(std::io::ErrorKind::Other.into())
     });
     let options = Options::new().read_only_patience(Duration::ZERO);
     let other = options.open_read_only_on(Arc::new(fs), DIR).unwrap();
@@ -645,6 +653,9 @@ fn beside_a_writer_a_follower_outlives_a_look_that_takes_too_long() {
         assert!(nothing_new(&mut follower) && nothing_new(&mut follower));
         assert!(follower.error().is_none());
         fails.store(false, Ordering::SeqCst);
+        for path in disk.files().iter().filter(|path| path.to_string_lossy().contains("0001")) {
+            disk.remove_file(path).unwrap();
+        }
     }
 }
 
