@@ -448,6 +448,11 @@ impl Segments {
         self.health.check()
     }
 
+    /// Returns the error of a poisoned log, also after the log was closed.
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.health.poisoned()
+    }
+
     pub(crate) fn dir_path(&self) -> &Arc<Path> {
         self.files.dir.path()
     }

@@ -251,7 +251,9 @@ impl Follower {
                         Err(error) => return Err(cursor.fail(Some(error))),
                     }
                 }
-                (Ok(false), Err(Error::Closed)) => return Ok(Look::End),
+                (Ok(false), Err(Error::Closed)) => {
+                    return cursor.segments.poisoned().map_or(Ok(Look::End), Err);
+                }
                 (Ok(false), Err(poisoned)) => return Err(poisoned),
             }
         }
