@@ -88,7 +88,8 @@ impl Copying {
                 self.made.insert(entry.segment.number, entry.segment.salt);
             }
         }
-        let is_wanted = |number: u64| sealed.iter().any(|entry| entry.segment.number == number);
+        let number_of = |entry: &CatalogEntry| entry.segment.number;
+        let is_wanted = |number: u64| sealed.binary_search_by_key(&number, number_of).is_ok();
         let surplus: Vec<u64> =
             self.made.keys().copied().filter(|number| !is_wanted(*number)).collect();
         for number in surplus {
@@ -207,6 +208,11 @@ impl LogView {
         self.tail.salt == other.tail.salt && seals(self) == seals(other)
     }
 
+    /// Whether it may be the same log at a later time. Another program may have replaced the files.
+    fn continues(&self, earlier: &LogView) -> bool {
+        self.log_id == earlier.log_id && self.tail.number >= earlier.tail.number
+    }
+
     /// The same tail, under a new salt, so that no two logs append under one salt.
     fn tail(&self) -> Succession<'_> {
         Succession {
@@ -254,7 +260,7 @@ pub(crate) fn snapshot(
         // A checkpoint removes files, and a truncation cuts one, or removes it. In both cases, the
         // log is another one now.
         let next = view()?;
-        if next.has_files_of(&present) {
+        if next.has_files_of(&present) || !next.continues(&present) {
             return Err(error);
         }
         present = next;

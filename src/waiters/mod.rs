@@ -258,8 +258,11 @@ impl Bed {
             }
             if time.is_some() && !parked {
                 // An older wake-up of other code would end the sleep at once, and `slept` would be
-                // told of all of it. This takes it.
+                // told of all of it. This takes it. It may also take the wake-up that is waited
+                // for, so `woken` is read again.
+                parked = true;
                 threads::park(Some(Duration::ZERO));
+                continue;
             }
             threads::park(time);
             parked = true;
@@ -280,6 +283,32 @@ impl Bed {
     fn wake(&self) {
         self.woken.store(true, Ordering::Release);
         self.thread.unpark();
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::time::Instant;
+
+    #[test]
+    fn a_wake_up_right_before_the_sleep_is_not_taken_for_an_older_one() {
+        // Method: the log changes when the waiting thread asks how much time is left, which is after
+        // it has seen that it is not woken.
+        let waiters = Waiters::new();
+        let asked = Cell::new(0);
+        let left = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                waiters.changed();
+            }
+            Some(Duration::from_secs(60))
+        };
+        let start = Instant::now();
+        waiters.wait(waiters.last_change(), left, |_| {});
+        assert!(start.elapsed() < Duration::from_secs(30), "it slept through the change");
+        assert_eq!(asked.get(), 1, "the wait ends at once");
     }
 }
 

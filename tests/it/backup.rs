@@ -82,6 +82,15 @@ fn fill(wal: &Wal, count: u64) {
     wal.sync().unwrap();
 }
 
+/// Opens a log whose archive refuses all segments for now.
+fn open_refused(disk: &SimFs) -> (Arc<Keeper>, Options, Wal) {
+    let keeper = Arc::new(Keeper::default());
+    keeper.refuses.store(true, Ordering::SeqCst);
+    let options = small_segments().archive(keeper.clone());
+    let wal = open(disk, &options);
+    (keeper, options, wal)
+}
+
 fn log_files(disk: &SimFs) -> usize {
     let names = names(disk, DIR).into_iter().filter_map(|name| name.into_string().ok());
     names.filter(|name| name.ends_with(".log")).count()
@@ -133,9 +142,7 @@ fn a_refused_segment_stays_and_is_offered_again_after_a_crash() {
 #[test]
 fn without_its_archive_a_log_removes_what_waits() {
     let disk = SimFs::new(1);
-    let keeper = Arc::new(Keeper::default());
-    keeper.refuses.store(true, Ordering::SeqCst);
-    let wal = open(&disk, &small_segments().archive(keeper));
+    let (_, _, wal) = open_refused(&disk);
     fill(&wal, 10);
     wal.checkpoint(Lsn::new(10)).unwrap();
     wal.close().unwrap();
@@ -150,10 +157,7 @@ fn a_truncation_keeps_what_waits_and_a_reset_removes_it() {
     for floor in [9, 10] {
         for last in [floor, floor + 1, 13] {
             let disk = SimFs::new(1);
-            let keeper = Arc::new(Keeper::default());
-            keeper.refuses.store(true, Ordering::SeqCst);
-            let options = small_segments().archive(keeper.clone());
-            let wal = open(&disk, &options);
+            let (keeper, options, wal) = open_refused(&disk);
             fill(&wal, 20);
             wal.checkpoint(Lsn::new(floor)).unwrap();
             let waiting = wal.stats().unarchived_segments;
@@ -215,10 +219,7 @@ fn damage_below_the_floor_ends_the_offers_and_loses_nothing() {
     // segments after it are archived. The ones before it are kept and reported.
     for removed in [false, true] {
         let disk = SimFs::new(1);
-        let keeper = Arc::new(Keeper::default());
-        keeper.refuses.store(true, Ordering::SeqCst);
-        let options = small_segments().archive(keeper.clone());
-        let wal = open(&disk, &options);
+        let (keeper, options, wal) = open_refused(&disk);
         fill(&wal, 12);
         wal.checkpoint(Lsn::new(12)).unwrap();
         wal.close().unwrap();
@@ -249,10 +250,7 @@ fn a_damaged_tail_with_an_archive_keeps_the_chain_below_the_floor() {
     // Method: damage a record at or below the floor in the tail of a log that crashed. The open
     // passes over the damage; the segments that wait are still found, at this open and the next.
     let disk = SimFs::new(1);
-    let keeper = Arc::new(Keeper::default());
-    keeper.refuses.store(true, Ordering::SeqCst);
-    let options = small_segments().archive(keeper.clone());
-    let wal = open(&disk, &options);
+    let (keeper, options, wal) = open_refused(&disk);
     fill(&wal, 9);
     wal.append("small").unwrap();
     wal.checkpoint(Lsn::new(9)).unwrap();
@@ -802,10 +800,7 @@ fn a_chain_below_the_floor_that_leads_back_to_itself_ends() {
     for names_itself in [true, false] {
         watchdog(60, || {
             let disk = SimFs::new(1);
-            let keeper = Arc::new(Keeper::default());
-            keeper.refuses.store(true, Ordering::SeqCst);
-            let options = small_segments().archive(keeper.clone());
-            let wal = open(&disk, &options);
+            let (keeper, options, wal) = open_refused(&disk);
             fill(&wal, 12);
             wal.checkpoint(Lsn::new(12)).unwrap();
             wal.close().unwrap();
@@ -837,10 +832,7 @@ fn a_damaged_tail_without_a_record_to_keep_loses_no_segment_that_waits() {
     // states: the chain goes on.
     for has_record in [true, false] {
         let disk = SimFs::new(1);
-        let keeper = Arc::new(Keeper::default());
-        keeper.refuses.store(true, Ordering::SeqCst);
-        let options = small_segments().archive(keeper.clone());
-        let wal = open(&disk, &options);
+        let (_, options, wal) = open_refused(&disk);
         fill(&wal, 8);
         wal.rotate().unwrap();
         if has_record {
