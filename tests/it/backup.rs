@@ -11,7 +11,7 @@ use seawall::backup::{DirArchive, restore, restore_on};
 use seawall::options::Verify;
 use seawall::report::{RecoveryAction, SegmentRole};
 use seawall::sim::{self, Fault, SimFs};
-use seawall::{Durability, Error, Lsn, LsnRange, NamedBy, Options, Wal};
+use seawall::{Damage, Durability, Error, Lsn, LsnRange, NamedBy, Options, Wal};
 use seawall_testkit::HookFs;
 use seawall_testkit::disk::names;
 use seawall_testkit::hooks::{Call, Verdict};
@@ -1039,4 +1039,33 @@ fn two_copies_never_go_into_one_directory() {
         assert!(taken.to_string().contains("empty directory"), "{taken}");
         assert_eq!(open_copy(&disk).iter().count(), 5);
     });
+}
+
+#[test]
+fn a_copy_of_a_log_that_another_one_replaces_is_an_error() {
+    // Method: while a snapshot is made, another program removes the files and makes a new log there.
+    let disk = SimFs::new(1);
+    fill(&open(&disk, &small_segments()), 10);
+    let replaced = disk.clone();
+    let is_armed = Arc::new(AtomicBool::new(false));
+    let armed = is_armed.clone();
+    let fs = HookFs::new(disk.clone(), move |asked| {
+        let is_source = asked.path.parent() == Some(Path::new(DIR));
+        let begins =
+            asked.call == Call::Open && is_source && asked.path.ends_with("wal-000001.log");
+        if begins && armed.swap(false, Ordering::SeqCst) {
+            let files = replaced.files();
+            files.iter().filter(|path| path.starts_with(DIR)).for_each(|path| {
+                replaced.remove_file(path).unwrap();
+            });
+            fill(&open(&replaced, &small_segments()), 2);
+        }
+        Verdict::Go
+    });
+    let reader = small_segments().open_read_only_on(Arc::new(fs), DIR).unwrap();
+    is_armed.store(true, Ordering::SeqCst);
+    let copied = reader.snapshot(COPY);
+    assert!(copied.is_err() && !is_armed.load(Ordering::SeqCst), "{copied:?}");
+    let opened = small_segments().open_on(Arc::new(disk), COPY);
+    assert!(matches!(opened, Err(Error::Corrupt { damage: Damage::OtherLog, .. })), "{opened:?}");
 }
