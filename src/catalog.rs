@@ -448,6 +448,11 @@ impl Segments {
         self.health.check()
     }
 
+    /// Returns the error of a poisoned log, also after the log was closed.
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.health.poisoned()
+    }
+
     pub(crate) fn dir_path(&self) -> &Arc<Path> {
         self.files.dir.path()
     }
@@ -508,7 +513,7 @@ impl Files {
 mod tests {
     use super::*;
     use crate::frame::SegmentHeader;
-    use std::path::Path;
+    use crate::fs::sim::SimFs;
 
     fn segment(number: u64, first: u64) -> Arc<Segment> {
         let header = SegmentHeader {
@@ -532,6 +537,37 @@ mod tests {
         Catalog::new(Vec::new(), segment(1, 1), Lsn::ZERO)
             .with_tail(segment(2, 11), Some(&seal(1, 10)))
             .with_tail(segment(3, 21), Some(&seal(2, 20)))
+    }
+
+    #[test]
+    fn no_reader_finds_the_catalog_of_a_new_generation_before_its_own_is_cut() {
+        // Method: hold the list of generations, so that the cut waits. Meanwhile the new LSNs are
+        // there already, and no reader can ask for the catalog.
+        let dir = Dir::open_or_create(Arc::new(SimFs::new(1)), Path::new("/wal")).unwrap();
+        let watch = Arc::new(Watch::new(Lsn::from(30)));
+        let health = Arc::new(Health::new(watch.clone()));
+        let codecs = Codecs::new([]);
+        let visibility = Visibility::Durable;
+        let catalog = catalog();
+        let segments =
+            Segments::new(Arc::new(dir), health, watch.clone(), visibility, codecs, catalog);
+        let old = segments.catalog();
+        let cut = Cut::After(Lsn::from(25));
+        let next = self::catalog();
+        std::thread::scope(|scope| {
+            let generations = threads::lock(&segments.generations);
+            let begins = scope.spawn(|| {
+                segments.begin_generation(next, cut, Lsn::from(40), Lsn::from(40));
+            });
+            while watch.durable() != Lsn::from(40) {
+                std::thread::yield_now();
+            }
+            assert!(segments.catalog.try_read().is_err(), "a reader finds the new catalog");
+            drop(generations);
+            begins.join().unwrap();
+        });
+        assert!(!old.generation.keeps(Lsn::from(30), Lsn::from(30)));
+        assert!(segments.catalog().generation.keeps(Lsn::from(30), Lsn::from(30)));
     }
 
     fn numbers(catalog: &Catalog) -> Vec<u64> {

@@ -268,7 +268,7 @@ fn write(handle: Handle, kind: FileKind, succession: &Succession<'_>, salt: Id) 
     Ok(Staged { handle, kind, header, last, index, filled_to })
 }
 
-/// Copies data frames to their new place. HeaderSums, offset and header are new. Bodies and LSNs stay.
+/// Copies data frames to their new place. Salt, offset and header are new. Bodies and LSNs stay.
 fn copy_frames(writer: &mut Writer<'_>, copied: &CopiedFrames<'_>, first: Lsn) -> Result<()> {
     let mut window = Window::new(COPY_BYTES);
     let mut next = first;

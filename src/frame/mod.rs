@@ -15,7 +15,9 @@ mod buffer;
 mod header_sums;
 mod seal_file;
 
-pub(crate) use body::decompress;
+#[cfg(test)]
+pub(crate) use body::no_memory;
+pub(crate) use body::{decompress, reserve};
 pub(crate) use buffer::{FrameBuffer, Unit, record_bytes};
 pub(crate) use header_sums::HeaderSums;
 pub(crate) use seal_file::SealFile;

@@ -54,7 +54,7 @@ pub(super) fn until_sound<T>(
             return Err(error);
         }
         let spent = dir.now().saturating_sub(started).saturating_sub(uncounted);
-        // The time for one more attempt is there, if that one may prove the error.
+        // An error that no writer seems to have caused gets one more attempt, which may prove it.
         if spent > patience && (!stable || suspected.is_some()) {
             return Err(Error::TimedOut);
         }

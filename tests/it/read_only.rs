@@ -725,17 +725,23 @@ fn readers_learn_of_a_truncation_and_of_a_reset() {
     assert!(matches!(iter.next(), Some(Err(Error::Truncated { .. }))));
 }
 
+/// A writer whose tail has a frame of four records and one of one record, and a reader of it.
+fn read_beside_two_groups(visibility: Visibility) -> (Writer, ReadOnlyWal) {
+    let mut writer = disturbed();
+    writer.rotate();
+    writer.append(4, 20);
+    writer.append(1, 20);
+    let options = options(Durability::Sync).visibility(visibility);
+    let opened = options.open_read_only_on(Arc::new(writer.disk.clone()), DIR).unwrap();
+    (writer, opened)
+}
+
 #[test]
 fn a_truncation_is_noticed_after_a_recovery() {
     // Method: between two refreshes, the writer removes all records of the tail, appends others of
     // the same size, and is killed. The recovery copies those others into a third tail.
     for visibility in [Visibility::Durable, Visibility::Appended] {
-        let mut writer = disturbed();
-        writer.rotate();
-        writer.append(4, 20);
-        writer.append(1, 20);
-        let options = options(Durability::Sync).visibility(visibility);
-        let opened = options.open_read_only_on(Arc::new(writer.disk.clone()), DIR).unwrap();
+        let (mut writer, opened) = read_beside_two_groups(visibility);
         let last = opened.last_lsn().get();
         let mut iter = opened.iter_from(Lsn::new(last));
         writer.truncate(5);
@@ -755,12 +761,7 @@ fn a_truncation_within_a_frame_is_noticed_after_a_recovery() {
     // Method: between two refreshes, a recovery copies the tail, a truncation ends the copy within a
     // frame, and other records get the LSNs of those removed.
     for visibility in [Visibility::Durable, Visibility::Appended] {
-        let mut writer = disturbed();
-        writer.rotate();
-        writer.append(4, 20);
-        writer.append(1, 20);
-        let options = options(Durability::Sync).visibility(visibility);
-        let opened = options.open_read_only_on(Arc::new(writer.disk.clone()), DIR).unwrap();
+        let (mut writer, opened) = read_beside_two_groups(visibility);
         let last = opened.last_lsn().get();
         writer.kill_and_open();
         let kept = writer.content.last - 3;
