@@ -51,6 +51,7 @@ impl<D: Disk> Commit<D> {
     /// Waits until there is room for `bytes`, in order of arrival. A newcomer overtakes the queue
     /// only if there is room for the newcomer and for the whole queue. If every newcomer joined the
     /// queue, the queue would never become empty, and each append would cost a thread switch.
+    #[inline]
     pub(super) fn admit(&self, bytes: usize) -> Result<Locked<'_, D>> {
         let state = self.lock();
         if self.enters_at_once(&state, bytes) {
@@ -112,6 +113,7 @@ impl<D: Disk> Commit<D> {
 
     /// The usual case of [`next_step`](Commit::next_step): whether the thread may push without
     /// waiting.
+    #[inline]
     fn enters_at_once(&self, state: &CommitState<D>, bytes: usize) -> bool {
         let pending = state.pending_bytes();
         let nothing_to_write_first = self.mode != Durability::Buffered

@@ -272,6 +272,7 @@ impl<D: Disk> Commit<D> {
     // --- Waiting ---
 
     /// Gives the records their LSNs, and waits until they are as durable as the mode says.
+    #[inline]
     fn push_records(
         &self,
         mut state: Locked<'_, D>,
@@ -549,6 +550,7 @@ impl<D: Disk> Commit<D> {
         self.counters.preallocated_bytes.add(written.preallocated_bytes);
     }
 
+    #[inline]
     fn lock(&self) -> Locked<'_, D> {
         self.shared.lock()
     }

@@ -30,6 +30,7 @@ pub(super) struct Shared<D: Disk> {
 }
 
 impl<D: Disk> Shared<D> {
+    #[inline]
     pub(super) fn lock(&self) -> Locked<'_, D> {
         match self.state.lock() {
             Ok(guard) => Locked::new(self, guard),
@@ -39,6 +40,7 @@ impl<D: Disk> Shared<D> {
 
     /// Poisons the log, because a thread panicked while it held the mutex: the state cannot be
     /// trusted.
+    #[cold]
     fn enter_poisoned<'a>(&'a self, guard: MutexGuard<'a, CommitState<D>>) -> Locked<'a, D> {
         threads::clear_poison(&self.state);
         let mut state = Locked::new(self, guard);
@@ -102,10 +104,12 @@ pub(super) struct Locked<'a, D: Disk> {
     /// Whether the thread was panicking before it took the lock. Such a panic does not poison the
     /// log.
     panicking: bool,
-    unlogged: Option<Error>,
+    /// In a box: most of these guards never hold one, and each append moves a guard.
+    unlogged: Option<Box<Error>>,
 }
 
 impl<'a, D: Disk> Locked<'a, D> {
+    #[inline]
     fn new(shared: &'a Shared<D>, guard: MutexGuard<'a, CommitState<D>>) -> Locked<'a, D> {
         Locked { shared, guard: Some(guard), panicking: std::thread::panicking(), unlogged: None }
     }
@@ -116,7 +120,7 @@ impl<'a, D: Disk> Locked<'a, D> {
         // Logged after the lock is free, because a logger may call the log.
         if let Some(unlogged) = self.health.take_unlogged() {
             self.shared.events.push(|| Event::Poisoned(unlogged.clone()));
-            self.unlogged = Some(unlogged);
+            self.unlogged = Some(Box::new(unlogged));
         }
         self.shared.sleepers.wake_all(self);
     }
@@ -229,6 +233,7 @@ impl<D: Disk> std::ops::DerefMut for Locked<'_, D> {
 }
 
 impl<D: Disk> Drop for Locked<'_, D> {
+    #[inline]
     fn drop(&mut self) {
         if self.guard.is_some() && !self.panicking && std::thread::panicking() {
             self.poison_log(Error::Panicked);

@@ -190,6 +190,7 @@ impl<D: Disk> CommitState<D> {
     ///
     /// # Errors
     /// `LsnMismatch` if the first LSN is not `expected`. `OutOfRange` if no LSN is left.
+    #[inline]
     pub(super) fn push(&mut self, unit: Unit<'_>, expected: Option<Lsn>) -> Result<LsnRange> {
         let first = self.next;
         if let Some(expected) = expected.filter(|expected| *expected != first) {

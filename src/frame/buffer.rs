@@ -37,6 +37,7 @@ enum Content<'a> {
 
 impl<'a> Unit<'a> {
     /// One record. A small record is copied once, into the buffer.
+    #[inline]
     pub(crate) fn entry(entry: &'a Entry<'a>) -> Unit<'a> {
         let bytes = record_bytes(entry);
         if Unit::is_large(bytes) {
@@ -102,14 +103,14 @@ fn body_bytes(bytes: u64) -> u32 {
     u32::try_from(bytes).expect("sizes were checked against the options")
 }
 
+#[inline]
 fn encode_record(bytes: &mut Vec<u8>, entry: &Entry<'_>) {
-    let payload_bytes = u32::try_from(entry.payload().len()).expect("payload size was checked");
     let meta_bytes = u16::try_from(entry.meta().len()).expect("meta size was checked");
-    let [p0, p1, p2, p3] = payload_bytes.to_le_bytes();
-    let [m0, m1] = meta_bytes.to_le_bytes();
-    let [k0, k1] = entry.kind().to_le_bytes();
+    let header = u64::from(body_bytes(entry.payload().len() as u64))
+        | u64::from(meta_bytes) << 32
+        | u64::from(entry.kind()) << 48;
     bytes.reserve(RECORD_HEADER_BYTES + entry.meta().len() + entry.payload().len());
-    bytes.extend_from_slice(&[p0, p1, p2, p3, m0, m1, k0, k1]);
+    bytes.extend_from_slice(&header.to_le_bytes());
     bytes.extend_from_slice(entry.meta());
     bytes.extend_from_slice(entry.payload());
 }
@@ -186,6 +187,7 @@ impl FrameBuffer {
 
     /// Adds a unit whose first record is `first`: to the last frame if it has room, else as a new
     /// frame.
+    #[inline]
     pub(crate) fn push(&mut self, unit: Unit<'_>, first: Lsn) {
         self.bytes += unit.bytes();
         match unit.content {
