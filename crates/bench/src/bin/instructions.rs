@@ -183,7 +183,7 @@ fn submit(dir: &Path, times: usize) -> seawall::Result<()> {
     let wal = Wal::open(dir)?;
     for _ in 0..times {
         for _ in 1..BATCH {
-            let _ = wal.submit(RECORD.as_slice())?;
+            drop(wal.submit(RECORD.as_slice())?);
         }
         wal.submit(RECORD.as_slice())?.wait()?;
     }
