@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seawall::inspect::{
-    self, Blocks, FrameKind, Piece, Salvaged, SalvagedState, SegmentPlace, frames_on, salvage_on,
-    segments_on,
+    self, Blocks, FrameKind, Piece, Salvaged, SalvagedState, SegmentPlace, frames_on,
+    salvage_forecast_on, salvage_on, segments_on,
 };
 use seawall::options::Verify;
 use seawall::report::RecoveryAction;
@@ -114,7 +114,11 @@ fn check_with(
     what: &str,
 ) -> Salvaged {
     let before = files_of_source(disk);
+    let all_before = disk.files();
+    let forecast = salvage_forecast_on(fs(disk), DIR).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(disk.files(), all_before, "{what}: a forecast makes no file");
     let salvaged = salvage_on(fs(disk), DIR, TARGET).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(format!("{forecast:?}"), format!("{salvaged:?}"), "{what}: the forecast");
     assert!(files_of_source(disk) == before, "{what}: the source was changed");
     let old_id = segments_on(fs(disk), DIR).unwrap().segments.into_iter().find_map(|s| s.header);
     let new = segments_on(fs(disk), TARGET).unwrap();
