@@ -1,0 +1,362 @@
+//! `dump`: prints records or frames, and goes on after damage.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use seawall::inspect::{self, FrameKind, Piece, SegmentInfo};
+use seawall::options::Visibility;
+use seawall::{Cursor, Error, Lsn, LsnRange, ReadOnlyWal};
+use serde_json::json;
+
+use crate::args;
+use crate::failure::{Failure, Outcome, Verdict};
+use crate::finding::{self, Finding, Loss, Severity, damage_text};
+use crate::record::{self, Json, View};
+use crate::survey::is_part;
+use crate::ui::{self, Tone, Ui};
+
+use super::stat::codec_name;
+use super::{layout, look};
+
+pub(crate) fn run(args: &args::Dump, ui: &mut Ui) -> Outcome {
+    if args.frames {
+        return frames(args, ui);
+    }
+    layout(&args.dir)?; // An empty directory is no log.
+    let wal =
+        look(&args.dir, Visibility::Durable).map_err(|error| Failure::log(&error, &args.dir))?;
+    let (first, last) = bounds(args, wal.first_lsn(), wal.last_lsn())?;
+    let mut dump = Dump { args, ui, verdict: Verdict::Sound };
+    match args.reverse {
+        false => dump.forward(&wal, first, last)?,
+        true => dump.backward(&wal, first, last)?,
+    }
+    Ok(dump.verdict)
+}
+
+/// Returns the first and the last LSN to print.
+fn bounds(args: &args::Dump, first: Lsn, last: Lsn) -> Outcome<(Lsn, Lsn)> {
+    let from = args.from.map_or(first, |from| from.or_last(last));
+    let to = args.to.map_or(last, |to| to.or_last(last));
+    if args.from.is_some() && from < first {
+        let what = format!("LSN {from} is at or below the checkpoint");
+        return Err(Failure::refused(what).remedy(format!("begin at LSN {first}")).into());
+    }
+    Ok((from, to.min(last)))
+}
+
+struct Dump<'a> {
+    args: &'a args::Dump,
+    ui: &'a mut Ui,
+    verdict: Verdict,
+}
+
+impl Dump<'_> {
+    fn forward(&mut self, wal: &ReadOnlyWal, first: Lsn, last: Lsn) -> Outcome<()> {
+        let mut next = first;
+        while next <= last {
+            let mut cursor = wal.cursor(next);
+            let end = match self.args.raw && self.args.kind.is_none() {
+                true => copy(&mut cursor, last, &mut self.ui.out)?,
+                false => self.print(&mut cursor, last)?,
+            };
+            match end {
+                End::Done => break,
+                End::Failed { reached, error } => {
+                    next = self.go_on(wal, reached.map_or(next, Lsn::next), &error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn print(&mut self, cursor: &mut Cursor, last: Lsn) -> Outcome<End> {
+        let mut reached = None;
+        loop {
+            match cursor.next() {
+                Ok(Some(record)) if record.lsn() <= last => {
+                    reached = Some(record.lsn());
+                    show(self.args, self.ui, View::from(&record))?;
+                }
+                Ok(_) => return Ok(End::Done),
+                Err(error) => return Ok(End::Failed { reached, error }),
+            }
+        }
+    }
+
+    fn backward(&mut self, wal: &ReadOnlyWal, first: Lsn, last: Lsn) -> Outcome<()> {
+        let mut next = last;
+        while next >= first && next > Lsn::ZERO {
+            let mut records = wal.range(first..=next).rev();
+            let Some(item) = records.next() else { return Ok(()) };
+            let mut item = Some(item);
+            while let Some(found) = item.take() {
+                match found {
+                    Ok(found) => {
+                        next = found.lsn().previous();
+                        show(self.args, self.ui, View::from(&found))?;
+                        item = records.next();
+                    }
+                    Err(error) => {
+                        self.say(&error)?;
+                        let lost = lost_of(&error);
+                        next = lost.map_or(next, |lost| lost.first()).previous();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what cannot be read, and returns where to go on.
+    fn go_on(&mut self, wal: &ReadOnlyWal, next: Lsn, error: &Error) -> Outcome<Lsn> {
+        self.say(error)?;
+        Ok(match (error, lost_of(error)) {
+            (Error::Removed { first, .. }, _) => *first,
+            (_, Some(lost)) => lost.last().next().max(next.next()),
+            // The loss is not known: the next record that can be read is looked for.
+            _ => {
+                let mut lsn = next.next();
+                while lsn <= wal.last_lsn() && wal.read(lsn).is_err() {
+                    lsn = lsn.next();
+                }
+                lsn
+            }
+        })
+    }
+
+    fn say(&mut self, error: &Error) -> Outcome<()> {
+        let mut found = Finding::of(error, &self.args.dir);
+        match found.severity {
+            Severity::Damage => {
+                self.verdict = Verdict::Damaged;
+                found.remedy = vec![finding::check(&self.args.dir)];
+            }
+            _ if matches!(error, Error::Removed { .. }) => {}
+            _ => return Err(found.into()),
+        }
+        self.ui.flush()?;
+        self.ui.tell_raw(found.text(self.ui.err_paint()));
+        Ok(())
+    }
+}
+
+enum End {
+    Done,
+    Failed { reached: Option<Lsn>, error: Error },
+}
+
+fn lost_of(error: &Error) -> Option<LsnRange> {
+    match error {
+        Error::Corrupt { lost, .. } | Error::MissingSegment { lost, .. } => {
+            lost.filter(|lost| !lost.is_empty())
+        }
+        _ => None,
+    }
+}
+
+/// Copies payloads after their lengths, up to the record `last`.
+fn copy(cursor: &mut Cursor, last: Lsn, out: &mut impl Write) -> Outcome<End> {
+    const BUFFER_BYTES: usize = 256 << 10;
+    let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER_BYTES + (BUFFER_BYTES >> 1));
+    let mut reached = None;
+    loop {
+        let end = match cursor.next() {
+            Ok(Some(record)) if record.lsn() <= last => {
+                reached = Some(record.lsn());
+                let payload = record.payload();
+                buffer.extend_from_slice(&record::length_prefix(record.lsn(), payload)?);
+                if payload.len() >= BUFFER_BYTES {
+                    out.write_all(&buffer)?;
+                    out.write_all(payload)?;
+                    buffer.clear();
+                } else {
+                    buffer.extend_from_slice(payload);
+                }
+                if buffer.len() < BUFFER_BYTES {
+                    continue;
+                }
+                None
+            }
+            Ok(_) => Some(End::Done),
+            Err(error) => Some(End::Failed { reached, error }),
+        };
+        out.write_all(&buffer)?;
+        buffer.clear();
+        if let Some(end) = end {
+            return Ok(end);
+        }
+    }
+}
+
+fn show(args: &args::Dump, ui: &mut Ui, record: View<'_>) -> io::Result<()> {
+    if args.kind.is_some_and(|kind| kind != record.kind) {
+        return Ok(());
+    }
+    if args.raw {
+        ui.out.write_all(&record::length_prefix(record.lsn, record.payload)?)?;
+        ui.out.write_all(record.payload)
+    } else if args.text {
+        ui.out.write_all(record.payload)?;
+        ui.out.write_all(b"\n")
+    } else if args.json {
+        ui.json(&Json::of(record))
+    } else if args.hex {
+        record::write_hex(&mut ui.out, record)
+    } else {
+        record::write_line(&mut ui.out, record, true)
+    }
+}
+
+fn frames(args: &args::Dump, ui: &mut Ui) -> Outcome {
+    let mut segments: Vec<SegmentInfo> = layout(&args.dir)?.segments;
+    segments.retain(|segment| is_part(segment.place));
+    if args.reverse {
+        segments.reverse();
+    }
+    let mut verdict = Verdict::Sound;
+    if !args.json {
+        let head = format!(
+            "{:16} {:>10} {:>9}  {:5}  {:>21}  {:>11}  {:5}",
+            "segment", "offset", "bytes", "what", "LSNs", "durable end", "codec"
+        );
+        let head = ui.paint.text(Tone::Faint, head);
+        ui.line(head)?;
+    }
+    for segment in &segments {
+        let pieces = match inspect::frames(&args.dir, segment.number) {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                let found = Finding::of(&error, &args.dir);
+                ui.flush()?;
+                ui.tell_raw(found.text(ui.err_paint()));
+                verdict = Verdict::Damaged;
+                continue;
+            }
+        };
+        let mut show = |piece: Result<Piece, Error>| -> Outcome<()> {
+            let piece = piece.map_err(|error| Failure::log(&error, &args.dir))?;
+            if is_wanted(args, &piece) {
+                print_piece(args, segment, &piece, ui)?;
+                let is_last = segment.seal.is_none();
+                verdict = if is_damage(&piece, is_last) { Verdict::Damaged } else { verdict };
+            }
+            Ok(())
+        };
+        if args.reverse {
+            let all: Vec<Result<Piece, Error>> = pieces.collect();
+            all.into_iter().rev().try_for_each(&mut show)?;
+        } else {
+            pieces.into_iter().try_for_each(&mut show)?;
+        }
+    }
+    Ok(verdict)
+}
+
+fn is_wanted(args: &args::Dump, piece: &Piece) -> bool {
+    if args.from.is_none() && args.to.is_none() {
+        return true;
+    }
+    let all = Lsn::new(u64::MAX);
+    let from = args.from.map_or(Lsn::ZERO, |from| from.or_last(all));
+    let to = args.to.map_or(all, |to| to.or_last(all));
+    match piece {
+        Piece::Frame(frame) => {
+            !frame.lsns.is_empty() && frame.lsns.last() >= from && frame.lsns.first() <= to
+        }
+        _ => false,
+    }
+}
+
+/// Whether acknowledged bytes may be gone. In the newest segment, a gap may be a torn write: `check`
+/// tells.
+fn is_damage(piece: &Piece, is_newest: bool) -> bool {
+    match piece {
+        Piece::Frame(frame) => frame.damage.is_some() && !frame.is_dead && !is_newest,
+        Piece::Gap(gap) => !gap.is_dead && !is_newest,
+        _ => false,
+    }
+}
+
+fn print_piece(
+    args: &args::Dump,
+    segment: &SegmentInfo,
+    piece: &Piece,
+    ui: &mut Ui,
+) -> io::Result<()> {
+    if args.json {
+        return ui.json(&piece_json(&segment.path, piece));
+    }
+    let name = ui::name(&segment.path);
+    match piece {
+        Piece::Frame(frame) => {
+            let kind = if frame.kind == FrameKind::Data { "data" } else { "state" };
+            let line = format!(
+                "{name:16} {:>10} {:>9}  {kind:5}  {:>21}  {:>11}  {:5}",
+                frame.offset,
+                frame.bytes,
+                ui::lsns_bare(frame.lsns),
+                frame.durable_end,
+                codec_name(frame.codec),
+            );
+            let (tone, remark) = match (&frame.damage, frame.is_dead) {
+                (Some(damage), false) => (Some(Tone::Bad), damage_text(damage)),
+                (_, true) => (Some(Tone::Faint), "dead".to_owned()),
+                (None, false) if frame.live != frame.lsns => {
+                    (None, format!("live up to LSN {}", frame.live.last()))
+                }
+                (None, false) => (None, String::new()),
+            };
+            let line = format!("{line}  {remark}");
+            let line = line.trim_end();
+            let line = tone.map_or(line.to_owned(), |tone| ui.paint.text(tone, line));
+            ui.line(line)
+        }
+        Piece::Gap(gap) => {
+            let tone = if gap.is_dead { Tone::Faint } else { Tone::Bad };
+            let bytes = gap.end - gap.start;
+            let line = format!("{name:16} {:>10} {bytes:>9}  gap    ", gap.start);
+            let remark = if gap.is_dead { "dead".to_owned() } else { damage_text(&gap.damage) };
+            let line = ui.paint.text(tone, line + &remark);
+            ui.line(line)
+        }
+        Piece::Zeros { start, end } => {
+            let line = format!("{name:16} {start:>10} {:>9}  zeros", end - start);
+            let line = ui.paint.text(Tone::Faint, line);
+            ui.line(line)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn piece_json(path: &Path, piece: &Piece) -> serde_json::Value {
+    let run = |range: LsnRange| finding::Run::of(range);
+    let segment = ui::name(path);
+    match piece {
+        Piece::Frame(frame) => json!({
+            "segment": segment,
+            "offset": frame.offset,
+            "bytes": frame.bytes,
+            "what": if frame.kind == FrameKind::Data { "data" } else { "state" },
+            "lsns": run(frame.lsns),
+            "live": run(frame.live),
+            "dead": frame.is_dead,
+            "durable_end": frame.durable_end,
+            "codec": codec_name(frame.codec),
+            "damage": frame.damage.as_ref().map(damage_text),
+        }),
+        Piece::Gap(gap) => json!({
+            "segment": segment,
+            "offset": gap.start,
+            "bytes": gap.end - gap.start,
+            "what": "gap",
+            "dead": gap.is_dead,
+            "damage": damage_text(&gap.damage),
+            "lost": Loss::Unknown,
+        }),
+        Piece::Zeros { start, end } => json!({
+            "segment": segment, "offset": start, "bytes": end - start, "what": "zeros",
+        }),
+        _ => json!({ "segment": segment, "what": "unknown" }),
+    }
+}
