@@ -60,6 +60,10 @@ pub(crate) enum Command {
     Archive(Archive),
     /// Makes a log of an archive.
     Restore(Restore),
+    /// Measures this disk: plain syncs, appends of 1 to 64 threads, replay.
+    Bench(Bench),
+    /// Draws a log as a page for a browser.
+    Inspect(Inspect),
     /// Prints a completion script for a shell.
     Completions(Completions),
 }
@@ -261,6 +265,39 @@ pub(crate) struct Restore {
     /// Take the small state of the new log from this file. Without it, the state is empty.
     #[arg(long, value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// A directory on the disk to measure. The files are removed at the end.
+    pub(crate) dir: PathBuf,
+    /// How long to measure in all, in seconds.
+    #[arg(long, default_value_t = 30.0)]
+    pub(crate) seconds: f64,
+    /// How many rounds to take turns in.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// The size of a record.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) record_bytes: u32,
+    /// How many threads append.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64])]
+    pub(crate) threads: Vec<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write a page for a browser.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The directory of the log.
+    pub(crate) dir: PathBuf,
+    /// The page to write. It needs no network.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,8 @@ pub(crate) enum Verdict {
     Sound,
     /// The log is damaged.
     Damaged,
+    /// The command could not do its work, and has said why.
+    Refused,
 }
 
 /// Why a command ends early.
@@ -33,6 +35,7 @@ impl Verdict {
         match self {
             Verdict::Sound => 0,
             Verdict::Damaged => 1,
+            Verdict::Refused => 2,
         }
     }
 }

@@ -21,6 +21,9 @@ pub(crate) struct Finding {
     /// Where the bytes end that it is about, if that is known.
     pub(crate) end: Option<u64>,
     pub(crate) lost: Loss,
+    /// What is safe all the same, if that is in question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kept: Option<String>,
     /// What to do, in this order. A command stands on its own.
     pub(crate) remedy: Vec<String>,
 }
@@ -103,6 +106,7 @@ impl Finding {
             offset: None,
             end: None,
             lost: Loss::NONE,
+            kept: None,
             remedy: Vec::new(),
         }
     }
@@ -242,6 +246,9 @@ impl Finding {
         }
         if self.severity == Severity::Damage {
             text.push_str(&format!("\n  lost   {}", self.lost.text()));
+        }
+        if let Some(kept) = &self.kept {
+            text.push_str(&format!("\n  kept   {kept}"));
         }
         text
     }

@@ -6,6 +6,7 @@ mod commands;
 mod failure;
 mod finding;
 mod holder;
+mod html;
 mod meter;
 mod record;
 mod survey;
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
         Command::Truncate(args) => commands::space::truncate(&args, &mut ui),
         Command::Archive(args) => commands::archive::archive(&args, &mut ui),
         Command::Restore(args) => commands::archive::restore(&args, &mut ui),
+        Command::Bench(args) => commands::bench::run(&args, &mut ui),
+        Command::Inspect(args) => commands::inspect::run(&args, &mut ui),
         Command::Completions(args) => commands::completions::run(&args, &mut ui),
     };
     let outcome = match (ui.flush(), outcome) {

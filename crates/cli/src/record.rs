@@ -159,7 +159,8 @@ pub(crate) fn write_hex(out: &mut impl Write, record: View<'_>) -> io::Result<()
                 None => out.write_all(b"   ")?,
             }
         }
-        let letter = |byte: &u8| if byte.is_ascii_graphic() { *byte as char } else { '.' };
+        let is_shown = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+        let letter = |byte: &u8| if is_shown(*byte) { *byte as char } else { '.' };
         writeln!(out, "  |{}|", line.iter().map(letter).collect::<String>())?;
     }
     Ok(())

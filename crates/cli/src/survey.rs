@@ -304,7 +304,7 @@ fn flaws(
 }
 
 /// Returns the offset up to which the bytes of a segment were synced, as far as is known.
-fn promise(segment: &SegmentInfo, layout: &Layout, walked: &Walked) -> u64 {
+pub(crate) fn promise(segment: &SegmentInfo, layout: &Layout, walked: &Walked) -> u64 {
     if let Some(seal) = &segment.seal {
         return seal.end;
     }

@@ -39,6 +39,9 @@ pub(crate) enum Tone {
 }
 
 impl Paint {
+    /// For what is no terminal.
+    pub(crate) const PLAIN: Paint = Paint { on: false };
+
     fn of(choice: Colour, seen: ColorChoice) -> Paint {
         let on = match choice {
             Colour::Always => true,
@@ -187,6 +190,19 @@ pub(crate) fn byte_bar(verb: &'static str, total: u64) -> ProgressBar {
     }
     let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
     let style = ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("█▉▊▋▌▍▎▏ ");
+    let bar = ProgressBar::new(total).with_style(style).with_prefix(verb);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// A progress bar for so many steps.
+pub(crate) fn step_bar(verb: &'static str, total: u64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("█▉▊▋▌▍▎▏ ");
     let bar = ProgressBar::new(total).with_style(style).with_prefix(verb);

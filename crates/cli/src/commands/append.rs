@@ -52,19 +52,24 @@ pub(crate) fn run(args: &args::Append, ui: &mut Ui) -> Outcome {
     let first = wal.next_lsn();
     stopper.arm(&wal, first);
     let mut append = Append { args, ui, wal: wal.clone(), batch: Vec::new(), way: OnTheWay::None };
-    let outcome = append.all();
-    if stopper.is_stopping() {
-        stopper.wait();
+    let mut outcome = append.all();
+    if outcome.is_err() {
+        // What was read before the failure is not given up.
+        drop(append.settle());
     }
-    let outcome = outcome.and_then(|()| writing::close(&wal, dir));
-    if stopper.is_stopping() {
-        stopper.wait();
-    }
+    stopper.give_way();
+    let closed = writing::close(&wal, dir);
+    stopper.give_way();
     let summary = summary(first, wal.durable_lsn());
-    match &outcome {
-        Ok(()) if args.json => {}
-        Ok(()) => ui.tell(Tone::Faint, summary),
-        Err(_) => ui.tell(Tone::Warning, format!("stopped: {summary}")),
+    match &mut outcome {
+        Err(Failure::Found(finding)) => finding.kept = Some(summary),
+        Err(_) => {}
+        Ok(()) => {
+            closed?;
+            if !args.json {
+                ui.tell(Tone::Faint, summary);
+            }
+        }
     }
     outcome.map(|()| Verdict::Sound)
 }
@@ -96,13 +101,9 @@ impl Stopper {
         drop(self.log.set((wal.clone(), first)));
     }
 
-    fn is_stopping(&self) -> bool {
-        self.stops.load(Ordering::SeqCst)
-    }
-
-    /// Waits for the end of the process, which `stop` brings.
-    fn wait(&self) -> ! {
-        loop {
+    /// Once the command is stopping, waits for the end of the process, which `stop` brings.
+    fn give_way(&self) {
+        while self.stops.load(Ordering::SeqCst) {
             thread::park();
         }
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use seawall::Lsn;
 use seawall::inspect::{self, Examination, Layout, Salvaged};
 use seawall::report::{RecoveryNote, RecoveryReport};
 use serde::Serialize;
@@ -34,6 +35,14 @@ pub(crate) struct Checked {
     seconds: f64,
     open_in_process: Option<u32>,
     pub(crate) findings: Vec<Finding>,
+    checkpoint: Option<u64>,
+}
+
+impl Checked {
+    /// Returns the checkpoint; 0 if it is not known.
+    pub(crate) fn floor(&self) -> Lsn {
+        Lsn::new(self.checkpoint.unwrap_or(0))
+    }
 }
 
 pub(crate) fn run(args: &args::Check, ui: &mut Ui) -> Outcome {
@@ -92,6 +101,7 @@ fn sound(dir: &Path, report: &RecoveryReport, bytes: u64, took: Duration) -> Che
         seconds: took.as_secs_f64(),
         open_in_process: holder(dir),
         findings,
+        checkpoint: Some(report.records.first().previous().get()),
     }
 }
 
@@ -151,6 +161,7 @@ fn damaged(
         seconds: took.as_secs_f64(),
         open_in_process: holder(dir),
         findings,
+        checkpoint: salvaged.as_ref().map(|salvaged| salvaged.floor.get()),
     }
 }
 

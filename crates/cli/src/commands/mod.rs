@@ -2,9 +2,11 @@
 
 pub(crate) mod append;
 pub(crate) mod archive;
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod dump;
+pub(crate) mod inspect;
 pub(crate) mod salvage;
 pub(crate) mod snapshot;
 pub(crate) mod space;
@@ -15,7 +17,7 @@ mod writing;
 use std::path::Path;
 use std::time::Duration;
 
-use seawall::inspect::{self, Layout};
+use seawall::inspect::Layout;
 use seawall::options::{Verify, Visibility};
 use seawall::{Error, Options, ReadOnlyWal};
 
@@ -23,7 +25,7 @@ use crate::failure::{Failure, Outcome};
 
 /// Reads the headers of the log in `dir`.
 fn layout(dir: &Path) -> Outcome<Layout> {
-    inspect::segments(dir).map_err(|error| Failure::log(&error, dir))
+    seawall::inspect::segments(dir).map_err(|error| Failure::log(&error, dir))
 }
 
 /// Opens a log for reading. Bodies are verified when they are read.

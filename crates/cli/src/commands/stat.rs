@@ -16,7 +16,7 @@ use crate::finding::{Finding, Run, Severity};
 use crate::holder::holder;
 use crate::meter::MeterFs;
 use crate::survey::Walked;
-use crate::ui::{self, Column, Row, Tone, Ui};
+use crate::ui::{self, Column, Paint, Row, Tone, Ui};
 
 use super::{layout, look};
 
@@ -27,7 +27,7 @@ const FRAMES_PEEKED: usize = 8;
 const VERIFIED_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, Serialize)]
-struct Shown {
+pub(crate) struct Shown {
     dir: String,
     records: Option<Run>,
     next_lsn: Option<u64>,
@@ -83,7 +83,8 @@ pub(crate) fn run(args: &args::Stat, ui: &mut Ui) -> Outcome {
     let layout = layout(dir)?;
     let opened = look(dir, Visibility::Appended);
     let shown = gather(dir, &layout, opened.as_ref());
-    let verdict = match shown.refused {
+    let verdict = match &shown.refused {
+        Some(finding) if finding.severity == Severity::Refused => Verdict::Refused,
         Some(_) => Verdict::Damaged,
         None => Verdict::Sound,
     };
@@ -98,7 +99,7 @@ pub(crate) fn run(args: &args::Stat, ui: &mut Ui) -> Outcome {
     }
 }
 
-fn gather(dir: &Path, layout: &Layout, opened: Result<&ReadOnlyWal, &Error>) -> Shown {
+pub(crate) fn gather(dir: &Path, layout: &Layout, opened: Result<&ReadOnlyWal, &Error>) -> Shown {
     let fs = MeterFs::new(ProgressBar::hidden());
     let floor = opened.ok().map(|wal| wal.first_lsn().previous());
     let describe = |segment| describe(&fs, dir, layout, floor, segment);
@@ -308,12 +309,24 @@ fn print(shown: &Shown, ui: &mut Ui) -> Outcome<()> {
     let title = format!("{}: {}", shown.dir, ui::counted(count, "segment"));
     let title = ui.paint.text(Tone::Strong, title);
     ui.line(title)?;
+    ui.pairs(&pairs(shown, ui.paint))?;
+    ui.line("")?;
+    ui.table(&COLUMNS, &shown.segments.iter().map(row).collect::<Vec<Row>>())?;
+    for note in &shown.notes {
+        let label = ui.paint.text(Tone::Warning, "note");
+        ui.line(format!("\n{label}: {}, offset {}: {}", note.file, note.offset, note.message))?;
+    }
+    Ok(())
+}
+
+/// Returns what is known of the log as a whole.
+pub(crate) fn pairs(shown: &Shown, paint: Paint) -> Vec<(&'static str, String)> {
     let status = match (shown.open_in_process, shown.closed) {
-        (Some(process), _) => ui.paint.text(Tone::Good, format!("open, in process {process}")),
-        (None, true) => ui.paint.text(Tone::Good, "closed"),
+        (Some(process), _) => paint.text(Tone::Good, format!("open, in process {process}")),
+        (None, true) => paint.text(Tone::Good, "closed"),
         (None, false) => {
             let text = "not closed: it crashed, or a process that is not seen here has it open";
-            ui.paint.text(Tone::Warning, text)
+            paint.text(Tone::Warning, text)
         }
     };
     let mut pairs = vec![("status", status)];
@@ -358,14 +371,7 @@ fn print(shown: &Shown, ui: &mut Ui) -> Outcome<()> {
         let text = format!("headers and the newest segment; for all: seawall check {}", shown.dir);
         pairs.push(("verified", text));
     }
-    ui.pairs(&pairs)?;
-    ui.line("")?;
-    ui.table(&COLUMNS, &shown.segments.iter().map(row).collect::<Vec<Row>>())?;
-    for note in &shown.notes {
-        let label = ui.paint.text(Tone::Warning, "note");
-        ui.line(format!("\n{label}: {}, offset {}: {}", note.file, note.offset, note.message))?;
-    }
-    Ok(())
+    pairs
 }
 
 fn row(segment: &Segment) -> Row {

@@ -43,23 +43,20 @@ struct Tail<'a> {
 impl Tail<'_> {
     /// Prints what comes within a short time. Returns where to go on, if the log was cut.
     fn follow(&mut self, wal: &ReadOnlyWal, follower: &mut Follower) -> Outcome<Option<Lsn>> {
-        let mut item = match follower.try_next() {
-            Some(item) => Some(item),
-            None => {
-                self.ui.flush()?;
-                self.prove(wal)?;
-                follower.next_timeout(PATIENCE)
-            }
-        };
-        while let Some(found) = item {
-            match found {
-                Ok(record) => self.print(&record, wal.durable_lsn())?,
-                Err(Error::TimedOut) => return Ok(None),
-                Err(error) => return self.cut(&error).map(Some),
+        let mut item = follower.try_next();
+        if matches!(item, Some(Err(Error::TimedOut))) {
+            self.ui.flush()?;
+            self.prove(wal)?;
+            item = follower.next_timeout(PATIENCE);
+        }
+        loop {
+            match item {
+                Some(Ok(record)) => self.print(&record, wal.durable_lsn())?,
+                None | Some(Err(Error::TimedOut)) => return Ok(None),
+                Some(Err(error)) => return self.cut(&error).map(Some),
             }
             item = follower.try_next();
         }
-        Ok(None)
     }
 
     fn print(&mut self, record: &Record, durable: Lsn) -> Outcome<()> {

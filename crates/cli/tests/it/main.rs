@@ -1,0 +1,11 @@
+//! The tool as a person meets it: the program is run, and what it prints is looked at.
+
+mod browser;
+mod commands;
+mod large;
+mod logs;
+mod matrix;
+mod messages;
+mod page;
+mod run;
+mod terminal;
