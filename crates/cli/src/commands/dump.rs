@@ -211,6 +211,10 @@ fn show(args: &args::Dump, ui: &mut Ui, record: View<'_>) -> io::Result<()> {
 fn frames(args: &args::Dump, ui: &mut Ui) -> Outcome {
     let mut segments: Vec<SegmentInfo> = layout(&args.dir)?.segments;
     segments.retain(|segment| is_part(segment.place));
+    if segments.is_empty() {
+        // No segment can be read: the open says why.
+        look(&args.dir, Visibility::Durable).map_err(|error| Failure::log(&error, &args.dir))?;
+    }
     if args.reverse {
         segments.reverse();
     }

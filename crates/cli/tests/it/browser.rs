@@ -139,6 +139,8 @@ fn a_benchmark_is_a_page_and_json() {
             assert!(series["median"].as_f64().expect("a number") > 0.0, "{series}");
             assert_eq!(series["ratio"]["rounds"].as_array().map(Vec::len), Some(2), "{series}");
             let latency = |name: &str| series["latency"][name].as_f64().expect("a number");
+            // No disk syncs within a microsecond, and no append takes longer than the run.
+            assert!(latency("p50") > 1.0 && latency("max") < 60e6, "{series}");
             assert!(latency("p50") <= latency("p99") && latency("p99") <= latency("max"));
         }
         let left = std::fs::read_dir(scratch.path("disk")).expect("it is there").count();

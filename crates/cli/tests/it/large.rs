@@ -8,7 +8,7 @@ use std::{fs, thread};
 use seawall::options::Verify;
 use seawall::{Durability, Lsn, Options};
 
-use crate::run::{Scratch, TOOL, set_environment, watchdog};
+use crate::run::{Scratch, TOOL, set_environment, tell, watchdog};
 
 const MEMORY_MAX: u64 = 64 << 20;
 
@@ -19,7 +19,7 @@ fn write(dir: &Path, bytes: u64) {
     let wal = Options::new().durability(Durability::Buffered).open(dir).expect("a new log");
     let payload = [7; 1024];
     for _ in 0..bytes / 1024 {
-        wal.append(&payload).expect("it can be appended");
+        wal.append(payload).expect("it can be appended");
     }
     wal.close().expect("it can be closed");
 }
@@ -77,7 +77,7 @@ fn measure(bytes: u64) -> Vec<(&'static str, f64)> {
             let (took, memory) = run(&scratch, arguments);
             assert!(memory > 0, "the memory was not seen");
             assert!(memory <= MEMORY_MAX, "{name} took {memory} bytes of memory");
-            println!("{name}: {took:?}, replay {own:?}, memory {} MiB", memory >> 20);
+            tell(format!("{name}: {took:?}, replay {own:?}, memory {} MiB", memory >> 20));
             ratios.push(own.as_secs_f64() / took.as_secs_f64());
         }
     }
@@ -99,7 +99,7 @@ fn memory_stays_small_on_a_log_of_256_mib() {
 fn memory_and_speed_on_a_log_of_2_gib() {
     watchdog(900, || {
         for (name, ratio) in measure(2 << 30) {
-            println!("{name}: {ratio:.2} times the library's own replay");
+            tell(format!("{name}: {ratio:.2} times the library's own replay"));
             assert!(ratio >= RATIO_MIN, "{name}: {ratio:.2}");
         }
     });

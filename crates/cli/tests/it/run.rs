@@ -99,12 +99,11 @@ impl Scratch {
         let started = Instant::now();
         let code = loop {
             let seen = printed.lock().expect("no reader panics").clone();
-            if !texts.is_empty() && texts.iter().all(|text| seen.contains(text)) {
-                if child.try_wait().expect("it can be waited for").is_none() {
-                    child.kill().expect("an own program can be ended");
-                    child.wait().expect("it has ended");
-                    break Some(ENDED);
-                }
+            let has_all = !texts.is_empty() && texts.iter().all(|text| seen.contains(text));
+            if has_all && child.try_wait().expect("it can be waited for").is_none() {
+                child.kill().expect("an own program can be ended");
+                child.wait().expect("it has ended");
+                break Some(ENDED);
             }
             if let Some(status) = child.try_wait().expect("it can be waited for") {
                 break status.code();
@@ -209,5 +208,9 @@ pub(crate) fn watchdog<T: Send>(seconds: u64, body: impl FnOnce() -> T + Send) -
 
 /// Tells that a test could not run.
 pub(crate) fn skip(what: &str) {
-    drop(writeln!(std::io::stderr(), "SKIPPED: {what}"));
+    tell(format!("SKIPPED: {what}"));
+}
+
+pub(crate) fn tell(what: String) {
+    drop(writeln!(std::io::stderr(), "{what}"));
 }

@@ -131,7 +131,7 @@ impl Series {
             ratio: Ratio::default(),
             latency: Latency::default(),
             records_per_sync: 0.0,
-            histogram: Histogram::new(3).ok(),
+            histogram: Some(histogram()),
             syncs: 0,
             records: 0,
         }
@@ -166,6 +166,11 @@ impl Series {
         }
         self.records_per_sync = self.records as f64 / self.syncs.max(1) as f64;
     }
+}
+
+/// Counts nanoseconds, up to a minute. All have the same bounds, so that they can be added.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order")
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -404,7 +409,7 @@ fn timed<E>(
     slice: Duration,
     mut step: impl FnMut() -> Result<(), E>,
 ) -> Result<(f64, Histogram<u64>, u64), E> {
-    let mut histogram = Histogram::new(3).unwrap_or_else(|_| unreachable!("3 is allowed"));
+    let mut histogram = histogram();
     let started = Instant::now();
     let mut count = 0;
     while count == 0 || started.elapsed() < slice {

@@ -58,7 +58,7 @@ const COLUMNS: [Column; 8] = [
 ];
 
 fn print(measured: &Measured, ui: &mut Ui) -> Outcome<()> {
-    let title = ui.paint.text(Tone::Strong, &measured.title());
+    let title = ui.paint.text(Tone::Strong, measured.title());
     ui.line(title)?;
     ui.line(format!("{}\n", measured.subtitle()))?;
     let mut rows = vec![durable_row(&measured.plain, false)];

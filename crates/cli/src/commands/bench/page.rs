@@ -172,8 +172,8 @@ fn rates(measured: &Measured) -> Result<String, String> {
     };
     chart.draw_series(medians().map(named)).map_err(text)?;
     let style = FONT.into_font().color(&GREY);
-    let name = EmptyElement::at((range.start, level))
-        + Text::new(format!("plain loop {}", figure(level)), (8, -20), style);
+    let name = EmptyElement::at((range.end, level))
+        + Text::new(format!("plain loop {}", figure(level)), (-130, -20), style);
     chart.draw_series([name]).map_err(text)?;
     root.present().map_err(text)?;
     drop(chart);
@@ -184,15 +184,17 @@ fn rates(measured: &Measured) -> Result<String, String> {
 fn latencies(measured: &Measured) -> Result<String, String> {
     let mut drawing = String::new();
     let root = SVGBackend::with_string(&mut drawing, SIZE).into_drawing_area();
-    let kinds: [(&str, RGBColor, fn(&Series) -> f64); 3] = [
+    type Kind = (&'static str, RGBColor, fn(&Series) -> f64);
+    let kinds: [Kind; 3] = [
         ("p99.9", RED, |series| series.latency.p999),
         ("p99", ORANGE, |series| series.latency.p99),
         ("p50", BLUE, |series| series.latency.p50),
     ];
     let all =
         || measured.appends.iter().flat_map(|series| kinds.iter().map(|kind| (kind.2)(series)));
-    let top = all().fold(10.0, f64::max) * 1.5;
-    let bottom = (all().fold(f64::INFINITY, f64::min) / 1.5).max(0.1);
+    // Whole powers of ten: these are the lines that have labels.
+    let top = 10_f64.powf(all().fold(1.0, f64::max).log10().ceil()).max(10.0);
+    let bottom = 10_f64.powf(all().fold(top / 10.0, f64::min).max(0.1).log10().floor());
     let mut chart = ChartBuilder::on(&root)
         .margin(10)
         .x_label_area_size(34)
@@ -217,8 +219,9 @@ fn latencies(measured: &Measured) -> Result<String, String> {
         chart.draw_series(LineSeries::new(points(), colour.stroke_width(3))).map_err(text)?;
         chart.draw_series(points().map(|at| Circle::new(at, 4, colour.filled()))).map_err(text)?;
         let style = FONT.into_font().color(&colour);
-        let label =
-            points().last().map(|at| EmptyElement::at(at) + Text::new(name, (-14, -22), style));
+        let label = points()
+            .next_back()
+            .map(|at| EmptyElement::at(at) + Text::new(name, (-14, -22), style));
         chart.draw_series(label).map_err(text)?;
     }
     root.present().map_err(text)?;

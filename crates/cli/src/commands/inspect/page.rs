@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::path::Path;
 
-use plotters::coord::combinators::IntoLogRange;
 use plotters::prelude::*;
 
 use crate::commands::check::Checked;
@@ -165,14 +164,13 @@ fn sizes(map: &Map) -> Result<String, String> {
     let points = || map.sizes.iter().map(|(lsn, bytes)| (*lsn as f64, *bytes));
     let first = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
     let last = points().map(|point| point.0).fold(first + 1.0, f64::max);
-    let most = points().map(|point| point.1).fold(1.0, f64::max) * 1.5;
-    let least = (points().map(|point| point.1).fold(f64::INFINITY, f64::min) / 1.5).max(1.0);
+    let most = points().map(|point| point.1).fold(1.0, f64::max) * 1.15;
     let font = ("sans-serif", 15).into_font().color(&TEXT);
     let mut chart = ChartBuilder::on(&root)
         .margin(10)
         .x_label_area_size(34)
         .y_label_area_size(84)
-        .build_cartesian_2d(first..last, (least..most).log_scale())
+        .build_cartesian_2d(first..last, 0.0..most)
         .map_err(|error| text(&error))?;
     chart
         .configure_mesh()
