@@ -1,7 +1,9 @@
 //! What a person sees: colour, width, numbers, tables, progress.
 
 use std::fmt::Display;
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+#[cfg(any(unix, windows))]
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use crate::args::Colour;
 
 /// The standard output, and what is known of the place where it ends.
 pub(crate) struct Ui {
-    pub(crate) out: BufWriter<StdoutLock<'static>>,
+    pub(crate) out: BufWriter<Box<dyn Write>>,
     pub(crate) paint: Paint,
     /// The width of the terminal; `None` if the output is no terminal.
     width: Option<usize>,
@@ -71,7 +73,7 @@ impl Ui {
         Ui {
             paint: Paint::of(choice, anstream::AutoStream::choice(&stdout)),
             err_paint: Paint::of(choice, anstream::AutoStream::choice(&io::stderr())),
-            out: BufWriter::with_capacity(1 << 16, stdout.lock()),
+            out: BufWriter::with_capacity(1 << 16, unbuffered(stdout)),
             width,
         }
     }
@@ -140,6 +142,20 @@ impl Ui {
     pub(crate) fn err_paint(&self) -> Paint {
         self.err_paint
     }
+}
+
+/// Returns the standard output without std's own buffer, which looks for ends of lines in all that
+/// is written.
+fn unbuffered(stdout: io::Stdout) -> Box<dyn Write> {
+    #[cfg(unix)]
+    if let Ok(own) = std::os::fd::AsFd::as_fd(&stdout).try_clone_to_owned() {
+        return Box::new(File::from(own));
+    }
+    #[cfg(windows)]
+    if let Ok(own) = std::os::windows::io::AsHandle::as_handle(&stdout).try_clone_to_owned() {
+        return Box::new(File::from(own));
+    }
+    Box::new(stdout)
 }
 
 /// A column of a table. Numbers stand at the right; a low rank goes first on a narrow terminal.

@@ -157,8 +157,9 @@ fn lost_of(error: &Error) -> Option<LsnRange> {
 
 /// Copies payloads after their lengths, up to the record `last`.
 fn copy(cursor: &mut Cursor, last: Lsn, out: &mut impl Write) -> Outcome<End> {
-    const BUFFER_BYTES: usize = 256 << 10;
-    let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER_BYTES + (BUFFER_BYTES >> 1));
+    // It stays in the cache of the processor.
+    const BUFFER_BYTES: usize = 64 << 10;
+    let mut buffer: Vec<u8> = Vec::with_capacity(2 * BUFFER_BYTES + 4);
     let mut reached = None;
     loop {
         let end = match cursor.next() {

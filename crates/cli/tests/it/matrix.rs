@@ -29,11 +29,12 @@ const COMMANDS: [(&str, &str); 16] = [
 
 /// Runs a command on `wal` in the scratch directory, after other `words`. `tail` has no end: it is
 /// ended once it has printed the `texts`.
-fn run(scratch: &Scratch, command: (&str, &str), words: &str, texts: &[&str]) -> Ran {
+fn run(scratch: &Scratch, command: (&str, &str), words: &str, expected: Expected) -> Ran {
     let (verb, rest) = command;
+    let (code, texts) = expected;
     let line = format!("{words} seawall {verb} wal {rest}");
-    match verb {
-        "tail" => scratch.shell_until(&line, texts),
+    match code {
+        ENDED => scratch.shell_until(&line, texts),
         _ => scratch.shell(&format!("echo appended | {line}")),
     }
 }
@@ -48,7 +49,7 @@ fn each(make: impl Fn(&Path) + Sync, expected: impl Fn(&str, &str) -> Expected +
             make(&scratch.path("wal"));
             let before = scratch.path("wal").exists().then(|| contents(&scratch.path("wal")));
             let (code, texts) = expected(command.0, command.1);
-            let ran = run(&scratch, command, "", texts);
+            let ran = run(&scratch, command, "", (code, texts));
             assert_eq!(ran.code, Some(code), "{command:?}: {ran:#?}");
             ran.expect(code, texts).expect_not(&["panicked", "RUST_BACKTRACE"]);
             let writes = matches!(command.0, "append" | "checkpoint" | "truncate" | "archive");
@@ -175,7 +176,7 @@ fn every_reading_command_works_beside_a_live_writer() {
             let wal = Wal::open(&dir).expect("it is sound");
             wal.append(payload(17)).expect("it can be appended");
             let own = std::process::id().to_string();
-            let (code, texts): (i32, &[&str]) = match command {
+            let (code, texts): Expected = match command {
                 ("stat", "") => (0, &["open, in process", "up to LSN 16; no sync is proven"]),
                 ("stat", _) => (0, &["\"durable_lsn\":16"]),
                 ("check", "") => (0, &["sound: 17 records", "has it open"]),
@@ -188,7 +189,7 @@ fn every_reading_command_works_beside_a_live_writer() {
                 ("snapshot", _) => (0, &["LSN 1-16", "not in the copy: LSN 17 (1 record)"]),
                 _ => (2, &["the log is open for writing", "LOCK", "close it there first"]),
             };
-            let ran = run(&scratch, command, "", texts).expect(code, texts);
+            let ran = run(&scratch, command, "", (code, texts)).expect(code, texts);
             if code == 2 {
                 ran.expect(2, &[&own]);
             }
@@ -205,7 +206,7 @@ fn a_read_only_volume_can_be_read() {
             let scratch = Scratch::new();
             let dir = scratch.path("wal");
             logs::sound(&dir);
-            let (code, texts): (i32, &[&str]) = match command.0 {
+            let (code, texts): Expected = match command.0 {
                 "append" | "checkpoint" | "truncate" | "archive" => {
                     (2, &["Read-only file system", "mount the volume for writing"])
                 }
@@ -214,7 +215,7 @@ fn a_read_only_volume_can_be_read() {
             };
             let mount = "mount --bind wal wal && mount -o remount,ro,bind wal && exec \"$@\"";
             let words = format!("{words} sh -c '{mount}' sh");
-            let ran = run(&scratch, command, &words, texts);
+            let ran = run(&scratch, command, &words, (code, texts));
             assert_eq!(ran.code, Some(code), "{command:?}: {ran:#?}");
             ran.expect(code, texts);
         }
@@ -231,7 +232,7 @@ fn a_full_disk_is_named_and_costs_nothing() {
             logs::sound(&scratch.path("source"));
             std::fs::create_dir(scratch.path("mount")).expect("it can be made");
             let (verb, rest) = command;
-            let (code, texts): (i32, &[&str]) = match verb {
+            let (code, texts): Expected = match verb {
                 "append" => (
                     2,
                     &[
