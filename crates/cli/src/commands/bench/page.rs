@@ -104,7 +104,7 @@ fn places(measured: &Measured) -> Vec<f64> {
 
 #[allow(clippy::cast_precision_loss, reason = "a place in a plot")]
 fn width(measured: &Measured) -> std::ops::Range<f64> {
-    -0.25..(measured.appends.len() as f64 - 0.75).max(0.25)
+    -0.25..(measured.appends.len() as f64 - 0.6).max(0.4)
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small place")]
@@ -219,9 +219,8 @@ fn latencies(measured: &Measured) -> Result<String, String> {
         chart.draw_series(LineSeries::new(points(), colour.stroke_width(3))).map_err(text)?;
         chart.draw_series(points().map(|at| Circle::new(at, 4, colour.filled()))).map_err(text)?;
         let style = FONT.into_font().color(&colour);
-        let label = points()
-            .next_back()
-            .map(|at| EmptyElement::at(at) + Text::new(name, (-14, -22), style));
+        let label =
+            points().next_back().map(|at| EmptyElement::at(at) + Text::new(name, (9, -8), style));
         chart.draw_series(label).map_err(text)?;
     }
     root.present().map_err(text)?;
