@@ -151,7 +151,8 @@ pub fn segments_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Layout> {
 ///
 /// Verifies each frame as it is stored, and decompresses none. If the segment's header is lost, the
 /// seal in the next segment or CURRENT may still tell what is needed. At most 2 MiB are in memory,
-/// however large the frames are. Takes no lock and writes nothing.
+/// however large the frames are. Takes no lock and writes nothing. Reads all headers first: to walk
+/// through several segments, use [`Layout::frames`].
 ///
 /// # Errors
 /// [`Error::NotFound`](crate::Error::NotFound) if there is nothing of a log in `dir`.
@@ -181,7 +182,7 @@ pub fn frames(dir: impl AsRef<Path>, number: u64) -> Result<Frames> {
 /// # Errors
 /// As [`frames`].
 pub fn frames_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>, number: u64) -> Result<Frames> {
-    Frames::of(&Source::read(Dir::open_log(fs, dir.as_ref())?)?, number)
+    segments_on(fs, dir)?.frames(number)
 }
 
 /// Writes each record of the log in `source` that verifies into a new log in `target`, and reports

@@ -169,7 +169,7 @@ fn nothing_left(source: &Source) -> Error {
         Some(_) if source.mark.is_none() && source.files.iter().all(|f| foreign(&f.blocks)) => {
             Error::NotALog { path: source.files[0].path.clone() }
         }
-        Some(file) => header_error(file),
+        Some(file) => header_error(&file.path, &file.blocks),
     }
 }
 

@@ -156,6 +156,10 @@ pub(crate) struct Append {
     /// Begin a new segment at this size, in bytes.
     #[arg(long, value_name = "BYTES")]
     pub(crate) segment_bytes: Option<u64>,
+    /// Refuse a record above this size, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub(crate) record_bytes_max: u64,
     /// Compress the new records.
     #[arg(long, value_enum, default_value_t = Codec::None)]
     pub(crate) codec: Codec,
@@ -208,6 +212,9 @@ pub(crate) struct Checkpoint {
     /// Do not ask.
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) retired: Retired,
 }
@@ -222,6 +229,9 @@ pub(crate) struct Truncate {
     /// Do not ask.
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) retired: Retired,
 }
@@ -242,6 +252,9 @@ pub(crate) struct Archive {
     /// Do not ask.
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What to do with segments below the checkpoint that are still there.
@@ -265,6 +278,9 @@ pub(crate) struct Restore {
     /// Take the small state of the new log from this file. Without it, the state is empty.
     #[arg(long, value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,10 @@ use std::process::ExitCode;
 use seawall::Error;
 
 use crate::finding::{self, Finding, Severity};
+use crate::ui;
+
+/// The exit code after Ctrl-C.
+pub(crate) const EXIT_INTERRUPTED: i32 = 130;
 
 /// What a command found out about the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +50,20 @@ impl Failure {
         let mut finding = Finding::of(error, dir);
         if finding.severity == Severity::Damage {
             finding.remedy.insert(0, format!("see all of it:  {}", finding::check(dir)));
+        }
+        finding.into()
+    }
+
+    /// The library could not make a log in `to` of the one in `dir`.
+    pub(crate) fn copy(error: &Error, dir: &Path, to: &Path) -> Failure {
+        if !matches!(error, Error::StorageFull { .. }) {
+            return Failure::log(error, dir);
+        }
+        let mut finding = Finding::of(error, dir);
+        finding.remedy = vec!["free space, or name a directory on another volume".to_owned()];
+        if to.exists() {
+            let step = format!("before the next try, remove what was made of {}", ui::shell(to));
+            finding.remedy.push(step);
         }
         finding.into()
     }

@@ -16,6 +16,7 @@ pub(crate) struct Finding {
     pub(crate) severity: Severity,
     /// A clause that says what is wrong.
     pub(crate) what: String,
+    #[serde(serialize_with = "lossy")]
     pub(crate) file: Option<PathBuf>,
     pub(crate) offset: Option<u64>,
     /// Where the bytes end that it is about, if that is known.
@@ -76,6 +77,12 @@ impl Serialize for Loss {
             Loss::Unknown => serializer.serialize_none(),
         }
     }
+}
+
+/// A path in JSON. JSON has no place for bytes that are not UTF-8.
+#[allow(clippy::ref_option, reason = "serde asks for it")]
+fn lossy<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.display().to_string()).serialize(serializer)
 }
 
 /// A run of LSNs in JSON.
@@ -212,6 +219,15 @@ impl Finding {
             }
             Error::Removed { first, .. } => refused("a checkpoint gave up this record".to_owned())
                 .remedy(format!("begin at LSN {first}")),
+            Error::TooLarge { what, bytes, bytes_max, .. } => {
+                let remedy = match *what {
+                    "payload" => "add --record-bytes-max with a larger number, or split it",
+                    "batch" => "make smaller batches, with --batch",
+                    _ => "make it smaller",
+                };
+                refused(format!("the {what} has {bytes} bytes; at most {bytes_max} are allowed"))
+                    .remedy(remedy)
+            }
             other => refused(other.to_string()),
         }
     }

@@ -1,7 +1,8 @@
 //! What the pages have in common: one file, no network, the same looks.
 
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 
 use plotters::style::RGBColor;
@@ -22,15 +23,32 @@ const STYLE: &str = include_str!("html.css");
 pub(crate) fn page(title: &str, body: &str, script: &str) -> String {
     let title = escape(title);
     format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+        "{BEGIN}\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n\
          </head>\n<body>\n<main>\n{body}</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
 }
 
+const BEGIN: &str = "<!doctype html>";
+
+/// Refuses a file that holds something else than a page: it would be overwritten.
+pub(crate) fn refuse_other(path: &Path) -> Outcome<()> {
+    let mut begin = [0; BEGIN.len()];
+    let is_other = match File::open(path) {
+        Ok(mut file) => file.read_exact(&mut begin).is_err() || begin != BEGIN.as_bytes(),
+        Err(_) => false,
+    };
+    if !is_other {
+        return Ok(());
+    }
+    let what = "the file is there and is no page: it is not overwritten";
+    Err(Failure::refused(what).at(path, None).remedy("name another file").into())
+}
+
 /// Writes a page.
 pub(crate) fn write(path: &Path, page: &str) -> Outcome<()> {
+    refuse_other(path)?;
     fs::write(path, page).map_err(|error| Failure::io(&error, "write", path))
 }
 

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 use seawall::inspect::{
-    self, Blocks, FrameInfo, FrameKind, Layout, Piece, Salvaged, SealInfo, SegmentInfo,
-    SegmentPlace,
+    Blocks, FrameInfo, FrameKind, Layout, Piece, Salvaged, SealInfo, SegmentInfo, SegmentPlace,
 };
 use seawall::{Error, Lsn, LsnRange};
 
 use crate::finding::{Finding, Loss, Severity, damage_text, restore_or_salvage};
-use crate::meter::MeterFs;
 use crate::ui;
 
 /// What a walk over one segment has found.
@@ -42,8 +39,7 @@ pub(crate) struct Flaw {
 impl Walked {
     /// Walks over a segment, and shows each piece.
     pub(crate) fn walk(
-        fs: &Arc<MeterFs>,
-        dir: &Path,
+        layout: &Layout,
         segment: &SegmentInfo,
         mut show: impl FnMut(&Piece),
     ) -> Result<Walked, Error> {
@@ -52,7 +48,7 @@ impl Walked {
         let mut walked = Walked { last: before, ..Walked::default() };
         // Flaws after the last data frame: the next one tells which records they may have held.
         let mut open_flaws = 0;
-        for piece in inspect::frames_on(fs.clone(), dir, segment.number)? {
+        for piece in layout.frames(segment.number)? {
             let piece = piece?;
             show(&piece);
             match &piece {
@@ -72,8 +68,8 @@ impl Walked {
     }
 
     /// Returns the codecs of the first few frames with records in a segment.
-    pub(crate) fn peek_codecs(fs: &Arc<MeterFs>, dir: &Path, number: u64, count: usize) -> Vec<u8> {
-        let Ok(frames) = inspect::frames_on(fs.clone(), dir, number) else { return Vec::new() };
+    pub(crate) fn peek_codecs(layout: &Layout, number: u64, count: usize) -> Vec<u8> {
+        let Ok(frames) = layout.frames(number) else { return Vec::new() };
         let codecs = frames.map_while(Result::ok).filter_map(|piece| match piece {
             Piece::Frame(frame) if frame.kind == FrameKind::Data => Some(frame.codec),
             _ => None,
@@ -111,12 +107,16 @@ fn between(first: Lsn, last: Lsn) -> LsnRange {
     if last < first { LsnRange::empty_before(first) } else { LsnRange::new(first, last) }
 }
 
-/// Returns the runs of `lost` within `range`.
+/// Returns the runs of `lost` within `range`. The runs rise.
 fn within(lost: &[LsnRange], range: LsnRange) -> Vec<LsnRange> {
+    if range.is_empty() {
+        return Vec::new();
+    }
+    let begin = lost.partition_point(|run| run.last() < range.first());
+    let inside = lost[begin..].iter().take_while(|run| run.first() <= range.last());
     let cut =
         |run: &LsnRange| between(run.first().max(range.first()), run.last().min(range.last()));
-    let cuts = lost.iter().filter(|_| !range.is_empty()).map(cut);
-    cuts.filter(|run| !run.is_empty()).collect()
+    inside.map(cut).collect()
 }
 
 /// Whether the segment is part of the log.
@@ -126,18 +126,14 @@ pub(crate) fn is_part(place: SegmentPlace) -> bool {
 
 /// Walks over each segment of the log, and returns all that is wrong. `salvaged` tells what is
 /// lost.
-pub(crate) fn findings(
-    fs: &Arc<MeterFs>,
-    dir: &Path,
-    layout: &Layout,
-    salvaged: Option<&Salvaged>,
-) -> Vec<Finding> {
+pub(crate) fn findings(dir: &Path, layout: &Layout, salvaged: Option<&Salvaged>) -> Vec<Finding> {
     let files = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let mut found = Vec::new();
     let lost = salvaged.map(|salvaged| salvaged.lost.as_slice());
     found.extend(current(dir, &files, layout));
-    let gone = |seal| missing(dir, &files, seal, layout, lost);
-    found.extend(layout.missing.iter().map(gone));
+    let floor = salvaged.map_or(Lsn::ZERO, |salvaged| salvaged.floor);
+    let gone = layout.missing.iter().filter(|seal| is_missed(seal, floor));
+    found.extend(gone.map(|seal| missing(dir, &files, seal, layout, lost)));
     for segment in &layout.segments {
         if is_part(segment.place) || segment.place == SegmentPlace::Unknown {
             found.extend(header(dir, segment, layout, lost));
@@ -145,7 +141,7 @@ pub(crate) fn findings(
             found.extend(stranger(segment));
         }
         if is_part(segment.place) {
-            match Walked::walk(fs, dir, segment, |_| {}) {
+            match Walked::walk(layout, segment, |_| {}) {
                 Ok(walked) => found.extend(flaws(dir, segment, layout, &walked, salvaged)),
                 Err(error) => found.push(Finding::of(&error, dir)),
             }
@@ -155,10 +151,10 @@ pub(crate) fn findings(
 }
 
 /// Walks over the newest segment alone.
-pub(crate) fn findings_in_tail(fs: &Arc<MeterFs>, dir: &Path, layout: &Layout) -> Vec<Finding> {
+pub(crate) fn findings_in_tail(dir: &Path, layout: &Layout) -> Vec<Finding> {
     let tail = layout.segments.iter().find(|segment| segment.place == SegmentPlace::Tail);
     let Some(tail) = tail else { return Vec::new() };
-    match Walked::walk(fs, dir, tail, |_| {}) {
+    match Walked::walk(layout, tail, |_| {}) {
         Ok(walked) => flaws(dir, tail, layout, &walked, None),
         Err(_) => Vec::new(),
     }
@@ -185,6 +181,18 @@ fn current(dir: &Path, files: &Path, layout: &Layout) -> Option<Finding> {
         Blocks::Unreadable(error) => Some(Finding::of(error, dir)),
         _ => None,
     }
+}
+
+/// Returns a finding for each segment above the checkpoint that is named and not there.
+pub(crate) fn all_missing(dir: &Path, layout: &Layout, floor: Lsn) -> Vec<Finding> {
+    let files = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let gone = layout.missing.iter().filter(|seal| is_missed(seal, floor));
+    gone.map(|seal| missing(dir, &files, seal, layout, None)).collect()
+}
+
+/// Whether the log needs a segment. A checkpoint removes those that it does not need.
+pub(crate) fn is_missed(seal: &SealInfo, floor: Lsn) -> bool {
+    seal.last > floor
 }
 
 fn missing(
@@ -333,4 +341,24 @@ fn short(
     let what = format!("the file ends here, and bytes up to offset {promised} were synced");
     let found = Finding::new(Severity::Damage, what).at(&segment.path, Some(reached)).costs(loss);
     Some(restore_or_salvage(dir, &segment.path).into_iter().fold(found, Finding::remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(first: u64, last: u64) -> LsnRange {
+        LsnRange::new(Lsn::new(first), Lsn::new(last))
+    }
+
+    #[test]
+    fn runs_are_cut_at_both_ends() {
+        let lost = [run(2, 4), run(8, 8), run(10, 20)];
+        assert_eq!(within(&lost, run(1, 30)), lost);
+        assert_eq!(within(&lost, run(3, 12)), [run(3, 4), run(8, 8), run(10, 12)]);
+        assert_eq!(within(&lost, run(5, 7)), []);
+        assert_eq!(within(&lost, run(21, 30)), []);
+        assert_eq!(within(&lost, run(15, 15)), [run(15, 15)]);
+        assert_eq!(within(&lost, LsnRange::empty_before(Lsn::new(3))), []);
+    }
 }

@@ -296,17 +296,42 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
-/// Shows a path as a shell takes it.
+/// Shows a path as a shell takes it. What a terminal would not show as it is, is escaped as bash
+/// and zsh read it.
 pub(crate) fn shell(path: &Path) -> String {
-    let text = path.display().to_string();
     let is_plain = |letter: char| letter.is_alphanumeric() || "/._-+=:@%,".contains(letter);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text;
+    match path.to_str() {
+        Some(text) if !text.is_empty() && text.chars().all(is_plain) => text.to_owned(),
+        Some(text) if !text.chars().any(char::is_control) => {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+        _ => {
+            let bytes = path.as_os_str().as_encoded_bytes().iter();
+            let shown = bytes.map(|byte| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(*byte)),
+                b' '..=b'~' => char::from(*byte).to_string(),
+                other => format!("\\x{other:02x}"),
+            });
+            format!("$'{}'", shown.collect::<String>())
+        }
     }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Shows the last part of a path.
 pub(crate) fn name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_takes_a_path_for_one_word() {
+        let shown = |text: &str| shell(Path::new(text));
+        assert_eq!(shown("data/wal-1"), "data/wal-1");
+        assert_eq!(shown("my log's"), r"'my log'\''s'");
+        assert_eq!(shown("a\nb'\x1b[2J"), r"$'a\x0ab\'\x1b[2J'");
+        assert_eq!(shown(""), "''");
+    }
 }

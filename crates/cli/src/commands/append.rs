@@ -12,7 +12,7 @@ use seawall::options::Visibility;
 use seawall::{Entry, Error, Lsn, LsnRange, Options, Ticket, Wal};
 
 use crate::args;
-use crate::failure::{Failure, Outcome, Verdict};
+use crate::failure::{EXIT_INTERRUPTED, Failure, Outcome, Verdict};
 use crate::finding::{Finding, Run};
 use crate::record::Json;
 use crate::ui::{self, Tone, Ui};
@@ -28,7 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// So much input is read at a time.
 const INPUT_BYTES: usize = 1 << 16;
 
-const EXIT_INTERRUPTED: i32 = 130;
+/// A batch takes at most so many bytes, or as many as one record.
+const BATCH_BYTES_MAX: u64 = 64 << 20;
 
 pub(crate) fn run(args: &args::Append, ui: &mut Ui) -> Outcome {
     let stopper = Arc::new(Stopper::default());
@@ -39,7 +40,7 @@ pub(crate) fn run(args: &args::Append, ui: &mut Ui) -> Outcome {
         let sealed = super::layout(dir)?.segments;
         writing::guard_retired(dir, &args.retired, &seen, &sealed)?;
     }
-    let mut options = Options::new();
+    let mut options = Options::new().record_bytes_max(args.record_bytes_max);
     if let Some(bytes) = args.segment_bytes {
         options = options.segment_bytes(bytes);
     }
@@ -51,16 +52,19 @@ pub(crate) fn run(args: &args::Append, ui: &mut Ui) -> Outcome {
     let wal = Arc::new(writing::open(dir, &options, &args.retired, ui)?);
     let first = wal.next_lsn();
     stopper.arm(&wal, first);
-    let mut append = Append { args, ui, wal: wal.clone(), batch: Vec::new(), way: OnTheWay::None };
+    stopper.give_way(); // A signal that came before this has said that nothing was appended.
+    let batch = Batch::default();
+    let mut append = Append { args, ui, wal: wal.clone(), batch, way: OnTheWay::None };
     let mut outcome = append.all();
     if outcome.is_err() {
         // What was read before the failure is not given up.
         drop(append.settle());
     }
     stopper.give_way();
-    let closed = writing::close(&wal, dir);
+    let closed = wal.close();
     stopper.give_way();
     let summary = summary(first, wal.durable_lsn());
+    let closed = closed.map_err(|error| writing::not_closed(&error, dir, &summary));
     match &mut outcome {
         Err(Failure::Found(finding)) => finding.kept = Some(summary),
         Err(_) => {}
@@ -118,6 +122,11 @@ impl Stopper {
                 let summary = summary(*first, wal.durable_lsn());
                 match closed {
                     Ok(()) | Err(Error::Closed) => format!("interrupted: {summary}"),
+                    Err(Error::TimedOut) => format!(
+                        "interrupted: {summary}; the disk has not answered for {} s, so later \
+                         records may be durable too",
+                        PATIENCE.as_secs()
+                    ),
                     Err(error) => format!("interrupted: {summary}\nnot closed: {error}"),
                 }
             }
@@ -137,8 +146,15 @@ struct Append<'a> {
     args: &'a args::Append,
     ui: &'a mut Ui,
     wal: Arc<Wal>,
-    batch: Vec<Entry<'static>>,
+    batch: Batch,
     way: OnTheWay,
+}
+
+/// The records of a batch that is not full yet.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<Entry<'static>>,
+    bytes: u64,
 }
 
 impl Append<'_> {
@@ -167,6 +183,14 @@ impl Append<'_> {
             at += 1;
             let wrong = |what: String| Failure::refused(format!("{name}, record {at}: {what}"));
             let Some(entry) = self.next(&mut input).map_err(wrong)? else { return Ok(()) };
+            if self.args.batch.is_some() {
+                self.batch.bytes += (entry.payload().len() + entry.meta().len()) as u64;
+                let bytes_max = BATCH_BYTES_MAX.max(self.args.record_bytes_max);
+                if self.batch.bytes > bytes_max {
+                    let what = format!("its batch has more than {}", ui::size(bytes_max));
+                    return Err(wrong(what).remedy("make smaller batches, with --batch").into());
+                }
+            }
             self.append(entry).map_err(|error| self.failed(&error, name, at))?;
             // More input may be long in coming: what was read becomes durable first.
             if self.args.batch.is_none() && !input.has_more() {
@@ -177,19 +201,12 @@ impl Append<'_> {
 
     fn next(&self, input: &mut impl Source) -> Result<Option<Entry<'static>>, String> {
         let kind = self.args.kind;
-        let failed = |error: io::Error| error.to_string();
         if self.args.raw {
-            let payload = read_prefixed(input)?;
+            let payload = read_prefixed(input, self.args.record_bytes_max)?;
             return Ok(payload.map(|payload| Entry::new(payload).with_kind(kind)));
         }
         loop {
-            let mut line = Vec::new();
-            if input.read_until(b'\n', &mut line).map_err(failed)? == 0 {
-                return Ok(None);
-            }
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            }
+            let Some(line) = read_line(input, self.line_bytes_max())? else { return Ok(None) };
             if !self.args.json {
                 return Ok(Some(Entry::new(line).with_kind(kind)));
             }
@@ -200,6 +217,16 @@ impl Append<'_> {
             let kind = json.kind.unwrap_or(kind);
             let (meta, payload) = json.into_bytes()?;
             return Ok(Some(Entry::new(payload).with_meta(meta).with_kind(kind)));
+        }
+    }
+
+    /// The longest line that can be a record.
+    fn line_bytes_max(&self) -> u64 {
+        let bytes_max = self.args.record_bytes_max;
+        match self.args.json {
+            false => bytes_max,
+            // JSON has at most six letters for a byte. Meta and the names are short.
+            true => 6 * bytes_max + (1 << 20),
         }
     }
 
@@ -217,8 +244,8 @@ impl Append<'_> {
             }
             return Ok(());
         };
-        self.batch.push(entry);
-        if self.batch.len() >= batch as usize {
+        self.batch.entries.push(entry);
+        if self.batch.entries.len() >= batch as usize {
             self.append_batch()?;
         }
         Ok(())
@@ -226,10 +253,10 @@ impl Append<'_> {
 
     fn append_batch(&mut self) -> Result<(), Error> {
         let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() {
+        if batch.entries.is_empty() {
             return Ok(());
         }
-        let lsns = self.wal.append_batch(batch)?;
+        let lsns = self.wal.append_batch(batch.entries)?;
         drop(self.show(lsns));
         Ok(())
     }
@@ -286,8 +313,23 @@ fn standard_input() -> BufReader<io::Stdin> {
     BufReader::with_capacity(INPUT_BYTES, io::stdin())
 }
 
+/// Reads a line, without its end. A longer one than `bytes_max` is not read to its end.
+fn read_line(input: &mut impl Source, bytes_max: u64) -> Result<Option<Vec<u8>>, String> {
+    let mut line = Vec::new();
+    let mut limited = input.take(bytes_max + 1);
+    if limited.read_until(b'\n', &mut line).map_err(|error| error.to_string())? == 0 {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() as u64 > bytes_max {
+        return Err(format!("the line is longer than {}", ui::size(bytes_max)));
+    }
+    Ok(Some(line))
+}
+
 /// Reads a record that follows its length.
-fn read_prefixed(input: &mut impl Source) -> Result<Option<Vec<u8>>, String> {
+fn read_prefixed(input: &mut impl Source, bytes_max: u64) -> Result<Option<Vec<u8>>, String> {
     let failed = |error: io::Error| error.to_string();
     if input.fill_buf().map_err(failed)?.is_empty() {
         return Ok(None);
@@ -296,6 +338,9 @@ fn read_prefixed(input: &mut impl Source) -> Result<Option<Vec<u8>>, String> {
     let short = |_| "the input ends within a length".to_owned();
     input.read_exact(&mut length).map_err(short)?;
     let length = u32::from_le_bytes(length);
+    if u64::from(length) > bytes_max {
+        return Err(format!("its length is {length} bytes; at most {bytes_max} are allowed"));
+    }
     let mut payload = Vec::new();
     // The length is not trusted: memory grows as bytes come.
     let count = input.take(length.into()).read_to_end(&mut payload).map_err(failed)?;

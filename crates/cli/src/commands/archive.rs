@@ -6,16 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use seawall::archive::{Archive, SealedSegment};
 use seawall::backup::{self, DirArchive};
-use seawall::options::Verify;
-use seawall::{LsnRange, Options};
+use seawall::{Lsn, LsnRange, Options};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::args;
 use crate::failure::{Failure, Outcome, Verdict};
-use crate::finding;
+use crate::finding::{self, Run};
 use crate::meter::MeterFs;
 use crate::ui::{self, Ui};
 
-use super::writing::{close, confirm, look_before, tell_recovery};
+use super::writing::{
+    close, confirm, look_before, refuse_if_changed, refuse_within, tell_recovery,
+};
 
 /// An archive that remembers what it took, and why it refused.
 struct Remembering {
@@ -52,6 +55,7 @@ pub(crate) fn archive(args: &args::Archive, ui: &mut Ui) -> Outcome {
     let dir = &args.dir;
     let failed = |error: seawall::Error| Failure::log(&error, dir);
     let (looked, _) = look_before(dir)?;
+    refuse_within(dir, &args.to)?;
     let floor = looked.first_lsn().previous();
     let lsn = args.up_to.map_or(floor, |lsn| lsn.or_last(looked.last_lsn()));
     if lsn > looked.last_lsn() {
@@ -72,25 +76,64 @@ pub(crate) fn archive(args: &args::Archive, ui: &mut Ui) -> Outcome {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let inner = DirArchive::open(&args.to).map_err(|error| Failure::log(&error, &args.to))?;
     let archive = Remembering { inner, seen: seen.clone() };
-    let options = Options::new().create_if_missing(false).verify(Verify::Tail);
+    let options = Options::new().create_if_missing(false);
     let wal = options.archive(archive).open(dir).map_err(failed)?;
     tell_recovery(wal.recovery(), ui);
+    refuse_if_changed(dir, &looked, &wal)?;
     if args.rotate {
         wal.rotate().map_err(failed)?;
     }
     wal.checkpoint(lsn).map_err(failed)?;
     let waiting = wal.stats().unarchived_segments;
-    close(&wal, dir)?;
+    let done = format!("the checkpoint at LSN {lsn}, and what was archived");
+    let closed = close(&wal, dir, &done);
     let seen = lock(&seen);
-    for (number, lsns) in &seen.taken {
-        ui.line(format!("archived wal-{number:06}.log, {}", ui::lsns(*lsns)))?;
+    if args.json {
+        ui.json(&Shown::of(&args.to, lsn, waiting, &seen))?;
+    } else {
+        for (number, lsns) in &seen.taken {
+            ui.line(format!("archived wal-{number:06}.log, {}", ui::lsns(*lsns)))?;
+        }
+        if seen.taken.is_empty() && waiting == 0 {
+            ui.line("nothing to archive: no sealed segment is wholly at or below the checkpoint")?;
+        }
     }
-    if seen.taken.is_empty() && waiting == 0 {
-        ui.line("nothing to archive: no sealed segment is wholly at or below the checkpoint")?;
+    let Some((number, error)) = &seen.refusal else { return closed.map(|()| Verdict::Sound) };
+    if let Err(Failure::Found(finding)) = closed {
+        ui.tell_raw(finding.text(ui.err_paint()));
     }
-    match &seen.refusal {
-        Some((number, error)) => Err(refusal(&args.to, *number, waiting, error).into()),
-        None => Ok(Verdict::Sound),
+    Err(refusal(&args.to, *number, waiting, error).into())
+}
+
+/// What is shown of `archive` in JSON.
+#[derive(Debug, Serialize)]
+struct Shown {
+    to: String,
+    checkpoint: u64,
+    archived: Vec<Taken>,
+    waiting_segments: u64,
+    refused: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Taken {
+    file: String,
+    records: Option<Run>,
+}
+
+impl Shown {
+    fn of(to: &Path, checkpoint: Lsn, waiting_segments: u64, seen: &Seen) -> Shown {
+        let taken = |(number, lsns): &(u64, LsnRange)| Taken {
+            file: format!("wal-{number:06}.log"),
+            records: Run::of(*lsns),
+        };
+        Shown {
+            to: to.display().to_string(),
+            checkpoint: checkpoint.get(),
+            archived: seen.taken.iter().map(taken).collect(),
+            waiting_segments,
+            refused: seen.refusal.as_ref().map(|(_, error)| error.to_string()),
+        }
     }
 }
 
@@ -103,6 +146,7 @@ fn refusal(to: &Path, number: u64, waiting: u64, error: &io::Error) -> finding::
 }
 
 pub(crate) fn restore(args: &args::Restore, ui: &mut Ui) -> Outcome {
+    refuse_within(&args.archive, &args.to)?;
     let state = match &args.state {
         Some(file) => std::fs::read(file).map_err(|error| Failure::io(&error, "read", file))?,
         None => Vec::new(),
@@ -114,12 +158,23 @@ pub(crate) fn restore(args: &args::Restore, ui: &mut Ui) -> Outcome {
     let restored = backup::restore_on(fs.clone(), &args.archive, &args.to, &state);
     fs.finish();
     let restored = restored.map_err(|error| {
+        if matches!(error, seawall::Error::StorageFull { .. }) {
+            return Failure::copy(&error, &args.archive, &args.to);
+        }
         let mut finding = finding::Finding::of(&error, &args.archive);
         if finding.severity == finding::Severity::Damage {
             finding.remedy = vec!["put the file back into the archive, from a copy".to_owned()];
         }
-        finding
+        finding.into()
     })?;
+    if args.json {
+        ui.json(&json!({
+            "to": args.to.display().to_string(),
+            "segments": restored.segments,
+            "records": Run::of(restored.records),
+        }))?;
+        return Ok(Verdict::Sound);
+    }
     let segments = ui::counted(restored.segments, "segment");
     let records = ui::runs(&[restored.records]);
     ui.line(format!("restored {segments} into {}: {records}", args.to.display()))?;

@@ -107,9 +107,8 @@ fn sound(dir: &Path, report: &RecoveryReport, bytes: u64, took: Duration) -> Che
 
 /// Adds where the torn bytes are: after the last frame of the newest segment.
 fn torn_place(dir: &Path, found: Finding) -> Finding {
-    let hidden = MeterFs::new(indicatif::ProgressBar::hidden());
     let Ok(layout) = inspect::segments(dir) else { return found };
-    let all = survey::findings_in_tail(&hidden, dir, &layout);
+    let all = survey::findings_in_tail(dir, &layout);
     match all.into_iter().find(|other| other.severity == Severity::Torn) {
         Some(Finding { file, offset, end, .. }) => Finding { file, offset, end, ..found },
         None => found,
@@ -132,7 +131,9 @@ fn damaged(
 ) -> Checked {
     let fs = MeterFs::new(ui::byte_bar("finding all damage", 2 * bytes.max(1)));
     let salvaged = inspect::salvage_forecast_on(fs.clone(), dir).ok();
-    let mut findings = survey::findings(&fs, dir, layout, salvaged.as_ref());
+    let metered = inspect::segments_on(fs.clone(), dir);
+    let layout = metered.as_ref().unwrap_or(layout);
+    let mut findings = survey::findings(dir, layout, salvaged.as_ref());
     fs.finish();
     let is_same =
         |other: &Finding| other.severity == Severity::Damage && other.file == refusal.file;
@@ -145,10 +146,13 @@ fn damaged(
             findings.push(missed);
         }
     }
-    findings.sort_by_key(|finding| match finding.severity {
-        Severity::Damage | Severity::Refused => 0,
-        Severity::Torn => 1,
-        Severity::Note => 2,
+    findings.sort_by_key(|finding| {
+        let rank = match finding.severity {
+            Severity::Damage | Severity::Refused => 0,
+            Severity::Torn => 1,
+            Severity::Note => 2,
+        };
+        (rank, finding.file.clone(), finding.offset)
     });
     let lost = |salvaged: &Salvaged| Loss::Known(salvaged.lost.clone());
     Checked {
@@ -214,16 +218,24 @@ fn print(checked: &Checked, dir: &Path, ui: &mut Ui) -> std::io::Result<()> {
 }
 
 /// Returns what to do about all damage, each step once: the salvage is the last resort.
-fn steps(checked: &Checked, dir: &Path) -> Vec<String> {
+pub(crate) fn steps(checked: &Checked, dir: &Path) -> Vec<String> {
     let copy = ui::shell(&finding::beside(dir, "copy"));
     let mut steps = vec![format!("copy the directory as it is:  cp -a {} {copy}", ui::shell(dir))];
     let damage = checked.findings.iter().filter(|finding| finding.severity == Severity::Damage);
     let mut last = Vec::new();
+    let mut are_more = false;
     for step in damage.flat_map(|finding| &finding.remedy) {
         let steps = if step.starts_with("otherwise") { &mut last } else { &mut steps };
-        if !steps.contains(step) && steps.len() < STEPS_MAX {
-            steps.push(step.clone());
+        if steps.contains(step) {
+            continue;
         }
+        match steps.len() < STEPS_MAX {
+            true => steps.push(step.clone()),
+            false => are_more = true,
+        }
+    }
+    if are_more {
+        steps.push(format!("do the same for the other files:  {} --json", finding::check(dir)));
     }
     steps.append(&mut last);
     steps

@@ -3,16 +3,16 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use seawall::inspect::{self, FrameKind, Piece, SegmentInfo};
+use seawall::inspect::{self, FrameKind, Layout, Piece, SegmentInfo};
 use seawall::options::Visibility;
 use seawall::{Cursor, Error, Lsn, LsnRange, ReadOnlyWal};
 use serde_json::json;
 
-use crate::args;
+use crate::args::{self, LsnArg};
 use crate::failure::{Failure, Outcome, Verdict};
 use crate::finding::{self, Finding, Loss, Severity, damage_text};
 use crate::record::{self, Json, View};
-use crate::survey::is_part;
+use crate::survey::{self, Walked, is_part};
 use crate::ui::{self, Tone, Ui};
 
 use super::stat::codec_name;
@@ -23,8 +23,7 @@ pub(crate) fn run(args: &args::Dump, ui: &mut Ui) -> Outcome {
         return frames(args, ui);
     }
     layout(&args.dir)?; // An empty directory is no log.
-    let wal =
-        look(&args.dir, Visibility::Durable).map_err(|error| Failure::log(&error, &args.dir))?;
+    let wal = look(&args.dir, Visibility::Durable).map_err(|error| refusal(&error, &args.dir))?;
     let (first, last) = bounds(args, wal.first_lsn(), wal.last_lsn())?;
     let mut dump = Dump { args, ui, verdict: Verdict::Sound };
     match args.reverse {
@@ -34,15 +33,27 @@ pub(crate) fn run(args: &args::Dump, ui: &mut Ui) -> Outcome {
     Ok(dump.verdict)
 }
 
+/// Returns what to say of a log that does not open: its files can be looked at all the same.
+fn refusal(error: &Error, dir: &Path) -> Failure {
+    let Failure::Found(mut finding) = Failure::log(error, dir) else {
+        unreachable!("an error of the log is a finding")
+    };
+    if finding.severity == Severity::Damage {
+        let step = format!("see what its files hold:  seawall dump {} --frames", ui::shell(dir));
+        finding.remedy.insert(1, step);
+    }
+    Failure::Found(finding)
+}
+
 /// Returns the first and the last LSN to print.
 fn bounds(args: &args::Dump, first: Lsn, last: Lsn) -> Outcome<(Lsn, Lsn)> {
     let from = args.from.map_or(first, |from| from.or_last(last));
     let to = args.to.map_or(last, |to| to.or_last(last));
-    if args.from.is_some() && from < first {
+    if matches!(args.from, Some(LsnArg::At(_))) && from < first {
         let what = format!("LSN {from} is at or below the checkpoint");
         return Err(Failure::refused(what).remedy(format!("begin at LSN {first}")).into());
     }
-    Ok((from, to.min(last)))
+    Ok((from.max(first), to.min(last)))
 }
 
 struct Dump<'a> {
@@ -99,8 +110,11 @@ impl Dump<'_> {
                     }
                     Err(error) => {
                         self.say(&error)?;
-                        let lost = lost_of(&error);
-                        next = lost.map_or(next, |lost| lost.first()).previous();
+                        if matches!(error, Error::Removed { .. }) {
+                            return Ok(()); // A checkpoint has reached the records that are left.
+                        }
+                        let lost = lost_of(&error).map_or(next, |lost| lost.first());
+                        next = lost.min(next).previous();
                     }
                 }
             }
@@ -210,8 +224,9 @@ fn show(args: &args::Dump, ui: &mut Ui, record: View<'_>) -> io::Result<()> {
 }
 
 fn frames(args: &args::Dump, ui: &mut Ui) -> Outcome {
-    let mut segments: Vec<SegmentInfo> = layout(&args.dir)?.segments;
-    segments.retain(|segment| is_part(segment.place));
+    let layout = layout(&args.dir)?;
+    let segments = layout.segments.iter().filter(|segment| is_part(segment.place));
+    let mut segments: Vec<&SegmentInfo> = segments.collect();
     if segments.is_empty() {
         // No segment can be read: the open says why.
         look(&args.dir, Visibility::Durable).map_err(|error| Failure::log(&error, &args.dir))?;
@@ -228,8 +243,14 @@ fn frames(args: &args::Dump, ui: &mut Ui) -> Outcome {
         let head = ui.paint.text(Tone::Faint, head);
         ui.line(head)?;
     }
-    for segment in &segments {
-        let pieces = match inspect::frames(&args.dir, segment.number) {
+    let floor = floor(&args.dir);
+    for gone in survey::all_missing(&args.dir, &layout, floor) {
+        ui.flush()?;
+        ui.tell_raw(gone.text(ui.err_paint()));
+        verdict = Verdict::Damaged;
+    }
+    for segment in segments {
+        let pieces = match layout.frames(segment.number) {
             Ok(pieces) => pieces,
             Err(error) => {
                 let found = Finding::of(&error, &args.dir);
@@ -239,12 +260,14 @@ fn frames(args: &args::Dump, ui: &mut Ui) -> Outcome {
                 continue;
             }
         };
+        let is_needed = segment.seal.as_ref().is_none_or(|seal| seal.last > floor);
+        let promised = if is_needed { promised(&layout, segment) } else { 0 };
         let mut show = |piece: Result<Piece, Error>| -> Outcome<()> {
             let piece = piece.map_err(|error| Failure::log(&error, &args.dir))?;
             if is_wanted(args, &piece) {
                 print_piece(args, segment, &piece, ui)?;
-                let is_last = segment.seal.is_none();
-                verdict = if is_damage(&piece, is_last) { Verdict::Damaged } else { verdict };
+                verdict =
+                    if is_damage(&piece, promised, floor) { Verdict::Damaged } else { verdict };
             }
             Ok(())
         };
@@ -256,6 +279,23 @@ fn frames(args: &args::Dump, ui: &mut Ui) -> Outcome {
         }
     }
     Ok(verdict)
+}
+
+/// Returns the checkpoint; 0 if nothing tells.
+fn floor(dir: &Path) -> Lsn {
+    match look(dir, Visibility::Durable) {
+        Ok(wal) => wal.first_lsn().previous(),
+        Err(_) => inspect::salvage_forecast(dir).map_or(Lsn::ZERO, |salvaged| salvaged.floor),
+    }
+}
+
+/// Returns the offset up to which the bytes of a segment were synced, as far as is known.
+fn promised(layout: &Layout, segment: &SegmentInfo) -> u64 {
+    let walk = || Walked::walk(layout, segment, |_| {}).unwrap_or_default();
+    match &segment.seal {
+        Some(seal) => seal.end,
+        None => survey::promise(segment, layout, &walk()),
+    }
 }
 
 fn is_wanted(args: &args::Dump, piece: &Piece) -> bool {
@@ -273,12 +313,15 @@ fn is_wanted(args: &args::Dump, piece: &Piece) -> bool {
     }
 }
 
-/// Whether acknowledged bytes may be gone. In the newest segment, a gap may be a torn write: `check`
-/// tells.
-fn is_damage(piece: &Piece, is_newest: bool) -> bool {
+/// Whether bytes that were synced are gone. What comes after them, a crash may have torn. Nothing
+/// is lost with records below the checkpoint.
+fn is_damage(piece: &Piece, promised: u64, floor: Lsn) -> bool {
     match piece {
-        Piece::Frame(frame) => frame.damage.is_some() && !frame.is_dead && !is_newest,
-        Piece::Gap(gap) => !gap.is_dead && !is_newest,
+        Piece::Frame(frame) => {
+            let is_below = frame.kind == FrameKind::Data && frame.live.last() <= floor;
+            frame.damage.is_some() && !frame.is_dead && !is_below && frame.offset < promised
+        }
+        Piece::Gap(gap) => !gap.is_dead && gap.start < promised,
         _ => false,
     }
 }

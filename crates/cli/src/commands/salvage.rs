@@ -12,7 +12,7 @@ use crate::meter::MeterFs;
 use crate::ui::{self, Tone, Ui};
 
 use super::layout;
-use super::writing::refuse_if_open;
+use super::writing::{refuse_if_open, refuse_within};
 
 #[derive(Debug, Serialize)]
 struct Shown {
@@ -37,8 +37,9 @@ pub(crate) fn run(args: &args::Salvage, ui: &mut Ui) -> Outcome {
     let dir = &args.dir;
     let layout = layout(dir)?;
     let target = args.to.as_ref().filter(|_| !args.dry_run);
-    if target.is_some() {
+    if let Some(target) = target {
         refuse_if_open(dir)?;
+        refuse_within(dir, target)?;
     }
     let bytes: u64 = layout.segments.iter().map(|segment| segment.bytes).sum();
     let fs = MeterFs::new(ui::byte_bar("salvaging", bytes));
@@ -47,7 +48,10 @@ pub(crate) fn run(args: &args::Salvage, ui: &mut Ui) -> Outcome {
         None => inspect::salvage_forecast_on(fs.clone(), dir),
     };
     fs.finish();
-    let salvaged = salvaged.map_err(|error| Failure::log(&error, dir))?;
+    let salvaged = salvaged.map_err(|error| match target {
+        Some(target) => Failure::copy(&error, dir, target),
+        None => Failure::log(&error, dir),
+    })?;
     let has_lost = !salvaged.lost.is_empty() || salvaged.may_have_lost_more;
     if args.json {
         ui.json(&shown(dir, target.map(|target| target.as_path()), &salvaged))?;

@@ -11,18 +11,20 @@ use crate::meter::MeterFs;
 use crate::ui::{self, Tone, Ui};
 
 use super::layout;
+use super::writing::refuse_within;
 
 pub(crate) fn run(args: &args::Snapshot, ui: &mut Ui) -> Outcome {
     let dir = &args.dir;
     let failed = |error: seawall::Error| Failure::log(&error, dir);
     let layout = layout(dir)?;
+    refuse_within(dir, &args.to)?;
     let bytes = layout.segments.last().map_or(0, |segment| segment.bytes);
     let fs = MeterFs::new(ui::byte_bar("copying", bytes));
     let options = Options::new().verify(Verify::Tail).visibility(Visibility::Appended);
     let wal = options.open_read_only_on(fs.clone(), dir).map_err(failed)?;
     let copied = wal.snapshot(&args.to);
     fs.finish();
-    let copied = copied.map_err(failed)?;
+    let copied = copied.map_err(|error| Failure::copy(&error, dir, &args.to))?;
     let unproven = match wal.last_lsn() > copied.last() {
         true => LsnRange::new(copied.last().next(), wal.last_lsn()),
         false => LsnRange::empty_before(copied.last().next()),

@@ -1,9 +1,7 @@
 //! `stat`: what is in a log, and what the next open would do.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use indicatif::ProgressBar;
 use seawall::inspect::{self, Blocks, Layout, SegmentInfo, SegmentPlace};
 use seawall::options::Visibility;
 use seawall::report::{RecoveryAction, RecoveryReport};
@@ -14,7 +12,6 @@ use crate::args;
 use crate::failure::{Outcome, Verdict};
 use crate::finding::{Finding, Run, Severity};
 use crate::holder::holder;
-use crate::meter::MeterFs;
 use crate::survey::Walked;
 use crate::ui::{self, Column, Paint, Row, Tone, Ui};
 
@@ -100,9 +97,8 @@ pub(crate) fn run(args: &args::Stat, ui: &mut Ui) -> Outcome {
 }
 
 pub(crate) fn gather(dir: &Path, layout: &Layout, opened: Result<&ReadOnlyWal, &Error>) -> Shown {
-    let fs = MeterFs::new(ProgressBar::hidden());
     let floor = opened.ok().map(|wal| wal.first_lsn().previous());
-    let describe = |segment| describe(&fs, dir, layout, floor, segment);
+    let describe = |segment| describe(layout, floor, segment);
     let segments: Vec<Segment> = layout.segments.iter().map(describe).collect();
     let live = segments.iter().filter(|segment| segment.live);
     let mut report = opened.ok().map(ReadOnlyWal::recovery);
@@ -161,16 +157,10 @@ fn notes(report: &RecoveryReport) -> Vec<Note> {
     report.notes.iter().map(note).collect()
 }
 
-fn describe(
-    fs: &Arc<MeterFs>,
-    dir: &Path,
-    layout: &Layout,
-    floor: Option<Lsn>,
-    segment: &SegmentInfo,
-) -> Segment {
+fn describe(layout: &Layout, floor: Option<Lsn>, segment: &SegmentInfo) -> Segment {
     let is_tail = segment.place == SegmentPlace::Tail;
     // The newest segment has no seal: only its frames tell where it ends.
-    let walked = is_tail.then(|| Walked::walk(fs, dir, segment, |_| {}).ok()).flatten();
+    let walked = is_tail.then(|| Walked::walk(layout, segment, |_| {}).ok()).flatten();
     let end = match (&segment.seal, &walked) {
         (Some(seal), _) => Some(seal.end),
         (None, walked) => walked.as_ref().map(|walked| walked.end),
@@ -187,7 +177,7 @@ fn describe(
     };
     let codecs = match walked {
         Some(walked) => walked.codecs.into_iter().collect(),
-        None => Walked::peek_codecs(fs, dir, segment.number, FRAMES_PEEKED),
+        None => Walked::peek_codecs(layout, segment.number, FRAMES_PEEKED),
     };
     let successor = layout.segments.iter().find(|other| {
         let seal = other.header.as_ref().and_then(|header| header.seal.as_ref());

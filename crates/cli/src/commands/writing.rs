@@ -5,12 +5,13 @@ use std::path::Path;
 
 use seawall::backup::DirArchive;
 use seawall::inspect::{self, SegmentInfo, SegmentPlace};
-use seawall::options::{Verify, Visibility};
+use seawall::options::Visibility;
 use seawall::report::RecoveryReport;
 use seawall::{Error, Lsn, Options, ReadOnlyWal, Wal};
 
 use crate::args::Retired;
 use crate::failure::{Failure, Outcome};
+use crate::finding::Finding;
 use crate::holder::holder;
 use crate::ui::{self, Tone, Ui};
 
@@ -32,6 +33,30 @@ pub(super) fn refuse_if_open(dir: &Path) -> Outcome<()> {
     let what = format!("the log is open for writing, in process {process}");
     let finding = Failure::refused(what).at(&dir.join("LOCK"), None);
     Err(finding.remedy("close it there first; do not remove LOCK").into())
+}
+
+/// Refuses to make a directory within that of a log or an archive: it would be changed, and the new
+/// files could be taken for its own.
+pub(super) fn refuse_within(dir: &Path, to: &Path) -> Outcome<()> {
+    let Ok(dir) = dir.canonicalize() else { return Ok(()) };
+    let to = std::path::absolute(to).unwrap_or_else(|_| to.to_owned());
+    // The target need not be there: its nearest ancestor that is there counts.
+    let nearest = to.ancestors().find_map(|path| path.canonicalize().ok());
+    if !nearest.is_some_and(|nearest| nearest.starts_with(&dir)) {
+        return Ok(());
+    }
+    let what = format!("the new directory would be within {}", dir.display());
+    Err(Failure::refused(what).at(&to, None).remedy("name a directory elsewhere").into())
+}
+
+/// Refuses to go on with a log that is no longer what the question was about.
+pub(super) fn refuse_if_changed(dir: &Path, seen: &ReadOnlyWal, wal: &Wal) -> Outcome<()> {
+    if seen.first_lsn() == wal.first_lsn() && seen.last_lsn() == wal.last_lsn() {
+        return Ok(());
+    }
+    let what = "another process has changed the log meanwhile: no record was given up";
+    let step = format!("look again:  seawall stat {}", ui::shell(dir));
+    Err(Failure::refused(what).at(dir, None).remedy(step).into())
 }
 
 /// Returns the segments that hold only records up to `lsn`.
@@ -73,7 +98,7 @@ pub(super) fn guard_retired(
 
 /// Opens a log for writing. What the open repaired is told.
 pub(super) fn open(dir: &Path, options: &Options, retired: &Retired, ui: &Ui) -> Outcome<Wal> {
-    let mut options = options.clone().verify(Verify::Tail);
+    let mut options = options.clone();
     if let Some(archive) = &retired.archive {
         let archive = DirArchive::open(archive).map_err(|error| Failure::log(&error, archive))?;
         options = options.archive(archive);
@@ -101,9 +126,19 @@ pub(super) fn tell_recovery(report: &RecoveryReport, ui: &Ui) {
     }
 }
 
-/// Closes a log. A failure is one of the command.
-pub(super) fn close(wal: &Wal, dir: &Path) -> Outcome<()> {
-    wal.close().map_err(|error| Failure::log(&error, dir))
+/// Closes a log. `done` is what stays also if that fails.
+pub(super) fn close(wal: &Wal, dir: &Path, done: &str) -> Outcome<()> {
+    wal.close().map_err(|error| not_closed(&error, dir, done))
+}
+
+/// Says that a log was not closed, and what is kept all the same.
+pub(super) fn not_closed(error: &Error, dir: &Path, done: &str) -> Failure {
+    let mut finding = Finding::of(error, dir);
+    finding.kept = Some(format!("{done}; only the mark of the close is missing"));
+    if matches!(error, Error::StorageFull { .. }) {
+        finding.remedy = vec!["free space on the volume: the next open does the rest".to_owned()];
+    }
+    finding.into()
 }
 
 /// Whether there is something of a log in `dir`.

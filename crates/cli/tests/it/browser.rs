@@ -6,6 +6,9 @@ use std::process::Command;
 use crate::logs;
 use crate::run::{Ran, Scratch, skip, watchdog};
 
+/// How the browser marks what a page says to its console.
+const CONSOLE: &str = ":CONSOLE";
+
 fn browser() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let is_there = |name: &&&str| {
@@ -40,9 +43,28 @@ fn render(scratch: &Scratch, browser: &str, page: &Path, probe: &str) -> Ran {
     let profile = scratch.path("profile");
     command.arg(format!("--user-data-dir={}", profile.display()));
     command.arg(format!("file://{}", probed.display()));
-    let ran = scratch.run(command, b"").expect(0, &["</html>"]);
-    assert!(!ran.err.contains(":CONSOLE"), "the console is not silent: {}", ran.err);
+    scratch.run(command, b"").expect(0, &["</html>"])
+}
+
+/// Loads a page as [`render`] does, and checks that the console stays silent.
+fn render_silently(scratch: &Scratch, browser: &str, page: &Path, probe: &str) -> Ran {
+    let ran = render(scratch, browser, page, probe);
+    assert!(!ran.err.contains(CONSOLE), "the console is not silent: {}", ran.err);
     ran
+}
+
+#[test]
+fn what_the_console_says_is_seen() {
+    let Some(browser) = browser() else { return };
+    watchdog(180, || {
+        let scratch = Scratch::new();
+        let page = scratch.path("page.html");
+        std::fs::write(&page, "<!doctype html><html><body></body></html>").expect("it is written");
+        for probe in ["console.error('told');", "throw new Error('told');"] {
+            let ran = render(&scratch, browser, &page, probe);
+            assert!(ran.err.contains(CONSOLE) && ran.err.contains("told"), "{ran:#?}");
+        }
+    });
 }
 
 /// A page that needs nothing from elsewhere.
@@ -83,7 +105,7 @@ fn the_map_of_a_log_shows_each_frame_under_the_pointer() {
             }
             const drawn = document.querySelector('#sizes svg').getBoundingClientRect();
             document.body.dataset.seen = seen.join('|') + '|' + (drawn.width > 500 && drawn.height > 100);";
-        let ran = render(&scratch, browser, &page, probe);
+        let ran = render_silently(&scratch, browser, &page, probe);
         let at = ran.out.find("data-seen=\"").expect("the probe ran");
         let seen = ran.out[at + 11..].split('"').next().expect("it ends");
         let seen: Vec<&str> = seen.split('|').collect();
@@ -119,11 +141,56 @@ fn the_page_of_a_sound_log_and_of_a_torn_one() {
             let html = std::fs::read_to_string(&page).expect("it is there");
             assert_eq!(html.contains("class=\"torn"), class == "torn");
             if let Some(browser) = browser {
-                render(&scratch, browser, &page, "")
+                render_silently(&scratch, browser, &page, "")
                     .expect(0, &[&format!("<rect class=\"{class}")]);
             }
         }
     });
+}
+
+#[test]
+fn the_page_of_a_log_with_lsns_that_no_javascript_number_holds() {
+    watchdog(180, || {
+        let scratch = Scratch::new();
+        let first = (1 << 62) - 5;
+        let wal = seawall::Wal::open(scratch.path("wal")).expect("a new log");
+        wal.reset(seawall::Lsn::new(first)).expect("it can be reset");
+        for _ in 0..4 {
+            wal.append("x").expect("it can be appended");
+        }
+        wal.close().expect("it can be closed");
+        scratch.tool(["inspect", "wal", "--html", "page.html"]).expect(0, &["sound"]);
+        let page = scratch.path("page.html");
+        let html = std::fs::read_to_string(&page).expect("it is there");
+        assert!(html.contains(&format!("LSN {first}")), "the plot has the exact LSN");
+        let Some(browser) = browser() else { return };
+        let probe = "const box = document.querySelector('#map rect.live').getBoundingClientRect();
+            const at = { clientX: box.x + box.width / 2, clientY: box.y + 3, bubbles: true };
+            document.elementFromPoint(at.clientX, at.clientY).dispatchEvent(new MouseEvent('mousemove', at));
+            document.body.dataset.seen = document.getElementById('tip').textContent;";
+        let ran = render_silently(&scratch, browser, &page, probe);
+        ran.expect(0, &[&format!("data-seen=\"wal-000002.log: recordsLSN {first}")]);
+    });
+}
+
+#[test]
+fn the_page_shows_a_lost_file_and_none_that_a_checkpoint_removed() {
+    let scratch = Scratch::new();
+    let dir = scratch.path("wal");
+    logs::sound(&dir);
+    scratch.tool(["checkpoint", "wal", "--up-to", "6", "--yes"]).expect(0, &[]);
+    assert!(!logs::segment(&dir, 1).exists());
+    let arguments = ["inspect", "wal", "--html", "page.html"];
+    scratch.tool(arguments).expect(0, &["sound"]);
+    let html = std::fs::read_to_string(scratch.path("page.html")).expect("it is there");
+    assert!(!html.contains("wal-000001.log"), "a checkpoint removed it");
+    std::fs::remove_file(logs::segment(&dir, 3)).expect("it is there");
+    scratch.tool(arguments).expect(1, &["damaged"]);
+    let html = std::fs::read_to_string(scratch.path("page.html")).expect("it is there");
+    assert!(!html.contains("wal-000001.log"), "a checkpoint removed it");
+    for text in ["rect class=\"missing", "wal-000003.log<small>missing", "id=\"steps\""] {
+        assert!(html.contains(text), "{text}");
+    }
 }
 
 #[test]
@@ -152,7 +219,7 @@ fn a_benchmark_is_a_page_and_json() {
                 .map((svg) => svg.getBoundingClientRect());
             const isDrawn = boxes.every((box) => box.width > 500 && box.height > 200);
             document.body.dataset.seen = boxes.length + ' ' + isDrawn;";
-        let ran = render(&scratch, browser, &page, probe);
+        let ran = render_silently(&scratch, browser, &page, probe);
         ran.expect(0, &["data-seen=\"3 true\"", "append, 4 threads"]);
     });
 }

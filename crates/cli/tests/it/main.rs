@@ -2,6 +2,7 @@
 
 mod browser;
 mod commands;
+mod guards;
 mod large;
 mod logs;
 mod matrix;

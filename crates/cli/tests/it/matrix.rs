@@ -136,16 +136,15 @@ fn every_command_says_what_is_damaged() {
         ("dump", "--frames") => (1, &["a frame's body does not verify"]),
         ("dump", _) => (1, &["record 5 xxx", "record 7 xxx", "lost   LSN 6 (1 record)"]),
         ("tail", _) => (ENDED, &["record 16 x"]),
-        // The damage is in an older segment: the log still takes records, and `check` finds it.
-        ("append", _) => (0, &["durable: LSN 17"]),
+        // What removes records would remove the evidence too, and no program opens such a log.
+        ("append" | "checkpoint" | "truncate" | "archive", _) => {
+            (1, &["wal-000002.log, offset", "lost   LSN 6 (1 record)", "seawall check wal"])
+        }
         ("salvage", "--to out") => {
             (1, &["LSN 1-15 (15 records)", "LSN 6 (1 record)", "LSN 7-16 is now LSN 6-15"])
         }
         ("salvage", _) => (1, &["\"lost\":[{\"first\":6,\"last\":6}]"]),
         ("snapshot", _) => (0, &["next: seawall check out"]),
-        ("checkpoint", _) => (0, &["gave up LSN 1-4"]),
-        ("truncate", _) => (0, &["removed LSN 15-16"]),
-        ("archive", _) => (0, &["archived wal-000002.log"]),
         _ => unreachable!("{verb}"),
     });
 }
@@ -243,7 +242,16 @@ fn a_full_disk_is_named_and_costs_nothing() {
                 ),
                 "salvage" if rest == "--to out" => (2, &["no space is left", "free space"]),
                 "snapshot" => (2, &["no space is left", "free space"]),
-                "archive" => (2, &["the archive refused", "no space left", "nothing is lost"]),
+                // The archive is on the same volume, so its files are links.
+                "archive" => (
+                    2,
+                    &[
+                        "archived wal-000004.log",
+                        "no space is left",
+                        "kept   the checkpoint at LSN 16, and what was archived",
+                        "the next open does the rest",
+                    ],
+                ),
                 // These free space: the log keeps spare files for them.
                 "checkpoint" => (0, &["checkpoint at LSN 4"]),
                 "truncate" => (0, &["truncated after LSN 14"]),
@@ -286,7 +294,8 @@ fn a_lost_segment_is_named_by_every_command_that_needs_it() {
             ],
         ),
         ("check", _) => (1, &["{\"first\":5,\"last\":8}"]),
-        ("dump", "--frames") => (0, &["wal-000003.log"]),
+        ("dump", "--frames") => (1, &["wal-000003.log", "the file is missing", "wal-000002.log"]),
+        ("dump", _) => (1, &["wal-000002.log", "seawall dump wal --frames"]),
         ("salvage", "--to out") => (1, &["LSN 5-8 (4 records)", "LSN 9-16 is now LSN 5-12"]),
         ("salvage", _) => (1, &["{\"first\":5,\"last\":8}"]),
         ("stat", "") => (1, &["refuses the log", "the file is missing"]),

@@ -184,6 +184,47 @@ fn a_person_is_asked_before_records_go() {
 }
 
 #[test]
+fn a_log_that_changes_while_a_person_thinks_is_left_alone() {
+    watchdog(60, || {
+        for arguments in [
+            &["truncate", "wal", "--after", "14"][..],
+            &["checkpoint", "wal", "--up-to", "14"],
+            &["archive", "wal", "--to", "arch", "--up-to", "14"],
+        ] {
+            let scratch = Scratch::new();
+            let dir = scratch.path("wal");
+            logs::sound(&dir);
+            let mut session = Session::start(&scratch, 80, arguments, false);
+            session.wait_for("Continue? [y/N]");
+            let wal = seawall::Wal::open(&dir).expect("no command holds the lock");
+            wal.append("came meanwhile").expect("it can be appended");
+            wal.close().expect("it can be closed");
+            session.press("y\r");
+            let (code, screen) = session.end();
+            assert_eq!(code, 2, "{screen}");
+            assert!(screen.contains("changed the log meanwhile"), "{screen}");
+            scratch.tool(["stat", "wal"]).expect(0, &["LSN 1-17 (17 records)"]);
+        }
+    });
+}
+
+#[test]
+fn ctrl_c_in_a_benchmark_removes_its_files() {
+    watchdog(60, || {
+        let scratch = Scratch::new();
+        let arguments = ["bench", "disk", "--seconds", "600", "--threads", "2"];
+        let mut session = Session::start(&scratch, 80, &arguments, false);
+        session.wait_for("measuring");
+        session.press("\u{3}");
+        let (code, screen) = session.end();
+        assert_eq!(code, 130, "{screen}");
+        assert!(screen.contains("interrupted: nothing was measured"), "{screen}");
+        let left = std::fs::read_dir(scratch.path("disk")).expect("it is there").count();
+        assert_eq!(left, 0, "{screen}");
+    });
+}
+
+#[test]
 fn a_narrow_terminal_gets_fewer_columns_and_no_broken_line() {
     watchdog(60, || {
         let scratch = Scratch::new();

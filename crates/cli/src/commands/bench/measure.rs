@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
+use std::sync::RwLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -275,20 +275,24 @@ impl Bench<'_> {
     fn append(&self, series: &mut Series) -> Outcome<()> {
         let dir = self.dir.join(format!("append-{}", series.threads));
         let wal = Wal::open(&dir).map_err(|error| self.log_failed(&error))?;
-        let barrier = Barrier::new(series.threads + 1);
+        // Closed until all threads are there.
+        let gate = RwLock::new(());
         let before = wal.stats();
         let (outcomes, took) = thread::scope(|scope| {
+            let closed = gate.write();
             let work = || {
-                barrier.wait();
+                drop(gate.read());
                 timed(self.plan.slice, || wal.append(&self.payload).map(drop))
             };
-            let workers: Vec<_> = (0..series.threads).map(|_| scope.spawn(work)).collect();
-            barrier.wait();
+            let begin = |_| thread::Builder::new().spawn_scoped(scope, work);
+            let workers: std::io::Result<Vec<_>> = (0..series.threads).map(begin).collect();
+            drop(closed);
             let started = Instant::now();
             let join = |worker: thread::ScopedJoinHandle<'_, _>| worker.join();
-            let outcomes: Vec<_> = workers.into_iter().map(join).collect();
-            (outcomes, started.elapsed())
-        });
+            let outcomes: Vec<_> = workers?.into_iter().map(join).collect();
+            Ok((outcomes, started.elapsed()))
+        })
+        .map_err(|error: std::io::Error| Failure::io(&error, "start a thread for", self.dir))?;
         let mut total = 0;
         for outcome in outcomes {
             let Ok(outcome) = outcome else {

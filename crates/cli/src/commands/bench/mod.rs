@@ -3,10 +3,12 @@
 mod measure;
 mod page;
 
-use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::{fs, process};
 
 use crate::args;
-use crate::failure::{Failure, Outcome, Verdict};
+use crate::failure::{EXIT_INTERRUPTED, Failure, Outcome, Verdict};
 use crate::html;
 use crate::ui::{self, Column, Row, Tone, Ui};
 
@@ -18,12 +20,16 @@ pub(crate) fn run(args: &args::Bench, ui: &mut Ui) -> Outcome {
         let finding = Failure::refused("--threads takes 1 to 1024, --seconds takes 0.1 to 86400");
         return Err(finding.into());
     }
+    if let Some(path) = &args.report {
+        html::refuse_other(path)?; // Better now than at the end.
+    }
     let failed = |error: &std::io::Error| Failure::io(error, "make a directory in", &args.dir);
     fs::create_dir_all(&args.dir).map_err(|error| failed(&error))?;
     let scratch = tempfile::Builder::new()
         .prefix("seawall-bench-")
         .tempdir_in(&args.dir)
         .map_err(|error| failed(&error))?;
+    remove_at_signal(scratch.path().to_owned())?;
     let mut threads = args.threads.clone();
     threads.sort_unstable();
     threads.dedup();
@@ -32,18 +38,36 @@ pub(crate) fn run(args: &args::Bench, ui: &mut Ui) -> Outcome {
     let measured = measure::measure(scratch.path(), &plan, &bar);
     bar.finish_and_clear();
     let measured = measured?;
-    if let Some(path) = &args.report {
-        html::write(path, &page::draw(&measured)?)?;
-    }
     if args.json {
         ui.json(&measured)?;
     } else {
         print(&measured, ui)?;
     }
+    ui.flush()?;
     if let Some(path) = &args.report {
+        html::write(path, &page::draw(&measured)?)?;
         ui.tell(Tone::Faint, format!("report: {}", path.display()));
     }
     Ok(Verdict::Sound)
+}
+
+/// At Ctrl-C, removes what was made, and ends.
+fn remove_at_signal(scratch: PathBuf) -> Outcome<()> {
+    let failed = |error| Failure::refused(format!("cannot listen for signals: {error}"));
+    let stop = move || {
+        // The measurement goes on meanwhile, and may make another file.
+        let tries = 0..100;
+        let is_gone = |_| fs::remove_dir_all(&scratch).is_ok() || !scratch.exists();
+        let is_removed = tries.into_iter().any(is_gone);
+        let remark = match is_removed {
+            true => String::new(),
+            false => format!("; remove {}", scratch.display()),
+        };
+        let text = format!("\ninterrupted: nothing was measured{remark}\n");
+        drop(io::stderr().write_all(text.as_bytes()));
+        process::exit(EXIT_INTERRUPTED);
+    };
+    Ok(ctrlc::set_handler(stop).map_err(failed)?)
 }
 
 const COLUMNS: [Column; 8] = [

@@ -5,10 +5,11 @@ mod page;
 
 use std::path::Path;
 
+use seawall::inspect;
 use seawall::options::Visibility;
 
 use crate::args;
-use crate::failure::{Failure, Outcome, Verdict};
+use crate::failure::{Outcome, Verdict};
 use crate::html;
 use crate::meter::MeterFs;
 use crate::ui::{self, Ui};
@@ -19,6 +20,7 @@ use super::{layout, look, stat};
 pub(crate) fn run(args: &args::Inspect, ui: &mut Ui) -> Outcome {
     let dir: &Path = &args.dir;
     let layout = layout(dir)?;
+    html::refuse_other(&args.html)?; // Better now than at the end.
     let checked = check::check(dir, &layout)?;
     let verdict = if checked.sound { Verdict::Sound } else { Verdict::Damaged };
     let opened = look(dir, Visibility::Appended);
@@ -26,9 +28,9 @@ pub(crate) fn run(args: &args::Inspect, ui: &mut Ui) -> Outcome {
     let bytes = layout.segments.iter().map(|segment| segment.bytes).sum();
     let fs = MeterFs::new(ui::byte_bar("drawing", bytes));
     let floor = checked.floor();
-    let map = map::draw(&fs, dir, &layout, floor);
+    let metered = inspect::segments_on(fs.clone(), dir);
+    let map = map::draw(dir, metered.as_ref().unwrap_or(&layout), floor);
     fs.finish();
-    let map = map.map_err(|error| Failure::log(&error, dir))?;
     html::write(&args.html, &page::draw(dir, &shown, &checked, &map)?)?;
     let state = state_of(&checked);
     ui.line(format!("{}: {state}; the page is {}", dir.display(), args.html.display()))?;

@@ -5,7 +5,7 @@ const number = (value) => value.toLocaleString('en-US');
 
 function lines(cell) {
   const shown = [];
-  if (cell.last > 0) {
+  if (cell.last !== '0') {
     shown.push(cell.first === cell.last ? `LSN ${cell.first}` : `LSN ${cell.first}-${cell.last}`);
   }
   shown.push(`offset ${number(cell.start)} to ${number(cell.end)}, ${number(cell.end - cell.start)} bytes`);
@@ -34,6 +34,7 @@ function show(event) {
   const names = {
     live: 'records', below: 'records at or below the checkpoint', state: 'state and checkpoint',
     header: 'header', dead: 'dead', zeros: 'reserved, empty', torn: 'torn', damaged: 'damaged',
+    missing: 'missing',
   };
   tip.replaceChildren();
   add('b', `${segment.name}: ${names[cell.class]}`);

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use crate::commands::check::Checked;
+use crate::commands::check::{self, Checked};
 use crate::commands::stat::{self, Shown};
 use crate::failure::{Failure, Outcome};
-use crate::finding::{Finding, Severity};
+use crate::finding::{self, Finding, Severity};
 use crate::html::{self, BLUE, LINE, TEXT};
 use crate::ui::{self, Paint};
 
@@ -18,7 +18,7 @@ use super::state_of;
 const SCRIPT: &str = include_str!("page.js");
 
 /// The classes of cells, and what they mean.
-const LEGEND: [(&str, &str); 8] = [
+const LEGEND: [(&str, &str); 9] = [
     ("live", "records"),
     ("below", "at or below the checkpoint"),
     ("state", "state and checkpoint"),
@@ -27,7 +27,14 @@ const LEGEND: [(&str, &str); 8] = [
     ("zeros", "reserved, empty"),
     ("torn", "torn by a crash, never acknowledged"),
     ("damaged", "damaged"),
+    ("missing", "the file is missing"),
 ];
+
+/// So many findings are shown.
+const FINDINGS_MAX: usize = 100;
+
+/// More segments than these are drawn in low rows.
+const ROOMY_MAX: usize = 20;
 
 /// A cell is at least so wide, in thousandths of its row.
 const WIDTH_MIN: f64 = 1.5;
@@ -42,7 +49,7 @@ pub(super) fn draw(dir: &Path, shown: &Shown, checked: &Checked, map: &Map) -> O
         ui::counted(map.segments.len() as u64, "segment"),
         ui::size(map.segments.iter().map(|segment| segment.bytes).sum())
     );
-    body.push_str(&findings(checked));
+    body.push_str(&findings(dir, checked));
     body.push_str(&segments(map));
     if map.sizes.len() > 1 {
         let drawing = sizes(map)
@@ -61,7 +68,7 @@ pub(super) fn draw(dir: &Path, shown: &Shown, checked: &Checked, map: &Map) -> O
         .map(|segment| serde_json::json!({ "name": segment.name, "cells": segment.cells }))
         .collect();
     let data = serde_json::to_string(&cells).map_err(std::io::Error::from)?;
-    let data = data.replace("</", "<\\/");
+    let data = data.replace('<', "\\u003c"); // Nothing in it can end the script.
     body.push_str(&format!(
         "<div id=\"tip\" role=\"tooltip\"></div>\n\
          <script type=\"application/json\" id=\"data\">{data}</script>\n"
@@ -69,13 +76,25 @@ pub(super) fn draw(dir: &Path, shown: &Shown, checked: &Checked, map: &Map) -> O
     Ok(html::page(&title, &body, SCRIPT))
 }
 
-fn findings(checked: &Checked) -> String {
+fn findings(dir: &Path, checked: &Checked) -> String {
     if checked.findings.is_empty() {
         return String::new();
     }
     let mut text = String::from("<section id=\"findings\"><h2>Findings</h2>\n");
-    for finding in &checked.findings {
+    for finding in checked.findings.iter().take(FINDINGS_MAX) {
         text.push_str(&finding_block(finding));
+    }
+    if let Some(more @ 1..) = checked.findings.len().checked_sub(FINDINGS_MAX) {
+        let more = ui::counted(more as u64, "finding");
+        let all = format!("{more} more: {} --json", finding::check(dir));
+        text.push_str(&format!("<p>{}</p>", html::escape(all)));
+    }
+    if !checked.sound {
+        text.push_str("<h3>What to do</h3>\n<ol id=\"steps\">\n");
+        for step in check::steps(checked, dir) {
+            text.push_str(&format!("<li>{}</li>\n", html::escape(step)));
+        }
+        text.push_str("</ol>\n");
     }
     text.push_str("</section>\n");
     text
@@ -96,16 +115,18 @@ fn finding_block(finding: &Finding) -> String {
     if finding.severity == Severity::Damage {
         block.push_str(&format!("<p>lost: {}</p>", html::escape(finding.lost.text())));
     }
-    block.push_str("<ul>");
-    for step in &finding.remedy {
-        block.push_str(&format!("<li>{}</li>", html::escape(step)));
+    if finding.severity != Severity::Damage {
+        for step in &finding.remedy {
+            block.push_str(&format!("<p>{}</p>", html::escape(step)));
+        }
     }
-    block.push_str("</ul></div>\n");
+    block.push_str("</div>\n");
     block
 }
 
 fn segments(map: &Map) -> String {
-    let mut text = String::from("<section id=\"map\"><h2>Segments</h2>\n<div class=\"legend\">");
+    let class = if map.segments.len() > ROOMY_MAX { " class=\"dense\"" } else { "" };
+    let mut text = format!("<section id=\"map\"{class}><h2>Segments</h2>\n<div class=\"legend\">");
     let used = |class: &str| {
         map.segments.iter().any(|segment| segment.cells.iter().any(|cell| cell.class == class))
     };
@@ -156,21 +177,29 @@ fn summary(shown: &Shown) -> String {
     text
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a place in a plot")]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a place in a plot"
+)]
 fn sizes(map: &Map) -> Result<String, String> {
     let text = |error: &dyn Display| error.to_string();
     let mut drawing = String::new();
     let root = SVGBackend::with_string(&mut drawing, (1080, 280)).into_drawing_area();
-    let points = || map.sizes.iter().map(|(lsn, bytes)| (*lsn as f64, *bytes));
-    let first = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
-    let last = points().map(|point| point.0).fold(first + 1.0, f64::max);
+    // Places count from the first LSN: large LSNs do not fit into an `f64`.
+    let first = map.sizes.iter().map(|(lsn, _)| *lsn).min().unwrap_or(0);
+    let points = || map.sizes.iter().map(|(lsn, bytes)| ((lsn - first) as f64, *bytes));
+    let last = points().map(|point| point.0).fold(1.0, f64::max);
+    let label = |place: f64| format!("LSN {}", first.saturating_add(place.round() as u64));
+    let labels_max = 900 / (label(last).len() * 10);
     let most = points().map(|point| point.1).fold(1.0, f64::max) * 1.15;
     let font = ("sans-serif", 15).into_font().color(&TEXT);
     let mut chart = ChartBuilder::on(&root)
         .margin(10)
         .x_label_area_size(34)
         .y_label_area_size(84)
-        .build_cartesian_2d(first..last, 0.0..most)
+        .build_cartesian_2d(0.0..last, 0.0..most)
         .map_err(|error| text(&error))?;
     chart
         .configure_mesh()
@@ -179,8 +208,8 @@ fn sizes(map: &Map) -> Result<String, String> {
         .bold_line_style(LINE)
         .axis_style(LINE)
         .label_style(font)
-        .x_labels(8)
-        .x_label_formatter(&|lsn| format!("LSN {lsn:.0}"))
+        .x_labels(labels_max.min(8))
+        .x_label_formatter(&|place| label(*place))
         .y_label_formatter(&|bytes| format!("{bytes:.0} B"))
         .draw()
         .map_err(|error| text(&error))?;
