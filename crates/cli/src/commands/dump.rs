@@ -68,7 +68,10 @@ impl Dump<'_> {
         while next <= last {
             let mut cursor = wal.cursor(next);
             let end = match self.args.raw && self.args.kind.is_none() {
-                true => copy(&mut cursor, last, &mut self.ui.out)?,
+                true => {
+                    self.ui.flush()?;
+                    copy(&mut cursor, last, self.ui.out.get_mut())?
+                }
                 false => self.print(&mut cursor, last)?,
             };
             match end {
@@ -169,39 +172,36 @@ fn lost_of(error: &Error) -> Option<LsnRange> {
     }
 }
 
-/// Copies payloads after their lengths, up to the record `last`.
+/// Copies payloads after their lengths, up to the record `last`. `out` needs no buffer.
 fn copy(cursor: &mut Cursor, last: Lsn, out: &mut impl Write) -> Outcome<End> {
     // It stays in the cache of the processor.
-    const BUFFER_BYTES: usize = 64 << 10;
-    let mut buffer: Vec<u8> = Vec::with_capacity(2 * BUFFER_BYTES + 4);
+    let mut buffer = vec![0; 64 << 10];
+    let mut filled = 0;
     let mut reached = None;
-    loop {
-        let end = match cursor.next() {
+    let end = loop {
+        match cursor.next() {
             Ok(Some(record)) if record.lsn() <= last => {
                 reached = Some(record.lsn());
                 let payload = record.payload();
-                buffer.extend_from_slice(&record::length_prefix(record.lsn(), payload)?);
-                if payload.len() >= BUFFER_BYTES {
-                    out.write_all(&buffer)?;
-                    out.write_all(payload)?;
-                    buffer.clear();
+                let length = record::length_prefix(record.lsn(), payload)?;
+                let start = filled + length.len();
+                if let Some(free) = buffer.get_mut(start..start + payload.len()) {
+                    free.copy_from_slice(payload);
+                    buffer[filled..start].copy_from_slice(&length);
+                    filled = start + payload.len();
                 } else {
-                    buffer.extend_from_slice(payload);
+                    out.write_all(&buffer[..filled])?;
+                    out.write_all(&length)?;
+                    out.write_all(payload)?;
+                    filled = 0;
                 }
-                if buffer.len() < BUFFER_BYTES {
-                    continue;
-                }
-                None
             }
-            Ok(_) => Some(End::Done),
-            Err(error) => Some(End::Failed { reached, error }),
-        };
-        out.write_all(&buffer)?;
-        buffer.clear();
-        if let Some(end) = end {
-            return Ok(end);
+            Ok(_) => break End::Done,
+            Err(error) => break End::Failed { reached, error },
         }
-    }
+    };
+    out.write_all(&buffer[..filled])?;
+    Ok(end)
 }
 
 fn show(args: &args::Dump, ui: &mut Ui, record: View<'_>) -> io::Result<()> {
