@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::args;
 use crate::failure::{Failure, Outcome};
+use crate::ui;
 
 /// The size of the log that is replayed.
 const REPLAY_BYTES: usize = 64 << 20;
@@ -111,8 +112,8 @@ impl Measured {
 
     pub(super) fn subtitle(&self) -> String {
         format!(
-            "{} rounds of {:.2} s for each figure, in turns; {} processors, {}",
-            self.rounds,
+            "{} of {:.2} s for each figure, in turns; {} processors, {}",
+            ui::counted(self.rounds.into(), "round"),
             self.seconds_per_figure_and_round,
             self.processors,
             std::env::consts::OS

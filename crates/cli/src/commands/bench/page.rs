@@ -7,12 +7,14 @@ use plotters::prelude::*;
 
 use crate::failure::{Failure, Outcome};
 use crate::html::{self, BLUE, GREEN, GREY, LINE, ORANGE, RED, TEXT};
+use crate::ui;
 
 use super::figure;
 use super::measure::{Measured, Series, speed};
 
 const SIZE: (u32, u32) = (1080, 380);
 const FONT: (&str, u32) = ("sans-serif", 15);
+const LABEL_HEIGHT: i32 = 16;
 
 pub(super) fn draw(measured: &Measured) -> Outcome<String> {
     let failed = |error: String| Failure::refused(format!("the plots cannot be drawn: {error}"));
@@ -111,8 +113,9 @@ fn width(measured: &Measured) -> std::ops::Range<f64> {
 fn thread_label(measured: &Measured, place: f64) -> String {
     let is_near = (place - place.round()).abs() < 0.01 && place > -0.01;
     let series = is_near.then(|| measured.appends.get(place.round() as usize)).flatten();
+    let is_first = place < 0.5;
     series.map_or(String::new(), |series| match series.threads {
-        1 => "1 thread".to_owned(),
+        count if is_first => ui::counted(count as u64, "thread"),
         count => count.to_string(),
     })
 }
@@ -214,14 +217,19 @@ fn latencies(measured: &Measured) -> Result<String, String> {
         .draw()
         .map_err(text)?;
     let places = places(measured);
+    let mut free_from = 0;
     for (name, colour, of) in kinds {
         let points = || places.iter().copied().zip(measured.appends.iter().map(of));
         chart.draw_series(LineSeries::new(points(), colour.stroke_width(3))).map_err(text)?;
         chart.draw_series(points().map(|at| Circle::new(at, 4, colour.filled()))).map_err(text)?;
+        let Some(at) = points().next_back() else { continue };
+        // The highest label comes first. Labels of equal values stand below one another.
+        let (_, middle) = chart.plotting_area().map_coordinate(&at);
+        let upper = (middle - 8).max(free_from);
+        free_from = upper + LABEL_HEIGHT;
         let style = FONT.into_font().color(&colour);
-        let label =
-            points().next_back().map(|at| EmptyElement::at(at) + Text::new(name, (9, -8), style));
-        chart.draw_series(label).map_err(text)?;
+        let label = EmptyElement::at(at) + Text::new(name, (9, upper - middle), style);
+        chart.draw_series([label]).map_err(text)?;
     }
     root.present().map_err(text)?;
     drop(chart);
@@ -256,8 +264,11 @@ fn ratios(measured: &Measured) -> Result<String, String> {
         .bold_line_style(LINE)
         .axis_style(LINE)
         .label_style(FONT.into_font().color(&TEXT))
-        .x_labels(measured.rounds.min(20) as usize)
-        .x_label_formatter(&|round| format!("round {round:.0}"))
+        .x_labels(measured.rounds.clamp(2, 20) as usize)
+        .x_label_formatter(&|round| match *round <= f64::from(measured.rounds) + 0.1 {
+            true => format!("round {round:.0}"),
+            false => String::new(),
+        })
         .y_label_formatter(&|ratio| format!("{ratio:.1}"))
         .draw()
         .map_err(text)?;

@@ -229,7 +229,7 @@ impl Cells {
 /// Takes a point of the curve. Many points are thinned out by halves.
 #[allow(clippy::cast_precision_loss, reason = "a point of a plot")]
 fn take_size(frame: &FrameInfo, sizes: &mut Vec<(u64, f64)>) {
-    const POINTS_MAX: usize = 4000;
+    const POINTS_MAX: usize = 400;
     if frame.live.is_empty() || frame.is_dead {
         return;
     }

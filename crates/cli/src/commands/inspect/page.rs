@@ -57,7 +57,7 @@ pub(super) fn draw(dir: &Path, shown: &Shown, checked: &Checked, map: &Map) -> O
         body.push_str(&html::figure(
             "sizes",
             "Bytes on disk for each record",
-            "By LSN, averaged over each frame, with its header.",
+            "By LSN, averaged over neighbouring records, with the headers of their frames.",
             &drawing,
         ));
     }
