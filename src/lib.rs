@@ -454,6 +454,7 @@ pub mod guide {
     /// [format]: self::format
     /// [evidence]: self::evidence
     /// [faq]: self::faq
+    /// [tool]: self::tool
     #[doc = include_str!("../docs/durability.md")]
     pub mod durability {}
 
@@ -487,6 +488,10 @@ pub mod guide {
     /// [durability]: self::durability
     #[doc = include_str!("../docs/format.md")]
     pub mod format {}
+
+    /// The tool `seawall`, and four rescues with it.
+    #[doc = include_str!("../docs/tool.md")]
+    pub mod tool {}
 
     /// The calls for those who use another log today.
     ///

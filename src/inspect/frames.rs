@@ -3,12 +3,12 @@
 use std::iter::FusedIterator;
 
 use crate::error::{Damage, Error, Result};
-use crate::frame::{FRAMES_START, FrameType, Id, Seal};
-use crate::fs::Handle;
-use crate::lsn::{Lsn, LsnRange};
+use crate::frame::{FRAMES_START, FrameType, Id};
+use crate::fs::{Handle, OpenMode};
+use crate::lsn::LsnRange;
 use crate::segment::{Bodies, Body, Flaw, Gap, Step, Sweep, SweptFrame, Window};
 
-use super::layout::{Source, WINDOW_BYTES, header_error};
+use super::layout::{Layout, SealInfo, WINDOW_BYTES, header_error};
 
 /// What [`frames`](super::frames) meets in a segment.
 #[derive(Debug, Clone)]
@@ -107,28 +107,46 @@ pub struct Frames {
     window: Window,
     offset: u64,
     file_bytes: u64,
-    seal: Option<Seal>,
+    seal: Option<SealInfo>,
     /// Zeros that follow the gap that was yielded last.
     zeros_from: Option<u64>,
     is_done: bool,
 }
 
-impl Frames {
-    pub(super) fn of(source: &Source, number: u64) -> Result<Frames> {
-        let at = source.files.iter().position(|file| file.number == number);
-        let Some(at) = at else {
+impl Layout {
+    /// Walks through the frames of the segment `number`, as [`frames`](super::frames()) does.
+    ///
+    /// Reads no header again. Of a log with many segments, this is the way to walk through all of
+    /// them.
+    ///
+    /// # Errors
+    /// As [`frames`](super::frames()).
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// seawall::Wal::open(dir.path())?.append("debit 7")?;
+    /// let layout = seawall::inspect::segments(dir.path())?;
+    /// for segment in &layout.segments {
+    ///     println!("{}: {} pieces", segment.number, layout.frames(segment.number)?.count());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn frames(&self, number: u64) -> Result<Frames> {
+        let Some(segment) = self.segments.iter().find(|segment| segment.number == number) else {
             let missing = std::io::ErrorKind::NotFound.into();
-            return Err(Error::io("open", &source.dir.segment_path(number), missing));
+            return Err(Error::io("open", &self.dir.segment_path(number), missing));
         };
-        let file = &source.files[at];
-        let chain = source.chain(Lsn::ZERO)?;
-        let link = chain.into_iter().find(|link| link.file == Some(at));
-        let salt = match (&file.header, &link) {
-            (Some(header), _) => header.salt,
-            (None, Some(link)) => link.salt,
-            (None, None) => return Err(header_error(file)),
+        let Some(salt) = segment.salt else {
+            return Err(header_error(&segment.path, &segment.blocks));
         };
-        let handle = source.open(at)?;
+        let handle = self.dir.open_file(&segment.path, OpenMode::Read)?;
+        Frames::new(handle, salt, segment.seal.clone())
+    }
+}
+
+impl Frames {
+    fn new(handle: Handle, salt: Id, seal: Option<SealInfo>) -> Result<Frames> {
         let file_bytes = handle.size()?;
         Ok(Frames {
             handle,
@@ -136,7 +154,7 @@ impl Frames {
             window: Window::new(WINDOW_BYTES),
             offset: FRAMES_START.min(file_bytes),
             file_bytes,
-            seal: link.and_then(|link| link.seal),
+            seal,
             zeros_from: None,
             is_done: false,
         })

@@ -26,6 +26,8 @@ pub struct Layout {
     pub segments: Vec<SegmentInfo>,
     /// The segments that the chain of seals names, and that are not there.
     pub missing: Vec<SealInfo>,
+    /// For [`frames`](Layout::frames).
+    pub(super) dir: Arc<Dir>,
 }
 
 /// What a header, or CURRENT, is like: a block of 4 KiB and its copy.
@@ -96,6 +98,8 @@ pub struct SegmentInfo {
     /// Where it ends, as the header of its successor says. It is known of
     /// [`Sealed`](SegmentPlace::Sealed) segments alone.
     pub seal: Option<SealInfo>,
+    /// What its frames are verified with, from its header or from what names it.
+    pub(super) salt: Option<Id>,
 }
 
 /// What the header of a segment says.
@@ -377,11 +381,16 @@ impl Source {
     }
 
     /// Describes the files, as the chain has them.
-    pub(super) fn layout(&self) -> Result<Layout> {
+    pub(super) fn layout(self) -> Result<Layout> {
         let chain = self.chain(Lsn::ZERO)?;
         let log_id = self.log_id();
-        let describe = |(at, file): (usize, &File)| {
-            let link = chain.iter().find(|link| link.file == Some(at));
+        let mut links: Vec<Option<&Link>> = vec![None; self.files.len()];
+        for link in &chain {
+            if let Some(at) = link.file {
+                links[at] = links[at].or(Some(link));
+            }
+        }
+        let describe = |(file, link): (&File, Option<&Link>)| {
             let place = match (link, &file.header) {
                 (Some(link), _) => link.place,
                 (None, None) => SegmentPlace::Unknown,
@@ -389,6 +398,7 @@ impl Source {
                 (None, Some(header)) if header.number != file.number => SegmentPlace::Copy,
                 (None, Some(_)) => SegmentPlace::Orphan,
             };
+            let own_salt = file.header.as_ref().map(|header| header.salt);
             SegmentInfo {
                 path: file.path.clone(),
                 number: file.number,
@@ -397,14 +407,16 @@ impl Source {
                 header: file.header.as_ref().map(HeaderInfo::from),
                 place,
                 seal: link.and_then(|link| link.seal.as_ref()).map(SealInfo::from),
+                salt: own_salt.or(link.map(|link| link.salt)),
             }
         };
         let missing = chain.iter().filter(|link| link.file.is_none());
         Ok(Layout {
             current: self.current.clone(),
             mark: self.mark.as_ref().map(MarkInfo::from),
-            segments: self.files.iter().enumerate().map(describe).collect(),
+            segments: self.files.iter().zip(links).map(describe).collect(),
             missing: missing.filter_map(|link| link.seal.as_ref()).map(SealInfo::from).collect(),
+            dir: Arc::new(self.dir),
         })
     }
 }
@@ -448,9 +460,8 @@ fn read_blocks<T: Twinned>(dir: &Dir, path: &Arc<Path>) -> (Blocks, Option<T>, u
 }
 
 /// Returns the error for a segment that cannot be read, because its header is lost.
-pub(super) fn header_error(file: &File) -> Error {
-    let path = &file.path;
-    match &file.blocks {
+pub(super) fn header_error(path: &Arc<Path>, blocks: &Blocks) -> Error {
+    match blocks {
         Blocks::Unreadable(error) => error.clone(),
         Blocks::Blank => Error::corrupt(path, 0, Damage::Blank, None),
         Blocks::Newer { what, found } => {

@@ -38,6 +38,15 @@ pub use frames::{FrameDamage, FrameInfo, FrameKind, Frames, GapInfo, Piece};
 pub use layout::{Blocks, HeaderInfo, Layout, MarkInfo, SealInfo, SegmentInfo, SegmentPlace};
 pub use salvage::{Moved, Salvaged, SalvagedState};
 
+/// The format version that this release writes, and the highest one that it reads.
+/// [`format`](crate::guide::format) describes it.
+///
+/// # Examples
+/// ```
+/// assert_eq!(seawall::inspect::FORMAT_VERSION, 1);
+/// ```
+pub const FORMAT_VERSION: u32 = crate::frame::FORMAT_VERSION;
+
 /// What [`examine`] has found.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -142,7 +151,8 @@ pub fn segments_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Layout> {
 ///
 /// Verifies each frame as it is stored, and decompresses none. If the segment's header is lost, the
 /// seal in the next segment or CURRENT may still tell what is needed. At most 2 MiB are in memory,
-/// however large the frames are. Takes no lock and writes nothing.
+/// however large the frames are. Takes no lock and writes nothing. Reads all headers first: to walk
+/// through several segments, use [`Layout::frames`].
 ///
 /// # Errors
 /// [`Error::NotFound`](crate::Error::NotFound) if there is nothing of a log in `dir`.
@@ -172,7 +182,7 @@ pub fn frames(dir: impl AsRef<Path>, number: u64) -> Result<Frames> {
 /// # Errors
 /// As [`frames`].
 pub fn frames_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>, number: u64) -> Result<Frames> {
-    Frames::of(&Source::read(Dir::open_log(fs, dir.as_ref())?)?, number)
+    segments_on(fs, dir)?.frames(number)
 }
 
 /// Writes each record of the log in `source` that verifies into a new log in `target`, and reports
@@ -235,5 +245,35 @@ pub fn salvage_on(
     source: impl AsRef<Path>,
     target: impl AsRef<Path>,
 ) -> Result<Salvaged> {
-    salvage::salvage_on(fs, source.as_ref(), target.as_ref())
+    salvage::salvage_on(fs, source.as_ref(), Some(target.as_ref()))
+}
+
+/// Reports what a [`salvage`](salvage()) of the log in `source` would write, and what is lost.
+/// Writes nothing.
+///
+/// Reads and verifies each live byte, as the salvage would. So the report is exact, unless the
+/// files change before the salvage.
+///
+/// # Errors
+/// As [`salvage`](salvage()), without those of the new log.
+///
+/// # Examples
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// seawall::Wal::open(dir.path())?.append("debit 7")?;
+/// let salvaged = seawall::inspect::salvage_forecast(dir.path())?;
+/// assert!(salvaged.lost.is_empty());
+/// assert_eq!(salvaged.records.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn salvage_forecast(source: impl AsRef<Path>) -> Result<Salvaged> {
+    salvage_forecast_on(Arc::new(OsFs::new()), source)
+}
+
+/// Reports what a salvage on the file system `fs` would write, as [`salvage_forecast`] does.
+///
+/// # Errors
+/// As [`salvage_forecast`].
+pub fn salvage_forecast_on(fs: Arc<dyn Fs>, source: impl AsRef<Path>) -> Result<Salvaged> {
+    salvage::salvage_on(fs, source.as_ref(), None)
 }

@@ -65,7 +65,12 @@ pub enum SalvagedState {
     Lost,
 }
 
-pub(super) fn salvage_on(fs: Arc<dyn Fs>, source: &Path, target: &Path) -> Result<Salvaged> {
+/// Salvages the log in `source`. Without a `target`, only reports.
+pub(super) fn salvage_on(
+    fs: Arc<dyn Fs>,
+    source: &Path,
+    target: Option<&Path>,
+) -> Result<Salvaged> {
     let mut source = Source::read(crate::dir::Dir::open_log(fs.clone(), source)?)?;
     check_usable(&source)?;
     let mut window = Window::new(WINDOW_BYTES);
@@ -96,7 +101,8 @@ pub(super) fn salvage_on(fs: Arc<dyn Fs>, source: &Path, target: &Path) -> Resul
     let chain = source.chain(floor)?;
     note_chain(&source, &chain, tail_is_lost, &mut notes);
 
-    let target = Target::begin(fs, target, chain.len(), floor, state.bytes)?;
+    let begin = |path| Target::begin(fs, path, chain.len(), floor, state.bytes);
+    let target = target.map(begin).transpose()?;
     let mut salvage = Salvage {
         target,
         codecs: Codecs::new([]),
@@ -111,13 +117,19 @@ pub(super) fn salvage_on(fs: Arc<dyn Fs>, source: &Path, target: &Path) -> Resul
         let Some(handle) = open(&source, link)? else { continue };
         let end = live_end(&source, link, &tail);
         salvage.take_segment(&handle, &link.salt, end, link.last_max, &mut window)?;
-        salvage.target.seal()?;
+        if let Some(target) = &mut salvage.target {
+            target.seal()?;
+        }
     }
     if promised >= salvage.next {
         salvage.lost.push(LsnRange::new(salvage.next, promised));
     }
-    let Salvage { target, lost, moved, notes, .. } = salvage;
-    let (last, _) = target.finish()?;
+    let Salvage { target, lost, moved, notes, next, down, .. } = salvage;
+    let last = next.previous().saturating_sub(down);
+    if let Some(target) = target {
+        let (written, _) = target.finish()?;
+        assert_eq!(written, last, "the new log has each record that was taken");
+    }
     let records = match last > floor {
         true => LsnRange::new(floor.next(), last),
         false => LsnRange::empty_before(floor.next()),
@@ -157,7 +169,7 @@ fn nothing_left(source: &Source) -> Error {
         Some(_) if source.mark.is_none() && source.files.iter().all(|f| foreign(&f.blocks)) => {
             Error::NotALog { path: source.files[0].path.clone() }
         }
-        Some(file) => header_error(file),
+        Some(file) => header_error(&file.path, &file.blocks),
     }
 }
 
@@ -371,7 +383,8 @@ fn first_record(
 
 /// A salvage under way.
 struct Salvage {
-    target: Target,
+    /// `None`: what would be taken is only counted.
+    target: Option<Target>,
     codecs: Codecs,
     floor: Lsn,
     /// The record that comes next if none is lost, by its LSN in the damaged log.
@@ -460,7 +473,9 @@ impl Salvage {
         let down = self.down;
         let moved =
             FrameHeader { first: taken.first.saturating_sub(down), durable_end: 0, ..taken };
-        self.target.push(moved, sweep.bytes(body))?;
+        if let Some(target) = &mut self.target {
+            target.push(moved, sweep.bytes(body))?;
+        }
         if down > 0 {
             let moved_to = |lsn: Lsn| lsn.saturating_sub(down);
             let from = LsnRange::new(first, last);

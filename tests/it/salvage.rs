@@ -5,10 +5,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use seawall::inspect::{
-    self, Blocks, FrameKind, Piece, Salvaged, SalvagedState, SegmentPlace, frames_on, salvage_on,
-    segments_on,
+    self, Blocks, FrameKind, Piece, Salvaged, SalvagedState, SegmentPlace, frames_on,
+    salvage_forecast_on, salvage_on, segments_on,
 };
 use seawall::options::Verify;
 use seawall::report::RecoveryAction;
@@ -115,7 +116,11 @@ fn check_with(
     what: &str,
 ) -> Salvaged {
     let before = files_of_source(disk);
+    let all_before = disk.files();
+    let forecast = salvage_forecast_on(fs(disk), DIR).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(disk.files(), all_before, "{what}: a forecast makes no file");
     let salvaged = salvage_on(fs(disk), DIR, TARGET).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(format!("{forecast:?}"), format!("{salvaged:?}"), "{what}: the forecast");
     assert!(files_of_source(disk) == before, "{what}: the source was changed");
     let old_id = segments_on(fs(disk), DIR).unwrap().segments.into_iter().find_map(|s| s.header);
     let new = segments_on(fs(disk), TARGET).unwrap();
@@ -764,4 +769,31 @@ fn a_log_on_the_real_disk_is_shown_and_salvaged() {
     assert_eq!(salvaged.records, LsnRange::new(Lsn::new(1), Lsn::new(10)));
     let new = Wal::open(&target).unwrap();
     assert_eq!(new.read(Lsn::new(10)).unwrap().unwrap().payload(), vec![7; 3 << 20]);
+}
+
+#[test]
+fn a_walk_over_all_segments_opens_each_file_once() {
+    // Method: count the opens. `frames_on` reads all headers, so a walk with it takes a time that
+    // grows with the square of the number of segments.
+    let opens = Arc::new(AtomicUsize::new(0));
+    let counted = opens.clone();
+    let disk = Arc::new(HookFs::new(three_segments(&small_segments()), move |asked| {
+        if asked.call == Call::Open {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        Verdict::Go
+    }));
+    let layout = segments_on(disk.clone(), DIR).unwrap();
+    let before = opens.load(Ordering::Relaxed);
+    for segment in &layout.segments {
+        let walked = layout.frames(segment.number).unwrap().map(Result::unwrap);
+        let again = frames_on(disk.clone(), DIR, segment.number).unwrap().map(Result::unwrap);
+        assert_eq!(
+            format!("{:?}", walked.collect::<Vec<_>>()),
+            format!("{:?}", again.collect::<Vec<_>>())
+        );
+    }
+    let all = opens.load(Ordering::Relaxed) - before;
+    // Of each turn, 1 is for the walk. `frames_on` opens CURRENT, 3 segments, and 1 for its walk.
+    assert_eq!(all, 3 * (1 + 5));
 }
