@@ -1,0 +1,4 @@
+//! What the store does, through openraft's traits.
+
+mod suite;
+mod support;
