@@ -124,7 +124,7 @@ where
         let is_alone = state.pending.len() == 1;
         drop(state);
         #[cfg(test)]
-        self.remember_truncation()?;
+        self.remember_truncation(batch.first)?;
         let submitted = self.submit(&batch);
         drop(writing);
         match submitted {

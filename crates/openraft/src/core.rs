@@ -237,11 +237,24 @@ impl<C: RaftTypeConfig> Core<C> {
             let mut settled = std::pin::pin!(self.settled.notified());
             // Registers before the look: a change after it is not missed.
             settled.as_mut().enable();
-            if self.sound_state()?.pending.is_empty() {
+            if self.is_settled()? {
                 return Ok(());
             }
             settled.await;
         }
+    }
+
+    /// Whether no append is pending, and all callbacks have returned.
+    fn is_settled(&self) -> Result<bool> {
+        let _telling = self.telling();
+        Ok(self.sound_state()?.pending.is_empty())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn plant(self: Arc<Self>, planted: Option<crate::planted::Planted>) -> Arc<Self> {
+        let mut core = Arc::into_inner(self).expect("no other handle exists yet");
+        core.planted = planted;
+        Arc::new(core)
     }
 
     /// Calls the callbacks of the appends before the index `end`, which are durable, unless another

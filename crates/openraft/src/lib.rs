@@ -1,4 +1,4 @@
-//! A Raft log store for openraft over one seawall log.
+#![doc = include_str!("../README.md")]
 
 mod append;
 mod cache;
@@ -14,6 +14,8 @@ mod planted;
 mod read;
 mod small;
 mod store;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "prost")]
 pub use codec::Prost;

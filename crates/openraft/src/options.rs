@@ -18,7 +18,7 @@ use crate::store::LogStore;
 /// # Examples
 /// ```
 /// # let dir = tempfile::tempdir()?;
-/// # openraft::declare_raft_types!(pub Types: D = String, R = ());
+/// # openraft::declare_raft_types!(pub Types: D = String, R = (), SnapshotData = Vec<u8>);
 /// use seawall_openraft::{LogStore, Options};
 /// let wal = seawall::Options::new().segment_bytes(16 << 20);
 /// let store: LogStore<Types> = Options::new().wal(wal).cache_bytes_max(64 << 20).open(dir.path())?;

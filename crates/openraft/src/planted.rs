@@ -3,7 +3,7 @@
 
 use openraft::{LogId, RaftTypeConfig};
 
-use crate::core::{Core, OnFlushed};
+use crate::core::{Core, OnFlushed, lsn, lsn_before};
 use crate::error::Result;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +53,10 @@ where
         Ok(())
     }
 
-    /// Does what was left to the next append.
-    pub(crate) fn remember_truncation(&self) -> Result<()> {
-        let next = self.sound_state()?.next;
-        if self.has(Planted::TruncationForgotten) && self.wal.next_lsn() > crate::core::lsn(next) {
-            self.wal.truncate_after(crate::core::lsn_before(next))?;
+    /// Does what was left to the append that begins at `next`.
+    pub(crate) fn remember_truncation(&self, next: u64) -> Result<()> {
+        if self.has(Planted::TruncationForgotten) && self.wal.next_lsn() > lsn(next) {
+            self.wal.truncate_after(lsn_before(next))?;
         }
         Ok(())
     }

@@ -51,7 +51,7 @@ where
     /// # Examples
     /// ```
     /// # let dir = tempfile::tempdir()?;
-    /// # openraft::declare_raft_types!(pub Types: D = String, R = ());
+    /// # openraft::declare_raft_types!(pub Types: D = String, R = (), SnapshotData = Vec<u8>);
     /// use seawall_openraft::LogStore;
     /// let store = LogStore::<Types>::open(dir.path())?;
     /// assert!(store.handle().health().is_ready());
@@ -65,6 +65,11 @@ where
 impl<C: RaftTypeConfig> LogStore<C> {
     pub(crate) fn new(core: Arc<Core<C>>) -> LogStore<C> {
         LogStore { core }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Arc<Core<C>> {
+        &self.core
     }
 
     /// Returns a handle, to be kept when the store goes to openraft.
@@ -111,7 +116,8 @@ impl<C: RaftTypeConfig> Handle<C> {
     /// Closes the log: waits for what is pending, and gives the lock back. Call it after
     /// `Raft::shutdown`. Each later call of the store returns `Closed`.
     ///
-    /// Without it, the log is closed when its last store, reader and handle are gone.
+    /// Without it, the log is closed when its last store, reader and handle are gone, and the
+    /// thread that calls callbacks has returned from the last one.
     ///
     /// # Errors
     /// [`seawall::Error::Poisoned`]: a write had failed, and nothing was written. The lock is free

@@ -2,3 +2,4 @@
 
 mod suite;
 mod support;
+mod three_nodes;

@@ -19,6 +19,7 @@ openraft::declare_raft_types!(
 pub(crate) type Store = seawall_openraft::LogStore<Types>;
 pub(crate) type Entry = openraft::Entry<Types>;
 type Id = LogId<u64>;
+type Taken = (SnapshotMeta<u64, BasicNode>, Vec<u8>);
 type StorageResult<T> = Result<T, StorageError<u64>>;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -33,7 +34,7 @@ struct State {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Machine {
     state: Arc<Mutex<State>>,
-    snapshot: Arc<Mutex<Option<(SnapshotMeta<u64, BasicNode>, Vec<u8>)>>>,
+    snapshot: Arc<Mutex<Option<Taken>>>,
 }
 
 impl RaftStateMachine<Types> for Machine {

@@ -1,0 +1,138 @@
+//! Appends in flight: when they can be read, when their callbacks come, and what a failure does.
+
+use std::sync::{Condvar, Mutex};
+
+use openraft::RaftLogReader;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+use seawall::sim::{Call, Fault};
+use seawall_testkit::hooks::{Call as Hooked, HookFs, Verdict};
+
+use super::*;
+use crate::health::Health;
+
+/// The outcomes of appends, in the order in which they came.
+#[derive(Clone, Default)]
+pub(super) struct Outcomes(Arc<Mutex<Vec<(u64, bool)>>>);
+
+impl Outcomes {
+    /// A callback that notes the outcome of the append that begins at `first`.
+    pub(super) fn note(&self, first: u64) -> crate::core::OnFlushed {
+        let outcomes = self.clone();
+        Box::new(move |outcome| outcomes.0.lock().unwrap().push((first, outcome.is_ok())))
+    }
+
+    pub(super) fn get(&self) -> Vec<(u64, bool)> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Holds every sync of a file while it is shut.
+#[derive(Clone, Default)]
+pub(super) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub(super) fn shut(&self, shut: bool) {
+        *self.0.0.lock().unwrap() = shut;
+        self.0.1.notify_all();
+    }
+
+    pub(super) fn disk(&self, disk: SimFs) -> HookFs {
+        let gate = self.clone();
+        HookFs::new(disk, move |asked| {
+            if asked.call == Hooked::Sync {
+                let shut = gate.0.0.lock().unwrap();
+                drop(gate.0.1.wait_while(shut, |shut| *shut).unwrap());
+            }
+            Verdict::Go
+        })
+    }
+}
+
+#[test]
+fn what_is_not_durable_is_read_at_once_and_called_back_later_in_order() {
+    run(60, || async {
+        let gate = Gate::default();
+        let options = Options::new().cache_bytes_max(0);
+        let mut store = open_with(gate.disk(SimFs::new(1)), options).unwrap();
+        let outcomes = Outcomes::default();
+        store.blocking_append(entries(1, 0..3)).await.unwrap();
+        gate.shut(true);
+        for first in [3, 5, 7, 9] {
+            let batch = entries(1, first..first + 2);
+            store.core().append(batch, outcomes.note(first)).await.unwrap();
+        }
+        assert_eq!(store.try_get_log_entries(0..20).await.unwrap(), entries(1, 0..11));
+        assert_eq!(store.get_log_state().await.unwrap().last_log_id, Some(id(1, 10)));
+        assert_eq!(outcomes.get(), []);
+        gate.shut(false);
+        store.truncate(id(1, 6)).await.unwrap(); // Waits for the callbacks.
+        assert_eq!(outcomes.get(), [(3, true), (5, true), (7, true), (9, true)]);
+        assert_eq!(store.try_get_log_entries(0..20).await.unwrap(), entries(1, 0..6));
+    });
+}
+
+#[test]
+fn a_vote_has_its_place_after_the_entries_before_it() {
+    run(60, || async {
+        let gate = Gate::default();
+        let mut store = open_on(gate.disk(SimFs::new(1))).unwrap();
+        let outcomes = Outcomes::default();
+        gate.shut(true);
+        store.core().append(entries(1, 0..2), outcomes.note(0)).await.unwrap();
+        let mut voting = Box::pin(async { store.save_vote(&openraft::Vote::new(5, 2)).await });
+        let early = tokio::time::timeout(Duration::from_millis(50), voting.as_mut()).await;
+        assert!(early.is_err(), "the vote is not durable");
+        gate.shut(false);
+        voting.await.unwrap();
+        let wal = &store.core().wal;
+        assert_eq!(wal.durable_lsn(), seawall::Lsn::new(2));
+    });
+}
+
+#[test]
+fn after_an_error_only_errors_come() {
+    run(60, || async {
+        let disk = SimFs::new(1);
+        let gate = Gate::default();
+        let mut store = open_on(gate.disk(disk.clone())).unwrap();
+        let mut reader = store.get_log_reader().await;
+        let handle = store.handle();
+        let outcomes = Outcomes::default();
+        store.core().append(entries(1, 0..2), outcomes.note(0)).await.unwrap();
+        store.core().settle().await.unwrap();
+        gate.shut(true);
+        disk.plan(Call::Sync, 0, Fault::Error(std::io::ErrorKind::Other));
+        for first in [2, 4, 6] {
+            let batch = entries(1, first..first + 2);
+            store.core().append(batch, outcomes.note(first)).await.unwrap();
+        }
+        gate.shut(false);
+        let first_error = store.core().settle().await.unwrap_err().to_string();
+        assert_eq!(outcomes.get(), [(0, true), (2, false), (4, false), (6, false)]);
+        let Health::Failed(error) = handle.health() else { panic!("{:?}", handle.health()) };
+        assert_eq!(error.to_string(), first_error);
+        assert!(store.blocking_append(entries(1, 8..9)).await.is_err());
+        assert!(store.save_vote(&openraft::Vote::new(5, 2)).await.is_err());
+        assert!(store.read_vote().await.is_err());
+        assert!(store.purge(id(1, 0)).await.is_err());
+        assert!(store.truncate(id(1, 1)).await.is_err());
+        assert!(store.get_log_state().await.is_err());
+        assert!(reader.try_get_log_entries(0..2).await.is_err());
+        assert!(reader.limited_get_log_entries(0, 2).await.is_err());
+        assert!(
+            matches!(handle.health(), Health::Failed(error) if error.to_string() == first_error)
+        );
+    });
+}
+
+#[test]
+fn a_closed_store_says_so() {
+    run(60, || async {
+        let disk = SimFs::new(1);
+        let mut store = filled(&disk).await;
+        store.handle().close().await.unwrap();
+        assert!(store.blocking_append(entries(1, 10..11)).await.is_err());
+        assert!(store.try_get_log_entries(0..1).await.is_err());
+        drop(open_on(disk).unwrap()); // The lock is free, although a store is there.
+    });
+}
