@@ -347,7 +347,7 @@ fn runtime() -> Runtime {
 /// The number of histories: `SEAWALL_RAFT_HISTORIES`, or a few.
 fn histories() -> u64 {
     let given = std::env::var("SEAWALL_RAFT_HISTORIES").ok();
-    given.map_or(16, |count| count.parse().expect("SEAWALL_RAFT_HISTORIES is a number"))
+    given.map_or(8, |count| count.parse().expect("SEAWALL_RAFT_HISTORIES is a number"))
 }
 
 #[test]
