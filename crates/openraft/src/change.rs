@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use openraft::{LogId, RaftLogId, RaftTypeConfig, Vote};
 use seawall::Wal;
 
-use crate::core::{Core, blocking, lsn, lsn_before};
+use crate::core::{Core, Flow, blocking, lsn, lsn_before};
 use crate::error::{Error, Result};
 use crate::small::SmallState;
 
@@ -15,6 +15,9 @@ where
 {
     /// Makes the vote durable. Its place in the log is after the entries that were appended before.
     pub(crate) async fn save_vote(self: &Arc<Self>, vote: Vote<C::NodeId>) -> Result<()> {
+        if self.sound_state()?.flow == Flow::Held {
+            self.settle().await?; // Its place is after the appends that wait for space.
+        }
         let bytes = self.change_small(|small| small.vote = Some(vote))?;
         let _ = self.wal.ready(bytes.len()).await;
         let submitted = match self.wal.submit_state(&bytes) {
@@ -25,6 +28,7 @@ where
         };
         match submitted.map_err(Error::Wal) {
             Err(full) if full.is_storage_full() => {
+                self.settle().await?;
                 let core = self.clone();
                 blocking(move || core.check(core.hold(|wal| Ok(wal.set_state(&bytes)?)))).await
             }

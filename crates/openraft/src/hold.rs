@@ -33,9 +33,10 @@ impl<C: RaftTypeConfig> Core<C> {
                     pause = (2 * pause).min(PAUSE_MAX);
                     drop(self.sound_state()?);
                 }
-                outcome => {
+                Err(error) => return Err(error),
+                Ok(value) => {
                     self.pulse.note_ready();
-                    return outcome;
+                    return Ok(value);
                 }
             }
         }

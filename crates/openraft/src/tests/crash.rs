@@ -374,7 +374,6 @@ fn each_planted_bug_is_caught() {
             let caught = caught.unwrap_or_else(|| panic!("{planted:?} is not caught"));
             // Anything else would be a defect of the test.
             assert!(caught.contains("found Found"), "{planted:?}: {caught}");
-            println!("{planted:?}: {caught}");
         }
     });
 }

@@ -59,7 +59,12 @@ fn appends_wait_for_space_and_keep_their_order() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(outcomes.get(), [(0, true)]);
         assert_eq!(found(&mut store).await.log, ids(1, 0..12));
+        // A vote does not go before them.
+        let mut voting = Box::pin(async { store.save_vote(&Vote::new(3, 1)).await });
+        let early = tokio::time::timeout(Duration::from_millis(50), voting.as_mut()).await;
+        assert!(early.is_err(), "the vote waits");
         full.set(false);
+        voting.await.unwrap();
         health.wait_for(Health::is_ready).await.unwrap();
         store.core().settle().await.unwrap();
         let all = [0, 2, 4, 6, 8, 10].map(|first| (first, true));
@@ -67,7 +72,7 @@ fn appends_wait_for_space_and_keep_their_order() {
         // The way to the log is open again.
         store.blocking_append(entries(1, 12..14)).await.unwrap();
         let (found, _) = found_again(store, &disk).await;
-        assert_eq!(found.log, ids(1, 0..14));
+        assert_eq!((found.log, found.vote), (ids(1, 0..14), Some(Vote::new(3, 1))));
     });
 }
 
