@@ -250,14 +250,18 @@ type Queued = (Write, oneshot::Sender<()>);
 /// Proposes what has queued, again and again, with one proposal under way.
 async fn coalesce(leader: Raft<Types>, mut queued: mpsc::Receiver<Queued>) -> Result<()> {
     while let Some(first) = queued.recv().await {
-        // The clients that were answered together come again together.
-        tokio::task::yield_now().await;
         let mut bytes = first.0.data.len();
         let mut taken = vec![first];
-        while bytes < COALESCED_BYTES_MAX {
-            let Ok(next) = queued.try_recv() else { break };
-            bytes += next.0.data.len();
-            taken.push(next);
+        // The clients that were answered together come again together: waits until none comes.
+        let mut count = 0;
+        while taken.len() > count {
+            count = taken.len();
+            tokio::task::yield_now().await;
+            while bytes < COALESCED_BYTES_MAX {
+                let Ok(next) = queued.try_recv() else { break };
+                bytes += next.0.data.len();
+                taken.push(next);
+            }
         }
         let (writes, answers): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
         leader.client_write(Command { writes }).await?;
