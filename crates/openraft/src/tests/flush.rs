@@ -26,22 +26,41 @@ impl Outcomes {
     }
 }
 
-/// Holds every sync of a file while it is shut.
+/// Holds calls while it is shut.
 #[derive(Clone, Default)]
-pub(super) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub(super) struct Gate(Arc<(Mutex<Passage>, Condvar)>);
+
+#[derive(Default)]
+struct Passage {
+    is_shut: bool,
+    waiting: u64,
+}
 
 impl Gate {
-    pub(super) fn shut(&self, shut: bool) {
-        *self.0.0.lock().unwrap() = shut;
+    pub(super) fn shut(&self, is_shut: bool) {
+        self.0.0.lock().unwrap().is_shut = is_shut;
         self.0.1.notify_all();
     }
 
+    /// Returns once the gate is open.
+    pub(super) fn pass(&self) {
+        let mut passage = self.0.0.lock().unwrap();
+        passage.waiting += 1;
+        let mut passage = self.0.1.wait_while(passage, |passage| passage.is_shut).unwrap();
+        passage.waiting -= 1;
+    }
+
+    /// How many calls wait.
+    pub(super) fn waiting(&self) -> u64 {
+        self.0.0.lock().unwrap().waiting
+    }
+
+    /// A disk whose syncs of files pass the gate.
     pub(super) fn disk(&self, disk: SimFs) -> HookFs {
         let gate = self.clone();
         HookFs::new(disk, move |asked| {
             if asked.call == Hooked::Sync {
-                let shut = gate.0.0.lock().unwrap();
-                drop(gate.0.1.wait_while(shut, |shut| *shut).unwrap());
+                gate.pass();
             }
             Verdict::Go
         })
