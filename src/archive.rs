@@ -14,6 +14,8 @@ use crate::lsn::LsnRange;
 /// [`Wal::checkpoint`](crate::Wal::checkpoint) offers the segments that are wholly below the
 /// checkpoint, oldest first, in its own thread, after the checkpoint is durable. The thread holds
 /// no lock of the log: appends, reads and other checkpoints go on. One thread at a time offers.
+/// Each segment that is accepted is removed before the next one is offered. A segment that comes to
+/// lie below the checkpoint meanwhile waits for a later checkpoint.
 ///
 /// # What the answer means
 /// `Ok`: the segment is safe elsewhere, and the log removes it. `Err`: the segment stays, and so do
@@ -88,14 +90,19 @@ impl SealedSegment<'_> {
         self.seal
     }
 
-    /// Reads some bytes at `offset`: 0 only at the segment's end.
+    /// Reads some bytes at `offset`: 0 only at the segment's end, or into an empty slice.
     ///
     /// # Errors
-    /// Whatever the system returns.
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the file is too short. Otherwise whatever
+    /// the system returns.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let left = usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let count = bytes.len().min(left);
-        (self.read_at)(&mut bytes[..count], offset)
+        let wanted = bytes.len().min(left);
+        match (self.read_at)(&mut bytes[..wanted], offset)? {
+            // A file that is too short must not look like the whole segment.
+            0 if wanted > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
     }
 
     /// Returns a reader of its bytes up to its end.
@@ -124,10 +131,6 @@ struct Reader<'a> {
 impl io::Read for Reader<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let count = self.segment.read_at(bytes, self.offset)?;
-        // A file that is too short must not look like the whole segment.
-        if count == 0 && !bytes.is_empty() && self.offset < self.segment.end {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         self.offset += count as u64;
         Ok(count)
     }

@@ -9,7 +9,7 @@ use crate::archive::{Archive, SealedSegment};
 use crate::catalog::CatalogEntry;
 use crate::dir::Dir;
 use crate::error::Error;
-use crate::frame::{Id, Seal, SealFile, Twinned};
+use crate::frame::{Id, SealFile, Twinned};
 use crate::fs::OpenMode;
 use crate::lsn::LsnRange;
 use crate::threads::atomic::{AtomicBool, Ordering};
@@ -54,11 +54,6 @@ impl Backlog {
         lock(&self.waiting).drain(..).collect()
     }
 
-    /// Returns the seal of the newest segment that waits.
-    pub(crate) fn newest_seal(&self) -> Option<Seal> {
-        lock(&self.waiting).back().and_then(|entry| entry.seal.clone())
-    }
-
     /// Returns how many segments wait, and how many bytes they have.
     pub(crate) fn size(&self) -> (u64, u64) {
         let waiting = lock(&self.waiting);
@@ -66,34 +61,15 @@ impl Backlog {
         (waiting.len() as u64, bytes.fold(0, u64::saturating_add))
     }
 
-    /// Offers the segments, oldest first, up to the first refusal. Returns those that the archive
-    /// has accepted. Returns none while another thread offers. Foreign code: to be called without a
-    /// lock and without a role.
-    pub(crate) fn offer(&self, dir: &Dir) -> Vec<CatalogEntry> {
-        let mut accepted = Vec::new();
-        let Some(archive) = &self.archive else { return accepted };
+    /// Begins to offer the segments that wait now. `None` without an archive, and while another
+    /// thread offers.
+    pub(crate) fn begin_offers(&self) -> Option<Offers<'_>> {
+        let archive = self.archive.as_deref()?;
         if self.is_offering.swap(true, Ordering::AcqRel) {
-            return accepted;
+            return None;
         }
-        loop {
-            let first = lock(&self.waiting).front().cloned();
-            let Some(entry) = first else { break };
-            if let Err(error) = self.offer_one(&**archive, dir, &entry) {
-                let path = entry.segment.path.display();
-                log::warn!(
-                    "{path} was not archived, and is offered at a later checkpoint: {error}"
-                );
-                break;
-            }
-            let mut waiting = lock(&self.waiting);
-            // A reset may have taken the segment out.
-            let number = waiting.front().map(|front| front.segment.number);
-            if number == Some(entry.segment.number) {
-                accepted.extend(waiting.pop_front());
-            }
-        }
-        self.is_offering.store(false, Ordering::Release);
-        accepted
+        let left = lock(&self.waiting).len();
+        Some(Offers { backlog: self, archive, left })
     }
 
     fn offer_one(&self, archive: &dyn Archive, dir: &Dir, entry: &CatalogEntry) -> io::Result<()> {
@@ -112,6 +88,47 @@ impl Backlog {
         };
         let panicked = |_| Err(io::Error::other("the archive has panicked"));
         catch_unwind(AssertUnwindSafe(|| archive.archive(&offered))).unwrap_or_else(panicked)
+    }
+}
+
+/// Offers segments, as the only thread that does.
+pub(crate) struct Offers<'a> {
+    backlog: &'a Backlog,
+    archive: &'a dyn Archive,
+    /// How many are still to be offered. Those that other threads add meanwhile are not: the offers
+    /// have an end.
+    left: usize,
+}
+
+impl Offers<'_> {
+    /// Offers the oldest segment, and takes it out if the archive has accepted it. `None` after a
+    /// refusal, and at the end. Foreign code: to be called without a lock and without a role.
+    pub(crate) fn next_accepted(&mut self, dir: &Dir) -> Option<CatalogEntry> {
+        while self.left > 0 {
+            self.left -= 1;
+            let entry = lock(&self.backlog.waiting).front().cloned()?;
+            if let Err(error) = self.backlog.offer_one(self.archive, dir, &entry) {
+                let path = entry.segment.path.display();
+                log::warn!(
+                    "{path} was not archived, and is offered at a later checkpoint: {error}"
+                );
+                return None;
+            }
+            let mut waiting = lock(&self.backlog.waiting);
+            // A reset may have taken the segment out.
+            let number = waiting.front().map(|front| front.segment.number);
+            if number == Some(entry.segment.number) {
+                return waiting.pop_front();
+            }
+        }
+        None
+    }
+}
+
+/// Also if the archive's code panics.
+impl Drop for Offers<'_> {
+    fn drop(&mut self) {
+        self.backlog.is_offering.store(false, Ordering::Release);
     }
 }
 

@@ -286,19 +286,18 @@ impl Segments {
         dir: Arc<Dir>,
         health: Arc<Health>,
         watch: Arc<Watch>,
+        visibility: Visibility,
         codecs: Codecs,
         catalog: Catalog,
         refresh: Arc<dyn Refresh>,
     ) -> Segments {
-        // What is shown counts as durable here: the reader of the files has chosen it.
-        let visibility = Visibility::Durable;
         let segments = Segments::new(dir, health, watch, visibility, codecs, catalog);
         Segments { refresh: Some(refresh), ..segments }
     }
 
     /// Shows readers the records up to `last`, which the catalog holds.
-    pub(crate) fn show(&self, last: Lsn) {
-        self.watch.set_all(last);
+    pub(crate) fn show(&self, durable: Lsn, last: Lsn) {
+        self.watch.set_all(durable, last);
     }
 
     /// Whether another handle writes the log, which this one only learns from the files.
@@ -348,19 +347,19 @@ impl Segments {
         floor: Lsn,
     ) -> Vec<Arc<Segment>> {
         let (next, orphans) = self.catalog().with_cut(seal, tail.clone(), floor);
-        self.begin_generation(next, cut, cut.last());
+        self.begin_generation(next, cut, cut.last(), cut.last());
         orphans
     }
 
-    /// Replaces the catalog by one of the next generation. `last`: the last record that readers of
-    /// the next generation may return.
-    pub(crate) fn begin_generation(&self, next: Catalog, cut: Cut, last: Lsn) {
+    /// Replaces the catalog by one of the next generation. `last`: the last record in it.
+    pub(crate) fn begin_generation(&self, next: Catalog, cut: Cut, durable: Lsn, last: Lsn) {
         let generation = Arc::downgrade(&next.generation);
         let next = Arc::new(next);
         let mut catalog = threads::write(&self.catalog);
         let old = std::mem::replace(&mut *catalog, next);
-        self.watch.set_all(last);
-        drop(catalog);
+        self.watch.set_all(durable, last);
+        // Before the lock is free: a reader that finds the new catalog also finds its own
+        // generation cut.
         let mut generations = threads::lock(&self.generations);
         generations.retain(|generation| match generation.upgrade() {
             Some(generation) => {
@@ -371,7 +370,8 @@ impl Segments {
         });
         generations.push(generation);
         drop(generations);
-        drop(old); // Later than the search for generations: its readers' one must be found.
+        drop(catalog);
+        drop(old); // Kept until here, so that the search above finds the old generation.
         self.watch.waiters.changed(); // A follower that waits may have yielded what was removed.
     }
 
@@ -448,6 +448,11 @@ impl Segments {
         self.health.check()
     }
 
+    /// Returns the error of a poisoned log, also after the log was closed.
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.health.poisoned()
+    }
+
     pub(crate) fn dir_path(&self) -> &Arc<Path> {
         self.files.dir.path()
     }
@@ -508,7 +513,7 @@ impl Files {
 mod tests {
     use super::*;
     use crate::frame::SegmentHeader;
-    use std::path::Path;
+    use crate::fs::sim::SimFs;
 
     fn segment(number: u64, first: u64) -> Arc<Segment> {
         let header = SegmentHeader {
@@ -532,6 +537,37 @@ mod tests {
         Catalog::new(Vec::new(), segment(1, 1), Lsn::ZERO)
             .with_tail(segment(2, 11), Some(&seal(1, 10)))
             .with_tail(segment(3, 21), Some(&seal(2, 20)))
+    }
+
+    #[test]
+    fn no_reader_finds_the_catalog_of_a_new_generation_before_its_own_is_cut() {
+        // Method: hold the list of generations, so that the cut waits. Meanwhile the new LSNs are
+        // there already, and no reader can ask for the catalog.
+        let dir = Dir::open_or_create(Arc::new(SimFs::new(1)), Path::new("/wal")).unwrap();
+        let watch = Arc::new(Watch::new(Lsn::from(30)));
+        let health = Arc::new(Health::new(watch.clone()));
+        let codecs = Codecs::new([]);
+        let visibility = Visibility::Durable;
+        let catalog = catalog();
+        let segments =
+            Segments::new(Arc::new(dir), health, watch.clone(), visibility, codecs, catalog);
+        let old = segments.catalog();
+        let cut = Cut::After(Lsn::from(25));
+        let next = self::catalog();
+        std::thread::scope(|scope| {
+            let generations = threads::lock(&segments.generations);
+            let begins = scope.spawn(|| {
+                segments.begin_generation(next, cut, Lsn::from(40), Lsn::from(40));
+            });
+            while watch.durable() != Lsn::from(40) {
+                std::thread::yield_now();
+            }
+            assert!(segments.catalog.try_read().is_err(), "a reader finds the new catalog");
+            drop(generations);
+            begins.join().unwrap();
+        });
+        assert!(!old.generation.keeps(Lsn::from(30), Lsn::from(30)));
+        assert!(segments.catalog().generation.keeps(Lsn::from(30), Lsn::from(30)));
     }
 
     fn numbers(catalog: &Catalog) -> Vec<u64> {

@@ -40,6 +40,8 @@ pub(crate) struct Dir {
 pub(crate) struct Listing {
     /// Segment numbers, rising.
     pub(crate) segments: Vec<u64>,
+    /// The numbers of the seals in an archive, rising.
+    pub(crate) seals: Vec<u64>,
     /// Whether there is a CURRENT.
     pub(crate) current: bool,
     /// Unfinished files and spares, of any kind.
@@ -181,12 +183,14 @@ impl Dir {
         for name in names.map_err(|error| Error::io("list", &self.path, error))? {
             match classify(&name) {
                 Name::Segment(number) => listing.segments.push(number),
+                Name::Seal(number) => listing.seals.push(number),
                 Name::Current => listing.current = true,
                 Name::Leftover => listing.leftovers.push(self.path.join(&name).into()),
                 Name::Other => {}
             }
         }
         listing.segments.sort_unstable();
+        listing.seals.sort_unstable();
         Ok(listing)
     }
 
@@ -385,6 +389,7 @@ fn create_all(fs: &dyn Fs, path: &Path) -> Result<usize> {
 #[derive(Debug, PartialEq, Eq)]
 enum Name {
     Segment(u64),
+    Seal(u64),
     Current,
     Leftover,
     Other,
@@ -394,7 +399,7 @@ enum Name {
 pub(crate) fn segment_number(path: &Path) -> Option<u64> {
     match classify(path.file_name()?) {
         Name::Segment(number) => Some(number),
-        Name::Current | Name::Leftover | Name::Other => None,
+        Name::Seal(_) | Name::Current | Name::Leftover | Name::Other => None,
     }
 }
 
@@ -411,6 +416,7 @@ fn classify(name: &OsStr) -> Name {
     };
     match (number(digits), ending) {
         (Some(number), "log") => Name::Segment(number),
+        (Some(number), "seal") => Name::Seal(number),
         (Some(_), "tmp") => Name::Leftover,
         _ => Name::Other,
     }
@@ -436,6 +442,7 @@ mod tests {
             ("wal-1000000.log", Name::Segment(1_000_000)),
             ("wal-18446744073709551615.log", Name::Segment(u64::MAX)),
             ("wal-000003.tmp", Name::Leftover),
+            ("wal-000003.seal", Name::Seal(3)),
             ("CURRENT", Name::Current),
             ("CURRENT.tmp", Name::Leftover),
             ("CURRENT.spare", Name::Leftover),

@@ -379,8 +379,8 @@
 //! * **`sim`**: the module [`sim`][sim], a simulated disk that crashes. It adds no dependency.
 //!
 //! The crate root has the names that each program needs. The rest is in [`archive`], [`backup`],
-//! [`codec`], [`inspect`], [`options`],
-//! [`observer`], [`report`], [`stats`], [`mod@fs`] and [`sim`][sim].
+//! [`codec`], [`mod@fs`], [`inspect`], [`observer`], [`options`], [`report`], [`sim`][sim] and
+//! [`stats`].
 //!
 #![cfg_attr(feature = "sim", doc = "[sim]: crate::sim")]
 #![cfg_attr(not(feature = "sim"), doc = "[sim]: #crate-features")]

@@ -373,9 +373,9 @@ impl Options {
     /// is stored as it is. The log reads frames of this codec, too.
     ///
     /// The module [`codec`](crate::codec) says when it pays. The codec needs memory besides
-    /// [`pending_bytes_max`](Options::pending_bytes_max): about the size of a group. The limits of
-    /// the other options count bytes before compression, except that
-    /// [`segment_bytes`](Options::segment_bytes) counts what is stored.
+    /// [`pending_bytes_max`](Options::pending_bytes_max): about the size of a group, and many times
+    /// that with `Zstd` of a level from 19 on. The limits of the other options count bytes before
+    /// compression, except that [`segment_bytes`](Options::segment_bytes) counts what is stored.
     ///
     /// A number below 128 is refused, unless the codec is one of this crate.
     ///

@@ -151,6 +151,7 @@ impl ReadOnlyWal {
         let seen = view.seen();
         let catalog = catalog_of(seen);
         let watch = Arc::new(Watch::new(seen.last));
+        watch.set_durable(seen.durable);
         let health = Arc::new(Health::new(watch.clone()));
         let inner = Inner { reported: Reported::of(seen), kept: None, view };
         let onlooker = Arc::new(Onlooker { inner: Mutex::new(inner) });
@@ -158,6 +159,7 @@ impl ReadOnlyWal {
             dir.clone(),
             health,
             watch.clone(),
+            options.visibility,
             options.codecs(),
             catalog,
             onlooker.clone(),
@@ -369,7 +371,7 @@ impl ReadOnlyWal {
     /// [`first_lsn`](ReadOnlyWal::first_lsn).
     #[must_use]
     pub fn last_lsn(&self) -> Lsn {
-        self.watch.durable()
+        self.segments.last_visible()
     }
 
     /// Returns the LSN after [`last_lsn`](ReadOnlyWal::last_lsn). The writer may have assigned it
@@ -384,7 +386,7 @@ impl ReadOnlyWal {
     /// [`Visibility::Appended`](crate::options::Visibility::Appended).
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
-        threads::lock(&self.onlooker.inner).view.seen().durable
+        self.watch.durable()
     }
 
     /// Returns what an open for writing would have found and done when this handle was opened, as
@@ -420,7 +422,7 @@ impl Inner {
         let cut = match change {
             Change::SameSegments => {
                 segments.change(|catalog| Some((catalog.with_floor(seen.floor)?, ())));
-                segments.show(seen.last);
+                segments.show(seen.durable, seen.last);
                 return Ok(());
             }
             Change::OtherSegments { cut } => cut,
@@ -428,7 +430,7 @@ impl Inner {
         let old = segments.catalog();
         match cut {
             Some(cut) => {
-                segments.begin_generation(catalog_of(seen), cut, seen.last);
+                segments.begin_generation(catalog_of(seen), cut, seen.durable, seen.last);
                 let kept = self.kept.map_or(cut.last(), |kept| kept.min(cut.last()));
                 self.kept = Some(kept);
             }
@@ -436,7 +438,7 @@ impl Inner {
                 segments.change(|catalog| {
                     Some((catalog_of(seen).in_generation(catalog.generation.clone()), ()))
                 });
-                segments.show(seen.last);
+                segments.show(seen.durable, seen.last);
             }
         }
         let new = segments.catalog();

@@ -9,8 +9,8 @@ use crate::catalog::{Catalog, CatalogEntry, Cut, Segments};
 use crate::current::{Current, CurrentGuard, LogState, Mark};
 use crate::dir::{Dir, segment_number};
 use crate::disk::{Disk, DurableEnd, TailEnd};
-use crate::error::{Error, Failure, Result};
-use crate::frame::{FrameBuffer, Seal, Unit};
+use crate::error::{Damage, Error, Failure, Result};
+use crate::frame::{FrameBuffer, Seal, SegmentHeader, TWIN_BYTES, Twin, Twinned, Unit};
 use crate::fs::{Handle, Medium, Names, OpenMode};
 use crate::health::Health;
 use crate::lsn::Lsn;
@@ -178,16 +178,17 @@ impl Store {
     }
 
     /// Returns the seal of a tail that continues after the record `last`, which lies anywhere above
-    /// the floor or at it. The seal points into an older segment or frame, or the whole log is
-    /// removed: `None`. The caller holds both roles.
+    /// the floor or at it. The seal points into an older segment or frame. `None`: nothing before
+    /// the tail is needed any more. The caller holds both roles.
     pub(crate) fn seal_after(&self, writer: &Writer, last: Lsn) -> Result<Option<Seal>> {
         if last <= writer.written.floor && !self.backlog.has_archive() {
             return Ok(None);
         }
         let catalog = self.segments.catalog();
-        // With an archive, the chain of seals goes on below the floor, so nothing is missing there.
-        let Some(entry) = catalog.find(last).filter(|_| last > Lsn::ZERO) else {
-            return Ok(self.backlog.newest_seal());
+        let Some(entry) = catalog.find(last) else {
+            // `last` is the floor, and the oldest segment begins after it. With an archive, the
+            // chain of seals goes on below the floor, also after the archive has taken it over.
+            return self.seal_in_oldest(writer, &catalog);
         };
         let segment = &entry.segment;
         let (handle, limit) = match &entry.seal {
@@ -197,6 +198,21 @@ impl Store {
         };
         let frame = frame_holding(segment, &handle, last, limit)?;
         Ok(Some(Seal { last, ..seal_at(segment, &frame) }))
+    }
+
+    /// Returns the seal of the segment before the oldest one.
+    fn seal_in_oldest(&self, writer: &Writer, catalog: &Catalog) -> Result<Option<Seal>> {
+        let oldest = catalog.entries().next().map(|entry| &entry.segment);
+        let Some(oldest) = oldest.filter(|oldest| oldest.number != writer.tail.header.number)
+        else {
+            return Ok(writer.tail.header.seal.clone());
+        };
+        let mut bytes = vec![0; TWIN_BYTES];
+        let count = self.dir.open_file(&oldest.path, OpenMode::Read)?.read(&mut bytes, 0)?;
+        match SegmentHeader::decode(&bytes[..count]) {
+            Twin::Sound { value, .. } if value.salt == oldest.salt => Ok(value.seal),
+            _ => Err(Error::corrupt(&oldest.path, 0, Damage::Header, None)),
+        }
     }
 
     /// Creates the tail with which the log continues after a truncation or a reset. Until
@@ -472,7 +488,7 @@ impl Store {
     }
 
     /// Notes that these segments are to be removed.
-    pub(crate) fn discard(&self, segments: Vec<CatalogEntry>) {
+    pub(crate) fn discard(&self, segments: impl IntoIterator<Item = CatalogEntry>) {
         let paths = segments.into_iter().map(|entry| entry.segment.path.clone());
         lock(&self.pending_removal).extend(paths.map(PendingRemoval::new));
     }

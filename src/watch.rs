@@ -41,9 +41,9 @@ impl Watch {
         Lsn::from(self.appended.load(Ordering::Acquire))
     }
 
-    /// Sets all three to the last record of a log at rest.
-    pub(crate) fn set_all(&self, last: Lsn) {
-        self.set_durable(last);
+    /// Sets the durable LSN, and both others to `last`.
+    pub(crate) fn set_all(&self, durable: Lsn, last: Lsn) {
+        self.set_durable(durable);
         self.set_written(last);
         self.set_appended(last);
     }

@@ -45,6 +45,7 @@ impl Copying {
     /// Fails if there is a log in `path` already, or a part of one.
     pub(crate) fn begin(fs: Arc<dyn Fs>, path: &Path) -> Result<Copying> {
         let dir = Arc::new(Dir::open_or_create(fs, path)?);
+        let lock = dir.lock()?;
         let listing = dir.list()?;
         if listing.current || !listing.segments.is_empty() {
             let taken = io::Error::new(
@@ -53,21 +54,22 @@ impl Copying {
             );
             return Err(Error::io("copy a log to", dir.path(), taken));
         }
-        let lock = dir.lock()?;
         let health = Arc::new(Health::new(Arc::new(Watch::new(Lsn::ZERO))));
         let current = Current::new(dir.clone(), health, None);
         Ok(Copying { dir, current, made: BTreeMap::new(), _lock: lock })
     }
 
     /// Makes the log: the sealed segments of `source`, and a tail as `tail` says, under a new salt.
-    /// If a file of the source vanishes meanwhile, the call can be repeated with what is there now:
-    /// segments that are there already are not copied again.
+    /// `check` is called when the sealed segments are there, and may refuse them. If that or a file
+    /// of the source fails, the call can be repeated with what the source has now: segments that
+    /// are there already are not copied again.
     pub(crate) fn make(
         &mut self,
         source: &Dir,
         sharing: Sharing,
         sealed: &[CatalogEntry],
         tail: &Succession<'_>,
+        check: impl FnOnce(&Dir) -> Result<()>,
     ) -> Result<()> {
         let salt = self.dir.random_id()?;
         let mut mark = Mark {
@@ -86,13 +88,15 @@ impl Copying {
                 self.made.insert(entry.segment.number, entry.segment.salt);
             }
         }
-        let is_wanted = |number: u64| sealed.iter().any(|entry| entry.segment.number == number);
+        let number_of = |entry: &CatalogEntry| entry.segment.number;
+        let is_wanted = |number: u64| sealed.binary_search_by_key(&number, number_of).is_ok();
         let surplus: Vec<u64> =
             self.made.keys().copied().filter(|number| !is_wanted(*number)).collect();
         for number in surplus {
             self.dir.unlink(&self.dir.segment_path(number))?;
             self.made.remove(&number);
         }
+        check(&self.dir)?;
         let staged = stage_segment(&self.dir, tail, salt).map_err(Failure::into_error)?;
         (mark.end, mark.last) = staged.end(tail.first);
         self.dir.rename(staged.path(), &self.dir.segment_path(tail.number))?;
@@ -168,12 +172,45 @@ pub(crate) struct LogView {
 }
 
 impl LogView {
+    /// Fails if a segment was cut, or may be cut, after `copy` has got a link to its file. `now`:
+    /// the log after all links were made. A truncation that begins later sees the links.
+    fn check_uncut(&self, copy: &Dir, now: &LogView) -> Result<()> {
+        for entry in &self.sealed {
+            let Some((end, _)) = entry.end() else { unreachable!("it is sealed") };
+            let number = entry.segment.number;
+            let cut_in = |other: &CatalogEntry| other.end().is_some_and(|(now, _)| now < end);
+            let at = now.sealed.binary_search_by_key(&number, |other| other.segment.number);
+            let is_cut = at.is_ok_and(|at| cut_in(&now.sealed[at]));
+            if is_cut || copy.open_file(&copy.segment_path(number), OpenMode::Read)?.size()? < end {
+                let short = io::ErrorKind::UnexpectedEof.into();
+                return Err(Error::io("copy", &entry.segment.path, short));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it has the file that the error is about.
+    fn has_file_of(&self, error: &Error) -> bool {
+        let (Error::Io { path, .. }
+        | Error::Corrupt { path, .. }
+        | Error::MissingSegment { path, .. }) = error
+        else {
+            return false;
+        };
+        self.tail.path == *path || self.sealed.iter().any(|entry| entry.segment.path == *path)
+    }
+
     /// Whether both have the same files, with the same ends.
     fn has_files_of(&self, other: &LogView) -> bool {
         let seals = |view: &LogView| -> Vec<Option<Seal>> {
             view.sealed.iter().map(|entry| entry.seal.clone()).collect()
         };
         self.tail.salt == other.tail.salt && seals(self) == seals(other)
+    }
+
+    /// Whether it may be the same log at a later time. Another program may have replaced the files.
+    fn continues(&self, earlier: &LogView) -> bool {
+        self.log_id == earlier.log_id && self.tail.number >= earlier.tail.number
     }
 
     /// The same tail, under a new salt, so that no two logs append under one salt.
@@ -209,15 +246,21 @@ pub(crate) fn snapshot(
     let mut copying = Copying::begin(source.fs().clone(), target)?;
     let mut present = view()?;
     loop {
-        let error = match copying.make(source, Sharing::Link, &present.sealed, &present.tail()) {
-            Ok(()) => return Ok(LsnRange::new(present.floor.next(), present.last)),
-            Err(error) => error,
+        let check = |copy: &Dir| present.check_uncut(copy, &view()?);
+        let made = copying.make(source, Sharing::Link, &present.sealed, &present.tail(), check);
+        let Err(error) = made else {
+            return Ok(LsnRange::new(present.floor.next(), present.last));
         };
+        segments.check_open()?;
+        // What fails in the copy's own directory fails for good: after a failed sync, a second one
+        // proves nothing.
+        if !present.has_file_of(&error) {
+            return Err(error);
+        }
         // A checkpoint removes files, and a truncation cuts one, or removes it. In both cases, the
         // log is another one now.
-        segments.check_open()?;
         let next = view()?;
-        if !error.may_come_from_a_change() || next.has_files_of(&present) {
+        if next.has_files_of(&present) || !next.continues(&present) {
             return Err(error);
         }
         present = next;

@@ -8,6 +8,7 @@ use crate::archive::{Archive, SealedSegment};
 use crate::dir::Dir;
 use crate::error::{Error, Failure, Result};
 use crate::fs::{Fs, Handle, OpenMode, OsFs};
+use crate::threads::{self, Mutex};
 
 /// Copies are made in pieces of this size.
 const COPY_BYTES: usize = 1 << 20;
@@ -16,7 +17,8 @@ const COPY_BYTES: usize = 1 << 20;
 /// seal, `wal-NNNNNN.seal`. Both are synced before the log removes its own file.
 ///
 /// The seal is written last, so a segment with a seal is whole. One directory takes the segments of
-/// one log: if it holds another segment under a number, the segment is refused. Nothing is ever
+/// one log: if it holds another segment under a number, the segment is refused. While one archiver
+/// writes to the directory, a segment that another one gets is refused, too. Nothing is ever
 /// removed from it. [`restore`](crate::backup::restore) makes a log of it.
 ///
 /// # Examples
@@ -34,7 +36,9 @@ const COPY_BYTES: usize = 1 << 20;
 /// ```
 #[derive(Debug)]
 pub struct DirArchive {
-    dir: Dir,
+    dir: Arc<Dir>,
+    /// One thread at a time writes.
+    writing: Mutex<()>,
 }
 
 impl DirArchive {
@@ -53,26 +57,32 @@ impl DirArchive {
     pub fn open_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<DirArchive> {
         let dir = Dir::open_or_create(fs, dir.as_ref())?;
         dir.sync_ancestors().map_err(Failure::into_error)?;
-        Ok(DirArchive { dir })
+        Ok(DirArchive { dir: Arc::new(dir), writing: Mutex::new(()) })
     }
 
     fn store(&self, segment: &SealedSegment<'_>) -> Result<()> {
         let log_path = self.dir.segment_path(segment.number());
         let seal_path = self.dir.seal_path(segment.number());
+        let tmp_path = self.dir.staging_path(segment.number());
+        let _writing = threads::lock(&self.writing);
+        // A log that was closed may still have a thread here, with an archiver of its own.
+        let _lock = self.dir.lock()?;
         if self.dir.has(&seal_path) {
             let kept = read_all(&self.dir.open_file(&seal_path, OpenMode::Read)?)?;
             let log = self.dir.open_file(&log_path, OpenMode::Read)?;
-            if kept == segment.seal() && log.size()? == segment.end() {
-                return Ok(()); // It was offered before.
+            if kept != segment.seal() || log.size()? != segment.end() {
+                let taken = io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "another segment is archived under this number; use one directory for each log",
+                );
+                return Err(Error::io("archive as", &seal_path, taken));
             }
-            let taken = io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "another segment is archived under this number; use one directory for each log",
-            );
-            return Err(Error::io("archive as", &seal_path, taken));
+            // It was offered before. The segment was durable before its seal got its name. That
+            // name may not be durable yet: it is given again, because after a failed sync only a
+            // new change is synced.
+        } else {
+            self.write(&tmp_path, &log_path, |file| copy(segment, file))?;
         }
-        let tmp_path = self.dir.staging_path(segment.number());
-        self.write(&tmp_path, &log_path, |file| copy(segment, file))?;
         self.write(&tmp_path, &seal_path, |file| file.write(segment.seal(), 0))
     }
 
@@ -103,9 +113,6 @@ fn copy(segment: &SealedSegment<'_>, file: &Handle) -> Result<()> {
     let mut offset = 0;
     while offset < segment.end() {
         let count = segment.read_at(&mut bytes, offset).map_err(failed)?;
-        if count == 0 {
-            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
-        }
         file.write(&bytes[..count], offset)?;
         offset += count as u64;
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::catalog::CatalogEntry;
-use crate::dir::Dir;
+use crate::dir::{Dir, Listing};
 use crate::error::{Damage, Error, NamedBy, Result};
 use crate::frame::{Id, STATE_BYTES_MAX, SealFile, SegmentHeader, TWIN_BYTES, Twin, Twinned};
 use crate::fs::{Fs, OpenMode, OsFs};
@@ -36,9 +36,9 @@ pub struct Restored {
 ///
 /// # Errors
 /// [`Error::NotFound`] if nothing is archived. [`Error::MissingSegment`] if a segment between two
-/// others is missing. [`Error::Corrupt`] if a segment or a seal is damaged; nothing is made then.
-/// [`Error::TooLarge`] for a state above 64 KiB. [`Error::Io`], [`Error::StorageFull`],
-/// [`Error::Locked`].
+/// others is missing, or one whose seal is there. [`Error::Corrupt`] if a segment or a seal is
+/// damaged; nothing is made then. [`Error::TooLarge`] for a state above 64 KiB. [`Error::Io`],
+/// [`Error::StorageFull`], [`Error::Locked`].
 ///
 /// # Examples
 /// ```
@@ -108,7 +108,7 @@ pub fn restore_on(
     };
     let mut copying = Copying::begin(fs, target.as_ref())?;
     // The archive must not share its files with a log that may cut them.
-    copying.make(&archive, Sharing::Copy, &entries, &tail)?;
+    copying.make(&archive, Sharing::Copy, &entries, &tail, |_| Ok(()))?;
     Ok(Restored { records, segments: entries.len() as u64 })
 }
 
@@ -121,20 +121,27 @@ struct Archived {
 /// Reads headers and seals, and checks that they form one chain.
 fn read_archive(archive: &Dir) -> Result<Archived> {
     let mut read = Archived { log_id: Id::default(), entries: Vec::new() };
-    for number in archive.list()?.segments {
+    let Listing { segments, seals, .. } = archive.list()?;
+    for number in segments.iter().filter(|number| seals.binary_search(number).is_err()) {
+        // Its copy was interrupted: the log still has it, or it will be archived again.
+        log::info!("{} has no seal and is passed over", archive.segment_path(*number).display());
+    }
+    for number in seals {
         let path = archive.segment_path(number);
         let seal_path = archive.seal_path(number);
-        if !archive.has(&seal_path) {
-            // Its copy was interrupted: the log still has it, or it will be archived again.
-            log::info!("{} has no seal and is passed over", path.display());
-            continue;
-        }
         let corrupt = |path: &Arc<Path>, damage| Error::corrupt(path, 0, damage, None);
         let seal_bytes = read_all(&archive.open_file(&seal_path, OpenMode::Read)?)?;
         let Twin::Sound { value: SealFile { log_id, seal }, .. } = SealFile::decode(&seal_bytes)
         else {
             return Err(corrupt(&seal_path, Damage::Header));
         };
+        if segments.binary_search(&number).is_err() {
+            // In front of all others, only its last record is surely lost.
+            let before = read.entries.last().and_then(CatalogEntry::end);
+            let first = before.map_or(seal.last, |(_, last)| last.next());
+            let lost = Some(LsnRange::new(first, seal.last));
+            return Err(Error::MissingSegment { path, named_by: NamedBy::Seal, lost });
+        }
         let mut bytes = vec![0; TWIN_BYTES];
         let count = archive.open_file(&path, OpenMode::Read)?.read(&mut bytes, 0)?;
         let Twin::Sound { value: header, .. } = SegmentHeader::decode(&bytes[..count]) else {

@@ -31,6 +31,7 @@
 //! [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion), which names the codec. Nothing
 //! is lost.
 
+mod failures;
 #[cfg(feature = "lz4")]
 mod lz4;
 mod set;
@@ -44,6 +45,7 @@ use std::io;
 pub use self::lz4::Lz4;
 #[cfg(feature = "zstd")]
 pub use self::zstd::Zstd;
+pub(crate) use failures::Failures;
 pub(crate) use set::{Codecs, Given, plain_bytes_max};
 
 /// Compresses and decompresses the frames of a log.
@@ -63,7 +65,8 @@ pub(crate) use set::{Codecs, Given, plain_bytes_max};
 /// * It should not panic. A panic in `compress` poisons the log with
 ///   [`Error::Panicked`](crate::Error::Panicked): nothing of that group is acknowledged. A panic in
 ///   `decompress` goes to the caller of the read, and the log stays usable.
-/// * One thread at a time calls `compress`, and any number of threads call `decompress`.
+/// * Of one log, one thread at a time calls `compress`, and any number of threads call
+///   `decompress`. Logs that are opened with the same options share the codec.
 ///
 /// # Examples
 /// ```
@@ -111,7 +114,8 @@ pub trait Codec: Debug + Send + Sync {
     /// empty.
     ///
     /// # Errors
-    /// After an error, the frame is stored as it is. Nothing is lost, and the error is only logged.
+    /// After an error, the frame is stored as it is. Nothing is lost, and the error is only logged:
+    /// the first one, and again each time that the number of such frames has doubled.
     fn compress(&self, plain: &[u8], compressed: &mut Vec<u8>) -> io::Result<()>;
 
     /// Restores into `plain` what was compressed. Returns how many bytes it wrote. The log checks
@@ -123,7 +127,9 @@ pub trait Codec: Debug + Send + Sync {
     ///
     /// # Errors
     /// Bytes that `compress` never returns are an error. The record is then reported as
-    /// [`Error::Corrupt`](crate::Error::Corrupt), and the error is logged.
+    /// [`Error::Corrupt`](crate::Error::Corrupt), and the error is logged. An error of the kind
+    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) is no damage: it is returned as
+    /// [`Error::Io`](crate::Error::Io).
     fn decompress(&self, compressed: &[u8], plain: &mut [u8]) -> io::Result<usize>;
 }
 

@@ -23,7 +23,7 @@ mod wakes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::Given;
+use crate::codec::{Failures, Given};
 use crate::disk::{Disk, DurableEnd};
 use crate::error::{Error, Failure, Result};
 use crate::frame::Unit;
@@ -41,7 +41,7 @@ use roles::{Locked, Roles, Shared};
 pub(crate) use roles::{PanicGuard, Quiesced};
 pub(crate) use room::AwaitedRoom;
 pub(crate) use state::AtRest;
-use state::{CommitState, Role, Taken};
+use state::{Admission, CommitState, Role, Taken};
 pub(crate) use ticket::Submitted;
 use wakes::Sleepers;
 
@@ -57,6 +57,7 @@ pub(crate) struct Commit<D: Disk> {
     pending_bytes_max: usize,
     write_out_bytes: usize,
     codec: Option<Given>,
+    codec_failures: Failures,
     arrivals: Arrivals,
     /// Whether the last group met a full disk.
     disk_full: AtomicBool,
@@ -89,6 +90,7 @@ impl<D: Disk> Commit<D> {
                 WRITE_OUT_BYTES.min(options.segment_bytes / 2).min(options.pending_bytes_max),
             ),
             codec: options.codec.clone(),
+            codec_failures: Failures::new(),
             arrivals: Arrivals::new(),
             disk_full: AtomicBool::new(false),
             helper_runs: Mutex::new(false),
@@ -124,6 +126,7 @@ impl<D: Disk> Commit<D> {
         state.health.check()?;
         let Some(member) = state.join_newest(Milestone::Synced) else { return Ok(None) };
         self.wait_until(state, &member, deadline)?;
+        self.log_codec_failures();
         Ok(Some(self.durable_lsn()))
     }
 
@@ -284,12 +287,30 @@ impl<D: Disk> Commit<D> {
         };
         self.arrivals.note(state.active_records, state.active.bytes());
         let milestone = match self.mode {
-            Durability::Buffered => return Ok(range),
-            Durability::Interval(_) => Milestone::Written,
-            Durability::Sync => Milestone::Synced,
+            Durability::Buffered => None,
+            Durability::Interval(_) => Some(Milestone::Written),
+            Durability::Sync => Some(Milestone::Synced),
         };
-        let member = state.join_filling(Content::Records, milestone);
-        self.wait_for(state, &member).map(|()| range)
+        match milestone.map(|milestone| state.join_filling(Content::Records, milestone)) {
+            Some(member) => self.wait_for(state, &member)?,
+            None => drop(state),
+        }
+        self.log_codec_failures();
+        Ok(range)
+    }
+
+    /// Logs what the codec could not compress. Not in [`lead`](Commit::lead): a logger may append,
+    /// and a thread that leads may hold appends or a place in the queue.
+    fn log_codec_failures(&self) {
+        let Some(Given { codec, .. }) = &self.codec else { return };
+        if !self.codec_failures.is_due() || self.lock().admission == Admission::Held {
+            return;
+        }
+        if let Some((frames, error)) = self.codec_failures.take() {
+            log::warn!(
+                "{frames} frames were stored without compression: {codec:?} failed: {error}"
+            );
+        }
     }
 
     /// Waits for a group's outcome. Leads each group up to it that no other thread leads.
@@ -447,7 +468,9 @@ impl<D: Disk> Commit<D> {
     ) -> Result<(Written, Option<Duration>), Failure> {
         let disk = &self.shared.disk;
         if let Some(Given { codec, id, .. }) = &self.codec {
-            taken.buffer.compress(&**codec, *id);
+            if let Some((frames, error)) = taken.buffer.compress(&**codec, *id) {
+                self.codec_failures.note(frames, error);
+            }
         }
         if disk.is_full_for(roles.writer(), &taken.buffer) {
             durable_end = self.rotate(roles, taken)?;

@@ -90,6 +90,8 @@ pub enum NamedBy {
     UnreadableCurrent,
     /// The segment after it names it.
     Successor,
+    /// Its seal is in the archive.
+    Seal,
     /// A copy of it is there under another number, and no segment as new as it is under its own.
     Copy,
     /// It was there when the log was opened.
@@ -102,6 +104,7 @@ impl fmt::Display for NamedBy {
             NamedBy::Current => "CURRENT says that it is the newest one",
             NamedBy::UnreadableCurrent => "there is a CURRENT that cannot be read, and no segment",
             NamedBy::Successor => "the segment after it names it",
+            NamedBy::Seal => "its seal is in the archive",
             NamedBy::Copy => "there is only a copy of it, under another number",
             NamedBy::OpenLog => "it was there when the log was opened",
         })

@@ -18,20 +18,20 @@ pub(crate) const PLAIN_BYTES_MAX: u64 = (1 << 30) + RECORD_HEADER_BYTES as u64 +
 pub(super) const PLAIN_SIZE_BYTES: usize = 4;
 
 /// Compresses a body into `compressed`. Returns whether the frame gets smaller by that.
-pub(super) fn compress(codec: &dyn Codec, plain: &[u8], compressed: &mut Vec<u8>) -> bool {
+pub(super) fn compress(
+    codec: &dyn Codec,
+    plain: &[u8],
+    compressed: &mut Vec<u8>,
+) -> io::Result<bool> {
     let padded = |bytes: usize| bytes.next_multiple_of(FRAME_ALIGN_BYTES);
     compressed.clear();
-    match codec.compress(plain, compressed) {
-        Ok(()) => padded(PLAIN_SIZE_BYTES + compressed.len()) < padded(plain.len()),
-        Err(error) => {
-            log::warn!("a frame is stored without compression: {codec:?} failed: {error}");
-            false
-        }
-    }
+    codec.compress(plain, compressed)?;
+    Ok(padded(PLAIN_SIZE_BYTES + compressed.len()) < padded(plain.len()))
 }
 
 /// Decompresses a body that verified. The sizes in it are not trusted: they are checked before
-/// memory is allocated. What `plain` held before is gone, also after an error.
+/// memory is allocated. What `plain` held before is gone, also after an error. An error of the kind
+/// `OutOfMemory` says nothing about the body.
 pub(crate) fn decompress(
     codec: &dyn Codec,
     id: CodecId,
@@ -47,11 +47,30 @@ pub(crate) fn decompress(
     }
     let plain_bytes = usize::try_from(plain_bytes).map_err(io::Error::other)?;
     plain.truncate(plain_bytes);
-    plain.try_reserve_exact(plain_bytes - plain.len()).map_err(io::Error::other)?;
+    reserve(plain, plain_bytes - plain.len())?;
     plain.resize(plain_bytes, 0);
     match codec.decompress(compressed, plain)? {
         bytes if bytes == plain_bytes => Ok(()),
         _ => Err(wrong("the codec restored fewer bytes than were compressed")),
+    }
+}
+
+/// Reserves memory for a frame or a body whose size is known from the disk alone.
+pub(crate) fn reserve(memory: &mut Vec<u8>, bytes: usize) -> io::Result<()> {
+    #[cfg(test)]
+    if bytes > no_memory::BYTES_MAX.get() {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    Ok(memory.try_reserve_exact(bytes)?)
+}
+
+/// Stands for a system without memory, in the thread of a test.
+#[cfg(test)]
+pub(crate) mod no_memory {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(crate) static BYTES_MAX: Cell<usize> = const { Cell::new(usize::MAX) };
     }
 }
 

@@ -2,6 +2,8 @@
 //! thread that writes the frames fills in salt, offsets and checksums, because they depend on where
 //! the frames will lie.
 
+use std::io;
+
 use crate::codec::{Codec, CodecId};
 use crate::entry::Entry;
 use crate::lsn::Lsn;
@@ -258,11 +260,20 @@ impl FrameBuffer {
 
     /// Compresses each frame of records that gets smaller by that. The group gets no further unit
     /// after that. Does nothing if it was done before: a group that met a full disk comes again.
-    pub(crate) fn compress(&mut self, codec: &dyn Codec, id: CodecId) {
+    /// Returns how many frames stay as they are because the codec failed, and the last error.
+    pub(crate) fn compress(&mut self, codec: &dyn Codec, id: CodecId) -> Option<(u64, io::Error)> {
         let Press { shared, compressed, is_done } = &mut **self.press.get_or_insert_default();
         if std::mem::replace(is_done, true) {
-            return;
+            return None;
         }
+        let mut failed: Option<(u64, io::Error)> = None;
+        let mut compress = |plain: &[u8], compressed: &mut Vec<u8>| {
+            compress(codec, plain, compressed).unwrap_or_else(|error| {
+                let before = failed.as_ref().map_or(0, |(frames, _)| *frames);
+                failed = Some((before + 1, error));
+                false
+            })
+        };
         for draft in self.drafts.iter_mut().filter(|draft| draft.frame_type == FrameType::Data) {
             let plain = FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + draft.body_bytes as usize;
             let size = draft.body_bytes.to_le_bytes();
@@ -270,7 +281,7 @@ impl FrameBuffer {
             match &mut draft.bytes {
                 DraftBytes::Shared(start) => {
                     let plain = &self.shared[*start..][plain];
-                    shrinks = compress(codec, plain, compressed);
+                    shrinks = compress(plain, compressed);
                     pad(shared);
                     *start = shared.len();
                     shared.resize(*start + FRAME_HEADER_BYTES, 0);
@@ -278,7 +289,7 @@ impl FrameBuffer {
                     parts.iter().for_each(|part| shared.extend_from_slice(part));
                 }
                 DraftBytes::Own(frame) => {
-                    shrinks = compress(codec, &frame[plain], compressed);
+                    shrinks = compress(&frame[plain], compressed);
                     if shrinks {
                         frame.truncate(FRAME_HEADER_BYTES);
                         frame.extend_from_slice(&size);
@@ -293,6 +304,7 @@ impl FrameBuffer {
             }
         }
         std::mem::swap(&mut self.shared, shared);
+        failed
     }
 
     /// Returns the newest state, if there is one.
@@ -576,10 +588,11 @@ mod tests {
                 plain_bytes += 12;
             }
             let before = buffer.frame_bytes();
-            buffer.compress(&Runs, id);
+            let failed = buffer.compress(&Runs, id);
+            assert_eq!(failed.map(|(frames, _)| frames), Some(2));
             let after = buffer.frame_bytes();
             assert!(after < before - 179_000, "{after} of {before}");
-            buffer.compress(&Runs, id);
+            assert!(buffer.compress(&Runs, id).is_none());
             assert_eq!((buffer.frame_bytes(), buffer.bytes()), (after, plain_bytes));
             assert_eq!(buffer.state(), Some(&b"vote"[..]));
 

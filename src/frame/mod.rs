@@ -14,7 +14,9 @@ mod body;
 mod buffer;
 mod seal_file;
 
-pub(crate) use body::decompress;
+#[cfg(test)]
+pub(crate) use body::no_memory;
+pub(crate) use body::{decompress, reserve};
 pub(crate) use buffer::{FrameBuffer, Unit, record_bytes};
 pub(crate) use seal_file::SealFile;
 

@@ -16,7 +16,8 @@ use super::layout::{Source, WINDOW_BYTES, header_error};
 pub enum Piece {
     /// A frame whose header verifies.
     Frame(FrameInfo),
-    /// Bytes in which no frame header verifies, up to the next one that does.
+    /// Bytes that are no frame: no frame header verifies in them, or it belongs to a frame that
+    /// goes beyond the file.
     Gap(GapInfo),
     /// Nothing but zeros, up to the end of the file.
     Zeros {
@@ -62,13 +63,14 @@ pub enum FrameKind {
     State,
 }
 
-/// Bytes in which no frame header verifies.
+/// Bytes that are no frame: no frame header verifies in them, or it belongs to a frame that goes
+/// beyond the file.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct GapInfo {
     /// Where it begins.
     pub start: u64,
-    /// Where the next frame begins, or what no frame begins after.
+    /// Where the next frame begins, or the end of the last bytes that are not zero.
     pub end: u64,
     /// What is wrong at the start.
     pub damage: FrameDamage,

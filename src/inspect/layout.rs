@@ -301,12 +301,17 @@ impl Source {
     fn newest(&self) -> Option<Link> {
         let log_id = self.log_id()?;
         let mark = self.own_mark();
+        // If the log was closed with a newer segment, what was above its last record is dead.
+        let closed_last = |number| {
+            let closed = mark.filter(|mark| mark.state == LogState::Closed);
+            closed.filter(|mark| mark.number > number).map(|mark| mark.last)
+        };
         let link = |number, salt, file| Link {
             number,
             salt,
             file: Some(file),
             seal: None,
-            last_max: Lsn::from(u64::MAX),
+            last_max: closed_last(number).unwrap_or(Lsn::from(u64::MAX)),
             place: SegmentPlace::Tail,
         };
         self.files.iter().enumerate().rev().find_map(|(at, file)| match &file.header {
@@ -360,8 +365,9 @@ impl Source {
     }
 
     /// Returns the first LSN in a segment whose header is lost, from its first frame that is left.
+    /// Returns `None` if the file cannot be opened: a checkpoint may have removed it meanwhile.
     fn first_found(&self, file: usize, link: &Link) -> Result<Option<Lsn>> {
-        let handle = self.open(file)?;
+        let Ok(handle) = self.open(file) else { return Ok(None) };
         let mut window = Window::new(WINDOW_BYTES);
         let bytes = self.files[file].bytes;
         let limit = link.seal.as_ref().map_or(bytes, |seal| seal.end.min(bytes));

@@ -141,7 +141,7 @@ pub fn segments_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Layout> {
 /// file, and continues after damage.
 ///
 /// Verifies each frame as it is stored, and decompresses none. If the segment's header is lost, the
-/// seal in the next segment or CURRENT may still tell what is needed. At most 1 MiB is in memory,
+/// seal in the next segment or CURRENT may still tell what is needed. At most 2 MiB are in memory,
 /// however large the frames are. Takes no lock and writes nothing.
 ///
 /// # Errors
@@ -183,8 +183,9 @@ pub fn frames_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>, number: u64) -> Result<
 ///
 /// - **What counts.** The chain of seals gives the order of the segments and their ends. Bytes
 ///   after such an end and records that were truncated verify, and do not come back. Records at or
-///   below the checkpoint are left out. In the newest segment, frames count as for an open; behind
-///   damage, those count that a sync is known to have covered.
+///   below the checkpoint are left out. In the newest segment, frames count as for an open. If a
+///   sync is known to have covered bytes that are damaged, the sound frames behind them count too,
+///   up to the next damage that no sync is known to have covered.
 /// - **LSNs.** A record keeps its LSN if no record before it is lost. Otherwise it moves down,
 ///   because the LSNs of a log have no holes: see [`Salvaged::moved`]. LSNs that are lost at the
 ///   end will be given to new records.
@@ -192,7 +193,8 @@ pub fn frames_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>, number: u64) -> Result<
 ///   frames of a segment without its header. What is lost with the header is the end of the segment
 ///   before. That segment is then the one with the next lower number whose LSNs fit, and only its
 ///   records below the first one of its successor count. If a whole segment is missing, records of
-///   the one before that had been truncated may come back; a note in [`Salvaged::notes`] says so.
+///   the one before that had been truncated may come back; a note in [`Salvaged::notes`] says so. A
+///   file that cannot be opened counts as missing.
 /// - **Compression.** Compressed frames are copied as they are. A frame of which only a part counts
 ///   is decompressed. If its codec is not one of this crate, the whole frame is lost.
 ///

@@ -10,7 +10,7 @@ use crate::error::{Error, NamedBy, Result};
 use crate::frame::{
     FRAMES_START, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, decode_record, supported,
 };
-use crate::fs::{Fs, Handle};
+use crate::fs::{Fs, Handle, OpenMode};
 use crate::lsn::{Lsn, LsnRange};
 use crate::report::RecoveryNote;
 use crate::segment::{Bodies, Body, Passed, Step, Sweep, SweptFrame, Window, read_state};
@@ -37,8 +37,8 @@ pub struct Salvaged {
     pub floor: Lsn,
     /// Where the small state and the checkpoint come from.
     pub state: SalvagedState,
-    /// What was found on the way: segments that are gone, ends that are not known, frames that
-    /// would have to be decompressed.
+    /// What was found on the way: segments that are gone or cannot be opened, ends that are not
+    /// known, frames that would have to be decompressed.
     pub notes: Vec<RecoveryNote>,
 }
 
@@ -66,12 +66,15 @@ pub enum SalvagedState {
 }
 
 pub(super) fn salvage_on(fs: Arc<dyn Fs>, source: &Path, target: &Path) -> Result<Salvaged> {
-    let source = Source::read(crate::dir::Dir::open_log(fs.clone(), source)?)?;
+    let mut source = Source::read(crate::dir::Dir::open_log(fs.clone(), source)?)?;
     check_usable(&source)?;
     let mut window = Window::new(WINDOW_BYTES);
     let mut notes = Vec::new();
+    let unopened = drop_unopened(&mut source, &mut notes);
     let chain = source.chain(Lsn::ZERO)?;
-    let Some(newest) = chain.first() else { return Err(nothing_left(&source)) };
+    let Some(newest) = chain.first() else {
+        return Err(unopened.into_iter().last().map_or_else(|| nothing_left(&source), |(_, e)| e));
+    };
     let tail = TailFound::of(&source, newest, &mut window)?;
     let newest_number = newest.number;
     let is_newer = |number: u64| number > newest_number;
@@ -80,15 +83,18 @@ pub(super) fn salvage_on(fs: Arc<dyn Fs>, source: &Path, target: &Path) -> Resul
     for file in source.files.iter().filter(is_unknown) {
         note(&mut notes, &file.path, "its header is lost and nothing else names it: not salvaged");
     }
-    let tail_is_lost = mark.is_some() || source.files.iter().any(|file| is_unknown(&file));
-    let promised = mark.map_or(tail.last_promised, |mark| tail.last_promised.max(mark.last));
+    let tail_is_lost = mark.is_some()
+        || source.files.iter().any(|file| is_unknown(&file))
+        || unopened.iter().any(|(number, _)| is_newer(*number));
+    let promised = tail.last_promised.min(newest.last_max);
+    let promised = mark.map_or(promised, |mark| promised.max(mark.last));
     let state = find_state(&source, &chain, &tail, tail_is_lost, &mut window)?;
     let floor = match state.floor {
         Some(floor) => floor,
         None => first_record(&source, &chain, &tail, &mut window)?.map_or(Lsn::ZERO, Lsn::previous),
     };
     let chain = source.chain(floor)?;
-    note_chain(&source, &chain, &mut notes);
+    note_chain(&source, &chain, tail_is_lost, &mut notes);
 
     let target = Target::begin(fs, target, chain.len(), floor, state.bytes)?;
     let mut salvage = Salvage {
@@ -159,7 +165,23 @@ fn note(notes: &mut Vec<RecoveryNote>, path: &Arc<Path>, message: impl Into<Cow<
     notes.push(RecoveryNote { path: path.clone(), offset: 0, message: message.into() });
 }
 
-fn note_chain(source: &Source, chain: &[Link], notes: &mut Vec<RecoveryNote>) {
+/// Takes out the segments whose files cannot be opened: they count as missing. Returns their
+/// numbers and errors.
+fn drop_unopened(source: &mut Source, notes: &mut Vec<RecoveryNote>) -> Vec<(u64, Error)> {
+    let mut unopened = Vec::new();
+    let opened = |file: &File| source.dir.open_file(&file.path, OpenMode::Read);
+    source.files.retain(|file| match opened(file) {
+        Ok(_) => true,
+        Err(error) => {
+            note(notes, &file.path, format!("it counts as missing: {error}"));
+            unopened.push((file.number, error));
+            false
+        }
+    });
+    unopened
+}
+
+fn note_chain(source: &Source, chain: &[Link], tail_is_lost: bool, notes: &mut Vec<RecoveryNote>) {
     for link in chain.iter().rev() {
         let Some(file) = link.file.map(|at| &source.files[at]) else {
             note(notes, &source.dir.segment_path(link.number), "the segment is missing");
@@ -168,7 +190,12 @@ fn note_chain(source: &Source, chain: &[Link], notes: &mut Vec<RecoveryNote>) {
         if file.header.is_none() {
             note(notes, &file.path, "its header is lost; its salt was found elsewhere");
         }
-        if link.place == SegmentPlace::Severed {
+        let ends_anywhere = match link.place {
+            SegmentPlace::Severed => true,
+            SegmentPlace::Tail => tail_is_lost,
+            _ => false,
+        };
+        if ends_anywhere {
             let message = "nothing tells where it ends: records in it that had been truncated may \
                            have come back";
             note(notes, &file.path, message);
@@ -269,9 +296,10 @@ impl Walk<'_> {
     fn headers(&self, window: &mut Window, mut show: impl FnMut(u64, &FrameHeader)) -> Result<()> {
         window.clear();
         let mut offset = self.frames.start;
+        let mut passed = Passed::default(); // One for all, so that it looks at each byte once.
         loop {
             let mut sweep = Sweep::new(self.handle, self.salt, window, offset, self.frames.end);
-            let Some(header) = sweep.seek(&mut Passed::default())? else { return Ok(()) };
+            let Some(header) = sweep.seek(&mut passed)? else { return Ok(()) };
             show(sweep.offset(), &header);
             offset = sweep.offset() + 8;
         }
@@ -373,10 +401,16 @@ impl Salvage {
                     if header.frame_type == FrameType::Data =>
                 {
                     if !self.take_frame(&mut sweep, &header, body, last_max)? {
-                        let message = "a part of the frame does not count, and its codec is not \
-                                       there: its other records are lost";
+                        let message = "a part of the frame does not count, and it cannot be taken \
+                                       apart (its codec is not there, or its content is no \
+                                       records): its other records are lost";
                         let path = handle.path().clone();
                         self.notes.push(RecoveryNote { path, offset, message: message.into() });
+                    }
+                }
+                Step::Frame(SweptFrame { body: Body::Flawed(flaw), .. }) => {
+                    if let Some(error) = flaw.out_of_memory() {
+                        return Err(error.clone());
                     }
                 }
                 Step::Frame(_) | Step::Gap(_) => {}
@@ -386,7 +420,7 @@ impl Salvage {
     }
 
     /// Takes the records of a frame above those that are there, up to `last_max`. Returns `false`
-    /// if the frame would have to be decompressed and cannot be.
+    /// if the frame would have to be taken apart and cannot be.
     fn take_frame(
         &mut self,
         sweep: &mut Sweep<'_>,
@@ -406,9 +440,8 @@ impl Salvage {
         let (body, taken) = if keeps_start && last == frame_last {
             (body, *header)
         } else {
-            let Some(body) = plain_records(sweep, header, body, &self.codecs, first, last) else {
-                return Ok(false);
-            };
+            let found = plain_records(sweep, header, body, &self.codecs, first, last)?;
+            let Some(body) = found else { return Ok(false) };
             let bytes = sweep.bytes(body.clone());
             let taken = FrameHeader {
                 body_bytes: u32::try_from(bytes.len()).expect("a part of a body"),
@@ -446,7 +479,7 @@ impl Salvage {
 }
 
 /// Returns where the records `first` to `last` of a frame lie, without compression. `None` if the
-/// body cannot be decompressed, or does not hold them.
+/// body cannot be decompressed, or does not hold them. Fails if there is no memory.
 fn plain_records(
     sweep: &mut Sweep<'_>,
     header: &FrameHeader,
@@ -454,8 +487,12 @@ fn plain_records(
     codecs: &Codecs,
     first: Lsn,
     last: Lsn,
-) -> Option<Range<usize>> {
-    let body = sweep.plain_body(header, body, codecs).ok().flatten()?;
+) -> Result<Option<Range<usize>>> {
+    let body = match sweep.plain_body(header, body, codecs) {
+        Err(error @ Error::Io { .. }) => return Err(error),
+        body => body.ok().flatten(),
+    };
+    let Some(body) = body else { return Ok(None) };
     let mut rest = sweep.bytes(body.clone());
     let mut at = body.start;
     let mut start = body.start;
@@ -464,10 +501,10 @@ fn plain_records(
         if lsn == first {
             start = at;
         }
-        let record = decode_record(rest)?;
+        let Some(record) = decode_record(rest) else { return Ok(None) };
         at += RECORD_HEADER_BYTES + record.meta.len() + record.payload.len();
         rest = record.rest;
         lsn = lsn.next();
     }
-    Some(start..at)
+    Ok(Some(start..at))
 }

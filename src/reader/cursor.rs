@@ -154,6 +154,13 @@ impl Cursor {
         self.failure.insert(error).clone()
     }
 
+    /// Forgets the failure. The next call reads the file again.
+    pub(super) fn recover(&mut self) {
+        self.failure = None;
+        self.source = None;
+        self.frame.skip_frame();
+    }
+
     fn check_open(&self) -> Result<()> {
         match self.after_close {
             AfterClose::Fails => self.segments.check_open(),

@@ -1,5 +1,6 @@
 //! `Follower`: each record once, in order, as soon as it is visible.
 
+use std::iter::FusedIterator;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,9 +23,9 @@ use super::record::Record;
 /// woken thread wakes two more. While nothing is appended, a follower costs nothing.
 ///
 /// # The end
-/// It ends when the log is closed, after the last record that was durable then. An error of the
-/// disk after the close ends it too: [`position`](Follower::position) tells from where a follower
-/// of the next open log has to go on.
+/// It ends when the log is closed, after the last record that was durable then. A segment that is
+/// missing after the close ends it too, because the log may have been opened again:
+/// [`position`](Follower::position) tells from where a follower of the next open log has to go on.
 ///
 /// It fails with [`Error::Removed`] if a checkpoint has removed the next record, with
 /// [`Error::Truncated`] if a truncation or a reset has removed a record that it has yielded, and
@@ -36,6 +37,10 @@ use super::record::Record;
 /// waits. It does not learn of the writer's close, so it has no end. An error of
 /// [`refresh`](crate::ReadOnlyWal::refresh) is its error, except
 /// [`Error::TimedOut`](crate::Error::TimedOut): then it looks again.
+///
+/// A look reads the files, and it waits while another thread refreshes the handle. If the writer
+/// changes the files all the time, a look may take up to
+/// [`Options::read_only_patience`](crate::Options::read_only_patience).
 ///
 /// # Examples
 /// ```
@@ -87,15 +92,18 @@ impl Follower {
         self.failure.as_ref()
     }
 
-    /// Returns the next record if it is there, without waiting. Otherwise as
-    /// [`next_timeout`](Follower::next_timeout) with a timeout of zero.
+    /// Returns the next record if it is there, without waiting for an append. Otherwise as
+    /// [`next_timeout`](Follower::next_timeout) with a timeout of zero. Beside a writer in another
+    /// process, it looks at the files once, which may
+    /// [take longer](Follower#beside-a-writer-in-another-process).
     pub fn try_next(&mut self) -> Option<Result<Record>> {
         self.step().unwrap_or(Some(Err(Error::TimedOut)))
     }
 
     /// Returns the next record, and waits for it for `timeout` at most. Returns
     /// [`Error::TimedOut`] if there is none by then: the follower goes on, and the next call waits
-    /// again.
+    /// again. Beside a writer in another process, the last look at the files may
+    /// [take longer](Follower#beside-a-writer-in-another-process).
     ///
     /// # Examples
     /// ```
@@ -117,7 +125,9 @@ impl Follower {
     }
 
     /// Polls for the next record, in the shape of `Stream::poll_next`. If there is none yet, the
-    /// task is woken when the log changes.
+    /// task is woken when the log changes. The call reads from the disk in the thread of the task.
+    /// Beside a writer in another process, the task is woken each 10 ms, and each call looks at the
+    /// files, which may [take longer](Follower#beside-a-writer-in-another-process).
     ///
     /// The first call that finds nothing starts one thread for all followers of the log, which
     /// calls wakers. If it cannot be started, the call returns [`Error::Io`], and the next call
@@ -147,6 +157,8 @@ impl Follower {
         let owner = *follower.owner.get_or_insert_with(|| waiters.new_owner());
         waiters.set_waker(owner, task.waker());
         let ready = match start_waker_thread(&segments) {
+            // The task is polled again in a moment, and a look at the files takes time.
+            Ok(()) if segments.is_written_elsewhere() => None,
             Ok(()) => follower.step(),
             Err(error) => Some(Some(Err(error))),
         };
@@ -219,23 +231,30 @@ impl Follower {
                 Ok(false) => {}
                 // What comes instead of the removed records continues those that were yielded.
                 Err(_) if cursor.was_cut() => {}
-                Err(_) if is_closed => return Ok(Look::End),
+                // A later owner of the log may have removed the segment.
+                Err(Error::MissingSegment { .. }) if is_closed => return Ok(Look::End),
+                // The writer changes the files all the time: the next look may succeed.
+                Err(Error::TimedOut) => {
+                    cursor.recover();
+                    return Ok(Look::NothingNew);
+                }
                 Err(error) => return Err(error),
             }
             match (cursor.extend(), health) {
+                (Err(error), _) => return Err(error),
                 (Ok(true), _) => {}
                 (Ok(false), Ok(())) if has_refreshed => return Ok(Look::NothingNew),
                 (Ok(false), Ok(())) => {
                     has_refreshed = true;
                     match cursor.segments.refresh() {
-                        // The writer changes the files all the time: the next look may succeed.
                         Ok(_) | Err(Error::TimedOut) => {}
                         Err(error) => return Err(cursor.fail(Some(error))),
                     }
                 }
-                (_, Err(Error::Closed)) => return Ok(Look::End),
+                (Ok(false), Err(Error::Closed)) => {
+                    return cursor.segments.poisoned().map_or(Ok(Look::End), Err);
+                }
                 (Ok(false), Err(poisoned)) => return Err(poisoned),
-                (Err(error), _) => return Err(error),
             }
         }
     }
@@ -249,6 +268,8 @@ impl Iterator for Follower {
         self.next_until(None)
     }
 }
+
+impl FusedIterator for Follower {}
 
 impl Drop for Follower {
     fn drop(&mut self) {

@@ -111,6 +111,10 @@ impl FrameReader {
             let whole = match sweep.body(&header, Bodies::Keep) {
                 Body::Sound(whole) => whole,
                 Body::Flawed(flaw) => {
+                    // The search for the next sound frame would find this one again.
+                    if let Some(error) = flaw.out_of_memory() {
+                        return Err(error.clone());
+                    }
                     source.next = header.first;
                     return self.pass(source, wanted, flaw);
                 }
@@ -214,4 +218,77 @@ fn bytes_after(body: &[u8], skipped: u64, count: u64) -> Option<usize> {
         rest = decode_record(rest)?.rest;
     }
     rest.is_empty().then_some(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Entry;
+    use crate::frame::no_memory::BYTES_MAX;
+    use crate::frame::{FRAMES_START, FrameBuffer, SegmentHeader, Unit};
+    use crate::fs::sim::SimFs;
+    use crate::fs::{Fs, OpenMode};
+    use std::io;
+    use std::path::Path;
+
+    /// A segment of one frame with one record.
+    fn source(payload: &[u8], compress: impl Fn(&mut FrameBuffer)) -> Source {
+        let header = SegmentHeader {
+            log_id: [1; 16],
+            salt: *b"0123456789abcdef",
+            number: 1,
+            first: Lsn::FIRST,
+            initial_end: FRAMES_START,
+            seal: None,
+        };
+        let path: Arc<Path> = Path::new("/segment").into();
+        let dir = SimFs::new(1).open_dir(Path::new("/")).unwrap();
+        let handle = Handle::open(&*dir, &path, OpenMode::Create).unwrap();
+        let mut frames = FrameBuffer::default();
+        frames.push(Unit::entry(&Entry::from(payload)), Lsn::FIRST);
+        compress(&mut frames);
+        frames.finish(&header.salt, FRAMES_START, 0, Lsn::ZERO, |_| {});
+        let bytes: Vec<u8> = frames.runs().flatten().copied().collect();
+        handle.write(&bytes, FRAMES_START).unwrap();
+        Source {
+            segment: Arc::new(Segment::new(&header, path)),
+            handle: Arc::new(handle),
+            offset: FRAMES_START,
+            end: None,
+            next: Lsn::FIRST,
+            floor: Lsn::ZERO,
+            durable: Lsn::FIRST,
+        }
+    }
+
+    /// Reads the record with little memory, which fails for lack of memory alone, and then again.
+    fn read_with_little_memory(mut source: Source, payload: &[u8]) {
+        let codecs = Codecs::new([]);
+        let mut reader = FrameReader::new(Window::new(4096));
+        BYTES_MAX.set(payload.len() - 1);
+        let read = reader.read_frame(&mut source, Lsn::FIRST, &codecs);
+        BYTES_MAX.set(usize::MAX);
+        let is_told = matches!(&read, Err(Error::Io { source, .. })
+            if source.kind() == io::ErrorKind::OutOfMemory);
+        assert!(is_told, "{read:?}");
+        reader.read_frame(&mut source, Lsn::FIRST, &codecs).unwrap();
+        assert!(reader.lend().payload == payload, "the frame is sound");
+    }
+
+    #[test]
+    fn without_memory_for_a_large_frame_a_read_says_so() {
+        let payload: Vec<u8> = (0..=255).cycle().take(600_000).collect();
+        read_with_little_memory(source(&payload, |_| {}), &payload);
+    }
+
+    #[cfg(feature = "zstd")]
+    #[test]
+    fn without_memory_to_decompress_a_read_says_so() {
+        use crate::codec::{CodecId, Zstd};
+        let payload = vec![7; 600_000];
+        let compress = |frames: &mut FrameBuffer| {
+            assert!(frames.compress(&Zstd::default(), CodecId::ZSTD).is_none());
+        };
+        read_with_little_memory(source(&payload, compress), &payload);
+    }
 }

@@ -24,7 +24,8 @@ fn names(dir: &Dir) -> Result<Names> {
 /// error, and names and CURRENT were the same before and after each of the two. The first attempt
 /// after an error must read everything again.
 ///
-/// An attempt adds to its argument the time that does not count against `patience`.
+/// Gives up with [`Error::TimedOut`] if names or CURRENT still change after `patience`. An attempt
+/// adds to its argument the time that does not count.
 pub(super) fn until_sound<T>(
     dir: &Dir,
     patience: Duration,
@@ -32,7 +33,8 @@ pub(super) fn until_sound<T>(
 ) -> Result<T> {
     let started = dir.now();
     let mut uncounted = Duration::ZERO;
-    let mut proven: Option<String> = None;
+    // The error of the last attempt, if no writer was at work meanwhile.
+    let mut suspected: Option<String> = None;
     let mut before = names(dir).ok();
     loop {
         let error = match attempt(&mut uncounted) {
@@ -41,7 +43,7 @@ pub(super) fn until_sound<T>(
         };
         let after = names(dir);
         let text = error.to_string();
-        let repeated = proven.as_ref() == Some(&text);
+        let repeated = suspected.as_ref() == Some(&text);
         // A directory that cannot be listed twice in a row is no writer's work.
         let stable = match (&before, &after) {
             (Some(before), Ok(after)) => before == after,
@@ -52,11 +54,12 @@ pub(super) fn until_sound<T>(
             return Err(error);
         }
         let spent = dir.now().saturating_sub(started).saturating_sub(uncounted);
-        if spent > patience {
-            return Err(if repeated { error } else { Error::TimedOut });
+        // An error that no writer seems to have caused gets one more attempt, which may prove it.
+        if spent > patience && (!stable || suspected.is_some()) {
+            return Err(Error::TimedOut);
         }
         log::debug!("{}: looking again: {error}", dir.path().display());
-        proven = Some(text);
+        suspected = stable.then_some(text);
         before = after.ok();
         threads::sleep(PAUSE);
         dir.slept(PAUSE);

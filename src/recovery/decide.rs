@@ -122,7 +122,8 @@ pub(super) enum Way {
     /// The tail is rewritten under the next number, with the same seal.
     RewriteTail,
     /// The tail is rewritten under the next number, from the frame that holds the first record
-    /// above the floor, and without a seal: bytes before that frame are damaged.
+    /// above the floor: bytes before that frame are damaged. It has a seal only if no record is
+    /// left out.
     RewriteAboveFloor,
     /// A new segment seals the tail at the end of what was promised. It gets a copy of the frames
     /// after that end.
@@ -196,7 +197,8 @@ impl TailFacts {
     pub(super) fn way(&self, kept: Kept, below: BelowFloor) -> Way {
         let promise = self.promise();
         if self.gaps == Gaps::PassedOver {
-            // Without a seal, the segments below would no longer be found.
+            // The segments below are found by a seal. No record is left that could be sealed: then
+            // they are kept, and are no longer archived after the next open.
             let keeps_chain = below == BelowFloor::Keep && kept == Kept::Records;
             return if keeps_chain { Way::SealTail } else { Way::RewriteAboveFloor };
         }

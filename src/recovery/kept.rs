@@ -1,7 +1,8 @@
 //! Which of the records that a reader has shown are still in the log.
 //!
-//! A truncation and a recovery both replace the tail. A recovery copies whole frames, body by body,
-//! and a truncation copies none. So frames tell the two apart.
+//! A recovery and a truncation both replace the tail. A recovery copies the frames of the old tail
+//! into the new one, and a truncation copies none. So a record is kept if its frame is found again,
+//! below the end that a seal gives.
 
 use std::sync::Arc;
 
@@ -98,19 +99,37 @@ fn tail_frames(old: &Seen) -> Result<Vec<FrameHeader>> {
     let salt = &old.tail.salt;
     let mut sweep = Sweep::new(&old.handle, salt, &mut window, FRAMES_START, old.end);
     let mut frames = Vec::new();
-    while let Step::Frame(frame) = sweep.step(Bodies::Skip)? {
-        if frame.header.frame_type == FrameType::Data {
-            frames.push(frame.header);
+    while let Some(header) = next_data(&mut sweep)? {
+        frames.push(header);
+    }
+    // A recovery cuts the file at the end of what was promised.
+    let last = frames.last().map_or(Lsn::ZERO, |header| header.first);
+    let cut_off = old.unpromised.iter().map(|(_, header)| *header);
+    frames.extend(
+        cut_off.filter(|header| header.frame_type == FrameType::Data && header.first > last),
+    );
+    Ok(frames)
+}
+
+/// Returns the next data frame. Damage below the floor may lie between the frames.
+fn next_data(sweep: &mut Sweep<'_>) -> Result<Option<FrameHeader>> {
+    loop {
+        match sweep.step(Bodies::Skip)? {
+            Step::Frame(frame) if frame.header.frame_type == FrameType::Data => {
+                return Ok(Some(frame.header));
+            }
+            Step::Frame(_) | Step::Gap(_) => {}
+            Step::End => return Ok(None),
         }
     }
-    Ok(frames)
 }
 
 /// Compares `frames` with the frames of the log from segment `from` on. Returns the last record up
 /// to which the two are the same, or `after`.
 fn matching(dir: &Dir, frames: &[FrameHeader], new: &Seen, from: usize, after: Lsn) -> Result<Lsn> {
+    let last_of = |header: &FrameHeader| header.next().map_or(Lsn::ZERO, Lsn::previous);
     let is_wanted =
-        |header: &FrameHeader| header.frame_type == FrameType::Data && header.next() > Some(after);
+        |header: &FrameHeader| header.frame_type == FrameType::Data && last_of(header) > after;
     let content = |header: &FrameHeader| {
         (header.first, header.count, header.body_bytes, header.body_checksum)
     };
@@ -129,15 +148,17 @@ fn matching(dir: &Dir, frames: &[FrameHeader], new: &Seen, from: usize, after: L
         let limit = seal.map_or(new.end, |seal| seal.end);
         let mut window = Window::new(WINDOW_BYTES);
         let mut sweep = Sweep::new(handle, &segment.salt, &mut window, FRAMES_START, limit);
-        while let Step::Frame(frame) = sweep.step(Bodies::Skip)? {
-            if !is_wanted(&frame.header) {
+        while let Some(found) = next_data(&mut sweep)? {
+            if !is_wanted(&found) {
                 continue;
             }
             match frames.next() {
-                Some(header) if content(header) == content(&frame.header) => {
-                    kept = header.next().map_or(kept, Lsn::previous);
-                }
+                Some(header) if content(header) == content(&found) => kept = last_of(header),
                 _ => return Ok(kept),
+            }
+            // A truncation may end the segment within a frame.
+            if let Some(seal) = seal.filter(|seal| seal.last < kept) {
+                return Ok(seal.last);
             }
         }
     }

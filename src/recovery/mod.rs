@@ -125,7 +125,8 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
         }
         Way::RewriteAboveFloor => {
             let (offset, first) = scanned.kept_from;
-            let frames = (offset, first, None);
+            let seal = scanned.header.seal.clone().filter(|seal| seal.last.next() == first);
+            let frames = (offset, first, seal);
             (follow(dir, found, &plan, &current, frames)?, None, RecoveryAction::RewroteTail)
         }
         Way::SealTail => {
@@ -165,8 +166,10 @@ fn apply(dir: &Arc<Dir>, health: &Arc<Health>, found: &Found, plan: Plan<'_>) ->
         unarchived.extend(retired);
     }
     let is_kept = |number: u64| {
+        let waits = |entry: &CatalogEntry| entry.segment.number;
         number <= plan.kept_up_to
-            || unarchived.iter().any(|entry: &CatalogEntry| entry.segment.number == number)
+            || plan.tail_stays && number == scanned.header.number
+            || unarchived.binary_search_by_key(&number, waits).is_ok()
     };
     let (pending_removal, mut reports) = retire(dir, found, &catalog, &is_kept)?;
     reports.retain(|report| report.number != tail.segment.number);

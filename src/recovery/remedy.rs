@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::catalog::CatalogEntry;
 use crate::dir::Dir;
 use crate::error::{Damage, Error, Feature, NamedBy, Result};
-use crate::frame::{FRAMES_START, Seal, Twin, supported};
+use crate::frame::{FRAMES_START, Seal, SegmentHeader, Twin, supported};
 use crate::lsn::{Lsn, LsnRange};
 use crate::report::RecoveryNote;
 use crate::segment::{Flaw, Segment};
@@ -47,6 +47,8 @@ pub(super) struct Plan<'a> {
     /// Files up to this number that are not in the chain are kept, because a gap in the chain of
     /// seals hides whether they wait for the archive. 0: none.
     pub(super) kept_up_to: u64,
+    /// The file of the old tail is kept too: the archive is to get it, and no segment can seal it.
+    pub(super) tail_stays: bool,
     pub(super) promised: PromisedPart,
 }
 
@@ -307,11 +309,19 @@ fn plan<'a>(
             });
         }
     };
-    let Chain { live: chain, rest } = follow_chain(dir, found, &tail.header.seal, floor)?;
+    let Chain { live: chain, oldest } = follow_chain(dir, found, &tail.header, floor)?;
     let (unarchived, kept_up_to) = match below {
-        BelowFloor::Keep => follow_below(dir, found, rest, notes),
+        BelowFloor::Keep => follow_below(dir, found, oldest, notes),
         BelowFloor::Remove => (Vec::new(), 0),
     };
+    let tail_stays = below == BelowFloor::Keep
+        && way == Way::RewriteAboveFloor
+        && tail.kept_from.1 > tail.header.first;
+    if tail_stays {
+        let message = "damaged, and below the checkpoint: it cannot be archived, and is left as it \
+                       is";
+        notes.push(note(path, 0, message));
+    }
     note_orphans(found, tail, &chain, notes);
     let plan = Plan {
         tail,
@@ -324,33 +334,39 @@ fn plan<'a>(
         below,
         unarchived,
         kept_up_to,
+        tail_stays,
         promised,
     };
     Ok(plan)
 }
 
-/// Walks the seals below the floor, as far as they lead to files. Returns the segments there,
-/// oldest first, and the number of the file at which the walk ended early; 0 if it did not.
+/// Walks the seals below the floor, as far as they lead to files. `oldest`: the header of the
+/// oldest segment above the floor. Returns the segments below it, oldest first, and the highest
+/// number below the place where the walk ended early; 0 if it did not.
 fn follow_below(
     dir: &Dir,
     found: &Found,
-    first: Option<Seal>,
+    oldest: &SegmentHeader,
     notes: &mut Vec<RecoveryNote>,
 ) -> (Vec<CatalogEntry>, u64) {
     let mut unarchived = Vec::new();
-    let mut record = first;
-    let mut ended_at = 0;
-    while let Some(seal) = record {
-        let at = found.files.binary_search_by_key(&seal.number, |file| file.number).ok();
-        let header = at.and_then(|at| found.files[at].sound());
-        let Some(header) = header.filter(|header| header.salt == seal.salt) else {
-            ended_at = seal.number;
-            break;
+    let mut header = oldest;
+    let ended_at = loop {
+        let seal = match &header.seal {
+            None if header.first == Lsn::FIRST => break 0,
+            Some(seal) if decide::continuity(header, Lsn::ZERO) == Continuity::Continues => seal,
+            // A reset leaves such a header, and so does damage in a tail.
+            _ => break header.number.saturating_sub(1),
         };
-        let segment = Arc::new(Segment::new(header, dir.segment_path(seal.number)));
-        record = header.seal.clone();
-        unarchived.push(CatalogEntry { segment, seal: Some(seal) });
-    }
+        let at = found.files.binary_search_by_key(&seal.number, |file| file.number).ok();
+        let before = at.and_then(|at| found.files[at].sound());
+        let is_sealed =
+            |before: &&SegmentHeader| before.salt == seal.salt && before.first <= seal.last;
+        let Some(before) = before.filter(is_sealed) else { break seal.number };
+        let segment = Arc::new(Segment::new(before, dir.segment_path(seal.number)));
+        unarchived.push(CatalogEntry { segment, seal: Some(seal.clone()) });
+        header = before;
+    };
     unarchived.reverse();
     for file in found.files.iter().filter(|file| file.number <= ended_at && file.sound().is_some())
     {
@@ -362,18 +378,23 @@ fn follow_below(
 }
 
 /// The segments before the tail.
-struct Chain {
+struct Chain<'a> {
     /// Those above the floor, oldest first, each with the seal in its successor.
     live: Vec<(Arc<Segment>, Seal)>,
-    /// The seal of the newest segment that is not needed, if there is one.
-    rest: Option<Seal>,
+    /// The header of the oldest of them; of the tail, if there is none.
+    oldest: &'a SegmentHeader,
 }
 
 /// Walks the seals from the tail back to the floor.
-fn follow_chain(dir: &Dir, found: &Found, first: &Option<Seal>, floor: Lsn) -> Result<Chain> {
+fn follow_chain<'a>(
+    dir: &Dir,
+    found: &'a Found,
+    tail: &'a SegmentHeader,
+    floor: Lsn,
+) -> Result<Chain<'a>> {
     let mut chain = Vec::new();
-    let mut record = first.clone();
-    while let Some(seal) = record.take() {
+    let mut oldest = tail;
+    while let Some(seal) = oldest.seal.clone() {
         let at = found.files.binary_search_by_key(&seal.number, |file| file.number).ok();
         let file = at.map(|at| &found.files[at]);
         let path = dir.segment_path(seal.number);
@@ -382,16 +403,10 @@ fn follow_chain(dir: &Dir, found: &Found, first: &Option<Seal>, floor: Lsn) -> R
             Some(HeaderFound::Blank) => LinkFile::Blank,
             Some(HeaderFound::Read(twin)) => LinkFile::Read(twin),
             Some(HeaderFound::Unreadable(error)) if seal.last > floor => return Err(error.clone()),
-            Some(HeaderFound::Unreadable(_)) => {
-                record = Some(seal);
-                break;
-            }
+            Some(HeaderFound::Unreadable(_)) => break,
         };
         match decide::judge_link(&seal, link_file, floor) {
-            Link::NotNeeded => {
-                record = Some(seal);
-                break;
-            }
+            Link::NotNeeded => break,
             Link::Missing => {
                 let named_by = NamedBy::Successor;
                 let lost = lost_with(found, &seal, floor);
@@ -407,11 +422,11 @@ fn follow_chain(dir: &Dir, found: &Found, first: &Option<Seal>, floor: Lsn) -> R
         if decide::continuity(header, floor) == Continuity::Breaks {
             return Err(Error::corrupt(&path, 0, Damage::Chain, None));
         }
-        record = header.seal.clone();
+        oldest = header;
         chain.push((Arc::new(Segment::new(header, path)), seal));
     }
     chain.reverse();
-    Ok(Chain { live: chain, rest: record })
+    Ok(Chain { live: chain, oldest })
 }
 
 /// Returns the records above the floor that are lost with the segment that `seal` names. If there

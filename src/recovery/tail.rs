@@ -16,6 +16,9 @@ use crate::segment::{
 use super::decide::{Gaps, Numbers, TailFacts, TailMark};
 
 pub(super) const WINDOW_BYTES: usize = 1 << 20;
+/// Beside a writer, a walk looks each time after so many frames which of them are promised, so that
+/// it keeps few.
+const UNPROMISED_FRAMES: usize = 1024;
 
 /// The frames of the tail.
 #[derive(Debug)]
@@ -46,7 +49,8 @@ pub(super) struct TailScan {
     /// Where the next walk beside a writer continues. `None` for the log's owner, and if a gap was
     /// passed over.
     pub(super) walked: Option<Frames>,
-    /// The state of the last state frame in the promised part, if `state` is a later one.
+    /// The state of the last state frame in the promised part, if `state` is a later one with the
+    /// same floor. A floor counts as soon as it is written, and its state counts with it.
     pub(super) promised_state: Option<Vec<u8>>,
 }
 
@@ -201,7 +205,9 @@ pub(super) fn scan_tail(
     let newest = frames.state.map(|(offset, _)| offset);
     let promised_state = match frames.promised_state.filter(|(offset, _)| Some(*offset) != newest) {
         Some((offset, found)) if passed.is_none() => {
-            Some(read_state(&handle, &header.salt, &mut window, offset, &found)?.1)
+            let (old_floor, old_state) =
+                read_state(&handle, &header.salt, &mut window, offset, &found)?;
+            (old_floor == floor).then_some(old_state)
         }
         _ => None,
     };
@@ -252,8 +258,9 @@ pub(super) struct Frames {
     promised: u64,
     /// Beside a writer: the frames that no promise covers yet, with their offsets.
     pub(super) unpromised: Option<Vec<(u64, FrameHeader)>>,
-    /// Beside a writer: the last frame of each type that a promise covers.
+    /// Beside a writer: the last data frame that a promise covers.
     promised_last: Option<LastFrame>,
+    /// Beside a writer: the last state frame that a promise covers.
     promised_state: Option<(u64, FrameHeader)>,
     stop: Option<Stop>,
     /// Why the bytes at `end` cannot be read. The error counts even if a second read succeeds.
@@ -323,6 +330,9 @@ impl Frames {
             self.end = offset + header.frame_bytes();
             if let Some(unpromised) = &mut self.unpromised {
                 unpromised.push((offset, header));
+                if unpromised.len() % UNPROMISED_FRAMES == 0 {
+                    self.cover(self.promised);
+                }
             }
             match header.frame_type {
                 FrameType::Data => {
@@ -337,20 +347,30 @@ impl Frames {
 
 impl Frames {
     /// Whether the frames of an earlier walk are still in the file. On a full disk, a writer takes
-    /// frames back that no promise covers. It takes the last one first.
+    /// frames back that no promise covers, and may write others in their place.
     fn still_stand(&self, file: &File<'_>, window: &mut Window) -> Result<bool> {
-        let Some((offset, header)) = self.unpromised.as_ref().and_then(|frames| frames.last())
-        else {
-            return Ok(true);
-        };
         window.clear();
-        let place = file.sweep(window, *offset, file.bytes.max(*offset)).look()?;
-        Ok(matches!(place, Place::Frame(found) if found == *header))
+        for (offset, header) in self.unpromised.iter().flatten() {
+            let place = file.sweep(window, *offset, file.bytes.max(*offset)).look()?;
+            if !matches!(place, Place::Frame(found) if found == *header) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Notes that a sync has reached `promise`, and returns what that covers; `None` if it lies
     /// within a frame.
     fn promise(&mut self, promise: u64) -> Option<PromisedPart> {
+        self.cover(promise);
+        let unpromised = self.unpromised.get_or_insert_default();
+        unpromised.shrink_to(UNPROMISED_FRAMES);
+        let cuts_frame = unpromised.first().is_some_and(|(offset, _)| *offset < promise);
+        (!cuts_frame).then_some(PromisedPart { end: promise, last: self.promised_last })
+    }
+
+    /// Forgets the frames that a promise covers, except the last ones.
+    fn cover(&mut self, promise: u64) {
         let unpromised = self.unpromised.get_or_insert_default();
         let covered =
             |(offset, header): &&(u64, FrameHeader)| *offset + header.frame_bytes() <= promise;
@@ -361,8 +381,6 @@ impl Frames {
                 FrameType::State => self.promised_state = Some((offset, header)),
             }
         }
-        let cuts_frame = unpromised.first().is_some_and(|(offset, _)| *offset < promise);
-        (!cuts_frame).then_some(PromisedPart { end: promise, last: self.promised_last })
     }
 }
 

@@ -120,7 +120,8 @@ impl View {
             None => None,
         };
         let report = self.seen.is_none().then(|| forecast(&dir, &found, &remedy, notes));
-        self.replace(seen, cut);
+        let resumed = found.tail.as_ref().is_some_and(|tail| tail.resumed);
+        self.replace(seen, cut, resumed);
         self.index_tail(found.tail.as_ref().map_or(&[], |tail| &tail.index));
         self.names = names;
         Ok((Change::OtherSegments { cut }, report))
@@ -214,7 +215,8 @@ impl View {
         }
     }
 
-    fn replace(&mut self, mut seen: Seen, cut: Option<Cut>) {
+    /// `resumed`: whether the tail's earlier frames are where they were.
+    fn replace(&mut self, mut seen: Seen, cut: Option<Cut>, resumed: bool) {
         match &self.seen {
             Some(old) if cut.is_none() => seen.floor = seen.floor.max(old.floor),
             _ => {}
@@ -222,8 +224,8 @@ impl View {
         let old_tail = self.seen.as_ref().map(|old| &old.tail);
         if old_tail.is_none_or(|tail| !Arc::ptr_eq(tail, &seen.tail)) {
             self.indexed = 0;
-        } else if cut.is_some() {
-            // The frames at these offsets are others now.
+        } else if cut.is_some() || !resumed {
+            // Other frames may be at these offsets now.
             seen.tail = Arc::new(seen.tail.without_index());
             self.indexed = 0;
         }

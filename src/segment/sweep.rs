@@ -5,6 +5,7 @@
 //! looks for in steps of 8 bytes, without reading bodies: the time is linear in the file's size. A
 //! sweep can begin at the start of any frame, so it can be resumed.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use crate::codec::{CodecId, Codecs};
 use crate::error::{Damage, Error, Feature, Result};
 use crate::frame::{
-    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Id, decompress, supported,
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderReading, Id, decompress, reserve,
+    supported,
 };
 use crate::fs::Handle;
 
@@ -107,6 +109,20 @@ pub(crate) enum Flaw {
     Damaged(Damage),
     /// The bytes cannot be read. What they hold is unknown.
     Unreadable(Error),
+}
+
+impl Flaw {
+    /// Returns the error if there was no memory for a frame. Nothing is wrong with its bytes then.
+    pub(crate) fn out_of_memory(&self) -> Option<&Error> {
+        match self {
+            Flaw::Unreadable(error @ Error::Io { source, .. })
+                if source.kind() == io::ErrorKind::OutOfMemory =>
+            {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What lies at an offset.
@@ -293,7 +309,7 @@ impl<'a> Sweep<'a> {
     /// states.
     ///
     /// # Errors
-    /// A codec that is not known.
+    /// A codec that is not known. No memory.
     #[inline]
     pub(crate) fn plain_body(
         &mut self,
@@ -318,10 +334,17 @@ impl<'a> Sweep<'a> {
             return Err(unsupported(path, Feature::Codec, id.number().into()));
         };
         let mut plain = std::mem::take(&mut self.window.spare);
-        if let Err(error) = decompress(codec, id, self.window.bytes(body), &mut plain) {
-            let path = path.display();
-            log::error!("{path}, offset {}: {codec:?} failed: {error}", self.offset);
-            return Ok(None);
+        match decompress(codec, id, self.window.bytes(body), &mut plain) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                let offset = Some(self.offset);
+                return Err(Error::io_at("decompress a frame of", path, offset, error));
+            }
+            Err(error) => {
+                let path = path.display();
+                log::error!("{path}, offset {}: {codec:?} failed: {error}", self.offset);
+                return Ok(None);
+            }
         }
         let plain_body = 0..plain.len();
         self.window.large = Some(plain);
@@ -329,15 +352,20 @@ impl<'a> Sweep<'a> {
     }
 
     /// Reserves memory for a frame that is to be kept. Returns `None` if the file ends before the
-    /// frame does, or if memory cannot hold the frame: a length from the disk is not trusted.
+    /// frame does: a length from the disk is not trusted.
     fn room_for(&self, frame_bytes: u64, bodies: Bodies) -> Result<Option<Vec<u8>>> {
         if self.handle.size()?.saturating_sub(self.offset) < frame_bytes {
             return Ok(None);
         }
         let mut large = Vec::new();
-        let kept_bytes = if bodies == Bodies::Keep { frame_bytes } else { 0 };
-        let room = usize::try_from(kept_bytes).ok().map(|bytes| large.try_reserve_exact(bytes));
-        Ok(matches!(room, Some(Ok(()))).then_some(large))
+        if bodies == Bodies::Keep {
+            let bytes = usize::try_from(frame_bytes).unwrap_or(usize::MAX);
+            reserve(&mut large, bytes).map_err(|error| {
+                let offset = Some(self.offset);
+                Error::io_at("get memory for a frame of", self.handle.path(), offset, error)
+            })?;
+        }
+        Ok(Some(large))
     }
 
     /// Moves to the next header that verifies and whose frame ends at or before the limit. If there

@@ -89,6 +89,7 @@ impl Waiters {
         slept: impl Fn(Duration),
     ) {
         let bed = Arc::new(Bed { woken: AtomicBool::new(false), thread: thread::current() });
+        let queued = Queued { waiters: self, bed: &bed };
         {
             let mut sleepers = threads::lock(&self.sleepers);
             if self.last_change() == seen {
@@ -100,19 +101,14 @@ impl Waiters {
         }
         // A thread that found the lock taken has left its work to this one.
         self.wake_due(WOKEN_BY_A_SLEEPER);
-        if !bed.sleep(left, slept) {
-            let mut sleepers = threads::lock(&self.sleepers);
-            sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bed, &bed));
-            self.note_oldest(&sleepers);
-        }
-        // This thread may have been woken, even if its time is over.
-        self.wake_due(WOKEN_BY_A_SLEEPER);
+        bed.sleep(left, slept);
+        drop(queued);
     }
 
     /// Whether a sleeper has not seen the last change.
     fn is_due(&self) -> bool {
-        // It writes to `changes`, although nothing has changed: of this thread, which may just have
-        // begun to sleep, and one that counts a change, the second sees what the first has done.
+        // A read-modify-write, so that it and the one in `changed` are ordered: whichever comes
+        // second sees the other thread's stores.
         let changes = self.changes.fetch_add(0, Ordering::AcqRel);
         self.oldest.load(Ordering::Relaxed) < changes
     }
@@ -126,7 +122,6 @@ impl Waiters {
     /// Wakes up to `count` sleepers, and at most [`WOKEN_BY_A_SLEEPER`], that have not seen the
     /// last change, in the order of arrival. Allocates nothing.
     fn wake(&self, count: usize) {
-        let mut woken = 0;
         loop {
             let mut sleepers = match self.sleepers.try_lock() {
                 Ok(sleepers) => sleepers,
@@ -135,12 +130,12 @@ impl Waiters {
                 Err(TryLockError::WouldBlock) => return,
             };
             let changes = self.changes.load(Ordering::Acquire);
-            let due = [(); WOKEN_BY_A_SLEEPER].map(|()| {
-                let first = sleepers.front().filter(|first| first.seen < changes);
-                let is_due = woken < count && first.is_some();
-                woken += usize::from(is_due);
-                if is_due { sleepers.pop_front() } else { None }
-            });
+            let mut due: [Option<Sleeper>; WOKEN_BY_A_SLEEPER] = [None, None];
+            let mut woken = 0;
+            while woken < count && sleepers.front().is_some_and(|first| first.seen < changes) {
+                due[woken] = sleepers.pop_front();
+                woken += 1;
+            }
             self.note_oldest(&sleepers);
             drop(sleepers);
             due.into_iter().flatten().for_each(|sleeper| sleeper.bed.wake());
@@ -224,6 +219,24 @@ impl Waiters {
     }
 }
 
+/// The place of a thread among the sleepers. It leaves it also if foreign code panics in the wait.
+struct Queued<'a> {
+    waiters: &'a Waiters,
+    bed: &'a Arc<Bed>,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        if !self.bed.is_woken() {
+            let mut sleepers = threads::lock(&self.waiters.sleepers);
+            sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bed, self.bed));
+            self.waiters.note_oldest(&sleepers);
+        }
+        // This thread may have been woken, even if its time is over.
+        self.waiters.wake_due(WOKEN_BY_A_SLEEPER);
+    }
+}
+
 /// Calls wakers. Foreign code: without a lock.
 fn call(wakers: BTreeMap<u64, Waker>) {
     for waker in wakers.into_values() {
@@ -235,13 +248,21 @@ fn call(wakers: BTreeMap<u64, Waker>) {
 }
 
 impl Bed {
-    /// Returns `false` if no time is left and no thread has woken this one.
-    fn sleep(&self, left: impl Fn() -> Option<Duration>, slept: impl Fn(Duration)) -> bool {
+    /// Sleeps until another thread wakes this one, or until no time is left.
+    fn sleep(&self, left: impl Fn() -> Option<Duration>, slept: impl Fn(Duration)) {
         let mut parked = false;
         while !self.is_woken() {
             let time = left();
             if time == Some(Duration::ZERO) {
                 break;
+            }
+            if time.is_some() && !parked {
+                // An older wake-up of other code would end the sleep at once, and `slept` would be
+                // told of all of it. This takes it. It may also take the wake-up that is waited
+                // for, so `woken` is read again.
+                parked = true;
+                threads::park(Some(Duration::ZERO));
+                continue;
             }
             threads::park(time);
             parked = true;
@@ -253,7 +274,6 @@ impl Bed {
             // The wake-up that ended `park` may have been meant for other code of this thread.
             self.thread.unpark();
         }
-        self.is_woken()
     }
 
     fn is_woken(&self) -> bool {
@@ -263,6 +283,32 @@ impl Bed {
     fn wake(&self) {
         self.woken.store(true, Ordering::Release);
         self.thread.unpark();
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::time::Instant;
+
+    #[test]
+    fn a_wake_up_right_before_the_sleep_is_not_taken_for_an_older_one() {
+        // Method: the log changes when the waiting thread asks how much time is left, which is after
+        // it has seen that it is not woken.
+        let waiters = Waiters::new();
+        let asked = Cell::new(0);
+        let left = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                waiters.changed();
+            }
+            Some(Duration::from_secs(60))
+        };
+        let start = Instant::now();
+        waiters.wait(waiters.last_change(), left, |_| {});
+        assert!(start.elapsed() < Duration::from_secs(30), "it slept through the change");
+        assert_eq!(asked.get(), 1, "the wait ends at once");
     }
 }
 

@@ -141,9 +141,7 @@ impl Wal {
         }
         drop(panics);
         drop(maintenance_lock);
-        if self.store.backlog.has_archive() {
-            removed.failure = self.archive()?.or(removed.failure);
-        }
+        removed.failure = self.archive()?.or(removed.failure);
         run_maintenance(&self.commit);
         let holds = "remove, although the checkpoint took effect,";
         removed.failure.map_or(Ok(()), |error| Err(error.after_effect(holds)))
@@ -160,24 +158,24 @@ impl Wal {
         Ok(removed)
     }
 
-    /// Offers segments to the archive, and removes those that it has accepted. The caller holds no
-    /// lock. Returns why a file could not be removed.
+    /// Offers segments to the archive, and removes each one that it accepts before the next one is
+    /// offered. The caller holds no lock. Returns why a file could not be removed.
     fn archive(&self) -> Result<Option<Error>> {
-        let accepted = self.store.backlog.offer(&self.store.dir);
-        if accepted.is_empty() {
-            return Ok(None);
+        let mut failure = None;
+        let Some(mut offers) = self.store.backlog.begin_offers() else { return Ok(None) };
+        while let Some(accepted) = offers.next_accepted(&self.store.dir) {
+            let maintenance_lock = threads::lock(&self.store.maintenance_lock);
+            let panics = self.commit.guard_panics();
+            // A log that was closed meanwhile removes nothing and offers nothing more: the next
+            // open offers the segments again.
+            if self.health.check().is_err() {
+                break;
+            }
+            self.store.discard([accepted]);
+            failure = self.remove_retired()?.failure;
+            drop(panics);
+            drop(maintenance_lock);
         }
-        let maintenance_lock = threads::lock(&self.store.maintenance_lock);
-        let panics = self.commit.guard_panics();
-        // A log that was closed meanwhile removes nothing: the next open offers the segments again.
-        let failure = if self.health.check().is_ok() {
-            self.store.discard(accepted);
-            self.remove_retired()?.failure
-        } else {
-            None
-        };
-        drop(panics);
-        drop(maintenance_lock);
         Ok(failure)
     }
 

@@ -147,7 +147,7 @@ impl Wal {
         let (store, writer) =
             Store::new(dir, options, counters.clone(), health.clone(), watch.clone(), recovered);
         let store = Arc::new(store);
-        watch.set_all(next.previous());
+        watch.set_all(next.previous(), next.previous());
         let at_rest = AtRest {
             next,
             tail_end: store.tail_end(&writer),

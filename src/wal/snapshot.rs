@@ -1,11 +1,14 @@
 //! Copying the log while it is in use.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::backup::{self, LogView};
 use crate::catalog::CatalogEntry;
 use crate::error::Result;
+use crate::frame::{FRAMES_START, SegmentHeader};
 use crate::lsn::LsnRange;
+use crate::segment::Segment;
 use crate::threads;
 
 use super::Wal;
@@ -54,9 +57,23 @@ impl Wal {
         let (durable, state) = self.commit.durable_view();
         let catalog = store.segments.catalog();
         drop(maintenance_lock);
-        // A group may be starting the next segment: the present one is then sealed already.
+        // A group may be starting the next segment: the present one is then sealed already. If it
+        // has no record, it has left the catalog.
         let number = durable.tail.number;
-        let tail = catalog.get(number).expect("the tail is in the catalog").segment.clone();
+        let tail = match catalog.get(number) {
+            Some(entry) => entry.segment.clone(),
+            None => {
+                let header = SegmentHeader {
+                    log_id: store.backlog.log_id(),
+                    salt: durable.tail.salt,
+                    number,
+                    first: durable.last.next(),
+                    initial_end: FRAMES_START,
+                    seal: None,
+                };
+                Arc::new(Segment::new(&header, durable.file.path().clone()))
+            }
+        };
         let is_older = |entry: &&CatalogEntry| entry.segment.number < number;
         LogView {
             log_id: store.backlog.log_id(),
@@ -68,5 +85,42 @@ impl Wal {
             floor: catalog.floor,
             state,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fs::sim::SimFs;
+    use crate::options::Options;
+
+    use super::*;
+
+    #[test]
+    fn a_tail_without_records_that_is_being_replaced_is_copied() {
+        // Method: a group starts a new segment. It has replaced the tail in the catalog, and has
+        // not told group commit yet.
+        let disk = SimFs::new(1);
+        let wal = Options::new().open_on(Arc::new(disk.clone()), "/wal").unwrap();
+        wal.append("a").unwrap();
+        wal.rotate().unwrap();
+        wal.set_state(b"voted").unwrap();
+        let segments = &wal.store.segments;
+        let old = segments.catalog();
+        let header = SegmentHeader {
+            log_id: wal.store.backlog.log_id(),
+            salt: [7; 16],
+            number: 3,
+            first: wal.last_lsn().next(),
+            initial_end: FRAMES_START,
+            seal: None,
+        };
+        let next = Arc::new(Segment::new(&header, wal.store.dir.segment_path(3)));
+        let seal = old.entries().next().and_then(|entry| entry.seal.clone());
+        segments.change(|catalog| Some((catalog.with_tail(next.clone(), seal.as_ref()), ())));
+        assert!(segments.catalog().get(2).is_none());
+        let copied = wal.snapshot("/copy").unwrap();
+        let copy = Options::new().open_on(Arc::new(disk.clone()), "/copy").unwrap();
+        assert_eq!((copied.len(), copy.iter().count()), (1, 1));
+        assert_eq!(copy.state(), b"voted");
     }
 }

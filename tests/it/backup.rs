@@ -3,17 +3,21 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::thread;
 
 use seawall::archive::{Archive, SealedSegment};
 use seawall::backup::{DirArchive, restore, restore_on};
 use seawall::options::Verify;
 use seawall::report::{RecoveryAction, SegmentRole};
-use seawall::sim::{Call, Fault, SimFs};
-use seawall::{Durability, Error, Lsn, LsnRange, Options, Wal};
+use seawall::sim::{self, Fault, SimFs};
+use seawall::{Damage, Durability, Error, Lsn, LsnRange, NamedBy, Options, Wal};
+use seawall_testkit::HookFs;
 use seawall_testkit::disk::names;
+use seawall_testkit::hooks::{Call, Verdict};
 
+use crate::format::Header;
+use crate::support::gate::Gate;
 use crate::support::records::{Stored, collect, small_segments};
 use crate::support::run::watchdog;
 
@@ -78,6 +82,15 @@ fn fill(wal: &Wal, count: u64) {
     wal.sync().unwrap();
 }
 
+/// Opens a log whose archive refuses all segments for now.
+fn open_refused(disk: &SimFs) -> (Arc<Keeper>, Options, Wal) {
+    let keeper = Arc::new(Keeper::default());
+    keeper.refuses.store(true, Ordering::SeqCst);
+    let options = small_segments().archive(keeper.clone());
+    let wal = open(disk, &options);
+    (keeper, options, wal)
+}
+
 fn log_files(disk: &SimFs) -> usize {
     let names = names(disk, DIR).into_iter().filter_map(|name| name.into_string().ok());
     names.filter(|name| name.ends_with(".log")).count()
@@ -129,9 +142,7 @@ fn a_refused_segment_stays_and_is_offered_again_after_a_crash() {
 #[test]
 fn without_its_archive_a_log_removes_what_waits() {
     let disk = SimFs::new(1);
-    let keeper = Arc::new(Keeper::default());
-    keeper.refuses.store(true, Ordering::SeqCst);
-    let wal = open(&disk, &small_segments().archive(keeper));
+    let (_, _, wal) = open_refused(&disk);
     fill(&wal, 10);
     wal.checkpoint(Lsn::new(10)).unwrap();
     wal.close().unwrap();
@@ -146,10 +157,7 @@ fn a_truncation_keeps_what_waits_and_a_reset_removes_it() {
     for floor in [9, 10] {
         for last in [floor, floor + 1, 13] {
             let disk = SimFs::new(1);
-            let keeper = Arc::new(Keeper::default());
-            keeper.refuses.store(true, Ordering::SeqCst);
-            let options = small_segments().archive(keeper.clone());
-            let wal = open(&disk, &options);
+            let (keeper, options, wal) = open_refused(&disk);
             fill(&wal, 20);
             wal.checkpoint(Lsn::new(floor)).unwrap();
             let waiting = wal.stats().unarchived_segments;
@@ -211,10 +219,7 @@ fn damage_below_the_floor_ends_the_offers_and_loses_nothing() {
     // segments after it are archived. The ones before it are kept and reported.
     for removed in [false, true] {
         let disk = SimFs::new(1);
-        let keeper = Arc::new(Keeper::default());
-        keeper.refuses.store(true, Ordering::SeqCst);
-        let options = small_segments().archive(keeper.clone());
-        let wal = open(&disk, &options);
+        let (keeper, options, wal) = open_refused(&disk);
         fill(&wal, 12);
         wal.checkpoint(Lsn::new(12)).unwrap();
         wal.close().unwrap();
@@ -245,10 +250,7 @@ fn a_damaged_tail_with_an_archive_keeps_the_chain_below_the_floor() {
     // Method: damage a record at or below the floor in the tail of a log that crashed. The open
     // passes over the damage; the segments that wait are still found, at this open and the next.
     let disk = SimFs::new(1);
-    let keeper = Arc::new(Keeper::default());
-    keeper.refuses.store(true, Ordering::SeqCst);
-    let options = small_segments().archive(keeper.clone());
-    let wal = open(&disk, &options);
+    let (keeper, options, wal) = open_refused(&disk);
     fill(&wal, 9);
     wal.append("small").unwrap();
     wal.checkpoint(Lsn::new(9)).unwrap();
@@ -454,8 +456,8 @@ fn a_snapshot_is_the_log_at_one_moment() {
             wal.checkpoint(Lsn::new(3)).unwrap();
             wal.append("unsynced").unwrap();
             if !links {
-                disk.plan(Call::Link, 0, Fault::Error(io::ErrorKind::CrossesDevices));
-                disk.plan(Call::Link, 1, Fault::Error(io::ErrorKind::CrossesDevices));
+                disk.plan(sim::Call::Link, 0, Fault::Error(io::ErrorKind::CrossesDevices));
+                disk.plan(sim::Call::Link, 1, Fault::Error(io::ErrorKind::CrossesDevices));
             }
             let copied = wal.snapshot(COPY).unwrap();
             assert_eq!(copied, LsnRange::new(Lsn::new(4), wal.durable_lsn()));
@@ -611,4 +613,459 @@ fn a_log_that_another_process_writes_is_copied_without_its_lock() {
         });
         wal.close().unwrap();
     });
+}
+
+// --- Archives: what a review found ---
+
+/// Opens a log with an archive in a directory, on a disk that may have a hook.
+fn open_archived(fs: &Arc<HookFs>) -> Wal {
+    let archive = DirArchive::open_on(fs.clone(), ARCHIVE).unwrap();
+    small_segments().archive(archive).open_on(fs.clone(), DIR).unwrap()
+}
+
+#[test]
+fn an_archive_accepts_no_seal_whose_name_may_be_lost() {
+    // Method: the sync after the first seal got its name fails, or the process is killed before
+    // that sync. The segment is offered again, and accepted. After a power cut, the seal is there.
+    for killed in [false, true] {
+        let disk = SimFs::new(1);
+        let renames = AtomicU64::new(0);
+        let failing = disk.clone();
+        let fs = Arc::new(HookFs::new(disk.clone(), move |asked| {
+            if asked.call == Call::Rename && asked.name() == "wal-000001.seal" {
+                renames.fetch_add(1, Ordering::SeqCst);
+            }
+            let syncs = asked.call == Call::SyncDir && asked.path == Path::new(ARCHIVE);
+            if !syncs || renames.load(Ordering::SeqCst) != 1 {
+                return Verdict::Go;
+            }
+            renames.fetch_add(1, Ordering::SeqCst);
+            if killed {
+                failing.crash_at(failing.calls());
+            } else {
+                failing.plan(sim::Call::SyncDir, 0, Fault::Error(io::ErrorKind::Other));
+            }
+            Verdict::Go
+        }));
+        let wal = open_archived(&fs);
+        fill(&wal, 4);
+        drop(wal.checkpoint(Lsn::new(2)));
+        let (disk, wal) = if killed {
+            let disk = disk.process_kill();
+            let wal = open_archived(&Arc::new(HookFs::new(disk.clone(), |_| Verdict::Go)));
+            (disk, wal)
+        } else {
+            (disk, wal)
+        };
+        assert!(disk.files().contains(&Path::new(ARCHIVE).join("wal-000001.seal")));
+        wal.checkpoint(Lsn::new(2)).unwrap();
+        assert_eq!(wal.stats().unarchived_segments, 0);
+        assert!(!disk.files().contains(&Path::new(DIR).join("wal-000001.log")));
+        let cuts = disk.power_cuts();
+        for number in 0..cuts.count() {
+            let left = cuts.state(number);
+            let restored = restore_on(Arc::new(left), ARCHIVE, COPY, b"");
+            assert_eq!(restored.unwrap().records.first(), Lsn::FIRST);
+        }
+    }
+}
+
+#[test]
+fn two_archivers_never_write_to_one_directory_at_a_time() {
+    // Method: the log is closed while a thread is within the archive, at the name of the first
+    // segment. It is opened again, with an archiver of its own, and offers the same segment.
+    watchdog(60, || {
+        let disk = SimFs::new(1);
+        let (gate, hook) = Gate::new();
+        let fs = Arc::new(HookFs::new(disk.clone(), hook));
+        let wal = open_archived(&fs);
+        fill(&wal, 4);
+        gate.close(Call::Sync, "wal-000001.tmp");
+        thread::scope(|scope| {
+            let first = scope.spawn(|| wal.checkpoint(Lsn::new(2)));
+            gate.wait_for_arrival();
+            wal.close().unwrap();
+            let again = open_archived(&Arc::new(HookFs::new(disk.clone(), |_| Verdict::Go)));
+            again.checkpoint(Lsn::new(2)).unwrap();
+            assert_eq!(again.stats().unarchived_segments, 1, "the directory is in use");
+            gate.open();
+            first.join().unwrap().unwrap();
+            again.checkpoint(Lsn::new(2)).unwrap();
+            assert_eq!(again.stats().unarchived_segments, 0);
+        });
+        let restored = restore_on(fs, ARCHIVE, COPY, b"").unwrap();
+        assert_eq!(restored.records.first(), Lsn::FIRST);
+    });
+}
+
+#[test]
+fn a_truncation_at_the_floor_continues_what_is_archived() {
+    // Method: all segments below the floor are archived and gone. The oldest segment begins after
+    // the floor: it is the tail, or a sealed one. Truncate at the floor, append, archive, restore.
+    for sealed in [false, true] {
+        let disk = SimFs::new(1);
+        let wal = open_archived(&Arc::new(HookFs::new(disk.clone(), |_| Verdict::Go)));
+        fill(&wal, 2);
+        wal.rotate().unwrap();
+        wal.append("removed").unwrap();
+        if sealed {
+            wal.rotate().unwrap();
+            wal.append("removed too").unwrap();
+        }
+        wal.checkpoint(Lsn::new(2)).unwrap();
+        assert_eq!(wal.stats().unarchived_segments, 0);
+        wal.truncate_after(Lsn::new(2)).unwrap();
+        fill(&wal, 2);
+        wal.rotate().unwrap();
+        wal.checkpoint(Lsn::new(4)).unwrap();
+        let restored = restore_on(Arc::new(disk.clone()), ARCHIVE, COPY, b"").unwrap();
+        assert_eq!(restored.records, LsnRange::new(Lsn::new(1), Lsn::new(4)));
+        drop(wal);
+        open(&disk, &small_segments());
+    }
+}
+
+#[test]
+fn each_accepted_segment_is_removed_before_the_next_offer() {
+    struct Looks(SimFs, Mutex<Vec<usize>>);
+    impl Archive for Looks {
+        fn archive(&self, _: &SealedSegment<'_>) -> io::Result<()> {
+            self.1.lock().unwrap().push(log_files(&self.0));
+            Ok(())
+        }
+    }
+    let disk = SimFs::new(1);
+    let looks = Arc::new(Looks(disk.clone(), Mutex::default()));
+    let wal = open(&disk, &small_segments().archive(looks.clone()));
+    fill(&wal, 9);
+    let files = log_files(&disk);
+    wal.checkpoint(Lsn::new(8)).unwrap();
+    let seen = looks.1.lock().unwrap();
+    assert!(seen.len() >= 3, "{seen:?}");
+    assert_eq!(*seen, (0..seen.len()).map(|offer| files - offer).collect::<Vec<_>>());
+}
+
+#[test]
+fn offers_end_although_more_segments_come_meanwhile() {
+    // Method: at each offer, the archive itself appends and checkpoints, so the backlog never gets
+    // empty.
+    struct Feeds(Mutex<std::sync::Weak<Wal>>, AtomicU64);
+    impl Archive for Feeds {
+        fn archive(&self, _: &SealedSegment<'_>) -> io::Result<()> {
+            assert!(self.1.fetch_add(1, Ordering::SeqCst) < 100, "the offers have no end");
+            let wal = self.0.lock().unwrap().upgrade().unwrap();
+            fill(&wal, 2);
+            wal.rotate().unwrap();
+            wal.checkpoint(wal.last_lsn()).unwrap();
+            Ok(())
+        }
+    }
+    watchdog(60, || {
+        let feeds = Arc::new(Feeds(Mutex::default(), AtomicU64::new(0)));
+        let wal = Arc::new(open(&SimFs::new(1), &small_segments().archive(feeds.clone())));
+        *feeds.0.lock().unwrap() = Arc::downgrade(&wal);
+        fill(&wal, 6);
+        wal.rotate().unwrap();
+        wal.checkpoint(wal.last_lsn()).unwrap();
+        let offers = feeds.1.load(Ordering::SeqCst);
+        assert!((2..=6).contains(&offers), "{offers}");
+        assert_eq!(wal.stats().unarchived_segments, offers, "one more waits for each offer");
+    });
+}
+
+/// Returns the numbers of the log's files, rising.
+fn log_numbers(disk: &SimFs) -> Vec<u64> {
+    let names = names(disk, DIR).into_iter().filter_map(|name| name.into_string().ok());
+    let numbers = names.filter_map(|name| {
+        name.strip_prefix("wal-").and_then(|rest| rest.strip_suffix(".log"))?.parse().ok()
+    });
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn damage_header(disk: &SimFs, number: u64, change: impl FnOnce(&mut Header)) {
+    disk.damage(format!("{DIR}/wal-{number:06}.log"), |bytes| {
+        let mut header = Header::decode(bytes);
+        change(&mut header);
+        let block = header.encode(1);
+        bytes[..block.len()].copy_from_slice(&block);
+    });
+}
+
+#[test]
+fn a_chain_below_the_floor_that_leads_back_to_itself_ends() {
+    // Method: in the third of the segments that wait, the header names that segment itself, or a
+    // later one. The walk ends there. What is older is kept and reported.
+    for names_itself in [true, false] {
+        watchdog(60, || {
+            let disk = SimFs::new(1);
+            let (keeper, options, wal) = open_refused(&disk);
+            fill(&wal, 12);
+            wal.checkpoint(Lsn::new(12)).unwrap();
+            wal.close().unwrap();
+            let header =
+                |number| Header::decode(&disk.bytes(format!("{DIR}/wal-{number:06}.log")).unwrap());
+            let named = if names_itself { header(3) } else { header(4) };
+            let first = header(3).first;
+            damage_header(&disk, 3, |header| {
+                let seal = header.seal.as_mut().unwrap();
+                (seal.number, seal.salt) = (named.number, named.salt);
+            });
+            let wal = open(&disk, &options);
+            let notes = &wal.recovery().notes;
+            let noted = notes.iter().filter(|note| note.message.contains("archived"));
+            assert_eq!(noted.count(), 2, "{notes:?}");
+            keeper.refuses.store(false, Ordering::SeqCst);
+            wal.checkpoint(Lsn::new(12)).unwrap();
+            assert_eq!(keeper.lsns().first().get(), first);
+            assert_eq!(log_numbers(&disk)[..2], [1, 2]);
+        });
+    }
+}
+
+#[test]
+fn a_damaged_tail_without_a_record_to_keep_loses_no_segment_that_waits() {
+    // Method: in the tail, only states follow the last record, which is below the floor and
+    // damaged. Nothing can seal the tail. Open it again and again: no file of the backlog is
+    // removed without an offer, and the old tail is not either. Then with a tail that has only
+    // states: the chain goes on.
+    for has_record in [true, false] {
+        let disk = SimFs::new(1);
+        let (_, options, wal) = open_refused(&disk);
+        fill(&wal, 8);
+        wal.rotate().unwrap();
+        if has_record {
+            wal.append("of the tail").unwrap();
+        }
+        wal.set_state(b"one").unwrap();
+        wal.checkpoint_with(wal.last_lsn(), b"two").unwrap();
+        let waiting = wal.stats().unarchived_segments;
+        assert!(waiting >= 4);
+        let disk = disk.power_cuts().state(0);
+        let files = log_numbers(&disk);
+        let tail = *files.last().unwrap();
+        let header = Header::decode(&disk.bytes(format!("{DIR}/wal-{tail:06}.log")).unwrap());
+        let after_header = usize::try_from(header.initial_end).unwrap();
+        disk.damage(format!("{DIR}/wal-{tail:06}.log"), |bytes| bytes[after_header + 44] ^= 1);
+        let mut disk = disk;
+        for round in 0..3 {
+            let wal = open(&disk, &options);
+            assert_eq!(
+                (wal.last_lsn(), wal.state()),
+                (wal.first_lsn().previous(), b"two".to_vec())
+            );
+            let left = log_numbers(&disk);
+            let kept = if has_record { files.len() } else { files.len() - 1 };
+            assert_eq!(left[..kept], files[..kept], "round {round}");
+            if round == 0 || !has_record {
+                assert_eq!(wal.stats().unarchived_segments, waiting, "round {round}");
+            }
+            let notes = wal.recovery().notes.iter();
+            let reported = notes.filter(|note| note.message.contains("archived")).count();
+            let expected = [[0, 0], [1, kept]][usize::from(has_record)][usize::from(round > 0)];
+            assert_eq!(reported, expected, "round {round}: {:?}", wal.recovery().notes);
+            let cut = disk.power_cuts().state(0);
+            drop(wal);
+            disk = cut;
+        }
+    }
+}
+
+#[test]
+fn a_seal_without_its_segment_refuses_a_restore() {
+    // Method: remove the segment but not the seal, of each segment in turn. Above all, the loss of
+    // the newest one does not give a shorter log.
+    let disk = SimFs::new(1);
+    let wal = open_archived(&Arc::new(HookFs::new(disk.clone(), |_| Verdict::Go)));
+    fill(&wal, 6);
+    wal.rotate().unwrap();
+    wal.checkpoint(Lsn::new(6)).unwrap();
+    let archived = names(&disk, ARCHIVE).into_iter().filter_map(|name| name.into_string().ok());
+    let archived: Vec<String> = archived.filter(|name| name.ends_with(".log")).collect();
+    assert!(archived.len() >= 3);
+    for name in archived {
+        let disk = disk.process_kill();
+        let path = Path::new(ARCHIVE).join(name);
+        disk.remove_file(&path).unwrap();
+        match restore_on(Arc::new(disk.clone()), ARCHIVE, COPY, b"") {
+            Err(Error::MissingSegment { path: missing, named_by: NamedBy::Seal, lost, .. }) => {
+                assert_eq!(*missing, path);
+                assert!(lost.is_some_and(|lost| !lost.is_empty()));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(disk.files().iter().all(|file| !file.starts_with(COPY)), "nothing is made");
+    }
+}
+
+// --- Snapshots: what a review found ---
+
+/// Calls `change` once, at the first call of that kind and name on the disk, and then makes the
+/// call.
+fn at_first(
+    disk: &SimFs,
+    call: Call,
+    path: &'static str,
+    change: impl Fn(&Wal) + Send + Sync + 'static,
+) -> (Arc<HookFs>, Arc<OnceLock<Weak<Wal>>>) {
+    let log: Arc<OnceLock<Weak<Wal>>> = Arc::default();
+    let (known, changed) = (log.clone(), AtomicBool::new(false));
+    let fs = HookFs::new(disk.clone(), move |asked| {
+        if (asked.call, asked.path) == (call, Path::new(path)) {
+            if let Some(wal) = known.get().and_then(Weak::upgrade) {
+                if !changed.swap(true, Ordering::SeqCst) {
+                    change(&wal);
+                }
+            }
+        }
+        Verdict::Go
+    });
+    (Arc::new(fs), log)
+}
+
+/// A log of the records 1 to 16, of which 11 to 15 are in the newest sealed segment, the third.
+fn sixteen_records(fs: Arc<HookFs>) -> Arc<Wal> {
+    let wal = Options::new().segment_bytes(64 << 10).open_on(fs, DIR).unwrap();
+    for _ in 0..3 {
+        fill(&wal, 5);
+        wal.rotate().unwrap();
+    }
+    wal.append("the last").unwrap();
+    Arc::new(wal)
+}
+
+#[test]
+fn a_snapshot_notices_that_a_truncation_has_cut_a_segment() {
+    // Method: a truncation cuts a sealed segment before it is linked, or after that. In the second
+    // case, it sees the link, and the copy is of the moment before.
+    for (call, path, last) in [
+        (Call::Link, "/copy/wal-000002.log", 13),
+        (Call::Link, "/copy/wal-000003.log", 13),
+        (Call::Create, "/copy/wal-000004.tmp", 16),
+    ] {
+        watchdog(60, || {
+            let disk = SimFs::new(1);
+            let (fs, log) = at_first(&disk, call, path, |wal| {
+                wal.truncate_after(Lsn::new(12)).unwrap();
+                wal.append("later").unwrap();
+            });
+            let wal = sixteen_records(fs);
+            log.set(Arc::downgrade(&wal)).unwrap();
+            let copied = wal.snapshot(COPY).unwrap();
+            assert_eq!(copied, LsnRange::new(Lsn::new(1), Lsn::new(last)), "{path}");
+            let found = records(&open_copy(&disk)).1;
+            assert_eq!(found.len() as u64, last);
+            assert_eq!(found == records(&wal).1, last == 13);
+        });
+    }
+}
+
+#[test]
+fn a_snapshot_waits_for_a_truncation_that_has_counted_the_links_already() {
+    // Method: while the snapshot links segments, a truncation has found one name of the file that
+    // it is about to cut. It cuts the file some time after all links were made.
+    watchdog(60, || {
+        let disk = SimFs::new(1);
+        let (gate, hook) = Gate::new();
+        let (begin, begun) = mpsc::channel();
+        let (arrive, arrived) = mpsc::channel();
+        let arrived = Mutex::new(arrived);
+        let fs = HookFs::new(disk.clone(), move |asked| {
+            if (asked.call, &*asked.name()) == (Call::Link, "wal-000002.log") {
+                // The receivers are gone at a second try.
+                if begin.send(()).is_ok() {
+                    let _ = arrived.lock().unwrap().recv();
+                }
+            }
+            hook(asked)
+        });
+        let wal = sixteen_records(Arc::new(fs));
+        gate.close(Call::SetLen, "wal-000003.log");
+        thread::scope(|scope| {
+            let truncated = wal.clone();
+            scope.spawn(move || {
+                begun.recv().unwrap();
+                drop(begun);
+                let cut = thread::spawn(move || truncated.truncate_after(Lsn::new(12)));
+                gate.wait_for_arrival();
+                arrive.send(()).unwrap();
+                thread::sleep(std::time::Duration::from_millis(300));
+                gate.open();
+                cut.join().unwrap().unwrap();
+            });
+            let copied = wal.snapshot(COPY).unwrap();
+            assert_eq!(copied, LsnRange::new(Lsn::new(1), Lsn::new(12)));
+        });
+        assert_eq!(open_copy(&disk).iter().count(), 12);
+    });
+}
+
+#[test]
+fn a_failed_sync_of_the_copy_is_not_made_up_for_by_a_second_try() {
+    // Method: while a snapshot runs, the log gets a new segment, so that a second try is possible.
+    // A sync of the copy's directory fails.
+    watchdog(60, || {
+        let disk = SimFs::new(1);
+        let failing = disk.clone();
+        let (fs, log) = at_first(&disk, Call::Rename, "/copy/wal-000003.log", move |wal| {
+            wal.append("more").unwrap();
+            wal.rotate().unwrap();
+            failing.plan(sim::Call::SyncDir, 0, Fault::Error(io::ErrorKind::Other));
+        });
+        let wal = Arc::new(small_segments().open_on(fs, DIR).unwrap());
+        fill(&wal, 5);
+        assert_eq!(log_numbers(&disk), [1, 2, 3]);
+        log.set(Arc::downgrade(&wal)).unwrap();
+        let failed = wal.snapshot(COPY).unwrap_err();
+        assert!(matches!(failed, Error::Io { .. }), "{failed}");
+        assert!(wal.rotate().is_ok(), "the log goes on");
+    });
+}
+
+#[test]
+fn two_copies_never_go_into_one_directory() {
+    // Method: just before a snapshot locks its directory, another one fills that directory.
+    watchdog(60, || {
+        let disk = SimFs::new(1);
+        let (fs, log) = at_first(&disk, Call::Lock, COPY, |wal| {
+            wal.snapshot(COPY).unwrap();
+            wal.append("not in the copy").unwrap();
+        });
+        let wal = Arc::new(small_segments().open_on(fs, DIR).unwrap());
+        fill(&wal, 5);
+        log.set(Arc::downgrade(&wal)).unwrap();
+        let taken = wal.snapshot(COPY).unwrap_err();
+        assert!(taken.to_string().contains("empty directory"), "{taken}");
+        assert_eq!(open_copy(&disk).iter().count(), 5);
+    });
+}
+
+#[test]
+fn a_copy_of_a_log_that_another_one_replaces_is_an_error() {
+    // Method: while a snapshot is made, another program removes the files and makes a new log there.
+    let disk = SimFs::new(1);
+    fill(&open(&disk, &small_segments()), 10);
+    let replaced = disk.clone();
+    let is_armed = Arc::new(AtomicBool::new(false));
+    let armed = is_armed.clone();
+    let fs = HookFs::new(disk.clone(), move |asked| {
+        let is_source = asked.path.parent() == Some(Path::new(DIR));
+        let begins =
+            asked.call == Call::Open && is_source && asked.path.ends_with("wal-000001.log");
+        if begins && armed.swap(false, Ordering::SeqCst) {
+            let files = replaced.files();
+            files.iter().filter(|path| path.starts_with(DIR)).for_each(|path| {
+                replaced.remove_file(path).unwrap();
+            });
+            fill(&open(&replaced, &small_segments()), 2);
+        }
+        Verdict::Go
+    });
+    let reader = small_segments().open_read_only_on(Arc::new(fs), DIR).unwrap();
+    is_armed.store(true, Ordering::SeqCst);
+    let copied = reader.snapshot(COPY);
+    assert!(copied.is_err() && !is_armed.load(Ordering::SeqCst), "{copied:?}");
+    let opened = small_segments().open_on(Arc::new(disk), COPY);
+    assert!(matches!(opened, Err(Error::Corrupt { damage: Damage::OtherLog, .. })), "{opened:?}");
 }

@@ -20,6 +20,7 @@ use seawall_testkit::disk::contents;
 use crate::format::{Build, DATA, DIR, Frame, Segment, disk, segment_path, segments_of, u32_at};
 use crate::support::codecs::{Hoard, RunLength};
 use crate::support::records::{Stored, collect, replay, small_segments};
+use crate::support::run::watchdog;
 
 const MODES: [Durability; 3] =
     [Durability::Sync, Durability::Interval(Duration::from_secs(3600)), Durability::Buffered];
@@ -566,6 +567,76 @@ fn an_error_of_the_codec_stores_the_frame_as_it_is() {
     wal.append(text(2, 90_000).entry()).unwrap();
     assert!(replay(&wal) == [text(1, 900), text(2, 90_000)]);
     assert_eq!(codecs_of(&disk), [0, 0]);
+}
+
+/// Never compresses.
+#[derive(Debug)]
+struct RefusesEverything;
+
+impl Codec for RefusesEverything {
+    fn id(&self) -> u8 {
+        254
+    }
+
+    fn compress(&self, _: &[u8], _: &mut Vec<u8>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn decompress(&self, _: &[u8], _: &mut [u8]) -> io::Result<usize> {
+        unreachable!("no frame was compressed")
+    }
+}
+
+/// A logger that appends to a log what that codec refused.
+struct Appends;
+
+static APPENDS_TO: Mutex<Option<Arc<Wal>>> = Mutex::new(None);
+static LINES: AtomicU64 = AtomicU64::new(0);
+
+impl log::Log for Appends {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = record.args().to_string();
+        if line.contains("RefusesEverything") {
+            LINES.fetch_add(1, Ordering::SeqCst);
+            let wal = APPENDS_TO.lock().unwrap().clone();
+            wal.expect("the test has set it").append(line).expect("the log is open");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_logger_may_append_and_a_codec_that_always_fails_does_not_flood_it() {
+    // Method: in each mode, a codec refuses each frame, and the logger appends to the same log. One
+    // call in ten lets what is pending reach its outcome while it holds appends.
+    watchdog(120, || {
+        log::set_logger(&Appends).expect("no other test sets a logger");
+        log::set_max_level(log::LevelFilter::Warn);
+        for mode in MODES {
+            LINES.store(0, Ordering::SeqCst);
+            let options = Options::new().durability(mode).pending_bytes_max(64 << 10);
+            let wal = Arc::new(open(&SimFs::new(1), &options.codec(RefusesEverything)));
+            *APPENDS_TO.lock().unwrap() = Some(wal.clone());
+            for number in 0..200 {
+                wal.append(vec![7; 3000]).unwrap();
+                if number % 10 == 0 {
+                    wal.append("to be removed").unwrap();
+                    wal.truncate_after(wal.last_lsn().previous()).unwrap();
+                }
+            }
+            wal.append(vec![7; 100_000]).unwrap();
+            wal.sync().unwrap();
+            wal.close().unwrap();
+            let lines = LINES.load(Ordering::SeqCst);
+            assert!((2..=9).contains(&lines), "{mode:?}: {lines} lines");
+        }
+        *APPENDS_TO.lock().unwrap() = None;
+    });
 }
 
 /// Notes the places of frames.

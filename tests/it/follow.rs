@@ -1,7 +1,7 @@
 //! Following a log: each record once, in order, whatever happens to the log meanwhile.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -11,7 +11,7 @@ use seawall::options::{Preallocate, Visibility};
 use seawall::sim::{Call, Fault, SimFs};
 use seawall::{Durability, Error, Follower, Lsn, Options, Record, Result, Wal};
 use seawall_testkit::HookFs;
-use seawall_testkit::hooks::Verdict;
+use seawall_testkit::hooks::{Call as Asked, Verdict};
 
 use crate::support::records::small_segments;
 use crate::support::run::watchdog;
@@ -180,6 +180,55 @@ fn a_follower_that_a_checkpoint_overtakes_says_so() {
 }
 
 #[test]
+fn a_close_hides_nothing_that_a_follower_has_missed() {
+    // Method: a checkpoint removes what one follower has not read, and a truncation removes what
+    // another one has read. Both learn of it only after the close.
+    let wal = open(&small_segments());
+    for _ in 0..40 {
+        wal.append(vec![7; 1500]).unwrap();
+    }
+    let mut behind = wal.follow(Lsn::ZERO);
+    assert_eq!(lsns(behind.by_ref().take(2)), [1, 2]);
+    let mut ahead = wal.follow(Lsn::new(37));
+    assert_eq!(lsns(ahead.by_ref().take(3)), [38, 39, 40]);
+    wal.checkpoint(Lsn::new(30)).unwrap();
+    wal.truncate_after(Lsn::new(39)).unwrap();
+    wal.close().unwrap();
+    // What it had begun to read, it may read on.
+    let error = behind.by_ref().find_map(Result::err).expect("records are missing");
+    assert!(matches!(&error, Error::Removed { first, .. } if first.get() == 31), "{error:?}");
+    assert!(behind.next().is_none() && behind.error().is_some());
+    let error = ahead.next();
+    let is_told = matches!(&error, Some(Err(Error::Truncated { last, .. })) if last.get() == 39);
+    assert!(is_told, "{error:?}");
+    assert!(ahead.next().is_none() && ahead.error().is_some());
+}
+
+#[test]
+fn after_the_close_damage_is_an_error_and_a_missing_segment_is_the_end() {
+    for fault in 0..3 {
+        let disk = SimFs::new(1);
+        let wal = small_segments().open_on(Arc::new(disk.clone()), DIR).unwrap();
+        wal.append("a").unwrap();
+        let mut follower = wal.follow(Lsn::ZERO);
+        wal.close().unwrap();
+        let file = "/wal/wal-000001.log";
+        match fault {
+            0 => disk.damage(file, |bytes| bytes[8192 + 48 + 41] ^= 1),
+            1 => disk.fail_reads(file, 8192..16384),
+            _ => disk.remove_file(file).unwrap(), // As the next owner of the log may do.
+        }
+        let next = follower.next();
+        match fault {
+            0 => assert!(matches!(&next, Some(Err(Error::Corrupt { .. }))), "{next:?}"),
+            1 => assert!(matches!(&next, Some(Err(Error::Io { .. }))), "{next:?}"),
+            _ => assert!(next.is_none() && follower.error().is_none(), "{next:?}"),
+        }
+        assert!(follower.next().is_none());
+    }
+}
+
+#[test]
 fn a_poisoned_log_tells_its_followers_after_the_last_durable_record() {
     watchdog(60, || {
         let disk = SimFs::new(1);
@@ -202,7 +251,9 @@ fn a_poisoned_log_tells_its_followers_after_the_last_durable_record() {
         assert!(matches!(&late[..], [Ok(_), Ok(_), Err(Error::Poisoned { .. })]), "{late:?}");
         let closed = wal.close();
         assert!(matches!(closed, Err(Error::Poisoned { .. })));
-        assert!(nothing_is_read(wal.follow(Lsn::new(2))));
+        // The close does not hide it.
+        let closed: Vec<_> = wal.follow(Lsn::new(2)).collect();
+        assert!(matches!(&closed[..], [Err(Error::Poisoned { .. })]), "{closed:?}");
     });
 }
 
@@ -222,10 +273,6 @@ fn a_follower_is_told_when_a_rotation_poisons_the_log() {
         let told = waits.join().unwrap();
         assert!(matches!(told, Some(Err(Error::Poisoned { .. }))), "{told:?}");
     });
-}
-
-fn nothing_is_read(mut follower: Follower) -> bool {
-    follower.next().is_none()
 }
 
 #[test]
@@ -263,6 +310,23 @@ fn a_wake_up_that_was_meant_for_other_code_is_not_lost() {
         let nothing = follower.next_timeout(Duration::from_millis(5));
         assert!(matches!(nothing, Some(Err(Error::TimedOut))));
         thread::park(); // Returns at once: the wake-up is still there.
+    });
+}
+
+#[test]
+fn an_older_wake_up_does_not_shorten_a_wait() {
+    // Method: on the simulated disk, whose clock counts the sleeps that it is told of. The thread
+    // was unparked before the wait. Each wait leaves a wake-up for the next one, too.
+    watchdog(60, || {
+        let wal = open(&Options::new());
+        let mut follower = wal.follow(Lsn::ZERO);
+        thread::current().unpark();
+        for _ in 0..3 {
+            let start = Instant::now();
+            let nothing = follower.next_timeout(Duration::from_millis(100));
+            assert!(matches!(nothing, Some(Err(Error::TimedOut))));
+            assert!(start.elapsed() >= Duration::from_millis(50), "{:?}", start.elapsed());
+        }
     });
 }
 
@@ -550,6 +614,47 @@ fn beside_a_writer_a_follower_yields_each_record_once() {
         let error = follower.next().unwrap().unwrap_err();
         assert!(matches!(&error, Error::Truncated { last, .. } if last.get() == 300), "{error:?}");
     });
+}
+
+#[test]
+fn beside_a_writer_a_follower_outlives_a_look_that_takes_too_long() {
+    // Method: for a while, no read of a segment succeeds, and each one changes the names in the
+    // directory. So the reader looks at the files again, and that look has no time for a further
+    // attempt.
+    let disk = SimFs::new(1);
+    let wal = Options::new().open_on(Arc::new(disk.clone()), DIR).unwrap();
+    for number in 1..=3 {
+        wal.append(vec![number; 200_000]).unwrap();
+    }
+    wal.close().unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let is_failing = fails.clone();
+    let names = AtomicUsize::new(100);
+    let name = |number: usize| format!("{DIR}/wal-{number:06}.log");
+    let changed = disk.clone();
+    let fs = HookFs::new(disk.clone(), move |asked| {
+        let is_segment = asked.path.extension().is_some_and(|ending| ending == "log");
+        if !(asked.call == Asked::Read && is_segment && is_failing.load(Ordering::SeqCst)) {
+            return Verdict::Go;
+        }
+        let number = names.fetch_add(1, Ordering::SeqCst);
+        let _ = changed.remove_file(name(number)); // The first one is not there.
+        changed.link(format!("{DIR}/LOCK"), name(number + 1)).unwrap();
+        Verdict::Fail(std::io::ErrorKind::Other.into())
+    });
+    let options = Options::new().read_only_patience(Duration::ZERO);
+    let other = options.open_read_only_on(Arc::new(fs), DIR).unwrap();
+    let mut follower = other.follow(Lsn::ZERO);
+    for lsn in 1..=3 {
+        assert_eq!(follower.try_next().unwrap().unwrap().lsn().get(), lsn);
+        fails.store(true, Ordering::SeqCst);
+        assert!(nothing_new(&mut follower) && nothing_new(&mut follower));
+        assert!(follower.error().is_none());
+        fails.store(false, Ordering::SeqCst);
+        for path in disk.files().iter().filter(|path| path.to_string_lossy().contains("0001")) {
+            disk.remove_file(path).unwrap();
+        }
+    }
 }
 
 #[test]

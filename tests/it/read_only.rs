@@ -725,17 +725,23 @@ fn readers_learn_of_a_truncation_and_of_a_reset() {
     assert!(matches!(iter.next(), Some(Err(Error::Truncated { .. }))));
 }
 
+/// A writer whose tail has a frame of four records and one of one record, and a reader of it.
+fn read_beside_two_groups(visibility: Visibility) -> (Writer, ReadOnlyWal) {
+    let mut writer = disturbed();
+    writer.rotate();
+    writer.append(4, 20);
+    writer.append(1, 20);
+    let options = options(Durability::Sync).visibility(visibility);
+    let opened = options.open_read_only_on(Arc::new(writer.disk.clone()), DIR).unwrap();
+    (writer, opened)
+}
+
 #[test]
 fn a_truncation_is_noticed_after_a_recovery() {
     // Method: between two refreshes, the writer removes all records of the tail, appends others of
     // the same size, and is killed. The recovery copies those others into a third tail.
     for visibility in [Visibility::Durable, Visibility::Appended] {
-        let mut writer = disturbed();
-        writer.rotate();
-        writer.append(4, 20);
-        writer.append(1, 20);
-        let options = options(Durability::Sync).visibility(visibility);
-        let opened = options.open_read_only_on(Arc::new(writer.disk.clone()), DIR).unwrap();
+        let (mut writer, opened) = read_beside_two_groups(visibility);
         let last = opened.last_lsn().get();
         let mut iter = opened.iter_from(Lsn::new(last));
         writer.truncate(5);
@@ -748,6 +754,106 @@ fn a_truncation_is_noticed_after_a_recovery() {
         assert!(Content::shown(&opened).is_prefix_of(&writer.content));
         assert!(matches!(iter.next(), Some(Err(Error::Truncated { .. }))));
     }
+}
+
+#[test]
+fn a_truncation_within_a_frame_is_noticed_after_a_recovery() {
+    // Method: between two refreshes, a recovery copies the tail, a truncation ends the copy within a
+    // frame, and other records get the LSNs of those removed.
+    for visibility in [Visibility::Durable, Visibility::Appended] {
+        let (mut writer, opened) = read_beside_two_groups(visibility);
+        let last = opened.last_lsn().get();
+        writer.kill_and_open();
+        let kept = writer.content.last - 3;
+        let mut iter = opened.iter_from(Lsn::new(kept + 1));
+        writer.truncate(3);
+        writer.append(5, 20);
+        writer.append(1, 20);
+        let refreshed = opened.refresh().unwrap();
+        assert_eq!(refreshed.truncated.first().get(), kept + 1, "{refreshed:?}");
+        assert_eq!(refreshed.truncated.last().get(), last);
+        assert_eq!(refreshed.new_records().first().get(), kept + 1);
+        assert!(Content::shown(&opened).is_prefix_of(&writer.content));
+        assert!(matches!(iter.next(), Some(Err(Error::Truncated { .. }))));
+    }
+}
+
+#[test]
+fn a_checkpoint_and_its_state_show_together() {
+    // Method: kill the writer at each call of `checkpoint_with`. Read what is left, and copy it. The
+    // old state must show with the old checkpoint, and the new one with the new one.
+    let mut pairs = [0; 2];
+    for call in 0.. {
+        let disk = SimFs::new(1);
+        let wal = options(Durability::Sync).open_on(Arc::new(disk.clone()), DIR).unwrap();
+        wal.append_batch(["a", "b", "c"]).unwrap();
+        wal.set_state(b"old").unwrap();
+        wal.append("d").unwrap();
+        let before = disk.calls();
+        disk.crash_at(before + call);
+        let done = wal.checkpoint_with(Lsn::new(3), b"new").is_ok();
+        let image = disk.process_kill();
+        let reader = options(Durability::Sync).open_read_only_on(Arc::new(image.clone()), DIR);
+        let reader = reader.unwrap();
+        reader.snapshot("/copy").unwrap();
+        let copy = options(Durability::Sync).open_on(Arc::new(image), "/copy").unwrap();
+        for (floor, state) in [
+            (reader.first_lsn().get() - 1, reader.state()),
+            (copy.first_lsn().get() - 1, copy.state()),
+        ] {
+            match (floor, &state[..]) {
+                (0, b"old") if !done => pairs[0] += 1,
+                (3, b"new") => pairs[1] += 1,
+                other => panic!("killed at call {call}: {other:?}"),
+            }
+        }
+        if !disk.has_crashed() {
+            break;
+        }
+    }
+    assert!(pairs.iter().all(|count| *count > 2), "{pairs:?}");
+}
+
+#[test]
+fn a_repair_of_damage_below_the_checkpoint_removes_nothing() {
+    // Method: a reader passes over a damaged frame that holds nothing above the checkpoint. Then the
+    // log is opened for writing, and that open makes a tail without the damage.
+    for visibility in [Visibility::Durable, Visibility::Appended] {
+        let disk = SimFs::new(1);
+        let wal = options(Durability::Sync).open_on(Arc::new(disk.clone()), DIR).unwrap();
+        for text in ["a", "b"] {
+            wal.append(text).unwrap();
+        }
+        wal.checkpoint(Lsn::new(1)).unwrap();
+        for text in ["c", "d"] {
+            wal.append(text).unwrap();
+        }
+        let disk = disk.process_kill();
+        disk.damage("/wal/wal-000001.log", |bytes| bytes[8240 + 45] ^= 1);
+        let options = options(Durability::Sync).visibility(visibility);
+        let opened = options.open_read_only_on(Arc::new(disk.clone()), DIR).unwrap();
+        let last = opened.last_lsn().get();
+        assert!(last >= 3);
+        let wal = options.open_on(Arc::new(disk.clone()), DIR).unwrap();
+        assert_eq!(wal.recovery().action, RecoveryAction::RewroteTail);
+        let refreshed = opened.refresh().unwrap();
+        assert!(refreshed.truncated.is_empty(), "{refreshed:?}");
+        assert_eq!(opened.iter().count() as u64, opened.last_lsn().get() - 1);
+    }
+}
+
+#[test]
+fn a_reader_of_what_is_appended_knows_what_is_durable() {
+    let disk = SimFs::new(1);
+    let wal = options(Durability::Sync).open_on(Arc::new(disk.clone()), DIR).unwrap();
+    let options = options(Durability::Sync).visibility(Visibility::Appended);
+    let opened = options.open_read_only_on(Arc::new(disk), DIR).unwrap();
+    wal.append_batch(["a", "b"]).unwrap();
+    wal.append("c").unwrap();
+    opened.refresh().unwrap();
+    let reader = opened.reader();
+    assert_eq!((reader.durable_lsn().get(), reader.last_lsn().get()), (2, 3));
+    assert_eq!((opened.durable_lsn().get(), opened.last_lsn().get()), (2, 3));
 }
 
 #[test]
@@ -806,8 +912,8 @@ fn a_group_that_a_full_disk_takes_back_confuses_no_reader() {
 
 #[test]
 fn a_scan_that_a_writer_outruns_continues() {
-    // Method: before each call of an open, the writer appends two groups. The open gets no second
-    // attempt.
+    // Method: before each call of an open, the writer appends two groups. The open gets a second
+    // attempt at most.
     let disk = SimFs::new(1);
     let wal = Options::new().open_on(Arc::new(disk.clone()), DIR).unwrap();
     wal.append_batch(["a", "b"]).unwrap();
@@ -863,6 +969,9 @@ fn damage_is_reported_as_by_an_open_and_a_full_disk_does_not_matter() {
             let examined = inspect::examine_on(Arc::new(image.clone()), DIR).unwrap();
             let told = examined.outcome.as_ref().map(|_| ()).map_err(ToString::to_string);
             assert_eq!(told, read.as_ref().map(|_| ()).map_err(ToString::to_string));
+            let hurried = options(NEVER).read_only_patience(Duration::ZERO);
+            let hurried = hurried.open_read_only_on(Arc::new(image.clone()), DIR);
+            assert_eq!(told, hurried.map(|_| ()).map_err(|error| error.to_string()));
             let opened = options(NEVER).open_on(Arc::new(image.process_kill()), DIR);
             assert_eq!(told, opened.as_ref().map(|_| ()).map_err(ToString::to_string));
             refused += u32::from(told.is_err());

@@ -14,8 +14,9 @@ use seawall::options::Verify;
 use seawall::report::RecoveryAction;
 use seawall::sim::SimFs;
 use seawall::{Durability, Error, Lsn, LsnRange, Options, Wal};
-use seawall_testkit::Dice;
 use seawall_testkit::disk::{contents, put};
+use seawall_testkit::hooks::{Call, Verdict};
+use seawall_testkit::{Dice, HookFs};
 
 use crate::support::codecs::Hoard;
 use crate::support::records::{Stored, collect, small_segments};
@@ -328,7 +329,7 @@ fn a_missing_file_loses_its_records_alone() {
     let state = Some(("state 1", SalvagedState::MaybeOlder));
     let expected = Expected { state, ..Expected::of(1..=8, []) };
     let salvaged = check(&sound, &expected, "CURRENT and the tail's header");
-    assert!(salvaged.may_have_lost_more && salvaged.notes.len() == 1);
+    assert!(salvaged.may_have_lost_more && salvaged.notes.len() == 2);
     assert_eq!(segments_on(fs(&sound), DIR).unwrap().segments[2].place, SegmentPlace::Unknown);
     let refused = frames_on(fs(&sound), DIR, 3).map(|_| ());
     assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
@@ -393,6 +394,70 @@ fn truncated_records_do_not_come_back() {
     let disk = sound.process_kill();
     disk.remove_file(segment(2)).unwrap();
     check(&disk, &Expected::of((1..=4).chain(10..=11), 5..=9), "the truncated segment");
+}
+
+#[test]
+fn without_the_tail_what_may_have_come_back_is_noted() {
+    // Method: a truncation, and a crash before the old file was cut. Then the new tail is lost. If
+    // the log was closed, CURRENT has its last record.
+    for closed in [false, true] {
+        let disk = SimFs::new(1);
+        let wal = open(&disk, &small_segments());
+        append(&wal, 1..=8);
+        let before = disk.bytes(segment(1)).unwrap();
+        wal.truncate_after(Lsn::new(5)).unwrap();
+        if closed {
+            wal.close().unwrap();
+        }
+        let disk = disk.process_kill();
+        put(&disk, segment(1), before);
+        disk.remove_file(segment(2)).unwrap();
+        let salvaged = salvage_on(fs(&disk), DIR, TARGET).unwrap();
+        let last = if closed { 5 } else { 8 };
+        assert_eq!(salvaged.records, LsnRange::new(Lsn::new(1), Lsn::new(last)));
+        assert_eq!(salvaged.lost, []);
+        assert!(salvaged.may_have_lost_more);
+        let is_noted = salvaged
+            .notes
+            .iter()
+            .any(|note| *note.path == *segment(1) && note.message.contains("may have come back"));
+        assert!(is_noted, "{:?}", salvaged.notes);
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_be_opened_counts_as_missing() {
+    for number in 1..=3 {
+        let disk = three_segments(&small_segments());
+        let refused = segment(number);
+        let hidden = Arc::new(HookFs::new(disk, move |asked| {
+            match asked.call == Call::Open && asked.path == refused {
+                true => Verdict::Fail(std::io::ErrorKind::PermissionDenied.into()),
+                false => Verdict::Go,
+            }
+        }));
+        let layout = segments_on(hidden.clone(), DIR).unwrap();
+        assert!(matches!(layout.segments[index(number) - 1].blocks, Blocks::Unreadable(_)));
+        let other = number % 3 + 1;
+        assert_eq!(frames_on(hidden.clone(), DIR, other).unwrap().count(), 6);
+        let salvaged = salvage_on(hidden.clone(), DIR, TARGET).unwrap();
+        let lost = LsnRange::new(Lsn::new(number * 4 - 3), Lsn::new(number * 4));
+        assert_eq!(salvaged.lost, [lost]);
+        assert_eq!(salvaged.records.len(), 8);
+        assert_eq!(salvaged.may_have_lost_more, number == 3);
+        let is_noted = salvaged.notes.iter().any(|note| {
+            *note.path == *segment(number) && note.message.contains("counts as missing")
+        });
+        assert!(is_noted, "{:?}", salvaged.notes);
+    }
+    let disk = three_segments(&small_segments());
+    let none =
+        HookFs::new(disk, |asked| match asked.call == Call::Open && asked.name() != "CURRENT" {
+            true => Verdict::Fail(std::io::ErrorKind::PermissionDenied.into()),
+            false => Verdict::Go,
+        });
+    let refused = salvage_on(Arc::new(none), DIR, TARGET).unwrap_err();
+    assert!(matches!(refused, Error::Io { .. }), "{refused}");
 }
 
 #[test]

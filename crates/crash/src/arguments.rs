@@ -174,7 +174,8 @@ pub(crate) struct Plant {
 
 #[derive(Debug, Args)]
 pub(crate) struct Classify {
-    /// The number of logs of each kind to open.
+    /// The number of logs of each kind to open. Of busy logs with a flipped bit, it opens seven times
+    /// as many.
     #[arg(long, default_value_t = 5_000)]
     pub(crate) images: u64,
     #[command(flatten)]

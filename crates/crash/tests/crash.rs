@@ -7,10 +7,11 @@ use quickcheck::{Arbitrary, Gen, QuickCheck};
 use seawall::Durability;
 use seawall::options::Preallocate;
 use seawall::sim::{Call, Fault};
-use seawall_crash::classify::{self, Case};
 use seawall_crash::exhaustive::{self, Bound};
 use seawall_crash::random::Share;
-use seawall_crash::{Examiner, Failure, History, Next, Operation, Place, Setup, Stop, random};
+use seawall_crash::{
+    Examiner, Failure, History, Next, Operation, Place, Setup, Stop, classify, random,
+};
 use seawall_testkit::Dice;
 
 const THREADS: usize = 2;
@@ -99,10 +100,7 @@ fn the_shares_of_a_run_have_its_histories() {
 
 #[test]
 fn damage_is_distinguished_from_a_crash() {
-    for case in Case::ALL {
-        // The share of this case is near its limit. With fewer images, chance would decide.
-        let images = if case == Case::BusyBit { 20_000 } else { 3000 };
-        let row = classify::row(case, images, 1);
+    for row in classify::run(3000, 1) {
         assert!(row.meets_goal(), "{row:?}");
     }
 }
