@@ -39,9 +39,11 @@ where
         let bytes = batch.bytes();
         // The log writes on a thread of its own to make room. A failure shows when it is used.
         let _ = self.wal.ready(bytes + 8 * batch.records.len()).await;
+        // The thread that tries again holds `writing` while it writes.
+        let may_wait = bytes > PROMPT_BYTES_MAX || self.sound_state()?.flow == Flow::Held;
         let core = self.clone();
         let work = move || core.hand_over(entries, batch, on_flushed);
-        if bytes > PROMPT_BYTES_MAX { blocking(work).await } else { work() }
+        if may_wait { blocking(work).await } else { work() }
     }
 
     /// Drops the entries that a purge has removed: they are committed, and a snapshot stands for
@@ -49,7 +51,8 @@ where
     fn drop_purged(&self, entries: &mut Vec<C::Entry>) -> Result<()> {
         let state = self.sound_state()?;
         if let Some(purged) = &state.small.purged {
-            let is_purged = |entry: &C::Entry| entry.get_log_id() <= purged;
+            // By index: an entry with a higher one is new, whatever its term is.
+            let is_purged = |entry: &C::Entry| entry.get_log_id().index <= purged.index;
             let count = entries.iter().take_while(|entry| is_purged(entry)).count();
             entries.drain(..count);
         }

@@ -8,6 +8,7 @@ pub(crate) struct Cache<E> {
     entries: VecDeque<Cached<E>>,
     /// The index of the first entry, or, if there is none, of the next one.
     first: u64,
+    /// About what all entries take in memory.
     bytes: u64,
     bytes_max: u64,
 }
@@ -15,8 +16,15 @@ pub(crate) struct Cache<E> {
 #[derive(Debug)]
 struct Cached<E> {
     entry: E,
-    /// What it takes on the disk, and about as much in memory.
+    /// What it takes on the disk.
     bytes: u64,
+}
+
+impl<E> Cached<E> {
+    /// About what it takes in memory. An entry with little data takes more here than on the disk.
+    fn memory_bytes(&self) -> u64 {
+        self.bytes.saturating_add(size_of::<Self>() as u64)
+    }
 }
 
 impl<E: Clone> Cache<E> {
@@ -31,8 +39,9 @@ impl<E: Clone> Cache<E> {
 
     /// Adds the entry that follows the last one.
     pub(crate) fn push(&mut self, entry: E, bytes: u64) {
-        self.bytes += bytes;
-        self.entries.push_back(Cached { entry, bytes });
+        let cached = Cached { entry, bytes };
+        self.bytes += cached.memory_bytes();
+        self.entries.push_back(cached);
     }
 
     /// Drops the oldest entries until the rest fits. Entries from `durable_next` on stay: they
@@ -54,7 +63,7 @@ impl<E: Clone> Cache<E> {
     pub(crate) fn truncate(&mut self, since: u64) {
         while self.next() > since {
             match self.entries.pop_back() {
-                Some(cached) => self.bytes -= cached.bytes,
+                Some(cached) => self.bytes -= cached.memory_bytes(),
                 None => self.first = since,
             }
         }
@@ -94,7 +103,7 @@ impl<E: Clone> Cache<E> {
 
     fn pop_front(&mut self) {
         if let Some(cached) = self.entries.pop_front() {
-            self.bytes -= cached.bytes;
+            self.bytes -= cached.memory_bytes();
             self.first += 1;
         }
     }
@@ -134,9 +143,9 @@ impl Room {
 mod tests {
     use super::*;
 
-    /// A cache of 100 bytes with the entries 5..9, 40 bytes each.
+    /// A cache with room for two of the entries 5..9, 40 bytes each.
     fn filled() -> Cache<u64> {
-        let mut cache = Cache::new(5, 100);
+        let mut cache = Cache::new(5, 2 * (40 + size_of::<Cached<u64>>() as u64));
         (5..9).for_each(|index| cache.push(index, 40));
         cache
     }
@@ -155,12 +164,23 @@ mod tests {
         cache.fit(6);
         assert_eq!((cache.first(), cache.get(5)), (6, None));
         cache.fit(9);
-        assert_eq!(all(&cache, 7, 9), [7, 8], "80 bytes fit");
+        assert_eq!(all(&cache, 7, 9), [7, 8], "two fit");
         cache.push(9, 1000);
         cache.fit(10);
         assert_eq!((cache.first(), cache.get(9)), (10, None));
         cache.push(10, 1);
         assert_eq!(cache.get(10), Some(&10));
+    }
+
+    #[test]
+    fn entries_without_data_take_memory_too() {
+        let mut cache = Cache::new(0, 10_000);
+        for index in 0..100_000_u64 {
+            cache.push(index, 0);
+            cache.fit(index + 1);
+        }
+        let count = 100_000 - cache.first();
+        assert!((1..=10_000 / size_of::<u64>() as u64).contains(&count), "{count} entries");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use openraft::{LogId, RaftLogId, RaftTypeConfig, Vote};
 use seawall::Wal;
 
-use crate::core::{Core, Flow, blocking, lsn, lsn_before};
+use crate::core::{Core, Flow, State, blocking, lsn, lsn_before};
 use crate::error::{Error, Result};
 use crate::small::SmallState;
 
@@ -64,14 +64,19 @@ where
         };
         let core = self.clone();
         blocking(move || {
-            if continues { core.purge_within(upto) } else { core.reset(upto.index + 1, Some(upto)) }
+            if continues {
+                core.purge_within(upto)
+            } else {
+                // The log refuses an index beyond its range.
+                core.reset(upto.index.saturating_add(1), Some(upto))
+            }
         })
         .await
     }
 
     fn kind_of_purge(&self, upto: &LogId<C::NodeId>) -> Result<Purge> {
         let state = self.sound_state()?;
-        let is_below = upto.index.checked_add(1).is_none_or(|next| next < state.first);
+        let is_below = upto.index.saturating_add(1) < state.first;
         if is_below || state.small.purged.as_ref() == Some(upto) {
             return Ok(Purge::Done);
         }
@@ -115,7 +120,7 @@ where
         state.first = next;
         state.next = next;
         state.durable_next = next;
-        state.last = purged.clone();
+        state.set_last(purged.clone());
         // What a snapshot stands for was committed.
         state.committed = state.committed.take().max(purged);
         state.cache.reset(next);
@@ -156,7 +161,7 @@ where
         let mut state = self.state();
         state.next = since;
         state.durable_next = since;
-        state.last = last;
+        state.set_last(last);
         state.cache.truncate(since);
     }
 
@@ -174,6 +179,17 @@ where
     /// Waits for reads of files, and holds new ones back.
     fn alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.reading.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: RaftTypeConfig> State<C> {
+    /// Sets the last entry after a removal.
+    fn set_last(&mut self, last: Option<LogId<C::NodeId>>) {
+        let next = last.as_ref().map_or(0, |id| id.index.saturating_add(1));
+        if self.last_at_open.as_ref().is_some_and(|id| id.index >= next) {
+            self.last_at_open = last.clone();
+        }
+        self.last = last;
     }
 }
 

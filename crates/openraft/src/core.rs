@@ -27,7 +27,6 @@ pub(crate) struct Core<C: RaftTypeConfig> {
     pub(crate) codec: Box<dyn EntryCodec<C>>,
     pub(crate) limits: Limits,
     pub(crate) pulse: Pulse,
-    pub(crate) last_at_open: Option<LogId<C::NodeId>>,
     /// Held while entries are handed to the log: by `append`, and by the thread that tries again.
     pub(crate) writing: Mutex<()>,
     /// A read of files holds it shared. What replaces entries holds it alone, so that no read
@@ -57,6 +56,8 @@ pub(crate) struct State<C: RaftTypeConfig> {
     pub(crate) committed: Option<LogId<C::NodeId>>,
     /// The log id of the last entry, or the purged one.
     pub(crate) last: Option<LogId<C::NodeId>>,
+    /// The last of the entries that were there at open, without those that were truncated.
+    pub(crate) last_at_open: Option<LogId<C::NodeId>>,
     /// The index of the first entry, or, if there is none, of the next one.
     pub(crate) first: u64,
     /// The index that the next entry gets.
@@ -142,7 +143,9 @@ where
         let first = index(wal.first_lsn());
         let next = index(wal.next_lsn());
         let not_a_store = |reason| Error::NotAStore { path: wal.dir().into(), reason };
-        if let Some(purged) = small.purged.as_ref().filter(|id| id.index + 1 != first) {
+        if let Some(purged) =
+            small.purged.as_ref().filter(|id| id.index.checked_add(1) != Some(first))
+        {
             let reason = format!("it is purged up to {purged}, and its first index is {first}");
             return Err(not_a_store(reason));
         }
@@ -157,11 +160,12 @@ where
             None => None,
         };
         // What is purged was committed.
-        let committed = in_log.max(small.purged.clone()).filter(|id| Some(id) <= last.as_ref());
+        let committed = in_log.filter(|id| Some(id) <= last.as_ref()).max(small.purged.clone());
         let state = State {
             small,
             committed,
             last: last.clone(),
+            last_at_open: last,
             first,
             next,
             durable_next: next,
@@ -176,7 +180,6 @@ where
             codec,
             limits,
             pulse: Pulse::new(),
-            last_at_open: last,
             writing: Mutex::new(()),
             reading: RwLock::new(()),
             telling: Mutex::new(()),

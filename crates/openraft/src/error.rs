@@ -79,6 +79,12 @@ pub enum Error {
         reason: String,
     },
 
+    /// The disk is full, and the system has no thread that could wait for space.
+    #[error(
+        "the disk is full, and no thread could be started to wait for space: {0}; free space, and open the store again"
+    )]
+    NoThread(Arc<std::io::Error>),
+
     /// The runtime ended while the store worked on its threads.
     #[error("the runtime ended; open the store again in another one")]
     RuntimeEnded,

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use openraft::RaftTypeConfig;
-use seawall::{Lsn, Wal};
+use seawall::Wal;
 
 use crate::append::part_end;
 use crate::core::{Batch, Core, Flow, index, lsn};
@@ -51,8 +51,7 @@ where
     let own = core.clone();
     let builder = thread::Builder::new().name("seawall-raft-full".into());
     if let Err(error) = builder.spawn(move || own.retry_pending()) {
-        log::error!("no thread could be started to wait for space: {error}");
-        core.fail(Error::RuntimeEnded);
+        core.fail(Error::NoThread(Arc::new(error)));
     }
 }
 
@@ -85,9 +84,9 @@ where
     }
 }
 
-/// Appends what the log lacks of a batch. What it has of it became durable before the disk was
-/// full.
+/// Appends what the log lacks of a batch, and makes all of it durable.
 fn append_rest(wal: &Wal, batch: &Batch) -> Result<()> {
+    wal.sync()?; // What the log has is durable, so it takes back nothing of it.
     loop {
         let next = index(wal.next_lsn());
         let start = next.checked_sub(batch.first).and_then(|count| usize::try_from(count).ok());
@@ -95,18 +94,11 @@ fn append_rest(wal: &Wal, batch: &Batch) -> Result<()> {
         let end = part_end(&batch.records, start);
         wal.append_batch_at(lsn(next), batch.entries(start, end))?;
     }
-    check_reached(wal, lsn(batch.end()).previous())
-}
-
-/// Fails if another writer has changed the log.
-fn check_reached(wal: &Wal, last: Lsn) -> Result<()> {
-    let next = wal.next_lsn();
-    if last >= next {
-        let reason = format!("its next LSN is {next}, and {last} was to be appended");
-        return Err(Error::NotAStore { path: wal.dir().into(), reason });
-    }
+    // Fails if another writer has changed the log.
+    let last = lsn(batch.end()).previous();
     if wal.durable_lsn() < last {
-        wal.sync()?;
+        let reason = format!("its last LSN is {}, and {last} was appended", wal.durable_lsn());
+        return Err(Error::NotAStore { path: wal.dir().into(), reason });
     }
     Ok(())
 }

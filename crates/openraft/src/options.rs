@@ -60,8 +60,9 @@ impl<C: RaftTypeConfig> Options<C> {
         self
     }
 
-    /// Sets how many bytes of the newest entries stay in memory, decoded. Default 16 MiB. A size is
-    /// that of the encoded entry. With 0, all durable entries are read from the files.
+    /// Sets how many bytes of the newest entries stay in memory, decoded. Default 16 MiB. The size
+    /// of an entry is that of its encoding, and that of the type `C::Entry` without what it points
+    /// to. With 0, all durable entries are read from the files.
     ///
     /// Each entry is read again for `apply` and for each follower, soon after it was appended. An
     /// entry that is not durable yet is in memory whatever the limit is.

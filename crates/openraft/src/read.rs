@@ -3,7 +3,7 @@
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, PoisonError};
 
-use openraft::{RaftLogId, RaftTypeConfig};
+use openraft::RaftTypeConfig;
 
 use crate::cache::Room;
 use crate::core::{Core, blocking, lsn};
@@ -16,6 +16,8 @@ pub(crate) struct Wanted {
     start: Option<u64>,
     /// The index after the last one.
     end: u64,
+    /// Whether the entries must begin at `start`, even if it is 0 or if all of them are purged.
+    is_exact: bool,
 }
 
 impl Wanted {
@@ -30,17 +32,18 @@ impl Wanted {
             Bound::Excluded(index) => *index,
             Bound::Unbounded => u64::MAX,
         };
-        Wanted { start, end }
+        Wanted { start, end, is_exact: false }
     }
 
     /// Returns the indexes of the entries that there are. They begin where the caller wants it, or
     /// there are none.
     ///
-    /// A range that starts at 0 asks for all entries: openraft's suite reads a purged log so.
+    /// A range that starts at 0 asks for all entries, unless it is exact: openraft's suite reads a
+    /// purged log so.
     fn within(self, first: u64, next: u64) -> Result<Range<u64>> {
-        let start = self.start.filter(|start| *start > 0).unwrap_or(first);
+        let start = self.start.filter(|start| *start > 0 || self.is_exact).unwrap_or(first);
         let end = self.end.min(next);
-        if start >= end || end <= first {
+        if start >= end || (end <= first && !self.is_exact) {
             return Ok(start..start);
         }
         if start < first {
@@ -60,20 +63,19 @@ where
         self.read(wanted, u64::MAX).await
     }
 
-    /// As [`entries`](Core::entries), for some of the entries, at least one. Fails if there is
-    /// none.
+    /// As [`entries`](Core::entries), for some of the entries, at least one. Fails if the first one
+    /// is purged. Returns none if it is beyond the end.
+    ///
+    /// Only the reader of a deposed leader asks for entries beyond the end: openraft 0.9.25 lets it
+    /// run while the new leader's entries replace the old ones. It takes no entry for a heartbeat,
+    /// and an error for a reason to end the node.
     pub(crate) async fn some_entries(
         self: &Arc<Self>,
         start: u64,
         end: u64,
     ) -> Result<Vec<C::Entry>> {
-        let wanted = Wanted { start: Some(start), end };
-        let entries = self.read(wanted, self.limits.read_bytes_max).await?;
-        if start < end && entries.first().is_none_or(|entry| entry.get_log_id().index != start) {
-            let state = self.sound_state()?;
-            return Err(Error::Missing { start, first: state.first, next: state.next });
-        }
-        Ok(entries)
+        let wanted = Wanted { start: Some(start), end, is_exact: true };
+        self.read(wanted, self.limits.read_bytes_max).await
     }
 
     async fn read(self: &Arc<Self>, wanted: Wanted, bytes_max: u64) -> Result<Vec<C::Entry>> {
@@ -167,5 +169,14 @@ mod tests {
         assert_eq!(within(&|| Wanted::range(&..)).unwrap(), 5..9);
         assert_eq!(within(&|| Wanted::range(&(0..=u64::MAX))).unwrap(), 5..9);
         assert!(within(&|| Wanted::range(&(0..5))).unwrap().is_empty());
+        // Exact ranges.
+        let exact = |start, end| Wanted { start: Some(start), end, is_exact: true }.within(5, 9);
+        for start in 0..5 {
+            assert!(exact(start, 5).is_err() && exact(start, 20).is_err(), "{start} is purged");
+            assert!(exact(start, start).unwrap().is_empty());
+        }
+        assert_eq!(exact(5, 7).unwrap(), 5..7);
+        assert_eq!(exact(8, 20).unwrap(), 8..9);
+        assert!(exact(9, 20).unwrap().is_empty(), "it is beyond the end");
     }
 }

@@ -92,13 +92,14 @@ impl<C: RaftTypeConfig> Handle<C> {
         self.core.pulse.watch()
     }
 
-    /// Returns the log id of the last entry that the log had when it was opened.
+    /// Returns the log id of the last entry that the log had when it was opened. A truncation
+    /// lowers it: an entry that is gone is never applied.
     ///
     /// A node that leads again after a restart must not answer a linearizable read before it has
     /// applied this entry; see the [crate page](crate#what-you-must-guard-against).
     #[must_use]
     pub fn last_log_id_at_open(&self) -> Option<LogId<C::NodeId>> {
-        self.core.last_at_open.clone()
+        self.core.state().last_at_open.clone()
     }
 
     /// Returns counters of the log: records, syncs and their latencies, bytes on disk.
@@ -126,9 +127,14 @@ impl<C: RaftTypeConfig> Handle<C> {
     pub async fn close(&self) -> Result<()> {
         let core = self.core.clone();
         blocking(move || {
-            core.wal.close()?;
-            core.fail(Error::Wal(seawall::Error::Closed));
-            Ok(())
+            match core.wal.close() {
+                Ok(()) => {
+                    core.fail(Error::Wal(seawall::Error::Closed));
+                    Ok(())
+                }
+                Err(error @ seawall::Error::Poisoned { .. }) => Err(core.fail(Error::Wal(error))),
+                Err(error) => Err(Error::Wal(error)), // The log is still open.
+            }
         })
         .await
     }

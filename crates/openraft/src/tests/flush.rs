@@ -145,6 +145,83 @@ fn after_an_error_only_errors_come() {
 }
 
 #[test]
+fn what_the_log_says_late_counts_no_more() {
+    // Method: the log's thread is held, so its callback for an append comes late. Meanwhile a full
+    // disk has the store take the append over and complete it, a truncation removes it, and another
+    // one takes its place, which is not durable.
+    run(60, || async {
+        let disk = SimFs::new(1);
+        let syncs = Gate::default();
+        let wal = seawall::Options::new().pending_bytes_max(64 << 10).segment_bytes(16 << 10);
+        let options = Options::new().wal(wal);
+        let mut store = options.open_on(Arc::new(syncs.disk(disk.clone())), "/log").unwrap();
+        let wal = &store.core().wal;
+        let callbacks = Gate::default();
+        let own_callbacks = callbacks.clone();
+        callbacks.shut(true);
+        wal.submit_state(&wal.state()).unwrap().on_durable(move |_| own_callbacks.pass());
+        until(|| callbacks.waiting() == 1).await;
+        let outcomes = Outcomes::default();
+        store.core().append(entries(1, 0..2), outcomes.note(0)).await.unwrap();
+        store.core().wal.sync().unwrap();
+        assert_eq!(outcomes.get(), [], "the log's thread is held");
+        // This one needs more room than there is, so its caller meets the full disk.
+        disk.plan(Call::Write, 0, Fault::Error(std::io::ErrorKind::StorageFull));
+        let large = (2..12).map(|index| sized_entry(1, index, 40_000)).collect();
+        store.core().append(large, outcomes.note(2)).await.unwrap();
+        store.truncate(id(1, 0)).await.unwrap();
+        assert_eq!(outcomes.get(), [(0, true), (2, true)]);
+        syncs.shut(true);
+        store.core().append(entries(2, 0..2), outcomes.note(20)).await.unwrap();
+        callbacks.shut(false);
+        until(|| syncs.waiting() == 1).await;
+        assert_eq!(outcomes.get(), [(0, true), (2, true)], "it is not durable");
+        syncs.shut(false);
+        store.core().settle().await.unwrap();
+        assert_eq!(outcomes.get(), [(0, true), (2, true), (20, true)]);
+        let (found, _) = found_again(store, &disk).await;
+        assert_eq!(found.log, ids(2, 0..2));
+    });
+}
+
+#[test]
+fn a_close_that_fails_is_reported_by_each_call() {
+    run(60, || async {
+        let disk = SimFs::new(1);
+        let mut store = filled(&disk).await;
+        disk.plan(Call::Rename, 0, Fault::Error(std::io::ErrorKind::Other));
+        let failed = store.handle().close().await.unwrap_err().to_string();
+        assert!(store.core().wal.is_poisoned(), "{failed}");
+        let Health::Failed(error) = store.handle().health() else { panic!("it is ready") };
+        assert_eq!(error.to_string(), failed);
+        assert!(store.try_get_log_entries(0..1).await.is_err());
+        drop(open_on(disk).unwrap()); // The lock is free.
+    });
+}
+
+#[test]
+fn a_store_that_is_dropped_beside_an_append_gives_its_lock_back() {
+    // Method: the last handle is that of a callback, so the log's own thread closes the log.
+    run(60, || async {
+        let disk = SimFs::new(1);
+        let gate = Gate::default();
+        let store = open_on(gate.disk(disk.clone())).unwrap();
+        let outcomes = Outcomes::default();
+        gate.shut(true);
+        store.core().append(entries(1, 0..2), outcomes.note(0)).await.unwrap();
+        drop(store);
+        gate.shut(false);
+        let mut store = None;
+        until(|| {
+            store = open_on(disk.clone()).ok();
+            store.is_some()
+        })
+        .await;
+        assert_eq!(found(&mut store.unwrap()).await.log, ids(1, 0..2));
+    });
+}
+
+#[test]
 fn a_closed_store_says_so() {
     run(60, || async {
         let disk = SimFs::new(1);

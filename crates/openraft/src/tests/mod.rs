@@ -125,6 +125,13 @@ async fn filled(disk: &SimFs) -> Store {
     store
 }
 
+/// Waits until it is so.
+async fn until(mut is_so: impl FnMut() -> bool) {
+    while !is_so() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 fn ids(term: u64, indexes: std::ops::Range<u64>) -> Vec<Id> {
     indexes.map(|index| id(term, index)).collect()
 }

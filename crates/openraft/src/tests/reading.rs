@@ -127,9 +127,7 @@ fn a_truncation_waits_for_reads_of_files() {
         is_armed.store(true, Ordering::SeqCst);
         let mut reader = store.get_log_reader().await;
         let reading = tokio::spawn(async move { reader.try_get_log_entries(30..50).await });
-        while gate.waiting() == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(|| gate.waiting() > 0).await;
         let mut truncating = Box::pin(async { store.truncate(id(1, 40)).await });
         let early = tokio::time::timeout(Duration::from_millis(50), truncating.as_mut()).await;
         assert!(early.is_err(), "the truncation waits");

@@ -4,6 +4,7 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{RaftLogReader, Vote};
 
 use super::*;
+use crate::small::SmallState;
 
 #[test]
 fn a_truncation_at_the_end_removes_nothing() {
@@ -175,6 +176,56 @@ fn an_append_that_leaves_a_hole_is_refused() {
 }
 
 #[test]
+fn an_append_drops_what_is_purged_and_nothing_else() {
+    // Method: an entry after the purged one has a lower term. No leader sends it, so it is not the
+    // store that decides: what it calls back is there.
+    run(60, || async {
+        let disk = SimFs::new(1);
+        let mut store = filled(&disk).await;
+        store.purge(id(3, 5)).await.unwrap();
+        store.blocking_append(entries(1, 4..8)).await.unwrap();
+        let (found, _) = found_again(store, &disk).await;
+        assert_eq!((found.log, found.purged), (ids(1, 6..8), Some(id(3, 5))));
+    });
+}
+
+#[test]
+fn the_last_entry_at_open_is_one_that_is_still_there() {
+    // A node waits until it has applied this entry.
+    run(60, || async {
+        let disk = SimFs::new(1);
+        let (_, mut store) = found_again(filled(&disk).await, &disk).await;
+        let handle = store.handle();
+        store.blocking_append(entries(2, 10..12)).await.unwrap();
+        store.truncate(id(2, 10)).await.unwrap();
+        assert_eq!(handle.last_log_id_at_open(), Some(id(1, 9)));
+        store.truncate(id(1, 7)).await.unwrap();
+        store.blocking_append(entries(3, 7..12)).await.unwrap();
+        assert_eq!(handle.last_log_id_at_open(), Some(id(1, 6)));
+        store.purge(id(4, 3)).await.unwrap();
+        assert_eq!(handle.last_log_id_at_open(), Some(id(4, 3)), "a snapshot has it");
+        store.blocking_append(entries(4, 4..5)).await.unwrap();
+        store.purge(id(5, 20)).await.unwrap();
+        assert_eq!(handle.last_log_id_at_open(), Some(id(4, 3)));
+        let (_, mut store) = found_again(store, &disk).await;
+        store.blocking_append(entries(5, 21..23)).await.unwrap();
+        assert_eq!(store.handle().last_log_id_at_open(), Some(id(5, 20)));
+        let mut store = open_on(SimFs::new(1)).unwrap();
+        assert_eq!(store.handle().last_log_id_at_open(), None);
+        store.blocking_append(entries(1, 0..2)).await.unwrap();
+        assert_eq!(store.handle().last_log_id_at_open(), None);
+    });
+}
+
+#[test]
+fn a_purge_beyond_all_indexes_is_refused() {
+    run(60, || async {
+        let mut store = filled(&SimFs::new(1)).await;
+        assert!(store.purge(id(9, u64::MAX)).await.is_err());
+    });
+}
+
+#[test]
 fn the_committed_id_is_stored_with_the_next_entry_and_costs_no_sync() {
     run(60, || async {
         let disk = SimFs::new(1);
@@ -211,8 +262,13 @@ fn reads_begin_at_their_start_or_fail() {
             for start in 1..=3 {
                 assert!(reader.try_get_log_entries(start..6).await.is_err());
             }
-            for start in (0..4).chain([10, 11]) {
+            for start in 0..4 {
                 assert!(reader.limited_get_log_entries(start, 20).await.is_err());
+                assert!(reader.limited_get_log_entries(start, 4).await.is_err());
+            }
+            for start in [10, 11] {
+                // An error would end a node that was the leader before a truncation.
+                assert_eq!(reader.limited_get_log_entries(start, 20).await.unwrap(), []);
             }
             assert_eq!(reader.try_get_log_entries(2..4).await.unwrap(), []);
             assert_eq!(reader.try_get_log_entries(10..).await.unwrap(), []);
@@ -238,8 +294,17 @@ fn another_programs_log_is_refused() {
     let wal = options.open_on(Arc::new(disk.clone()), "/log").unwrap();
     wal.set_state(b"its state").unwrap();
     drop(wal);
-    let refused = open_on(disk).unwrap_err();
+    let refused = open_on(disk.clone()).unwrap_err();
     assert!(matches!(refused, crate::Error::NotAStore { .. }), "{refused}");
+    // States that begin as those of a store.
+    for upto in [0, u64::MAX] {
+        let state = SmallState { vote: None, purged: Some(id(1, upto)) };
+        let wal = options.open_on(Arc::new(disk.clone()), "/log").unwrap();
+        wal.set_state(&state.encode().unwrap()).unwrap();
+        drop(wal);
+        let refused = open_on(disk.clone()).unwrap_err();
+        assert!(matches!(refused, crate::Error::NotAStore { .. }), "{refused}");
+    }
 }
 
 #[test]
