@@ -179,8 +179,8 @@ where
     fn note_failure(self: &Arc<Self>, attempt: u64, error: Error) {
         if error.is_storage_full() {
             self.hold_appends(attempt);
-        } else if self.state().attempt == attempt {
-            self.fail(error);
+        } else {
+            self.fail(error); // It is the log's last word, whatever attempt it is about.
         }
     }
 

@@ -69,6 +69,7 @@ fn appends_wait_for_space_and_keep_their_order() {
         store.core().settle().await.unwrap();
         let all = [0, 2, 4, 6, 8, 10].map(|first| (first, true));
         assert_eq!(outcomes.get(), all);
+        assert_eq!(store.core().state().attempt, 1, "one thread took all over");
         // The way to the log is open again.
         store.blocking_append(entries(1, 12..14)).await.unwrap();
         let (found, _) = found_again(store, &disk).await;
