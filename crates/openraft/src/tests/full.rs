@@ -133,3 +133,39 @@ fn a_disk_that_stays_full_is_reported_once_and_for_all() {
         assert_eq!(found(&mut store).await.log, ids(1, 0..3));
     });
 }
+
+#[test]
+fn an_append_leaves_the_runtime_free_while_an_earlier_one_is_tried_again() {
+    // Method: the runtime has one thread, and the retry hangs in a write. If the append waited on
+    // that thread, the time-out would never come.
+    within(60, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let full = Full::default();
+            let gate = Gate::default();
+            let own_gate = gate.clone();
+            let disk = HookFs::new(SimFs::new(1), move |asked| {
+                if asked.call == Call::Write {
+                    own_gate.pass();
+                }
+                Verdict::Go
+            });
+            let store = open_on(full.disk(disk)).unwrap();
+            let outcomes = Outcomes::default();
+            full.set(true);
+            store.core().append(entries(1, 0..2), outcomes.note(0)).await.unwrap();
+            let is_full = |health: &Health| !health.is_ready();
+            store.handle().watch_health().wait_for(is_full).await.unwrap();
+            gate.shut(true);
+            full.set(false);
+            until(|| gate.waiting() > 0).await;
+            let mut appending = Box::pin(store.core().append(entries(1, 2..4), outcomes.note(2)));
+            let early = tokio::time::timeout(Duration::from_millis(50), appending.as_mut()).await;
+            assert!(early.is_err(), "the append waits for the retry");
+            gate.shut(false);
+            appending.await.unwrap();
+            store.core().settle().await.unwrap();
+            assert_eq!(outcomes.get(), [(0, true), (2, true)]);
+        });
+    });
+}
