@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_wake_up_right_before_the_sleep_is_not_taken_for_an_older_one() {
-        // Method: the log changes when the waiting thread asks how much time is left, which is after
+        // Method: the log changes when the waiting thread asks how much time is left. It asks after
         // it has seen that it is not woken.
         let waiters = Waiters::new();
         let asked = Cell::new(0);
