@@ -32,14 +32,14 @@ pub(crate) fn page(title: &str, body: &str, script: &str) -> String {
 
 const BEGIN: &str = "<!doctype html>";
 
-/// Refuses a file that holds something else than a page: it would be overwritten.
+/// Refuses a file that holds something else than a page or its begin: it would be overwritten.
 pub(crate) fn refuse_other(path: &Path) -> Outcome<()> {
-    let mut begin = [0; BEGIN.len()];
-    let is_other = match File::open(path) {
-        Ok(mut file) => file.read_exact(&mut begin).is_err() || begin != BEGIN.as_bytes(),
-        Err(_) => false,
-    };
-    if !is_other {
+    let mut begin = Vec::new();
+    if let Ok(file) = File::open(path) {
+        let read = file.take(BEGIN.len() as u64).read_to_end(&mut begin);
+        read.map_err(|error| Failure::io(&error, "read", path))?;
+    }
+    if BEGIN.as_bytes().starts_with(&begin) {
         return Ok(());
     }
     let what = "the file is there and is no page: it is not overwritten";

@@ -8,7 +8,7 @@ use crate::logs::{self, contents, own_mounts, payload, segment};
 use crate::run::{ENDED, Ran, Scratch, watchdog};
 
 /// The commands, as they stand before and after the directory.
-const COMMANDS: [(&str, &str); 16] = [
+const COMMANDS: [(&str, &str); 17] = [
     ("stat", ""),
     ("stat", "--json"),
     ("check", ""),
@@ -25,6 +25,7 @@ const COMMANDS: [(&str, &str); 16] = [
     ("checkpoint", "--up-to 4 --yes"),
     ("truncate", "--after 14 --yes"),
     ("archive", "--to arch --rotate --up-to last --yes"),
+    ("inspect", "--html page.html"),
 ];
 
 /// Runs a command on `wal` in the scratch directory, after other `words`. `tail` has no end: it is
@@ -80,6 +81,7 @@ fn every_command_works_on_a_sound_log() {
         ("checkpoint", _) => (0, &["checkpoint at LSN 4: gave up LSN 1-4 (4 records)"]),
         ("truncate", _) => (0, &["truncated after LSN 14: removed LSN 15-16 (2 records)"]),
         ("archive", _) => (0, &["archived wal-000004.log, LSN 13-16"]),
+        ("inspect", _) => (0, &["wal: sound; the page is page.html"]),
         _ => unreachable!("{verb}"),
     });
 }
@@ -113,6 +115,7 @@ fn every_command_works_on_a_torn_log() {
         ("checkpoint", _) => (0, &["gave up LSN 1-4"]),
         ("truncate", _) => (0, &["removed LSN 15-16"]),
         ("archive", _) => (0, &["archived wal-000004.log"]),
+        ("inspect", _) => (0, &["wal: sound; the page is page.html"]),
         _ => unreachable!("{verb}"),
     });
 }
@@ -145,6 +148,7 @@ fn every_command_says_what_is_damaged() {
         }
         ("salvage", _) => (1, &["\"lost\":[{\"first\":6,\"last\":6}]"]),
         ("snapshot", _) => (0, &["next: seawall check out"]),
+        ("inspect", _) => (1, &["wal: damaged; the page is page.html"]),
         _ => unreachable!("{verb}"),
     });
 }
@@ -186,6 +190,7 @@ fn every_reading_command_works_beside_a_live_writer() {
                 ("salvage", "--to out") => (2, &["open for writing", "close it there first"]),
                 ("salvage", _) => (0, &["\"lost\":[]"]),
                 ("snapshot", _) => (0, &["LSN 1-16", "not in the copy: LSN 17 (1 record)"]),
+                ("inspect", _) => (0, &["wal: sound; the page is page.html"]),
                 _ => (2, &["the log is open for writing", "LOCK", "close it there first"]),
             };
             let ran = run(&scratch, command, "", (code, texts)).expect(code, texts);
@@ -242,6 +247,9 @@ fn a_full_disk_is_named_and_costs_nothing() {
                 ),
                 "salvage" if rest == "--to out" => (2, &["no space is left", "free space"]),
                 "snapshot" => (2, &["no space is left", "free space"]),
+                "inspect" => {
+                    (2, &["cannot write it: No space left", "page.html", "remove the cause"])
+                }
                 // The archive is on the same volume, so its files are links.
                 "archive" => (
                     2,
@@ -299,6 +307,7 @@ fn a_lost_segment_is_named_by_every_command_that_needs_it() {
         ("salvage", "--to out") => (1, &["LSN 5-8 (4 records)", "LSN 9-16 is now LSN 5-12"]),
         ("salvage", _) => (1, &["{\"first\":5,\"last\":8}"]),
         ("stat", "") => (1, &["refuses the log", "the file is missing"]),
+        ("inspect", _) => (1, &["wal: damaged; the page is page.html"]),
         _ => (1, &["wal-000002.log"]),
     });
 }
