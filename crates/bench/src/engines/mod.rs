@@ -28,6 +28,7 @@ pub(crate) fn all() -> Vec<Spec> {
         baseline::growing(),
         baseline::fallocated(),
         baseline::zeroed(),
+        baseline::zeroing(),
         baseline::buffered(),
         baseline::pread(),
         #[cfg(feature = "fjall")]
