@@ -135,7 +135,8 @@ fn other_logs(results: &Results<'_>) -> Vec<Goal> {
     let path = "the other logs";
     let standings: Vec<Standing> = rivalries(results.0).map(|rivalry| rivalry.standing()).collect();
     let behind = standings.iter().filter(|standing| **standing == Standing::Behind).count();
-    let behind = (!standings.is_empty()).then_some(behind as f64);
+    let is_known = !standings.is_empty() && !standings.contains(&Standing::Unknown);
+    let behind = is_known.then_some(behind as f64);
     let goal = "ahead of all others, or level with the fastest, in every table of speeds";
     let mut goals = vec![Goal::new(path, goal, "behind", Bound::AtMost(0.0), behind)];
     for (id, name) in [(durable_id(1, 4 << 10), "4 KiB"), (BATCH_ID.into(), "batch 100 × 256 B")] {

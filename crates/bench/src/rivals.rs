@@ -25,6 +25,8 @@ pub(crate) enum Standing {
     /// The 95 % intervals of both medians overlap.
     Level,
     Behind,
+    /// There were too few rounds.
+    Unknown,
 }
 
 impl Standing {
@@ -33,18 +35,18 @@ impl Standing {
             Standing::Ahead => "ahead",
             Standing::Level => "level",
             Standing::Behind => "**behind**",
+            Standing::Unknown => "unknown: too few rounds",
         }
     }
 }
 
 impl Rivalry<'_> {
     pub(crate) fn standing(&self) -> Standing {
-        if self.own_ratio.overlaps(&self.other_ratio) {
-            Standing::Level
-        } else if self.own_ratio.median > self.other_ratio.median {
-            Standing::Ahead
-        } else {
-            Standing::Behind
+        match self.own_ratio.overlaps(&self.other_ratio) {
+            None => Standing::Unknown,
+            Some(true) => Standing::Level,
+            Some(false) if self.own_ratio.median > self.other_ratio.median => Standing::Ahead,
+            Some(false) => Standing::Behind,
         }
     }
 }
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
 
     fn spread(median: f64, interval: (f64, f64)) -> Spread {
-        Spread { least: interval.0, median, most: interval.1, interval }
+        Spread { least: interval.0, median, most: interval.1, interval: Some(interval) }
     }
 
     #[test]
@@ -113,6 +115,7 @@ mod tests {
         assert_eq!(standing(spread(1.3, (1.1, 1.4)), one), Standing::Level);
         assert_eq!(standing(spread(0.8, (0.7, 0.95)), one), Standing::Level);
         assert_eq!(standing(spread(0.8, (0.7, 0.85)), one), Standing::Behind);
+        assert_eq!(standing(Spread { interval: None, ..one }, one), Standing::Unknown);
     }
 
     #[test]

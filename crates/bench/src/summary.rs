@@ -68,9 +68,8 @@ pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) most: f64,
     /// The interval that has the true median with a probability of at least 95 %, whatever the
-    /// distribution. With fewer than six rounds there is no such interval; it then goes from the
-    /// least to the most.
-    pub(crate) interval: (f64, f64),
+    /// distribution. Fewer than six rounds cannot give one.
+    pub(crate) interval: Option<(f64, f64)>,
 }
 
 impl Spread {
@@ -86,36 +85,40 @@ impl Spread {
         } else {
             f64::midpoint(values[middle - 1], values[middle])
         };
-        let cut = ranks_outside(values.len());
-        let interval = (values[cut], values[values.len() - 1 - cut]);
+        let interval =
+            ranks_outside(values.len()).map(|cut| (values[cut], values[values.len() - 1 - cut]));
         Some(Spread { least, median, most, interval })
     }
 
-    /// Whether both intervals have a value in common.
-    pub(crate) fn overlaps(&self, other: &Spread) -> bool {
-        self.interval.0 <= other.interval.1 && other.interval.0 <= self.interval.1
+    /// Whether both intervals have a value in common. `None` if one of them has too few rounds.
+    pub(crate) fn overlaps(&self, other: &Spread) -> Option<bool> {
+        let (low, high) = self.interval?;
+        let (other_low, other_high) = other.interval?;
+        Some(low <= other_high && other_low <= high)
     }
 }
 
 /// How many values at each end of `count` sorted values lie outside the interval of the median.
+/// `None` if all of them together are too few for an interval.
 ///
 /// # Source
 /// The sign test: the number of values below the true median has a binomial distribution.
-fn ranks_outside(count: usize) -> usize {
+fn ranks_outside(count: usize) -> Option<usize> {
     const OUTSIDE_MAX: f64 = 0.05;
-    let mut outside = 0;
+    let mut found = None;
     // The probability that exactly `outside` of the values are below the median, and that at most
     // so many are.
-    let mut exactly = 0.5_f64.powi(i32::try_from(count).unwrap_or(i32::MAX));
+    let mut exactly = 0.5_f64.powi(i32::try_from(count).ok()?);
     let mut at_most = exactly;
-    loop {
+    for outside in 0..count / 2 {
+        if 2.0 * at_most > OUTSIDE_MAX {
+            break;
+        }
+        found = Some(outside);
         exactly *= (count - outside) as f64 / (outside + 1) as f64;
         at_most += exactly;
-        if 2.0 * at_most > OUTSIDE_MAX || outside + 1 > (count - 1) / 2 {
-            return outside;
-        }
-        outside += 1;
     }
+    found
 }
 
 #[cfg(test)]
@@ -149,15 +152,19 @@ mod tests {
     fn the_interval_of_a_median_is_that_of_the_sign_test() {
         // Method: compare with the table of the binomial distribution. For each number of values,
         // one more value outside would leave less than 95 % inside.
-        let outside = [1, 2, 5, 6, 8, 9, 11, 12, 15, 20].map(ranks_outside);
-        assert_eq!(outside, [0, 0, 0, 0, 0, 1, 1, 2, 3, 5]);
+        assert_eq!([0, 1, 2, 5].map(ranks_outside), [None; 4]);
+        let outside = [6, 8, 9, 11, 12, 15, 20].map(ranks_outside);
+        assert_eq!(outside, [0, 0, 1, 1, 2, 3, 5].map(Some));
         let of = |values: [f64; 9]| Spread::of(values.into_iter()).unwrap();
         let own = of([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
-        assert_eq!(own.interval, (2.0, 8.0));
+        assert_eq!(own.interval, Some((2.0, 8.0)));
         let other =
             |shift: f64| of([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0].map(|v| v + shift));
-        assert!(own.overlaps(&other(6.0)) && other(6.0).overlaps(&own));
-        assert!(!own.overlaps(&other(6.5)) && !other(6.5).overlaps(&own));
+        for (shift, overlaps) in [(6.0, true), (6.5, false)] {
+            let other = other(shift);
+            assert_eq!([own.overlaps(&other), other.overlaps(&own)], [Some(overlaps); 2]);
+        }
+        assert_eq!(own.overlaps(&Spread::of([5.0].into_iter()).unwrap()), None);
     }
 
     #[test]

@@ -197,8 +197,13 @@ pub(crate) fn engines_table(run: &Run) -> Table {
 /// In each table of speeds: seawall, and the fastest of the other logs.
 pub(crate) fn peers_table(run: &Run) -> Table {
     let shown = |spread: Spread| {
-        let (low, high) = spread.interval;
-        format!("{} ({}–{})", number(Some(spread.median)), number(Some(low)), number(Some(high)))
+        let median = number(Some(spread.median));
+        match spread.interval {
+            Some((low, high)) => {
+                format!("{median} ({}–{})", number(Some(low)), number(Some(high)))
+            }
+            None => median,
+        }
     };
     let row = |rivalry: Rivalry<'_>| {
         vec![
