@@ -62,8 +62,9 @@ enum Hidden {
 }
 
 fn workload(name: &str) -> Result<Workload, String> {
-    let found = Workload::ALL.into_iter().find(|workload| workload.name() == name);
-    found.ok_or_else(|| format!("one of {}", Workload::ALL.map(Workload::name).join(", ")))
+    let found = Workload::ALL.iter().find(|workload| workload.name() == name);
+    let names = || Workload::ALL.iter().map(|workload| workload.name()).collect::<Vec<_>>();
+    found.copied().ok_or_else(|| format!("one of {}", names().join(", ")))
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -124,9 +125,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
         arguments.workloads.is_empty() || arguments.workloads.contains(workload)
     };
     let cases: Vec<Case> = Workload::ALL
-        .into_iter()
-        .filter(chosen)
-        .flat_map(|workload| cases(workload, &effort))
+        .iter()
+        .filter(|workload| chosen(workload))
+        .flat_map(|workload| cases(*workload, &effort))
         .collect();
     let dir = match &arguments.dir {
         Some(dir) => dir.clone(),

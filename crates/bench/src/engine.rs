@@ -66,7 +66,8 @@ pub(crate) enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Framing {
     Single,
-    /// As many records as 64 KiB hold.
+    /// As many records as a log puts together by itself. A log that puts only batches together gets
+    /// batches of 64 KiB.
     Grouped,
 }
 
@@ -77,6 +78,10 @@ pub(crate) enum Replay {
     Owned,
     /// As a record that is lent until the next call, without a copy.
     Lent,
+    /// As an owned record, from the last to the first. Only seawall has this and the next one here.
+    Backwards,
+    /// As an owned record, by a reader that would wait for further records.
+    Followed,
 }
 
 /// What a replay has seen.

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "codecs")]
+use crate::engine::Mode;
 use crate::engine::{Counters, Framing, Replay, Result, Setup};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +46,79 @@ pub(crate) enum Task {
     MemoryReplay,
     /// Steps of appends to seawall's log. A checkpoint follows each step.
     Growth { steps: u64, step_bytes: u64, record_bytes: usize },
+    /// One thread, or many tasks, store records and wait now and then until they are durable.
+    Submit(Submit),
+    /// One thread appends to seawall's log now and then, and this many threads follow it.
+    Followed { followers: usize, appends: u32 },
+    /// One thread appends to seawall's log all the time, and this many processes follow it.
+    Beside { processes: usize, millis: u64 },
+    /// Follows seawall's log until the standard input ends.
+    Follow,
+    /// Batches are appended to a log that may compress, and replayed.
+    #[cfg(feature = "codecs")]
+    Compress(Compress),
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Submit {
+    pub(crate) way: Way,
+    pub(crate) record_bytes: usize,
+    /// The time, after a warm-up of a fifth of it.
+    pub(crate) millis: u64,
+}
+
+/// How records are stored ahead of the sync that makes them durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Way {
+    /// A thread submits to seawall's log, and waits for the ticket of each record of this distance.
+    Tickets { every: u64 },
+    /// A thread appends to any log without a sync, and calls `sync` after so many records.
+    Syncs { every: u64 },
+    /// So many tasks on so many threads submit to seawall's log, and each awaits every ticket.
+    Tasks { tasks: usize, threads: usize },
+}
+
+#[cfg(feature = "codecs")]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Compress {
+    pub(crate) codec: Codec,
+    pub(crate) content: Content,
+    pub(crate) mode: Mode,
+    pub(crate) record_bytes: usize,
+    /// The payload bytes of all records.
+    pub(crate) bytes: u64,
+}
+
+#[cfg(feature = "codecs")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Codec {
+    None,
+    Lz4,
+    Zstd,
+}
+
+#[cfg(feature = "codecs")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Content {
+    /// Lines of JSON: field names repeat, values differ.
+    Text,
+    Noise,
+}
+
+impl Task {
+    /// Whether the task reads a log that is there already. Then its files are first brought into
+    /// one state of the page cache, whichever log wrote them.
+    pub(crate) fn reads_a_log(self) -> bool {
+        matches!(
+            self,
+            Task::Replay { .. }
+                | Task::Open { .. }
+                | Task::Read { .. }
+                | Task::BareRead { .. }
+                | Task::MemoryOpen { .. }
+                | Task::MemoryReplay
+        )
+    }
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -136,6 +211,10 @@ pub(crate) struct Outcome {
     pub(crate) alone_seconds: Option<f64>,
     /// The time of each step, if there are steps.
     pub(crate) step_seconds: Vec<f64>,
+    /// The time from the begin of an append until a follower has its record.
+    pub(crate) seen: Option<Latency>,
+    /// The time of a replay of the records that were appended.
+    pub(crate) replay_seconds: Option<f64>,
 }
 
 impl Outcome {
@@ -162,12 +241,17 @@ pub(crate) enum Report {
     Failed(String),
 }
 
+/// The command that does the job in a process of its own.
+pub(crate) fn command(job: &Job) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("job").arg(serde_json::to_string(job)?);
+    Ok(command)
+}
+
 /// Runs the job in a process of its own, and waits for at most this long.
 pub(crate) fn run_apart(job: &Job, scratch: &Path, patience: Duration) -> Result<Outcome> {
     let noise = scratch.join("stderr");
-    let mut child = Command::new(std::env::current_exe()?)
-        .arg("job")
-        .arg(serde_json::to_string(job)?)
+    let mut child = command(job)?
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(File::create(&noise)?)

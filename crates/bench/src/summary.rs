@@ -67,6 +67,9 @@ pub(crate) struct Spread {
     pub(crate) least: f64,
     pub(crate) median: f64,
     pub(crate) most: f64,
+    /// The interval that has the true median with a probability of at least 95 %, whatever the
+    /// distribution. Fewer than six rounds cannot give one.
+    pub(crate) interval: Option<(f64, f64)>,
 }
 
 impl Spread {
@@ -82,8 +85,40 @@ impl Spread {
         } else {
             f64::midpoint(values[middle - 1], values[middle])
         };
-        Some(Spread { least, median, most })
+        let interval =
+            ranks_outside(values.len()).map(|cut| (values[cut], values[values.len() - 1 - cut]));
+        Some(Spread { least, median, most, interval })
     }
+
+    /// Whether both intervals have a value in common. `None` if one of them has too few rounds.
+    pub(crate) fn overlaps(&self, other: &Spread) -> Option<bool> {
+        let (low, high) = self.interval?;
+        let (other_low, other_high) = other.interval?;
+        Some(low <= other_high && other_low <= high)
+    }
+}
+
+/// How many values at each end of `count` sorted values lie outside the interval of the median.
+/// `None` if all of them together are too few for an interval.
+///
+/// # Source
+/// The sign test: the number of values below the true median has a binomial distribution.
+fn ranks_outside(count: usize) -> Option<usize> {
+    const OUTSIDE_MAX: f64 = 0.05;
+    let mut found = None;
+    // The probability that exactly `outside` of the values are below the median, and that at most
+    // so many are.
+    let mut exactly = 0.5_f64.powi(i32::try_from(count).ok()?);
+    let mut at_most = exactly;
+    for outside in 0..count / 2 {
+        if 2.0 * at_most > OUTSIDE_MAX {
+            break;
+        }
+        found = Some(outside);
+        exactly *= (count - outside) as f64 / (outside + 1) as f64;
+        at_most += exactly;
+    }
+    found
 }
 
 #[cfg(test)]
@@ -103,14 +138,33 @@ mod tests {
 
     #[test]
     fn the_median_is_in_the_middle_or_between_the_two_middle_values() {
-        let spread = |values: &[f64]| Spread::of(values.iter().copied());
+        let spread = |values: &[f64]| {
+            Spread::of(values.iter().copied())
+                .map(|spread| [spread.least, spread.median, spread.most])
+        };
         assert_eq!(spread(&[]), None);
-        assert_eq!(spread(&[4.0]), Some(Spread { least: 4.0, median: 4.0, most: 4.0 }));
-        assert_eq!(spread(&[9.0, 1.0, 2.0]), Some(Spread { least: 1.0, median: 2.0, most: 9.0 }));
-        assert_eq!(
-            spread(&[9.0, 1.0, 2.0, 4.0]),
-            Some(Spread { least: 1.0, median: 3.0, most: 9.0 })
-        );
+        assert_eq!(spread(&[4.0]), Some([4.0, 4.0, 4.0]));
+        assert_eq!(spread(&[9.0, 1.0, 2.0]), Some([1.0, 2.0, 9.0]));
+        assert_eq!(spread(&[9.0, 1.0, 2.0, 4.0]), Some([1.0, 3.0, 9.0]));
+    }
+
+    #[test]
+    fn the_interval_of_a_median_is_that_of_the_sign_test() {
+        // Method: compare with the table of the binomial distribution. For each number of values,
+        // one more value outside would leave less than 95 % inside.
+        assert_eq!([0, 1, 2, 5].map(ranks_outside), [None; 4]);
+        let outside = [6, 8, 9, 11, 12, 15, 20].map(ranks_outside);
+        assert_eq!(outside, [0, 0, 1, 1, 2, 3, 5].map(Some));
+        let of = |values: [f64; 9]| Spread::of(values.into_iter()).unwrap();
+        let own = of([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+        assert_eq!(own.interval, Some((2.0, 8.0)));
+        let other =
+            |shift: f64| of([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0].map(|v| v + shift));
+        for (shift, overlaps) in [(6.0, true), (6.5, false)] {
+            let other = other(shift);
+            assert_eq!([own.overlaps(&other), other.overlaps(&own)], [Some(overlaps); 2]);
+        }
+        assert_eq!(own.overlaps(&Spread::of([5.0].into_iter()).unwrap()), None);
     }
 
     #[test]

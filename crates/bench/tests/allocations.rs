@@ -26,6 +26,21 @@ fn an_append_allocates_nothing() {
 }
 
 #[test]
+fn a_ticket_allocates_nothing() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let wal = Wal::open(dir.path()).expect("a new log");
+    let mut number = 0_u64;
+    let count = allocations_of(&wal, |wal| {
+        let ticket = wal.submit(RECORD.as_slice()).expect("a record is submitted");
+        number += 1;
+        if number % 64 == 0 {
+            ticket.wait().expect("the record is durable");
+        }
+    });
+    assert_eq!(count, 0, "allocations in 1000 submissions");
+}
+
+#[test]
 fn the_counter_counts() {
     assert!(measure(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(100)))).count_total > 0);
 }

@@ -17,6 +17,7 @@ use crate::engine::{
 pub(crate) const GROWING: &str = "baseline-growing";
 pub(crate) const FALLOCATED: &str = "baseline-fallocated";
 pub(crate) const ZEROED: &str = "baseline-zeroed";
+pub(crate) const ZEROING: &str = "baseline-zeroing";
 pub(crate) const BUFFERED: &str = "baseline-buffered";
 pub(crate) const PREAD: &str = "baseline-pread";
 
@@ -28,6 +29,8 @@ const HEAD_BYTES: usize = 8;
 /// eight.
 const FRAME_BYTES: usize = 48;
 const FRAME_ALIGN_BYTES: usize = 8;
+/// The zeros that are written ahead at a time.
+const ZEROS_BYTES: u64 = 512 << 10;
 /// The size of a read of a replay, which is that of seawall's own window.
 const WINDOW_BYTES: usize = 256 << 10;
 
@@ -59,6 +62,15 @@ pub(crate) fn zeroed() -> Spec {
         name: ZEROED,
         what: "writes as long as seawall's frames on a file filled with 64 MiB of zeros beforehand; it begins anew at its end",
         open: |dir, _| Synced::create(dir, Space::Zeroed),
+        ..growing()
+    }
+}
+
+pub(crate) fn zeroing() -> Spec {
+    Spec {
+        name: ZEROING,
+        what: "the same on a new file, with 512 KiB of zeros written ahead at a time while the clock runs",
+        open: |dir, _| Synced::create(dir, Space::Zeroing),
         ..growing()
     }
 }
@@ -96,6 +108,7 @@ enum Space {
     Growing,
     Fallocated,
     Zeroed,
+    Zeroing,
 }
 
 /// One write and one sync for each append.
@@ -134,13 +147,18 @@ impl SyncedFile {
                 )?;
                 self.space_end += SEGMENT_BYTES;
             }
-            Space::Zeroed if self.space_end == 0 => {
-                while self.space_end < SEGMENT_BYTES {
-                    self.file.write_all_at(&[0; BLOCK_BYTES], self.space_end)?;
-                    self.space_end += BLOCK_BYTES as u64;
-                }
-            }
+            Space::Zeroed if self.space_end == 0 => self.write_zeros(SEGMENT_BYTES)?,
             Space::Zeroed => self.end = 0,
+            Space::Zeroing => self.write_zeros(ZEROS_BYTES)?,
+        }
+        Ok(())
+    }
+
+    fn write_zeros(&mut self, bytes: u64) -> Result<()> {
+        let end = self.space_end + bytes;
+        while self.space_end < end {
+            self.file.write_all_at(&[0; BLOCK_BYTES], self.space_end)?;
+            self.space_end += BLOCK_BYTES as u64;
         }
         Ok(())
     }
@@ -161,7 +179,7 @@ impl SyncedFile {
         for payload in payloads {
             put_record(&mut self.bytes, payload)?;
         }
-        if self.space == Space::Zeroed {
+        if matches!(self.space, Space::Zeroed | Space::Zeroing) {
             let frame_bytes = self.bytes.len() - HEAD_BYTES + FRAME_BYTES;
             self.bytes.resize(frame_bytes.next_multiple_of(FRAME_ALIGN_BYTES), 0);
         }

@@ -8,6 +8,8 @@ pub(crate) mod seawall;
 pub(crate) mod fjall;
 #[cfg(feature = "okaywal")]
 pub(crate) mod okaywal;
+#[cfg(feature = "open-wal")]
+pub(crate) mod open_wal;
 #[cfg(feature = "raft-engine")]
 pub(crate) mod raft_engine;
 #[cfg(feature = "rewal")]
@@ -16,6 +18,8 @@ pub(crate) mod rewal;
 pub(crate) mod rusqlite;
 #[cfg(feature = "seglog")]
 pub(crate) mod seglog;
+#[cfg(feature = "wal-db")]
+pub(crate) mod wal_db;
 #[cfg(feature = "walogs")]
 pub(crate) mod walogs;
 
@@ -28,12 +32,15 @@ pub(crate) fn all() -> Vec<Spec> {
         baseline::growing(),
         baseline::fallocated(),
         baseline::zeroed(),
+        baseline::zeroing(),
         baseline::buffered(),
         baseline::pread(),
         #[cfg(feature = "fjall")]
         fjall::spec(),
         #[cfg(feature = "okaywal")]
         okaywal::spec(),
+        #[cfg(feature = "open-wal")]
+        open_wal::spec(),
         #[cfg(feature = "raft-engine")]
         raft_engine::spec(),
         #[cfg(feature = "rewal")]
@@ -42,6 +49,8 @@ pub(crate) fn all() -> Vec<Spec> {
         rusqlite::spec(),
         #[cfg(feature = "seglog")]
         seglog::spec(),
+        #[cfg(feature = "wal-db")]
+        wal_db::spec(),
         #[cfg(feature = "walogs")]
         walogs::spec(),
     ]

@@ -10,7 +10,7 @@ use crate::engine::{Engine, Mode, Replay, Result, Segments, Setup, Spec, Tally, 
 pub(crate) fn spec() -> Spec {
     Spec {
         name: "rusqlite",
-        what: "rusqlite 0.37.0 with its bundled SQLite: a table, WAL mode, its own checkpoints",
+        what: "rusqlite 0.43.0 with its bundled SQLite: a table, WAL mode, its own checkpoints",
         sharing: "one connection in a mutex; no sync is shared",
         durable: Some("synchronous=FULL: on disk, by fdatasync of the WAL"),
         batch: Some("one transaction"),

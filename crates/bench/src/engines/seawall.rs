@@ -3,12 +3,24 @@
 use std::path::Path;
 
 use seawall::options::Verify;
-use seawall::{Durability, Options, Wal};
+use seawall::{Durability, Lsn, Options, Wal};
 
 use crate::engine::{Counters, Engine, Mode, Replay, Result, Segments, Setup, Spec, Tally};
 
 /// The name in the tables.
 pub(crate) const SEAWALL: &str = "seawall";
+
+/// The offset of the first frame of records in a new segment, after its headers and its first state
+/// frame.
+pub(crate) const FRAMES_START: u64 = 8192 + 64;
+
+/// The number of records of one size that appends put into one frame: up to 8 KiB of body, but at
+/// least four.
+pub(crate) fn records_in_group(record_bytes: usize) -> usize {
+    const BODY_BYTES: usize = 8 << 10;
+    const RECORD_HEADER_BYTES: usize = 8;
+    (BODY_BYTES / (RECORD_HEADER_BYTES + record_bytes)).max(4)
+}
 
 pub(crate) fn spec() -> Spec {
     Spec {
@@ -81,6 +93,23 @@ impl Engine for Log {
                 let mut cursor = self.wal.cursor(self.wal.first_lsn());
                 while let Some(record) = cursor.next()? {
                     tally.see(record.payload());
+                }
+                Ok(())
+            }
+            Replay::Backwards => {
+                for record in self.wal.iter().rev() {
+                    tally.see(record?.payload());
+                }
+                Ok(())
+            }
+            Replay::Followed => {
+                let last = self.wal.last_lsn();
+                for record in self.wal.follow(Lsn::ZERO) {
+                    let record = record?;
+                    tally.see(record.payload());
+                    if record.lsn() == last {
+                        break;
+                    }
                 }
                 Ok(())
             }

@@ -32,10 +32,3 @@ pub(crate) struct EngineLine {
     pub(crate) buffered: Option<&'static str>,
     pub(crate) replay: Option<&'static str>,
 }
-
-impl EngineLine {
-    /// Whether it is no log.
-    pub(crate) fn is_baseline(&self) -> bool {
-        self.name.starts_with("baseline-")
-    }
-}

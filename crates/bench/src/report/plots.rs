@@ -172,10 +172,13 @@ pub(crate) fn bars(case: &CaseResult) -> Result<String> {
 fn figure(kind: Kind, row: &RowResult) -> Option<Spread> {
     match kind {
         Kind::Growth => None,
+        Kind::Follow => row.spread(|outcome| Some(outcome.latency?.p50_us)),
         Kind::Open | Kind::GrowthOpen => row.spread(|outcome| Some(outcome.seconds * 1e3)),
         Kind::Memory => row.spread(|outcome| Some(outcome.peak_bytes? as f64 / MIB_BYTES)),
         Kind::Checkpoint | Kind::Rotation => row.spread(|outcome| Some(outcome.latency?.max_us)),
-        Kind::Durable | Kind::Buffered | Kind::Replay | Kind::Read => row.rate(),
+        Kind::Durable | Kind::Buffered | Kind::Replay | Kind::Read | Kind::Submit | Kind::Codec => {
+            row.rate()
+        }
     }
 }
 
@@ -184,6 +187,13 @@ fn axis(kind: Kind) -> &'static str {
         Kind::Open | Kind::GrowthOpen => "ms",
         Kind::Memory => "MiB at the peak",
         Kind::Checkpoint | Kind::Rotation => "worst call, µs",
-        Kind::Durable | Kind::Buffered | Kind::Replay | Kind::Read | Kind::Growth => "calls/s",
+        Kind::Follow => "p50 of a call, µs",
+        Kind::Durable
+        | Kind::Buffered
+        | Kind::Replay
+        | Kind::Read
+        | Kind::Submit
+        | Kind::Codec
+        | Kind::Growth => "calls/s",
     }
 }

@@ -1,13 +1,9 @@
 //! Markdown tables; the page shows the same ones.
 
-use std::cmp::Ordering;
-
 use super::Run;
-use crate::engines::seawall::SEAWALL;
-use crate::goals::{
-    Goal, Verdict, bytes_per_sync, quarters, records_per_sync, worst_of_p99, worst_of_rotation,
-};
+use crate::goals::{Goal, Verdict, bytes_per_sync, quarters, records_per_sync, worst_of_rotation};
 use crate::job::Outcome;
+use crate::rivals::{Rivalry, rivalries};
 use crate::summary::{CaseResult, RowResult, Spread};
 use crate::workloads::Kind;
 
@@ -68,10 +64,28 @@ const SPEED: Column = ("GB/s", |_, row| {
     number(row.median(|outcome| Some(outcome.log_bytes? as f64 / outcome.seconds / 1e9)))
 });
 const ALONE: Column = ("new segments alone, µs", |_, row| number(row.median(alone_us)));
+const P99_TIMES: Column = ("p99 ÷ without", |case, row| {
+    number(times(case, row, |own, other| Some(own.latency?.p99_us / other.latency?.p99_us)))
+});
+const MAX_TIMES: Column = ("max ÷ without", |case, row| {
+    number(times(case, row, |own, other| Some(own.latency?.max_us / other.latency?.max_us)))
+});
+const SEEN_P50: Column =
+    ("seen p50, µs", |_, row| number(row.median(|outcome| Some(outcome.seen?.p50_us))));
+const SEEN_P99: Column =
+    ("seen p99, µs", |_, row| number(row.median(|outcome| Some(outcome.seen?.p99_us))));
+const STORED: Column = ("bytes of log", |case, row| {
+    number(times(case, row, |own, other| Some(own.log_bytes? as f64 / other.log_bytes? as f64)))
+});
+const REPLAY_MIB: Column = ("replay, MiB/s", |_, row| {
+    number(row.median(|outcome| Some(outcome.bytes as f64 / outcome.replay_seconds? / MIB_BYTES)))
+});
+const REPLAY_RATIO: Column = ("replay ratio", |case, row| {
+    number(times(case, row, |own, other| Some(other.replay_seconds? / own.replay_seconds?)))
+});
 const TOOK: Column = ("checkpoint, µs", |_, row| number(row.median(alone_us)));
 const WORST: Column =
     ("max ÷ (p99 + new segment)", |_, row| number(row.median(worst_of_rotation)));
-const OVER_P99: Column = ("max ÷ p99", |_, row| number(row.median(worst_of_p99)));
 const PEAK: Column = ("peak, MiB", |_, row| number(row.median(peak_mib)));
 const PEAK_MOST: Column = ("most", |_, row| number(row.spread(peak_mib).map(|peak| peak.most)));
 
@@ -81,6 +95,17 @@ const LAST: Column =
     ("last quarter, s/step", |_, row| number(row.median(|outcome| Some(quarters(outcome)?.1))));
 
 const MIB_BYTES: f64 = 1_048_576.0;
+
+/// The median of what `compare` finds between the row and the row of reference in each round.
+fn times(
+    case: &CaseResult,
+    row: &RowResult,
+    compare: fn(&Outcome, &Outcome) -> Option<f64>,
+) -> Option<f64> {
+    let found = case
+        .compare(&row.label, &case.reference, |own, other| compare(own, other).unwrap_or(f64::NAN));
+    found.map(|found| found.median).filter(|median| !median.is_nan())
+}
 
 fn alone_us(outcome: &Outcome) -> Option<f64> {
     Some(outcome.alone_seconds? * 1e6)
@@ -100,10 +125,15 @@ fn columns(kind: Kind) -> (&'static [Column], &'static str) {
         Kind::Open => (&[MILLIS, ABOVE, SPEED, LOG, SEGMENTS], ""),
         Kind::Read => (&[RATE, RATIO, RANGE, P50, P99, CPU], "what it does"),
         Kind::Rotation => (&[RATE, P50, P99, MAX, ALONE, WORST], PROMISE),
-        Kind::Checkpoint => (&[RATE, P50, P99, MAX, OVER_P99, TOOK, SEGMENTS], ""),
+        Kind::Checkpoint => (&[RATE, P50, P99, MAX, P99_TIMES, MAX_TIMES, TOOK, SEGMENTS], ""),
         Kind::Memory => (&[PEAK, PEAK_MOST], ""),
         Kind::Growth => (&[MIB, FIRST, LAST, PEAK, LOG], "what it does"),
         Kind::GrowthOpen => (&[LOG, MILLIS, SPEED, PEAK], ""),
+        Kind::Submit => (&[RATE, RATIO, RANGE, CPU, RECORDS], "what it does"),
+        Kind::Follow => (&[P50, P99, SEEN_P50, SEEN_P99], ""),
+        Kind::Codec => {
+            (&[RATE, MIB, RATIO, RANGE, STORED, REPLAY_MIB, REPLAY_RATIO], "what it does")
+        }
     }
 }
 
@@ -166,39 +196,38 @@ pub(crate) fn engines_table(run: &Run) -> Table {
 
 /// In each table of speeds: seawall, and the fastest of the other logs.
 pub(crate) fn peers_table(run: &Run) -> Table {
-    let is_log = |row: &&RowResult| {
-        run.engines.iter().any(|engine| engine.name == row.label && !engine.is_baseline())
+    let shown = |spread: Spread| {
+        let median = number(Some(spread.median));
+        match spread.interval {
+            Some((low, high)) => {
+                format!("{median} ({}–{})", number(Some(low)), number(Some(high)))
+            }
+            None => median,
+        }
     };
-    let row = |case: &CaseResult| -> Option<Vec<String>> {
-        let ratio_of = |row: &RowResult| Some(case.ratio(&row.label, &case.reference)?.median);
-        let own = case.rows.iter().rfind(|row| row.label.starts_with(SEAWALL))?;
-        let others = case.rows.iter().filter(is_log).filter(|row| row.label != SEAWALL);
-        let best = others
-            .max_by(|a, b| ratio_of(a).partial_cmp(&ratio_of(b)).unwrap_or(Ordering::Equal))?;
-        let speed = |row: &RowResult| number(ratio_of(row));
-        let times = case.ratio(&own.label, &best.label).map(|ratio| ratio.median);
-        Some(vec![
-            case.id.clone(),
-            own.label.clone(),
-            speed(own),
-            best.label.clone(),
-            speed(best),
-            number(times),
-        ])
+    let row = |rivalry: Rivalry<'_>| {
+        vec![
+            rivalry.case.id.clone(),
+            rivalry.own.into(),
+            shown(rivalry.own_ratio),
+            rivalry.other.into(),
+            shown(rivalry.other_ratio),
+            number(rivalry.case.ratio(rivalry.own, rivalry.other).map(|ratio| ratio.median)),
+            rivalry.standing().name().into(),
+        ]
     };
-    let compared =
-        |case: &&CaseResult| matches!(case.kind, Kind::Durable | Kind::Buffered | Kind::Replay);
     Table {
         title: "Compared with the fastest of the other logs".into(),
         header: vec![
             "table",
             "seawall",
-            "ratio to baseline",
+            "ratio to baseline (95 %)",
             "the other",
-            "ratio to baseline",
+            "ratio to baseline (95 %)",
             "seawall ÷ it",
+            "seawall is",
         ],
-        rows: run.cases.iter().filter(compared).filter_map(row).collect(),
+        rows: rivalries(&run.cases).map(row).collect(),
     }
 }
 

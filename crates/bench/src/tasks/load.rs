@@ -1,19 +1,17 @@
 //! Writes a log that is read later.
 
-use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::Advice;
-
 use super::clock::Stopwatch;
-use super::files::{dir_bytes, files_in};
+use super::files::dir_bytes;
 use crate::draw::payload;
 use crate::engine::{Framing, Mode, Result, Setup};
 use crate::engines;
+use crate::engines::seawall::{SEAWALL, records_in_group};
 use crate::job::{Load, Outcome};
 
-/// The largest size of a group of records, with the headers of most logs.
+/// The largest size of a batch of another log's records, with the headers of most logs.
 const GROUP_BYTES: usize = 64 << 10;
 const RECORD_HEADER_BYTES: usize = 8;
 
@@ -27,9 +25,14 @@ pub(super) fn run(engine: &str, dir: &Path, load: &Load) -> Result<Outcome> {
     let stopwatch = Stopwatch::start();
     let start = Instant::now();
     let mut written = 0;
-    // A log without batches, and a baseline, have only single records. They cannot group.
-    let grouped = load.framing == Framing::Grouped && spec.batch.is_some();
-    let group = if grouped { GROUP_BYTES / (load.record_bytes + RECORD_HEADER_BYTES) } else { 1 };
+    let group = match load.framing {
+        Framing::Grouped if engine == SEAWALL => records_in_group(load.record_bytes),
+        // A log without batches, and a baseline, have only single records. They cannot group.
+        Framing::Grouped if spec.batch.is_some() => {
+            GROUP_BYTES / (load.record_bytes + RECORD_HEADER_BYTES)
+        }
+        Framing::Grouped | Framing::Single => 1,
+    };
     let batch = vec![payload.as_slice(); group.max(1)];
     while written < records && start.elapsed() < time_max {
         let count =
@@ -44,19 +47,5 @@ pub(super) fn run(engine: &str, dir: &Path, load: &Load) -> Result<Outcome> {
     log.close()?;
     let mut outcome = stopwatch.stop(written, written * load.record_bytes as u64);
     outcome.log_bytes = Some(dir_bytes(dir)?);
-    reread(dir)?;
     Ok(outcome)
-}
-
-/// Lets the page cache hold the files as after a restart: read from the disk, in pages that the
-/// cache chooses. Small writes leave small pages, which take longer to read, and each engine writes
-/// other pieces.
-fn reread(dir: &Path) -> Result<()> {
-    for path in files_in(dir)? {
-        let mut file = File::open(path)?;
-        file.sync_all()?;
-        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
-        std::io::copy(&mut file, &mut std::io::sink())?;
-    }
-    Ok(())
 }

@@ -2,12 +2,16 @@
 
 mod append;
 mod clock;
+#[cfg(feature = "codecs")]
+mod codecs;
 mod files;
+mod follow;
 mod growth;
 mod load;
 mod memory;
 mod open;
 mod read;
+mod submit;
 mod syncs;
 
 use std::time::Duration;
@@ -19,6 +23,9 @@ use crate::job::{Job, Outcome, Task};
 pub(crate) fn run(job: &Job) -> Result<Outcome> {
     let engine = job.engine.as_str();
     let dir = job.dir.as_path();
+    if job.task.reads_a_log() {
+        files::reread(dir)?;
+    }
     match job.task {
         Task::Append(append) => append::run(engine, dir, &append),
         Task::Load(load) => load::run(engine, dir, &load),
@@ -35,6 +42,14 @@ pub(crate) fn run(job: &Job) -> Result<Outcome> {
         Task::Growth { steps, step_bytes, record_bytes } => {
             growth::append(dir, steps, step_bytes, record_bytes)
         }
+        Task::Submit(submit) => submit::run(engine, dir, &submit),
+        Task::Followed { followers, appends } => follow::followed(dir, followers, appends),
+        Task::Beside { processes, millis } => {
+            follow::beside_processes(dir, processes, Duration::from_millis(millis))
+        }
+        Task::Follow => follow::until_input_ends(dir),
+        #[cfg(feature = "codecs")]
+        Task::Compress(compress) => codecs::run(dir, &compress),
     }
 }
 
@@ -44,7 +59,7 @@ mod tests {
     use crate::engine::{Framing, Mode, Replay, SEGMENT_BYTES, Setup};
     use crate::engines;
     use crate::engines::seawall::SEAWALL;
-    use crate::job::{Amount, Append, Beside, Load, Look, Meanwhile, Verification};
+    use crate::job::{Amount, Append, Beside, Load, Look, Meanwhile, Submit, Verification, Way};
 
     /// Runs the tasks one after the other on one engine and in one directory.
     fn run_all(engine: &str, tasks: &[Task]) -> Vec<Outcome> {
@@ -151,6 +166,66 @@ mod tests {
         let segments = [1, 4, 5, 6].map(|at| outcomes[at].segments.unwrap());
         assert!(segments[0] > 5 && segments[0] == segments[1] && segments[3] < 3, "{segments:?}");
         assert!(segments[2] >= segments[1], "nothing was checkpointed before: {segments:?}");
+    }
+
+    #[test]
+    fn all_ways_of_reading_see_the_same_records() {
+        let way = |replay| Task::Replay { replay, segment_bytes: SEGMENT_BYTES };
+        let ways = [Replay::Owned, Replay::Lent, Replay::Backwards, Replay::Followed].map(way);
+        let tasks = [&[load(Framing::Grouped, 16 << 10)], ways.as_slice()].concat();
+        let outcomes = run_all(SEAWALL, &tasks);
+        let seen = outcomes.iter().map(|outcome| (outcome.operations, outcome.bytes));
+        assert_eq!(seen.collect::<Vec<_>>(), [(1000, 100_000); 5]);
+    }
+
+    #[test]
+    fn records_stored_ahead_share_their_syncs() {
+        // Method: store records in each way. A turn of 64 records needs one sync.
+        let submit = |way| Task::Submit(Submit { way, record_bytes: 100, millis: 50 });
+        let shared = [
+            Way::Tickets { every: 64 },
+            Way::Syncs { every: 64 },
+            Way::Tasks { tasks: 64, threads: 2 },
+        ];
+        for way in shared {
+            let outcome = &run_all(SEAWALL, &[submit(way)])[0];
+            assert_eq!(outcome.bytes, outcome.operations * 100);
+            let counters = outcome.counters.unwrap();
+            assert_eq!(counters.records, outcome.operations, "{way:?}");
+            assert!(counters.syncs > 0 && counters.records > 4 * counters.syncs, "{counters:?}");
+        }
+        for spec in engines::all().into_iter().filter(|spec| spec.buffered.is_some()) {
+            let outcome = &run_all(spec.name, &[submit(Way::Syncs { every: 5 })])[0];
+            assert!(outcome.operations > 0 && outcome.operations % 5 == 0, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn followers_see_every_record() {
+        // A follower that misses one is an error of the task.
+        let tasks = [0, 3].map(|followers| Task::Followed { followers, appends: 20 });
+        for (task, is_seen) in tasks.into_iter().zip([false, true]) {
+            let outcome = &run_all(SEAWALL, &[task])[0];
+            assert_eq!((outcome.operations, outcome.seen.is_some()), (20, is_seen));
+        }
+    }
+
+    #[cfg(feature = "codecs")]
+    #[test]
+    fn codecs_make_text_smaller_and_noise_not() {
+        use crate::job::{Codec, Compress, Content};
+        let bytes_of = |codec, content| {
+            let mode = Mode::Buffered;
+            let compress = Compress { codec, content, mode, record_bytes: 256, bytes: 256 << 10 };
+            let outcome = &run_all(SEAWALL, &[Task::Compress(compress)])[0];
+            assert_eq!((outcome.operations, outcome.bytes), (1024, 256 << 10));
+            assert!(outcome.replay_seconds.unwrap() > 0.0);
+            outcome.log_bytes.unwrap()
+        };
+        for codec in [Codec::Lz4, Codec::Zstd] {
+            assert!(bytes_of(codec, Content::Text) * 2 < bytes_of(Codec::None, Content::Text));
+            assert!(bytes_of(codec, Content::Noise) > 256 << 10);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::files::{dir_bytes, files_in};
 use crate::draw::Draw;
 use crate::engine::{Mode, Replay, Result, Setup, Tally};
 use crate::engines;
+use crate::engines::seawall::FRAMES_START;
 use crate::job::{Look, Outcome};
 
 pub(super) fn replay(
@@ -51,7 +52,6 @@ pub(super) fn random(dir: &Path, reads: u64) -> Result<Outcome> {
 }
 
 pub(super) fn bare(dir: &Path, reads: u64, frame_bytes: u64, look: Look) -> Result<Outcome> {
-    const FRAMES_START: u64 = 8192;
     // Each file has the number of frames up to its end, so that every frame is equally likely.
     let mut files = Vec::new();
     let mut frames = 0;

@@ -1,11 +1,12 @@
 //! The tables of each workload.
 
 use super::names::*;
+use super::streams::{followers, processes, submit, tasks};
 use super::{Case, Effort, Kind, Place, Row, Workload};
 use crate::engine::{Framing, Mode, Replay, SEGMENT_BYTES, Segments, Setup, Spec};
 use crate::engines;
 use crate::engines::baseline::{BUFFERED, GROWING, PREAD};
-use crate::engines::seawall::SEAWALL;
+use crate::engines::seawall::{FRAMES_START, SEAWALL, records_in_group};
 use crate::job::{Amount, Append, Beside, Load, Look, Meanwhile, Task, Verification};
 
 const BATCH: usize = 100;
@@ -32,31 +33,49 @@ pub(crate) fn cases(workload: Workload, effort: &Effort) -> Vec<Case> {
         Workload::Open => [1, effort.segments.div_ceil(10), effort.segments]
             .map(|count| open(count, effort))
             .into(),
-        Workload::Read => [
-            (Framing::Single, 256),
-            (Framing::Single, 4 << 10),
-            (Framing::Grouped, 256),
-            (Framing::Grouped, 100),
-        ]
-        .map(|(framing, bytes)| read(framing, bytes, effort))
-        .into(),
+        Workload::Read => {
+            [(Framing::Single, 256), (Framing::Single, 4 << 10), (Framing::Grouped, 256)]
+                .map(|(framing, bytes)| read(framing, bytes, effort))
+                .into()
+        }
         Workload::Rotation => vec![rotation(effort)],
-        Workload::Checkpoint => vec![checkpoint(effort)],
+        Workload::Checkpoint => {
+            let small = Effort { log_bytes: 0, ..effort.clone() };
+            let small = load(Framing::Grouped, 256, effort.segments, &small);
+            let large = Load {
+                record_bytes: 4 << 10,
+                bytes: effort.large_segments * SEGMENT_BYTES,
+                framing: Framing::Grouped,
+                segment_bytes: SEGMENT_BYTES,
+                millis_max: u64::MAX,
+            };
+            vec![
+                checkpoint(CHECKPOINT_SMALL_ID, small, effort),
+                checkpoint(CHECKPOINT_ID, large, effort),
+            ]
+        }
         Workload::Memory => memory(effort),
         Workload::Cpu => CPU_RECORD_BYTES.map(|bytes| cpu(bytes, effort)).into(),
         Workload::Growth => {
             let opens = [1, 4, 16].map(|times| growth_open(times * effort.log_bytes, effort));
             [growth(effort)].into_iter().chain(opens).collect()
         }
+        Workload::Submit => {
+            let ahead = SUBMIT_EVERY.map(|every| submit(every, effort));
+            ahead.into_iter().chain([tasks(effort)]).collect()
+        }
+        Workload::Follow => vec![followers(effort), processes(effort)],
+        #[cfg(feature = "codecs")]
+        Workload::Codecs => super::streams::codecs(effort),
     }
 }
 
-fn setup(mode: Mode) -> Setup {
+pub(super) fn setup(mode: Mode) -> Setup {
     Setup { mode, segment_bytes: SEGMENT_BYTES }
 }
 
 /// A row for every engine for which `remark` returns a text.
-fn rows(
+pub(super) fn rows(
     remark: impl Fn(&Spec) -> Option<String>,
     place: impl Fn(&Spec) -> Place,
     measure: Task,
@@ -155,9 +174,6 @@ fn load(framing: Framing, record_bytes: usize, segments: u64, effort: &Effort) -
 }
 
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
-/// The offset of the first frame in a new segment of seawall, after its headers and its first state
-/// frame.
-const FRAMES_START: u64 = 8192 + 64;
 
 /// The size of a frame in seawall's log: a header of 40 B, records with a header of 8 B each, and
 /// padding.
@@ -168,7 +184,7 @@ fn frame_bytes(framing: Framing, record_bytes: usize) -> u64 {
 fn records_in_frame(framing: Framing, record_bytes: usize) -> u64 {
     match framing {
         Framing::Single => 1,
-        Framing::Grouped => (64 << 10) / (8 + record_bytes as u64),
+        Framing::Grouped => records_in_group(record_bytes) as u64,
     }
 }
 
@@ -184,16 +200,21 @@ fn replay(framing: Framing, record_bytes: usize, effort: &Effort) -> Case {
     let place = |spec: &Spec| Place::Kept(spec.name.into(), load);
     let mut rows = rows(|spec| spec.replay.map(Into::into), place, task(Replay::Owned));
     rows[0].label = OWNED.into();
-    let lent = Row {
-        label: LENT.into(),
+    let space_bytes = rows.len() as u64 * effort.log_bytes * 3 / 2;
+    let ways = [
+        (LENT, "lent records, frames verified", Replay::Lent),
+        (BACKWARDS, "owned records from the last to the first, frames verified", Replay::Backwards),
+        (FOLLOWED, "owned records of a follower, frames verified", Replay::Followed),
+    ];
+    let way = |(label, remark, replay): (&str, &str, Replay)| Row {
+        label: label.into(),
         engine: SEAWALL,
-        remark: "lent records, frames verified".into(),
+        remark: remark.into(),
         place: Place::Kept(SEAWALL.into(), load),
         before: None,
-        measure: task(Replay::Lent),
+        measure: task(replay),
     };
-    rows.insert(1, lent);
-    let space_bytes = rows.len() as u64 * effort.log_bytes * 3 / 2;
+    rows.splice(1..1, ways.map(way));
     Case {
         id: replay_id(framing, record_bytes),
         kind: Kind::Replay,
@@ -239,20 +260,25 @@ fn read(framing: Framing, record_bytes: usize, effort: &Effort) -> Case {
         measure,
     };
     let frame_bytes = frame_bytes(framing, record_bytes);
-    let bare = |look| Task::BareRead { reads: effort.reads, frame_bytes, look };
+    let bare = |frame_bytes, look| Task::BareRead { reads: effort.reads, frame_bytes, look };
+    let mut rows = vec![
+        row(SEAWALL, "the frame verified, the record owned", Task::Read { reads: effort.reads }),
+        row(BARE, "nothing verified, nothing looked at", bare(frame_bytes, Look::Nothing)),
+        row(VERIFIED, "verified, nothing found in it", bare(frame_bytes, Look::Checksum)),
+    ];
+    let reference = match framing {
+        Framing::Single => BARE,
+        Framing::Grouped => {
+            let measure = bare(record_bytes as u64, Look::Nothing);
+            rows.insert(1, row(BARE_RECORD, "nothing verified, nothing found", measure));
+            BARE_RECORD
+        }
+    };
     Case {
         id: read_id(framing, record_bytes),
         kind: Kind::Read,
-        rows: vec![
-            row(
-                SEAWALL,
-                "the frame verified, the record owned",
-                Task::Read { reads: effort.reads },
-            ),
-            row(BARE, "nothing verified, nothing looked at", bare(Look::Nothing)),
-            row(VERIFIED, "verified, nothing found in it", bare(Look::Checksum)),
-        ],
-        reference: BARE,
+        rows,
+        reference,
         space_bytes: effort.log_bytes * 3 / 2,
     }
 }
@@ -279,9 +305,8 @@ fn rotation(effort: &Effort) -> Case {
     }
 }
 
-fn checkpoint(effort: &Effort) -> Case {
-    let small = Effort { log_bytes: 0, ..effort.clone() };
-    let load = load(Framing::Grouped, 256, effort.segments, &small);
+/// Appends beside a checkpoint of the whole log that was loaded, and without one.
+fn checkpoint(id: &str, load: Load, effort: &Effort) -> Case {
     let row = |label: &str, meanwhile| Row {
         label: label.into(),
         engine: SEAWALL,
@@ -291,11 +316,11 @@ fn checkpoint(effort: &Effort) -> Case {
         measure: Task::Checkpoint { millis: 4 * effort.millis, meanwhile },
     };
     Case {
-        id: CHECKPOINT_ID.into(),
+        id: id.into(),
         kind: Kind::Checkpoint,
         rows: vec![row(SEAWALL, Meanwhile::Checkpoint), row(NO_CHECKPOINT, Meanwhile::Nothing)],
-        reference: SEAWALL,
-        space_bytes: effort.segments * (128 << 10),
+        reference: NO_CHECKPOINT,
+        space_bytes: load.bytes * 2 + (256 << 20),
     }
 }
 

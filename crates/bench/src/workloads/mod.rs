@@ -2,6 +2,7 @@
 
 pub(crate) mod cases;
 pub(crate) mod names;
+mod streams;
 
 use std::fmt;
 
@@ -24,10 +25,15 @@ pub(crate) enum Workload {
     Memory,
     Cpu,
     Growth,
+    Submit,
+    Follow,
+    #[cfg(feature = "codecs")]
+    Codecs,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 12] = [
+    /// All workloads of this build.
+    pub(crate) const ALL: &[Workload] = &[
         Workload::Durable,
         Workload::Threads,
         Workload::Batch,
@@ -40,6 +46,10 @@ impl Workload {
         Workload::Memory,
         Workload::Cpu,
         Workload::Growth,
+        Workload::Submit,
+        Workload::Follow,
+        #[cfg(feature = "codecs")]
+        Workload::Codecs,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -56,6 +66,10 @@ impl Workload {
             Workload::Memory => "memory",
             Workload::Cpu => "cpu",
             Workload::Growth => "growth",
+            Workload::Submit => "submit",
+            Workload::Follow => "follow",
+            #[cfg(feature = "codecs")]
+            Workload::Codecs => "codecs",
         }
     }
 
@@ -70,19 +84,19 @@ impl Workload {
                 "1, 2, 8 threads append 64 B, 256 B, 4 KiB, 64 KiB; a sync every 64 MiB and one at the end"
             }
             Workload::Replay => {
-                "a whole log is read, warm: 256 B, 4 KiB; in frames of one record, and of 64 KiB"
+                "a whole log is read, warm: 256 B, 4 KiB; frames of one record, and groups; forwards, backwards, followed"
             }
             Workload::Open => {
                 "seawall is opened, warm: closed, and killed; with 1, 100, 1,000 segments (1, 20, 200 with --quick)"
             }
             Workload::Read => {
-                "records are read by number at random, warm, against one bare pread of the frame"
+                "records are read by number at random, warm, against one bare pread of the frame or the record"
             }
             Workload::Rotation => {
                 "4 KiB records, each synced, in segments of 4 MiB: the worst append"
             }
             Workload::Checkpoint => {
-                "1,000 segments (200) are checkpointed while one thread appends, and are not: the worst append"
+                "1,000 small segments (200), and 16 of 64 MiB (4), are checkpointed while one thread appends, and are not"
             }
             Workload::Memory => "the peak of resident memory: open, after appends, replay",
             Workload::Cpu => {
@@ -90,6 +104,16 @@ impl Workload {
             }
             Workload::Growth => {
                 "64 GiB are appended with a checkpoint at each; logs of 1, 4, 16 GiB are opened (1 GiB; 1/16 of that)"
+            }
+            Workload::Submit => {
+                "records of 100 B are stored ahead of their sync: with tickets, by 10,000 tasks, by appends and a sync"
+            }
+            Workload::Follow => {
+                "one thread appends beside 0, 1, 1,000 followers, and beside processes that follow"
+            }
+            #[cfg(feature = "codecs")]
+            Workload::Codecs => {
+                "batches of 100 records, of text and of noise, without a codec, with LZ4, with Zstandard"
             }
         }
     }
@@ -124,6 +148,12 @@ pub(crate) struct Effort {
     /// checkpoints.
     pub(crate) step_bytes: u64,
     pub(crate) steps: u64,
+    /// The segments of 64 MiB that one checkpoint removes.
+    pub(crate) large_segments: u64,
+    /// The appends beside followers.
+    pub(crate) followed_appends: u32,
+    /// The payload bytes of one measurement of a codec.
+    pub(crate) codec_bytes: u64,
 }
 
 impl Effort {
@@ -140,6 +170,9 @@ impl Effort {
             rotation_calls: 8000,
             step_bytes: 1 << 30,
             steps: 64,
+            large_segments: 16,
+            followed_appends: 150,
+            codec_bytes: 32 << 20,
         }
     }
 
@@ -156,6 +189,9 @@ impl Effort {
             rotation_calls: 2500,
             step_bytes: 128 << 20,
             steps: 8,
+            large_segments: 4,
+            followed_appends: 50,
+            codec_bytes: 4 << 20,
         }
     }
 }
@@ -173,6 +209,9 @@ pub(crate) enum Kind {
     Memory,
     Growth,
     GrowthOpen,
+    Submit,
+    Follow,
+    Codec,
 }
 
 /// One table: engines that do the same work in turns.
