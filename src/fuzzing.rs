@@ -6,8 +6,8 @@ use crate::codec::{CodecId, Codecs};
 use crate::current::Mark;
 use crate::entry::Entry;
 use crate::frame::{
-    FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, FrameType, HeaderReading, SegmentHeader, Twin,
-    Twinned, Unit, decode_record, decode_state, decompress, encode_state,
+    FRAME_HEADER_BYTES, FrameBuffer, FrameHeader, FrameType, HeaderReading, HeaderSums,
+    SegmentHeader, Twin, Twinned, Unit, decode_record, decode_state, decompress, encode_state,
 };
 use crate::lsn::Lsn;
 
