@@ -412,7 +412,7 @@ impl Disk for ModelDisk {
                 continue;
             }
             while let Some(record) = decode_record(body) {
-                books.records.push(record.payload[0]);
+                books.records.push(record.bytes[0]);
                 body = record.rest;
             }
         }
