@@ -70,7 +70,7 @@ pub(crate) struct Submit {
 /// How records are stored ahead of the sync that makes them durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Way {
-    /// A thread submits to seawall's log, and waits for the ticket of each record of this distance.
+    /// A thread submits so many records to seawall's log, and waits for the last ticket of them.
     Tickets { every: u64 },
     /// A thread appends to any log without a sync, and calls `sync` after so many records.
     Syncs { every: u64 },
