@@ -9,7 +9,7 @@ use crate::threads::atomic::{AtomicUsize, Ordering};
 /// A gathering leader stops once its group has this many bytes.
 const GROUP_BYTES: usize = 1 << 20;
 /// A gathering leader stops if no record has arrived for this long.
-const GATHER_IDLE: Duration = Duration::from_micros(30);
+const GATHER_IDLE: Duration = Duration::from_micros(40);
 const GATHER_MAX: Duration = Duration::from_micros(100);
 /// A gathering leader stops after this many polls, even if the clock stands still. Under loom and
 /// shuttle, a record may arrive between any two polls, and more polls add no new case.
@@ -91,7 +91,7 @@ impl Gather {
 
     /// Returns how long a leader may gather.
     pub(super) fn limit(&self) -> Duration {
-        Duration::from_nanos(self.average_sync_ns / 4).min(GATHER_MAX)
+        Duration::from_nanos(self.average_sync_ns / 3).min(GATHER_MAX)
     }
 
     /// Returns how many records to wait for; `None` if the leader is not to gather.
