@@ -4,16 +4,15 @@ use crate::frame::{FRAME_ALIGN_BYTES, FRAME_BODY_BYTES, FRAME_HEADER_BYTES, FRAM
 use crate::lsn::Lsn;
 use crate::threads::{self, RwLock};
 
-/// One index entry stands for at least this much log: a little less than two full frames of small
-/// records. A smaller stride makes the look-up of a small record hardly faster, and the index
-/// larger.
-pub(super) const INDEX_STRIDE_BYTES: u64 = 14 << 10;
+/// One index entry stands for at least this much log: a little less than a full frame of small
+/// records. So a look-up of a small record reads one full frame and not two.
+pub(super) const INDEX_STRIDE_BYTES: u64 = 7 << 10;
 /// After the last index entry, this much log holds the frame of any small record.
 pub(crate) const UNINDEXED_BYTES: u64 =
     INDEX_STRIDE_BYTES + (FRAME_HEADER_BYTES + FRAME_BODY_BYTES) as u64;
 /// The tail's index reserves room for this many entries, or for the entries of a whole segment if
 /// those are fewer. So an append to a segment of the default size, 64 MiB, allocates nothing.
-const INDEX_RESERVED_MAX: usize = 4682;
+const INDEX_RESERVED_MAX: usize = 9363;
 const _: () = assert!(INDEX_RESERVED_MAX as u64 * INDEX_STRIDE_BYTES >= 64 << 20);
 
 /// Where some of a segment's data frames begin, by rising LSN. No entry is known before the segment

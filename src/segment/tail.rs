@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_sweep_from_any_index_entry_meets_every_frame_after_it() {
-        // Method: write 400 groups of about 1 KiB. The index has one entry for each 14 KiB. A sweep
+        // Method: write 400 groups of about 1 KiB. The index has one entry for each 7 KiB. A sweep
         // from the entry of each record meets that record.
         let fs = SimFs::new(1);
         let mut tail = tail(&fs);
@@ -334,7 +334,7 @@ mod tests {
         for lsn in 1..=400 {
             let lsn = Lsn::from(lsn);
             let IndexEntry { lsn: first, offset } = tail.segment.index.hint(lsn, None).start;
-            assert!(first <= lsn && u64::from(lsn) - u64::from(first) <= 14);
+            assert!(first <= lsn && u64::from(lsn) - u64::from(first) <= 7);
             let mut window = Window::new(4096);
             let salt = tail.header.salt;
             let mut sweep = Sweep::new(&tail.handle, &salt, &mut window, offset, tail.end());

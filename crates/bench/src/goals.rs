@@ -266,7 +266,7 @@ fn worst(results: &Results<'_>) -> Vec<Goal> {
 /// The rounding of the kernel and of the allocator.
 const MEMORY_NOISE_BYTES: f64 = 512.0 * 1024.0;
 /// The size of an index entry, and the least bytes of the log that it stands for.
-const INDEX_ENTRY: (f64, f64) = (16.0, 14_336.0);
+const INDEX_ENTRY: (f64, f64) = (16.0, 7_168.0);
 
 fn memory(results: &Results<'_>, effort: &Effort) -> Vec<Goal> {
     let path = "memory";

@@ -11,7 +11,7 @@ use seawall_testkit::Dice;
 
 /// The smallest segments: a few records fill one.
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
-/// Segments with several index entries. Index entries are 14 KiB apart.
+/// Segments with several index entries. Index entries are 7 KiB apart.
 const SEGMENT_BYTES_LARGE: [u64; 2] = [128 << 10, 256 << 10];
 
 /// One step of a history.
