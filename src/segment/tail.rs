@@ -14,11 +14,14 @@ use crate::options::Preallocate;
 use super::Segment;
 use super::index::{IndexEntry, offset_after};
 
-/// The tail is zero-filled up to a multiple of this …
-const PREALLOCATE_BYTES: u64 = 256 << 10;
-/// … or of this, when groups are large.
-const PREALLOCATE_BYTES_LARGE: u64 = 1 << 20;
-const LARGE_GROUP_BYTES: u64 = 64 << 10;
+/// The tail is zero-filled ahead for this many groups, so fewer than one group in a hundred waits
+/// for zeros. More groups would not wait less often in the hundredth, but longer.
+const PREALLOCATED_GROUPS: u64 = 128;
+/// The zeros reach up to a multiple of a power of two in this range.
+const PREALLOCATE_BYTES_MIN: u64 = 512 << 10;
+const PREALLOCATE_BYTES_MAX: u64 = 4 << 20;
+/// The zeros after a larger group would not save its successor anything.
+const PREALLOCATING_GROUP_BYTES_MAX: u64 = 256 << 10;
 /// Larger writes take a quarter more time, because the page cache then allocates larger pieces.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -185,14 +188,11 @@ impl Tail {
     /// Keeps zeros after the end, so that the next syncs do not change the file size. A full disk
     /// only ends the preallocation.
     fn preallocate(&mut self, written: &mut Written) -> Result<()> {
-        if self.end < self.filled_to || written.bytes > PREALLOCATE_BYTES {
+        if self.end < self.filled_to || written.bytes > PREALLOCATING_GROUP_BYTES_MAX {
             return Ok(());
         }
-        let step = if written.bytes > LARGE_GROUP_BYTES {
-            PREALLOCATE_BYTES_LARGE
-        } else {
-            PREALLOCATE_BYTES
-        };
+        let step = (written.bytes * PREALLOCATED_GROUPS).next_power_of_two();
+        let step = step.clamp(PREALLOCATE_BYTES_MIN, PREALLOCATE_BYTES_MAX);
         let target = (self.end + 1).next_multiple_of(step).min(self.segment_bytes);
         let start = self.filled_to;
         while self.filled_to < target {
@@ -400,21 +400,21 @@ mod tests {
         let fs = SimFs::new(1);
         let mut tail = tail(&fs);
         let mut next = Lsn::FIRST;
-        tail.set_segment_bytes(4 * PREALLOCATE_BYTES);
+        tail.set_segment_bytes(16 << 20);
         let mut append = |payload: &[u8]| {
             write_with(&mut tail, &mut next, payload, Preallocate::Auto).map(|written| {
                 (written.preallocated_bytes, written.preallocation_refused.is_some(), written.end)
             })
         };
         assert!(append(b"one").unwrap().0 > 0);
-        assert_eq!(size(&fs), PREALLOCATE_BYTES);
+        assert_eq!(size(&fs), PREALLOCATE_BYTES_MIN);
         assert_eq!(append(b"two").unwrap().0, 0);
-        while append(&[7; 50_000]).unwrap().2 < PREALLOCATE_BYTES - 100_000 {}
-        assert_eq!(size(&fs), PREALLOCATE_BYTES);
-        fs.set_capacity(Some(PREALLOCATE_BYTES + 150_000));
+        while append(&[7; 3000]).unwrap().2 < PREALLOCATE_BYTES_MIN - 100_000 {}
+        assert_eq!(size(&fs), PREALLOCATE_BYTES_MIN);
+        fs.set_capacity(Some(PREALLOCATE_BYTES_MIN + 150_000));
         let refused: Vec<bool> = (0..3).map(|_| append(&[7; 50_000]).unwrap().1).collect();
         assert!(refused.contains(&true));
-        assert!(size(&fs) > PREALLOCATE_BYTES && size(&fs) < 2 * PREALLOCATE_BYTES);
+        assert!((PREALLOCATE_BYTES_MIN + 1..2 * PREALLOCATE_BYTES_MIN).contains(&size(&fs)));
         assert!(append(&[7; 200_000]).unwrap_err().is_storage_full());
         tail.undo().unwrap();
         assert_eq!(size(&fs), tail.end());
@@ -428,6 +428,29 @@ mod tests {
             append(Preallocate::Auto) < size(&fs),
             "preallocation resumes as soon as it is allowed"
         );
+    }
+
+    #[test]
+    fn fewer_than_one_group_in_a_hundred_waits_for_zeros() {
+        // Method: count the groups that write zeros, for groups from one small record up to those
+        // for which the largest step is too small.
+        for (payload_bytes, groups, waited_max) in
+            [(100, 1000, 1), (4 << 10, 1000, 9), (25_600, 1000, 9), (64 << 10, 300, 6)]
+        {
+            let fs = SimFs::new(1);
+            let mut tail = tail(&fs);
+            let mut next = Lsn::FIRST;
+            tail.set_segment_bytes(1 << 30);
+            let payload = vec![7; payload_bytes];
+            let mut waited = 0;
+            for _ in 0..groups {
+                let written =
+                    write_with(&mut tail, &mut next, &payload, Preallocate::Auto).unwrap();
+                waited += u32::from(written.preallocated_bytes > 0);
+                assert!(tail.filled_to - tail.end() <= PREALLOCATE_BYTES_MAX);
+            }
+            assert!((1..=waited_max).contains(&waited), "{payload_bytes}: {waited}");
+        }
     }
 
     #[test]

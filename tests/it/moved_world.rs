@@ -553,7 +553,7 @@ fn an_undone_write_is_cut_off_a_tail_with_a_second_link() {
         let end = wal.stats().live_bytes;
         disk.link("/wal/wal-000001.log", "/backup").unwrap();
         disk.set_capacity(Some(used + 5000));
-        let large = vec![1; 300_000];
+        let large = vec![1; 1_000_000];
         for _ in 0..2 {
             let refused = wal.append(&large).unwrap_err();
             assert!(matches!(refused, Error::StorageFull { .. }), "{preallocate:?}: {refused}");
