@@ -15,12 +15,14 @@ use super::Segment;
 use super::index::{IndexEntry, offset_after};
 
 /// The tail is zero-filled ahead for this many groups, so fewer than one group in a hundred waits
-/// for zeros. More groups would not wait less often in the hundredth, but longer.
+/// for zeros. The zeros reach up to a multiple of a power of two.
 const PREALLOCATED_GROUPS: u64 = 128;
-/// The zeros reach up to a multiple of a power of two in this range.
 const PREALLOCATE_BYTES_MIN: u64 = 512 << 10;
 const PREALLOCATE_BYTES_MAX: u64 = 4 << 20;
-/// The zeros after a larger group would not save its successor anything.
+/// The zeros reach up to a multiple of this if the groups are too large for the above. More groups
+/// wait then, and each of them for less.
+const PREALLOCATE_BYTES_LARGE: u64 = 1 << 20;
+/// No zeros are written after a larger group: the next one would overwrite most of them.
 const PREALLOCATING_GROUP_BYTES_MAX: u64 = 256 << 10;
 /// Larger writes take a quarter more time, because the page cache then allocates larger pieces.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -192,7 +194,10 @@ impl Tail {
             return Ok(());
         }
         let step = (written.bytes * PREALLOCATED_GROUPS).next_power_of_two();
-        let step = step.clamp(PREALLOCATE_BYTES_MIN, PREALLOCATE_BYTES_MAX);
+        let step = match step {
+            ..=PREALLOCATE_BYTES_MAX => step.max(PREALLOCATE_BYTES_MIN),
+            _ => PREALLOCATE_BYTES_LARGE,
+        };
         let target = (self.end + 1).next_multiple_of(step).min(self.segment_bytes);
         let start = self.filled_to;
         while self.filled_to < target {
@@ -433,10 +438,13 @@ mod tests {
     #[test]
     fn fewer_than_one_group_in_a_hundred_waits_for_zeros() {
         // Method: count the groups that write zeros, for groups from one small record up to those
-        // for which the largest step is too small.
-        for (payload_bytes, groups, waited_max) in
-            [(100, 1000, 1), (4 << 10, 1000, 9), (25_600, 1000, 9), (64 << 10, 300, 6)]
-        {
+        // that are too large for it, and look how many zeros there are at most.
+        for (payload_bytes, groups, waited_max, zeros_max) in [
+            (100, 1000, 1, PREALLOCATE_BYTES_MIN),
+            (4 << 10, 1000, 9, PREALLOCATE_BYTES_MAX),
+            (25_600, 1000, 9, PREALLOCATE_BYTES_MAX),
+            (64 << 10, 300, 20, PREALLOCATE_BYTES_LARGE),
+        ] {
             let fs = SimFs::new(1);
             let mut tail = tail(&fs);
             let mut next = Lsn::FIRST;
@@ -447,7 +455,7 @@ mod tests {
                 let written =
                     write_with(&mut tail, &mut next, &payload, Preallocate::Auto).unwrap();
                 waited += u32::from(written.preallocated_bytes > 0);
-                assert!(tail.filled_to - tail.end() <= PREALLOCATE_BYTES_MAX);
+                assert!(tail.filled_to - tail.end() <= zeros_max);
             }
             assert!((1..=waited_max).contains(&waited), "{payload_bytes}: {waited}");
         }
