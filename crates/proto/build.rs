@@ -1,0 +1,20 @@
+//! Compiles the `.proto` files with a compiler in Rust.
+
+use std::path::Path;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const PUBLIC: [&str; 2] = ["log/v1/log.proto", "seawall/admin/v1/admin.proto"];
+const STORED: [&str; 1] = ["seawall/store/v1/command.proto"];
+
+fn main() -> Result<()> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = std::env::var("OUT_DIR")?;
+    let public = protox::compile(PUBLIC, ["proto"])?;
+    // For reflection. Only what clients may call is in it.
+    std::fs::write(Path::new(&out).join("public.bin"), prost::Message::encode_to_vec(&public))?;
+    tonic_prost_build::configure().build_transport(false).bytes(".").compile_fds(public)?;
+    let stored = protox::compile(STORED, ["proto"])?;
+    tonic_prost_build::configure().build_transport(false).bytes(".").compile_fds(stored)?;
+    Ok(())
+}
