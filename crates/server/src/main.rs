@@ -1,0 +1,2 @@
+//! `seawalld`.
+fn main() {}
