@@ -247,6 +247,12 @@ where
     }
 }
 
+impl<C: RaftTypeConfig> Clone for LogReader<C> {
+    fn clone(&self) -> LogReader<C> {
+        LogReader { core: self.core.clone() }
+    }
+}
+
 impl<C: RaftTypeConfig> Clone for Handle<C> {
     fn clone(&self) -> Handle<C> {
         Handle { core: self.core.clone() }

@@ -1,0 +1,239 @@
+//! Proposals. One task takes what has queued, up to 1 MiB, and proposes it as one entry. One
+//! proposal is in flight: each entry costs a sync, so what waits meanwhile shares the next one.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prost::Message as _;
+use seawall_proto::store::v1 as store;
+use store::operation::Action;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use crate::error::RequestError;
+use crate::raft::Group;
+use crate::streams::Outcome;
+
+/// About how many bytes an entry holds. An operation that is larger is proposed alone.
+const PROPOSAL_BYTES_MAX: usize = 1 << 20;
+
+/// How long a call waits for room in the queue before it is refused.
+const QUEUE_WAIT: Duration = Duration::from_secs(1);
+
+/// What an operation takes in memory beside its bytes: for itself, and for each record.
+const OPERATION_BYTES: usize = 256;
+const RECORD_BYTES: usize = 160;
+
+/// The queue of operations that wait to be proposed. Clones are the same queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Queue {
+    sender: mpsc::UnboundedSender<Waiting>,
+    /// Bounds the memory of what waits. A permit is a KiB; requests get theirs in their order.
+    room: Arc<Semaphore>,
+    room_kib: u32,
+    figures: watch::Receiver<Figures>,
+}
+
+/// What the proposing task has done.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Figures {
+    pub(crate) proposals: u64,
+    pub(crate) operations: u64,
+    pub(crate) records: u64,
+}
+
+/// An operation that waits, and what its caller waits for.
+#[derive(Debug)]
+struct Waiting {
+    operation: store::Operation,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Outcome, RequestError>>,
+    room: OwnedSemaphorePermit,
+}
+
+/// The answer to an operation that is queued.
+#[derive(Debug)]
+pub(crate) struct Pending(oneshot::Receiver<Result<Outcome, RequestError>>);
+
+impl Pending {
+    /// Waits until the operation is applied.
+    ///
+    /// # Errors
+    /// Why it was not. After `Failed` and `Stopping`, it may have been appended all the same.
+    pub(crate) async fn outcome(self) -> Result<Outcome, RequestError> {
+        match self.0.await {
+            Ok(Ok(Outcome::Refused(refusal))) => Err(RequestError::Refused(refusal)),
+            Ok(outcome) => outcome,
+            // The task is gone.
+            Err(_) => Err(RequestError::Stopping),
+        }
+    }
+}
+
+impl Queue {
+    /// Starts the task that proposes. It ends when `stop` says so, after it has answered all that
+    /// was queued, or when all queues are gone.
+    pub(crate) fn start(
+        group: Group,
+        queue_bytes_max: u64,
+        stop: watch::Receiver<bool>,
+    ) -> (Queue, tokio::task::JoinHandle<()>) {
+        let room_kib = u32::try_from(queue_bytes_max >> 10).unwrap_or(u32::MAX).max(1);
+        let room_kib = room_kib.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (figures_sender, figures) = watch::channel(Figures::default());
+        let room = Arc::new(Semaphore::new(room_kib as usize));
+        let task = Proposer { group, receiver, stop, figures: figures_sender, held: None };
+        (Queue { sender, room, room_kib, figures }, tokio::spawn(task.run()))
+    }
+
+    /// Queues an operation. Waits a second for room.
+    pub(crate) async fn submit(&self, action: Action) -> Result<Pending, RequestError> {
+        match tokio::time::timeout(QUEUE_WAIT, self.submit_patiently(action)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(RequestError::QueueFull { bytes: u64::from(self.room_kib) << 10 }),
+        }
+    }
+
+    /// Queues an operation. Waits for room as long as it takes: a stream slows down its client so.
+    pub(crate) async fn submit_patiently(&self, action: Action) -> Result<Pending, RequestError> {
+        let memory = OPERATION_BYTES + memory_of(&action);
+        let kib = u32::try_from(memory.div_ceil(1024)).unwrap_or(u32::MAX).min(self.room_kib);
+        let room = self.room.clone().acquire_many_owned(kib).await;
+        let room = room.map_err(|_| RequestError::Stopping)?;
+        let operation = store::Operation { action: Some(action) };
+        let bytes = operation.encoded_len();
+        let (answer, receiver) = oneshot::channel();
+        let waiting = Waiting { operation, bytes, answer, room };
+        self.sender.send(waiting).map_err(|_| RequestError::Stopping)?;
+        Ok(Pending(receiver))
+    }
+
+    /// Queues an operation, and waits until it is applied.
+    pub(crate) async fn change(&self, action: Action) -> Result<Outcome, RequestError> {
+        self.submit(action).await?.outcome().await
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        *self.figures.borrow()
+    }
+
+    /// Returns how many bytes of requests wait or are being proposed.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        let free = u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX);
+        u64::from(self.room_kib.saturating_sub(free)) << 10
+    }
+}
+
+fn memory_of(action: &Action) -> usize {
+    match action {
+        Action::Append(append) => {
+            let headers: usize = append.records.iter().map(|record| record.headers.len()).sum();
+            append.encoded_len() + (append.records.len() + headers) * RECORD_BYTES
+        }
+        Action::CommitCursor(commit) => commit.encoded_len(),
+        Action::Create(create) => create.encoded_len(),
+        Action::Delete(delete) => delete.encoded_len(),
+        Action::SetLimits(limits) => limits.encoded_len(),
+        Action::Trim(trim) => trim.encoded_len(),
+        Action::Purge(purge) => purge.encoded_len(),
+    }
+}
+
+/// The task that proposes.
+struct Proposer {
+    group: Group,
+    receiver: mpsc::UnboundedReceiver<Waiting>,
+    stop: watch::Receiver<bool>,
+    figures: watch::Sender<Figures>,
+    /// What did not fit into the last proposal.
+    held: Option<Waiting>,
+}
+
+impl Proposer {
+    async fn run(mut self) {
+        while let Some(first) = self.first().await {
+            let batch = self.fill(first);
+            self.propose(batch).await;
+        }
+        // Who waits learns it: the senders of the answers are dropped with the queue.
+        self.receiver.close();
+    }
+
+    /// Waits for an operation. After the stop, takes only what is there.
+    async fn first(&mut self) -> Option<Waiting> {
+        if let Some(held) = self.held.take() {
+            return Some(held);
+        }
+        tokio::select! {
+            biased;
+            waiting = self.receiver.recv() => waiting,
+            _ = self.stop.wait_for(|stop| *stop) => {
+                self.receiver.close();
+                self.receiver.recv().await
+            }
+        }
+    }
+
+    /// Takes what has queued behind `first`, as far as it fits into one entry.
+    fn fill(&mut self, first: Waiting) -> Vec<Waiting> {
+        let mut bytes = first.bytes;
+        let mut batch = vec![first];
+        while let Ok(next) = self.receiver.try_recv() {
+            if bytes + next.bytes > PROPOSAL_BYTES_MAX {
+                self.held = Some(next);
+                break;
+            }
+            bytes += next.bytes;
+            batch.push(next);
+        }
+        batch
+    }
+
+    async fn propose(&mut self, batch: Vec<Waiting>) {
+        let now_ms = self.now_ms();
+        let mut operations = Vec::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut records = 0;
+        for mut waiting in batch {
+            if let Some(Action::Append(append)) = &mut waiting.operation.action {
+                append.timestamp_ms = now_ms;
+                records += append.records.len() as u64;
+            }
+            operations.push(waiting.operation);
+            answers.push((waiting.answer, waiting.room));
+        }
+        let count = operations.len() as u64;
+        let outcome = self.group.propose(&store::Command { operations }).await;
+        self.figures.send_modify(|figures| {
+            figures.proposals += 1;
+            figures.operations += count;
+            figures.records += records;
+        });
+        match outcome {
+            Ok(outcomes) => {
+                assert!(outcomes.len() == answers.len(), "each operation has an outcome");
+                for ((answer, _room), outcome) in answers.into_iter().zip(outcomes) {
+                    // A caller that has gone needs no answer.
+                    let _gone = answer.send(Ok(outcome));
+                }
+            }
+            Err(error) => {
+                let error = RequestError::from(error);
+                for (answer, _room) in answers {
+                    let _gone = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Returns the time of the records. It does not fall, whatever the clock does.
+    fn now_ms(&self) -> u64 {
+        clock_ms().max(self.group.applied().index.last_timestamp_ms())
+    }
+}
+
+/// Returns the time in milliseconds since 1970.
+pub(crate) fn clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

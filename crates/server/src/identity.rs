@@ -1,0 +1,219 @@
+//! `node.toml`: to which cluster and node a directory belongs. An empty directory never starts
+//! under an id that was used: a node that has lost its log would vote again.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+const NAME: &str = "node.toml";
+
+/// To whom a directory belongs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Identity {
+    /// The version of this file.
+    version: u32,
+    pub(crate) cluster: String,
+    pub(crate) node_id: u64,
+    /// Whether the log has entries. It has them for ever then.
+    pub(crate) is_initialized: bool,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// A file or a directory cannot be read or written.
+    #[error("{}: cannot {operation}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The file is not what a node writes.
+    #[error("{}: is damaged: {reason}. Restore it from a copy", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another version of the program wrote the file.
+    #[error("{}: has version {found}, and this program knows {VERSION}: upgrade it", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version in it.
+        found: u32,
+    },
+    /// The directory belongs to another node.
+    #[error(
+        "{}: belongs to node {found_id} of cluster {found_cluster}, and the settings name node \
+         {node_id} of cluster {cluster}: correct the settings, or use another directory",
+        path.display()
+    )]
+    Other {
+        /// The directory.
+        path: PathBuf,
+        /// The node that it belongs to.
+        found_id: u64,
+        /// The cluster that it belongs to.
+        found_cluster: String,
+        /// The node that the settings name.
+        node_id: u64,
+        /// The cluster that the settings name.
+        cluster: String,
+    },
+    /// The node had a log, and it is gone.
+    #[error(
+        "{}: the log of node {node_id} is gone: a node without its log could vote twice. Restore \
+         the directory, or let the machine join under a new id with an empty directory",
+        path.display()
+    )]
+    LogGone {
+        /// Where the log should be.
+        path: PathBuf,
+        /// The node.
+        node_id: u64,
+    },
+    /// There is a log, and nothing says whose it is.
+    #[error(
+        "{}: there is a log, and no {NAME} beside it: restore {NAME}, or use another directory",
+        path.display()
+    )]
+    Unnamed {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+const VERSION: u32 = 1;
+
+impl Identity {
+    pub(crate) fn new(cluster: &str, node_id: u64) -> Identity {
+        Identity { version: VERSION, cluster: cluster.to_owned(), node_id, is_initialized: false }
+    }
+
+    /// Returns the identity of a directory, or `None` if it has none yet. Changes nothing.
+    ///
+    /// `log` is where the log is, or will be.
+    pub(crate) fn check(
+        dir: &Path,
+        log: &Path,
+        wanted: &Identity,
+    ) -> Result<Option<Identity>, IdentityError> {
+        let has_log = has_entries(log)?;
+        let Some(found) = read(dir)? else {
+            if has_log {
+                return Err(IdentityError::Unnamed { path: dir.into() });
+            }
+            return Ok(None);
+        };
+        if found.cluster != wanted.cluster || found.node_id != wanted.node_id {
+            return Err(IdentityError::Other {
+                path: dir.into(),
+                found_id: found.node_id,
+                found_cluster: found.cluster,
+                node_id: wanted.node_id,
+                cluster: wanted.cluster.clone(),
+            });
+        }
+        if found.is_initialized && !has_log {
+            return Err(IdentityError::LogGone { path: log.into(), node_id: found.node_id });
+        }
+        Ok(Some(found))
+    }
+
+    /// Replaces the file in one step, durably.
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), IdentityError> {
+        let path = dir.join(NAME);
+        let failed = |operation| {
+            let path = path.clone();
+            move |source| IdentityError::Io { operation, path, source }
+        };
+        let text = toml::to_string(self).map_err(|error| IdentityError::Damaged {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+        let new = dir.join("node.toml.tmp");
+        let mut file = File::create(&new).map_err(failed("create"))?;
+        file.write_all(text.as_bytes()).map_err(failed("write"))?;
+        file.sync_all().map_err(failed("sync"))?;
+        fs::rename(&new, &path).map_err(failed("rename"))?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync the directory of"))
+    }
+}
+
+fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
+    let path = dir.join(NAME);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(IdentityError::Io { operation: "read", path, source }),
+    };
+    let damaged = |reason: String| IdentityError::Damaged { path: path.clone(), reason };
+    let table: toml::Table = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    let version = table.get("version").and_then(toml::Value::as_integer).unwrap_or(0);
+    match u32::try_from(version) {
+        Ok(VERSION) => {}
+        Ok(found) if found > VERSION => {
+            return Err(IdentityError::Version { path: path.clone(), found });
+        }
+        _ => return Err(damaged(format!("it has the version {version}"))),
+    }
+    Identity::deserialize(table).map(Some).map_err(|error| damaged(error.to_string()))
+}
+
+/// Returns whether a directory has anything in it.
+fn has_entries(dir: &Path) -> Result<bool, IdentityError> {
+    let failed = |source| IdentityError::Io { operation: "list", path: dir.into(), source };
+    match fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().transpose().map(|entry| entry.is_some()).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(failed(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_belongs_to_one_node_and_never_starts_without_its_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let node = Identity::new("blue", 1);
+        let check = |wanted: &Identity| Identity::check(dir.path(), &log, wanted);
+        assert_eq!(check(&node).unwrap(), None);
+
+        fs::create_dir(&log).unwrap();
+        assert_eq!(check(&node).unwrap(), None, "an empty directory is no log");
+        fs::write(log.join("wal-000001.log"), b"x").unwrap();
+        assert!(matches!(check(&node), Err(IdentityError::Unnamed { .. })));
+
+        node.write(dir.path()).unwrap();
+        assert_eq!(check(&node).unwrap(), Some(node.clone()));
+        for other in [Identity::new("red", 1), Identity::new("blue", 2)] {
+            let error = check(&other).unwrap_err();
+            assert!(error.to_string().contains("node 1 of cluster blue"), "{error}");
+        }
+
+        let initialized = Identity { is_initialized: true, ..node.clone() };
+        initialized.write(dir.path()).unwrap();
+        assert_eq!(check(&node).unwrap(), Some(initialized));
+        fs::remove_dir_all(&log).unwrap();
+        assert!(matches!(check(&node), Err(IdentityError::LogGone { .. })));
+
+        fs::write(dir.path().join(NAME), "version = 2").unwrap();
+        assert!(matches!(check(&node), Err(IdentityError::Version { found: 2, .. })));
+        for text in ["", "version = 1", "what", "version = -1"] {
+            fs::write(dir.path().join(NAME), text).unwrap();
+            assert!(matches!(check(&node), Err(IdentityError::Damaged { .. })), "{text}");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The Raft group: the log, the index, and the engine between them. No other module names the
+//! engine.
+
+mod error;
+mod machine;
+mod network;
+mod types;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, RaftError};
+use openraft::storage::RaftLogStorage as _;
+use openraft::{BasicNode, Config, Raft, RaftLogReader as _, ServerState, SnapshotPolicy};
+use prost::Message as _;
+use seawall_openraft::{Handle, Health, LogReader, LogStore, Prost};
+use seawall_proto::store::v1 as store;
+use tokio::sync::watch;
+
+pub(crate) use error::{OpenError, ProposeError, ReadError};
+pub(crate) use machine::Applied;
+use machine::{Machine, Shared};
+use network::NoPeers;
+use types::{Envelope, LogId, Types};
+
+use crate::checkpoint::Checkpoints;
+use crate::streams::{IndexLimits, Outcome};
+
+/// How long an engine may take for what needs no other node.
+const ENGINE_WAIT: Duration = Duration::from_secs(60);
+
+/// What a group needs to start.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupOptions {
+    /// The group's directory: `log/` and `index/` are in it.
+    pub(crate) dir: PathBuf,
+    pub(crate) node_id: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) storage_full_wait: Duration,
+    pub(crate) limits: IndexLimits,
+}
+
+/// A running member of a group.
+#[derive(Clone)]
+pub(crate) struct Group {
+    raft: Raft<Types>,
+    log: Handle<Types>,
+    reader: LogReader<Types>,
+    shared: Arc<Shared>,
+}
+
+/// Where the group stands.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Standing {
+    pub(crate) term: u64,
+    pub(crate) leader: Option<u64>,
+    pub(crate) is_leader: bool,
+    pub(crate) last_index: u64,
+    pub(crate) applied_index: u64,
+    pub(crate) purged_index: u64,
+    pub(crate) log_bytes: u64,
+}
+
+/// A member of the group.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) node_id: u64,
+    pub(crate) addr: String,
+    pub(crate) is_leader: bool,
+}
+
+pub(crate) fn log_dir(group_dir: &Path) -> PathBuf {
+    group_dir.join("log")
+}
+
+fn index_dir(group_dir: &Path) -> PathBuf {
+    group_dir.join("index")
+}
+
+impl Group {
+    /// Opens the log and the index, and starts the engine. The index is then as new as the newest
+    /// entry that is known to be committed.
+    pub(crate) async fn open(options: &GroupOptions) -> Result<Group, OpenError> {
+        let path = log_dir(&options.dir);
+        let wal = seawall::Options::new().segment_bytes(options.segment_bytes);
+        let wait = options.storage_full_wait;
+        let mut store: LogStore<Types> = blocking(move || {
+            seawall_openraft::Options::new()
+                .wal(wal)
+                .codec(Prost)
+                .storage_full_wait(wait)
+                .open(path)
+        })
+        .await?;
+        let log = store.handle();
+        let reader = store.get_log_reader().await;
+        let state = store.get_log_state().await.map_err(OpenError::engine)?;
+        let shared = {
+            let dir = index_dir(&options.dir);
+            let limits = options.limits;
+            let purged = state.last_purged_log_id;
+            let last = state.last_log_id;
+            blocking(move || load_index(&dir, limits, purged, last)).await?
+        };
+        let shared = Arc::new(shared);
+        let machine = Machine { shared: shared.clone() };
+        let config = Arc::new(engine_config().validate().map_err(OpenError::engine)?);
+        let raft = Raft::new(options.node_id, config, NoPeers, store, machine)
+            .await
+            .map_err(OpenError::engine)?;
+        Ok(Group { raft, log, reader, shared })
+    }
+
+    /// Makes the group, with this node as its only member. Does nothing if the log has entries.
+    pub(crate) async fn initialize(&self, node_id: u64, addr: &str) -> Result<(), OpenError> {
+        if self.raft.is_initialized().await.map_err(OpenError::engine)? {
+            return Ok(());
+        }
+        let members = BTreeMap::from([(node_id, BasicNode::new(addr))]);
+        self.raft.initialize(members).await.map_err(OpenError::engine)
+    }
+
+    /// Waits until this node leads, and has applied all that its log had when it was opened. A
+    /// leader that restarts needs a new entry for that: only such an entry commits the older ones.
+    pub(crate) async fn wait_until_ready(&self) -> Result<(), ProposeError> {
+        self.raft
+            .wait(Some(ENGINE_WAIT))
+            .metrics(|metrics| metrics.current_leader.is_some(), "a leader")
+            .await
+            .map_err(ProposeError::engine)?;
+        self.propose(&store::Command::default()).await?;
+        self.wait_for_log_at_open().await
+    }
+
+    /// Proposes a command, and waits until it is applied. Returns one outcome for each operation.
+    pub(crate) async fn propose(
+        &self,
+        command: &store::Command,
+    ) -> Result<Vec<Outcome>, ProposeError> {
+        let envelope = Envelope { command: Bytes::from(command.encode_to_vec()) };
+        match self.raft.client_write(envelope).await {
+            Ok(response) => Ok(response.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
+                Err(not_leader(leader))
+            }
+            Err(error) => Err(ProposeError::engine(error)),
+        }
+    }
+
+    /// Returns after this node has applied each entry that was committed before the call.
+    pub(crate) async fn linearize(&self) -> Result<(), ProposeError> {
+        match self.raft.ensure_linearizable().await {
+            Ok(_) => self.wait_for_log_at_open().await,
+            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader))) => {
+                Err(not_leader(leader))
+            }
+            Err(error) => Err(ProposeError::engine(error)),
+        }
+    }
+
+    /// A leader that restarts would answer stale reads before this.
+    async fn wait_for_log_at_open(&self) -> Result<(), ProposeError> {
+        let Some(last) = self.log.last_log_id_at_open() else { return Ok(()) };
+        self.raft
+            .wait(Some(ENGINE_WAIT))
+            .applied_index_at_least(Some(last.index), "the log at open")
+            .await
+            .map_err(ProposeError::engine)?;
+        Ok(())
+    }
+
+    /// Returns what the entries that this node has applied made.
+    pub(crate) fn applied(&self) -> std::sync::RwLockReadGuard<'_, Applied> {
+        self.shared.applied()
+    }
+
+    pub(crate) fn watchers(&self) -> &crate::watchers::Watchers {
+        &self.shared.watchers
+    }
+
+    /// Returns the commands of some entries from `start` on, below `end`, with the term of each. At
+    /// least one, if there is one.
+    pub(crate) async fn commands(
+        &self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<EntryCommand>, ReadError> {
+        let mut reader = self.reader.clone();
+        let entries = reader.limited_get_log_entries(start, end).await.map_err(ReadError::log)?;
+        let mut commands = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let command = match entry.payload {
+                openraft::EntryPayload::Normal(envelope) => {
+                    store::Command::decode(envelope.command).map_err(ReadError::decode)?
+                }
+                _ => store::Command::default(),
+            };
+            commands.push(EntryCommand {
+                index: entry.log_id.index,
+                term: entry.log_id.leader_id.term,
+                command,
+            });
+        }
+        Ok(commands)
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        Standing {
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            is_leader: metrics.state == ServerState::Leader,
+            last_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: metrics.last_applied.map_or(0, |id| id.index),
+            purged_index: metrics.purged.map_or(0, |id| id.index),
+            log_bytes: self.log.stats().live_bytes,
+        }
+    }
+
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let leader = metrics.current_leader;
+        metrics
+            .membership_config
+            .nodes()
+            .map(|(id, node)| Member {
+                node_id: *id,
+                addr: node.addr.clone(),
+                is_leader: leader == Some(*id),
+            })
+            .collect()
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.log.health()
+    }
+
+    pub(crate) fn watch_health(&self) -> watch::Receiver<Health> {
+        self.log.watch_health()
+    }
+
+    /// Returns the counters of the log.
+    pub(crate) fn log_stats(&self) -> seawall::stats::Stats {
+        self.log.stats()
+    }
+
+    /// Waits until the engine or the log has failed, and returns why.
+    pub(crate) async fn failure(&self) -> String {
+        let mut health = self.log.watch_health();
+        let mut metrics = self.raft.metrics();
+        loop {
+            if let Health::Failed(error) = &*health.borrow_and_update() {
+                return error.to_string();
+            }
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return fatal.to_string();
+            }
+            // The log keeps the first sender, and the engine the second, as long as `self` lives.
+            tokio::select! {
+                changed = health.changed() => if changed.is_err() {
+                    return "the log is closed".to_owned();
+                },
+                changed = metrics.changed() => if changed.is_err() {
+                    return "the engine has stopped".to_owned();
+                },
+            }
+        }
+    }
+
+    /// Removes the entries up to the checkpoint at this index. The snapshot is that checkpoint from
+    /// then on. No entry above it goes.
+    pub(crate) async fn purge(&self, checkpoint: u64) -> Result<(), ProposeError> {
+        *self.shared.snapshot_target.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Some(checkpoint);
+        let wait = || self.raft.wait(Some(ENGINE_WAIT));
+        self.raft.trigger().snapshot().await.map_err(ProposeError::engine)?;
+        let has_snapshot = move |metrics: &openraft::RaftMetrics<u64, BasicNode>| {
+            metrics.snapshot.is_some_and(|id| id.index >= checkpoint)
+        };
+        wait().metrics(has_snapshot, "the snapshot").await.map_err(ProposeError::engine)?;
+        self.raft.trigger().purge_log(checkpoint).await.map_err(ProposeError::engine)?;
+        let is_purged = move |metrics: &openraft::RaftMetrics<u64, BasicNode>| {
+            metrics.purged.is_some_and(|id| id.index >= checkpoint)
+        };
+        wait().metrics(is_purged, "the purge").await.map_err(ProposeError::engine)?;
+        Ok(())
+    }
+
+    pub(crate) fn checkpoints(&self) -> &Checkpoints {
+        &self.shared.checkpoints
+    }
+
+    /// Waits until a checkpoint of the index is due by the number of entries.
+    pub(crate) async fn checkpoint_due(&self) {
+        self.shared.checkpoint_is_due.notified().await;
+    }
+
+    /// Writes a checkpoint of the index: of the state at which one was due, if there is one, and
+    /// else of the newest state, if `newest` allows it. One task calls this.
+    pub(crate) async fn write_checkpoint(&self, which: Which) -> Result<(), OpenError> {
+        let shared = self.shared.clone();
+        let purged = self.standing().purged_index;
+        blocking(move || {
+            let applied = match (shared.take_due(), which) {
+                (Some(applied), _) => applied,
+                (None, Which::Newest) => shared.applied().clone(),
+                (None, Which::Due) => return Ok(()),
+            };
+            let checkpoint = applied.to_checkpoint().map_err(OpenError::encode)?;
+            let Some(checkpoint) = checkpoint else { return Ok(()) };
+            if shared.checkpoints.list()?.contains(&checkpoint.applied_index) {
+                return Ok(());
+            }
+            shared.checkpoints.write(&checkpoint)?;
+            shared.checkpoints.thin(purged)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stops the engine, and closes the log.
+    pub(crate) async fn close(&self) -> Result<(), OpenError> {
+        self.raft.shutdown().await.map_err(OpenError::engine)?;
+        self.log.close().await?;
+        Ok(())
+    }
+}
+
+/// Which state gets a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// One of which a checkpoint is due.
+    Due,
+    /// The newest one, unless one is due.
+    Newest,
+}
+
+/// The command of one entry.
+#[derive(Debug)]
+pub(crate) struct EntryCommand {
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) command: store::Command,
+}
+
+fn not_leader(leader: ForwardToLeader<u64, BasicNode>) -> ProposeError {
+    ProposeError::NotLeader { leader: leader.leader_node.map(|node| node.addr) }
+}
+
+fn engine_config() -> Config {
+    Config {
+        cluster_name: "seawall".to_owned(),
+        heartbeat_interval: 500,
+        election_timeout_min: 2_000,
+        election_timeout_max: 4_000,
+        // Retention alone takes snapshots and purges. The engine would purge records.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        ..Config::default()
+    }
+}
+
+/// Loads the newest checkpoint of the index that can be used. The engine applies the rest.
+fn load_index(
+    dir: &Path,
+    limits: IndexLimits,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+) -> Result<Shared, OpenError> {
+    let checkpoints = Checkpoints::open(dir)?;
+    let indexes = checkpoints.list()?;
+    let last_index = last.map(|id| id.index);
+    if let Some(newest) = indexes.last().copied().filter(|index| Some(*index) > last_index) {
+        return Err(OpenError::LogTooShort { dir: dir.into(), checkpoint: newest, last: last_index });
+    }
+    let mut applied = None;
+    for index in indexes.iter().rev().copied() {
+        match usable(&checkpoints, index, limits) {
+            Ok(found) => {
+                applied = Some(found);
+                break;
+            }
+            Err(Unusable::Damaged(error)) => {
+                tracing::warn!("the index starts from an older checkpoint: {error}");
+            }
+            Err(Unusable::Fatal(error)) => return Err(error),
+        }
+    }
+    let purged_index = purged.map(|id| id.index);
+    let start = applied.as_ref().and_then(|applied| applied.log_id).map(|id| id.index);
+    if start < purged_index {
+        return Err(OpenError::CheckpointMissing { dir: dir.into(), purged: purged_index });
+    }
+    // The oldest that the log reaches back to: with it, a node that lags gets all records.
+    let snapshot = purged_index.and_then(|purged| {
+        indexes.iter().copied().find(|index| {
+            *index >= purged && usable(&checkpoints, *index, limits).is_ok()
+        })
+    });
+    let applied = applied.unwrap_or_else(|| Applied::empty(limits));
+    Ok(Shared::new(limits, applied, checkpoints, snapshot))
+}
+
+enum Unusable {
+    Damaged(String),
+    Fatal(OpenError),
+}
+
+fn usable(checkpoints: &Checkpoints, index: u64, limits: IndexLimits) -> Result<Applied, Unusable> {
+    let checkpoint = match checkpoints.read(index) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) if error.is_damage() => return Err(Unusable::Damaged(error.to_string())),
+        Err(error) => return Err(Unusable::Fatal(error.into())),
+    };
+    Applied::from_checkpoint(&checkpoint, limits).map_err(|reason| {
+        Unusable::Damaged(format!("the checkpoint at entry {index} is damaged: {reason}"))
+    })
+}
+
+async fn blocking<T, E, F>(work: F) -> Result<T, OpenError>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    OpenError: From<E>,
+    F: FnOnce() -> Result<T, E> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(error) => Err(OpenError::engine(error)),
+    }
+}

@@ -1,0 +1,242 @@
+//! Reading records: from an offset of a stream to the entries that hold them, and back.
+
+use seawall_proto::log::v1 as log;
+use seawall_proto::store::v1 as store;
+use tokio::sync::watch;
+
+use crate::error::RequestError;
+use crate::raft::Group;
+use crate::streams::{self, Place};
+
+/// How much a read returns. One record always fits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadMax {
+    pub(crate) bytes: usize,
+    pub(crate) records: usize,
+}
+
+/// Records of one stream, without a gap.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) records: Vec<log::Record>,
+    /// The offset after the last record.
+    pub(crate) next_offset: u64,
+    /// The end of the stream when it was read.
+    pub(crate) end_offset: u64,
+}
+
+/// Reads the streams of a group. Clones read the same group.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    group: Group,
+}
+
+/// What the index knows about an offset.
+enum Found {
+    /// The record is here. The stream ends at the offset.
+    At(Place, u64),
+    /// The offset is the end of the stream.
+    End,
+}
+
+impl Reader {
+    pub(crate) fn new(group: Group) -> Reader {
+        Reader { group }
+    }
+
+    /// Returns the first offset of a stream, and the offset that its next record gets.
+    pub(crate) fn offsets(&self, stream: &str) -> Result<(u64, u64), RequestError> {
+        let applied = self.group.applied();
+        let found = applied.index.stream(stream).ok_or_else(|| no_such_stream(stream))?;
+        Ok((found.first_offset(), found.next_offset()))
+    }
+
+    /// Returns a receiver that learns of each change of a stream from now on.
+    pub(crate) fn watch(&self, stream: &str) -> watch::Receiver<u64> {
+        self.group.watchers().subscribe(stream)
+    }
+
+    /// Returns records from an offset on. No record, if the offset is the end of the stream.
+    pub(crate) async fn read(
+        &self,
+        stream: &str,
+        offset: u64,
+        max: ReadMax,
+    ) -> Result<Batch, RequestError> {
+        let mut batch = Batch { records: Vec::new(), next_offset: offset, end_offset: offset };
+        let mut room = max.bytes;
+        loop {
+            let place = match self.find(stream, batch.next_offset) {
+                Ok(Found::At(place, end)) => {
+                    batch.end_offset = end;
+                    place
+                }
+                Ok(Found::End) => {
+                    batch.end_offset = batch.next_offset;
+                    return Ok(batch);
+                }
+                // What was read before a trim or a deletion still holds.
+                Err(_) if !batch.records.is_empty() => return Ok(batch),
+                Err(error) => return Err(error),
+            };
+            let before = batch.next_offset;
+            let is_full = match self.read_run(stream, place, max, &mut room, &mut batch).await {
+                Ok(is_full) => is_full,
+                // Purged meanwhile, or really unreadable: the index knows.
+                Err(_) if !batch.records.is_empty() => return Ok(batch),
+                Err(error) => {
+                    self.find(stream, before)?;
+                    return Err(error);
+                }
+            };
+            if is_full {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// Returns the offset of the first record at or after a time, or the end of the stream.
+    pub(crate) async fn offset_at_time(
+        &self,
+        stream: &str,
+        time_ms: u64,
+    ) -> Result<u64, RequestError> {
+        let start = {
+            let applied = self.group.applied();
+            let found = applied.index.stream(stream).ok_or_else(|| no_such_stream(stream))?;
+            match found.find_time(time_ms) {
+                Some(place) => place.offset.max(found.first_offset()),
+                None => return Ok(found.next_offset()),
+            }
+        };
+        let mut offset = start;
+        loop {
+            let batch = self.read(stream, offset, ReadMax { bytes: 256 << 10, records: 1_024 }).await?;
+            let found = batch.records.iter().find(|record| record.timestamp_ms >= time_ms);
+            match found {
+                Some(record) => return Ok(record.offset),
+                None if batch.records.is_empty() => return Ok(batch.next_offset),
+                None => offset = batch.next_offset,
+            }
+        }
+    }
+
+    fn find(&self, stream: &str, offset: u64) -> Result<Found, RequestError> {
+        let applied = self.group.applied();
+        let found = applied.index.stream(stream).ok_or_else(|| no_such_stream(stream))?;
+        let first = found.first_offset();
+        let next = found.next_offset();
+        if offset == next {
+            return Ok(Found::End);
+        }
+        match found.find(offset) {
+            Some(place) => Ok(Found::At(place, next)),
+            None => {
+                Err(RequestError::OutOfRange { stream: stream.to_owned(), offset, first, next })
+            }
+        }
+    }
+
+    /// Reads the rest of a run into the batch. Returns whether the batch is full.
+    async fn read_run(
+        &self,
+        stream: &str,
+        place: Place,
+        max: ReadMax,
+        room: &mut usize,
+        batch: &mut Batch,
+    ) -> Result<bool, RequestError> {
+        let mut walk = Walk { offset: place.offset, operation: place.operation };
+        let mut index = place.raft_index;
+        while batch.next_offset < place.end_offset {
+            let entries = self.group.commands(index, place.end_index).await?;
+            if entries.is_empty() {
+                let reason = format!("the entries from {index} on are not there");
+                return Err(RequestError::Unreadable { reason });
+            }
+            for entry in entries {
+                index = entry.index + 1;
+                if walk.take(stream, &entry, place.end_offset, max, room, batch) {
+                    return Ok(true);
+                }
+                walk.operation = 0;
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Where a reader is between the start of a run and the offset that it wants.
+struct Walk {
+    /// The offset of the next append.
+    offset: u64,
+    /// The position of the next append among the operations of the entry.
+    operation: u32,
+}
+
+impl Walk {
+    /// Takes the records of one entry. Returns whether the batch is full.
+    fn take(
+        &mut self,
+        stream: &str,
+        entry: &crate::raft::EntryCommand,
+        end_offset: u64,
+        max: ReadMax,
+        room: &mut usize,
+        batch: &mut Batch,
+    ) -> bool {
+        for (_, append) in streams::appends(&entry.command, stream, self.operation) {
+            for record in &append.records {
+                let offset = self.offset;
+                self.offset += 1;
+                if offset < batch.next_offset {
+                    continue;
+                }
+                if offset >= end_offset {
+                    return false; // A later run, or a stream that was made anew.
+                }
+                let bytes = record_bytes(record);
+                let is_first = batch.records.is_empty();
+                if !is_first && (bytes > *room || batch.records.len() >= max.records) {
+                    return true;
+                }
+                *room = room.saturating_sub(bytes);
+                batch.records.push(to_record(record, append.timestamp_ms, offset, entry.term));
+                batch.next_offset = offset + 1;
+            }
+        }
+        *room == 0 || batch.records.len() >= max.records
+    }
+}
+
+fn no_such_stream(stream: &str) -> RequestError {
+    RequestError::NoSuchStream { stream: stream.to_owned() }
+}
+
+fn record_bytes(record: &store::StoredRecord) -> usize {
+    let headers: usize =
+        record.headers.iter().map(|header| header.name.len() + header.value.len() + 8).sum();
+    record.value.len() + record.key.len() + headers + 32
+}
+
+fn to_record(
+    record: &store::StoredRecord,
+    append_ms: u64,
+    offset: u64,
+    term: u64,
+) -> log::Record {
+    let timestamp_ms = if record.timestamp_ms == 0 { append_ms } else { record.timestamp_ms };
+    let headers = record.headers.iter().map(|header| log::Header {
+        name: header.name.clone(),
+        value: header.value.clone(),
+    });
+    log::Record {
+        value: record.value.clone(),
+        offset,
+        term,
+        r#type: record.r#type,
+        key: record.key.clone(),
+        headers: headers.collect(),
+        timestamp_ms,
+    }
+}

@@ -1,0 +1,74 @@
+//! Consumers that wait for a stream to change.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+/// Wakes the consumers of the streams that changed, and no others.
+#[derive(Debug, Default)]
+pub(crate) struct Watchers {
+    /// How often each watched stream has changed. A stream without a waiter has no entry.
+    streams: Mutex<HashMap<String, watch::Sender<u64>>>,
+}
+
+impl Watchers {
+    /// Returns a receiver that learns of each change from now on. Subscribe first and look then:
+    /// a change between the two is not missed.
+    pub(crate) fn subscribe(&self, stream: &str) -> watch::Receiver<u64> {
+        let mut streams = self.streams();
+        if let Some(sender) = streams.get(stream) {
+            return sender.subscribe();
+        }
+        let (sender, receiver) = watch::channel(0);
+        streams.insert(stream.to_owned(), sender);
+        receiver
+    }
+
+    /// Wakes all who wait for one of these streams.
+    pub(crate) fn notify<'a>(&self, changed: impl IntoIterator<Item = &'a str>) {
+        let mut streams = self.streams();
+        for stream in changed {
+            let Some(sender) = streams.get(stream) else { continue };
+            if sender.receiver_count() == 0 {
+                streams.remove(stream);
+            } else {
+                sender.send_modify(|changes| *changes = changes.wrapping_add(1));
+            }
+        }
+    }
+
+    /// Wakes all.
+    pub(crate) fn notify_all(&self) {
+        let mut streams = self.streams();
+        streams.retain(|_, sender| sender.receiver_count() > 0);
+        for sender in streams.values() {
+            sender.send_modify(|changes| *changes = changes.wrapping_add(1));
+        }
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<u64>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_watched_stream_wakes_and_no_entry_outlives_its_waiters() {
+        let watchers = Watchers::default();
+        let mut first = watchers.subscribe("a");
+        let second = watchers.subscribe("b");
+        watchers.notify(["a", "c"]);
+        assert!(first.has_changed().unwrap());
+        assert!(!second.has_changed().unwrap());
+        first.borrow_and_update();
+        drop(second);
+        watchers.notify(["b"]);
+        assert_eq!(watchers.streams().len(), 1, "the entry without waiters goes");
+        watchers.notify_all();
+        assert!(first.has_changed().unwrap());
+    }
+}
