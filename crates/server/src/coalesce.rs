@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use crate::error::RequestError;
 use crate::raft::Group;
 use crate::streams::Outcome;
+use crate::watchers::stopped;
 
 /// About how many bytes an entry holds. An operation that is larger is proposed alone.
 const PROPOSAL_BYTES_MAX: usize = 1 << 20;
@@ -167,7 +168,7 @@ impl Proposer {
         tokio::select! {
             biased;
             waiting = self.receiver.recv() => waiting,
-            _ = self.stop.wait_for(|stop| *stop) => {
+            () = stopped(&mut self.stop) => {
                 self.receiver.close();
                 self.receiver.recv().await
             }

@@ -23,6 +23,9 @@ pub struct Config {
     pub cluster: String,
     /// The id of the node, at least 1. A directory belongs to one id for ever. Default 1.
     pub node_id: u64,
+    /// How many nodes make the group when the directory is empty. 1: this node makes a group of its
+    /// own. Default 0: an empty directory is an error, unless `seawalld init` has made it.
+    pub bootstrap_expect: u32,
     /// Listen without TLS on an address that is not loopback. Default false.
     pub insecure: bool,
     /// TLS. Without it, the node listens on loopback only, unless `insecure` is set.
@@ -127,6 +130,7 @@ impl Default for Config {
             advertise: None,
             cluster: "seawall".to_owned(),
             node_id: 1,
+            bootstrap_expect: 0,
             insecure: false,
             tls: None,
             policy: None,
@@ -225,12 +229,13 @@ enum Kind {
 }
 
 /// Each setting that a variable or a flag can set.
-const KEYS: [(&str, Kind); 28] = [
+const KEYS: [(&str, Kind); 29] = [
     ("dir", Kind::Text),
     ("listen", Kind::Text),
     ("advertise", Kind::Text),
     ("cluster", Kind::Text),
     ("node_id", Kind::Number),
+    ("bootstrap_expect", Kind::Number),
     ("insecure", Kind::Flag),
     ("tls.cert", Kind::Text),
     ("tls.key", Kind::Text),
@@ -323,6 +328,9 @@ impl Config {
         };
         if self.node_id == 0 {
             return error("node_id", "must be at least 1");
+        }
+        if self.bootstrap_expect > 1 {
+            return error("bootstrap_expect", "must be 0 or 1: this version runs groups of one node");
         }
         if self.cluster.is_empty() || self.cluster.len() > 128 {
             return error("cluster", "must have 1 to 128 bytes");

@@ -81,6 +81,15 @@ pub enum IdentityError {
         /// The node.
         node_id: u64,
     },
+    /// The directory is empty, and the settings do not say that the node may make a group.
+    #[error(
+        "{}: is empty: run `seawalld init` with the same settings once, or set bootstrap_expect = 1",
+        path.display()
+    )]
+    Empty {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There is a log, and nothing says whose it is.
     #[error(
         "{}: there is a log, and no {NAME} beside it: restore {NAME}, or use another directory",

@@ -1,4 +1,23 @@
 #![doc = include_str!("../README.md")]
 
+mod coalesce;
+pub mod config;
 pub mod checkpoint;
+mod error;
+mod guard;
+mod identity;
+mod node;
+mod raft;
+mod read;
+mod retention;
+mod server;
+mod service;
+mod space;
 pub mod streams;
+mod watchers;
+
+pub use config::{Config, ConfigError};
+pub use identity::IdentityError;
+pub use node::NodeError;
+pub use raft::OpenError;
+pub use server::{Server, ServerError};

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::error::RequestError;
 use crate::raft::Group;
-use crate::streams::{self, Place};
+use crate::streams::{self, Place, RUN_ENTRIES_MAX};
 
 /// How much a read returns. One record always fits.
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +121,11 @@ impl Reader {
         }
     }
 
+    /// Returns the index after the last entry that is applied.
+    fn applied_end(&self) -> u64 {
+        self.group.applied().index.applied_index().map_or(0, |index| index.saturating_add(1))
+    }
+
     fn find(&self, stream: &str, offset: u64) -> Result<Found, RequestError> {
         let applied = self.group.applied();
         let found = applied.index.stream(stream).ok_or_else(|| no_such_stream(stream))?;
@@ -149,7 +154,9 @@ impl Reader {
         let mut walk = Walk { offset: place.offset, operation: place.operation };
         let mut index = place.raft_index;
         while batch.next_offset < place.end_offset {
-            let entries = self.group.commands(index, place.end_index).await?;
+            // A run spans fewer entries than this.
+            let end = place.raft_index.saturating_add(RUN_ENTRIES_MAX).min(self.applied_end());
+            let entries = self.group.commands(index, end).await?;
             if entries.is_empty() {
                 let reason = format!("the entries from {index} on are not there");
                 return Err(RequestError::Unreadable { reason });

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::config;
 use crate::raft::Group;
+use crate::watchers::stopped;
 
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -136,7 +137,7 @@ pub(crate) async fn watch_space(
         // A panic in it shows in the log, and the next look tries again.
         let _ended = tokio::task::spawn_blocking(move || own.look(&seen)).await;
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = stopped(&mut stop) => return,
             changed = health.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LOOK) => {}
         }

@@ -52,6 +52,11 @@ impl Watchers {
     }
 }
 
+/// Waits until `stop` says so, or its sender is gone.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _gone = stop.wait_for(|stop| *stop).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,13 +20,14 @@ use seawall_openraft::{Handle, Health, LogReader, LogStore, Prost};
 use seawall_proto::store::v1 as store;
 use tokio::sync::watch;
 
-pub(crate) use error::{OpenError, ProposeError, ReadError};
+pub use error::OpenError;
+pub(crate) use error::{ProposeError, ReadError};
 pub(crate) use machine::Applied;
 use machine::{Machine, Shared};
 use network::NoPeers;
 use types::{Envelope, LogId, Types};
 
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{CheckpointError, Checkpoints};
 use crate::streams::{IndexLimits, Outcome};
 
 /// How long an engine may take for what needs no other node.
@@ -121,6 +122,13 @@ impl Group {
         }
         let members = BTreeMap::from([(node_id, BasicNode::new(addr))]);
         self.raft.initialize(members).await.map_err(OpenError::engine)
+    }
+
+    /// Returns whether the log has, or had, entries.
+    pub(crate) fn has_entries(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.last_log_index.is_some() || metrics.purged.is_some()
     }
 
     /// Waits until this node leads, and has applied all that its log had when it was opened. A
@@ -305,7 +313,7 @@ impl Group {
     pub(crate) async fn write_checkpoint(&self, which: Which) -> Result<(), OpenError> {
         let shared = self.shared.clone();
         let purged = self.standing().purged_index;
-        blocking(move || {
+        blocking(move || -> Result<(), OpenError> {
             let applied = match (shared.take_due(), which) {
                 (Some(applied), _) => applied,
                 (None, Which::Newest) => shared.applied().clone(),
@@ -414,7 +422,7 @@ enum Unusable {
 fn usable(checkpoints: &Checkpoints, index: u64, limits: IndexLimits) -> Result<Applied, Unusable> {
     let checkpoint = match checkpoints.read(index) {
         Ok(checkpoint) => checkpoint,
-        Err(error) if error.is_damage() => return Err(Unusable::Damaged(error.to_string())),
+        Err(error @ (CheckpointError::Damaged { .. })) => return Err(Unusable::Damaged(error.to_string())),
         Err(error) => return Err(Unusable::Fatal(error.into())),
     };
     Applied::from_checkpoint(&checkpoint, limits).map_err(|reason| {

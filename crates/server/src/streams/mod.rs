@@ -25,7 +25,7 @@ use producers::Standing;
 pub use producers::{ANSWERS_MAX, PRODUCER_ID_BYTES_MAX};
 pub use state::Invalid;
 use stream::Position;
-pub use stream::{PURGE_STEP_ENTRIES, Place, Stream};
+pub use stream::{PURGE_STEP_ENTRIES, Place, RUN_ENTRIES_MAX, Stream};
 
 /// The stream that always exists.
 pub const DEFAULT_STREAM: &str = "default";
@@ -172,12 +172,13 @@ impl Index {
         first.unwrap_or(end)
     }
 
-    /// The trims that the streams' own limits ask for at a time, as stream and `before_offset`.
+    /// The trims that the streams' limits ask for at a time, as stream and `before_offset`. The age
+    /// of `group_age_ms` is the most that any stream may have.
     ///
     /// Precise for `records`. By `age_ms`, a run goes after its newest record is older. By `bytes`,
     /// runs go until the rest has at most so many; the newest run stays in any case.
-    pub fn due_trims(&self, now_ms: u64) -> Vec<(String, u64)> {
-        let due = self.streams.iter().map(|(name, stream)| (name, stream, stream.due_trim(now_ms)));
+    pub fn due_trims(&self, now_ms: u64, group_age_ms: u64) -> Vec<(String, u64)> {
+        let due = self.streams.iter().map(|(name, stream)| (name, stream, stream.due_trim(now_ms, group_age_ms)));
         due.filter(|(_, stream, before)| *before > stream.first_offset())
             .map(|(name, _, before)| (name.to_string(), before))
             .collect()

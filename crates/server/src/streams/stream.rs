@@ -14,7 +14,7 @@ pub(super) const RUN_APPENDS_MAX: u32 = 16;
 /// A run takes no append after so many bytes of records.
 const RUN_BYTES_MAX: u64 = 64 * 1_024;
 /// A run takes no append of an entry that is so far above its first one.
-const RUN_ENTRIES_MAX: u64 = 64;
+pub const RUN_ENTRIES_MAX: u64 = 64;
 /// No run goes across an entry whose index is a multiple of this. `Purge` rounds down to one.
 pub const PURGE_STEP_ENTRIES: u64 = 1_024;
 
@@ -140,15 +140,16 @@ impl Stream {
         self.runs.first().map(|run| run.raft_index)
     }
 
-    /// Where the stream's own limits say that it should begin at a time.
-    pub(super) fn due_trim(&self, now_ms: u64) -> u64 {
+    /// Where its limits say that the stream should begin at a time. Its own limit of age may be
+    /// shorter than that of the group.
+    pub(super) fn due_trim(&self, now_ms: u64, group_age_ms: u64) -> u64 {
         let mut before = self.first_offset;
         if self.limits.records > 0 {
             before = before.max(self.next_offset.saturating_sub(self.limits.records));
         }
-        if self.limits.age_ms > 0 {
-            before = before.max(self.first_since(now_ms.saturating_sub(self.limits.age_ms)));
-        }
+        let own_age_ms = if self.limits.age_ms > 0 { self.limits.age_ms } else { u64::MAX };
+        let since_ms = now_ms.saturating_sub(own_age_ms.min(group_age_ms));
+        before = before.max(self.first_since(since_ms));
         if self.limits.bytes > 0 {
             before = before.max(self.first_within(self.limits.bytes));
         }

@@ -1,0 +1,95 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// A commit log over gRPC. A record is acknowledged after it is on the disk.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub(crate) struct Args {
+    /// How events are written to stderr. The variable SEAWALLD_LOG selects them, as in
+    /// `SEAWALLD_LOG=debug`.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node on loopback, without TLS, with its data in a directory.
+    Dev(DevArgs),
+    /// Run a node with the settings of a file, the environment and flags.
+    Run(SettingArgs),
+    /// Make the group of a new node in its empty directory, and end.
+    Init(SettingArgs),
+    /// Check the settings, and change nothing.
+    Check(SettingArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DevArgs {
+    /// The directory of the data.
+    #[arg(long, default_value = "seawall-data")]
+    pub(crate) dir: PathBuf,
+    /// Where the node listens. Port 0 takes a free port.
+    #[arg(long, default_value = "127.0.0.1:7000")]
+    pub(crate) listen: SocketAddr,
+    /// How many nodes run. This version runs one.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) nodes: u32,
+    /// Produce and consume a few records, and end.
+    #[arg(long)]
+    pub(crate) demo: bool,
+}
+
+/// Settings: a file, then variables `SEAWALLD_*`, then flags. Later ones replace earlier ones.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SettingArgs {
+    /// The file of the settings, in TOML.
+    #[arg(long, env = "SEAWALLD_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// The directory of the data.
+    #[arg(long)]
+    dir: Option<String>,
+    /// Where the node listens.
+    #[arg(long)]
+    listen: Option<String>,
+    /// Listen without TLS on an address that is not loopback.
+    #[arg(long)]
+    insecure: bool,
+    /// Any setting, as in `--set retention.age=1d`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_pair)]
+    settings: Vec<(String, String)>,
+}
+
+impl SettingArgs {
+    /// The settings that flags name.
+    pub(crate) fn flags(&self) -> Vec<(String, String)> {
+        let mut flags = self.settings.clone();
+        let mut add = |key: &str, value: &str| flags.push((key.to_owned(), value.to_owned()));
+        if let Some(dir) = &self.dir {
+            add("dir", dir);
+        }
+        if let Some(listen) = &self.listen {
+            add("listen", listen);
+        }
+        if self.insecure {
+            add("insecure", "true");
+        }
+        flags
+    }
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

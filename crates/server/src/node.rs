@@ -1,0 +1,364 @@
+//! `Node`: starts the parts of a node in order, and stops them in order.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::coalesce::Queue;
+use crate::config::Config;
+use crate::error::RequestError;
+use crate::identity::{Identity, IdentityError};
+use crate::raft::{self, Group, GroupOptions, OpenError, ProposeError, Which};
+use crate::read::Reader;
+use crate::retention;
+use crate::space::{self, Space};
+use crate::streams::IndexLimits;
+use crate::watchers::stopped;
+
+/// The only group, so far. Directories and messages carry the number.
+pub(crate) const GROUP: u32 = 0;
+
+/// A checkpoint of the index is due after so long, if an entry came meanwhile.
+const CHECKPOINT_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a disk that answers nothing may hold up the end.
+const CLOSE_WAIT: Duration = Duration::from_secs(20);
+
+/// A node, from its start to its end. Clones are the same node.
+#[derive(Clone)]
+pub(crate) struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    addr: String,
+    started: Instant,
+    state: watch::Sender<State>,
+    /// Ends consumers, and then the tasks.
+    stop: watch::Sender<bool>,
+    running: OnceLock<Running>,
+}
+
+/// What a node is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It loads its log, or has no leader yet.
+    Starting,
+    /// It answers.
+    Serving,
+    /// It answers what it has begun, and nothing new.
+    Draining,
+    /// It will end. What it was doing has no outcome.
+    Failed(String),
+}
+
+/// The parts of a node that runs.
+pub(crate) struct Running {
+    pub(crate) group: Group,
+    pub(crate) queue: Queue,
+    pub(crate) reader: Reader,
+    pub(crate) space: Arc<Space>,
+}
+
+/// Tells a stream that it must end.
+#[derive(Debug, Clone)]
+pub(crate) struct Ends {
+    state: watch::Receiver<State>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Ends {
+    /// Returns why the stream must end, if it must.
+    pub(crate) fn now(&self) -> Option<RequestError> {
+        if let State::Failed(reason) = &*self.state.borrow() {
+            return Some(RequestError::Failed { reason: reason.clone() });
+        }
+        self.stop.borrow().then_some(RequestError::Stopping)
+    }
+
+    /// Waits until the stream must end.
+    pub(crate) async fn ended(&mut self) -> RequestError {
+        loop {
+            if let Some(error) = self.now() {
+                return error;
+            }
+            // The node keeps both senders. Without a node, a stream must end.
+            let changed = tokio::select! {
+                changed = self.state.changed() => changed,
+                changed = self.stop.changed() => changed,
+            };
+            if changed.is_err() {
+                return RequestError::Stopping;
+            }
+        }
+    }
+}
+
+/// Why a node cannot start or end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The directory is not this node's.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log or the index.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The group gave no outcome.
+    #[error("the group did not start: {0}")]
+    Group(String),
+    /// The disk did not answer.
+    #[error("the log could not be closed within {} s", CLOSE_WAIT.as_secs())]
+    Stuck,
+}
+
+impl From<ProposeError> for NodeError {
+    fn from(error: ProposeError) -> NodeError {
+        NodeError::Group(error.to_string())
+    }
+}
+
+/// The tasks of a node. The owner ends them in order.
+pub(crate) struct Tasks {
+    proposer: JoinHandle<()>,
+    checkpointer: JoinHandle<()>,
+    others: Vec<JoinHandle<()>>,
+    stop_proposer: watch::Sender<bool>,
+    stop_others: watch::Sender<bool>,
+}
+
+impl Node {
+    /// `addr` is where clients find the node.
+    pub(crate) fn new(config: Config, addr: String) -> Node {
+        let inner = Inner {
+            config,
+            addr,
+            started: Instant::now(),
+            state: watch::Sender::new(State::Starting),
+            stop: watch::Sender::new(false),
+            running: OnceLock::new(),
+        };
+        Node { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub(crate) fn addr(&self) -> &str {
+        &self.inner.addr
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.inner.started.elapsed()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.inner.state.borrow().clone()
+    }
+
+    pub(crate) fn watch_state(&self) -> watch::Receiver<State> {
+        self.inner.state.subscribe()
+    }
+
+    /// Returns what tells a stream that it must end.
+    pub(crate) fn watch_ends(&self) -> Ends {
+        Ends { state: self.inner.state.subscribe(), stop: self.inner.stop.subscribe() }
+    }
+
+    /// Returns the parts, if the node answers requests.
+    pub(crate) fn running(&self) -> Result<&Running, RequestError> {
+        match &*self.inner.state.borrow() {
+            State::Serving => self.inner.running.get().ok_or(RequestError::Starting),
+            State::Starting => Err(RequestError::Starting),
+            State::Draining => Err(RequestError::Stopping),
+            State::Failed(reason) => Err(RequestError::Failed { reason: reason.clone() }),
+        }
+    }
+
+    /// Returns the parts in any state, if they were started.
+    pub(crate) fn parts(&self) -> Option<&Running> {
+        self.inner.running.get()
+    }
+
+    /// Opens the directory, and starts what runs beside requests. Serves after that.
+    pub(crate) async fn start(&self) -> Result<Tasks, NodeError> {
+        let config = &self.inner.config;
+        let group_dir = config.dir.join(format!("group-{GROUP}"));
+        let log_dir = raft::log_dir(&group_dir);
+        let wanted = Identity::new(&config.cluster, config.node_id);
+        let found = Identity::check(&config.dir, &log_dir, &wanted)?;
+        if found.is_none() && config.bootstrap_expect == 0 {
+            return Err(IdentityError::Empty { path: config.dir.clone() }.into());
+        }
+        make_dir(&group_dir)?;
+        let group = Group::open(&group_options(config, &group_dir)).await?;
+        // Two starts at once get here one after the other: the log has a lock.
+        initialize(&group, &config.dir, wanted, &self.inner.addr).await?;
+        group.wait_until_ready().await?;
+
+        let space = Arc::new(Space::new(&config.dir, &config.space));
+        space.look(&group.health());
+        let stop_proposer = watch::Sender::new(false);
+        let stop_others = watch::Sender::new(false);
+        let queue_bytes = config.limits.queue_bytes.as_u64();
+        let (queue, proposer) = Queue::start(group.clone(), queue_bytes, stop_proposer.subscribe());
+        let checkpointer = tokio::spawn(write_checkpoints(group.clone(), stop_others.subscribe()));
+        let others = vec![
+            tokio::spawn(retention::retain(
+                group.clone(),
+                queue.clone(),
+                config.retention.clone(),
+                stop_others.subscribe(),
+            )),
+            tokio::spawn(space::watch_space(space.clone(), group.clone(), stop_others.subscribe())),
+        ];
+        let running = Running { reader: Reader::new(group.clone()), group, queue, space };
+        assert!(self.inner.running.set(running).is_ok(), "a node starts once");
+        self.inner.state.send_if_modified(|state| {
+            let starts = *state == State::Starting;
+            if starts {
+                *state = State::Serving;
+            }
+            starts
+        });
+        Ok(Tasks { proposer, checkpointer, others, stop_proposer, stop_others })
+    }
+
+    /// Waits until the node has failed, and returns why. It answers nothing after that.
+    pub(crate) async fn failure(&self, tasks: &mut Tasks) -> String {
+        let Some(running) = self.inner.running.get() else {
+            return std::future::pending().await;
+        };
+        let reason = tokio::select! {
+            reason = running.group.failure() => reason,
+            _ = &mut tasks.proposer => "the task that proposes has ended".to_owned(),
+            _ = &mut tasks.checkpointer => "the task that writes checkpoints has ended".to_owned(),
+        };
+        self.inner.state.send_replace(State::Failed(reason.clone()));
+        reason
+    }
+
+    /// Takes no new request from now on.
+    pub(crate) fn drain(&self) {
+        self.inner.state.send_if_modified(|state| {
+            let drains = matches!(state, State::Starting | State::Serving);
+            if drains {
+                *state = State::Draining;
+            }
+            drains
+        });
+    }
+
+    /// Ends the streams of consumers.
+    pub(crate) fn end_streams(&self) {
+        self.inner.stop.send_replace(true);
+    }
+
+    /// Ends the tasks, writes a last checkpoint, and closes the log. Call it after the last request
+    /// has ended.
+    pub(crate) async fn close(&self, tasks: Tasks) -> Result<(), NodeError> {
+        let Some(running) = self.inner.running.get() else { return Ok(()) };
+        let work = async {
+            tasks.stop_others.send_replace(true);
+            for task in tasks.others {
+                let _ended = task.await; // A panic has shown itself in the log.
+            }
+            tasks.stop_proposer.send_replace(true);
+            let _ended = tasks.proposer.await;
+            let _ended = tasks.checkpointer.await;
+            if matches!(self.state(), State::Failed(_)) {
+                // The log is poisoned: nothing more may be written.
+                return Ok(());
+            }
+            if let Err(error) = running.group.write_checkpoint(Which::Newest).await {
+                tracing::warn!("no checkpoint at the end, so the next start takes longer: {error}");
+            }
+            running.group.close().await.map_err(NodeError::from)
+        };
+        tokio::time::timeout(CLOSE_WAIT, work).await.unwrap_or(Err(NodeError::Stuck))
+    }
+}
+
+fn group_options(config: &Config, group_dir: &Path) -> GroupOptions {
+    GroupOptions {
+        dir: group_dir.to_owned(),
+        node_id: config.node_id,
+        segment_bytes: config.log.segment_bytes.as_u64(),
+        storage_full_wait: config.space.full_wait,
+        limits: IndexLimits {
+            streams_max: config.limits.streams,
+            producers_max: config.limits.producers,
+            cursors_per_stream_max: config.limits.cursors,
+            ..IndexLimits::default()
+        },
+    }
+}
+
+/// Makes the group, if it is new. The identity is written before the log has an entry, and again
+/// after that: no crash leaves a log without an owner, or an owner that has lost its log unnoticed.
+async fn initialize(
+    group: &Group,
+    dir: &Path,
+    wanted: Identity,
+    addr: &str,
+) -> Result<(), NodeError> {
+    let log_dir = raft::log_dir(&dir.join(format!("group-{GROUP}")));
+    // The log exists by now, and may be empty.
+    let found = match Identity::check(dir, &log_dir, &wanted) {
+        Ok(found) => found,
+        Err(IdentityError::Unnamed { .. }) if !group.has_entries() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let mut identity = match found {
+        Some(found) => found,
+        None => {
+            wanted.write(dir)?;
+            wanted
+        }
+    };
+    if identity.is_initialized {
+        if !group.has_entries() {
+            let error = IdentityError::LogGone { path: log_dir, node_id: identity.node_id };
+            return Err(error.into());
+        }
+        return Ok(());
+    }
+    group.initialize(identity.node_id, addr).await?;
+    identity.is_initialized = true;
+    identity.write(dir)?;
+    Ok(())
+}
+
+/// Makes the directory of a group, and the one that it is in. Both survive a crash after this.
+fn make_dir(dir: &Path) -> Result<(), IdentityError> {
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| IdentityError::Io { operation, path, source }
+    };
+    std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    for parent in dir.ancestors().skip(1).take(2) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
+        synced.map_err(failed("sync", parent))?;
+    }
+    Ok(())
+}
+
+/// Writes checkpoints of the index when they are due, off the path of proposals.
+async fn write_checkpoints(group: Group, mut stop: watch::Receiver<bool>) {
+    loop {
+        let which = tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = group.checkpoint_due() => Which::Due,
+            () = tokio::time::sleep(CHECKPOINT_WAIT) => Which::Newest,
+        };
+        if let Err(error) = group.write_checkpoint(which).await {
+            tracing::warn!("the next start takes longer, and no space is freed: {error}");
+        }
+    }
+}

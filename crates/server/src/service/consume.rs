@@ -1,0 +1,159 @@
+//! A consumer: reads on, and waits at the end of the stream.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use seawall_proto::log::v1 as log;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::RequestError;
+use crate::node::{Ends, Node};
+use crate::read::{Batch, ReadMax};
+
+/// An answer never has more bytes of records than about this.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// How much is read at once for a consumer that wants single records.
+const SINGLES_MAX: ReadMax = ReadMax { bytes: 64 << 10, records: 256 };
+
+/// What a consumer asked for.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) stream: String,
+    pub(crate) offset: u64,
+    /// 0: single records.
+    pub(crate) max_bytes: usize,
+}
+
+/// A consumer of one stream.
+pub(crate) struct Consumer {
+    node: Node,
+    wanted: Wanted,
+    /// Records that are read and not yet answered. Only for single records.
+    singles: VecDeque<log::Record>,
+    end_offset: u64,
+    /// Made when the consumer first has to wait.
+    changes: Option<watch::Receiver<u64>>,
+    ends: Ends,
+}
+
+impl Consumer {
+    pub(crate) fn new(node: &Node, wanted: Wanted) -> Consumer {
+        let ends = node.watch_ends();
+        Consumer {
+            node: node.clone(),
+            wanted,
+            singles: VecDeque::new(),
+            end_offset: 0,
+            changes: None,
+            ends,
+        }
+    }
+
+    /// Returns the next answer. Waits at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Result<log::ConsumeResponse, RequestError> {
+        loop {
+            if let Some(error) = self.ends.now() {
+                return Err(error);
+            }
+            if let Some(answer) = self.read().await? {
+                return Ok(answer);
+            }
+            self.wait().await?;
+        }
+    }
+
+    /// Returns one answer. At the end of the stream, waits so long and then returns an empty batch,
+    /// or, for a single record, `OutOfRange`.
+    pub(crate) async fn once(
+        &mut self,
+        max_wait: Duration,
+    ) -> Result<log::ConsumeResponse, RequestError> {
+        let deadline = Instant::now() + max_wait;
+        loop {
+            if let Some(answer) = self.read().await? {
+                return Ok(answer);
+            }
+            let waited = tokio::time::timeout_at(deadline, self.wait()).await;
+            if max_wait.is_zero() || waited.is_err() {
+                return self.nothing();
+            }
+            waited.unwrap_or(Ok(()))?;
+        }
+    }
+
+    fn nothing(&self) -> Result<log::ConsumeResponse, RequestError> {
+        let Wanted { stream, offset, max_bytes } = &self.wanted;
+        if *max_bytes > 0 {
+            return Ok(log::ConsumeResponse {
+                next_offset: *offset,
+                end_offset: self.end_offset,
+                ..log::ConsumeResponse::default()
+            });
+        }
+        let (first, next) = self.node.running()?.reader.offsets(stream)?;
+        Err(RequestError::OutOfRange { stream: stream.clone(), offset: *offset, first, next })
+    }
+
+    /// Returns what is there, if anything is.
+    async fn read(&mut self) -> Result<Option<log::ConsumeResponse>, RequestError> {
+        if let Some(record) = self.singles.pop_front() {
+            return Ok(Some(self.single(record)));
+        }
+        let parts = self.node.parts().ok_or(RequestError::Starting)?;
+        let max_bytes = self.wanted.max_bytes;
+        let max = match max_bytes {
+            0 => SINGLES_MAX,
+            bytes => ReadMax { bytes: bytes.min(ANSWER_BYTES_MAX), records: 10_000 },
+        };
+        // What changes after this wakes the wait below.
+        if let Some(changes) = &mut self.changes {
+            changes.borrow_and_update();
+        }
+        let batch = parts.reader.read(&self.wanted.stream, self.wanted.offset, max).await?;
+        self.end_offset = batch.end_offset;
+        if batch.records.is_empty() {
+            return Ok(None);
+        }
+        self.wanted.offset = batch.next_offset;
+        if max_bytes > 0 {
+            return Ok(Some(to_answer(batch)));
+        }
+        self.singles = batch.records.into();
+        let first = self.singles.pop_front();
+        Ok(first.map(|record| self.single(record)))
+    }
+
+    fn single(&self, record: log::Record) -> log::ConsumeResponse {
+        let next_offset = record.offset + 1;
+        log::ConsumeResponse {
+            record: Some(record),
+            records: Vec::new(),
+            next_offset,
+            end_offset: self.end_offset.max(next_offset),
+        }
+    }
+
+    /// Waits until the stream changes, or the node ends.
+    async fn wait(&mut self) -> Result<(), RequestError> {
+        let Some(changes) = &mut self.changes else {
+            let parts = self.node.parts().ok_or(RequestError::Starting)?;
+            self.changes = Some(parts.reader.watch(&self.wanted.stream));
+            return Ok(()); // Look again: it may have changed just before.
+        };
+        tokio::select! {
+            changed = changes.changed() => changed.map_err(|_| RequestError::Stopping),
+            error = self.ends.ended() => Err(error),
+        }
+    }
+}
+
+fn to_answer(batch: Batch) -> log::ConsumeResponse {
+    log::ConsumeResponse {
+        record: None,
+        records: batch.records,
+        next_offset: batch.next_offset,
+        end_offset: batch.end_offset,
+    }
+}
