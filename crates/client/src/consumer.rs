@@ -206,6 +206,11 @@ impl Consumer {
         self.ready.front().map(|record| record.offset).or(self.next)
     }
 
+    /// Whether [`next`](Consumer::next) returns a record without a wait.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Stores [`position`](Consumer::position) under a name, for [`Start::Cursor`]. Does nothing
     /// if there is none.
     ///

@@ -71,17 +71,18 @@ impl Failure {
         let verdict = match &*reason {
             "NOT_LEADER" => Verdict::Redirect(text("leader")),
             "QUEUE_FULL" | "STORAGE_FULL" => Verdict::Wait(retry_delay(status)),
-            "STARTING" | "STOPPING" | "FAILED" => Verdict::Lost,
+            // Also for reasons that a newer server may have.
+            _ if may_pass(status.code()) => Verdict::Lost,
             _ => Verdict::Final,
         };
         let error = match &*reason {
             "NOT_LEADER" => Error::NotLeader { address, leader: text("leader") },
             "QUEUE_FULL" | "STORAGE_FULL" => Error::Overloaded { address, reason, message },
-            "STARTING" | "STOPPING" | "FAILED" => {
+            _ if verdict == Verdict::Lost => {
                 let message = format!("{message} ({reason})");
                 Error::Unavailable { address, message, source: None }
             }
-            "OFFSET_OUT_OF_RANGE" => {
+            "OFFSET_OUT_OF_RANGE" | "BEYOND_END" => {
                 let first = number("first");
                 Error::OffsetOutOfRange { address, stream, first, next: number("next") }
             }
@@ -98,9 +99,7 @@ impl Failure {
             }
             _ => Error::Refused { address, code: format!("{:?} {reason}", status.code()), message },
         };
-        // A newer server may have a new reason to be unavailable.
-        let is_new = matches!(error, Error::Refused { .. }) && status.code() == Code::Unavailable;
-        Failure { verdict: if is_new { Verdict::Lost } else { verdict }, error }
+        Failure { verdict, error }
     }
 
     /// The status comes from the transport, from a proxy, or from the gRPC library.
@@ -109,12 +108,9 @@ impl Failure {
         let address = address.to_owned();
         let verdict = match status.code() {
             _ if was_not_sent(status) => Verdict::NotSent,
-            Code::Unavailable
-            | Code::Unknown
-            | Code::Internal
-            | Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted => Verdict::Lost,
+            // A connection that says that it has too many calls.
+            Code::ResourceExhausted => Verdict::Lost,
+            code if may_pass(code) => Verdict::Lost,
             _ => Verdict::Final,
         };
         let error = match status.code() {
@@ -129,6 +125,18 @@ impl Failure {
         };
         Failure { verdict, error }
     }
+}
+
+/// Whether another attempt may succeed, although it is not known what became of this one.
+fn may_pass(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Internal
+            | Code::Cancelled
+            | Code::DeadlineExceeded
+    )
 }
 
 /// Whether the transport has no connection: the request did not leave this machine.
@@ -323,7 +331,9 @@ impl<'a> Attempts<'a> {
             }
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || (delay >= left && self.count > 1) {
+        // An attempt that is begun too late would only put its outcome in doubt.
+        let too_late = delay + self.nodes.config.attempt_max() / 10 >= left;
+        if left.is_zero() || (too_late && self.count > 1) {
             return Err(self.late(failure.error, &node.address));
         }
         // One retry is made even if the server asks for a longer wait than there is time for.
