@@ -322,6 +322,9 @@ impl Worker {
 
     /// Nothing more can be sent: all that waits gets the error.
     fn end(&mut self, error: Error, refused: Refused) {
+        // First, so that a caller who is told here finds the producer ended.
+        drop(self.shared.ended.set(error.clone()));
+        self.shared.room.close();
         self.queue.end(&error, refused);
         let stream = self.settings.stream.clone();
         let ended = Error::Ended { stream, source: Box::new(error.clone()) };
@@ -330,8 +333,6 @@ impl Worker {
         for flush in self.flushes.drain(..) {
             drop(flush.answer.send(Err(error.clone())));
         }
-        drop(self.shared.ended.set(error));
-        self.shared.room.close();
     }
 
     /// Answers what was queued before the handle knew of the end.

@@ -119,7 +119,9 @@ fn the_deadline_is_kept_and_the_error_says_how_often_it_was_tried() {
             let error = client(&addresses, 600).produce("s", "a").await.expect_err("none works");
             let waited = start.elapsed();
             assert!(waited < Duration::from_millis(1_500), "{fault:?}: {waited:?}");
-            assert_eq!(error.is_outcome_unknown(), !matches!(fault, Fault::QueueFull(_)));
+            // On a slow machine, the last answer of a full server may come too late.
+            let is_unknown = error.is_outcome_unknown();
+            assert!(is_unknown || matches!(fault, Fault::QueueFull(_)), "{fault:?}: {error:?}");
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = format!("http://{}", listener.local_addr().expect("it is bound"));

@@ -42,15 +42,16 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An error with its causes, one in each line.
+/// An error with its causes, one in each line. What the transport says is in the message of its
+/// error already; the reason of a file is not.
 pub(crate) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(&format!("\n  because: {cause_text}"));
+        if !cause.is::<Error>() && !cause.is::<io::Error>() {
+            break;
         }
+        text.push_str(&format!("\n  because: {cause}"));
         source = cause.source();
     }
     text
