@@ -91,24 +91,38 @@ impl ConsumerBuilder {
     ///
     /// # Errors
     ///
-    /// Those of [`Client::offsets`] and [`Client::fetch_cursor`]. [`Error::OffsetOutOfRange`] comes
-    /// with the first record.
+    /// [`Error::OffsetOutOfRange`] if the offset, or the cursor's, is not in the stream. Those of
+    /// [`Client::offsets`] and [`Client::fetch_cursor`].
     pub async fn open(self) -> Result<Consumer, Error> {
-        let needs_offsets = self.does_end || self.start == Start::Latest;
+        // What the name stands for must not change while the consumer reconnects.
+        let start = match &self.start {
+            Start::Cursor(name) => match self.client.fetch_cursor(&self.stream, name).await? {
+                Some(offset) => Start::Offset(offset),
+                None => Start::Earliest,
+            },
+            other => other.clone(),
+        };
+        let needs_offsets = self.does_end || matches!(start, Start::Latest | Start::Offset(_));
         let offsets = match needs_offsets {
             true => Some(self.client.offsets(&self.stream).await?),
             false => None,
         };
-        let end = offsets.as_ref().filter(|_| self.does_end).map(|offsets| offsets.next);
-        // What the name stands for must not change while the consumer reconnects.
-        let start = match (&self.start, offsets) {
+        let start = match (start, offsets) {
             (Start::Latest, Some(offsets)) => Start::Offset(offsets.next),
-            (Start::Cursor(name), _) => match self.client.fetch_cursor(&self.stream, name).await? {
-                Some(offset) => Start::Offset(offset),
-                None => Start::Earliest,
-            },
-            (other, _) => other.clone(),
+            // Asked here, because a node may wait for a record that does not exist yet.
+            (Start::Offset(offset), Some(offsets))
+                if !(offsets.first..=offsets.next).contains(&offset) =>
+            {
+                return Err(Error::OffsetOutOfRange {
+                    address: "the cluster".to_owned(),
+                    stream: self.stream,
+                    first: offsets.first,
+                    next: offsets.next,
+                });
+            }
+            (other, _) => other,
         };
+        let end = offsets.filter(|_| self.does_end).map(|offsets| offsets.next);
         let next = if let Start::Offset(offset) = start { Some(offset) } else { None };
         let path = Path::new(&self.client.nodes);
         Ok(Consumer {

@@ -104,20 +104,19 @@ fn an_offset_beyond_the_end_is_told_with_what_is_there() {
     run(async {
         let (_fake, addresses) = filled(12).await;
         let consumer = client(&addresses, 2_000).consumer("s").start(Start::Offset(99));
-        let error = consumer.open().await.expect("it opens").next().await.expect_err("not there");
+        let error = consumer.open().await.expect_err("it is not there");
         assert!(matches!(error, Error::OffsetOutOfRange { first: 0, next: 12, .. }), "{error}");
     });
 }
 
 #[test]
 fn a_server_that_stays_away_is_an_error_in_time_and_the_consumer_stays_usable() {
-    // Method: no server at first. The consumer starts at an offset, so `open` needs no server.
+    // Method: there is no server. The start is the earliest record, so `open` needs none.
     run(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = format!("http://{}", listener.local_addr().expect("it is bound"));
         drop(listener);
-        let consumer = client(&[address], 300).consumer("s").start(Start::Offset(0));
-        let mut consumer = consumer.open().await.expect("it opens");
+        let mut consumer = client(&[address], 300).consumer("s").open().await.expect("it opens");
         for _ in 0..2 {
             let error = consumer.next().await.expect_err("no server is there");
             assert!(matches!(error, Error::Deadline { attempts: 2.., .. }), "{error:?}");
