@@ -154,7 +154,10 @@ impl Tls {
     fn load(&self) -> Result<ClientTlsConfig, Error> {
         let read = |path: &PathBuf| {
             std::fs::read(path).map_err(|error| Error::Config {
-                what: format!("{}: the TLS file cannot be read; check the path", path.display()),
+                what: format!(
+                    "{}: the TLS file cannot be read: {error}; check the path",
+                    path.display()
+                ),
                 source: Some(std::sync::Arc::new(error)),
             })
         };

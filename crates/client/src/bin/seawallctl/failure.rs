@@ -42,13 +42,13 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An error with its causes, one in each line. What the transport says is in the message of its
-/// error already; the reason of a file is not.
+/// An error with its causes, one in each line. What the transport or the system says is in the
+/// message of its error already.
 pub(crate) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        if !cause.is::<Error>() && !cause.is::<io::Error>() {
+        if !cause.is::<Error>() {
             break;
         }
         text.push_str(&format!("\n  because: {cause}"));
