@@ -11,6 +11,8 @@ mod producers;
 mod runs;
 mod state;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -1,0 +1,3 @@
+//! Single rules, by example.
+
+use super::*;
