@@ -272,7 +272,10 @@ fn change(checkpoint: &mut IndexCheckpoint, dice: &mut impl FnMut(usize) -> usiz
         11 => return stream.name.push_str(["", " ", "x"][dice(3)]),
         12 => return checkpoint.streams.reverse(),
         13 => return drop(checkpoint.streams.remove(at)),
-        14 if !stream.runs.is_empty() => return drop(stream.runs.remove(run)),
+        14 if !stream.runs.is_empty() => {
+            stream.runs.remove(run);
+            return;
+        }
         15 => return stream.runs.extend_from_within(run..),
         16 => return stream.producers.reverse(),
         17 => return stream.cursors.reverse(),
@@ -297,7 +300,10 @@ fn change(checkpoint: &mut IndexCheckpoint, dice: &mut impl FnMut(usize) -> usiz
                 (1, _) => &mut producer.next_sequence,
                 (2, _) => &mut producer.last_timestamp_ms,
                 (3, _) => return producer.id.push_str(&"x".repeat(dice(200))),
-                (4, Some(_)) => return drop(producer.answers.remove(at)),
+                (4, Some(_)) => {
+                    producer.answers.remove(at);
+                    return;
+                }
                 (5, Some(answer)) => return answer.count = [0, 1, u32::MAX][dice(3)],
                 (6, Some(answer)) => &mut answer.offset,
                 (7, Some(answer)) => &mut answer.timestamp_ms,
