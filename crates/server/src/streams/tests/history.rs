@@ -67,7 +67,7 @@ fn pick<T: Copy>(g: &mut Gen, values: &[T]) -> T {
 }
 
 impl Draw {
-    fn draw(g: &mut Gen) -> Draw {
+    fn any(g: &mut Gen) -> Draw {
         Draw {
             stream: pick(g, &STREAMS),
             records: pick(g, &[0, 1, 1, 1, 2, 3, 5]),
@@ -117,11 +117,11 @@ fn limits(g: &mut Gen) -> StoredLimits {
 }
 
 impl Act {
-    fn draw(g: &mut Gen) -> Act {
+    fn any(g: &mut Gen) -> Act {
         let stream = pick(g, &STREAMS);
         match u8::arbitrary(g) % 32 {
-            0..=15 => Act::Append(Draw::draw(g)),
-            16 => Act::Burst(Draw::draw(g), pick(g, &[10, 20, 70])),
+            0..=15 => Act::Append(Draw::any(g)),
+            16 => Act::Burst(Draw::any(g), pick(g, &[10, 20, 70])),
             17..=19 => Act::Create(stream, limits(g)),
             20 | 21 => Act::Delete(stream),
             22 => Act::SetLimits(stream, limits(g)),
@@ -176,7 +176,7 @@ impl Arbitrary for Entry {
             13 | 14 => Gap::Boundary(pick(g, &[0, 1, 2, 1_023])),
             _ => Gap::Far,
         };
-        let acts = (0..u8::arbitrary(g) % 5).map(|_| Act::draw(g)).collect();
+        let acts = (0..u8::arbitrary(g) % 5).map(|_| Act::any(g)).collect();
         Entry { gap, acts: (u8::arbitrary(g) % 16 > 0).then_some(acts) }
     }
 
