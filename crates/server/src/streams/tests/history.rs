@@ -136,9 +136,10 @@ impl Act {
     /// The actions that this stands for, given the model's state after all actions before it.
     fn resolve(&self, now: &Model, raft_index: u64, number: &mut u64) -> Vec<Option<Action>> {
         let next = |stream: &str| now.streams.get(stream).map_or(0, |stream| stream.next());
-        // A part of the end, a little more, or far more.
+        // A part of the end, one more, or far more.
         let at = |stream: &str, part: u8| match part {
             250.. => u64::MAX,
+            241.. => next(stream) + 1,
             _ => next(stream) * u64::from(part) / 240,
         };
         let one = match self {
