@@ -373,9 +373,9 @@ fn the_age_of_the_group_holds_for_every_stream_and_a_shorter_one_wins() {
         Stream { limits, ..stream.clone() }.due_trim(3_500, group_age_ms)
     };
     assert_eq!(due(0, u64::MAX), 0);
-    assert_eq!(due(0, 1_600), due(1_600, u64::MAX), "the age of the group alone");
-    assert_eq!(due(u64::MAX, 1_600), due(0, 1_600), "a longer one changes nothing");
-    assert_eq!(due(100, 1_600), 3, "all are older");
+    assert_eq!(due(0, 1_400), due(1_400, u64::MAX), "the age of the group alone");
+    assert_eq!(due(u64::MAX, 1_400), due(0, 1_400), "a longer one changes nothing");
+    assert_eq!(due(100, 1_400), 3, "all are older");
     assert_eq!(due(0, 100), 3, "all are older");
-    assert!(due(0, 1_600) > 0, "the first is too old");
+    assert!(due(0, 1_400) > 0, "the first is too old");
 }
