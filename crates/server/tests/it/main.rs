@@ -1,0 +1,4 @@
+//! The tests of the server's security, on real sockets.
+
+mod pki;
+mod security;
