@@ -290,13 +290,15 @@ fn strangers_are_refused_with_a_reason_and_the_others_are_served() {
             ("no certificate", ca.config_without_certificate(), "CertificateRequired"),
             ("for servers only", ca.config(&server_only), "UnsupportedCertificate"),
         ];
-        for (count, (who, config, alert)) in (1..).zip(strangers) {
+        for (who, config, alert) in strangers {
+            let before = server.stats.counts().refused;
             let connector = Connector::tls(Arc::new(config));
             let error = refusal(server.addr, connector.clone()).await;
             assert!(error.contains(alert), "{who}: {error}");
             server.call(connector).await.expect_err(who);
             server.call(tls(&ca, &good)).await.expect("a good client is served");
-            server.wait_for(who, |counts| counts.refused == 2 * count).await;
+            // A client of tonic may try again by itself.
+            server.wait_for(who, |counts| counts.refused >= before + 2).await;
         }
         assert!(server.seen().iter().all(|name| name.as_deref() == Some("alice")));
     });
@@ -674,8 +676,12 @@ fn after_the_signal_the_port_is_closed_at_once() {
     run(|| async {
         let options = ListenOptions::default();
         let server = Server::start(options, PolicyHandle::allow_all()).await;
-        let mut open = server.connect(Connector::plaintext()).await.expect("there is room");
-        check(&mut open).await.expect("it is served");
+        // An empty SETTINGS frame after the preface. This client never answers the server's PING,
+        // so that the connection does not end by itself.
+        let mut open = raw(server.addr, Connector::plaintext()).await.expect("there is room");
+        open.write_all(PREFACE).await.expect("it is open");
+        open.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("it is open");
+        server.wait_for("one is open", |counts| counts.open == 1).await;
         let mut silent = TcpStream::connect(server.addr).await.expect("it accepts");
         server.wait_for("both are accepted", |counts| counts.accepted == 2).await;
         server.stop.send_replace(());
@@ -685,6 +691,8 @@ fn after_the_signal_the_port_is_closed_at_once() {
             assert!(start.elapsed() < SOON, "the port is open");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        assert_eq!(server.stats.counts().open, 1, "tonic waits for the open one");
+        drop(open);
         server.wait_for("the open one ends", |counts| counts.open == 0).await;
     });
 }
