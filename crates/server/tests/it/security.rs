@@ -265,7 +265,7 @@ fn a_certificate_without_one_clear_name_is_not_served() {
 #[test]
 fn strangers_are_refused_with_a_reason_and_the_others_are_served() {
     // Method: each kind of stranger connects and calls, and after each a good client. The stranger
-    // must read the alert, so the server must have waited for it to do so.
+    // must read the alert.
     run(|| async {
         let ca = Ca::named("the CA");
         let other = Ca::new();
