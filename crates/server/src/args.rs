@@ -31,8 +31,10 @@ pub(crate) enum Command {
     Run(SettingArgs),
     /// Make the group of a new node in its empty directory, and end.
     Init(SettingArgs),
-    /// Check the settings, and change nothing.
+    /// Check the settings, the files of TLS and the policy, and change nothing.
     Check(SettingArgs),
+    /// Make an authority and certificates, to try TLS with. Not for production.
+    DevCerts(CertArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -49,6 +51,19 @@ pub(crate) struct DevArgs {
     /// Produce and consume a few records, and end.
     #[arg(long)]
     pub(crate) demo: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CertArgs {
+    /// The directory of the files. None of them may exist.
+    #[arg(long, default_value = "certs")]
+    pub(crate) dir: PathBuf,
+    /// A further name or address of the node, beside localhost. May be repeated.
+    #[arg(long = "name")]
+    pub(crate) names: Vec<String>,
+    /// A client that gets a certificate. May be repeated.
+    #[arg(long = "client", default_value = "client")]
+    pub(crate) clients: Vec<String>,
 }
 
 /// Settings: a file, then variables `SEAWALLD_*`, then flags. Later ones replace earlier ones.

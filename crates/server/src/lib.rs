@@ -1,23 +1,29 @@
 #![doc = include_str!("../README.md")]
 
+pub mod authz;
+pub mod certs;
 pub mod checkpoint;
 mod coalesce;
 pub mod config;
+pub mod connect;
 mod error;
-mod guard;
+pub mod guard;
 mod identity;
+pub mod listen;
 mod node;
 mod raft;
 mod read;
 mod retention;
 mod server;
 mod service;
+pub mod socket;
 mod space;
 pub mod streams;
+pub mod tls;
 mod watchers;
 
 pub use config::{Config, ConfigError};
 pub use identity::IdentityError;
 pub use node::NodeError;
 pub use raft::OpenError;
-pub use server::{Server, ServerError};
+pub use server::{Reloader, Server, ServerError};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1 as log;
 use seawall_proto::log::v1::log_client::LogClient;
-use seawall_server::{Config, Server, ServerError};
+use seawall_server::{Config, Reloader, Server, ServerError};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -44,6 +44,7 @@ pub(crate) fn config(dir: &Path) -> Config {
 /// A server in this process.
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
+    pub(crate) reloader: Reloader,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServerError>>,
 }
@@ -52,6 +53,7 @@ pub(crate) async fn start(config: Config) -> Running {
     let server = Server::bind(config).await.unwrap();
     let addr = server.addr();
     let ready = server.ready();
+    let reloader = server.reloader();
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(server.run(async {
         let _gone = stopped.await;
@@ -59,7 +61,7 @@ pub(crate) async fn start(config: Config) -> Running {
     if !ready.await {
         panic!("the node did not start: {:?}", task.await.unwrap());
     }
-    Running { addr, stop, task }
+    Running { addr, reloader, stop, task }
 }
 
 impl Running {

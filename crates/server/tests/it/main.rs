@@ -3,7 +3,10 @@
 mod book;
 mod common;
 mod consume;
+mod pki;
 mod process;
 mod produce;
 mod restart;
 mod retention;
+mod secured;
+mod security;
