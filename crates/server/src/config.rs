@@ -17,7 +17,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// Where the node listens. Default `127.0.0.1:7000`; port 0 takes a free port.
     pub listen: SocketAddr,
-    /// The address under which clients find the node. Default: the address it listens on.
+    /// The name or address, with the port, under which clients find the node. Default: the address
+    /// it listens on. Needed if that is `0.0.0.0` or `[::]`.
     pub advertise: Option<String>,
     /// The name of the cluster. A directory belongs to one cluster for ever. Default `seawall`.
     pub cluster: String,
@@ -355,6 +356,13 @@ impl Config {
                  the network may read and write, `insecure`",
             );
         }
+        if self.listen.ip().is_unspecified() && self.advertise.is_none() {
+            return error(
+                "advertise",
+                "is missing: clients cannot reach the address that `listen` names; set the name or \
+                 address of this machine, with the port",
+            );
+        }
         for (key, bytes) in [
             ("limits.record_bytes", self.limits.record_bytes),
             ("limits.batch_bytes", self.limits.batch_bytes),
@@ -501,7 +509,10 @@ mod tests {
         ] {
             assert!(load("", &[], &[(key, value)]).is_err(), "{key} = {value}");
         }
-        assert!(load("", &[], &[("listen", "0.0.0.0:7000"), ("insecure", "true")]).is_ok());
+        let everywhere =
+            [("listen", "0.0.0.0:7000"), ("insecure", "true"), ("advertise", "a:7000")];
+        assert!(load("", &[], &everywhere[..2]).is_err(), "nothing to advertise");
+        assert!(load("", &[], &everywhere).is_ok());
     }
 
     #[test]
@@ -510,8 +521,8 @@ mod tests {
         let error = load("", &[], &tls).unwrap_err().to_string();
         assert!(error.starts_with("policy: is missing"), "{error}");
         let both: Vec<_> =
-            tls.into_iter().chain([("policy", "p"), ("listen", "0.0.0.0:1")]).collect();
-        assert!(load("", &[], &both).is_ok(), "it may listen everywhere");
+            tls.into_iter().chain([("policy", "p"), ("listen", "192.0.2.1:1")]).collect();
+        assert!(load("", &[], &both).is_ok(), "it may listen beyond loopback");
         assert!(load("", &[], &[("tls.cert", "c")]).is_err(), "a part of it");
     }
 
