@@ -33,7 +33,7 @@ pub struct Config {
     /// Who may do what: lines `p, subject, object, action`. Needs TLS. Without it, every client
     /// whose certificate is valid may do everything.
     pub policy: Option<PathBuf>,
-    /// Where metrics, health and the status page are. Default: nowhere.
+    /// Where metrics, health and the status page are, over HTTP without TLS. Default: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// How long records are kept.
     pub retention: Retention,
@@ -332,6 +332,9 @@ impl Config {
         if self.bootstrap_expect > 1 {
             return error("bootstrap_expect", "must be 0 or 1: this version runs groups of one node");
         }
+        if self.metrics_listen == Some(self.listen) && self.listen.port() != 0 {
+            return error("metrics_listen", "must differ from listen");
+        }
         if self.cluster.is_empty() || self.cluster.len() > 128 {
             return error("cluster", "must have 1 to 128 bytes");
         }
@@ -474,6 +477,7 @@ mod tests {
             ("node_id", "x"),
             ("listen", "0.0.0.0:7000"),
             ("listen", "nowhere"),
+            ("metrics_listen", "127.0.0.1:7000"),
             ("policy", "policy.csv"),
             ("limits.record_bytes", "2MiB"),
             ("limits.queue_bytes", "1KiB"),

@@ -5,8 +5,14 @@ pub mod config;
 pub mod checkpoint;
 mod error;
 mod guard;
+mod health;
+mod http;
 mod identity;
+mod metrics;
 mod node;
+mod observe;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod raft;
 mod read;
 mod retention;

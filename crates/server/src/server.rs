@@ -8,14 +8,17 @@ use std::time::{Duration, Instant};
 use seawall_proto::admin::v1::admin_server::AdminServer;
 use seawall_proto::log::v1::log_server::LogServer;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
 use crate::config::{Config, ConfigError};
 use crate::guard::Guard;
+use crate::health;
+use crate::http;
+use crate::metrics;
 use crate::node::{Node, NodeError, State, Tasks};
+use crate::observe::Observe;
 use crate::service::admin::AdminService;
 use crate::service::log::LogService;
 
@@ -80,6 +83,7 @@ pub struct Server {
     node: Node,
     listener: TcpListener,
     addr: SocketAddr,
+    metrics: Option<(TcpListener, SocketAddr)>,
 }
 
 impl Server {
@@ -89,18 +93,25 @@ impl Server {
     /// [`ServerError::Config`] and [`ServerError::Listen`].
     pub async fn bind(config: Config) -> Result<Server, ServerError> {
         config.check()?;
-        let addr = config.listen;
-        let failed = |source| ServerError::Listen { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(failed)?;
-        let addr = listener.local_addr().map_err(failed)?;
+        let (listener, addr) = listen(config.listen).await?;
+        let metrics = match config.metrics_listen {
+            Some(addr) => Some(listen(addr).await?),
+            None => None,
+        };
         let advertised = config.advertise.clone().unwrap_or_else(|| addr.to_string());
-        Ok(Server { node: Node::new(config, advertised), listener, addr })
+        Ok(Server { node: Node::new(config, advertised), listener, addr, metrics })
     }
 
     /// Returns the address on which the server listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Returns the address of metrics, health and the status page, if the settings have one.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(_, addr)| *addr)
     }
 
     /// Returns a future that ends when the node serves, with true, or never will, with false.
@@ -122,14 +133,62 @@ impl Server {
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServerError> {
-        let Server { node, listener, .. } = self;
+        let Server { node, listener, metrics, .. } = self;
+        let beside = Beside::start(&node, metrics.map(|(listener, _)| listener));
+        let outcome = serve_until(&node, listener, shutdown).await;
+        beside.end().await;
+        outcome
+    }
+}
+
+/// Listens on an address, and returns it with its port.
+async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Listen { addr, source };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, addr))
+}
+
+/// What shows the node to its operator. It is there from the start to the end, so that it shows
+/// these too.
+struct Beside {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Beside {
+    fn start(node: &Node, listener: Option<TcpListener>) -> Beside {
+        let stop = watch::Sender::new(false);
+        let mut tasks = vec![tokio::spawn(metrics::keep_up(node.clone(), stop.subscribe()))];
+        if let Some(listener) = listener {
+            tasks.push(tokio::spawn(http::serve(node.clone(), listener, stop.subscribe())));
+        }
+        Beside { stop, tasks }
+    }
+
+    async fn end(self) {
+        self.stop.send_replace(true);
+        for mut task in self.tasks {
+            if tokio::time::timeout(HANG_UP_WAIT, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+    }
+}
+
+/// Serves until `shutdown` ends or the node fails, and closes the node.
+async fn serve_until(
+    node: &Node,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServerError> {
         let (reporter, health) = tonic_health::server::health_reporter();
-        let health_task = tokio::spawn(report_health(node.clone(), reporter));
+        let health_task = tokio::spawn(health::report(node.clone(), reporter));
         let (hang_up, told) = tokio::sync::oneshot::channel::<()>();
-        let mut transport = serve(&node, listener, health, async move {
+        let mut transport = serve(node, listener, health, async move {
             let _dropped = told.await; // A sender that is gone says the same.
         })?;
-        let outcome = run_node(&node, shutdown, &mut transport).await;
+        let outcome = run_node(node, shutdown, &mut transport).await;
         let _gone = hang_up.send(());
         let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
         if ended.is_err() {
@@ -143,7 +202,6 @@ impl Server {
             None => Ok(()),
         };
         outcome.and(closed)
-    }
 }
 
 /// Runs the node up to the end of its streams.
@@ -214,6 +272,7 @@ where
         .map_err(|error| ServerError::Transport { reason: error.to_string() })?;
     let calls = node.config().limits.calls_per_connection;
     let router = tonic::transport::Server::builder()
+        .layer(Observe { metrics: node.metrics().clone() })
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(calls)
@@ -224,26 +283,4 @@ where
     // Without it, small answers wait for the client's delayed acknowledgement: 44 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, told)))
-}
-
-/// Tells the health service what the node does.
-async fn report_health(node: Node, reporter: HealthReporter) {
-    const LOOK: Duration = Duration::from_millis(500);
-    let mut state = node.watch_state();
-    loop {
-        let serves = *state.borrow_and_update() == State::Serving;
-        let leads = node.parts().is_none_or(|parts| parts.group.standing().leader.is_some());
-        let refuses = node.parts().is_some_and(|parts| parts.space.refusal().is_some());
-        let status = |is_serving| match is_serving {
-            true => ServingStatus::Serving,
-            false => ServingStatus::NotServing,
-        };
-        reporter.set_service_status("", status(serves)).await;
-        reporter.set_service_status("log.v1.Log", status(serves && leads && !refuses)).await;
-        reporter.set_service_status("seawall.admin.v1.Admin", status(serves)).await;
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK) => {}
-        }
-    }
 }
