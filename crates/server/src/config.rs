@@ -330,7 +330,10 @@ impl Config {
             return error("node_id", "must be at least 1");
         }
         if self.bootstrap_expect > 1 {
-            return error("bootstrap_expect", "must be 0 or 1: this version runs groups of one node");
+            return error(
+                "bootstrap_expect",
+                "must be 0 or 1: this version runs groups of one node",
+            );
         }
         if self.metrics_listen == Some(self.listen) && self.listen.port() != 0 {
             return error("metrics_listen", "must differ from listen");
@@ -413,7 +416,8 @@ fn set(
     let mut name = key;
     if let Some((section, rest)) = key.split_once('.') {
         let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-        table = entry.as_table_mut().ok_or_else(|| wrong("possible: the file has no table there"))?;
+        table =
+            entry.as_table_mut().ok_or_else(|| wrong("possible: the file has no table there"))?;
         name = rest;
     }
     table.insert(name.to_owned(), value);
@@ -431,7 +435,11 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duratio
 mod tests {
     use super::*;
 
-    fn load(file: &str, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    fn load(
+        file: &str,
+        variables: &[(&str, &str)],
+        flags: &[(&str, &str)],
+    ) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.conf");
         std::fs::write(&path, file).unwrap();
@@ -503,10 +511,9 @@ mod tests {
                 Kind::Number => "1",
                 Kind::Flag => "true",
             };
-            for outcome in [
-                load("", &[], &[(key, value)]),
-                load("", &[(variable(key).as_str(), value)], &[]),
-            ] {
+            for outcome in
+                [load("", &[], &[(key, value)]), load("", &[(variable(key).as_str(), value)], &[])]
+            {
                 if let Err(error) = outcome {
                     let error = error.to_string();
                     assert!(!error.contains("there is no setting"), "{key}: {error}");

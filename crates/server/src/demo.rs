@@ -13,7 +13,8 @@ pub(crate) async fn run(addr: SocketAddr) -> anyhow::Result<()> {
     let mut first = None;
     for value in ["open", "debit 7", "close"] {
         let record = log::Record { value: value.into(), ..log::Record::default() };
-        let request = log::ProduceRequest { record: Some(record), ..log::ProduceRequest::default() };
+        let request =
+            log::ProduceRequest { record: Some(record), ..log::ProduceRequest::default() };
         let offset = client.produce(request).await?.into_inner().offset;
         writeln!(io::stdout(), "produced {value:?} at offset {offset}: it is on the disk")?;
         first.get_or_insert(offset);

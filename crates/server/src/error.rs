@@ -15,12 +15,16 @@ pub(crate) enum RequestError {
     )]
     NotLeader { leader: Option<String> },
     /// The stream has no record at this offset, and will not get one.
-    #[error("stream {stream} has no offset {offset}: its records are {first} up to, not including, \
-             {next}")]
+    #[error(
+        "stream {stream} has no offset {offset}: its records are {first} up to, not including, \
+             {next}"
+    )]
     OutOfRange { stream: String, offset: u64, first: u64, next: u64 },
     /// There is no such stream.
-    #[error("there is no stream {stream}: create it first, for example with \
-             `seawallctl streams create {stream}`")]
+    #[error(
+        "there is no stream {stream}: create it first, for example with \
+             `seawallctl streams create {stream}`"
+    )]
     NoSuchStream { stream: String },
     /// More is queued than the limit allows.
     #[error("requests of {bytes} bytes are waiting, which is the limit: try again later")]

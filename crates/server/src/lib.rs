@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+pub mod checkpoint;
 mod coalesce;
 pub mod config;
-pub mod checkpoint;
 mod error;
 mod guard;
 mod health;

@@ -111,7 +111,8 @@ impl Reader {
         };
         let mut offset = start;
         loop {
-            let batch = self.read(stream, offset, ReadMax { bytes: 256 << 10, records: 1_024 }).await?;
+            let batch =
+                self.read(stream, offset, ReadMax { bytes: 256 << 10, records: 1_024 }).await?;
             let found = batch.records.iter().find(|record| record.timestamp_ms >= time_ms);
             match found {
                 Some(record) => return Ok(record.offset),
@@ -226,17 +227,12 @@ fn record_bytes(record: &store::StoredRecord) -> usize {
     record.value.len() + record.key.len() + headers + 32
 }
 
-fn to_record(
-    record: &store::StoredRecord,
-    append_ms: u64,
-    offset: u64,
-    term: u64,
-) -> log::Record {
+fn to_record(record: &store::StoredRecord, append_ms: u64, offset: u64, term: u64) -> log::Record {
     let timestamp_ms = if record.timestamp_ms == 0 { append_ms } else { record.timestamp_ms };
-    let headers = record.headers.iter().map(|header| log::Header {
-        name: header.name.clone(),
-        value: header.value.clone(),
-    });
+    let headers = record
+        .headers
+        .iter()
+        .map(|header| log::Header { name: header.name.clone(), value: header.value.clone() });
     log::Record {
         value: record.value.clone(),
         offset,

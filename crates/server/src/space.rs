@@ -50,7 +50,9 @@ impl Space {
     pub(crate) fn look(&self, health: &Health) {
         let refusal = match self.examine(health) {
             Ok(refusal) => refusal,
-            Err(error) => Some(format!("{}: the free space is unknown: {error}", self.dir.display())),
+            Err(error) => {
+                Some(format!("{}: the free space is unknown: {error}", self.dir.display()))
+            }
         };
         let mut state = self.state();
         if state.refusal != refusal {

@@ -30,11 +30,7 @@ pub(crate) struct Applied {
 
 impl Applied {
     pub(crate) fn empty(limits: IndexLimits) -> Applied {
-        Applied {
-            index: Index::new(limits),
-            log_id: None,
-            membership: StoredMembership::default(),
-        }
+        Applied { index: Index::new(limits), log_id: None, membership: StoredMembership::default() }
     }
 
     /// Returns the checkpoint of this state, or `None` if no entry was applied.
@@ -56,7 +52,8 @@ impl Applied {
             .map_err(|error| format!("its log id cannot be read: {error}"))?;
         let membership = postcard::from_bytes(&checkpoint.membership)
             .map_err(|error| format!("its membership cannot be read: {error}"))?;
-        let index = Index::from_checkpoint(checkpoint, limits).map_err(|error| error.to_string())?;
+        let index =
+            Index::from_checkpoint(checkpoint, limits).map_err(|error| error.to_string())?;
         if index.applied_index() != Some(log_id.index) {
             return Err(format!("its index does not end at its log id {log_id}"));
         }
@@ -152,9 +149,7 @@ impl Shared {
             };
             Ok(Snapshot { meta, snapshot: Box::new(checkpoint.encode_to_vec()) })
         };
-        read().map_err(|error| {
-            StorageIOError::read_snapshot(None, AnyError::new(&error)).into()
-        })
+        read().map_err(|error| StorageIOError::read_snapshot(None, AnyError::new(&error)).into())
     }
 }
 
@@ -264,8 +259,8 @@ impl RaftStateMachine<Types> for Machine {
         let installed = tokio::task::spawn_blocking(move || {
             let checkpoint = store::IndexCheckpoint::decode(snapshot.as_slice())
                 .map_err(|error| AnyError::new(&error))?;
-            let applied = Applied::from_checkpoint(&checkpoint, shared.limits)
-                .map_err(AnyError::error)?;
+            let applied =
+                Applied::from_checkpoint(&checkpoint, shared.limits).map_err(AnyError::error)?;
             if applied.log_id != last {
                 return Err(AnyError::error("the snapshot is not what its description says"));
             }

@@ -405,7 +405,11 @@ fn load_index(
     let indexes = checkpoints.list()?;
     let last_index = last.map(|id| id.index);
     if let Some(newest) = indexes.last().copied().filter(|index| Some(*index) > last_index) {
-        return Err(OpenError::LogTooShort { dir: dir.into(), checkpoint: newest, last: last_index });
+        return Err(OpenError::LogTooShort {
+            dir: dir.into(),
+            checkpoint: newest,
+            last: last_index,
+        });
     }
     let mut applied = None;
     for index in indexes.iter().rev().copied() {
@@ -427,9 +431,10 @@ fn load_index(
     }
     // The oldest that the log reaches back to: with it, a node that lags gets all records.
     let snapshot = purged_index.and_then(|purged| {
-        indexes.iter().copied().find(|index| {
-            *index >= purged && usable(&checkpoints, *index, limits).is_ok()
-        })
+        indexes
+            .iter()
+            .copied()
+            .find(|index| *index >= purged && usable(&checkpoints, *index, limits).is_ok())
     });
     let applied = applied.unwrap_or_else(|| Applied::empty(limits));
     Ok(Shared::new(limits, applied, checkpoints, snapshot))
@@ -443,7 +448,9 @@ enum Unusable {
 fn usable(checkpoints: &Checkpoints, index: u64, limits: IndexLimits) -> Result<Applied, Unusable> {
     let checkpoint = match checkpoints.read(index) {
         Ok(checkpoint) => checkpoint,
-        Err(error @ (CheckpointError::Damaged { .. })) => return Err(Unusable::Damaged(error.to_string())),
+        Err(error @ CheckpointError::Damaged { .. }) => {
+            return Err(Unusable::Damaged(error.to_string()));
+        }
         Err(error) => return Err(Unusable::Fatal(error.into())),
     };
     Applied::from_checkpoint(&checkpoint, limits).map_err(|reason| {

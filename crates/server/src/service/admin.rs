@@ -93,10 +93,9 @@ impl admin::admin_server::Admin for AdminService {
             let name = &request.stream;
             let stream = applied.index.stream(name);
             let stream = stream.ok_or(RequestError::NoSuchStream { stream: name.clone() })?;
-            let cursors = stream.cursors().map(|(name, offset)| admin::Cursor {
-                name: name.to_owned(),
-                offset,
-            });
+            let cursors = stream
+                .cursors()
+                .map(|(name, offset)| admin::Cursor { name: name.to_owned(), offset });
             vec![admin::StreamInfo { cursors: cursors.collect(), ..to_info(name, stream) }]
         };
         Ok(Response::new(admin::ListStreamsResponse { streams }))

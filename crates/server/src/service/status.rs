@@ -36,9 +36,7 @@ impl From<RequestError> for Status {
             RequestError::Starting => status(Code::Unavailable, &text, "STARTING", &[]),
             RequestError::Stopping => status(Code::Unavailable, &text, "STOPPING", &[]),
             RequestError::Failed { .. } => status(Code::Unavailable, &text, "FAILED", &[]),
-            RequestError::Unreadable { .. } => {
-                status(Code::DataLoss, &text, "LOG_UNREADABLE", &[])
-            }
+            RequestError::Unreadable { .. } => status(Code::DataLoss, &text, "LOG_UNREADABLE", &[]),
             RequestError::TimedOut { .. } => {
                 status(Code::DeadlineExceeded, &text, "TIMED_OUT", &[])
             }
@@ -67,12 +65,8 @@ fn refused(refusal: &Refusal, text: &str) -> Status {
         Refusal::StreamsMax => (Code::ResourceExhausted, "STREAMS_MAX", Vec::new()),
         Refusal::ProducersMax => (Code::ResourceExhausted, "PRODUCERS_MAX", Vec::new()),
         Refusal::CursorsMax => (Code::ResourceExhausted, "CURSORS_MAX", Vec::new()),
-        Refusal::DefaultCannotBeDeleted => {
-            (Code::FailedPrecondition, "DEFAULT_STREAM", Vec::new())
-        }
-        Refusal::ExpectedOffset { next } => {
-            (Code::Aborted, "EXPECTED_OFFSET", one("next", *next))
-        }
+        Refusal::DefaultCannotBeDeleted => (Code::FailedPrecondition, "DEFAULT_STREAM", Vec::new()),
+        Refusal::ExpectedOffset { next } => (Code::Aborted, "EXPECTED_OFFSET", one("next", *next)),
         Refusal::ProducerFenced { epoch } => {
             (Code::FailedPrecondition, "PRODUCER_FENCED", one("epoch", *epoch))
         }

@@ -178,7 +178,10 @@ impl Index {
     /// Precise for `records`. By `age_ms`, a run goes after its newest record is older. By `bytes`,
     /// runs go until the rest has at most so many; the newest run stays in any case.
     pub fn due_trims(&self, now_ms: u64, group_age_ms: u64) -> Vec<(String, u64)> {
-        let due = self.streams.iter().map(|(name, stream)| (name, stream, stream.due_trim(now_ms, group_age_ms)));
+        let due = self
+            .streams
+            .iter()
+            .map(|(name, stream)| (name, stream, stream.due_trim(now_ms, group_age_ms)));
         due.filter(|(_, stream, before)| *before > stream.first_offset())
             .map(|(name, _, before)| (name.to_string(), before))
             .collect()

@@ -1,0 +1,9 @@
+//! Tests of the server from outside: over gRPC, and as a process.
+
+mod book;
+mod common;
+mod consume;
+mod process;
+mod produce;
+mod restart;
+mod retention;
