@@ -522,4 +522,37 @@ mod tests {
             }
         }
     }
+
+    /// The example of the settings that users start from.
+    const EXAMPLE: &str = "../../packaging/seawalld.toml";
+
+    #[test]
+    fn the_example_shows_each_setting_with_its_default() {
+        let config = Config::load(Some(Path::new(EXAMPLE)), [], &[]).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+        // What has no default is commented out, without a space. It must be right all the same.
+        let text = std::fs::read_to_string(EXAMPLE).unwrap();
+        let lines = text.lines().map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => rest,
+            _ => line,
+        });
+        let text = lines.collect::<Vec<&str>>().join("\n");
+        let table: Table = toml::from_str(&text).unwrap();
+        for (key, _) in KEYS {
+            let found = match key.split_once('.') {
+                Some((section, name)) => table.get(section).and_then(|found| found.get(name)),
+                None => table.get(key),
+            };
+            assert!(found.is_some(), "{key} is not in {EXAMPLE}");
+        }
+        load(&text, &[], &[]).unwrap();
+    }
+
+    #[test]
+    fn the_page_of_the_server_lists_each_setting() {
+        let page = std::fs::read_to_string("../../docs/server.md").unwrap();
+        for (key, _) in KEYS {
+            assert!(page.contains(&format!("| `{key}`")), "{key}");
+        }
+    }
 }

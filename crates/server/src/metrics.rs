@@ -18,8 +18,8 @@ use crate::watchers::stopped;
 
 /// The upper bounds of the buckets of each histogram, in seconds.
 const BUCKETS: [f64; 16] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-    10.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
 ];
 
 /// How often samples are moved into their buckets, and the leader is looked at.
@@ -232,7 +232,10 @@ impl Metrics {
             label("method", &method.name),
             label("code", code_name(code)),
         ];
-        self.inner.recorder.register_counter(&Key::from_parts(CALLS, labels), &METADATA).increment(1);
+        self.inner
+            .recorder
+            .register_counter(&Key::from_parts(CALLS, labels), &METADATA)
+            .increment(1);
     }
 
     /// Counts a sync of the log.

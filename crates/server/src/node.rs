@@ -250,6 +250,11 @@ impl Node {
         reason
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_state(&self, state: State) {
+        self.inner.state.send_replace(state);
+    }
+
     /// Takes no new request from now on.
     pub(crate) fn drain(&self) {
         self.inner.state.send_if_modified(|state| {

@@ -10,8 +10,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// The variables that name the collector. One of them is enough.
-const ENDPOINTS: [&str; 2] =
-    ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
 /// Sends spans to a collector, as long as it lives. [`end`](Spans::end) sends the last ones.
 pub struct Spans {
@@ -25,7 +24,8 @@ impl Spans {
     /// # Errors
     /// The address of the collector makes no sense.
     pub fn start() -> Result<Option<Spans>, String> {
-        if ENDPOINTS.iter().all(|name| std::env::var_os(name).is_none_or(|value| value.is_empty())) {
+        if ENDPOINTS.iter().all(|name| std::env::var_os(name).is_none_or(|value| value.is_empty()))
+        {
             return Ok(None);
         }
         let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().build();

@@ -182,26 +182,26 @@ async fn serve_until(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
-        let (reporter, health) = tonic_health::server::health_reporter();
-        let health_task = tokio::spawn(health::report(node.clone(), reporter));
-        let (hang_up, told) = tokio::sync::oneshot::channel::<()>();
-        let mut transport = serve(node, listener, health, async move {
-            let _dropped = told.await; // A sender that is gone says the same.
-        })?;
-        let outcome = run_node(node, shutdown, &mut transport).await;
-        let _gone = hang_up.send(());
-        let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
-        if ended.is_err() {
-            transport.abort();
-        }
-        health_task.abort();
-        let (tasks, outcome) = outcome;
-        // Requests are gone by now, so nothing uses the log that is closed.
-        let closed = match tasks {
-            Some(tasks) => node.close(tasks).await.map_err(ServerError::from),
-            None => Ok(()),
-        };
-        outcome.and(closed)
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let health_task = tokio::spawn(health::report(node.clone(), reporter));
+    let (hang_up, told) = tokio::sync::oneshot::channel::<()>();
+    let mut transport = serve(node, listener, health, async move {
+        let _dropped = told.await; // A sender that is gone says the same.
+    })?;
+    let outcome = run_node(node, shutdown, &mut transport).await;
+    let _gone = hang_up.send(());
+    let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
+    if ended.is_err() {
+        transport.abort();
+    }
+    health_task.abort();
+    let (tasks, outcome) = outcome;
+    // Requests are gone by now, so nothing uses the log that is closed.
+    let closed = match tasks {
+        Some(tasks) => node.close(tasks).await.map_err(ServerError::from),
+        None => Ok(()),
+    };
+    outcome.and(closed)
 }
 
 /// Runs the node up to the end of its streams.

@@ -166,3 +166,112 @@ fn of_type(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>)
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::node::State;
+
+    /// No test takes longer. A test that does is stuck.
+    const WATCHDOG: Duration = Duration::from_secs(60);
+
+    /// Serves a node that never starts.
+    async fn start() -> (Node, std::net::SocketAddr, watch::Sender<bool>, JoinSet<()>) {
+        let node = Node::new(Config::default(), "127.0.0.1:7000".to_owned());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stop = watch::Sender::new(false);
+        let mut task = JoinSet::new();
+        task.spawn(serve(node.clone(), listener, stop.subscribe()));
+        (node, addr, stop, task)
+    }
+
+    async fn ask(addr: std::net::SocketAddr, request: &str) -> String {
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        // The server may answer, and hang up, before it has read all.
+        let _refused = socket.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _reset = socket.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    async fn get(addr: std::net::SocketAddr, path: &str) -> String {
+        ask(addr, &format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await
+    }
+
+    #[tokio::test]
+    async fn each_state_has_its_answers() {
+        let test = async {
+            let (node, addr, _stop, _task) = start().await;
+            for (state, live, ready, reason) in [
+                (State::Starting, "200 OK", "503", "the node is starting\n"),
+                (State::Draining, "200 OK", "503", "the node is stopping\n"),
+                (State::Failed("EIO".into()), "503", "503", "the node has failed: EIO\n"),
+            ] {
+                node.set_state(state);
+                let answer = get(addr, "/livez").await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {live}")), "{answer}");
+                let answer = get(addr, "/readyz").await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {ready}")), "{answer}");
+                assert!(answer.ends_with(reason), "{answer}");
+                let metrics = get(addr, "/metrics").await;
+                assert!(metrics.contains("\nseawall_ready 0\n"), "{metrics}");
+                let status = get(addr, "/status.json").await;
+                let status = status.split("\r\n\r\n").nth(1).unwrap();
+                let status: serde_json::Value = serde_json::from_str(status).unwrap();
+                assert_eq!(status["reason"].as_str(), Some(reason.trim_end()), "{status}");
+                assert_eq!(status["is_ready"].as_bool(), Some(false), "{status}");
+                assert!(status["streams"].is_null(), "not known yet: {status}");
+            }
+        };
+        timeout(WATCHDOG, test).await.expect("the test is stuck");
+    }
+
+    #[tokio::test]
+    async fn only_small_requests_for_what_is_there_are_answered() {
+        let test = async {
+            let (_node, addr, _stop, _task) = start().await;
+            let head = ask(addr, "HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n").await;
+            assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
+            let page = get(addr, "/").await;
+            assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
+            assert!(page.trim_end().ends_with("</html>"), "{page}");
+            assert!(get(addr, "/etc/passwd").await.starts_with("HTTP/1.1 404"));
+            let post = "POST / HTTP/1.1\r\ncontent-length: 99\r\nconnection: close\r\n\r\n";
+            let refused = ask(addr, post).await;
+            assert!(refused.starts_with("HTTP/1.1 405") && refused.contains("allow: GET"));
+            let long = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "x".repeat(64 << 10));
+            assert!(!ask(addr, &long).await.starts_with("HTTP/1.1 200"));
+            let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX + 1));
+            assert!(!ask(addr, &many).await.starts_with("HTTP/1.1 200"));
+            assert!(!ask(addr, "\0\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+        };
+        timeout(WATCHDOG, test).await.expect("the test is stuck");
+    }
+
+    #[tokio::test]
+    async fn silent_clients_neither_hold_the_port_nor_its_end() {
+        let test = async {
+            let (_node, addr, stop, mut task) = start().await;
+            let mut silent = Vec::new();
+            for _ in 0..CONNECTIONS_MAX {
+                silent.push(TcpStream::connect(addr).await.unwrap());
+            }
+            let begin = Instant::now();
+            assert!(get(addr, "/livez").await.starts_with("HTTP/1.1 200"));
+            assert!(begin.elapsed() < HEADER_WAIT + Duration::from_secs(3), "{begin:?}");
+            let mut silent = TcpStream::connect(addr).await.unwrap();
+            silent.write_all(b"GET / HT").await.unwrap();
+            let begin = Instant::now();
+            stop.send_replace(true);
+            task.join_next().await.unwrap().unwrap();
+            assert!(begin.elapsed() < Duration::from_secs(3), "{begin:?}");
+            assert!(TcpStream::connect(addr).await.is_err(), "the port is closed");
+        };
+        timeout(WATCHDOG, test).await.expect("the test is stuck");
+    }
+}

@@ -243,7 +243,11 @@ impl Group {
             last_index: metrics.last_log_index.unwrap_or(0),
             durable_index: self.log.durable_index().unwrap_or(0),
             // The log learns of it when the engine saves it, the engine applies only such entries.
-            committed_index: self.log.committed().max(metrics.last_applied).map_or(0, |id| id.index),
+            committed_index: self
+                .log
+                .committed()
+                .max(metrics.last_applied)
+                .map_or(0, |id| id.index),
             applied_index: metrics.last_applied.map_or(0, |id| id.index),
             purged_index: metrics.purged.map_or(0, |id| id.index),
             log_bytes: self.log.stats().live_bytes,

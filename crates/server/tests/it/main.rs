@@ -3,6 +3,8 @@
 mod book;
 mod common;
 mod consume;
+mod operator;
+mod page;
 mod process;
 mod produce;
 mod restart;
