@@ -19,6 +19,9 @@ use std::sync::{Mutex, PoisonError};
 use prost::Message;
 use seawall_proto::store::v1::IndexCheckpoint;
 
+#[cfg(test)]
+mod tests;
+
 const MAGIC: [u8; 8] = *b"SWINDEX\0";
 const VERSION: u32 = 1;
 const VERSION_AT: usize = MAGIC.len();

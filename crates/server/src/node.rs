@@ -326,7 +326,7 @@ async fn initialize(
     // The log exists by now, and may be empty.
     let found = match Identity::check(dir, &log_dir, &wanted) {
         Ok(found) => found,
-        Err(IdentityError::Unnamed { .. }) if !group.has_entries() => None,
+        Err(IdentityError::Unnamed { .. }) if !group.had_entries() => None,
         Err(error) => return Err(error.into()),
     };
     let mut identity = match found {
@@ -337,7 +337,7 @@ async fn initialize(
         }
     };
     if identity.is_initialized {
-        if !group.has_entries() {
+        if !group.had_entries() {
             let error = IdentityError::LogGone { path: log_dir, node_id: identity.node_id };
             return Err(error.into());
         }

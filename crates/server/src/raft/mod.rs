@@ -65,6 +65,7 @@ pub(crate) struct Group {
     log: Handle<Types>,
     reader: LogReader<Types>,
     shared: Arc<Shared>,
+    had_entries: bool,
 }
 
 /// Where the group stands.
@@ -117,6 +118,7 @@ impl Group {
         let log = store.handle();
         let reader = store.get_log_reader().await;
         let state = store.get_log_state().await.map_err(OpenError::engine)?;
+        let had_entries = state.last_log_id.is_some();
         let shared = {
             let dir = index_dir(&options.dir);
             let limits = options.limits;
@@ -130,23 +132,21 @@ impl Group {
         let raft = Raft::new(options.node_id, config, NoPeers, store, machine)
             .await
             .map_err(OpenError::engine)?;
-        Ok(Group { raft, log, reader, shared })
+        Ok(Group { raft, log, reader, shared, had_entries })
     }
 
     /// Makes the group, with this node as its only member. Does nothing if the log has entries.
     pub(crate) async fn initialize(&self, node_id: u64, addr: &str) -> Result<(), OpenError> {
-        if self.raft.is_initialized().await.map_err(OpenError::engine)? {
+        if self.had_entries {
             return Ok(());
         }
         let members = BTreeMap::from([(node_id, BasicNode::new(addr))]);
         self.raft.initialize(members).await.map_err(OpenError::engine)
     }
 
-    /// Returns whether the log has, or had, entries.
-    pub(crate) fn has_entries(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        metrics.last_log_index.is_some() || metrics.purged.is_some()
+    /// Returns whether the log had entries, or had had some, when it was opened.
+    pub(crate) fn had_entries(&self) -> bool {
+        self.had_entries
     }
 
     /// Waits until this node leads, and has applied all that its log had when it was opened. A

@@ -11,6 +11,8 @@ mod producers;
 mod runs;
 mod state;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -48,6 +50,9 @@ pub struct Index {
     /// What is here may be out of date; what is not here is younger than all that is. Only saves
     /// time: outcomes do not depend on it.
     idle: VecDeque<Idle>,
+    /// No producer outside `idle` was last heard of before this time. Saves the next look, so that
+    /// a flood of new producers costs one look and not one for each.
+    heard_since_ms: u64,
 }
 
 /// A producer and its last time when it was found idle.
@@ -105,6 +110,7 @@ impl Index {
             streams: BTreeMap::from([(DEFAULT_STREAM.into(), Arc::default())]),
             producers: 0,
             idle: VecDeque::new(),
+            heard_since_ms: 0,
         }
     }
 
@@ -250,21 +256,30 @@ impl Index {
             }
             self.idle.pop_front();
         }
+        if idle_since_ms >= self.heard_since_ms {
+            self.look_for_idle(idle_since_ms);
+        }
+        self.idle.front().cloned()
+    }
+
+    /// Lists the producers that were not heard of after a time.
+    fn look_for_idle(&mut self, idle_since_ms: u64) {
         let mut found = Vec::new();
+        // Those that come later are heard of now or later.
+        let mut heard_since_ms = self.last_timestamp_ms;
         for (name, stream) in &self.streams {
             for (id, producer) in &stream.producers.by_id {
-                if producer.last_timestamp_ms <= idle_since_ms {
-                    found.push(Idle {
-                        last_timestamp_ms: producer.last_timestamp_ms,
-                        stream: Arc::clone(name),
-                        id: Arc::clone(id),
-                    });
+                let last_timestamp_ms = producer.last_timestamp_ms;
+                if last_timestamp_ms > idle_since_ms {
+                    heard_since_ms = heard_since_ms.min(last_timestamp_ms);
+                    continue;
                 }
+                found.push(Idle { last_timestamp_ms, stream: name.clone(), id: id.clone() });
             }
         }
         found.sort_unstable();
         self.idle = found.into();
-        self.idle.front().cloned()
+        self.heard_since_ms = heard_since_ms;
     }
 
     fn last_heard(&self, idle: &Idle) -> Option<u64> {
