@@ -9,3 +9,5 @@ mod process;
 mod produce;
 mod restart;
 mod retention;
+#[cfg(feature = "otlp")]
+mod spans;

@@ -21,7 +21,8 @@ fn browser() -> Option<&'static str> {
     };
     let found = names.iter().find(is_there).copied();
     if found.is_none() {
-        eprintln!("SKIPPED: there is no chromium: the page was not rendered");
+        let skipped = "SKIPPED: there is no chromium: the page was not rendered\n";
+        std::io::stderr().write_all(skipped.as_bytes()).unwrap();
     }
     found
 }
