@@ -56,7 +56,7 @@ fn a_collector_gets_a_span_of_each_call_and_no_record() {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let collector = Collector::default();
         let incoming = TcpIncoming::from(listener);
-        let mut server = tonic::transport::Server::builder();
+        let server = tonic::transport::Server::builder();
         let service = collector.clone();
         tokio::spawn(async move {
             let never = std::future::pending();
