@@ -53,8 +53,11 @@ async fn trim(group: &Group, queue: &Queue, options: &Retention) -> Result<(), R
     let age_ms = u64::try_from(options.age.as_millis()).unwrap_or(u64::MAX);
     let due = group.applied().index.due_trims(clock_ms(), age_ms);
     for (stream, before_offset) in due.into_iter().take(TRIMS_MAX) {
-        // Cannot be refused but for a stream that was deleted meanwhile.
-        let _outcome = queue.change(Action::Trim(store::Trim { stream, before_offset })).await?;
+        // It is refused only if the stream was deleted meanwhile.
+        match queue.change(Action::Trim(store::Trim { stream, before_offset })).await {
+            Ok(_) | Err(RequestError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

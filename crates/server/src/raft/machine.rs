@@ -1,5 +1,7 @@
 //! The state machine that the Raft engine drives: the index of streams, and its checkpoints.
 
+#![allow(clippy::result_large_err)] // The engine's error is large, and its traits demand it.
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use openraft::storage::RaftStateMachine;

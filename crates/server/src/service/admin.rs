@@ -184,6 +184,7 @@ pub(crate) fn to_status(node: &Node) -> admin::StatusResponse {
         group: GROUP,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: state.to_owned(),
+        rpc_addr: node.addr().to_owned(),
         uptime_ms: u64::try_from(node.uptime().as_millis()).unwrap_or(u64::MAX),
         ..admin::StatusResponse::default()
     };
@@ -198,6 +199,11 @@ pub(crate) fn to_status(node: &Node) -> admin::StatusResponse {
         status.applied_index = standing.applied_index;
         status.purged_index = standing.purged_index;
         status.log_bytes = standing.log_bytes;
+        let figures = running.queue.figures();
+        status.proposals = figures.proposals;
+        status.operations = figures.operations;
+        status.records = figures.records;
+        status.syncs = running.group.log_stats().syncs;
         status.free_bytes = running.space.free_bytes();
         status.streams = running.group.applied().index.streams().count() as u64;
     }

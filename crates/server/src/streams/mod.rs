@@ -209,10 +209,10 @@ impl Index {
     fn append(&mut self, at: Position, append: &Append) -> Result<Outcome, Refusal> {
         self.last_timestamp_ms = self.last_timestamp_ms.max(append.timestamp_ms);
         let outcome = self.judge_append(at, append);
-        if !matches!(outcome, Ok(Outcome::Appended { is_duplicate: false, .. })) {
-            if let Ok(stream) = self.stream_mut(&append.stream) {
-                stream.end_run();
-            }
+        if !matches!(outcome, Ok(Outcome::Appended { is_duplicate: false, .. }))
+            && let Ok(stream) = self.stream_mut(&append.stream)
+        {
+            stream.end_run();
         }
         outcome
     }

@@ -44,10 +44,10 @@ impl Runs {
     /// Adds a run after the last one.
     pub(super) fn push(&mut self, run: Run) {
         self.len += 1;
-        if let Some(chunk) = &mut self.open {
-            if chunk.push(&run) {
-                return;
-            }
+        if let Some(chunk) = &mut self.open
+            && chunk.push(&run)
+        {
+            return;
         }
         if let Some(mut full) = self.open.take() {
             full.runs.shrink_to_fit();

@@ -84,7 +84,7 @@ async fn settle(
             let timestamp_ms = appended.timestamp_ms;
             ui.json(&serde_json::json!({ "offset": offset, "timestamp_ms": timestamp_ms }))?;
             // Others that were acknowledged together are printed together.
-            if receipts.is_empty() || done.count % 1_000 == 0 {
+            if receipts.is_empty() || done.count.is_multiple_of(1_000) {
                 ui.flush()?;
             }
         }

@@ -74,7 +74,7 @@ fn check_all(world: &World, index: &Index) {
     let producers = world.model.streams.values().map(|stream| stream.producers.len());
     assert_eq!(index.producers(), producers.sum::<usize>());
     check_live_from(world, index);
-    let due = index.due_trims(world.model.last_ms);
+    let due = index.due_trims(world.model.last_ms, u64::MAX);
     for (name, model) in &world.model.streams {
         let stream = index.stream(name).expect("the names are equal");
         assert_eq!(stream.first_offset(), model.first as u64);
@@ -167,10 +167,10 @@ fn check_due(stream: &Stream, model: &ModelStream, now_ms: u64) {
     let first = stream.find(stream.first_offset());
     assert_eq!(stream.bytes(), first.map_or(0, |place| bytes_from(place.offset)));
     let Some(first) = first else {
-        assert_eq!(stream.due_trim(now_ms), stream.first_offset());
+        assert_eq!(stream.due_trim(now_ms, u64::MAX), stream.first_offset());
         return;
     };
-    let limited = |limits| Stream { limits, ..stream.clone() }.due_trim(now_ms);
+    let limited = |limits| Stream { limits, ..stream.clone() }.due_trim(now_ms, u64::MAX);
     for bytes in [1, 40, 500, 70_020, 200_000, 10_000_000] {
         let due = limited(StoredLimits { bytes, ..StoredLimits::default() });
         let place = stream.find(due).expect("the newest run stays");
@@ -336,7 +336,7 @@ fn use_if_accepted(checkpoint: &IndexCheckpoint) {
         for time in [0, 1, stream.newest_ms(), u64::MAX] {
             stream.find_time(time);
             let limits = StoredLimits { age_ms: 1, bytes: 1, records: 1 };
-            Stream { limits, ..stream.clone() }.due_trim(time);
+            Stream { limits, ..stream.clone() }.due_trim(time, u64::MAX);
         }
         actions.push(trim(&state.name, (ends[0] / 2).saturating_add(ends[1] / 2)));
         actions.push(Action::Append(append(&state.name, 7, 2)));
@@ -352,10 +352,30 @@ fn use_if_accepted(checkpoint: &IndexCheckpoint) {
         actions.push(trim(&state.name, ends[1]));
         actions.push(delete(&state.name));
     }
-    index.due_trims(u64::MAX);
+    index.due_trims(u64::MAX, 1);
     index.live_from();
     if let Some(next) = checkpoint.applied_index.checked_add(1) {
         index.apply(next, &command(actions));
         assert_eq!(reload(&index), index);
     }
+}
+
+#[test]
+fn the_age_of_the_group_holds_for_every_stream_and_a_shorter_one_wins() {
+    let append = |time_ms| Action::Append(append("default", time_ms, 1));
+    let mut index = Index::new(IndexLimits::default());
+    for (time_ms, raft_index) in [(1_000, 0), (2_000, 1_024), (3_000, 2_048)] {
+        index.apply(raft_index, &command([append(time_ms)]));
+    }
+    let stream = index.stream("default").unwrap().clone();
+    let due = |own_age_ms, group_age_ms| {
+        let limits = StoredLimits { age_ms: own_age_ms, ..StoredLimits::default() };
+        Stream { limits, ..stream.clone() }.due_trim(3_500, group_age_ms)
+    };
+    assert_eq!(due(0, u64::MAX), 0);
+    assert_eq!(due(0, 1_400), due(1_400, u64::MAX), "the age of the group alone");
+    assert_eq!(due(u64::MAX, 1_400), due(0, 1_400), "a longer one changes nothing");
+    assert_eq!(due(100, 1_400), 3, "all are older");
+    assert_eq!(due(0, 100), 3, "all are older");
+    assert!(due(0, 1_400) > 0, "the first is too old");
 }
