@@ -145,10 +145,9 @@ fn ready_is_what_the_health_service_says() {
             loop {
                 let request = HealthCheckRequest { service: "log.v1.Log".to_owned() };
                 // The service may not be listed before its first report.
-                if let Ok(answer) = health.check(request).await {
-                    if answer.into_inner().status() == wanted {
-                        break;
-                    }
+                let answer = health.check(request).await;
+                if answer.is_ok_and(|answer| answer.into_inner().status() == wanted) {
+                    break;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

@@ -17,10 +17,13 @@ use tower_service::Service;
 use crate::common::{connect, one, run};
 use crate::process::Daemon;
 
+/// A path, and what was sent to it.
+type Sent = (String, Vec<u8>);
+
 /// A collector that keeps what it gets, as bytes.
 #[derive(Clone, Default)]
 struct Collector {
-    calls: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    calls: Arc<Mutex<Vec<Sent>>>,
 }
 
 impl Service<Request<Body>> for Collector {
