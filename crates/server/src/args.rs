@@ -31,8 +31,10 @@ pub(crate) enum Command {
     Run(SettingArgs),
     /// Make the group of a new node in its empty directory, and end.
     Init(SettingArgs),
-    /// Check the settings, and change nothing.
+    /// Check the settings, the files of TLS and the policy, and change nothing.
     Check(SettingArgs),
+    /// Make an authority and certificates, to try TLS with. Not for production.
+    DevCerts(CertArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -60,6 +62,19 @@ impl DevArgs {
         let port = if self.listen.port() == 0 { 0 } else { 7001 };
         self.metrics_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)))
     }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CertArgs {
+    /// The directory of the files. None of them may exist.
+    #[arg(long, default_value = "certs")]
+    pub(crate) dir: PathBuf,
+    /// A further name or address of the node, beside localhost. May be repeated.
+    #[arg(long = "name")]
+    pub(crate) names: Vec<String>,
+    /// A client that gets a certificate. May be repeated.
+    #[arg(long = "client", default_value = "client")]
+    pub(crate) clients: Vec<String>,
 }
 
 /// Settings: a file, then variables `SEAWALLD_*`, then flags. Later ones replace earlier ones.

@@ -30,8 +30,8 @@ pub struct Config {
     pub insecure: bool,
     /// TLS. Without it, the node listens on loopback only, unless `insecure` is set.
     pub tls: Option<Tls>,
-    /// Who may do what: lines `p, subject, object, action`. Needs TLS. Without it, every client
-    /// whose certificate is valid may do everything.
+    /// Who may do what: lines `p, subject, object, action`; see [`Policy`](crate::authz::Policy).
+    /// TLS needs it, and it needs TLS.
     pub policy: Option<PathBuf>,
     /// Where metrics, health and the status page are, over HTTP without TLS. Default: nowhere.
     pub metrics_listen: Option<SocketAddr>,
@@ -344,7 +344,14 @@ impl Config {
         if self.tls.is_none() && self.policy.is_some() {
             return error("policy", "needs TLS: set tls.cert, tls.key and tls.client_ca");
         }
-        if self.tls.is_none() && !self.insecure && !self.listen.ip().is_loopback() {
+        if self.tls.is_some() && self.policy.is_none() {
+            return error(
+                "policy",
+                "is missing: with TLS, name a file of lines such as `p, billing, orders, consume`; \
+                 the line `p, *, *, *` lets every client do everything",
+            );
+        }
+        if self.tls.is_none() && !self.insecure && !self.listen.ip().to_canonical().is_loopback() {
             return error(
                 "listen",
                 "is not loopback: set tls.cert, tls.key and tls.client_ca, or, if every client of \
@@ -499,6 +506,17 @@ mod tests {
             assert!(load("", &[], &[(key, value)]).is_err(), "{key} = {value}");
         }
         assert!(load("", &[], &[("listen", "0.0.0.0:7000"), ("insecure", "true")]).is_ok());
+    }
+
+    #[test]
+    fn tls_and_policy_need_each_other() {
+        let tls = [("tls.cert", "c"), ("tls.key", "k"), ("tls.client_ca", "a")];
+        let error = load("", &[], &tls).unwrap_err().to_string();
+        assert!(error.starts_with("policy: is missing"), "{error}");
+        let both: Vec<_> =
+            tls.into_iter().chain([("policy", "p"), ("listen", "0.0.0.0:1")]).collect();
+        assert!(load("", &[], &both).is_ok(), "it may listen everywhere");
+        assert!(load("", &[], &[("tls.cert", "c")]).is_err(), "a part of it");
     }
 
     #[test]

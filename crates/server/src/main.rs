@@ -10,10 +10,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use seawall_server::{Config, ConfigError, Server, ServerError};
+use seawall_server::certs::write_dev_certs;
+use seawall_server::{Config, ConfigError, Reloader, Server, ServerError};
 use tokio::sync::oneshot;
 
-use args::{Args, Command, DevArgs, LogFormat, SettingArgs};
+use args::{Args, CertArgs, Command, DevArgs, LogFormat, SettingArgs};
 
 /// How long what still runs may hold up the end of the process.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             Command::Run(settings) => run_server(load(&settings)?, |_, _| Ok(())).await,
             Command::Init(settings) => init(load(&settings)?).await,
             Command::Check(settings) => check(&settings),
+            Command::DevCerts(certs) => dev_certs(&certs),
         }
     });
     events.end();
@@ -115,11 +117,29 @@ fn load(settings: &SettingArgs) -> Result<Config, ServerError> {
 
 fn check(settings: &SettingArgs) -> anyhow::Result<()> {
     let config = load(settings)?;
+    Reloader::load(&config)?;
     let mut out = io::stdout().lock();
     writeln!(out, "the settings are sound: node {} of cluster {}", config.node_id, config.cluster)?;
     writeln!(out, "  data in {}, listens on {}", config.dir.display(), config.listen)?;
     if let Some(listen) = config.metrics_listen {
         writeln!(out, "  metrics, health and the status page on {listen}")?;
+    }
+    Ok(())
+}
+
+/// Makes an authority, and certificates that it has signed, for a try.
+fn dev_certs(args: &CertArgs) -> anyhow::Result<()> {
+    let made = write_dev_certs(&args.dir, &args.names, &args.clients)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}: made. For the node:", args.dir.display())?;
+    writeln!(out, "  [tls]")?;
+    writeln!(out, "  cert = {:?}", made.node.cert)?;
+    writeln!(out, "  key = {:?}", made.node.key)?;
+    writeln!(out, "  client_ca = {:?}", made.ca)?;
+    writeln!(out, "and, before [tls], policy = {:?}", made.policy)?;
+    for (name, pair) in args.clients.iter().zip(&made.clients) {
+        let (ca, cert, key) = (&made.ca, &pair.cert, &pair.key);
+        writeln!(out, "for {name}: seawallctl --ca {ca:?} --cert {cert:?} --key {key:?} …")?;
     }
     Ok(())
 }
@@ -202,9 +222,23 @@ async fn run_server(
         }
     });
     let signals = Signals::new()?;
+    let reloading = tokio::spawn(reload_on_hangup(server.reloader(), Signals::hangup()?));
     let outcome = server.run(signals.first()).await;
     announcing.abort();
+    reloading.abort();
     Ok(outcome?)
+}
+
+/// Reads the files of TLS and the policy again at each SIGHUP.
+async fn reload_on_hangup(reloader: Reloader, mut hangup: tokio::signal::unix::Signal) {
+    while hangup.recv().await.is_some() {
+        let reloader = reloader.clone();
+        match tokio::task::spawn_blocking(move || reloader.reload()).await {
+            Ok(Ok(())) => tracing::info!("read the files of TLS and the policy again"),
+            Ok(Err(error)) => tracing::error!("goes on with the old state: {error}"),
+            Err(error) => tracing::error!("goes on with the old state: {error}"),
+        }
+    }
 }
 
 /// The signals that end a server.
@@ -220,6 +254,10 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    fn hangup() -> io::Result<tokio::signal::unix::Signal> {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
     }
 
     /// Waits for the first signal. A second one ends the process at once.

@@ -10,17 +10,20 @@ use seawall_proto::log::v1::log_server::LogServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic::transport::server::TcpIncoming;
 
+use crate::authz::{PolicyError, PolicyHandle};
 use crate::config::{Config, ConfigError};
-use crate::guard::Guard;
+use crate::guard::{Guard, Transport};
 use crate::health;
 use crate::http;
+use crate::listen::{ListenOptions, listen};
 use crate::metrics;
 use crate::node::{Node, NodeError, State, Tasks};
 use crate::observe::Observe;
 use crate::service::admin::AdminService;
 use crate::service::log::LogService;
+use crate::tls::{TlsError, TlsFiles, TlsHandle};
+use crate::watchers::stopped;
 
 /// The largest message that a client may send: a batch of 1 MiB, and what encodes it.
 const MESSAGE_BYTES_MAX: usize = 3 << 19;
@@ -49,6 +52,12 @@ pub enum ServerError {
         /// Why.
         source: io::Error,
     },
+    /// A file of TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The node cannot start, or could not be closed.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -84,22 +93,67 @@ pub struct Server {
     listener: TcpListener,
     addr: SocketAddr,
     metrics: Option<(TcpListener, SocketAddr)>,
+    access: Reloader,
+}
+
+/// Reads the files of TLS and the policy again. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Reloader {
+    tls: Option<TlsHandle>,
+    policy: PolicyHandle,
+}
+
+impl Reloader {
+    /// Loads what the settings name. Blocks.
+    ///
+    /// # Errors
+    /// [`ServerError::Tls`] and [`ServerError::Policy`]: a file is wrong.
+    pub fn load(config: &Config) -> Result<Reloader, ServerError> {
+        let tls = match &config.tls {
+            None => None,
+            Some(tls) => Some(TlsHandle::load(TlsFiles {
+                cert: tls.cert.clone(),
+                key: tls.key.clone(),
+                client_ca: tls.client_ca.clone(),
+            })?),
+        };
+        let policy = match &config.policy {
+            None => PolicyHandle::allow_all(),
+            Some(path) => PolicyHandle::load(path)?,
+        };
+        Ok(Reloader { tls, policy })
+    }
+
+    /// Reads the files again. New connections use the new certificates, and each call the new
+    /// policy. What is wrong keeps its old state. Blocks.
+    ///
+    /// # Errors
+    /// As [`load`](Reloader::load). The other file may be in use.
+    pub fn reload(&self) -> Result<(), ServerError> {
+        let tls = self.tls.as_ref().map_or(Ok(()), TlsHandle::reload);
+        let policy = self.policy.reload();
+        tls?;
+        policy?;
+        Ok(())
+    }
 }
 
 impl Server {
     /// Checks the settings, and listens.
     ///
     /// # Errors
-    /// [`ServerError::Config`] and [`ServerError::Listen`].
+    /// [`ServerError::Config`], [`ServerError::Listen`], [`ServerError::Tls`],
+    /// [`ServerError::Policy`].
     pub async fn bind(config: Config) -> Result<Server, ServerError> {
         config.check()?;
-        let (listener, addr) = listen(config.listen).await?;
+        let access = Reloader::load(&config)?;
+        let (listener, addr) = bind(config.listen).await?;
         let metrics = match config.metrics_listen {
-            Some(addr) => Some(listen(addr).await?),
+            Some(addr) => Some(bind(addr).await?),
             None => None,
         };
         let advertised = config.advertise.clone().unwrap_or_else(|| addr.to_string());
-        Ok(Server { node: Node::new(config, advertised), listener, addr, metrics })
+        Ok(Server { node: Node::new(config, advertised), listener, addr, metrics, access })
     }
 
     /// Returns the address on which the server listens.
@@ -112,6 +166,12 @@ impl Server {
     #[must_use]
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().map(|(_, addr)| *addr)
+    }
+
+    /// Returns what reads the files of TLS and the policy again.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.access.clone()
     }
 
     /// Returns a future that ends when the node serves, with true, or never will, with false.
@@ -133,16 +193,16 @@ impl Server {
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServerError> {
-        let Server { node, listener, metrics, .. } = self;
+        let Server { node, listener, metrics, access, .. } = self;
         let beside = Beside::start(&node, metrics.map(|(listener, _)| listener));
-        let outcome = serve_until(&node, listener, shutdown).await;
+        let outcome = serve_until(&node, &access, listener, shutdown).await;
         beside.end().await;
         outcome
     }
 }
 
 /// Listens on an address, and returns it with its port.
-async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
     let failed = |source| ServerError::Listen { addr, source };
     let listener = TcpListener::bind(addr).await.map_err(failed)?;
     let addr = listener.local_addr().map_err(failed)?;
@@ -179,17 +239,16 @@ impl Beside {
 /// Serves until `shutdown` ends or the node fails, and closes the node.
 async fn serve_until(
     node: &Node,
+    access: &Reloader,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let health_task = tokio::spawn(health::report(node.clone(), reporter));
-    let (hang_up, told) = tokio::sync::oneshot::channel::<()>();
-    let mut transport = serve(node, listener, health, async move {
-        let _dropped = told.await; // A sender that is gone says the same.
-    })?;
+    let hang_up = watch::Sender::new(false);
+    let mut transport = serve(node, access, listener, health, hang_up.subscribe())?;
     let outcome = run_node(node, shutdown, &mut transport).await;
-    let _gone = hang_up.send(());
+    hang_up.send_replace(true);
     let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
     if ended.is_err() {
         transport.abort();
@@ -253,14 +312,16 @@ async fn drain(node: &Node) {
 
 fn serve<H>(
     node: &Node,
+    access: &Reloader,
     listener: TcpListener,
     health: tonic_health::pb::health_server::HealthServer<H>,
-    told: impl Future<Output = ()> + Send + 'static,
+    hang_up: watch::Receiver<bool>,
 ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, ServerError>
 where
     H: tonic_health::pb::health_server::Health,
 {
-    let guard = Guard;
+    let transport = if access.tls.is_some() { Transport::Tls } else { Transport::Plaintext };
+    let guard = Guard::new(access.policy.clone(), transport);
     let log = LogService { node: node.clone(), guard: guard.clone() };
     let admin = AdminService { node: node.clone(), guard };
     let log = LogServer::new(log).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -280,7 +341,13 @@ where
         .add_service(reflection)
         .add_service(log)
         .add_service(admin);
-    // Without it, small answers wait for the client's delayed acknowledgement: 44 ms.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, told)))
+    let options = ListenOptions {
+        tls: access.tls.clone(),
+        connections_max: node.config().limits.connections,
+        peers: access.tls.is_some().then(|| access.policy.clone()),
+        ..ListenOptions::default()
+    };
+    let told = |mut hang_up: watch::Receiver<bool>| async move { stopped(&mut hang_up).await };
+    let incoming = listen(listener, options, told(hang_up.clone()));
+    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, told(hang_up))))
 }

@@ -5,9 +5,12 @@ mod common;
 mod consume;
 mod operator;
 mod page;
+mod pki;
 mod process;
 mod produce;
 mod restart;
 mod retention;
+mod secured;
+mod security;
 #[cfg(feature = "otlp")]
 mod spans;
