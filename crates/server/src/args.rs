@@ -45,12 +45,23 @@ pub(crate) struct DevArgs {
     /// Where the node listens. Port 0 takes a free port.
     #[arg(long, default_value = "127.0.0.1:7000")]
     pub(crate) listen: SocketAddr,
+    /// Where metrics, health and the status page are. By default, 127.0.0.1:7001, or, if the node
+    /// takes a free port, another free one.
+    #[arg(long)]
+    metrics_listen: Option<SocketAddr>,
     /// How many nodes run. This version runs one.
     #[arg(long, default_value_t = 1)]
     pub(crate) nodes: u32,
     /// Produce and consume a few records, and end.
     #[arg(long)]
     pub(crate) demo: bool,
+}
+
+impl DevArgs {
+    pub(crate) fn metrics_listen(&self) -> SocketAddr {
+        let port = if self.listen.port() == 0 { 0 } else { 7001 };
+        self.metrics_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,6 +89,9 @@ pub(crate) struct SettingArgs {
     /// Where the node listens.
     #[arg(long)]
     listen: Option<String>,
+    /// Where metrics, health and the status page are, over HTTP without TLS.
+    #[arg(long)]
+    metrics_listen: Option<String>,
     /// Listen without TLS on an address that is not loopback.
     #[arg(long)]
     insecure: bool,
@@ -96,6 +110,9 @@ impl SettingArgs {
         }
         if let Some(listen) = &self.listen {
             add("listen", listen);
+        }
+        if let Some(listen) = &self.metrics_listen {
+            add("metrics_listen", listen);
         }
         if self.insecure {
             add("insecure", "true");

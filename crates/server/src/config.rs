@@ -34,7 +34,7 @@ pub struct Config {
     /// Who may do what: lines `p, subject, object, action`; see [`Policy`](crate::authz::Policy).
     /// TLS needs it, and it needs TLS.
     pub policy: Option<PathBuf>,
-    /// Where metrics, health and the status page are. Default: nowhere.
+    /// Where metrics, health and the status page are, over HTTP without TLS. Default: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// How long records are kept.
     pub retention: Retention,
@@ -336,6 +336,9 @@ impl Config {
                 "must be 0 or 1: this version runs groups of one node",
             );
         }
+        if self.metrics_listen == Some(self.listen) && self.listen.port() != 0 {
+            return error("metrics_listen", "must differ from listen");
+        }
         if self.cluster.is_empty() || self.cluster.len() > 128 {
             return error("cluster", "must have 1 to 128 bytes");
         }
@@ -497,6 +500,7 @@ mod tests {
             ("node_id", "x"),
             ("listen", "0.0.0.0:7000"),
             ("listen", "nowhere"),
+            ("metrics_listen", "127.0.0.1:7000"),
             ("policy", "policy.csv"),
             ("limits.record_bytes", "2MiB"),
             ("limits.queue_bytes", "1KiB"),
@@ -545,6 +549,39 @@ mod tests {
                     assert!(!error.contains("unknown field"), "{key}: {error}");
                 }
             }
+        }
+    }
+
+    /// The example of the settings that users start from.
+    const EXAMPLE: &str = "../../packaging/seawalld.toml";
+
+    #[test]
+    fn the_example_shows_each_setting_with_its_default() {
+        let config = Config::load(Some(Path::new(EXAMPLE)), [], &[]).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+        // What has no default is commented out, without a space. It must be right all the same.
+        let text = std::fs::read_to_string(EXAMPLE).unwrap();
+        let lines = text.lines().map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => rest,
+            _ => line,
+        });
+        let text = lines.collect::<Vec<&str>>().join("\n");
+        let table: Table = toml::from_str(&text).unwrap();
+        for (key, _) in KEYS {
+            let found = match key.split_once('.') {
+                Some((section, name)) => table.get(section).and_then(|found| found.get(name)),
+                None => table.get(key),
+            };
+            assert!(found.is_some(), "{key} is not in {EXAMPLE}");
+        }
+        load(&text, &[], &[]).unwrap();
+    }
+
+    #[test]
+    fn the_page_of_the_server_lists_each_setting() {
+        let page = std::fs::read_to_string("../../docs/server.md").unwrap();
+        for (key, _) in KEYS {
+            assert!(page.contains(&format!("| `{key}`")), "{key}");
         }
     }
 }

@@ -8,9 +8,15 @@ pub mod config;
 pub mod connect;
 mod error;
 pub mod guard;
+mod health;
+mod http;
 mod identity;
 pub mod listen;
+mod metrics;
 mod node;
+mod observe;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod raft;
 mod read;
 mod retention;

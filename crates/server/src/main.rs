@@ -4,6 +4,7 @@ mod args;
 mod demo;
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,32 +33,69 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    start_log(args.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let events = {
+        let _entered = runtime.enter();
+        Events::start(args.log_format)?
+    };
     let outcome = runtime.block_on(async {
         match args.command {
             Command::Dev(dev) => run_dev(dev).await,
-            Command::Run(settings) => run_server(load(&settings)?, |_| Ok(())).await,
+            Command::Run(settings) => run_server(load(&settings)?, |_, _| Ok(())).await,
             Command::Init(settings) => init(load(&settings)?).await,
             Command::Check(settings) => check(&settings),
             Command::DevCerts(certs) => dev_certs(&certs),
         }
     });
+    events.end();
     // A read of a large log may still run. It loses nothing when the process ends.
     runtime.shutdown_timeout(EXIT_WAIT);
     outcome
 }
 
-fn start_log(format: LogFormat) -> anyhow::Result<()> {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("SEAWALLD_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("the log of events cannot be started: {error}"))
+/// Where events go: to stderr, and, with the feature `otlp`, spans of calls to a collector.
+struct Events {
+    #[cfg(feature = "otlp")]
+    spans: Option<seawall_server::otlp::Spans>,
+}
+
+impl Events {
+    fn start(format: LogFormat) -> anyhow::Result<Events> {
+        use tracing_subscriber::layer::SubscriberExt as _;
+        use tracing_subscriber::util::SubscriberInitExt as _;
+        use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
+        let filter = EnvFilter::try_from_env("SEAWALLD_LOG")
+            .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+        let lines = match format {
+            LogFormat::Text => fmt::layer().with_writer(io::stderr).boxed(),
+            LogFormat::Json => fmt::layer().json().with_writer(io::stderr).boxed(),
+        };
+        let subscriber = registry().with(lines.with_filter(filter));
+        #[cfg(feature = "otlp")]
+        let (subscriber, events) = {
+            let spans = seawall_server::otlp::Spans::start();
+            let spans = spans.map_err(|error| anyhow::anyhow!("spans cannot be sent: {error}"))?;
+            let layer = spans.as_ref().map(|spans| {
+                // Only spans of calls: the exporter's own calls would make spans for ever.
+                let layer = tracing_opentelemetry::layer().with_tracer(spans.tracer());
+                layer.with_filter(EnvFilter::new("off,seawall_server=debug"))
+            });
+            (subscriber.with(layer), Events { spans })
+        };
+        #[cfg(not(feature = "otlp"))]
+        let events = Events {};
+        let started = subscriber.try_init();
+        started.map_err(|error| anyhow::anyhow!("the log of events cannot be started: {error}"))?;
+        Ok(events)
+    }
+
+    /// Sends what is not sent yet.
+    fn end(self) {
+        #[cfg(feature = "otlp")]
+        if let Some(Err(error)) = self.spans.map(seawall_server::otlp::Spans::end) {
+            tracing::warn!("the last spans were not sent: {error}");
+        }
+    }
 }
 
 /// Reads file, environment and flags.
@@ -83,6 +121,9 @@ fn check(settings: &SettingArgs) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "the settings are sound: node {} of cluster {}", config.node_id, config.cluster)?;
     writeln!(out, "  data in {}, listens on {}", config.dir.display(), config.listen)?;
+    if let Some(listen) = config.metrics_listen {
+        writeln!(out, "  metrics, health and the status page on {listen}")?;
+    }
     Ok(())
 }
 
@@ -107,6 +148,7 @@ fn dev_certs(args: &CertArgs) -> anyhow::Result<()> {
 async fn init(mut config: Config) -> anyhow::Result<()> {
     config.bootstrap_expect = 1;
     config.listen.set_port(0);
+    config.metrics_listen = None;
     let dir = config.dir.clone();
     let server = Server::bind(config).await?;
     let ready = server.ready();
@@ -136,10 +178,11 @@ async fn run_dev(args: DevArgs) -> anyhow::Result<()> {
     let mut config = Config::default();
     config.dir = args.dir.clone();
     config.listen = args.listen;
+    config.metrics_listen = Some(args.metrics_listen());
     config.bootstrap_expect = 1;
     let dir = args.dir.clone();
     if !args.demo {
-        return run_server(config, move |addr| introduce(&addr, &dir)).await;
+        return run_server(config, move |addr, page| introduce(&addr, page, &dir)).await;
     }
     let server = Server::bind(config).await?;
     let addr = server.addr();
@@ -158,19 +201,24 @@ async fn run_dev(args: DevArgs) -> anyhow::Result<()> {
     demo.await?
 }
 
-/// Serves until a signal says otherwise. `announce` is called when the node serves.
+/// Serves until a signal says otherwise. `announce` is called when the node serves, with the
+/// addresses of the node and of its status page.
 async fn run_server(
     config: Config,
-    announce: impl FnOnce(String) -> io::Result<()> + Send + 'static,
+    announce: impl FnOnce(String, Option<SocketAddr>) -> io::Result<()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let server = Server::bind(config).await?;
     let addr = server.addr();
+    let page = server.metrics_addr();
+    if let Some(page) = page {
+        tracing::info!("metrics, health and the status page are at http://{page}/");
+    }
     let ready = server.ready();
     let announcing = tokio::spawn(async move {
         if ready.await {
             tracing::info!("serves at {addr}");
             // Without stdout, the server serves all the same.
-            let _lost = announce(format!("http://{addr}"));
+            let _lost = announce(format!("http://{addr}"), page);
         }
     });
     let signals = Signals::new()?;
@@ -231,11 +279,14 @@ impl Signals {
     }
 }
 
-fn introduce(addr: &str, dir: &Path) -> io::Result<()> {
+fn introduce(addr: &str, page: Option<SocketAddr>, dir: &Path) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "seawalld serves at {addr}, with its data in {}", dir.display())?;
     writeln!(out, "  produce:  echo hello | seawallctl --server {addr} produce")?;
     writeln!(out, "  consume:  seawallctl --server {addr} consume")?;
+    if let Some(page) = page {
+        writeln!(out, "  look:     http://{page}/")?;
+    }
     writeln!(out, "Ctrl-C ends it. A record is on the disk before it is acknowledged.")?;
     out.flush()
 }

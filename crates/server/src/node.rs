@@ -11,6 +11,7 @@ use crate::coalesce::Queue;
 use crate::config::Config;
 use crate::error::RequestError;
 use crate::identity::{Identity, IdentityError};
+use crate::metrics::Metrics;
 use crate::raft::{self, Group, GroupOptions, OpenError, ProposeError, Which};
 use crate::read::Reader;
 use crate::retention;
@@ -37,6 +38,7 @@ struct Inner {
     config: Config,
     addr: String,
     started: Instant,
+    metrics: Metrics,
     state: watch::Sender<State>,
     /// Ends consumers, and then the tasks.
     stop: watch::Sender<bool>,
@@ -138,6 +140,7 @@ impl Node {
             config,
             addr,
             started: Instant::now(),
+            metrics: Metrics::new(),
             state: watch::Sender::new(State::Starting),
             stop: watch::Sender::new(false),
             running: OnceLock::new(),
@@ -151,6 +154,10 @@ impl Node {
 
     pub(crate) fn addr(&self) -> &str {
         &self.inner.addr
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -196,7 +203,7 @@ impl Node {
             return Err(IdentityError::Empty { path: config.dir.clone() }.into());
         }
         make_dir(&group_dir)?;
-        let group = Group::open(&group_options(config, &group_dir)).await?;
+        let group = Group::open(&group_options(self, &group_dir)).await?;
         // Two starts at once get here one after the other: the log has a lock.
         initialize(&group, &config.dir, wanted, &self.inner.addr).await?;
         group.wait_until_ready().await?;
@@ -243,6 +250,11 @@ impl Node {
         reason
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_state(&self, state: State) {
+        self.inner.state.send_replace(state);
+    }
+
     /// Takes no new request from now on.
     pub(crate) fn drain(&self) {
         self.inner.state.send_if_modified(|state| {
@@ -284,8 +296,11 @@ impl Node {
     }
 }
 
-fn group_options(config: &Config, group_dir: &Path) -> GroupOptions {
+fn group_options(node: &Node, group_dir: &Path) -> GroupOptions {
+    let config = node.config();
+    let metrics = node.metrics().clone();
     GroupOptions {
+        sync_times: Arc::new(move |took| metrics.synced(took)),
         dir: group_dir.to_owned(),
         node_id: config.node_id,
         segment_bytes: config.log.segment_bytes.as_u64(),

@@ -10,14 +10,16 @@ use seawall_proto::log::v1::log_server::LogServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
 use crate::authz::{PolicyError, PolicyHandle};
 use crate::config::{Config, ConfigError};
 use crate::guard::{Guard, Transport};
+use crate::health;
+use crate::http;
 use crate::listen::{ListenOptions, listen};
+use crate::metrics;
 use crate::node::{Node, NodeError, State, Tasks};
+use crate::observe::Observe;
 use crate::service::admin::AdminService;
 use crate::service::log::LogService;
 use crate::tls::{TlsError, TlsFiles, TlsHandle};
@@ -90,6 +92,7 @@ pub struct Server {
     node: Node,
     listener: TcpListener,
     addr: SocketAddr,
+    metrics: Option<(TcpListener, SocketAddr)>,
     access: Reloader,
 }
 
@@ -144,18 +147,25 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Server, ServerError> {
         config.check()?;
         let access = Reloader::load(&config)?;
-        let addr = config.listen;
-        let failed = |source| ServerError::Listen { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(failed)?;
-        let addr = listener.local_addr().map_err(failed)?;
+        let (listener, addr) = bind(config.listen).await?;
+        let metrics = match config.metrics_listen {
+            Some(addr) => Some(bind(addr).await?),
+            None => None,
+        };
         let advertised = config.advertise.clone().unwrap_or_else(|| addr.to_string());
-        Ok(Server { node: Node::new(config, advertised), listener, addr, access })
+        Ok(Server { node: Node::new(config, advertised), listener, addr, metrics, access })
     }
 
     /// Returns the address on which the server listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Returns the address of metrics, health and the status page, if the settings have one.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(_, addr)| *addr)
     }
 
     /// Returns what reads the files of TLS and the policy again.
@@ -183,26 +193,74 @@ impl Server {
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServerError> {
-        let Server { node, listener, access, .. } = self;
-        let (reporter, health) = tonic_health::server::health_reporter();
-        let health_task = tokio::spawn(report_health(node.clone(), reporter));
-        let hang_up = watch::Sender::new(false);
-        let mut transport = serve(&node, &access, listener, health, hang_up.subscribe())?;
-        let outcome = run_node(&node, shutdown, &mut transport).await;
-        hang_up.send_replace(true);
-        let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
-        if ended.is_err() {
-            transport.abort();
-        }
-        health_task.abort();
-        let (tasks, outcome) = outcome;
-        // Requests are gone by now, so nothing uses the log that is closed.
-        let closed = match tasks {
-            Some(tasks) => node.close(tasks).await.map_err(ServerError::from),
-            None => Ok(()),
-        };
-        outcome.and(closed)
+        let Server { node, listener, metrics, access, .. } = self;
+        let beside = Beside::start(&node, metrics.map(|(listener, _)| listener));
+        let outcome = serve_until(&node, &access, listener, shutdown).await;
+        beside.end().await;
+        outcome
     }
+}
+
+/// Listens on an address, and returns it with its port.
+async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Listen { addr, source };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, addr))
+}
+
+/// What shows the node to its operator. It is there from the start to the end, so that it shows
+/// these too.
+struct Beside {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Beside {
+    fn start(node: &Node, listener: Option<TcpListener>) -> Beside {
+        let stop = watch::Sender::new(false);
+        let mut tasks = vec![tokio::spawn(metrics::keep_up(node.clone(), stop.subscribe()))];
+        if let Some(listener) = listener {
+            tasks.push(tokio::spawn(http::serve(node.clone(), listener, stop.subscribe())));
+        }
+        Beside { stop, tasks }
+    }
+
+    async fn end(self) {
+        self.stop.send_replace(true);
+        for mut task in self.tasks {
+            if tokio::time::timeout(HANG_UP_WAIT, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+    }
+}
+
+/// Serves until `shutdown` ends or the node fails, and closes the node.
+async fn serve_until(
+    node: &Node,
+    access: &Reloader,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServerError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let health_task = tokio::spawn(health::report(node.clone(), reporter));
+    let hang_up = watch::Sender::new(false);
+    let mut transport = serve(node, access, listener, health, hang_up.subscribe())?;
+    let outcome = run_node(node, shutdown, &mut transport).await;
+    hang_up.send_replace(true);
+    let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
+    if ended.is_err() {
+        transport.abort();
+    }
+    health_task.abort();
+    let (tasks, outcome) = outcome;
+    // Requests are gone by now, so nothing uses the log that is closed.
+    let closed = match tasks {
+        Some(tasks) => node.close(tasks).await.map_err(ServerError::from),
+        None => Ok(()),
+    };
+    outcome.and(closed)
 }
 
 /// Runs the node up to the end of its streams.
@@ -275,6 +333,7 @@ where
         .map_err(|error| ServerError::Transport { reason: error.to_string() })?;
     let calls = node.config().limits.calls_per_connection;
     let router = tonic::transport::Server::builder()
+        .layer(Observe { metrics: node.metrics().clone() })
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(calls)
@@ -291,26 +350,4 @@ where
     let told = |mut hang_up: watch::Receiver<bool>| async move { stopped(&mut hang_up).await };
     let incoming = listen(listener, options, told(hang_up.clone()));
     Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, told(hang_up))))
-}
-
-/// Tells the health service what the node does.
-async fn report_health(node: Node, reporter: HealthReporter) {
-    const LOOK: Duration = Duration::from_millis(500);
-    let mut state = node.watch_state();
-    loop {
-        let serves = *state.borrow_and_update() == State::Serving;
-        let leads = node.parts().is_none_or(|parts| parts.group.standing().leader.is_some());
-        let refuses = node.parts().is_some_and(|parts| parts.space.refusal().is_some());
-        let status = |is_serving| match is_serving {
-            true => ServingStatus::Serving,
-            false => ServingStatus::NotServing,
-        };
-        reporter.set_service_status("", status(serves)).await;
-        reporter.set_service_status("log.v1.Log", status(serves && leads && !refuses)).await;
-        reporter.set_service_status("seawall.admin.v1.Admin", status(serves)).await;
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK) => {}
-        }
-    }
 }

@@ -44,6 +44,8 @@ pub(crate) fn config(dir: &Path) -> Config {
 /// A server in this process.
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
+    /// Where metrics, health and the status page are, if the settings say so.
+    pub(crate) metrics_addr: Option<SocketAddr>,
     pub(crate) reloader: Reloader,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServerError>>,
@@ -52,6 +54,7 @@ pub(crate) struct Running {
 pub(crate) async fn start(config: Config) -> Running {
     let server = Server::bind(config).await.unwrap();
     let addr = server.addr();
+    let metrics_addr = server.metrics_addr();
     let ready = server.ready();
     let reloader = server.reloader();
     let (stop, stopped) = oneshot::channel();
@@ -61,7 +64,7 @@ pub(crate) async fn start(config: Config) -> Running {
     if !ready.await {
         panic!("the node did not start: {:?}", task.await.unwrap());
     }
-    Running { addr, reloader, stop, task }
+    Running { addr, metrics_addr, reloader, stop, task }
 }
 
 impl Running {

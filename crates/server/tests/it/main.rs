@@ -3,6 +3,8 @@
 mod book;
 mod common;
 mod consume;
+mod operator;
+mod page;
 mod pki;
 mod process;
 mod produce;
@@ -10,3 +12,5 @@ mod restart;
 mod retention;
 mod secured;
 mod security;
+#[cfg(feature = "otlp")]
+mod spans;
