@@ -366,25 +366,32 @@ fn assert_removed(read: seawall::Result<seawall::Record>) {
 }
 
 #[test]
-fn where_readers_cannot_be_seen_no_file_is_cut() {
-    // Method: the system refuses shared locks, or the log is on a network. A reader has the file
-    // open, and reads all of it.
+fn without_shared_locks_no_file_is_cut() {
+    // Method: the system refuses shared locks. A reader has the file open, and reads all of it.
     let disk = disk();
-    for medium in [Medium::InPlace, Medium::Network] {
+    let (wal, notes) = open(disk.clone(), DIR, |asked: &Asked<'_>| match asked.call {
+        Call::LockShared => Verdict::Fail(io::ErrorKind::Unsupported.into()),
+        _ => Verdict::Go,
+    });
+    let mut iter = wal.iter();
+    assert_eq!(iter.next().unwrap().unwrap().lsn(), Lsn::FIRST);
+    wal.checkpoint(last()).unwrap();
+    assert_eq!(disk.bytes("/wal/wal-000001.log"), None);
+    assert_eq!(notes.cuts(), [0; 0]);
+    read_to_end(&mut iter, 2);
+}
+
+#[test]
+fn only_a_disk_that_overwrites_in_place_frees_in_steps() {
+    // Method: on each other medium, no file is cut. On a network, locks may not be seen.
+    let disk = disk();
+    for medium in [Medium::Network, Medium::CopyOnWrite, Medium::Memory, Medium::Volatile] {
         let disk = disk.process_kill();
         disk.set_medium(medium);
-        let (wal, notes) = open(disk.clone(), DIR, move |asked: &Asked<'_>| match asked.call {
-            Call::LockShared if medium == Medium::InPlace => {
-                Verdict::Fail(io::ErrorKind::Unsupported.into())
-            }
-            _ => Verdict::Go,
-        });
-        let mut iter = wal.iter();
-        assert_eq!(iter.next().unwrap().unwrap().lsn(), Lsn::FIRST);
+        let (wal, notes) = open(disk.clone(), DIR, go);
         wal.checkpoint(last()).unwrap();
         assert_eq!(disk.bytes("/wal/wal-000001.log"), None);
         assert_eq!(notes.cuts(), [0; 0], "{medium:?}");
-        read_to_end(&mut iter, 2);
     }
 }
 
