@@ -63,9 +63,10 @@ impl Wal {
     /// replayed again, and segments that hold no other records are removed.
     ///
     /// Syncs first if `lsn` is not durable yet. Once this has returned `Ok`, the checkpoint
-    /// survives a power cut; files are removed only after that point. Appends continue meanwhile. A
-    /// removed file of more than 16 MiB is freed in steps with pauses, so that syncs do not wait for
-    /// all of it: the call then takes 2 ms or more for each 8 MiB.
+    /// survives a power cut; files are removed only after that point. Appends continue meanwhile.
+    /// On Linux, the call frees a removed file of more than 16 MiB in steps, with a pause of 2 ms
+    /// after each 8 MiB, so that syncs do not wait for the whole of it.
+    ///
     /// If `lsn` is at or below the present checkpoint, the call only removes files that could not
     /// be removed before. With an [archive](crate::Options::archive), it then offers the segments
     /// that are to be removed, and keeps those that the archive refuses. After a full disk, it
