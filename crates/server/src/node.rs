@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::coalesce::Queue;
 use crate::config::Config;
 use crate::error::RequestError;
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, JudgedBy};
 use crate::raft::{self, Group, GroupOptions, OpenError, ProposeError, Which};
 use crate::read::Reader;
 use crate::retention;
@@ -190,13 +190,18 @@ impl Node {
         let config = &self.inner.config;
         let group_dir = config.dir.join(format!("group-{GROUP}"));
         let log_dir = raft::log_dir(&group_dir);
-        let wanted = Identity::new(&config.cluster, config.node_id);
-        let found = Identity::check(&config.dir, &log_dir, &wanted)?;
+        let wanted = wanted_identity(config);
+        let found = match Identity::check(&config.dir, &log_dir, &wanted) {
+            // A first start that a crash has ended leaves a log without entries. Opening it tells.
+            Err(IdentityError::Unnamed { .. }) if config.bootstrap_expect > 0 => None,
+            found => found?,
+        };
         if found.is_none() && config.bootstrap_expect == 0 {
             return Err(IdentityError::Empty { path: config.dir.clone() }.into());
         }
         make_dir(&group_dir)?;
-        let group = Group::open(&group_options(config, &group_dir)).await?;
+        let options = group_options(config, &group_dir, found.as_ref());
+        let group = Group::open(&options).await?;
         // Two starts at once get here one after the other: the log has a lock.
         initialize(&group, &config.dir, wanted, &self.inner.addr).await?;
         group.wait_until_ready().await?;
@@ -284,7 +289,17 @@ impl Node {
     }
 }
 
-fn group_options(config: &Config, group_dir: &Path) -> GroupOptions {
+fn wanted_identity(config: &Config) -> Identity {
+    let limits = JudgedBy {
+        streams: config.limits.streams,
+        producers: config.limits.producers,
+        cursors: config.limits.cursors,
+    };
+    Identity::new(&config.cluster, config.node_id, limits)
+}
+
+fn group_options(config: &Config, group_dir: &Path, found: Option<&Identity>) -> GroupOptions {
+    let limits = wanted_identity(config).limits;
     GroupOptions {
         dir: group_dir.to_owned(),
         node_id: config.node_id,
@@ -296,6 +311,8 @@ fn group_options(config: &Config, group_dir: &Path) -> GroupOptions {
             cursors_per_stream_max: config.limits.cursors,
             ..IndexLimits::default()
         },
+        must_be_new: found.is_none(),
+        must_be_applied: found.is_some_and(|found| found.limits != limits),
     }
 }
 
@@ -308,6 +325,7 @@ async fn initialize(
     addr: &str,
 ) -> Result<(), NodeError> {
     let log_dir = raft::log_dir(&dir.join(format!("group-{GROUP}")));
+    let limits = wanted.limits;
     // The log exists by now, and may be empty.
     let found = match Identity::check(dir, &log_dir, &wanted) {
         Ok(found) => found,
@@ -326,10 +344,16 @@ async fn initialize(
             let error = IdentityError::LogGone { path: log_dir, node_id: identity.node_id };
             return Err(error.into());
         }
+        if identity.limits != limits {
+            // From now on, entries are judged by these.
+            identity.limits = limits;
+            identity.write(dir)?;
+        }
         return Ok(());
     }
     group.initialize(identity.node_id, addr).await?;
     identity.is_initialized = true;
+    identity.limits = limits;
     identity.write(dir)?;
     Ok(())
 }
@@ -341,10 +365,15 @@ fn make_dir(dir: &Path) -> Result<(), IdentityError> {
         move |source| IdentityError::Io { operation, path, source }
     };
     std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
-    for parent in dir.ancestors().skip(1).take(2) {
+    // All of them: this or an earlier start may have made them.
+    for (distance, parent) in dir.ancestors().skip(1).enumerate() {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
-        synced.map_err(failed("sync", parent))?;
+        match synced {
+            // A directory that the node may not read was there before.
+            Err(_) if distance >= 2 => {}
+            synced => synced.map_err(failed("sync", parent))?,
+        }
     }
     Ok(())
 }

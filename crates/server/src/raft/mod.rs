@@ -42,6 +42,10 @@ pub(crate) struct GroupOptions {
     pub(crate) segment_bytes: u64,
     pub(crate) storage_full_wait: Duration,
     pub(crate) limits: IndexLimits,
+    /// Nothing says whose the log is: one with entries is refused.
+    pub(crate) must_be_new: bool,
+    /// The limits are new: a log with entries that must be judged again is refused.
+    pub(crate) must_be_applied: bool,
 }
 
 /// A running member of a group.
@@ -101,6 +105,9 @@ impl Group {
         let reader = store.get_log_reader().await;
         let state = store.get_log_state().await.map_err(OpenError::engine)?;
         let had_entries = state.last_log_id.is_some();
+        if had_entries && options.must_be_new {
+            return Err(OpenError::Unnamed { dir: log_dir(&options.dir) });
+        }
         let shared = {
             let dir = index_dir(&options.dir);
             let limits = options.limits;
@@ -108,6 +115,9 @@ impl Group {
             let last = state.last_log_id;
             blocking(move || load_index(&dir, limits, purged, last)).await?
         };
+        if options.must_be_applied && shared.applied().log_id != state.last_log_id {
+            return Err(OpenError::LimitsChanged { dir: index_dir(&options.dir) });
+        }
         let shared = Arc::new(shared);
         let machine = Machine { shared: shared.clone() };
         let config = Arc::new(engine_config().validate().map_err(OpenError::engine)?);
