@@ -55,6 +55,8 @@ pub(crate) struct Group {
     log: Handle<Types>,
     reader: LogReader<Types>,
     shared: Arc<Shared>,
+    /// Held while checkpoints go, and while one of them becomes the snapshot.
+    keeping: Arc<tokio::sync::Mutex<()>>,
     had_entries: bool,
 }
 
@@ -124,7 +126,7 @@ impl Group {
         let raft = Raft::new(options.node_id, config, NoPeers, store, machine)
             .await
             .map_err(OpenError::engine)?;
-        Ok(Group { raft, log, reader, shared, had_entries })
+        Ok(Group { raft, log, reader, shared, keeping: Arc::default(), had_entries })
     }
 
     /// Makes the group, with this node as its only member. Does nothing if the log has entries.
@@ -210,8 +212,10 @@ impl Group {
         let entries = reader.limited_get_log_entries(start, end).await.map_err(ReadError::log)?;
         let mut commands = Vec::with_capacity(entries.len());
         for entry in entries {
+            let mut bytes = 0;
             let command = match entry.payload {
                 openraft::EntryPayload::Normal(envelope) => {
+                    bytes = envelope.command.len();
                     store::Command::decode(envelope.command).map_err(ReadError::decode)?
                 }
                 _ => store::Command::default(),
@@ -219,6 +223,7 @@ impl Group {
             commands.push(EntryCommand {
                 index: entry.log_id.index,
                 term: entry.log_id.leader_id.term,
+                bytes,
                 command,
             });
         }
@@ -291,10 +296,15 @@ impl Group {
     }
 
     /// Removes the entries up to the checkpoint at this index. The snapshot is that checkpoint from
-    /// then on. No entry above it goes.
-    pub(crate) async fn purge(&self, checkpoint: u64) -> Result<(), ProposeError> {
-        *self.shared.snapshot_target.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Some(checkpoint);
+    /// then on. No entry above it goes, and none at all if the checkpoint cannot be used.
+    pub(crate) async fn purge(&self, checkpoint: u64) -> Result<Purged, ProposeError> {
+        let _keeping = self.keeping.lock().await;
+        let shared = self.shared.clone();
+        let prepared =
+            blocking(move || shared.prepare_snapshot(checkpoint).map_err(OpenError::engine));
+        if let Err(error) = prepared.await {
+            return Ok(Purged::Unusable(error.to_string()));
+        }
         let wait = || self.raft.wait(Some(ENGINE_WAIT));
         self.raft.trigger().snapshot().await.map_err(ProposeError::engine)?;
         let has_snapshot = move |metrics: &openraft::RaftMetrics<u64, BasicNode>| {
@@ -306,7 +316,13 @@ impl Group {
             metrics.purged.is_some_and(|id| id.index >= checkpoint)
         };
         wait().metrics(is_purged, "the purge").await.map_err(ProposeError::engine)?;
-        Ok(())
+        Ok(Purged::Done)
+    }
+
+    /// Reads the checkpoint at an entry, and returns why it cannot be used.
+    pub(crate) async fn verify(&self, checkpoint: u64) -> Result<(), OpenError> {
+        let shared = self.shared.clone();
+        blocking(move || shared.verify(checkpoint).map_err(OpenError::engine)).await
     }
 
     pub(crate) fn checkpoints(&self) -> &Checkpoints {
@@ -321,8 +337,10 @@ impl Group {
     /// Writes a checkpoint of the index: of the state at which one was due, if there is one, and
     /// else of the newest state, if `newest` allows it. One task calls this.
     pub(crate) async fn write_checkpoint(&self, which: Which) -> Result<(), OpenError> {
+        let _keeping = self.keeping.lock().await;
         let shared = self.shared.clone();
-        let purged = self.standing().purged_index;
+        // The snapshot may be ahead of the purge. It stays.
+        let purged = self.standing().purged_index.max(shared.snapshot_index().unwrap_or(0));
         blocking(move || -> Result<(), OpenError> {
             let applied = match (shared.take_due(), which) {
                 (Some(applied), _) => applied,
@@ -349,6 +367,14 @@ impl Group {
     }
 }
 
+/// What became of a purge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Purged {
+    Done,
+    /// The checkpoint is damaged or gone, and nothing was purged. Says why.
+    Unusable(String),
+}
+
 /// Which state gets a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
@@ -363,6 +389,8 @@ pub(crate) enum Which {
 pub(crate) struct EntryCommand {
     pub(crate) index: u64,
     pub(crate) term: u64,
+    /// How many bytes its encoding has. Records are slices of it.
+    pub(crate) bytes: usize,
     pub(crate) command: store::Command,
 }
 
