@@ -207,7 +207,7 @@ impl Node {
         group.wait_until_ready().await?;
 
         let space = Arc::new(Space::new(&config.dir, &config.space));
-        space.look(&group.health());
+        look_at(&space, &group).await;
         let stop_proposer = watch::Sender::new(false);
         let stop_others = watch::Sender::new(false);
         let queue_bytes = config.limits.queue_bytes.as_u64();
@@ -243,6 +243,9 @@ impl Node {
             reason = running.group.failure() => reason,
             _ = &mut tasks.proposer => "the task that proposes has ended".to_owned(),
             _ = &mut tasks.checkpointer => "the task that writes checkpoints has ended".to_owned(),
+            _ = futures_util::future::select_all(&mut tasks.others) => {
+                "the task of retention or of free space has ended".to_owned()
+            }
         };
         self.inner.state.send_replace(State::Failed(reason.clone()));
         reason
@@ -271,11 +274,11 @@ impl Node {
         let work = async {
             tasks.stop_others.send_replace(true);
             for task in tasks.others {
-                let _ended = task.await; // A panic has shown itself in the log.
+                ended(task).await;
             }
             tasks.stop_proposer.send_replace(true);
-            let _ended = tasks.proposer.await;
-            let _ended = tasks.checkpointer.await;
+            ended(tasks.proposer).await;
+            ended(tasks.checkpointer).await;
             if matches!(self.state(), State::Failed(_)) {
                 // The log is poisoned: nothing more may be written.
                 return Ok(());
@@ -287,6 +290,21 @@ impl Node {
         };
         tokio::time::timeout(CLOSE_WAIT, work).await.unwrap_or(Err(NodeError::Stuck))
     }
+}
+
+/// Waits until a task has ended. `failure` may have seen it end, and a handle tells it only once.
+async fn ended(task: JoinHandle<()>) {
+    if !task.is_finished() {
+        let _ended = task.await; // A panic has shown itself in the log.
+    }
+}
+
+/// Looks at the disk for the first time. That may make the ballast, and so take a while.
+async fn look_at(space: &Arc<Space>, group: &Group) {
+    let space = space.clone();
+    let health = group.health();
+    // A panic in it shows in the log, and the task that looks tries again.
+    let _ended = tokio::task::spawn_blocking(move || space.look(&health)).await;
 }
 
 fn wanted_identity(config: &Config) -> Identity {
