@@ -84,6 +84,10 @@ pub(crate) enum ProposeError {
     /// Another node leads.
     #[error("this node does not lead the group")]
     NotLeader { leader: Option<String> },
+    /// This node led the group when it took the proposal, and does not any more. Another leader may
+    /// have the entry.
+    #[error("this node has lost the lead of the group")]
+    LeaderLost,
     /// The group has failed, or is stopping. A proposal may have been appended.
     #[error("{0}")]
     Failed(String),

@@ -148,7 +148,7 @@ impl Group {
     pub(crate) async fn wait_until_ready(&self) -> Result<(), ProposeError> {
         self.raft
             .wait(Some(ENGINE_WAIT))
-            .metrics(|metrics| metrics.current_leader.is_some(), "a leader")
+            .metrics(has_leader, "a leader")
             .await
             .map_err(ProposeError::engine)?;
         self.propose(&store::Command::default()).await?;
@@ -160,14 +160,27 @@ impl Group {
         &self,
         command: &store::Command,
     ) -> Result<Vec<Outcome>, ProposeError> {
+        if !self.leads() {
+            return Err(ProposeError::NotLeader { leader: self.leader_addr() });
+        }
         let envelope = Envelope { command: Bytes::from(command.encode_to_vec()) };
         match self.raft.client_write(envelope).await {
             Ok(response) => Ok(response.data),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
-                Err(not_leader(leader))
+            // The engine says the same of an entry that it refused, and of one that it appended and
+            // that another leader's entry has replaced. Such an entry may be on other nodes.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(ProposeError::LeaderLost)
             }
             Err(error) => Err(ProposeError::engine(error)),
         }
+    }
+
+    fn leads(&self) -> bool {
+        self.raft.metrics().borrow().state == ServerState::Leader
+    }
+
+    fn leader_addr(&self) -> Option<String> {
+        self.members().into_iter().find(|member| member.is_leader).map(|member| member.addr)
     }
 
     /// Returns after this node has applied each entry that was committed before the call.
@@ -392,6 +405,12 @@ pub(crate) struct EntryCommand {
     /// How many bytes its encoding has. Records are slices of it.
     pub(crate) bytes: usize,
     pub(crate) command: store::Command,
+}
+
+/// Whether a leader is known, and, if it is this node, works as one.
+fn has_leader(metrics: &openraft::RaftMetrics<u64, BasicNode>) -> bool {
+    let leads = metrics.state == ServerState::Leader;
+    metrics.current_leader.is_some_and(|leader| leader != metrics.id || leads)
 }
 
 fn not_leader(leader: ForwardToLeader<u64, BasicNode>) -> ProposeError {

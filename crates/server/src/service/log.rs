@@ -52,9 +52,11 @@ impl LogService {
         if let Some(reason) = running.space.refusal() {
             return Err(RequestError::StorageFull { reason }.into());
         }
-        if running.group.applied().index.stream(&append.stream).is_none() {
-            // Nothing is written for a request that cannot succeed.
-            return Err(RequestError::NoSuchStream { stream: append.stream }.into());
+        // Nothing is written for a request that cannot succeed. A node that is behind may not know
+        // the stream yet.
+        if running.reader.offsets(&append.stream).is_err() {
+            running.group.linearize().await.map_err(RequestError::from)?;
+            running.reader.offsets(&append.stream)?;
         }
         let change = Change::Append(append);
         let pending = match when_full {
