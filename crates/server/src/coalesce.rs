@@ -183,6 +183,11 @@ impl Queue {
         *self.figures.borrow()
     }
 
+    /// Returns how many bytes of requests may wait.
+    pub(crate) fn queue_bytes_max(&self) -> u64 {
+        u64::from(self.room.all_kib) << 10
+    }
+
     /// Returns how many bytes of requests wait or are being proposed.
     pub(crate) fn queued_bytes(&self) -> u64 {
         self.room.taken_bytes()

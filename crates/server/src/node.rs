@@ -11,6 +11,7 @@ use crate::coalesce::Queue;
 use crate::config::Config;
 use crate::error::RequestError;
 use crate::identity::{Identity, IdentityError, JudgedBy};
+use crate::metrics::Metrics;
 use crate::raft::{self, Group, GroupOptions, OpenError, ProposeError, Which};
 use crate::read::Reader;
 use crate::retention;
@@ -37,6 +38,7 @@ struct Inner {
     config: Config,
     addr: String,
     started: Instant,
+    metrics: Metrics,
     state: watch::Sender<State>,
     /// Ends consumers, and then the tasks.
     stop: watch::Sender<bool>,
@@ -138,6 +140,7 @@ impl Node {
             config,
             addr,
             started: Instant::now(),
+            metrics: Metrics::new(),
             state: watch::Sender::new(State::Starting),
             stop: watch::Sender::new(false),
             running: OnceLock::new(),
@@ -151,6 +154,10 @@ impl Node {
 
     pub(crate) fn addr(&self) -> &str {
         &self.inner.addr
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -200,7 +207,7 @@ impl Node {
             return Err(IdentityError::Empty { path: config.dir.clone() }.into());
         }
         make_dir(&group_dir)?;
-        let options = group_options(config, &group_dir, found.as_ref());
+        let options = group_options(self, &group_dir, found.as_ref());
         let group = Group::open(&options).await?;
         // Two starts at once get here one after the other: the log has a lock.
         initialize(&group, &config.dir, wanted, &self.inner.addr).await?;
@@ -249,6 +256,11 @@ impl Node {
         };
         self.inner.state.send_replace(State::Failed(reason.clone()));
         reason
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_state(&self, state: State) {
+        self.inner.state.send_replace(state);
     }
 
     /// Takes no new request from now on.
@@ -316,9 +328,12 @@ fn wanted_identity(config: &Config) -> Identity {
     Identity::new(&config.cluster, config.node_id, limits)
 }
 
-fn group_options(config: &Config, group_dir: &Path, found: Option<&Identity>) -> GroupOptions {
+fn group_options(node: &Node, group_dir: &Path, found: Option<&Identity>) -> GroupOptions {
+    let config = node.config();
+    let metrics = node.metrics().clone();
     let limits = wanted_identity(config).limits;
     GroupOptions {
+        sync_times: Arc::new(move |took| metrics.synced(took)),
         dir: group_dir.to_owned(),
         node_id: config.node_id,
         segment_bytes: config.log.segment_bytes.as_u64(),

@@ -3,7 +3,14 @@
 mod book;
 mod common;
 mod consume;
+mod operator;
+mod page;
+mod pki;
 mod process;
 mod produce;
 mod restart;
 mod retention;
+mod secured;
+mod security;
+#[cfg(feature = "otlp")]
+mod spans;
