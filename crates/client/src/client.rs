@@ -181,7 +181,8 @@ impl Client {
             if let Err(error) = attempts.next(failure, &node).await {
                 // A refused call does not take its sequence.
                 taken.is_settled = !attempts.was_lost && !is_fatal_to_lane(&error);
-                let is_unknown = is_final && attempts.was_lost && !proves_absence(&error);
+                let is_absent = proves_absence(&error, request.expected_offset);
+                let is_unknown = is_final && attempts.was_lost && !is_absent;
                 return Err(if is_unknown { error.unknown("produce", stream) } else { error });
             }
         }
@@ -198,10 +199,17 @@ impl Client {
     }
 }
 
-/// Whether an answer to a repeated call proves that no earlier attempt appended anything: the server
-/// looks for an earlier answer first.
-fn proves_absence(error: &Error) -> bool {
-    matches!(error, Error::ExpectedOffset { .. } | Error::BadRequest { .. })
+/// Whether an answer to a repeated call proves that no earlier attempt appended anything, or will:
+/// the server looks for an earlier answer first. An earlier attempt that is still on its way may
+/// meet the expected offset if the stream has not got there yet.
+fn proves_absence(error: &Error, expected_offset: Option<u64>) -> bool {
+    match error {
+        Error::ExpectedOffset { next, .. } => {
+            expected_offset.is_some_and(|expected| expected < *next)
+        }
+        Error::BadRequest { .. } => true,
+        _ => false,
+    }
 }
 
 /// Whether the lane's place in its sequence is in doubt.

@@ -104,10 +104,6 @@ impl Builder {
         }
         self.seeds = self.seeds.iter().map(|seed| self.with_scheme(seed)).collect();
         for seed in &self.seeds {
-            if self.loaded.is_some() && !seed.starts_with("https://") {
-                let what = format!("{seed}: with TLS, an address must begin with https://");
-                return Err(Error::config(what));
-            }
             self.endpoint(seed)?;
         }
         Ok(Client::new(self))
@@ -125,6 +121,11 @@ impl Builder {
             what: format!("{address}: this is no address of a server, such as http://host:7000"),
             source: Some(std::sync::Arc::new(error)),
         };
+        // Also for an address that a server gives: nothing goes out in the clear.
+        if self.loaded.is_some() && !address.starts_with("https://") {
+            let what = format!("{address}: with TLS, an address must begin with https://");
+            return Err(Error::config(what));
+        }
         let mut endpoint = Endpoint::from_shared(address.to_owned()).map_err(failed)?;
         if let Some(tls) = &self.loaded {
             endpoint = endpoint.tls_config(tls.clone()).map_err(failed)?;

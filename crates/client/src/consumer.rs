@@ -7,10 +7,11 @@ use seawall_proto::log::v1::{self, ConsumeRequest, start};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Request, Streaming};
 
-use crate::client::{Client, log_client};
+use crate::client::{Client, log_client, with_timeout};
 use crate::error::Error;
+use crate::nodes::Node;
 use crate::record::Record;
-use crate::retry::{Failure, Path, Verdict};
+use crate::retry::{Attempts, Failure, Path, Verdict};
 
 /// Where a consumer starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +23,8 @@ pub enum Start {
     Earliest,
     /// After the newest record that was acknowledged before [`ConsumerBuilder::open`] was called.
     Latest,
-    /// At the first record at or after this time, in milliseconds since 1970.
+    /// At the first record that the server appended at or after this time, in milliseconds since
+    /// 1970.
     TimeMs(u64),
     /// Where this cursor stands; at the first retained record if there is none.
     Cursor(String),
@@ -122,8 +124,21 @@ impl ConsumerBuilder {
             }
             (other, _) => other,
         };
-        let end = offsets.filter(|_| self.does_end).map(|offsets| offsets.next);
-        let next = if let Start::Offset(offset) = start { Some(offset) } else { None };
+        let end = offsets.filter(|_| self.does_end);
+        // At its end, the server says nothing until a record comes. A consumer that ends there must
+        // know that it is there.
+        let (start, next) = match (start, end) {
+            (Start::Offset(offset), _) => (Start::Offset(offset), Some(offset)),
+            (Start::Earliest, Some(end)) if end.first == end.next => {
+                (Start::Offset(end.next), Some(end.next))
+            }
+            (Start::TimeMs(time_ms), Some(_)) => {
+                let offset = self.offset_at_time(time_ms).await?;
+                (Start::Offset(offset), Some(offset))
+            }
+            (other, _) => (other, None),
+        };
+        let end = end.map(|offsets| offsets.next);
         let path = Path::new(&self.client.nodes);
         Ok(Consumer {
             settings: ConsumerBuilder { start, ..self },
@@ -135,6 +150,24 @@ impl ConsumerBuilder {
             retry: None,
             broken: None,
         })
+    }
+
+    /// Returns the offset of the first record at or after a time, or the end of the stream.
+    async fn offset_at_time(&self, time_ms: u64) -> Result<u64, Error> {
+        let request = ConsumeRequest {
+            stream: self.stream.clone(),
+            start: Some(v1::Start { from: Some(start::From::TimeMs(time_ms)) }),
+            max_bytes: 1,
+            consistency: v1::Consistency::Linearizable.into(),
+            ..ConsumeRequest::default()
+        };
+        let call = |node: Node, time: Duration| {
+            let request = with_timeout(request.clone(), time);
+            async move { log_client(node.channel).consume(request).await }
+        };
+        let mut attempts = Attempts::new(&self.client.nodes, "consume", &self.stream);
+        let answer = attempts.run(call).await?;
+        Ok(answer.records.first().map_or(answer.next_offset, |record| record.offset))
     }
 }
 

@@ -111,3 +111,17 @@ impl Nodes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Client, Tls};
+
+    #[test]
+    fn a_hint_without_tls_is_not_followed_by_a_client_with_tls() {
+        // Method: hints of servers, one with another scheme, one without a scheme.
+        let client = Client::builder(["https://a:1"]).tls(Tls::default()).build();
+        let nodes = client.expect("the settings are valid").nodes;
+        assert!(!nodes.redirect("https://a:1", Some("http://b:1")));
+        assert!(nodes.redirect("https://a:1", Some("b:1")));
+    }
+}

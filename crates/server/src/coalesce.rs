@@ -28,9 +28,7 @@ const RECORD_BYTES: usize = 160;
 #[derive(Debug, Clone)]
 pub(crate) struct Queue {
     sender: mpsc::UnboundedSender<Waiting>,
-    /// Bounds the memory of what waits. A permit is a KiB; requests get theirs in their order.
-    room: Arc<Semaphore>,
-    room_kib: u32,
+    room: Arc<Room>,
     figures: watch::Receiver<Figures>,
 }
 
@@ -48,7 +46,68 @@ struct Waiting {
     operation: store::Operation,
     bytes: usize,
     answer: oneshot::Sender<Result<Outcome, RequestError>>,
-    room: OwnedSemaphorePermit,
+    room: Taken,
+}
+
+/// Bounds the memory of what waits. A permit is a KiB; requests get theirs in their order.
+#[derive(Debug)]
+struct Room {
+    all: Arc<Semaphore>,
+    all_kib: u32,
+    /// What streams may take. They wait as long as it takes, and calls do not: without a bound of
+    /// their own, streams would keep all calls out.
+    streams: Arc<Semaphore>,
+    streams_kib: u32,
+}
+
+/// The room of one operation, until it is dropped.
+#[derive(Debug)]
+struct Taken {
+    _all: OwnedSemaphorePermit,
+    _stream: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    fn new(bytes_max: u64) -> Room {
+        let all_kib = u32::try_from(bytes_max >> 10).unwrap_or(u32::MAX).max(1);
+        let all_kib = all_kib.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+        let streams_kib = (all_kib - all_kib / 4).max(1);
+        Room {
+            all: Arc::new(Semaphore::new(all_kib as usize)),
+            all_kib,
+            streams: Arc::new(Semaphore::new(streams_kib as usize)),
+            streams_kib,
+        }
+    }
+
+    /// Waits for room. An operation that is larger than all of it takes all.
+    async fn take(&self, bytes: usize) -> Result<Taken, RequestError> {
+        let all = acquire(&self.all, bytes, self.all_kib).await?;
+        Ok(Taken { _all: all, _stream: None })
+    }
+
+    /// The same for an operation of a stream.
+    async fn take_for_stream(&self, bytes: usize) -> Result<Taken, RequestError> {
+        let stream = acquire(&self.streams, bytes, self.streams_kib).await?;
+        let bytes = bytes.min((self.streams_kib as usize) << 10);
+        let all = acquire(&self.all, bytes, self.all_kib).await?;
+        Ok(Taken { _all: all, _stream: Some(stream) })
+    }
+
+    fn taken_bytes(&self) -> u64 {
+        let free = u32::try_from(self.all.available_permits()).unwrap_or(u32::MAX);
+        u64::from(self.all_kib.saturating_sub(free)) << 10
+    }
+}
+
+async fn acquire(
+    room: &Arc<Semaphore>,
+    bytes: usize,
+    kib_max: u32,
+) -> Result<OwnedSemaphorePermit, RequestError> {
+    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(kib_max);
+    let taken = room.clone().acquire_many_owned(kib).await;
+    taken.map_err(|_| RequestError::Stopping)
 }
 
 /// The answer to an operation that is queued.
@@ -78,29 +137,35 @@ impl Queue {
         queue_bytes_max: u64,
         stop: watch::Receiver<bool>,
     ) -> (Queue, tokio::task::JoinHandle<()>) {
-        let room_kib = u32::try_from(queue_bytes_max >> 10).unwrap_or(u32::MAX).max(1);
-        let room_kib = room_kib.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
         let (sender, receiver) = mpsc::unbounded_channel();
         let (figures_sender, figures) = watch::channel(Figures::default());
-        let room = Arc::new(Semaphore::new(room_kib as usize));
+        let room = Arc::new(Room::new(queue_bytes_max));
         let task = Proposer { group, receiver, stop, figures: figures_sender, held: None };
-        (Queue { sender, room, room_kib, figures }, tokio::spawn(task.run()))
+        (Queue { sender, room, figures }, tokio::spawn(task.run()))
     }
 
     /// Queues an operation. Waits a second for room.
     pub(crate) async fn submit(&self, action: Action) -> Result<Pending, RequestError> {
-        match tokio::time::timeout(QUEUE_WAIT, self.submit_patiently(action)).await {
+        match tokio::time::timeout(QUEUE_WAIT, self.submit_in_turn(action)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(RequestError::QueueFull { bytes: u64::from(self.room_kib) << 10 }),
+            Err(_) => Err(RequestError::QueueFull { bytes: u64::from(self.room.all_kib) << 10 }),
         }
     }
 
-    /// Queues an operation. Waits for room as long as it takes: a stream slows down its client so.
+    /// Queues an operation of the node itself, after what came before it.
+    pub(crate) async fn submit_in_turn(&self, action: Action) -> Result<Pending, RequestError> {
+        let room = self.room.take(OPERATION_BYTES + memory_of(&action)).await?;
+        self.send(action, room)
+    }
+
+    /// Queues an operation of a stream. Waits for room as long as it takes: a stream slows down its
+    /// client so.
     pub(crate) async fn submit_patiently(&self, action: Action) -> Result<Pending, RequestError> {
-        let memory = OPERATION_BYTES + memory_of(&action);
-        let kib = u32::try_from(memory.div_ceil(1024)).unwrap_or(u32::MAX).min(self.room_kib);
-        let room = self.room.clone().acquire_many_owned(kib).await;
-        let room = room.map_err(|_| RequestError::Stopping)?;
+        let room = self.room.take_for_stream(OPERATION_BYTES + memory_of(&action)).await?;
+        self.send(action, room)
+    }
+
+    fn send(&self, action: Action, room: Taken) -> Result<Pending, RequestError> {
         let operation = store::Operation { action: Some(action) };
         let bytes = operation.encoded_len();
         let (answer, receiver) = oneshot::channel();
@@ -120,13 +185,12 @@ impl Queue {
 
     /// Returns how many bytes of requests may wait.
     pub(crate) fn queue_bytes_max(&self) -> u64 {
-        u64::from(self.room_kib) << 10
+        u64::from(self.room.all_kib) << 10
     }
 
     /// Returns how many bytes of requests wait or are being proposed.
     pub(crate) fn queued_bytes(&self) -> u64 {
-        let free = u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX);
-        u64::from(self.room_kib.saturating_sub(free)) << 10
+        self.room.taken_bytes()
     }
 }
 
@@ -242,4 +306,36 @@ impl Proposer {
 pub(crate) fn clock_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn streams_leave_room_for_calls() {
+        // Method: many streams want more than there is. They take what they may, and wait. A call
+        // finds room at once. What is dropped is free again.
+        const KIB: usize = 1 << 10;
+        let room = Arc::new(Room::new(100 << 10));
+        let streams: Vec<_> = (0..50)
+            .map(|_| {
+                let room = room.clone();
+                tokio::spawn(async move { room.take_for_stream(10 * KIB).await.map(Some) })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let call = tokio::time::timeout(Duration::from_secs(5), room.take(20 * KIB));
+        let call = call.await.expect("streams keep calls out").unwrap();
+        drop(call);
+        for stream in streams {
+            // Each ends, because the one before it gives its room back.
+            drop(stream.await.unwrap().unwrap());
+        }
+        assert_eq!(room.taken_bytes(), 0);
+        // What is larger than all takes all, and does not wait for ever.
+        drop(room.take_for_stream(1_000 * KIB).await.unwrap());
+        drop(room.take(1_000 * KIB).await.unwrap());
+        assert_eq!(room.taken_bytes(), 0);
+    }
 }

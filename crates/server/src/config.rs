@@ -67,7 +67,7 @@ pub struct Retention {
     /// How old a record may become. Default `7d`.
     #[serde(deserialize_with = "duration")]
     pub age: Duration,
-    /// How many bytes the log may take. Default `50GiB`.
+    /// How many bytes the log may take. Default `50GiB`, at least two segments.
     pub bytes: ByteSize,
 }
 
@@ -398,6 +398,10 @@ impl Config {
         }
         if self.log.segment_bytes < ByteSize::mib(1) {
             return error("log.segment_bytes", "must be at least 1MiB");
+        }
+        // Space is freed by segments. With less, records would go and free nothing.
+        if self.retention.bytes.as_u64() / 2 < self.log.segment_bytes.as_u64() {
+            return error("retention.bytes", "must be at least twice log.segment_bytes");
         }
         if self.retention.age < Duration::from_secs(1) {
             return error("retention.age", "must be at least 1s");

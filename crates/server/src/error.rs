@@ -14,6 +14,9 @@ pub(crate) enum RequestError {
         leader.as_ref().map_or("no leader is known".to_owned(), |addr| format!("ask {addr}"))
     )]
     NotLeader { leader: Option<String> },
+    /// This node has lost the lead. What it was asked to append may have been appended.
+    #[error("this node has lost the lead of the group, and the outcome is not known: ask again")]
+    LeaderLost,
     /// The stream has no record at this offset, and will not get one.
     #[error(
         "stream {stream} has no offset {offset}: its records are {first} up to, not including, \
@@ -59,6 +62,7 @@ impl From<ProposeError> for RequestError {
     fn from(error: ProposeError) -> RequestError {
         match error {
             ProposeError::NotLeader { leader } => RequestError::NotLeader { leader },
+            ProposeError::LeaderLost => RequestError::LeaderLost,
             ProposeError::Failed(reason) => RequestError::Failed { reason },
         }
     }

@@ -19,6 +19,18 @@ pub(crate) struct Identity {
     pub(crate) node_id: u64,
     /// Whether the log has entries. It has them for ever then.
     pub(crate) is_initialized: bool,
+    /// The limits by which the entries of the log were judged.
+    pub(crate) limits: JudgedBy,
+}
+
+/// Limits on which the outcome of an entry depends. An entry that is judged again must meet the
+/// same ones: otherwise what was acknowledged would be refused, or the reverse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JudgedBy {
+    pub(crate) streams: usize,
+    pub(crate) producers: usize,
+    pub(crate) cursors: usize,
 }
 
 /// Why a directory cannot be used.
@@ -104,8 +116,9 @@ pub enum IdentityError {
 const VERSION: u32 = 1;
 
 impl Identity {
-    pub(crate) fn new(cluster: &str, node_id: u64) -> Identity {
-        Identity { version: VERSION, cluster: cluster.to_owned(), node_id, is_initialized: false }
+    pub(crate) fn new(cluster: &str, node_id: u64, limits: JudgedBy) -> Identity {
+        let cluster = cluster.to_owned();
+        Identity { version: VERSION, cluster, node_id, is_initialized: false, limits }
     }
 
     /// Returns the identity of a directory, or `None` if it has none yet. Changes nothing.
@@ -196,7 +209,8 @@ mod tests {
     fn a_directory_belongs_to_one_node_and_never_starts_without_its_log() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let node = Identity::new("blue", 1);
+        let limits = JudgedBy { streams: 1, producers: 2, cursors: 3 };
+        let node = Identity::new("blue", 1, limits);
         let check = |wanted: &Identity| Identity::check(dir.path(), &log, wanted);
         assert_eq!(check(&node).unwrap(), None);
 
@@ -207,7 +221,7 @@ mod tests {
 
         node.write(dir.path()).unwrap();
         assert_eq!(check(&node).unwrap(), Some(node.clone()));
-        for other in [Identity::new("red", 1), Identity::new("blue", 2)] {
+        for other in [Identity::new("red", 1, limits), Identity::new("blue", 2, limits)] {
             let error = check(&other).unwrap_err();
             assert!(error.to_string().contains("node 1 of cluster blue"), "{error}");
         }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::coalesce::Queue;
 use crate::config::Config;
 use crate::error::RequestError;
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, JudgedBy};
 use crate::metrics::Metrics;
 use crate::raft::{self, Group, GroupOptions, OpenError, ProposeError, Which};
 use crate::read::Reader;
@@ -197,19 +197,24 @@ impl Node {
         let config = &self.inner.config;
         let group_dir = config.dir.join(format!("group-{GROUP}"));
         let log_dir = raft::log_dir(&group_dir);
-        let wanted = Identity::new(&config.cluster, config.node_id);
-        let found = Identity::check(&config.dir, &log_dir, &wanted)?;
+        let wanted = wanted_identity(config);
+        let found = match Identity::check(&config.dir, &log_dir, &wanted) {
+            // A first start that a crash has ended leaves a log without entries. Opening it tells.
+            Err(IdentityError::Unnamed { .. }) if config.bootstrap_expect > 0 => None,
+            found => found?,
+        };
         if found.is_none() && config.bootstrap_expect == 0 {
             return Err(IdentityError::Empty { path: config.dir.clone() }.into());
         }
         make_dir(&group_dir)?;
-        let group = Group::open(&group_options(self, &group_dir)).await?;
+        let options = group_options(self, &group_dir, found.as_ref());
+        let group = Group::open(&options).await?;
         // Two starts at once get here one after the other: the log has a lock.
         initialize(&group, &config.dir, wanted, &self.inner.addr).await?;
         group.wait_until_ready().await?;
 
         let space = Arc::new(Space::new(&config.dir, &config.space));
-        space.look(&group.health());
+        look_at(&space, &group).await;
         let stop_proposer = watch::Sender::new(false);
         let stop_others = watch::Sender::new(false);
         let queue_bytes = config.limits.queue_bytes.as_u64();
@@ -245,6 +250,9 @@ impl Node {
             reason = running.group.failure() => reason,
             _ = &mut tasks.proposer => "the task that proposes has ended".to_owned(),
             _ = &mut tasks.checkpointer => "the task that writes checkpoints has ended".to_owned(),
+            _ = futures_util::future::select_all(&mut tasks.others) => {
+                "the task of retention or of free space has ended".to_owned()
+            }
         };
         self.inner.state.send_replace(State::Failed(reason.clone()));
         reason
@@ -278,11 +286,11 @@ impl Node {
         let work = async {
             tasks.stop_others.send_replace(true);
             for task in tasks.others {
-                let _ended = task.await; // A panic has shown itself in the log.
+                ended(task).await;
             }
             tasks.stop_proposer.send_replace(true);
-            let _ended = tasks.proposer.await;
-            let _ended = tasks.checkpointer.await;
+            ended(tasks.proposer).await;
+            ended(tasks.checkpointer).await;
             if matches!(self.state(), State::Failed(_)) {
                 // The log is poisoned: nothing more may be written.
                 return Ok(());
@@ -296,9 +304,34 @@ impl Node {
     }
 }
 
-fn group_options(node: &Node, group_dir: &Path) -> GroupOptions {
+/// Waits until a task has ended. `failure` may have seen it end, and a handle tells it only once.
+async fn ended(task: JoinHandle<()>) {
+    if !task.is_finished() {
+        let _ended = task.await; // A panic has shown itself in the log.
+    }
+}
+
+/// Looks at the disk for the first time. That may make the ballast, and so take a while.
+async fn look_at(space: &Arc<Space>, group: &Group) {
+    let space = space.clone();
+    let health = group.health();
+    // A panic in it shows in the log, and the task that looks tries again.
+    let _ended = tokio::task::spawn_blocking(move || space.look(&health)).await;
+}
+
+fn wanted_identity(config: &Config) -> Identity {
+    let limits = JudgedBy {
+        streams: config.limits.streams,
+        producers: config.limits.producers,
+        cursors: config.limits.cursors,
+    };
+    Identity::new(&config.cluster, config.node_id, limits)
+}
+
+fn group_options(node: &Node, group_dir: &Path, found: Option<&Identity>) -> GroupOptions {
     let config = node.config();
     let metrics = node.metrics().clone();
+    let limits = wanted_identity(config).limits;
     GroupOptions {
         sync_times: Arc::new(move |took| metrics.synced(took)),
         dir: group_dir.to_owned(),
@@ -311,6 +344,8 @@ fn group_options(node: &Node, group_dir: &Path) -> GroupOptions {
             cursors_per_stream_max: config.limits.cursors,
             ..IndexLimits::default()
         },
+        must_be_new: found.is_none(),
+        must_be_applied: found.is_some_and(|found| found.limits != limits),
     }
 }
 
@@ -323,6 +358,7 @@ async fn initialize(
     addr: &str,
 ) -> Result<(), NodeError> {
     let log_dir = raft::log_dir(&dir.join(format!("group-{GROUP}")));
+    let limits = wanted.limits;
     // The log exists by now, and may be empty.
     let found = match Identity::check(dir, &log_dir, &wanted) {
         Ok(found) => found,
@@ -341,10 +377,16 @@ async fn initialize(
             let error = IdentityError::LogGone { path: log_dir, node_id: identity.node_id };
             return Err(error.into());
         }
+        if identity.limits != limits {
+            // From now on, entries are judged by these.
+            identity.limits = limits;
+            identity.write(dir)?;
+        }
         return Ok(());
     }
     group.initialize(identity.node_id, addr).await?;
     identity.is_initialized = true;
+    identity.limits = limits;
     identity.write(dir)?;
     Ok(())
 }
@@ -356,10 +398,15 @@ fn make_dir(dir: &Path) -> Result<(), IdentityError> {
         move |source| IdentityError::Io { operation, path, source }
     };
     std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
-    for parent in dir.ancestors().skip(1).take(2) {
+    // All of them: this or an earlier start may have made them.
+    for (distance, parent) in dir.ancestors().skip(1).enumerate() {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
-        synced.map_err(failed("sync", parent))?;
+        match synced {
+            // A directory that the node may not read was there before.
+            Err(_) if distance >= 2 => {}
+            synced => synced.map_err(failed("sync", parent))?,
+        }
     }
     Ok(())
 }

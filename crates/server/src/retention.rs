@@ -4,6 +4,7 @@
 //! space is each node's own work, and happens after that: the node picks the newest checkpoint of
 //! the index below which no record is left, makes it the snapshot, and purges the log up to it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use seawall_proto::store::v1 as store;
@@ -11,26 +12,27 @@ use store::operation::Action;
 use tokio::sync::watch;
 
 use crate::coalesce::{Queue, clock_ms};
-use crate::config::Retention;
+use crate::config;
 use crate::error::RequestError;
-use crate::raft::Group;
-use crate::streams::PURGE_STEP_ENTRIES;
+use crate::raft::{Group, Purged};
+use crate::streams::purge_boundary;
 use crate::watchers::stopped;
 
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How many trims are proposed at a look. The others come at the next one.
-const TRIMS_MAX: usize = 64;
+/// How many trims are queued at once. They share entries.
+const TRIMS_MAX: usize = 256;
 
 /// Applies the limits of the group and of each stream, until `stop`.
 pub(crate) async fn retain(
     group: Group,
     queue: Queue,
-    options: Retention,
+    options: config::Retention,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut retention = Retention { group, queue, options, unusable: BTreeSet::new() };
     loop {
-        if let Err(error) = look(&group, &queue, &options).await {
+        if let Err(error) = retention.look().await {
             tracing::warn!("retention tries again later: {error}");
         }
         tokio::select! {
@@ -40,64 +42,97 @@ pub(crate) async fn retain(
     }
 }
 
-async fn look(group: &Group, queue: &Queue, options: &Retention) -> Result<(), RequestError> {
-    if group.standing().is_leader {
-        trim(group, queue, options).await?;
-        purge_records(group, queue, options).await?;
-    }
-    free_space(group).await
+struct Retention {
+    group: Group,
+    queue: Queue,
+    options: config::Retention,
+    /// Checkpoints that were found damaged: others take their place.
+    unusable: BTreeSet<u64>,
 }
 
-/// Proposes the trims that age, bytes and records of streams ask for.
-async fn trim(group: &Group, queue: &Queue, options: &Retention) -> Result<(), RequestError> {
-    let age_ms = u64::try_from(options.age.as_millis()).unwrap_or(u64::MAX);
-    let due = group.applied().index.due_trims(clock_ms(), age_ms);
-    for (stream, before_offset) in due.into_iter().take(TRIMS_MAX) {
-        // It is refused only if the stream was deleted meanwhile.
-        match queue.change(Action::Trim(store::Trim { stream, before_offset })).await {
-            Ok(_) | Err(RequestError::Refused(_)) => {}
-            Err(error) => return Err(error),
+impl Retention {
+    async fn look(&mut self) -> Result<(), RequestError> {
+        let is_leader = self.group.standing().is_leader;
+        if is_leader {
+            self.trim().await?;
         }
+        // Before more records go: those that went are not worth others as long as their space
+        // cannot be freed.
+        self.free_space().await?;
+        if is_leader {
+            self.purge_records().await?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Proposes that the oldest records of all streams go, if the log is too large.
-async fn purge_records(
-    group: &Group,
-    queue: &Queue,
-    options: &Retention,
-) -> Result<(), RequestError> {
-    if group.standing().log_bytes <= options.bytes.as_u64() {
-        return Ok(());
+    /// Proposes the trims that age, bytes and records of streams ask for.
+    async fn trim(&self) -> Result<(), RequestError> {
+        let age_ms = u64::try_from(self.options.age.as_millis()).unwrap_or(u64::MAX);
+        let due = self.group.applied().index.due_trims(clock_ms(), age_ms);
+        for some in due.chunks(TRIMS_MAX) {
+            let mut pending = Vec::with_capacity(some.len());
+            for (stream, before_offset) in some {
+                let trim = store::Trim { stream: stream.clone(), before_offset: *before_offset };
+                pending.push(self.queue.submit_in_turn(Action::Trim(trim)).await?);
+            }
+            for trim in pending {
+                // It is refused only if the stream was deleted meanwhile.
+                match trim.outcome().await {
+                    Ok(_) | Err(RequestError::Refused(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
-    let live_from = group.applied().index.live_from();
-    let candidates = checkpoints(group).await?;
-    // A purge is rounded down to a step: this is the first entry that would stay.
-    let first_kept = |index: u64| (index + 1) / PURGE_STEP_ENTRIES * PURGE_STEP_ENTRIES;
-    let oldest = candidates.into_iter().find(|index| first_kept(*index) > live_from);
-    if let Some(upto_index) = oldest {
-        queue.change(Action::Purge(store::Purge { upto_index })).await?;
-    }
-    Ok(())
-}
 
-/// Purges the log up to the newest checkpoint below which no record is left.
-async fn free_space(group: &Group) -> Result<(), RequestError> {
-    let live_from = group.applied().index.live_from();
-    let purged = group.standing().purged_index;
-    let candidates = checkpoints(group).await?;
-    let newest = candidates.into_iter().rev().find(|index| *index < live_from);
-    if let Some(checkpoint) = newest.filter(|index| *index > purged) {
-        group.purge(checkpoint).await?;
+    /// Proposes that the oldest records of all streams go, if the log is too large.
+    async fn purge_records(&mut self) -> Result<(), RequestError> {
+        if self.group.standing().log_bytes <= self.options.bytes.as_u64() {
+            return Ok(());
+        }
+        let live_from = self.group.applied().index.live_from();
+        let candidates = self.checkpoints().await?;
+        // The boundary is the first entry that would stay.
+        let oldest = candidates.into_iter().find(|index| purge_boundary(*index) > live_from);
+        let Some(upto_index) = oldest else { return Ok(()) };
+        if let Err(error) = self.group.verify(upto_index).await {
+            self.pass_over(upto_index, &error.to_string());
+            return Ok(());
+        }
+        let purge = Action::Purge(store::Purge { upto_index });
+        self.queue.submit_in_turn(purge).await?.outcome().await?;
+        Ok(())
     }
-    Ok(())
-}
 
-/// Returns the entries at which there are checkpoints, ascending.
-async fn checkpoints(group: &Group) -> Result<Vec<u64>, RequestError> {
-    let group = group.clone();
-    let listed = tokio::task::spawn_blocking(move || group.checkpoints().list()).await;
-    let failed = |reason: String| RequestError::Unreadable { reason };
-    listed.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))
+    /// Purges the log up to the newest checkpoint below which no record is left.
+    async fn free_space(&mut self) -> Result<(), RequestError> {
+        let live_from = self.group.applied().index.live_from();
+        let purged = self.group.standing().purged_index;
+        let mut candidates = self.checkpoints().await?;
+        candidates.retain(|index| (purged + 1..live_from).contains(index));
+        for checkpoint in candidates.into_iter().rev() {
+            match self.group.purge(checkpoint).await? {
+                Purged::Done => return Ok(()),
+                Purged::Unusable(reason) => self.pass_over(checkpoint, &reason),
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_over(&mut self, checkpoint: u64, reason: &str) {
+        tracing::warn!("space is freed up to another checkpoint of the index: {reason}");
+        self.unusable.insert(checkpoint);
+    }
+
+    /// Returns the entries at which there are checkpoints, ascending.
+    async fn checkpoints(&self) -> Result<Vec<u64>, RequestError> {
+        let group = self.group.clone();
+        let listed = tokio::task::spawn_blocking(move || group.checkpoints().list()).await;
+        let failed = |reason: String| RequestError::Unreadable { reason };
+        let listed = listed.map_err(|error| failed(error.to_string()))?;
+        let mut listed = listed.map_err(|error| failed(error.to_string()))?;
+        listed.retain(|index| !self.unusable.contains(index));
+        Ok(listed)
+    }
 }

@@ -249,9 +249,12 @@ async fn serve_until(
     let mut transport = serve(node, access, listener, health, hang_up.subscribe())?;
     let outcome = run_node(node, shutdown, &mut transport).await;
     hang_up.send_replace(true);
-    let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
-    if ended.is_err() {
-        transport.abort();
+    // A handle tells only once that its task has ended.
+    if !transport.is_finished() {
+        let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
+        if ended.is_err() {
+            transport.abort();
+        }
     }
     health_task.abort();
     let (tasks, outcome) = outcome;
@@ -287,14 +290,18 @@ async fn run_node(
             return (None, Err(error.into()));
         }
     };
-    let outcome = tokio::select! {
+    let mut outcome = tokio::select! {
         () = &mut shutdown => Ok(()),
         reason = node.failure(&mut tasks) => Err(ServerError::Failed { reason }),
         ended = transport => Err(ServerError::Transport { reason: format!("{ended:?}") }),
     };
     node.drain();
     if outcome.is_ok() {
-        drain(node).await;
+        // A node may fail at its end, too.
+        outcome = tokio::select! {
+            () = drain(node) => Ok(()),
+            reason = node.failure(&mut tasks) => Err(ServerError::Failed { reason }),
+        };
     }
     node.end_streams();
     (Some(tasks), outcome)

@@ -106,6 +106,13 @@ impl Space {
     fn make_ballast(&self) -> io::Result<()> {
         let bytes = self.options.ballast_bytes.as_u64();
         let path = self.ballast();
+        if bytes == 0 {
+            // No system allocates nothing.
+            return match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
         match fs::metadata(&path) {
             Ok(metadata) if metadata.len() == bytes => return Ok(()),
             Ok(_) => {}
@@ -176,6 +183,24 @@ mod tests {
         space.look(&Health::Ready);
         assert_eq!(space.refusal(), None);
         assert!(ballast.exists());
+    }
+
+    #[test]
+    fn no_ballast_is_wanted_and_records_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = config::Space {
+            free_bytes: ByteSize::b(0),
+            free_percent: 0,
+            ballast_bytes: ByteSize::kib(64),
+            ..config::Space::default()
+        };
+        Space::new(dir.path(), &options).look(&Health::Ready);
+        assert!(dir.path().join("ballast").exists());
+        options.ballast_bytes = ByteSize::b(0);
+        let space = Space::new(dir.path(), &options);
+        space.look(&Health::Ready);
+        assert_eq!(space.refusal(), None);
+        assert!(!dir.path().join("ballast").exists());
     }
 
     #[test]

@@ -20,6 +20,10 @@ impl Watchers {
         if let Some(sender) = streams.get(stream) {
             return sender.subscribe();
         }
+        if streams.len() == streams.capacity() {
+            // Before the map grows: streams that are gone leave entries behind.
+            streams.retain(|_, sender| sender.receiver_count() > 0);
+        }
         let (sender, receiver) = watch::channel(0);
         streams.insert(stream.to_owned(), sender);
         receiver
@@ -60,6 +64,18 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn watchers_of_streams_that_are_gone_take_no_memory() {
+        let watchers = Watchers::default();
+        for number in 0..10_000 {
+            let name = number.to_string();
+            let receiver = watchers.subscribe(&name);
+            watchers.notify([&*name]); // The stream is deleted, and its consumer learns it.
+            drop(receiver);
+        }
+        assert!(watchers.streams().len() < 100, "{}", watchers.streams().len());
+    }
 
     #[test]
     fn only_the_watched_stream_wakes_and_no_entry_outlives_its_waiters() {

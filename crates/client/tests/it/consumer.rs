@@ -99,6 +99,23 @@ fn a_cursor_keeps_the_place() {
 }
 
 #[test]
+fn a_consumer_until_now_ends_where_no_record_is_left() {
+    // Method: all records are trimmed; or none is as new as the time. No record comes any more.
+    run(async {
+        let (fake, addresses) = filled(12).await;
+        fake.lock().first = 12;
+        for start in [Start::Earliest, Start::TimeMs(9_999_999), Start::Latest] {
+            let consumer = client(&addresses, 2_000).consumer("s").start(start.clone()).until_now();
+            let mut consumer = consumer.open().await.expect("it opens");
+            let next = tokio::time::timeout(Duration::from_secs(5), consumer.next()).await;
+            let next = next.unwrap_or_else(|_| panic!("{start:?}: it waits for a record"));
+            assert_eq!(next.expect("it ends"), None);
+            assert_eq!(consumer.position(), Some(12));
+        }
+    });
+}
+
+#[test]
 fn an_offset_beyond_the_end_is_told_with_what_is_there() {
     // Method: start at 99 of 12.
     run(async {

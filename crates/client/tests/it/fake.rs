@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) leader: usize,
     pub(crate) addresses: Vec<SocketAddr>,
     cursors: HashMap<String, u64>,
+    /// Records below this offset are trimmed.
+    pub(crate) first: u64,
     /// Requests of any kind to produce.
     pub(crate) requests: usize,
     /// A consumer's connection is cut after so many answers, as long as there are numbers.
@@ -328,11 +330,13 @@ impl Log for Fake {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
+    /// No record is as new as any time.
     async fn consume(
         &self,
         _: Request<ConsumeRequest>,
     ) -> Result<Response<ConsumeResponse>, Status> {
-        Err(Status::unimplemented("no test needs it"))
+        let next_offset = self.lock().records.len() as u64;
+        Ok(Response::new(ConsumeResponse { next_offset, ..Default::default() }))
     }
 
     type ConsumeStreamStream = ReceiverStream<Result<ConsumeResponse, Status>>;
@@ -344,7 +348,8 @@ impl Log for Fake {
         let request = request.into_inner();
         let next = match request.start.and_then(|start| start.from) {
             Some(start::From::Offset(offset)) => offset,
-            _ => 0,
+            Some(start::From::TimeMs(_)) => self.lock().records.len() as u64,
+            _ => self.lock().first,
         };
         let end = self.lock().records.len() as u64;
         if next > end {
@@ -397,8 +402,9 @@ impl Admin for Fake {
         Err(refused(Code::ResourceExhausted, "STREAMS_MAX", &[]))
     }
     async fn offsets(&self, _: Request<admin::OffsetsRequest>) -> Answer<admin::OffsetsResponse> {
+        let first_offset = self.lock().first;
         let next_offset = self.lock().records.len() as u64;
-        Ok(Response::new(admin::OffsetsResponse { first_offset: 0, next_offset }))
+        Ok(Response::new(admin::OffsetsResponse { first_offset, next_offset }))
     }
     async fn commit_cursor(
         &self,

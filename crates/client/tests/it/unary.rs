@@ -197,3 +197,22 @@ fn bad_settings_are_refused_at_once() {
     let error = Client::builder(["https://a:1"]).tls(tls).build().expect_err("no file");
     assert!(error.to_string().contains("/nowhere/ca.pem"), "{error}");
 }
+
+#[test]
+fn a_refused_repetition_proves_nothing_if_the_first_attempt_may_still_succeed() {
+    // Method: the first attempt is lost. The second is refused, because the stream has not got to
+    // the expected offset yet. The first may arrive later.
+    run(async {
+        for (expected, is_unknown) in [(5, true), (0, false)] {
+            let (fake, addresses) = Fake::start(1).await;
+            fake.fill(["a".to_owned()]);
+            fake.script([Fault::SilentBefore]);
+            let options = ProduceOptions::default().expected_offset(expected);
+            let records = vec![Record::new("b")];
+            let error = client(&addresses, 5_000).produce_with("s", records, options).await;
+            let error = error.expect_err("it is refused");
+            assert!(matches!(error.root(), Error::ExpectedOffset { next: 1, .. }), "{error}");
+            assert_eq!(error.is_outcome_unknown(), is_unknown, "{error}");
+        }
+    });
+}

@@ -40,6 +40,26 @@ pub enum OpenError {
         /// The last entry that is purged.
         purged: Option<u64>,
     },
+    /// The log has entries, and nothing says whose it is.
+    #[error(
+        "{}: there is a log with entries, and no node.toml that names its node: restore node.toml, \
+         or use another directory",
+        dir.display()
+    )]
+    Unnamed {
+        /// The directory of the log.
+        dir: PathBuf,
+    },
+    /// A limit was changed, and entries must be judged again, by the limits that they had met.
+    #[error(
+        "{}: limits.streams, limits.producers or limits.cursors differ from those of the last run, \
+         which did not end in order: start once with the old limits, stop, and change them then",
+        dir.display()
+    )]
+    LimitsChanged {
+        /// The directory of the index.
+        dir: PathBuf,
+    },
     /// The Raft engine.
     #[error("the Raft engine reports: {reason}")]
     Engine {
@@ -64,6 +84,10 @@ pub(crate) enum ProposeError {
     /// Another node leads.
     #[error("this node does not lead the group")]
     NotLeader { leader: Option<String> },
+    /// This node led the group when it took the proposal, and does not any more. Another leader may
+    /// have the entry.
+    #[error("this node has lost the lead of the group")]
+    LeaderLost,
     /// The group has failed, or is stopping. A proposal may have been appended.
     #[error("{0}")]
     Failed(String),

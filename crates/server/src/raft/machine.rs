@@ -73,8 +73,8 @@ pub(crate) struct Shared {
     /// A state of which a checkpoint is due. The writer of checkpoints takes it.
     due: Mutex<Option<Applied>>,
     pub(crate) checkpoint_is_due: Notify,
-    /// The checkpoint that the next snapshot is. Retention sets it.
-    pub(crate) snapshot_target: Mutex<Option<u64>>,
+    /// The next snapshot: a checkpoint that retention has chosen and read.
+    next_snapshot: Mutex<Option<Snapshot<Types>>>,
     /// The checkpoint that is the current snapshot.
     snapshot: Mutex<Option<u64>>,
 }
@@ -94,7 +94,7 @@ impl Shared {
             checkpoints,
             due: Mutex::new(None),
             checkpoint_is_due: Notify::new(),
-            snapshot_target: Mutex::new(snapshot),
+            next_snapshot: Mutex::new(None),
             snapshot: Mutex::new(snapshot),
         }
     }
@@ -105,6 +105,26 @@ impl Shared {
 
     pub(crate) fn take_due(&self) -> Option<Applied> {
         lock(&self.due).take()
+    }
+
+    /// Returns the entry of the checkpoint that is the current snapshot.
+    pub(crate) fn snapshot_index(&self) -> Option<u64> {
+        *lock(&self.snapshot)
+    }
+
+    /// Reads and verifies the checkpoint at an entry. Blocks.
+    pub(crate) fn verify(&self, index: u64) -> StorageResult<()> {
+        self.snapshot_of(index).map(drop)
+    }
+
+    /// Reads and verifies the checkpoint at an entry, and makes it the next snapshot. Blocks.
+    ///
+    /// The engine takes a builder that fails for a reason to end the node. So what can fail is done
+    /// before the engine is told.
+    pub(crate) fn prepare_snapshot(&self, index: u64) -> StorageResult<()> {
+        let snapshot = self.snapshot_of(index)?;
+        *lock(&self.next_snapshot) = Some(snapshot);
+        Ok(())
     }
 
     fn applied_mut(&self) -> RwLockWriteGuard<'_, Applied> {
@@ -286,13 +306,16 @@ impl RaftSnapshotBuilder<Types> for Machine {
     /// Returns the checkpoint that retention has chosen: a snapshot at the purge point, not at the
     /// newest state, so that a node that lags gets every retained record by replication.
     async fn build_snapshot(&mut self) -> StorageResult<Snapshot<Types>> {
-        let target = *lock(&self.shared.snapshot_target);
-        let Some(index) = target else {
-            let error = AnyError::new(&SnapshotError::None);
-            return Err(StorageIOError::read_snapshot(None, error).into());
+        let prepared = lock(&self.shared.next_snapshot).take();
+        let snapshot = match (prepared, self.shared.snapshot_index()) {
+            (Some(prepared), _) => prepared,
+            (None, Some(current)) => self.shared.snapshot_of(current)?,
+            (None, None) => {
+                let error = AnyError::new(&SnapshotError::None);
+                return Err(StorageIOError::read_snapshot(None, error).into());
+            }
         };
-        let snapshot = self.shared.snapshot_of(index)?;
-        *lock(&self.shared.snapshot) = Some(index);
+        *lock(&self.shared.snapshot) = snapshot.meta.last_log_id.map(|id| id.index);
         Ok(snapshot)
     }
 }

@@ -42,6 +42,10 @@ pub(crate) struct GroupOptions {
     pub(crate) segment_bytes: u64,
     pub(crate) storage_full_wait: Duration,
     pub(crate) limits: IndexLimits,
+    /// Nothing says whose the log is: one with entries is refused.
+    pub(crate) must_be_new: bool,
+    /// The limits are new: a log with entries that must be judged again is refused.
+    pub(crate) must_be_applied: bool,
     /// Learns how long each sync of the log took.
     pub(crate) sync_times: SyncTimes,
 }
@@ -65,6 +69,8 @@ pub(crate) struct Group {
     log: Handle<Types>,
     reader: LogReader<Types>,
     shared: Arc<Shared>,
+    /// Held while checkpoints go, and while one of them becomes the snapshot.
+    keeping: Arc<tokio::sync::Mutex<()>>,
     had_entries: bool,
 }
 
@@ -119,6 +125,9 @@ impl Group {
         let reader = store.get_log_reader().await;
         let state = store.get_log_state().await.map_err(OpenError::engine)?;
         let had_entries = state.last_log_id.is_some();
+        if had_entries && options.must_be_new {
+            return Err(OpenError::Unnamed { dir: log_dir(&options.dir) });
+        }
         let shared = {
             let dir = index_dir(&options.dir);
             let limits = options.limits;
@@ -126,13 +135,16 @@ impl Group {
             let last = state.last_log_id;
             blocking(move || load_index(&dir, limits, purged, last)).await?
         };
+        if options.must_be_applied && shared.applied().log_id != state.last_log_id {
+            return Err(OpenError::LimitsChanged { dir: index_dir(&options.dir) });
+        }
         let shared = Arc::new(shared);
         let machine = Machine { shared: shared.clone() };
         let config = Arc::new(engine_config().validate().map_err(OpenError::engine)?);
         let raft = Raft::new(options.node_id, config, NoPeers, store, machine)
             .await
             .map_err(OpenError::engine)?;
-        Ok(Group { raft, log, reader, shared, had_entries })
+        Ok(Group { raft, log, reader, shared, keeping: Arc::default(), had_entries })
     }
 
     /// Makes the group, with this node as its only member. Does nothing if the log has entries.
@@ -154,7 +166,7 @@ impl Group {
     pub(crate) async fn wait_until_ready(&self) -> Result<(), ProposeError> {
         self.raft
             .wait(Some(ENGINE_WAIT))
-            .metrics(|metrics| metrics.current_leader.is_some(), "a leader")
+            .metrics(has_leader, "a leader")
             .await
             .map_err(ProposeError::engine)?;
         self.propose(&store::Command::default()).await?;
@@ -166,14 +178,27 @@ impl Group {
         &self,
         command: &store::Command,
     ) -> Result<Vec<Outcome>, ProposeError> {
+        if !self.leads() {
+            return Err(ProposeError::NotLeader { leader: self.leader_addr() });
+        }
         let envelope = Envelope { command: Bytes::from(command.encode_to_vec()) };
         match self.raft.client_write(envelope).await {
             Ok(response) => Ok(response.data),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
-                Err(not_leader(leader))
+            // The engine says the same of an entry that it refused, and of one that it appended and
+            // that another leader's entry has replaced. Such an entry may be on other nodes.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(ProposeError::LeaderLost)
             }
             Err(error) => Err(ProposeError::engine(error)),
         }
+    }
+
+    fn leads(&self) -> bool {
+        self.raft.metrics().borrow().state == ServerState::Leader
+    }
+
+    fn leader_addr(&self) -> Option<String> {
+        self.members().into_iter().find(|member| member.is_leader).map(|member| member.addr)
     }
 
     /// Returns after this node has applied each entry that was committed before the call.
@@ -218,8 +243,10 @@ impl Group {
         let entries = reader.limited_get_log_entries(start, end).await.map_err(ReadError::log)?;
         let mut commands = Vec::with_capacity(entries.len());
         for entry in entries {
+            let mut bytes = 0;
             let command = match entry.payload {
                 openraft::EntryPayload::Normal(envelope) => {
+                    bytes = envelope.command.len();
                     store::Command::decode(envelope.command).map_err(ReadError::decode)?
                 }
                 _ => store::Command::default(),
@@ -227,6 +254,7 @@ impl Group {
             commands.push(EntryCommand {
                 index: entry.log_id.index,
                 term: entry.log_id.leader_id.term,
+                bytes,
                 command,
             });
         }
@@ -306,10 +334,15 @@ impl Group {
     }
 
     /// Removes the entries up to the checkpoint at this index. The snapshot is that checkpoint from
-    /// then on. No entry above it goes.
-    pub(crate) async fn purge(&self, checkpoint: u64) -> Result<(), ProposeError> {
-        *self.shared.snapshot_target.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Some(checkpoint);
+    /// then on. No entry above it goes, and none at all if the checkpoint cannot be used.
+    pub(crate) async fn purge(&self, checkpoint: u64) -> Result<Purged, ProposeError> {
+        let _keeping = self.keeping.lock().await;
+        let shared = self.shared.clone();
+        let prepared =
+            blocking(move || shared.prepare_snapshot(checkpoint).map_err(OpenError::engine));
+        if let Err(error) = prepared.await {
+            return Ok(Purged::Unusable(error.to_string()));
+        }
         let wait = || self.raft.wait(Some(ENGINE_WAIT));
         self.raft.trigger().snapshot().await.map_err(ProposeError::engine)?;
         let has_snapshot = move |metrics: &openraft::RaftMetrics<u64, BasicNode>| {
@@ -321,7 +354,13 @@ impl Group {
             metrics.purged.is_some_and(|id| id.index >= checkpoint)
         };
         wait().metrics(is_purged, "the purge").await.map_err(ProposeError::engine)?;
-        Ok(())
+        Ok(Purged::Done)
+    }
+
+    /// Reads the checkpoint at an entry, and returns why it cannot be used.
+    pub(crate) async fn verify(&self, checkpoint: u64) -> Result<(), OpenError> {
+        let shared = self.shared.clone();
+        blocking(move || shared.verify(checkpoint).map_err(OpenError::engine)).await
     }
 
     pub(crate) fn checkpoints(&self) -> &Checkpoints {
@@ -336,8 +375,10 @@ impl Group {
     /// Writes a checkpoint of the index: of the state at which one was due, if there is one, and
     /// else of the newest state, if `newest` allows it. One task calls this.
     pub(crate) async fn write_checkpoint(&self, which: Which) -> Result<(), OpenError> {
+        let _keeping = self.keeping.lock().await;
         let shared = self.shared.clone();
-        let purged = self.standing().purged_index;
+        // The snapshot may be ahead of the purge. It stays.
+        let purged = self.standing().purged_index.max(shared.snapshot_index().unwrap_or(0));
         blocking(move || -> Result<(), OpenError> {
             let applied = match (shared.take_due(), which) {
                 (Some(applied), _) => applied,
@@ -364,6 +405,14 @@ impl Group {
     }
 }
 
+/// What became of a purge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Purged {
+    Done,
+    /// The checkpoint is damaged or gone, and nothing was purged. Says why.
+    Unusable(String),
+}
+
 /// Which state gets a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
@@ -378,7 +427,15 @@ pub(crate) enum Which {
 pub(crate) struct EntryCommand {
     pub(crate) index: u64,
     pub(crate) term: u64,
+    /// How many bytes its encoding has. Records are slices of it.
+    pub(crate) bytes: usize,
     pub(crate) command: store::Command,
+}
+
+/// Whether a leader is known, and, if it is this node, works as one.
+fn has_leader(metrics: &openraft::RaftMetrics<u64, BasicNode>) -> bool {
+    let leads = metrics.state == ServerState::Leader;
+    metrics.current_leader.is_some_and(|leader| leader != metrics.id || leads)
 }
 
 fn not_leader(leader: ForwardToLeader<u64, BasicNode>) -> ProposeError {

@@ -132,8 +132,11 @@ impl admin::admin_server::Admin for AdminService {
         if !request.local {
             running.group.linearize().await.map_err(RequestError::from)?;
         }
-        let (first_offset, next_offset) = running.reader.offsets(&stream)?;
-        Ok(Response::new(admin::OffsetsResponse { first_offset, next_offset }))
+        let found = running.reader.offsets(&stream)?;
+        Ok(Response::new(admin::OffsetsResponse {
+            first_offset: found.first,
+            next_offset: found.next,
+        }))
     }
 
     async fn commit_cursor(

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::error::RequestError;
 use crate::node::{Ends, Node};
 use crate::read::{Batch, ReadMax};
+use crate::streams::Incarnation;
 
 /// An answer never has more bytes of records than about this.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -21,6 +22,8 @@ const SINGLES_MAX: ReadMax = ReadMax { bytes: 64 << 10, records: 256 };
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) stream: String,
+    /// The consumer ends with this one of the streams of the name.
+    pub(crate) incarnation: Incarnation,
     pub(crate) offset: u64,
     /// 0: single records.
     pub(crate) max_bytes: usize,
@@ -84,7 +87,7 @@ impl Consumer {
     }
 
     fn nothing(&self) -> Result<log::ConsumeResponse, RequestError> {
-        let Wanted { stream, offset, max_bytes } = &self.wanted;
+        let Wanted { stream, offset, max_bytes, .. } = &self.wanted;
         if *max_bytes > 0 {
             return Ok(log::ConsumeResponse {
                 next_offset: *offset,
@@ -92,8 +95,13 @@ impl Consumer {
                 ..log::ConsumeResponse::default()
             });
         }
-        let (first, next) = self.node.running()?.reader.offsets(stream)?;
-        Err(RequestError::OutOfRange { stream: stream.clone(), offset: *offset, first, next })
+        let found = self.node.running()?.reader.offsets(stream)?;
+        Err(RequestError::OutOfRange {
+            stream: stream.clone(),
+            offset: *offset,
+            first: found.first,
+            next: found.next,
+        })
     }
 
     /// Returns what is there, if anything is.
@@ -111,7 +119,8 @@ impl Consumer {
         if let Some(changes) = &mut self.changes {
             changes.borrow_and_update();
         }
-        let batch = parts.reader.read(&self.wanted.stream, self.wanted.offset, max).await?;
+        let Wanted { stream, incarnation, offset, .. } = &self.wanted;
+        let batch = parts.reader.read(stream, *incarnation, *offset, max).await?;
         self.end_offset = batch.end_offset;
         if batch.records.is_empty() {
             return Ok(None);

@@ -17,7 +17,11 @@ use crate::coalesce::Pending;
 use crate::error::RequestError;
 use crate::guard::Guard;
 use crate::node::Node;
+use crate::read::Offsets;
 use crate::streams::{Outcome, PRODUCER_ID_BYTES_MAX};
+
+/// Headers of all records of one call. Empty ones have no bytes, and take memory.
+const HEADERS_MAX: usize = 50_000;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -49,9 +53,11 @@ impl LogService {
         if let Some(reason) = running.space.refusal() {
             return Err(RequestError::StorageFull { reason }.into());
         }
-        if running.group.applied().index.stream(&append.stream).is_none() {
-            // Nothing is written for a request that cannot succeed.
-            return Err(RequestError::NoSuchStream { stream: append.stream }.into());
+        // Nothing is written for a request that cannot succeed. A node that is behind may not know
+        // the stream yet.
+        if running.reader.offsets(&append.stream).is_err() {
+            running.group.linearize().await.map_err(RequestError::from)?;
+            running.reader.offsets(&append.stream)?;
         }
         let change = Change::Append(append);
         let pending = match when_full {
@@ -74,6 +80,10 @@ impl LogService {
         if records.len() > limits.batch_records {
             let max = limits.batch_records;
             return bad(format!("{} records are more than the limit of {max}", records.len()));
+        }
+        let headers: usize = records.iter().map(|record| record.headers.len()).sum();
+        if headers > HEADERS_MAX {
+            return bad(format!("{headers} headers are more than the limit of {HEADERS_MAX}"));
         }
         let mut batch_bytes = 0;
         for record in &records {
@@ -129,13 +139,15 @@ impl LogService {
         }
         use log::start::From;
         let reader = &running.reader;
-        let (first, next) = reader.offsets(&stream)?;
+        let Offsets { incarnation, first, next } = reader.offsets(&stream)?;
         let offset = match request.start.and_then(|start| start.from) {
             None => request.offset,
             Some(From::Offset(offset)) => offset,
             Some(From::Earliest(_)) => first,
             Some(From::Latest(_)) => next,
-            Some(From::TimeMs(time_ms)) => reader.offset_at_time(&stream, time_ms).await?,
+            Some(From::TimeMs(time_ms)) => {
+                reader.offset_at_time(&stream, incarnation, time_ms).await?
+            }
             Some(From::Cursor(name)) => {
                 let applied = running.group.applied();
                 let found = applied.index.stream(&stream);
@@ -143,7 +155,7 @@ impl LogService {
             }
         };
         let max_bytes = usize::try_from(request.max_bytes).unwrap_or(usize::MAX);
-        Ok(Wanted { stream, offset, max_bytes })
+        Ok(Wanted { stream, incarnation, offset, max_bytes })
     }
 
     /// Waits until this node has the records below an offset.
@@ -165,7 +177,7 @@ impl LogService {
         let deadline = Instant::now() + waited;
         loop {
             changes.borrow_and_update();
-            if reader.offsets(stream)?.1 >= offset {
+            if reader.offsets(stream)?.next >= offset {
                 return Ok(());
             }
             tokio::select! {
@@ -241,14 +253,22 @@ impl log::log_server::Log for LogService {
         let service = self.clone();
         let mut ends = self.node.watch_ends();
         let last_ends = self.node.watch_ends();
-        let submitted = requests
-            .take_until(async move { ends.ended().await })
-            // One after the other: the order of requests is the order of offsets.
-            .then(move |request| {
-                let service = service.clone();
-                let extensions = extensions.clone();
-                async move { service.submit(&extensions, request?, WhenFull::Wait).await }
-            });
+        let requests = Box::pin(requests.take_until(async move { ends.ended().await }));
+        // One after the other: the order of requests is the order of offsets. After one that is not
+        // queued, none is: the client has no answer to tell it which of them were appended.
+        let submitted = stream::unfold(Some(requests), move |requests| {
+            let service = service.clone();
+            let extensions = extensions.clone();
+            async move {
+                let mut requests = requests?;
+                let submitted = match requests.next().await? {
+                    Ok(request) => service.submit(&extensions, request, WhenFull::Wait).await,
+                    Err(status) => Err(status),
+                };
+                let rest = submitted.is_ok().then_some(requests);
+                Some((submitted, rest))
+            }
+        });
         let answers = submitted
             .map(async |pending| to_response(pending?).await)
             .buffered(self.node.config().limits.stream_in_flight)

@@ -22,6 +22,7 @@ impl From<RequestError> for Status {
                 let leader = leader.unwrap_or_default();
                 status(Code::FailedPrecondition, &text, "NOT_LEADER", &[("leader", leader)])
             }
+            RequestError::LeaderLost => status(Code::Unavailable, &text, "LEADER_LOST", &[]),
             RequestError::OutOfRange { first, next, .. } => {
                 let range = [("first", first.to_string()), ("next", next.to_string())];
                 status(Code::OutOfRange, &text, "OFFSET_OUT_OF_RANGE", &range)

@@ -27,7 +27,7 @@ use producers::Standing;
 pub use producers::{ANSWERS_MAX, PRODUCER_ID_BYTES_MAX};
 pub use state::Invalid;
 use stream::Position;
-pub use stream::{PURGE_STEP_ENTRIES, Place, RUN_ENTRIES_MAX, Stream};
+pub use stream::{Incarnation, PURGE_STEP_ENTRIES, Place, RUN_ENTRIES_MAX, Stream};
 
 /// The stream that always exists.
 pub const DEFAULT_STREAM: &str = "default";
@@ -196,7 +196,7 @@ impl Index {
     fn operate(&mut self, at: Position, operation: &Operation) -> Result<Outcome, Refusal> {
         match &operation.action {
             Some(Action::Append(append)) => self.append(at, append),
-            Some(Action::Create(create)) => self.create(create),
+            Some(Action::Create(create)) => self.create(at, create),
             Some(Action::Delete(delete)) => self.delete(&delete.stream),
             Some(Action::SetLimits(set)) => self.set_limits(set),
             Some(Action::Trim(trim)) => self.trim(trim),
@@ -293,7 +293,7 @@ impl Index {
         }
     }
 
-    fn create(&mut self, create: &CreateStream) -> Result<Outcome, Refusal> {
+    fn create(&mut self, at: Position, create: &CreateStream) -> Result<Outcome, Refusal> {
         if !is_name(&create.stream) {
             return Err(Refusal::BadName);
         }
@@ -306,7 +306,8 @@ impl Index {
         if self.streams.len() >= self.limits.streams_max {
             return Err(Refusal::StreamsMax);
         }
-        let stream = Stream { limits, ..Stream::default() };
+        let created = Incarnation { raft_index: at.raft_index, operation: at.operation };
+        let stream = Stream { created, limits, ..Stream::default() };
         self.streams.insert(create.stream.as_str().into(), Arc::new(stream));
         Ok(Outcome::Created)
     }

@@ -7,7 +7,7 @@ use seawall_proto::store::v1 as store;
 
 use super::producers::{ANSWERS_MAX, Answer, PRODUCER_ID_BYTES_MAX, Producer, Producers};
 use super::runs::Runs;
-use super::stream::{RUN_APPENDS_MAX, Stream};
+use super::stream::{Incarnation, RUN_APPENDS_MAX, Stream};
 use super::{DEFAULT_STREAM, Index, IndexLimits, is_name};
 
 /// A checkpoint that no index could have written.
@@ -89,6 +89,8 @@ impl Stream {
             producers: self.producers.to_states(),
             cursors: cursors.collect(),
             newest_ms: self.newest_ms,
+            created_index: self.created.raft_index,
+            created_operation: self.created.operation,
         }
     }
 
@@ -104,7 +106,11 @@ impl Stream {
     ) -> Result<Stream, &'static str> {
         require(state.first_offset <= state.next_offset, "the first offset is beyond the next")?;
         require(state.newest_ms <= checkpoint.last_timestamp_ms, "a record is of a later time")?;
+        let created =
+            Incarnation { raft_index: state.created_index, operation: state.created_operation };
+        require(created.raft_index <= checkpoint.applied_index, "its creation is not applied")?;
         let stream = Stream {
+            created,
             limits: state.limits.ok_or("the limits are missing")?,
             first_offset: state.first_offset,
             next_offset: state.next_offset,
@@ -141,6 +147,8 @@ fn runs_from(
     let is_live = state.first_offset < state.next_offset;
     require(state.runs.is_empty() != is_live, "there are runs without records, or the reverse")?;
     if let Some(first) = state.runs.first() {
+        let is_after = first.raft_index >= state.created_index;
+        require(is_after, "the first run is before the stream")?;
         require(first.first_offset <= state.first_offset, "the first run is missing")?;
     }
     if let Some(second) = state.runs.get(1) {

@@ -21,6 +21,7 @@ pub const PURGE_STEP_ENTRIES: u64 = 1_024;
 /// A stream of the index.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stream {
+    pub(super) created: Incarnation,
     pub(super) limits: StoredLimits,
     pub(super) first_offset: u64,
     pub(super) next_offset: u64,
@@ -36,6 +37,14 @@ pub struct Stream {
     pub(super) open_appends: u32,
     pub(super) producers: Producers,
     pub(super) cursors: BTreeMap<Arc<str>, u64>,
+}
+
+/// Which of the streams of one name: a stream that is deleted and created anew is another one, with
+/// other records at the same offsets. It is where in the log the stream was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Incarnation {
+    pub(super) raft_index: u64,
+    pub(super) operation: u32,
 }
 
 /// Where a walk over the entries of a stream starts: always at the first append of a run.
@@ -65,6 +74,11 @@ pub(super) struct Position {
 }
 
 impl Stream {
+    /// Which of the streams of this name it is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.created
+    }
+
     /// The offset of the first retained record; [`next_offset`](Stream::next_offset) if there is
     /// none.
     pub fn first_offset(&self) -> u64 {

@@ -226,6 +226,90 @@ fn consumers_of_a_deleted_stream_learn_it() {
 }
 
 #[test]
+fn a_consumer_ends_with_its_stream_even_if_there_is_another_one_of_the_name() {
+    // Method: the consumer does not read, so the server stops in the middle. Meanwhile the stream
+    // is deleted, and one of the same name gets as many records.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let server = start(config(dir.path())).await;
+        let mut client = server.log().await;
+        let mut admin = server.admin().await;
+        let create = admin::CreateStreamRequest { stream: "s".into(), limits: None };
+        admin.create_stream(create.clone()).await.unwrap();
+        for _ in 0..20 {
+            client.produce(one("s", vec![b'o'; 200 << 10])).await.unwrap();
+        }
+        let request = log::ConsumeRequest { max_bytes: 1, ..from("s", 0) };
+        let mut answers = client.consume_stream(request).await.unwrap().into_inner();
+        assert_eq!(answers.message().await.unwrap().unwrap().next_offset, 1);
+        admin.delete_stream(admin::DeleteStreamRequest { stream: "s".into() }).await.unwrap();
+        admin.create_stream(create).await.unwrap();
+        for _ in 0..20 {
+            client.produce(one("s", "new")).await.unwrap();
+        }
+        let status = loop {
+            match answers.message().await {
+                Ok(answer) => {
+                    let records = answer.unwrap().records;
+                    assert!(records[0].value.starts_with(b"oo"), "it is of the other stream");
+                }
+                Err(status) => break status,
+            }
+        };
+        refused(status, Code::NotFound, "NO_SUCH_STREAM");
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_time_is_the_time_of_the_append() {
+    // Method: producers give their own times to records, in no order.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let server = start(config(dir.path())).await;
+        let mut client = server.log().await;
+        let mut times = Vec::new();
+        for own_ms in [u64::MAX, 5, 1] {
+            let mut request = one("", own_ms.to_string());
+            request.record.as_mut().unwrap().timestamp_ms = own_ms;
+            times.push(client.produce(request).await.unwrap().into_inner().timestamp_ms);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for (time_ms, offset) in [(times[1], 1), (times[2], 2), (times[2] + 1, 3)] {
+            let request = log::ConsumeRequest {
+                start: start_at(log::start::From::TimeMs(time_ms)),
+                ..from("", 0)
+            };
+            let answer = client.consume(request).await.unwrap().into_inner();
+            let first = answer.records.first().map_or(answer.next_offset, |record| record.offset);
+            assert_eq!(first, offset);
+        }
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_stream_with_few_records_among_many_comes_in_parts() {
+    // Method: each record stands in an entry of its own, between entries of 1 MiB.
+    run(async {
+        const RECORDS: usize = 12;
+        let dir = tempfile::tempdir().unwrap();
+        let server = start(config(dir.path())).await;
+        let mut client = server.log().await;
+        let create = admin::CreateStreamRequest { stream: "s".into(), limits: None };
+        server.admin().await.create_stream(create).await.unwrap();
+        for number in 0..RECORDS {
+            client.produce(one("s", number.to_string())).await.unwrap();
+            client.produce(one("", vec![0; 1 << 20])).await.unwrap();
+        }
+        let first = client.consume(from("s", 0)).await.unwrap().into_inner();
+        assert!((1..RECORDS).contains(&first.records.len()), "{}", first.records.len());
+        assert_eq!(read_all(&mut client, "s").await.len(), RECORDS);
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
 fn streams_do_not_mix_and_each_consumer_sees_its_own_in_order() {
     // Method: eight producers write to four streams at once; a consumer per stream reads along.
     run(async {

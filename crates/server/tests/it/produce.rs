@@ -130,6 +130,13 @@ fn bad_requests_are_refused_and_change_nothing() {
             },
             log::ProduceRequest { records: vec![record(""); 10_001], ..Default::default() },
             log::ProduceRequest { producer_id: "p".repeat(129), ..one("", "x") },
+            log::ProduceRequest {
+                record: Some(log::Record {
+                    headers: vec![log::Header::default(); 50_001],
+                    ..log::Record::default()
+                }),
+                ..Default::default()
+            },
             log::ProduceRequest { sequence: 1, ..one("", "x") },
         ] {
             let status = client.produce(request).await.unwrap_err();
@@ -198,12 +205,16 @@ fn a_refused_request_ends_its_stream_after_the_answers_before_it() {
         let dir = tempfile::tempdir().unwrap();
         let server = start(config(dir.path())).await;
         let mut client = server.log().await;
-        let requests = vec![one("", "a"), one("nowhere", "b"), one("", "c")];
+        let mut requests = vec![one("", "a"), one("nowhere", "b")];
+        requests.extend(vec![one("", "c"); 20]);
         let requests = futures_util::stream::iter(requests);
         let mut answers = client.produce_stream(requests).await.unwrap().into_inner();
         assert_eq!(answers.message().await.unwrap().unwrap().offset, 0);
         let status = answers.message().await.unwrap_err();
         refused(status, Code::NotFound, "NO_SUCH_STREAM");
+        // What came after it was not appended behind its back.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        assert_eq!(values(&read_all(&mut client, "default").await), ["a"]);
         server.stop().await.unwrap();
     });
 }

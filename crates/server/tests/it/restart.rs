@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use seawall_proto::admin::v1 as admin;
+use seawall_proto::log::v1 as log;
 use seawall_server::{IdentityError, NodeError, OpenError, Server, ServerError};
 
-use crate::common::{batch, config, one, read_all, run, start, values};
+use crate::common::{batch, config, one, read_all, refused, run, start, values};
 
 /// Starts a server that must not start, and returns why.
 async fn refusal(config: seawall_server::Config) -> ServerError {
@@ -182,11 +183,22 @@ fn a_crash_of_the_first_start_is_made_good() {
     // Method: the states that a crash can leave between the steps of the first start.
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        let new = "version = 1\ncluster = \"seawall\"\nnode_id = 1\nis_initialized = false\n";
-        // The log was made, and is empty, and the identity is not written: the log has files, so
-        // the directory is not touched.
-        fs::create_dir_all(dir.path().join("group-0/log")).unwrap();
+        let new = "version = 1\ncluster = \"seawall\"\nnode_id = 1\nis_initialized = false\n\
+            [limits]\nstreams = 1000\nproducers = 10000\ncursors = 1000\n";
+        // The log was made, and is empty, and the identity is not written.
+        let log = dir.path().join("group-0/log");
+        fs::create_dir_all(&log).unwrap();
         filled(dir.path(), &["a"]).await;
+        // The same, with the files of an empty log.
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("group-0/log");
+        fs::create_dir_all(log.parent().unwrap()).unwrap();
+        seawall::Options::new().open(&log).unwrap().close().unwrap();
+        filled(dir.path(), &["a"]).await;
+        // A log with entries is another matter: it is another node's, or has lost its name.
+        fs::remove_file(dir.path().join("node.toml")).unwrap();
+        let error = refusal(config(dir.path())).await.to_string();
+        assert!(error.contains("node.toml"), "{error}");
 
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("node.toml"), new).unwrap();
@@ -198,5 +210,46 @@ fn a_crash_of_the_first_start_is_made_good() {
         server.stop().await.unwrap();
         let text = fs::read_to_string(dir.path().join("node.toml")).unwrap();
         assert!(text.contains("is_initialized = true"), "{text}");
+    });
+}
+
+#[test]
+fn limits_that_entries_were_judged_by_do_not_change_under_them() {
+    // Method: two producers append. A copy of the directory stands for a crash: without a
+    // checkpoint, its entries are judged again. By a lower limit, the second would be refused.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let server = start(config(dir.path())).await;
+        let mut client = server.log().await;
+        for id in ["p", "q"] {
+            let request = log::ProduceRequest { producer_id: id.into(), ..one("", id) };
+            client.produce(request).await.unwrap();
+        }
+        let crashed = tempfile::tempdir().unwrap();
+        fs::create_dir(crashed.path().join("group-0")).unwrap();
+        for part in ["log", "index"] {
+            let part = Path::new("group-0").join(part);
+            copy_dir(&dir.path().join(&part), &crashed.path().join(&part));
+        }
+        fs::copy(dir.path().join("node.toml"), crashed.path().join("node.toml")).unwrap();
+        server.stop().await.unwrap();
+
+        let mut lower = config(crashed.path());
+        lower.limits.producers = 1;
+        let error = refusal(lower.clone()).await.to_string();
+        assert!(error.contains("old limits"), "{error}");
+        let server = start(config(crashed.path())).await;
+        assert_eq!(values(&read_all(&mut server.log().await, "default").await), ["p", "q"]);
+        server.stop().await.unwrap();
+
+        // After an end in order, nothing is judged again.
+        let server = start(lower.clone()).await;
+        assert_eq!(values(&read_all(&mut server.log().await, "default").await), ["p", "q"]);
+        let request = log::ProduceRequest { producer_id: "r".into(), ..one("", "r") };
+        let status = server.log().await.produce(request).await.unwrap_err();
+        refused(status, tonic::Code::ResourceExhausted, "PRODUCERS_MAX");
+        server.stop().await.unwrap();
+        let server = start(lower).await;
+        server.stop().await.unwrap();
     });
 }

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use seawall_proto::admin::v1 as admin;
 use tonic::transport::Channel;
 
-use crate::common::{Running, batch, config, one, read_all, run, start};
+use crate::common::{Running, batch, config, from, one, read_all, run, start};
 
 async fn offsets(server: &Running, stream: &str) -> (u64, u64) {
     let request = admin::OffsetsRequest { stream: stream.into(), local: false };
@@ -110,5 +110,96 @@ fn a_trim_frees_the_space_of_the_log() {
             assert_eq!(answer.offset, offset);
             server.stop().await.unwrap();
         }
+    });
+}
+
+/// A log of more than 1,024 entries that is larger than its limit, and has one checkpoint.
+async fn overfull(dir: &Path) -> seawall_server::Config {
+    let mut config = config(dir);
+    config.log.segment_bytes = ByteSize::mib(1);
+    let server = start(config.clone()).await;
+    let mut client = server.log().await;
+    for _ in 0..1_200 {
+        client.produce(one("", vec![1; 4 << 10])).await.unwrap();
+    }
+    server.stop().await.unwrap();
+    config.retention.bytes = ByteSize::mib(2);
+    config
+}
+
+#[test]
+fn the_oldest_records_go_if_the_log_is_too_large() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let server = start(overfull(dir.path()).await).await;
+        until("the purge", async || offsets(&server, "").await.0 > 0).await;
+        let (first, next) = offsets(&server, "").await;
+        assert_eq!(next, 1_200);
+        assert!(first < 1_100, "more goes than must: {first}");
+        let mut client = server.log().await;
+        let answer = client.consume(from("", first)).await.unwrap().into_inner();
+        assert_eq!(answer.records[0].offset, first);
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_damaged_checkpoint_costs_neither_records_nor_the_node() {
+    // Method: the only checkpoint up to which the log could be purged is damaged. Records must not
+    // go, because no space is freed for them. After a trim of all of them, the node must not take
+    // the damage for its end.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let config = overfull(dir.path()).await;
+        for entry in fs::read_dir(dir.path().join("group-0/index")).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(path, bytes).unwrap();
+        }
+        let server = start(config).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(offsets(&server, "").await, (0, 1_200));
+        let trim = admin::TrimRequest { stream: String::new(), before_offset: 1_200 };
+        server.admin().await.trim(trim).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let answer = server.log().await.produce(one("", "x")).await.unwrap().into_inner();
+        assert_eq!(answer.offset, 1_200);
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn every_stream_is_trimmed_however_many_there_are() {
+    // Method: 100 streams, of which each always has something to trim.
+    run(async {
+        const STREAMS: usize = 100;
+        let dir = tempfile::tempdir().unwrap();
+        let server = start(config(dir.path())).await;
+        let mut admin = server.admin().await;
+        for number in 0..STREAMS {
+            let limits = Some(admin::Limits { records: 1, ..Default::default() });
+            let stream = format!("s{number:03}");
+            admin.create_stream(admin::CreateStreamRequest { stream, limits }).await.unwrap();
+        }
+        let client = server.log().await;
+        let writers: Vec<_> = (0..STREAMS)
+            .map(|number| {
+                let mut client = client.clone();
+                tokio::spawn(async move {
+                    loop {
+                        client.produce(one(&format!("s{number:03}"), "x")).await.unwrap();
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                })
+            })
+            .collect();
+        until("the trim", async || offsets(&server, "s099").await.0 > 5).await;
+        for writer in writers {
+            writer.abort();
+            let _aborted = writer.await;
+        }
+        server.stop().await.unwrap();
     });
 }
