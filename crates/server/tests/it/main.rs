@@ -3,7 +3,13 @@
 mod book;
 mod common;
 mod consume;
+mod daemon;
+mod full_disk;
+mod idle;
+mod kills;
+mod poison;
 mod process;
 mod produce;
 mod restart;
 mod retention;
+mod tool;
