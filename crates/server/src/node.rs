@@ -196,15 +196,23 @@ impl Node {
             return Err(IdentityError::Empty { path: config.dir.clone() }.into());
         }
         make_dir(&group_dir)?;
-        let group = Group::open(&group_options(config, &group_dir)).await?;
+        if found.is_none() {
+            // Before the log has a file: a log without an owner would never start again.
+            wanted.write(&config.dir)?;
+        }
+        let space = Arc::new(Space::new(&config.dir, &config.space));
+        let group = open_group(&group_options(config, &group_dir), &space).await?;
+        // From here on, writes to a full disk wait for the ballast. A start that fails ends the
+        // task: the sender is gone.
+        space.look(&group.health());
+        let stop_others = watch::Sender::new(false);
+        let watching = space::watch_space(space.clone(), group.clone(), stop_others.subscribe());
+        let watching = tokio::spawn(watching);
         // Two starts at once get here one after the other: the log has a lock.
         initialize(&group, &config.dir, wanted, &self.inner.addr).await?;
         group.wait_until_ready().await?;
 
-        let space = Arc::new(Space::new(&config.dir, &config.space));
-        space.look(&group.health());
         let stop_proposer = watch::Sender::new(false);
-        let stop_others = watch::Sender::new(false);
         let queue_bytes = config.limits.queue_bytes.as_u64();
         let (queue, proposer) = Queue::start(group.clone(), queue_bytes, stop_proposer.subscribe());
         let checkpointer = tokio::spawn(write_checkpoints(group.clone(), stop_others.subscribe()));
@@ -212,10 +220,11 @@ impl Node {
             tokio::spawn(retention::retain(
                 group.clone(),
                 queue.clone(),
+                space.clone(),
                 config.retention.clone(),
                 stop_others.subscribe(),
             )),
-            tokio::spawn(space::watch_space(space.clone(), group.clone(), stop_others.subscribe())),
+            watching,
         ];
         let running = Running { reader: Reader::new(group.clone()), group, queue, space };
         assert!(self.inner.running.set(running).is_ok(), "a node starts once");
@@ -299,6 +308,16 @@ fn group_options(config: &Config, group_dir: &Path) -> GroupOptions {
     }
 }
 
+/// Opens the group. Opening needs a little space, and a full disk has it in the ballast.
+async fn open_group(options: &GroupOptions, space: &Space) -> Result<Group, OpenError> {
+    match Group::open(options).await {
+        Err(error) if error.is_storage_full() && space.give_up_ballast() => {
+            Group::open(options).await
+        }
+        outcome => outcome,
+    }
+}
+
 /// Makes the group, if it is new. The identity is written before the log has an entry, and again
 /// after that: no crash leaves a log without an owner, or an owner that has lost its log unnoticed.
 async fn initialize(
@@ -308,19 +327,8 @@ async fn initialize(
     addr: &str,
 ) -> Result<(), NodeError> {
     let log_dir = raft::log_dir(&dir.join(format!("group-{GROUP}")));
-    // The log exists by now, and may be empty.
-    let found = match Identity::check(dir, &log_dir, &wanted) {
-        Ok(found) => found,
-        Err(IdentityError::Unnamed { .. }) if !group.had_entries() => None,
-        Err(error) => return Err(error.into()),
-    };
-    let mut identity = match found {
-        Some(found) => found,
-        None => {
-            wanted.write(dir)?;
-            wanted
-        }
-    };
+    // Another start may have written it meanwhile.
+    let mut identity = Identity::check(dir, &log_dir, &wanted)?.unwrap_or(wanted);
     if identity.is_initialized {
         if !group.had_entries() {
             let error = IdentityError::LogGone { path: log_dir, node_id: identity.node_id };

@@ -4,6 +4,7 @@
 //! space is each node's own work, and happens after that: the node picks the newest checkpoint of
 //! the index below which no record is left, makes it the snapshot, and purges the log up to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use seawall_proto::store::v1 as store;
@@ -13,7 +14,8 @@ use tokio::sync::watch;
 use crate::coalesce::{Queue, clock_ms};
 use crate::config::Retention;
 use crate::error::RequestError;
-use crate::raft::Group;
+use crate::raft::{Group, Which};
+use crate::space::Space;
 use crate::streams::PURGE_STEP_ENTRIES;
 use crate::watchers::stopped;
 
@@ -26,11 +28,12 @@ const TRIMS_MAX: usize = 64;
 pub(crate) async fn retain(
     group: Group,
     queue: Queue,
+    space: Arc<Space>,
     options: Retention,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
-        if let Err(error) = look(&group, &queue, &options).await {
+        if let Err(error) = look(&group, &queue, &space, &options).await {
             tracing::warn!("retention tries again later: {error}");
         }
         tokio::select! {
@@ -40,10 +43,18 @@ pub(crate) async fn retain(
     }
 }
 
-async fn look(group: &Group, queue: &Queue, options: &Retention) -> Result<(), RequestError> {
+async fn look(
+    group: &Group,
+    queue: &Queue,
+    space: &Space,
+    options: &Retention,
+) -> Result<(), RequestError> {
     if group.standing().is_leader {
         trim(group, queue, options).await?;
         purge_records(group, queue, options).await?;
+    }
+    if space.refusal().is_some() {
+        write_needed_checkpoint(group).await?;
     }
     free_space(group).await
 }
@@ -78,6 +89,20 @@ async fn purge_records(
     let oldest = candidates.into_iter().find(|index| first_kept(*index) > live_from);
     if let Some(upto_index) = oldest {
         queue.change(Action::Purge(store::Purge { upto_index })).await?;
+    }
+    Ok(())
+}
+
+/// Writes a checkpoint of the index if no record is left below it: a purge needs one. Where space
+/// is short, the next one that is due may be late.
+async fn write_needed_checkpoint(group: &Group) -> Result<(), RequestError> {
+    let is_all_free = {
+        let applied = group.applied();
+        applied.index.applied_index().is_some_and(|index| index < applied.index.live_from())
+    };
+    if is_all_free {
+        let written = group.write_checkpoint(Which::Newest).await;
+        written.map_err(|error| RequestError::Unreadable { reason: error.to_string() })?;
     }
     Ok(())
 }

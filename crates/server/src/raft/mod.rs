@@ -309,7 +309,7 @@ impl Group {
     }
 
     /// Writes a checkpoint of the index: of the state at which one was due, if there is one, and
-    /// else of the newest state, if `newest` allows it. One task calls this.
+    /// else of the newest state, if `which` allows it.
     pub(crate) async fn write_checkpoint(&self, which: Which) -> Result<(), OpenError> {
         let shared = self.shared.clone();
         let purged = self.standing().purged_index;

@@ -313,7 +313,7 @@ fn a_full_disk_at_a_later_start_gives_up_the_ballast_and_serves() {
             let daemon = Daemon::with(&disk.data(), &settings);
             let mut client = daemon.log().await;
             assert!(read_all(&mut client, "default").await.len() >= 6);
-            drop(trim(&daemon, 1).await.unwrap());
+            trim(&daemon, 1).await.unwrap();
             daemon.kill();
             disk.free();
             let daemon = Daemon::with(&disk.data(), &settings);
