@@ -209,7 +209,7 @@ fn streams_cursors_and_the_cluster_are_managed() {
     let status = bench.ok("cluster status");
     assert!(status.contains("serving"), "{status}");
     let status = bench.ok("cluster status --json");
-    assert!(status.contains("\"node_id\":1"), "{status}");
+    assert!(status.contains("\"leader\":true"), "{status}");
     let figures = bench.ok("bench --seconds 1 --clients 2 --json");
     assert!(figures.contains("records"), "{figures}");
     let figures = bench.ok("bench --seconds 1 --clients 2 --mode stream --batch 10 --json");
@@ -220,7 +220,7 @@ fn streams_cursors_and_the_cluster_are_managed() {
 fn exit_codes_tell_refusals_from_wrong_commands() {
     let bench = Bench::new();
     bench.fails("produce --stream nowhere", 1, "a\n");
-    bench.fails("streams create default", 1, "");
+    bench.fails("streams create default --records 5", 1, "");
     bench.fails("streams delete default --yes", 1, "");
     bench.fails("cursors get c", 1, "");
     bench.fails("consume --from 17", 1, "");
