@@ -32,7 +32,7 @@ fn seawallctl() -> &'static Path {
 fn build(server: &Path) {
     let profile_dir = server.parent().unwrap();
     let profile = match profile_dir.file_name().unwrap().to_str().unwrap() {
-        "debug" => "dev",
+        "debug" => "test",
         other => other,
     };
     let built = Command::new(env!("CARGO"))
@@ -250,6 +250,7 @@ fn without_a_server_a_command_ends_in_time() {
 #[test]
 fn a_kill_of_the_server_in_the_middle_of_produce_loses_no_line_and_repeats_none() {
     // Method: the server is killed while lines go in, twice, and started again at its address.
+    seawallctl(); // Built before the watchdog starts.
     run(async {
         const LINES: usize = 30_000;
         let mut bench = Bench::new();
