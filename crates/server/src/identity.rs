@@ -9,6 +9,32 @@ use serde::{Deserialize, Serialize};
 
 const NAME: &str = "node.toml";
 
+/// Keeps other processes out of a directory, until it is dropped or the process ends.
+#[derive(Debug)]
+pub(crate) struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Takes the lock of a directory that exists.
+    pub(crate) fn take(dir: &Path) -> Result<DirLock, IdentityError> {
+        let path = dir.join("LOCK");
+        let failed = |operation| {
+            let path = path.clone();
+            move |source| IdentityError::Io { operation, path, source }
+        };
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(failed("create"))?;
+        match fs2::FileExt::try_lock_exclusive(&file) {
+            Ok(()) => Ok(DirLock { _file: file }),
+            Err(error) if error.kind() == fs2::lock_contended_error().kind() => {
+                Err(IdentityError::InUse { path: dir.into() })
+            }
+            Err(source) => Err(failed("lock")(source)),
+        }
+    }
+}
+
 /// To whom a directory belongs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,6 +118,12 @@ pub enum IdentityError {
         path: PathBuf,
         /// The node.
         node_id: u64,
+    },
+    /// Another process uses the directory.
+    #[error("{}: is in use by another process: end it, or use another directory", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
     },
     /// The directory is empty, and the settings do not say that the node may make a group.
     #[error(

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::coalesce::Queue;
 use crate::config::Config;
 use crate::error::RequestError;
-use crate::identity::{Identity, IdentityError, JudgedBy};
+use crate::identity::{DirLock, Identity, IdentityError, JudgedBy};
 use crate::metrics::Metrics;
 use crate::raft::{self, Group, GroupOptions, OpenError, ProposeError, Which};
 use crate::read::Reader;
@@ -126,6 +126,8 @@ impl From<ProposeError> for NodeError {
 
 /// The tasks of a node. The owner ends them in order.
 pub(crate) struct Tasks {
+    /// Held until the log is closed.
+    _lock: DirLock,
     proposer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
     others: Vec<JoinHandle<()>>,
@@ -198,25 +200,31 @@ impl Node {
         let group_dir = config.dir.join(format!("group-{GROUP}"));
         let log_dir = raft::log_dir(&group_dir);
         let wanted = wanted_identity(config);
-        let found = match Identity::check(&config.dir, &log_dir, &wanted) {
-            // A first start that a crash has ended leaves a log without entries. Opening it tells.
-            Err(IdentityError::Unnamed { .. }) if config.bootstrap_expect > 0 => None,
-            found => found?,
-        };
+        // First without the lock: a start that is refused changes nothing.
+        let found = Identity::check(&config.dir, &log_dir, &wanted)?;
         if found.is_none() && config.bootstrap_expect == 0 {
             return Err(IdentityError::Empty { path: config.dir.clone() }.into());
         }
         make_dir(&group_dir)?;
+        let lock = DirLock::take(&config.dir)?;
+        let found = Identity::check(&config.dir, &log_dir, &wanted)?;
+        if found.is_none() {
+            // Before the log has a file: a log without an owner would never start again.
+            wanted.write(&config.dir)?;
+        }
+        let space = Arc::new(Space::new(&config.dir, &config.space));
         let options = group_options(self, &group_dir, found.as_ref());
-        let group = Group::open(&options).await?;
-        // Two starts at once get here one after the other: the log has a lock.
+        let group = open_group(&options, &space).await?;
+        // From here on, writes to a full disk wait for the ballast. A start that fails ends the
+        // task: the sender is gone.
+        look_at(&space, &group).await;
+        let stop_others = watch::Sender::new(false);
+        let watching = space::watch_space(space.clone(), group.clone(), stop_others.subscribe());
+        let watching = tokio::spawn(watching);
         initialize(&group, &config.dir, wanted, &self.inner.addr).await?;
         group.wait_until_ready().await?;
 
-        let space = Arc::new(Space::new(&config.dir, &config.space));
-        look_at(&space, &group).await;
         let stop_proposer = watch::Sender::new(false);
-        let stop_others = watch::Sender::new(false);
         let queue_bytes = config.limits.queue_bytes.as_u64();
         let (queue, proposer) = Queue::start(group.clone(), queue_bytes, stop_proposer.subscribe());
         let checkpointer = tokio::spawn(write_checkpoints(group.clone(), stop_others.subscribe()));
@@ -224,10 +232,11 @@ impl Node {
             tokio::spawn(retention::retain(
                 group.clone(),
                 queue.clone(),
+                space.clone(),
                 config.retention.clone(),
                 stop_others.subscribe(),
             )),
-            tokio::spawn(space::watch_space(space.clone(), group.clone(), stop_others.subscribe())),
+            watching,
         ];
         let running = Running { reader: Reader::new(group.clone()), group, queue, space };
         assert!(self.inner.running.set(running).is_ok(), "a node starts once");
@@ -238,7 +247,7 @@ impl Node {
             }
             starts
         });
-        Ok(Tasks { proposer, checkpointer, others, stop_proposer, stop_others })
+        Ok(Tasks { _lock: lock, proposer, checkpointer, others, stop_proposer, stop_others })
     }
 
     /// Waits until the node has failed, and returns why. It answers nothing after that.
@@ -349,6 +358,16 @@ fn group_options(node: &Node, group_dir: &Path, found: Option<&Identity>) -> Gro
     }
 }
 
+/// Opens the group. Opening needs a little space, and a full disk has it in the ballast.
+async fn open_group(options: &GroupOptions, space: &Space) -> Result<Group, OpenError> {
+    match Group::open(options).await {
+        Err(error) if error.is_storage_full() && space.give_up_ballast() => {
+            Group::open(options).await
+        }
+        outcome => outcome,
+    }
+}
+
 /// Makes the group, if it is new. The identity is written before the log has an entry, and again
 /// after that: no crash leaves a log without an owner, or an owner that has lost its log unnoticed.
 async fn initialize(
@@ -359,19 +378,7 @@ async fn initialize(
 ) -> Result<(), NodeError> {
     let log_dir = raft::log_dir(&dir.join(format!("group-{GROUP}")));
     let limits = wanted.limits;
-    // The log exists by now, and may be empty.
-    let found = match Identity::check(dir, &log_dir, &wanted) {
-        Ok(found) => found,
-        Err(IdentityError::Unnamed { .. }) if !group.had_entries() => None,
-        Err(error) => return Err(error.into()),
-    };
-    let mut identity = match found {
-        Some(found) => found,
-        None => {
-            wanted.write(dir)?;
-            wanted
-        }
-    };
+    let mut identity = Identity::check(dir, &log_dir, &wanted)?.unwrap_or(wanted);
     if identity.is_initialized {
         if !group.had_entries() {
             let error = IdentityError::LogGone { path: log_dir, node_id: identity.node_id };

@@ -5,6 +5,7 @@
 //! the index below which no record is left, makes it the snapshot, and purges the log up to it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use seawall_proto::store::v1 as store;
@@ -14,7 +15,8 @@ use tokio::sync::watch;
 use crate::coalesce::{Queue, clock_ms};
 use crate::config;
 use crate::error::RequestError;
-use crate::raft::{Group, Purged};
+use crate::raft::{Group, Purged, Which};
+use crate::space::Space;
 use crate::streams::purge_boundary;
 use crate::watchers::stopped;
 
@@ -27,10 +29,11 @@ const TRIMS_MAX: usize = 256;
 pub(crate) async fn retain(
     group: Group,
     queue: Queue,
+    space: Arc<Space>,
     options: config::Retention,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut retention = Retention { group, queue, options, unusable: BTreeSet::new() };
+    let mut retention = Retention { group, queue, space, options, unusable: BTreeSet::new() };
     loop {
         if let Err(error) = retention.look().await {
             tracing::warn!("retention tries again later: {error}");
@@ -45,6 +48,7 @@ pub(crate) async fn retain(
 struct Retention {
     group: Group,
     queue: Queue,
+    space: Arc<Space>,
     options: config::Retention,
     /// Checkpoints that were found damaged: others take their place.
     unusable: BTreeSet<u64>,
@@ -55,6 +59,9 @@ impl Retention {
         let is_leader = self.group.standing().is_leader;
         if is_leader {
             self.trim().await?;
+        }
+        if self.space.refusal().is_some() {
+            self.write_needed_checkpoint().await?;
         }
         // Before more records go: those that went are not worth others as long as their space
         // cannot be freed.
@@ -102,6 +109,20 @@ impl Retention {
         }
         let purge = Action::Purge(store::Purge { upto_index });
         self.queue.submit_in_turn(purge).await?.outcome().await?;
+        Ok(())
+    }
+
+    /// Writes a checkpoint of the index if no record is left below it: a purge needs one. Where
+    /// space is short, the next one that is due may be late.
+    async fn write_needed_checkpoint(&self) -> Result<(), RequestError> {
+        let is_all_free = {
+            let applied = self.group.applied();
+            applied.index.applied_index().is_some_and(|index| index < applied.index.live_from())
+        };
+        if is_all_free {
+            let written = self.group.write_checkpoint(Which::Newest).await;
+            written.map_err(|error| RequestError::Unreadable { reason: error.to_string() })?;
+        }
         Ok(())
     }
 

@@ -66,7 +66,7 @@ impl Space {
 
     fn examine(&self, health: &Health) -> io::Result<Option<String>> {
         if matches!(health, Health::StorageFull { .. }) {
-            self.give_up_ballast();
+            let _given_up = self.give_up_ballast();
             return Ok(Some(format!("{}: the disk is full", self.dir.display())));
         }
         let free = fs2::available_space(&self.dir)?;
@@ -92,14 +92,19 @@ impl Space {
         self.dir.join("ballast")
     }
 
-    /// Frees the space of the ballast, so that the log can go on and be purged.
-    fn give_up_ballast(&self) {
+    /// Frees the space of the ballast, so that the log can go on and be purged. Returns whether
+    /// there was one.
+    pub(crate) fn give_up_ballast(&self) -> bool {
         let path = self.ballast();
         match fs::remove_file(&path) {
-            Ok(()) => tracing::warn!("{}: given up, because the disk is full", path.display()),
+            Ok(()) => {
+                tracing::warn!("{}: given up, because the disk is full", path.display());
+                return true;
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::error!("{}: cannot be given up: {error}", path.display()),
         }
+        false
     }
 
     /// Makes the ballast if it is not there, with its space allocated.

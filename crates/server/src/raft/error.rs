@@ -73,6 +73,18 @@ impl OpenError {
         OpenError::Engine { reason: error.to_string() }
     }
 
+    /// Whether there was no space.
+    pub(crate) fn is_storage_full(&self) -> bool {
+        use seawall_openraft::Error::Wal;
+        match self {
+            OpenError::Log(Wal(seawall::Error::StorageFull { .. })) => true,
+            OpenError::Checkpoint(CheckpointError::Io { source, .. }) => {
+                source.kind() == std::io::ErrorKind::StorageFull
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn encode(error: postcard::Error) -> OpenError {
         OpenError::Engine { reason: format!("a checkpoint cannot be encoded: {error}") }
     }

@@ -178,6 +178,9 @@ impl Group {
         &self,
         command: &store::Command,
     ) -> Result<Vec<Outcome>, ProposeError> {
+        if let Some(reason) = self.failed() {
+            return Err(ProposeError::Failed(reason));
+        }
         if !self.leads() {
             return Err(ProposeError::NotLeader { leader: self.leader_addr() });
         }
@@ -310,16 +313,26 @@ impl Group {
         self.log.stats()
     }
 
+    /// Returns why the log or the engine has failed, if one has. An engine that has failed does not
+    /// lead any more, and that is no reason to ask another node.
+    fn failed(&self) -> Option<String> {
+        if let Health::Failed(error) = self.log.health() {
+            return Some(error.to_string());
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.running_state.as_ref().err().map(ToString::to_string)
+    }
+
     /// Waits until the engine or the log has failed, and returns why.
     pub(crate) async fn failure(&self) -> String {
         let mut health = self.log.watch_health();
         let mut metrics = self.raft.metrics();
         loop {
-            if let Health::Failed(error) = &*health.borrow_and_update() {
-                return error.to_string();
-            }
-            if let Err(fatal) = &metrics.borrow_and_update().running_state {
-                return fatal.to_string();
+            health.mark_unchanged();
+            metrics.mark_unchanged();
+            if let Some(reason) = self.failed() {
+                return reason;
             }
             // The log keeps the first sender, and the engine the second, as long as `self` lives.
             tokio::select! {
@@ -373,7 +386,7 @@ impl Group {
     }
 
     /// Writes a checkpoint of the index: of the state at which one was due, if there is one, and
-    /// else of the newest state, if `newest` allows it. One task calls this.
+    /// else of the newest state, if `which` allows it.
     pub(crate) async fn write_checkpoint(&self, which: Which) -> Result<(), OpenError> {
         let _keeping = self.keeping.lock().await;
         let shared = self.shared.clone();

@@ -3,9 +3,14 @@
 mod book;
 mod common;
 mod consume;
+mod daemon;
+mod full_disk;
+mod idle;
+mod kills;
 mod operator;
 mod page;
 mod pki;
+mod poison;
 mod process;
 mod produce;
 mod restart;
@@ -14,3 +19,4 @@ mod secured;
 mod security;
 #[cfg(feature = "otlp")]
 mod spans;
+mod tool;

@@ -185,23 +185,20 @@ fn a_crash_of_the_first_start_is_made_good() {
         let dir = tempfile::tempdir().unwrap();
         let new = "version = 1\ncluster = \"seawall\"\nnode_id = 1\nis_initialized = false\n\
             [limits]\nstreams = 1000\nproducers = 10000\ncursors = 1000\n";
-        // The log was made, and is empty, and the identity is not written.
-        let log = dir.path().join("group-0/log");
-        fs::create_dir_all(&log).unwrap();
-        filled(dir.path(), &["a"]).await;
-        // The same, with the files of an empty log.
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("group-0/log");
-        fs::create_dir_all(log.parent().unwrap()).unwrap();
-        seawall::Options::new().open(&log).unwrap().close().unwrap();
+        // The directories were made, and nothing else.
+        fs::create_dir_all(dir.path().join("group-0/log")).unwrap();
         filled(dir.path(), &["a"]).await;
         // A log with entries is another matter: it is another node's, or has lost its name.
         fs::remove_file(dir.path().join("node.toml")).unwrap();
         let error = refusal(config(dir.path())).await.to_string();
         assert!(error.contains("node.toml"), "{error}");
 
+        // The identity was written, and the log was made and has no entry.
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("node.toml"), new).unwrap();
+        fs::create_dir_all(dir.path().join("group-0")).unwrap();
+        let log = dir.path().join("group-0/log");
+        seawall::Options::new().open(&log).unwrap().close().unwrap();
         filled(dir.path(), &["a"]).await;
         // The group was made, and the identity does not say so yet.
         fs::write(dir.path().join("node.toml"), new).unwrap();
