@@ -431,3 +431,15 @@ async fn write_checkpoints(group: Group, mut stop: watch::Receiver<bool>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_task_may_be_waited_for_after_it_was_seen() {
+        let mut task = tokio::spawn(async {});
+        (&mut task).await.unwrap();
+        ended(task).await;
+    }
+}

@@ -385,8 +385,8 @@ impl Group {
         self.shared.checkpoint_is_due.notified().await;
     }
 
-    /// Writes a checkpoint of the index: of the state at which one was due, if there is one, and
-    /// else of the newest state, if `which` allows it.
+    /// Writes a checkpoint of the index: of the state of which one was due, if there is one, or of
+    /// the newest state, as `which` says.
     pub(crate) async fn write_checkpoint(&self, which: Which) -> Result<(), OpenError> {
         let _keeping = self.keeping.lock().await;
         let shared = self.shared.clone();
@@ -394,8 +394,8 @@ impl Group {
         let purged = self.standing().purged_index.max(shared.snapshot_index().unwrap_or(0));
         blocking(move || -> Result<(), OpenError> {
             let applied = match (shared.take_due(), which) {
-                (Some(applied), _) => applied,
-                (None, Which::Newest) => shared.applied().clone(),
+                (_, Which::Newest) => shared.applied().clone(),
+                (Some(due), Which::Due) => due,
                 (None, Which::Due) => return Ok(()),
             };
             let checkpoint = applied.to_checkpoint().map_err(OpenError::encode)?;
@@ -431,7 +431,7 @@ pub(crate) enum Purged {
 pub(crate) enum Which {
     /// One of which a checkpoint is due.
     Due,
-    /// The newest one, unless one is due.
+    /// The newest one. One that is due is older, and is not needed then.
     Newest,
 }
 

@@ -145,28 +145,31 @@ fn the_oldest_records_go_if_the_log_is_too_large() {
 
 #[test]
 fn a_damaged_checkpoint_costs_neither_records_nor_the_node() {
-    // Method: the only checkpoint up to which the log could be purged is damaged. Records must not
-    // go, because no space is freed for them. After a trim of all of them, the node must not take
-    // the damage for its end.
+    // Method: the only checkpoint up to which the log could be purged is damaged. If the log is too
+    // large, records must not go, because no space is freed for them. After a trim of all of them,
+    // with and without that limit, the node must not take the damage for its end.
     run(async {
-        let dir = tempfile::tempdir().unwrap();
-        let config = overfull(dir.path()).await;
-        for entry in fs::read_dir(dir.path().join("group-0/index")).unwrap() {
-            let path = entry.unwrap().path();
-            let mut bytes = fs::read(&path).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            fs::write(path, bytes).unwrap();
+        for bytes in [ByteSize::mib(2), ByteSize::gib(1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut config = overfull(dir.path()).await;
+            config.retention.bytes = bytes;
+            for entry in fs::read_dir(dir.path().join("group-0/index")).unwrap() {
+                let path = entry.unwrap().path();
+                let mut content = fs::read(&path).unwrap();
+                let middle = content.len() / 2;
+                content[middle] ^= 1;
+                fs::write(path, content).unwrap();
+            }
+            let server = start(config).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert_eq!(offsets(&server, "").await, (0, 1_200));
+            let trim = admin::TrimRequest { stream: String::new(), before_offset: 1_200 };
+            server.admin().await.trim(trim).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let answer = server.log().await.produce(one("", "x")).await.unwrap().into_inner();
+            assert_eq!(answer.offset, 1_200);
+            server.stop().await.unwrap();
         }
-        let server = start(config).await;
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        assert_eq!(offsets(&server, "").await, (0, 1_200));
-        let trim = admin::TrimRequest { stream: String::new(), before_offset: 1_200 };
-        server.admin().await.trim(trim).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let answer = server.log().await.produce(one("", "x")).await.unwrap().into_inner();
-        assert_eq!(answer.offset, 1_200);
-        server.stop().await.unwrap();
     });
 }
 
