@@ -18,6 +18,7 @@ mod format;
 mod inspect;
 mod kill;
 mod kv;
+mod manifests;
 mod model;
 #[cfg(unix)]
 mod moved_world;
