@@ -12,6 +12,7 @@ mod corruption;
 mod damage;
 mod disk_full;
 mod documents;
+mod exchange;
 mod faults;
 mod follow;
 mod format;
