@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# Compiles the library with the oldest Rust that it supports, and type-checks it for other systems
-# and processors. Runs nothing of it there.
+# Compiles the library with the oldest Rust that it supports, type-checks it for other systems and
+# processors, and runs its tests on other processors.
 #
-#   tests/portability.sh               every row
-#   tests/portability.sh macos s390x   these rows
+#   tests/portability.sh                     the oldest Rust and each type check, in two minutes
+#   tests/portability.sh macos s390x         these type checks
+#   tests/portability.sh run                 the tests on each other processor, for an hour or more
+#   tests/portability.sh run-s390x exchange  those on s390x whose names contain "exchange"
 #
-# A row is skipped, with a message, if rustup cannot fetch what it needs.
+# aarch64 and s390x (big-endian) run under an emulator, i686 runs natively. Debian has what they
+# need: qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-s390x-linux-gnu
+# libc6-dev-s390x-cross gcc-12-multilib (any number; gcc-multilib itself excludes the others).
+#
+# A row is skipped, with a message, if a tool is not there or rustup cannot fetch what it needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,14 +26,14 @@ declare -A targets=(
 )
 
 skip() {
-    echo "skipped: $1: rustup cannot fetch $2" >&2
+    echo "skipped: $1: $2" >&2
 }
 
 oldest_rust() {
     if rustup toolchain install "$oldest" --profile minimal --no-self-update >/dev/null 2>&1; then
         cargo "+$oldest" check --lib --all-features --locked
     else
-        skip rust "Rust $oldest"
+        skip rust "rustup cannot fetch Rust $oldest"
     fi
 }
 
@@ -36,9 +42,89 @@ type_check() {
     if rustup target add "$2" >/dev/null 2>&1; then
         cargo check --lib --features sim,lz4 --locked --target "$2"
     else
-        skip "$1" "the target $2"
+        skip "$1" "rustup cannot fetch the target $2"
     fi
 }
+
+# Tests that start their own binary, which the system cannot do with one of another processor, and
+# tests that wait for a disk of their own or for the documentation.
+own_binary=(
+    kill:: kv:: disk_full:: documents::
+    a_log_is_read_without_the_right_to_write_and_on_a_read_only_mount
+    a_process_that_changes_its_root_goes_on_with_its_log
+    a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process
+    each_of_two_copies_made_of_hard_links_is_a_log_of_its_own
+    in_the_default_mode_the_log_starts_no_thread
+    on_the_real_disk_too_a_forked_child_only_forgets_the_log
+    without_a_free_file_handle_calls_are_refused_and_nothing_is_poisoned
+)
+
+# The newest C compiler for 32 bits beside the one for 64.
+compiler_for_32_bits() {
+    local compiler
+    for compiler in gcc $(compgen -c gcc- | grep -x 'gcc-[0-9]*' | sort -rV); do
+        if echo 'int main(void) { return 0; }' | "$compiler" -m32 -x c -o /dev/null - 2>/dev/null; then
+            echo "$compiler"
+            return
+        fi
+    done
+}
+
+# Runs the unit and the integration tests on another processor. The arguments are filters.
+run_tests() {
+    local row=$1 processor=${1#run-}
+    local target=${targets[$processor]} compiler emulator=""
+    shift
+    if [[ $processor == i686 ]]; then
+        compiler=$(compiler_for_32_bits)
+    else
+        compiler=$processor-linux-gnu-gcc
+        emulator="qemu-$processor -L /usr/$processor-linux-gnu"
+    fi
+    if ! command -v "${compiler:-none}" >/dev/null; then
+        skip "$row" "there is no C compiler for $processor"
+    elif [[ -n $emulator ]] && ! command -v "${emulator%% *}" >/dev/null; then
+        skip "$row" "there is no ${emulator%% *}"
+    elif ! rustup target add "$target" >/dev/null 2>&1; then
+        skip "$row" "rustup cannot fetch the target $target"
+    else
+        local name=${target//-/_} skipped=() test
+        export "CC_$name=$compiler" "CARGO_TARGET_${name^^}_LINKER=$compiler"
+        if [[ -n $emulator ]]; then
+            export "CARGO_TARGET_${name^^}_RUNNER=$emulator"
+            for test in "${own_binary[@]}"; do
+                skipped+=(--skip "$test")
+            done
+            echo "skipped: $row: tests that start their own binary, and others: ${own_binary[*]}" >&2
+        fi
+        cargo test --lib --test it --locked --target "$target" -- "$@" "${skipped[@]}"
+    fi
+}
+
+# One directory in which each processor writes its logs, and reads those of all others. This one
+# begins and ends.
+run_all() {
+    SEAWALL_EXCHANGE=$(mktemp -d)
+    export SEAWALL_EXCHANGE
+    cargo test --test it --locked -- exchange
+    for processor in i686 aarch64 s390x; do
+        echo "=== run-$processor"
+        run_tests "run-$processor"
+    done
+    cargo test --test it --locked -- exchange
+    rm -r "$SEAWALL_EXCHANGE"
+}
+
+case ${1:-} in
+run)
+    run_all
+    exit
+    ;;
+run-aarch64 | run-s390x | run-i686)
+    run_tests "$@"
+    exit
+    ;;
+esac
 
 if [[ $# == 0 ]]; then
     set -- rust macos freebsd windows aarch64 s390x i686
@@ -50,7 +136,7 @@ for row in "$@"; do
     elif [[ -n ${targets[$row]:-} ]]; then
         type_check "$row" "${targets[$row]}"
     else
-        echo "there is no row $row; there are: rust ${!targets[*]}" >&2
+        echo "there is no row $row; there are: rust ${!targets[*]} run run-aarch64 run-s390x run-i686" >&2
         exit 2
     fi
 done

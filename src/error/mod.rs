@@ -3,6 +3,7 @@
 
 mod damage;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, io};
@@ -297,6 +298,80 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns the file or directory at which the call failed. For [`Poisoned`](Error::Poisoned),
+    /// it is that of the cause. `None` if the failure is not about a file.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let _open = seawall::Wal::open(dir.path())?;
+    /// let locked = seawall::Wal::open(dir.path()).err().expect("it is open");
+    /// assert!(locked.path().is_some_and(|path| path.ends_with("LOCK")));
+    /// assert_eq!((locked.offset(), &*locked.remedy()), (None, "close it there first"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::Io { path, .. }
+            | Error::StorageFull { path, .. }
+            | Error::Corrupt { path, .. }
+            | Error::MissingSegment { path, .. }
+            | Error::UnsupportedVersion { path, .. }
+            | Error::Locked { path, .. }
+            | Error::NotALog { path }
+            | Error::NotFound { path }
+            | Error::Displaced { path } => Some(path),
+            Error::Poisoned { cause, .. } => cause.path(),
+            _ => None,
+        }
+    }
+
+    /// Returns the position in that file, in bytes. `None` if the failure has no position.
+    #[must_use]
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Error::Io { offset, .. } => *offset,
+            Error::Corrupt { offset, .. } => Some(*offset),
+            Error::Poisoned { cause, .. } => cause.offset(),
+            _ => None,
+        }
+    }
+
+    /// Returns what the caller should do: the part of the message that says so.
+    #[must_use]
+    pub fn remedy(&self) -> Cow<'static, str> {
+        let fixed = match self {
+            Error::Io { .. } => "remove the cause, then try again",
+            Error::StorageFull { .. } => "free space or inodes, or checkpoint, then try again",
+            Error::Corrupt { .. } => "restore the file from a copy",
+            Error::MissingSegment { .. } => "put the file back, or restore it from a copy",
+            Error::UnsupportedVersion { what, found, .. } => remedy_of_unsupported(*what, *found),
+            Error::Locked { .. } => "close it there first",
+            Error::NotALog { .. } => "choose another directory",
+            Error::NotFound { .. } => "check the path, or open with `create_if_missing(true)`",
+            Error::TooLarge { what, .. } => remedy_of_too_large(what),
+            Error::TimedOut => "wait again",
+            Error::QueueFull { .. } => "try again later",
+            Error::Displaced { .. } => "put it back or restore it, then open the log again",
+            Error::Poisoned { .. } => "drop it and open it again",
+            Error::Panicked => "please report it",
+            Error::Closed => "open it again",
+            Error::InvalidOption { range, .. } => return format!("it must be {range}").into(),
+            Error::LsnMismatch { next, .. } => {
+                return format!("look at what is in the log, then expect {next}").into();
+            }
+            Error::OutOfRange { first, last, .. } => return allowed_lsns(*first, *last).into(),
+            Error::Removed { first } => {
+                return format!("the log now starts at LSN {first}: start there").into();
+            }
+            Error::Truncated { last } => {
+                return format!("make a new reader, and start after {last}").into();
+            }
+        };
+        fixed.into()
+    }
+
     /// What the system said of `operation` on `path`: a full disk is told apart from all else, here
     /// alone.
     pub(crate) fn io(operation: &'static str, path: &Arc<Path>, source: io::Error) -> Error {
@@ -391,18 +466,25 @@ impl Error {
 }
 
 fn unsupported_text(what: Feature, found: u32, supported: u32) -> String {
-    let missing = match (what, found) {
+    let remedy = remedy_of_unsupported(what, found);
+    if remedy == UPGRADE {
+        return format!(
+            "needs a later release: {what} {found} is unknown here, {supported} is the latest \
+             known; {remedy}"
+        );
+    }
+    format!("is sound and needs codec {found}, which is not there; {remedy}")
+}
+
+const UPGRADE: &str = "upgrade the program";
+
+fn remedy_of_unsupported(what: Feature, found: u32) -> &'static str {
+    match (what, found) {
         (Feature::Codec, 1) if cfg!(not(feature = "lz4")) => "switch on the feature `lz4`",
         (Feature::Codec, 2) if cfg!(not(feature = "zstd")) => "switch on the feature `zstd`",
         (Feature::Codec, 128..) => "give that codec to `Options::codec_for_reading`",
-        _ => {
-            return format!(
-                "needs a later release: {what} {found} is unknown here, {supported} is the latest \
-                 known; upgrade the program"
-            );
-        }
-    };
-    format!("is sound and needs codec {found}, which is not there; {missing}")
+        _ => UPGRADE,
+    }
 }
 
 fn remedy_of_too_large(what: &str) -> &'static str {
@@ -485,6 +567,53 @@ mod tests {
         fn shared<T: Clone + Send + Sync + 'static>() {}
         shared::<Error>();
         assert!(size_of::<Error>() <= 64, "{} bytes", size_of::<Error>());
+    }
+
+    #[test]
+    fn every_message_holds_its_remedy_and_a_poisoned_log_the_place_of_its_cause() {
+        // Method: one error of each kind.
+        let path: Arc<Path> = Path::new("wal").into();
+        let source = || Arc::new(io::Error::other("x"));
+        let io =
+            Error::Io { operation: "read", path: path.clone(), offset: Some(7), source: source() };
+        let next = Lsn::new(9);
+        let unsupported = |what, found| Error::UnsupportedVersion {
+            path: path.clone(),
+            what,
+            found,
+            supported: 1,
+        };
+        let errors = [
+            Error::StorageFull { operation: "write", path: path.clone(), source: source() },
+            Error::corrupt(&path, 7, Damage::Blank, None),
+            Error::MissingSegment { path: path.clone(), named_by: NamedBy::Seal, lost: None },
+            unsupported(Feature::FormatVersion, 9),
+            unsupported(Feature::Codec, 1),
+            unsupported(Feature::Codec, 130),
+            Error::Locked { path: path.clone(), holder: None },
+            Error::NotALog { path: path.clone() },
+            Error::NotFound { path: path.clone() },
+            Error::Displaced { path: path.clone() },
+            Error::Poisoned { durable: next, cause: Arc::new(io.clone()) },
+            io,
+            Error::InvalidOption { option: "x", value: 1, range: "2" },
+            Error::TooLarge { what: "payload", bytes: 2, bytes_max: 1 },
+            Error::LsnMismatch { expected: next, next },
+            Error::TimedOut,
+            Error::OutOfRange { lsn: next, first: Lsn::FIRST, last: Lsn::FIRST },
+            Error::OutOfRange { lsn: next, first: Lsn::FIRST, last: Lsn::ZERO },
+            Error::Removed { first: next },
+            Error::Truncated { last: next },
+            Error::QueueFull { pending_bytes: 1, pending_bytes_max: 1 },
+            Error::Panicked,
+            Error::Closed,
+        ];
+        for (at, error) in errors.iter().enumerate() {
+            let message = error.to_string();
+            assert!(message.contains(&*error.remedy()), "{message}: {}", error.remedy());
+            assert_eq!(error.path(), (at < 12).then_some(&*path), "{message}");
+            assert_eq!(error.offset().is_some(), [1, 10, 11].contains(&at), "{message}");
+        }
     }
 
     #[test]

@@ -12,12 +12,14 @@ mod corruption;
 mod damage;
 mod disk_full;
 mod documents;
+mod exchange;
 mod faults;
 mod follow;
 mod format;
 mod inspect;
 mod kill;
 mod kv;
+mod manifests;
 mod model;
 #[cfg(unix)]
 mod moved_world;
