@@ -165,7 +165,7 @@ impl Client {
             let request = with_timeout(request.clone(), time);
             async move { admin(node.channel).list_streams(request).await }
         };
-        let answer = Attempts::new(&self.nodes, "list", stream).run(call).await?;
+        let answer = Attempts::new(&self.nodes, "list", stream).question().run(call).await?;
         Ok(answer.streams.into_iter().map(StreamInfo::from).collect())
     }
 
@@ -196,7 +196,7 @@ impl Client {
             let request = with_timeout(request.clone(), time);
             async move { admin(node.channel).offsets(request).await }
         };
-        let answer = Attempts::new(&self.nodes, "offsets", stream).run(call).await?;
+        let answer = Attempts::new(&self.nodes, "offsets", stream).question().run(call).await?;
         Ok(Offsets { first: answer.first_offset, next: answer.next_offset })
     }
 
@@ -232,7 +232,8 @@ impl Client {
             let request = with_timeout(request.clone(), time);
             async move { admin(node.channel).fetch_cursor(request).await }
         };
-        let answer = Attempts::new(&self.nodes, "fetch cursor", stream).run(call).await?;
+        let answer =
+            Attempts::new(&self.nodes, "fetch cursor", stream).question().run(call).await?;
         Ok(answer.offset)
     }
 
@@ -246,7 +247,7 @@ impl Client {
             let request = with_timeout(GetServersRequest {}, time);
             async move { log_client(node.channel).get_servers(request).await }
         };
-        let mut attempts = Attempts::new(&self.nodes, "list servers", "").of_any_node();
+        let mut attempts = Attempts::new(&self.nodes, "list servers", "").question().of_any_node();
         let answer = attempts.run(call).await?;
         let servers = answer.servers.into_iter();
         Ok(servers

@@ -22,8 +22,9 @@ pub enum Error {
     },
     /// No node carried the call out before the deadline. It changed nothing.
     #[error(
-        "no answer to {operation} of stream {stream} within {waited:?} ({attempts} attempts, last \
-         at {address}); check that the servers run, or set a longer deadline"
+        "no answer to {operation}{} within {waited:.1?} ({attempts} attempts, last at {address}); \
+         check that the servers run, or set a longer deadline",
+        of_stream(stream)
     )]
     Deadline {
         /// The call.
@@ -42,9 +43,9 @@ pub enum Error {
     /// The answer was lost: the records may or may not have been appended. To find out, read the
     /// end of the stream.
     #[error(
-        "the answer to {operation} of stream {stream} was lost: it may or may not have been \
-         carried out (for records: they may or may not have been appended); read the stream to \
-         find out"
+        "the answer to {operation}{} was lost: it may or may not have been carried out; read the \
+         stream to find out",
+        of_stream(stream)
     )]
     OutcomeUnknown {
         /// The call.
@@ -233,6 +234,10 @@ pub enum Error {
         /// What ended the producer.
         source: Box<Error>,
     },
+}
+
+fn of_stream(stream: &str) -> String {
+    if stream.is_empty() { String::new() } else { format!(" of stream {stream}") }
 }
 
 impl Error {

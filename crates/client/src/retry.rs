@@ -258,6 +258,8 @@ pub(crate) struct Attempts<'a> {
     pub(crate) was_lost: bool,
     /// Whether a call whose answer was lost may be repeated.
     may_repeat: bool,
+    /// Whether the call changes something. A lost answer to a question leaves nothing in doubt.
+    changes: bool,
     asks_leader: bool,
 }
 
@@ -274,6 +276,7 @@ impl<'a> Attempts<'a> {
             count: 0,
             was_lost: false,
             may_repeat: true,
+            changes: true,
             asks_leader: true,
         }
     }
@@ -281,6 +284,11 @@ impl<'a> Attempts<'a> {
     /// Never repeats a call that may have been carried out.
     pub(crate) fn once(self) -> Attempts<'a> {
         Attempts { may_repeat: false, ..self }
+    }
+
+    /// For calls that change nothing.
+    pub(crate) fn question(self) -> Attempts<'a> {
+        Attempts { changes: false, ..self }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -351,7 +359,11 @@ impl<'a> Attempts<'a> {
             waited: self.start.elapsed(),
             source: Some(Box::new(last)),
         };
-        if self.was_lost { error.unknown(self.operation, self.stream) } else { error }
+        if self.was_lost && self.changes {
+            error.unknown(self.operation, self.stream)
+        } else {
+            error
+        }
     }
 
     /// Makes attempts until one is answered. For calls that may be repeated.

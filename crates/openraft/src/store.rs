@@ -102,6 +102,20 @@ impl<C: RaftTypeConfig> Handle<C> {
         self.core.state().last_at_open.clone()
     }
 
+    /// Returns the index of the last entry that is on the disk, or `None` before the first one.
+    #[must_use]
+    pub fn durable_index(&self) -> Option<u64> {
+        // Entry i is record i + 1.
+        self.core.wal.durable_lsn().get().checked_sub(1)
+    }
+
+    /// Returns the log id of the last entry that is known to be committed. It is as new as the last
+    /// call of `save_committed`.
+    #[must_use]
+    pub fn committed(&self) -> Option<LogId<C::NodeId>> {
+        self.core.state().committed.clone()
+    }
+
     /// Returns counters of the log: records, syncs and their latencies, bytes on disk.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -31,8 +31,10 @@ pub(crate) enum Command {
     Run(SettingArgs),
     /// Make the group of a new node in its empty directory, and end.
     Init(SettingArgs),
-    /// Check the settings, and change nothing.
+    /// Check the settings, the files of TLS and the policy, and change nothing.
     Check(SettingArgs),
+    /// Make an authority and certificates, to try TLS with. Not for production.
+    DevCerts(CertArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -43,12 +45,36 @@ pub(crate) struct DevArgs {
     /// Where the node listens. Port 0 takes a free port.
     #[arg(long, default_value = "127.0.0.1:7000")]
     pub(crate) listen: SocketAddr,
+    /// Where metrics, health and the status page are. By default, 127.0.0.1:7001, or, if the node
+    /// takes a free port, another free one.
+    #[arg(long)]
+    metrics_listen: Option<SocketAddr>,
     /// How many nodes run. This version runs one.
     #[arg(long, default_value_t = 1)]
     pub(crate) nodes: u32,
     /// Produce and consume a few records, and end.
     #[arg(long)]
     pub(crate) demo: bool,
+}
+
+impl DevArgs {
+    pub(crate) fn metrics_listen(&self) -> SocketAddr {
+        let port = if self.listen.port() == 0 { 0 } else { 7001 };
+        self.metrics_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CertArgs {
+    /// The directory of the files. None of them may exist.
+    #[arg(long, default_value = "certs")]
+    pub(crate) dir: PathBuf,
+    /// A further name or address of the node, beside localhost. May be repeated.
+    #[arg(long = "name")]
+    pub(crate) names: Vec<String>,
+    /// A client that gets a certificate. May be repeated.
+    #[arg(long = "client", default_value = "client")]
+    pub(crate) clients: Vec<String>,
 }
 
 /// Settings: a file, then variables `SEAWALLD_*`, then flags. Later ones replace earlier ones.
@@ -63,6 +89,9 @@ pub(crate) struct SettingArgs {
     /// Where the node listens.
     #[arg(long)]
     listen: Option<String>,
+    /// Where metrics, health and the status page are, over HTTP without TLS.
+    #[arg(long)]
+    metrics_listen: Option<String>,
     /// Listen without TLS on an address that is not loopback.
     #[arg(long)]
     insecure: bool,
@@ -81,6 +110,9 @@ impl SettingArgs {
         }
         if let Some(listen) = &self.listen {
             add("listen", listen);
+        }
+        if let Some(listen) = &self.metrics_listen {
+            add("metrics_listen", listen);
         }
         if self.insecure {
             add("insecure", "true");

@@ -118,6 +118,11 @@ impl Queue {
         *self.figures.borrow()
     }
 
+    /// Returns how many bytes of requests may wait.
+    pub(crate) fn queue_bytes_max(&self) -> u64 {
+        u64::from(self.room_kib) << 10
+    }
+
     /// Returns how many bytes of requests wait or are being proposed.
     pub(crate) fn queued_bytes(&self) -> u64 {
         let free = u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX);

@@ -17,7 +17,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// Where the node listens. Default `127.0.0.1:7000`; port 0 takes a free port.
     pub listen: SocketAddr,
-    /// The address under which clients find the node. Default: the address it listens on.
+    /// The name or address, with the port, under which clients find the node. Default: the address
+    /// it listens on. Needed if that is `0.0.0.0` or `[::]`.
     pub advertise: Option<String>,
     /// The name of the cluster. A directory belongs to one cluster for ever. Default `seawall`.
     pub cluster: String,
@@ -30,10 +31,10 @@ pub struct Config {
     pub insecure: bool,
     /// TLS. Without it, the node listens on loopback only, unless `insecure` is set.
     pub tls: Option<Tls>,
-    /// Who may do what: lines `p, subject, object, action`. Needs TLS. Without it, every client
-    /// whose certificate is valid may do everything.
+    /// Who may do what: lines `p, subject, object, action`; see [`Policy`](crate::authz::Policy).
+    /// TLS needs it, and it needs TLS.
     pub policy: Option<PathBuf>,
-    /// Where metrics, health and the status page are. Default: nowhere.
+    /// Where metrics, health and the status page are, over HTTP without TLS. Default: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// How long records are kept.
     pub retention: Retention,
@@ -335,17 +336,34 @@ impl Config {
                 "must be 0 or 1: this version runs groups of one node",
             );
         }
+        if self.metrics_listen == Some(self.listen) && self.listen.port() != 0 {
+            return error("metrics_listen", "must differ from listen");
+        }
         if self.cluster.is_empty() || self.cluster.len() > 128 {
             return error("cluster", "must have 1 to 128 bytes");
         }
         if self.tls.is_none() && self.policy.is_some() {
             return error("policy", "needs TLS: set tls.cert, tls.key and tls.client_ca");
         }
-        if self.tls.is_none() && !self.insecure && !self.listen.ip().is_loopback() {
+        if self.tls.is_some() && self.policy.is_none() {
+            return error(
+                "policy",
+                "is missing: with TLS, name a file of lines such as `p, billing, orders, consume`; \
+                 the line `p, *, *, *` lets every client do everything",
+            );
+        }
+        if self.tls.is_none() && !self.insecure && !self.listen.ip().to_canonical().is_loopback() {
             return error(
                 "listen",
                 "is not loopback: set tls.cert, tls.key and tls.client_ca, or, if every client of \
                  the network may read and write, `insecure`",
+            );
+        }
+        if self.listen.ip().is_unspecified() && self.advertise.is_none() {
+            return error(
+                "advertise",
+                "is missing: clients cannot reach the address that `listen` names; set the name or \
+                 address of this machine, with the port",
             );
         }
         for (key, bytes) in [
@@ -482,6 +500,7 @@ mod tests {
             ("node_id", "x"),
             ("listen", "0.0.0.0:7000"),
             ("listen", "nowhere"),
+            ("metrics_listen", "127.0.0.1:7000"),
             ("policy", "policy.csv"),
             ("limits.record_bytes", "2MiB"),
             ("limits.queue_bytes", "1KiB"),
@@ -494,7 +513,21 @@ mod tests {
         ] {
             assert!(load("", &[], &[(key, value)]).is_err(), "{key} = {value}");
         }
-        assert!(load("", &[], &[("listen", "0.0.0.0:7000"), ("insecure", "true")]).is_ok());
+        let everywhere =
+            [("listen", "0.0.0.0:7000"), ("insecure", "true"), ("advertise", "a:7000")];
+        assert!(load("", &[], &everywhere[..2]).is_err(), "nothing to advertise");
+        assert!(load("", &[], &everywhere).is_ok());
+    }
+
+    #[test]
+    fn tls_and_policy_need_each_other() {
+        let tls = [("tls.cert", "c"), ("tls.key", "k"), ("tls.client_ca", "a")];
+        let error = load("", &[], &tls).unwrap_err().to_string();
+        assert!(error.starts_with("policy: is missing"), "{error}");
+        let both: Vec<_> =
+            tls.into_iter().chain([("policy", "p"), ("listen", "192.0.2.1:1")]).collect();
+        assert!(load("", &[], &both).is_ok(), "it may listen beyond loopback");
+        assert!(load("", &[], &[("tls.cert", "c")]).is_err(), "a part of it");
     }
 
     #[test]
@@ -516,6 +549,39 @@ mod tests {
                     assert!(!error.contains("unknown field"), "{key}: {error}");
                 }
             }
+        }
+    }
+
+    /// The example of the settings that users start from.
+    const EXAMPLE: &str = "../../packaging/seawalld.toml";
+
+    #[test]
+    fn the_example_shows_each_setting_with_its_default() {
+        let config = Config::load(Some(Path::new(EXAMPLE)), [], &[]).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+        // What has no default is commented out, without a space. It must be right all the same.
+        let text = std::fs::read_to_string(EXAMPLE).unwrap();
+        let lines = text.lines().map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => rest,
+            _ => line,
+        });
+        let text = lines.collect::<Vec<&str>>().join("\n");
+        let table: Table = toml::from_str(&text).unwrap();
+        for (key, _) in KEYS {
+            let found = match key.split_once('.') {
+                Some((section, name)) => table.get(section).and_then(|found| found.get(name)),
+                None => table.get(key),
+            };
+            assert!(found.is_some(), "{key} is not in {EXAMPLE}");
+        }
+        load(&text, &[], &[]).unwrap();
+    }
+
+    #[test]
+    fn the_page_of_the_server_lists_each_setting() {
+        let page = std::fs::read_to_string("../../docs/server.md").unwrap();
+        for (key, _) in KEYS {
+            assert!(page.contains(&format!("| `{key}`")), "{key}");
         }
     }
 }

@@ -1,23 +1,35 @@
 #![doc = include_str!("../README.md")]
 
+pub mod authz;
+pub mod certs;
 pub mod checkpoint;
 mod coalesce;
 pub mod config;
+pub mod connect;
 mod error;
-mod guard;
+pub mod guard;
+mod health;
+mod http;
 mod identity;
+pub mod listen;
+mod metrics;
 mod node;
+mod observe;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod raft;
 mod read;
 mod retention;
 mod server;
 mod service;
+pub mod socket;
 mod space;
 pub mod streams;
+pub mod tls;
 mod watchers;
 
 pub use config::{Config, ConfigError};
 pub use identity::IdentityError;
 pub use node::NodeError;
 pub use raft::OpenError;
-pub use server::{Server, ServerError};
+pub use server::{Reloader, Server, ServerError};

@@ -4,15 +4,17 @@ mod args;
 mod demo;
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use seawall_server::{Config, ConfigError, Server, ServerError};
+use seawall_server::certs::write_dev_certs;
+use seawall_server::{Config, ConfigError, Reloader, Server, ServerError};
 use tokio::sync::oneshot;
 
-use args::{Args, Command, DevArgs, LogFormat, SettingArgs};
+use args::{Args, CertArgs, Command, DevArgs, LogFormat, SettingArgs};
 
 /// How long what still runs may hold up the end of the process.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
@@ -31,31 +33,69 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    start_log(args.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let events = {
+        let _entered = runtime.enter();
+        Events::start(args.log_format)?
+    };
     let outcome = runtime.block_on(async {
         match args.command {
             Command::Dev(dev) => run_dev(dev).await,
-            Command::Run(settings) => run_server(load(&settings)?, |_| Ok(())).await,
+            Command::Run(settings) => run_server(load(&settings)?, |_, _| Ok(())).await,
             Command::Init(settings) => init(load(&settings)?).await,
             Command::Check(settings) => check(&settings),
+            Command::DevCerts(certs) => dev_certs(&certs),
         }
     });
+    events.end();
     // A read of a large log may still run. It loses nothing when the process ends.
     runtime.shutdown_timeout(EXIT_WAIT);
     outcome
 }
 
-fn start_log(format: LogFormat) -> anyhow::Result<()> {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("SEAWALLD_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("the log of events cannot be started: {error}"))
+/// Where events go: to stderr, and, with the feature `otlp`, spans of calls to a collector.
+struct Events {
+    #[cfg(feature = "otlp")]
+    spans: Option<seawall_server::otlp::Spans>,
+}
+
+impl Events {
+    fn start(format: LogFormat) -> anyhow::Result<Events> {
+        use tracing_subscriber::layer::SubscriberExt as _;
+        use tracing_subscriber::util::SubscriberInitExt as _;
+        use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
+        let filter = EnvFilter::try_from_env("SEAWALLD_LOG")
+            .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+        let lines = match format {
+            LogFormat::Text => fmt::layer().with_writer(io::stderr).boxed(),
+            LogFormat::Json => fmt::layer().json().with_writer(io::stderr).boxed(),
+        };
+        let subscriber = registry().with(lines.with_filter(filter));
+        #[cfg(feature = "otlp")]
+        let (subscriber, events) = {
+            let spans = seawall_server::otlp::Spans::start();
+            let spans = spans.map_err(|error| anyhow::anyhow!("spans cannot be sent: {error}"))?;
+            let layer = spans.as_ref().map(|spans| {
+                // Only spans of calls: the exporter's own calls would make spans for ever.
+                let layer = tracing_opentelemetry::layer().with_tracer(spans.tracer());
+                layer.with_filter(EnvFilter::new("off,seawall_server=debug"))
+            });
+            (subscriber.with(layer), Events { spans })
+        };
+        #[cfg(not(feature = "otlp"))]
+        let events = Events {};
+        let started = subscriber.try_init();
+        started.map_err(|error| anyhow::anyhow!("the log of events cannot be started: {error}"))?;
+        Ok(events)
+    }
+
+    /// Sends what is not sent yet.
+    fn end(self) {
+        #[cfg(feature = "otlp")]
+        if let Some(Err(error)) = self.spans.map(seawall_server::otlp::Spans::end) {
+            tracing::warn!("the last spans were not sent: {error}");
+        }
+    }
 }
 
 /// Reads file, environment and flags.
@@ -77,9 +117,30 @@ fn load(settings: &SettingArgs) -> Result<Config, ServerError> {
 
 fn check(settings: &SettingArgs) -> anyhow::Result<()> {
     let config = load(settings)?;
+    Reloader::load(&config)?;
     let mut out = io::stdout().lock();
     writeln!(out, "the settings are sound: node {} of cluster {}", config.node_id, config.cluster)?;
     writeln!(out, "  data in {}, listens on {}", config.dir.display(), config.listen)?;
+    if let Some(listen) = config.metrics_listen {
+        writeln!(out, "  metrics, health and the status page on {listen}")?;
+    }
+    Ok(())
+}
+
+/// Makes an authority, and certificates that it has signed, for a try.
+fn dev_certs(args: &CertArgs) -> anyhow::Result<()> {
+    let made = write_dev_certs(&args.dir, &args.names, &args.clients)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}: made. For the node:", args.dir.display())?;
+    writeln!(out, "  [tls]")?;
+    writeln!(out, "  cert = {:?}", made.node.cert)?;
+    writeln!(out, "  key = {:?}", made.node.key)?;
+    writeln!(out, "  client_ca = {:?}", made.ca)?;
+    writeln!(out, "and, before [tls], policy = {:?}", made.policy)?;
+    for (name, pair) in args.clients.iter().zip(&made.clients) {
+        let (ca, cert, key) = (&made.ca, &pair.cert, &pair.key);
+        writeln!(out, "for {name}: seawallctl --ca {ca:?} --cert {cert:?} --key {key:?} …")?;
+    }
     Ok(())
 }
 
@@ -87,6 +148,7 @@ fn check(settings: &SettingArgs) -> anyhow::Result<()> {
 async fn init(mut config: Config) -> anyhow::Result<()> {
     config.bootstrap_expect = 1;
     config.listen.set_port(0);
+    config.metrics_listen = None;
     let dir = config.dir.clone();
     let server = Server::bind(config).await?;
     let ready = server.ready();
@@ -116,10 +178,11 @@ async fn run_dev(args: DevArgs) -> anyhow::Result<()> {
     let mut config = Config::default();
     config.dir = args.dir.clone();
     config.listen = args.listen;
+    config.metrics_listen = Some(args.metrics_listen());
     config.bootstrap_expect = 1;
     let dir = args.dir.clone();
     if !args.demo {
-        return run_server(config, move |addr| introduce(&addr, &dir)).await;
+        return run_server(config, move |addr, page| introduce(&addr, page, &dir)).await;
     }
     let server = Server::bind(config).await?;
     let addr = server.addr();
@@ -138,25 +201,44 @@ async fn run_dev(args: DevArgs) -> anyhow::Result<()> {
     demo.await?
 }
 
-/// Serves until a signal says otherwise. `announce` is called when the node serves.
+/// Serves until a signal says otherwise. `announce` is called when the node serves, with the
+/// addresses of the node and of its status page.
 async fn run_server(
     config: Config,
-    announce: impl FnOnce(String) -> io::Result<()> + Send + 'static,
+    announce: impl FnOnce(String, Option<SocketAddr>) -> io::Result<()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let server = Server::bind(config).await?;
     let addr = server.addr();
+    let page = server.metrics_addr();
+    if let Some(page) = page {
+        tracing::info!("metrics, health and the status page are at http://{page}/");
+    }
     let ready = server.ready();
     let announcing = tokio::spawn(async move {
         if ready.await {
             tracing::info!("serves at {addr}");
             // Without stdout, the server serves all the same.
-            let _lost = announce(format!("http://{addr}"));
+            let _lost = announce(format!("http://{addr}"), page);
         }
     });
     let signals = Signals::new()?;
+    let reloading = tokio::spawn(reload_on_hangup(server.reloader(), Signals::hangup()?));
     let outcome = server.run(signals.first()).await;
     announcing.abort();
+    reloading.abort();
     Ok(outcome?)
+}
+
+/// Reads the files of TLS and the policy again at each SIGHUP.
+async fn reload_on_hangup(reloader: Reloader, mut hangup: tokio::signal::unix::Signal) {
+    while hangup.recv().await.is_some() {
+        let reloader = reloader.clone();
+        match tokio::task::spawn_blocking(move || reloader.reload()).await {
+            Ok(Ok(())) => tracing::info!("read the files of TLS and the policy again"),
+            Ok(Err(error)) => tracing::error!("goes on with the old state: {error}"),
+            Err(error) => tracing::error!("goes on with the old state: {error}"),
+        }
+    }
 }
 
 /// The signals that end a server.
@@ -172,6 +254,10 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    fn hangup() -> io::Result<tokio::signal::unix::Signal> {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
     }
 
     /// Waits for the first signal. A second one ends the process at once.
@@ -193,11 +279,14 @@ impl Signals {
     }
 }
 
-fn introduce(addr: &str, dir: &Path) -> io::Result<()> {
+fn introduce(addr: &str, page: Option<SocketAddr>, dir: &Path) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "seawalld serves at {addr}, with its data in {}", dir.display())?;
     writeln!(out, "  produce:  echo hello | seawallctl --server {addr} produce")?;
     writeln!(out, "  consume:  seawallctl --server {addr} consume")?;
+    if let Some(page) = page {
+        writeln!(out, "  look:     http://{page}/")?;
+    }
     writeln!(out, "Ctrl-C ends it. A record is on the disk before it is acknowledged.")?;
     out.flush()
 }

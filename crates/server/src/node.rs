@@ -11,6 +11,7 @@ use crate::coalesce::Queue;
 use crate::config::Config;
 use crate::error::RequestError;
 use crate::identity::{Identity, IdentityError};
+use crate::metrics::Metrics;
 use crate::raft::{self, Group, GroupOptions, OpenError, ProposeError, Which};
 use crate::read::Reader;
 use crate::retention;
@@ -37,6 +38,7 @@ struct Inner {
     config: Config,
     addr: String,
     started: Instant,
+    metrics: Metrics,
     state: watch::Sender<State>,
     /// Ends consumers, and then the tasks.
     stop: watch::Sender<bool>,
@@ -138,6 +140,7 @@ impl Node {
             config,
             addr,
             started: Instant::now(),
+            metrics: Metrics::new(),
             state: watch::Sender::new(State::Starting),
             stop: watch::Sender::new(false),
             running: OnceLock::new(),
@@ -151,6 +154,10 @@ impl Node {
 
     pub(crate) fn addr(&self) -> &str {
         &self.inner.addr
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -201,7 +208,7 @@ impl Node {
             wanted.write(&config.dir)?;
         }
         let space = Arc::new(Space::new(&config.dir, &config.space));
-        let group = open_group(&group_options(config, &group_dir), &space).await?;
+        let group = open_group(&group_options(self, &group_dir), &space).await?;
         // From here on, writes to a full disk wait for the ballast. A start that fails ends the
         // task: the sender is gone.
         space.look(&group.health());
@@ -252,6 +259,11 @@ impl Node {
         reason
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_state(&self, state: State) {
+        self.inner.state.send_replace(state);
+    }
+
     /// Takes no new request from now on.
     pub(crate) fn drain(&self) {
         self.inner.state.send_if_modified(|state| {
@@ -293,8 +305,11 @@ impl Node {
     }
 }
 
-fn group_options(config: &Config, group_dir: &Path) -> GroupOptions {
+fn group_options(node: &Node, group_dir: &Path) -> GroupOptions {
+    let config = node.config();
+    let metrics = node.metrics().clone();
     GroupOptions {
+        sync_times: Arc::new(move |took| metrics.synced(took)),
         dir: group_dir.to_owned(),
         node_id: config.node_id,
         segment_bytes: config.log.segment_bytes.as_u64(),

@@ -8,16 +8,22 @@ use std::time::{Duration, Instant};
 use seawall_proto::admin::v1::admin_server::AdminServer;
 use seawall_proto::log::v1::log_server::LogServer;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic::transport::server::TcpIncoming;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
+use crate::authz::{PolicyError, PolicyHandle};
 use crate::config::{Config, ConfigError};
-use crate::guard::Guard;
+use crate::guard::{Guard, Transport};
+use crate::health;
+use crate::http;
+use crate::listen::{ListenOptions, listen};
+use crate::metrics;
 use crate::node::{Node, NodeError, State, Tasks};
+use crate::observe::Observe;
 use crate::service::admin::AdminService;
 use crate::service::log::LogService;
+use crate::tls::{TlsError, TlsFiles, TlsHandle};
+use crate::watchers::stopped;
 
 /// The largest message that a client may send: a batch of 1 MiB, and what encodes it.
 const MESSAGE_BYTES_MAX: usize = 3 << 19;
@@ -46,6 +52,12 @@ pub enum ServerError {
         /// Why.
         source: io::Error,
     },
+    /// A file of TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The node cannot start, or could not be closed.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -80,27 +92,86 @@ pub struct Server {
     node: Node,
     listener: TcpListener,
     addr: SocketAddr,
+    metrics: Option<(TcpListener, SocketAddr)>,
+    access: Reloader,
+}
+
+/// Reads the files of TLS and the policy again. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Reloader {
+    tls: Option<TlsHandle>,
+    policy: PolicyHandle,
+}
+
+impl Reloader {
+    /// Loads what the settings name. Blocks.
+    ///
+    /// # Errors
+    /// [`ServerError::Tls`] and [`ServerError::Policy`]: a file is wrong.
+    pub fn load(config: &Config) -> Result<Reloader, ServerError> {
+        let tls = match &config.tls {
+            None => None,
+            Some(tls) => Some(TlsHandle::load(TlsFiles {
+                cert: tls.cert.clone(),
+                key: tls.key.clone(),
+                client_ca: tls.client_ca.clone(),
+            })?),
+        };
+        let policy = match &config.policy {
+            None => PolicyHandle::allow_all(),
+            Some(path) => PolicyHandle::load(path)?,
+        };
+        Ok(Reloader { tls, policy })
+    }
+
+    /// Reads the files again. New connections use the new certificates, and each call the new
+    /// policy. What is wrong keeps its old state. Blocks.
+    ///
+    /// # Errors
+    /// As [`load`](Reloader::load). The other file may be in use.
+    pub fn reload(&self) -> Result<(), ServerError> {
+        let tls = self.tls.as_ref().map_or(Ok(()), TlsHandle::reload);
+        let policy = self.policy.reload();
+        tls?;
+        policy?;
+        Ok(())
+    }
 }
 
 impl Server {
     /// Checks the settings, and listens.
     ///
     /// # Errors
-    /// [`ServerError::Config`] and [`ServerError::Listen`].
+    /// [`ServerError::Config`], [`ServerError::Listen`], [`ServerError::Tls`],
+    /// [`ServerError::Policy`].
     pub async fn bind(config: Config) -> Result<Server, ServerError> {
         config.check()?;
-        let addr = config.listen;
-        let failed = |source| ServerError::Listen { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(failed)?;
-        let addr = listener.local_addr().map_err(failed)?;
+        let access = Reloader::load(&config)?;
+        let (listener, addr) = bind(config.listen).await?;
+        let metrics = match config.metrics_listen {
+            Some(addr) => Some(bind(addr).await?),
+            None => None,
+        };
         let advertised = config.advertise.clone().unwrap_or_else(|| addr.to_string());
-        Ok(Server { node: Node::new(config, advertised), listener, addr })
+        Ok(Server { node: Node::new(config, advertised), listener, addr, metrics, access })
     }
 
     /// Returns the address on which the server listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Returns the address of metrics, health and the status page, if the settings have one.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(_, addr)| *addr)
+    }
+
+    /// Returns what reads the files of TLS and the policy again.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.access.clone()
     }
 
     /// Returns a future that ends when the node serves, with true, or never will, with false.
@@ -122,28 +193,74 @@ impl Server {
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServerError> {
-        let Server { node, listener, .. } = self;
-        let (reporter, health) = tonic_health::server::health_reporter();
-        let health_task = tokio::spawn(report_health(node.clone(), reporter));
-        let (hang_up, told) = tokio::sync::oneshot::channel::<()>();
-        let mut transport = serve(&node, listener, health, async move {
-            let _dropped = told.await; // A sender that is gone says the same.
-        })?;
-        let outcome = run_node(&node, shutdown, &mut transport).await;
-        let _gone = hang_up.send(());
-        let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
-        if ended.is_err() {
-            transport.abort();
-        }
-        health_task.abort();
-        let (tasks, outcome) = outcome;
-        // Requests are gone by now, so nothing uses the log that is closed.
-        let closed = match tasks {
-            Some(tasks) => node.close(tasks).await.map_err(ServerError::from),
-            None => Ok(()),
-        };
-        outcome.and(closed)
+        let Server { node, listener, metrics, access, .. } = self;
+        let beside = Beside::start(&node, metrics.map(|(listener, _)| listener));
+        let outcome = serve_until(&node, &access, listener, shutdown).await;
+        beside.end().await;
+        outcome
     }
+}
+
+/// Listens on an address, and returns it with its port.
+async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Listen { addr, source };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, addr))
+}
+
+/// What shows the node to its operator. It is there from the start to the end, so that it shows
+/// these too.
+struct Beside {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Beside {
+    fn start(node: &Node, listener: Option<TcpListener>) -> Beside {
+        let stop = watch::Sender::new(false);
+        let mut tasks = vec![tokio::spawn(metrics::keep_up(node.clone(), stop.subscribe()))];
+        if let Some(listener) = listener {
+            tasks.push(tokio::spawn(http::serve(node.clone(), listener, stop.subscribe())));
+        }
+        Beside { stop, tasks }
+    }
+
+    async fn end(self) {
+        self.stop.send_replace(true);
+        for mut task in self.tasks {
+            if tokio::time::timeout(HANG_UP_WAIT, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+    }
+}
+
+/// Serves until `shutdown` ends or the node fails, and closes the node.
+async fn serve_until(
+    node: &Node,
+    access: &Reloader,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServerError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let health_task = tokio::spawn(health::report(node.clone(), reporter));
+    let hang_up = watch::Sender::new(false);
+    let mut transport = serve(node, access, listener, health, hang_up.subscribe())?;
+    let outcome = run_node(node, shutdown, &mut transport).await;
+    hang_up.send_replace(true);
+    let ended = tokio::time::timeout(HANG_UP_WAIT, &mut transport).await;
+    if ended.is_err() {
+        transport.abort();
+    }
+    health_task.abort();
+    let (tasks, outcome) = outcome;
+    // Requests are gone by now, so nothing uses the log that is closed.
+    let closed = match tasks {
+        Some(tasks) => node.close(tasks).await.map_err(ServerError::from),
+        None => Ok(()),
+    };
+    outcome.and(closed)
 }
 
 /// Runs the node up to the end of its streams.
@@ -195,14 +312,16 @@ async fn drain(node: &Node) {
 
 fn serve<H>(
     node: &Node,
+    access: &Reloader,
     listener: TcpListener,
     health: tonic_health::pb::health_server::HealthServer<H>,
-    told: impl Future<Output = ()> + Send + 'static,
+    hang_up: watch::Receiver<bool>,
 ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, ServerError>
 where
     H: tonic_health::pb::health_server::Health,
 {
-    let guard = Guard;
+    let transport = if access.tls.is_some() { Transport::Tls } else { Transport::Plaintext };
+    let guard = Guard::new(access.policy.clone(), transport);
     let log = LogService { node: node.clone(), guard: guard.clone() };
     let admin = AdminService { node: node.clone(), guard };
     let log = LogServer::new(log).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -214,6 +333,7 @@ where
         .map_err(|error| ServerError::Transport { reason: error.to_string() })?;
     let calls = node.config().limits.calls_per_connection;
     let router = tonic::transport::Server::builder()
+        .layer(Observe { metrics: node.metrics().clone() })
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(calls)
@@ -221,29 +341,13 @@ where
         .add_service(reflection)
         .add_service(log)
         .add_service(admin);
-    // Without it, small answers wait for the client's delayed acknowledgement: 44 ms.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, told)))
-}
-
-/// Tells the health service what the node does.
-async fn report_health(node: Node, reporter: HealthReporter) {
-    const LOOK: Duration = Duration::from_millis(500);
-    let mut state = node.watch_state();
-    loop {
-        let serves = *state.borrow_and_update() == State::Serving;
-        let leads = node.parts().is_none_or(|parts| parts.group.standing().leader.is_some());
-        let refuses = node.parts().is_some_and(|parts| parts.space.refusal().is_some());
-        let status = |is_serving| match is_serving {
-            true => ServingStatus::Serving,
-            false => ServingStatus::NotServing,
-        };
-        reporter.set_service_status("", status(serves)).await;
-        reporter.set_service_status("log.v1.Log", status(serves && leads && !refuses)).await;
-        reporter.set_service_status("seawall.admin.v1.Admin", status(serves)).await;
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK) => {}
-        }
-    }
+    let options = ListenOptions {
+        tls: access.tls.clone(),
+        connections_max: node.config().limits.connections,
+        peers: access.tls.is_some().then(|| access.policy.clone()),
+        ..ListenOptions::default()
+    };
+    let told = |mut hang_up: watch::Receiver<bool>| async move { stopped(&mut hang_up).await };
+    let incoming = listen(listener, options, told(hang_up.clone()));
+    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, told(hang_up))))
 }

@@ -65,7 +65,7 @@ fn a_call_without_idempotence_is_not_repeated_and_says_that_it_is_not_known() {
             let error = client(&addresses, 700).produce_with("s", records, options).await;
             let error = error.expect_err("the answer is lost");
             assert!(error.is_outcome_unknown(), "{fault:?}: {error}");
-            assert!(error.to_string().contains("may or may not have been appended"), "{error}");
+            assert!(error.to_string().contains("may or may not have been carried out"), "{error}");
             assert_eq!(fake.lock().requests, 1, "{fault:?}");
         }
     });

@@ -34,7 +34,7 @@ use crate::streams::{IndexLimits, Outcome};
 const ENGINE_WAIT: Duration = Duration::from_secs(60);
 
 /// What a group needs to start.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct GroupOptions {
     /// The group's directory: `log/` and `index/` are in it.
     pub(crate) dir: PathBuf,
@@ -42,6 +42,20 @@ pub(crate) struct GroupOptions {
     pub(crate) segment_bytes: u64,
     pub(crate) storage_full_wait: Duration,
     pub(crate) limits: IndexLimits,
+    /// Learns how long each sync of the log took.
+    pub(crate) sync_times: SyncTimes,
+}
+
+/// Where the times of syncs go.
+pub(crate) type SyncTimes = Arc<dyn Fn(Duration) + Send + Sync>;
+
+/// Passes the times of syncs on.
+struct SyncObserver(SyncTimes);
+
+impl seawall::observer::Observer for SyncObserver {
+    fn synced(&self, event: &seawall::observer::Synced) {
+        (self.0)(event.took);
+    }
 }
 
 /// A running member of a group.
@@ -61,6 +75,8 @@ pub(crate) struct Standing {
     pub(crate) leader: Option<u64>,
     pub(crate) is_leader: bool,
     pub(crate) last_index: u64,
+    pub(crate) durable_index: u64,
+    pub(crate) committed_index: u64,
     pub(crate) applied_index: u64,
     pub(crate) purged_index: u64,
     pub(crate) log_bytes: u64,
@@ -87,7 +103,9 @@ impl Group {
     /// entry that is known to be committed.
     pub(crate) async fn open(options: &GroupOptions) -> Result<Group, OpenError> {
         let path = log_dir(&options.dir);
-        let wal = seawall::Options::new().segment_bytes(options.segment_bytes);
+        let wal = seawall::Options::new()
+            .segment_bytes(options.segment_bytes)
+            .observer(SyncObserver(options.sync_times.clone()));
         let wait = options.storage_full_wait;
         let mut store: LogStore<Types> = blocking(move || {
             seawall_openraft::Options::new()
@@ -223,6 +241,13 @@ impl Group {
             leader: metrics.current_leader,
             is_leader: metrics.state == ServerState::Leader,
             last_index: metrics.last_log_index.unwrap_or(0),
+            durable_index: self.log.durable_index().unwrap_or(0),
+            // The log learns of it when the engine saves it, the engine applies only such entries.
+            committed_index: self
+                .log
+                .committed()
+                .max(metrics.last_applied)
+                .map_or(0, |id| id.index),
             applied_index: metrics.last_applied.map_or(0, |id| id.index),
             purged_index: metrics.purged.map_or(0, |id| id.index),
             log_bytes: self.log.stats().live_bytes,

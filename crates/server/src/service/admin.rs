@@ -6,8 +6,9 @@ use store::operation::Action as Change;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::stream_name;
+use crate::authz::Action;
 use crate::error::RequestError;
-use crate::guard::{Action, Guard};
+use crate::guard::Guard;
 use crate::node::{GROUP, Node, Running, State};
 use crate::streams::{Outcome, Stream};
 
@@ -26,7 +27,7 @@ impl AdminService {
         action: Action,
         stream: &str,
     ) -> Result<&Running, Status> {
-        self.guard.check(extensions, action, stream)?;
+        self.guard.authorize(extensions, action, stream)?;
         Ok(self.node.running()?)
     }
 
@@ -84,8 +85,12 @@ impl admin::admin_server::Admin for AdminService {
         request: Request<admin::ListStreamsRequest>,
     ) -> Result<Response<admin::ListStreamsResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let object = if request.stream.is_empty() { "*" } else { &request.stream };
-        let running = self.admit(&extensions, Action::Consume, object)?;
+        let caller = self.guard.caller(&extensions)?;
+        match request.stream.as_str() {
+            "" => caller.check_cluster(Action::Consume)?,
+            stream => caller.check(Action::Consume, stream)?,
+        }
+        let running = self.node.running()?;
         let applied = running.group.applied();
         let streams = if request.stream.is_empty() {
             applied.index.streams().map(|(name, stream)| to_info(name, stream)).collect()
@@ -164,7 +169,7 @@ impl admin::admin_server::Admin for AdminService {
         &self,
         request: Request<admin::StatusRequest>,
     ) -> Result<Response<admin::StatusResponse>, Status> {
-        self.guard.check(request.extensions(), Action::Admin, "*")?;
+        self.guard.check_cluster(&request, Action::Admin)?;
         Ok(Response::new(to_status(&self.node)))
     }
 }

@@ -12,9 +12,10 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::consume::{Consumer, Wanted};
 use super::stream_name;
+use crate::authz::Action;
 use crate::coalesce::Pending;
 use crate::error::RequestError;
-use crate::guard::{Action, Guard};
+use crate::guard::Guard;
 use crate::node::Node;
 use crate::streams::{Outcome, PRODUCER_ID_BYTES_MAX};
 
@@ -43,7 +44,7 @@ impl LogService {
         when_full: WhenFull,
     ) -> Result<Pending, Status> {
         let append = self.to_append(request)?;
-        self.guard.check(extensions, Action::Produce, &append.stream)?;
+        self.guard.authorize(extensions, Action::Produce, &append.stream)?;
         let running = self.node.running()?;
         if let Some(reason) = running.space.refusal() {
             return Err(RequestError::StorageFull { reason }.into());
@@ -111,7 +112,7 @@ impl LogService {
         request: log::ConsumeRequest,
     ) -> Result<Wanted, Status> {
         let stream = stream_name(request.stream);
-        self.guard.check(extensions, Action::Consume, &stream)?;
+        self.guard.authorize(extensions, Action::Consume, &stream)?;
         let running = self.node.running()?;
         match log::Consistency::try_from(request.consistency) {
             Ok(log::Consistency::CommittedLocal) => {}
@@ -212,13 +213,20 @@ impl log::log_server::Log for LogService {
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
         let (_, extensions, request) = request.into_parts();
         let wanted = self.wanted(&extensions, request).await?;
+        let caller = self.guard.caller(&extensions)?;
+        let stream = wanted.stream.clone();
         let consumer = Consumer::new(&self.node, wanted);
         // The transport asks for the next answer when it has room for it: that is the flow control.
-        let answers = stream::unfold(Some(consumer), async |consumer| {
-            let mut consumer = consumer?;
-            match consumer.next().await {
-                Ok(answer) => Some((Ok(answer), Some(consumer))),
-                Err(error) => Some((Err(Status::from(error)), None)),
+        let answers = stream::unfold(Some(consumer), move |consumer| {
+            let caller = caller.clone();
+            let stream = stream.clone();
+            async move {
+                let mut consumer = consumer?;
+                let answer = consumer.next().await.map_err(Status::from);
+                // The policy may have changed while the consumer waited.
+                let answer = caller.check(Action::Consume, &stream).and(answer);
+                let rest = answer.is_ok().then_some(consumer);
+                Some((answer, rest))
             }
         });
         Ok(Response::new(Box::pin(answers)))
@@ -255,7 +263,7 @@ impl log::log_server::Log for LogService {
         &self,
         request: Request<log::GetServersRequest>,
     ) -> Result<Response<log::GetServersResponse>, Status> {
-        self.guard.check(request.extensions(), Action::Consume, "*")?;
+        self.guard.check_cluster(&request, Action::Consume)?;
         let members = self.node.running()?.group.members();
         let servers = members.into_iter().map(|member| log::Server {
             id: member.node_id.to_string(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1 as log;
 use seawall_proto::log::v1::log_client::LogClient;
-use seawall_server::{Config, Server, ServerError};
+use seawall_server::{Config, Reloader, Server, ServerError};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -44,6 +44,9 @@ pub(crate) fn config(dir: &Path) -> Config {
 /// A server in this process.
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
+    /// Where metrics, health and the status page are, if the settings say so.
+    pub(crate) metrics_addr: Option<SocketAddr>,
+    pub(crate) reloader: Reloader,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServerError>>,
 }
@@ -51,7 +54,9 @@ pub(crate) struct Running {
 pub(crate) async fn start(config: Config) -> Running {
     let server = Server::bind(config).await.unwrap();
     let addr = server.addr();
+    let metrics_addr = server.metrics_addr();
     let ready = server.ready();
+    let reloader = server.reloader();
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(server.run(async {
         let _gone = stopped.await;
@@ -59,7 +64,7 @@ pub(crate) async fn start(config: Config) -> Running {
     if !ready.await {
         panic!("the node did not start: {:?}", task.await.unwrap());
     }
-    Running { addr, stop, task }
+    Running { addr, metrics_addr, reloader, stop, task }
 }
 
 impl Running {

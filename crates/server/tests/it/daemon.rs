@@ -28,6 +28,7 @@ const SETTINGS: [&str; 5] = [
 ];
 
 /// A `seawalld` that is killed if the test forgets it.
+#[derive(Debug)]
 pub(crate) struct Daemon {
     child: Child,
     pub(crate) addr: SocketAddr,
@@ -75,8 +76,26 @@ impl Daemon {
 
     /// Starts, and returns when the node serves, or when the process has ended instead.
     pub(crate) fn try_with(dir: &Path, settings: &[&str]) -> Result<Daemon, Refused> {
+        Daemon::launch(dir, settings, &[])
+    }
+
+    /// Starts with variables of the environment.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn start_with(dir: &Path, variables: &[(&str, &str)]) -> Daemon {
+        Daemon::launch(dir, &[], variables).unwrap()
+    }
+
+    fn launch(
+        dir: &Path,
+        settings: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Daemon, Refused> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_seawalld"));
-        command.args(["run", "--dir"]).arg(dir).env("NO_COLOR", "1");
+        command
+            .args(["run", "--dir"])
+            .arg(dir)
+            .env("NO_COLOR", "1")
+            .envs(variables.iter().copied());
         for setting in SETTINGS.iter().chain(settings) {
             command.args(["--set", setting]);
         }

@@ -7,9 +7,16 @@ mod daemon;
 mod full_disk;
 mod idle;
 mod kills;
+mod operator;
+mod page;
+mod pki;
 mod poison;
 mod process;
 mod produce;
 mod restart;
 mod retention;
+mod secured;
+mod security;
+#[cfg(feature = "otlp")]
+mod spans;
 mod tool;
