@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1::log_client::LogClient;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::common::connect;
 
@@ -182,6 +183,14 @@ impl Drop for Daemon {
             tell(&format!("what the server wrote:\n{}", self.events.text()));
         }
     }
+}
+
+/// Returns whether an error says that the node ends, or that the connection broke. Such a request
+/// may have been done. Others were not.
+pub(crate) fn is_the_end(status: &Status) -> bool {
+    let broke = status.code() == Code::Internal && status.message().contains("h2");
+    // What the client's transport says of a connection that has gone.
+    broke || matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
 }
 
 /// A file system of its own on a small disk: ext4 on a loop device. Unmounted when dropped.
