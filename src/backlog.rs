@@ -10,7 +10,6 @@ use crate::catalog::CatalogEntry;
 use crate::dir::Dir;
 use crate::error::Error;
 use crate::frame::{Id, SealFile, Twinned};
-use crate::fs::OpenMode;
 use crate::lsn::LsnRange;
 use crate::threads::atomic::{AtomicBool, Ordering};
 use crate::threads::{Mutex, lock};
@@ -75,7 +74,7 @@ impl Backlog {
     fn offer_one(&self, archive: &dyn Archive, dir: &Dir, entry: &CatalogEntry) -> io::Result<()> {
         let segment = &entry.segment;
         let Some(seal) = &entry.seal else { unreachable!("only sealed segments wait") };
-        let file = dir.open_file(&segment.path, OpenMode::Read).map_err(io::Error::other)?;
+        let file = dir.open_segment(&segment.path).map_err(io::Error::other)?;
         let seal_file = SealFile { log_id: self.log_id, seal: seal.clone() }.encode();
         let read_at = |bytes: &mut [u8], offset| file.read(bytes, offset).map_err(to_io);
         let offered = SealedSegment {

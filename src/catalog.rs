@@ -11,7 +11,7 @@ use crate::codec::Codecs;
 use crate::dir::Dir;
 use crate::error::{Error, NamedBy, Result};
 use crate::frame::Seal;
-use crate::fs::{Handle, OpenMode};
+use crate::fs::Handle;
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::Visibility;
@@ -489,7 +489,7 @@ impl Files {
     }
 
     fn open(&self, segment: &Segment) -> Result<Arc<Handle>> {
-        let handle = Arc::new(self.dir.open_file(&segment.path, OpenMode::Read)?);
+        let handle = Arc::new(self.dir.open_segment(&segment.path)?);
         let mut kept = self.lock();
         if kept.iter().all(|(other, _)| *other != segment.number) {
             kept.push_back((segment.number, handle.clone()));

@@ -241,6 +241,32 @@ impl Dir {
         }
     }
 
+    /// Opens a segment that is only read. The handle has a shared lock of the file, so the file is
+    /// not cut as long as it is read, also after its removal. A file that was removed before it was
+    /// locked may be cut: it counts as missing.
+    pub(crate) fn open_segment(&self, path: &Arc<Path>) -> Result<Handle> {
+        loop {
+            let handle = self.open_file(path, OpenMode::Read)?;
+            match handle.try_lock_shared() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Without shared locks, no file is cut.
+                Err(_) => return Ok(handle),
+            }
+            if handle.identity()?.is_none_or(|own| own.links > 0) {
+                return Ok(handle);
+            }
+            // There are file systems that count no names.
+            match self.target_of(path, &handle)? {
+                Target::Same | Target::Unknown => return Ok(handle),
+                Target::Missing => {
+                    return Err(Error::io("open", path, io::ErrorKind::NotFound.into()));
+                }
+                Target::Other => {}
+            }
+        }
+    }
+
     /// Gives a file, which may be in another directory, a name in this one too. Looks both up by
     /// their paths.
     pub(crate) fn link(&self, source: &Path, target: &Path) -> io::Result<()> {

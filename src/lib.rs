@@ -411,6 +411,7 @@ pub mod options;
 mod read_only;
 mod reader;
 mod recovery;
+mod removal;
 pub mod report;
 mod segment;
 pub mod stats;

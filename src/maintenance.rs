@@ -1,11 +1,7 @@
-//! Maintenance, which makes spares and removes retired segments: when it is due, and what it is to
-//! remove.
+//! Maintenance, which makes spares and removes retired segments: when it is due.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Error;
 use crate::threads::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Whether maintenance is due: it makes spares and removes retired segments.
@@ -72,34 +68,4 @@ impl Default for MaintenanceFlag {
     fn default() -> MaintenanceFlag {
         MaintenanceFlag { due_at: AtomicU64::new(0), was_claimed: AtomicBool::new(false) }
     }
-}
-
-/// A file that is no longer part of the log.
-#[derive(Debug)]
-pub(crate) struct PendingRemoval {
-    pub(crate) path: Arc<Path>,
-    /// Whether the system refused to remove the file. That was logged, and only a checkpoint tries
-    /// again.
-    pub(crate) was_refused: bool,
-}
-
-impl PendingRemoval {
-    pub(crate) fn new(path: Arc<Path>) -> PendingRemoval {
-        PendingRemoval { path, was_refused: false }
-    }
-}
-
-/// Which files are to be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Removal {
-    /// Files that no removal was tried for.
-    OnlyNew,
-    All,
-}
-
-/// The result of removing files.
-#[derive(Debug, Default)]
-pub(crate) struct Removed {
-    pub(crate) files: usize,
-    pub(crate) failure: Option<Error>,
 }

@@ -1,5 +1,5 @@
-//! `ReadOnlyWal`: the handle that takes no lock and writes nothing. It reads beside a live writer,
-//! in this or another process, or on read-only media.
+//! `ReadOnlyWal`: the handle that keeps no writer out and writes nothing. It reads beside a live
+//! writer, in this or another process, or on read-only media.
 
 use std::fmt;
 use std::ops::RangeBounds;
@@ -22,8 +22,10 @@ use crate::watch::Watch;
 
 /// A log that is only read, from [`Options::open_read_only`].
 ///
-/// It works beside a writer in this or another process, and on read-only media. It takes no lock,
-/// creates nothing and writes nothing, and no writer notices it. It may read as another user.
+/// It works beside a writer in this or another process, and on read-only media. It takes no lock
+/// that a writer needs, creates nothing and writes nothing, and no writer notices it. It may read
+/// as another user. On Linux, it has a shared `flock` of each segment that it has open, so that a
+/// segment that is removed meanwhile can be read to its end.
 ///
 /// It shows records that are provably durable: those that a later write or a mark in the directory
 /// covers. So the newest group of a log shows after the next group, a [`sync`](crate::Wal::sync)
@@ -458,9 +460,10 @@ fn catalog_of(seen: &Seen) -> Catalog {
 impl Options {
     /// Opens the log in `dir` for reading only, beside a writer or without one.
     ///
-    /// Takes no lock, needs no file `LOCK`, writes nothing, and needs no right to write. The
-    /// options that count are [`verify`](Options::verify), [`visibility`](Options::visibility),
-    /// [`read_only_patience`](Options::read_only_patience) and the codecs.
+    /// Takes no lock that a writer needs, needs no file `LOCK`, writes nothing, and needs no right
+    /// to write. The options that count are [`verify`](Options::verify),
+    /// [`visibility`](Options::visibility), [`read_only_patience`](Options::read_only_patience) and
+    /// the codecs.
     ///
     /// After a crash of the writer, the handle shows the records whose durability is proven; bytes
     /// of an unfinished write do not disturb it. It also works if [`open`](Options::open) would

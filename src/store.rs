@@ -1,6 +1,7 @@
 //! The log's files as the holders of the roles see them: the tail, its successors, CURRENT, and
 //! what is to be removed.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,12 @@ use crate::frame::{FrameBuffer, Seal, SegmentHeader, TWIN_BYTES, Twin, Twinned, 
 use crate::fs::{Handle, Medium, Names, OpenMode};
 use crate::health::Health;
 use crate::lsn::Lsn;
-use crate::maintenance::{MaintenanceFlag, PendingRemoval, Removal, Removed};
+use crate::maintenance::MaintenanceFlag;
 use crate::new_segment::{ParentDirs, Spare, Succession, create_segment};
 use crate::observer::{Event, Events};
 use crate::options::{Durability, Options, Preallocate};
 use crate::recovery::Recovered;
+use crate::removal::{Freeing, PendingRemoval, Removal, Removing, Unlinked};
 use crate::segment::{Segment, Tail, Written, frame_holding, seal_at};
 use crate::stats::Counters;
 use crate::threads::atomic::{AtomicBool, Ordering};
@@ -45,8 +47,10 @@ pub(crate) struct Store {
     /// Segments that wait for the archive.
     pub(crate) backlog: Backlog,
     /// Files that are no longer part of the log, oldest first.
-    /// [`remove_retired`](Store::remove_retired) removes them.
+    /// [`begin_removal`](Store::begin_removal) takes them.
     pending_removal: Mutex<Vec<PendingRemoval>>,
+    /// Whether it is worth it, and safe, to free large files in steps.
+    frees_in_steps: bool,
     pub(crate) maintenance: MaintenanceFlag,
     /// `checkpoint`, `rotate`, truncation, reset, maintenance and `close` exclude one another.
     /// Locked before any role is taken.
@@ -115,7 +119,8 @@ impl Store {
     ) -> (Store, Writer) {
         let Recovered { mut tail, catalog, current, state, unarchived, pending_removal, .. } =
             recovered;
-        let pays = dir.medium() == Medium::InPlace && options.durability != Durability::Buffered;
+        let in_place = dir.medium() == Medium::InPlace;
+        let pays = in_place && options.durability != Durability::Buffered;
         tail.set_segment_bytes(options.segment_bytes);
         let written = StateFrame { floor: catalog.floor, state: state.into() };
         let store = Store {
@@ -135,11 +140,9 @@ impl Store {
             preallocate: if pays { options.preallocate } else { Preallocate::Off },
             preallocation_allowed: AtomicBool::new(false),
             pending_removal: Mutex::new(
-                pending_removal
-                    .into_iter()
-                    .map(|path| PendingRemoval { path, was_refused: true })
-                    .collect(),
+                pending_removal.into_iter().map(PendingRemoval::refused).collect(),
             ),
+            frees_in_steps: in_place,
             tail_is_shared: AtomicBool::new(false),
             backlog: Backlog::new(options.archive.clone(), tail.header.log_id, unarchived),
             maintenance: MaintenanceFlag::default(),
@@ -171,7 +174,7 @@ impl Store {
                 log::warn!("a sealed segment keeps unused space at its end: {error}");
             }
         } else {
-            lock(&self.pending_removal).push(PendingRemoval::new(old.segment.path.clone()));
+            lock(&self.pending_removal).push(PendingRemoval::new(old.segment.path.clone(), None));
         }
         self.events.push(|| Event::Created(writer.tail.created()));
         Ok(())
@@ -208,7 +211,7 @@ impl Store {
             return Ok(writer.tail.header.seal.clone());
         };
         let mut bytes = vec![0; TWIN_BYTES];
-        let count = self.dir.open_file(&oldest.path, OpenMode::Read)?.read(&mut bytes, 0)?;
+        let count = self.dir.open_segment(&oldest.path)?.read(&mut bytes, 0)?;
         match SegmentHeader::decode(&bytes[..count]) {
             Twin::Sound { value, .. } if value.salt == oldest.salt => Ok(value.seal),
             _ => Err(Error::corrupt(&oldest.path, 0, Damage::Header, None)),
@@ -242,7 +245,8 @@ impl Store {
             self.discard(self.backlog.clear());
         }
         orphans.iter().for_each(|segment| self.segments.forget(segment));
-        let removals = orphans.iter().map(|segment| PendingRemoval::new(segment.path.clone()));
+        let removals =
+            orphans.iter().map(|segment| PendingRemoval::new(segment.path.clone(), None));
         lock(&self.pending_removal).extend(removals);
         let catalog = self.segments.catalog();
         let Some((seal, sealed)) = seal.and_then(|seal| Some((seal, catalog.get(seal.number)?)))
@@ -451,9 +455,9 @@ impl Store {
         self.events.push(|| Event::checkpointed(floor));
     }
 
-    /// Removes files that are no longer part of the log, oldest first: segments wholly below the
-    /// floor, and replaced tails. Appends go on meanwhile, because no lock that they need is held.
-    pub(crate) fn remove_retired(&self, which: Removal) -> Removed {
+    /// Takes over the files that are no longer part of the log: segments wholly below the floor,
+    /// and replaced tails. [`end_removal`](Store::end_removal) must follow.
+    pub(crate) fn begin_removal(&self, which: Removal) -> Removing {
         let retired = self.segments.change(Catalog::retire).unwrap_or_default();
         retired.iter().for_each(|entry| self.segments.forget(&entry.segment));
         if self.backlog.has_archive() {
@@ -461,36 +465,31 @@ impl Store {
         } else {
             self.discard(retired);
         }
-        let mut pending = std::mem::take(&mut *lock(&self.pending_removal));
-        let mut removed = Removed::default();
-        pending.retain_mut(|file| {
-            if file.was_refused && which == Removal::OnlyNew {
-                return true;
-            }
-            match self.dir.unlink(&file.path) {
-                Ok(()) => {
-                    removed.files += 1;
-                    self.events.push_removal(segment_number(&file.path));
-                    false
-                }
-                Err(error) => {
-                    if !file.was_refused {
-                        log::warn!("a retired segment is removed at a later checkpoint: {error}");
-                    }
-                    file.was_refused = true;
-                    removed.failure.get_or_insert(error);
-                    true
-                }
-            }
-        });
-        lock(&self.pending_removal).splice(0..0, pending);
-        removed
+        Removing::new(std::mem::take(&mut *lock(&self.pending_removal)), which)
+    }
+
+    /// Removes names of these files. Appends go on meanwhile, because no lock that they need is
+    /// held.
+    pub(crate) fn unlink(&self, removing: &mut Removing, freeing: Freeing) -> Unlinked {
+        let freeing = if self.frees_in_steps { freeing } else { Freeing::AtOnce };
+        let removed = |path: &Path| self.events.push_removal(segment_number(path));
+        removing.unlink(&self.dir, freeing, removed)
+    }
+
+    /// Keeps the files that were not removed for a later removal. Returns why one was not.
+    pub(crate) fn end_removal(&self, removing: Removing) -> Option<Error> {
+        let (kept, failure) = removing.finish();
+        lock(&self.pending_removal).splice(0..0, kept);
+        failure
     }
 
     /// Notes that these segments are to be removed.
     pub(crate) fn discard(&self, segments: impl IntoIterator<Item = CatalogEntry>) {
-        let paths = segments.into_iter().map(|entry| entry.segment.path.clone());
-        lock(&self.pending_removal).extend(paths.map(PendingRemoval::new));
+        let pending = |entry: CatalogEntry| {
+            let end = entry.end().map(|(end, _)| end);
+            PendingRemoval::new(entry.segment.path.clone(), end)
+        };
+        lock(&self.pending_removal).extend(segments.into_iter().map(pending));
     }
 
     /// Allows preallocation, because the spares exist.

@@ -111,7 +111,7 @@ impl Copying {
 
     fn copy_segment(&self, source: &Dir, sharing: Sharing, entry: &CatalogEntry) -> Result<()> {
         let segment = &entry.segment;
-        let file = source.open_file(&segment.path, OpenMode::Read)?;
+        let file = source.open_segment(&segment.path)?;
         let path = self.dir.segment_path(segment.number);
         if sharing == Sharing::Link && self.link(&segment.path, &file, &path)? {
             return Ok(());
@@ -181,7 +181,7 @@ impl LogView {
             let cut_in = |other: &CatalogEntry| other.end().is_some_and(|(now, _)| now < end);
             let at = now.sealed.binary_search_by_key(&number, |other| other.segment.number);
             let is_cut = at.is_ok_and(|at| cut_in(&now.sealed[at]));
-            if is_cut || copy.open_file(&copy.segment_path(number), OpenMode::Read)?.size()? < end {
+            if is_cut || copy.open_segment(&copy.segment_path(number))?.size()? < end {
                 let short = io::ErrorKind::UnexpectedEof.into();
                 return Err(Error::io("copy", &entry.segment.path, short));
             }

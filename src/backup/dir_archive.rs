@@ -69,7 +69,7 @@ impl DirArchive {
         let _lock = self.dir.lock()?;
         if self.dir.has(&seal_path) {
             let kept = read_all(&self.dir.open_file(&seal_path, OpenMode::Read)?)?;
-            let log = self.dir.open_file(&log_path, OpenMode::Read)?;
+            let log = self.dir.open_segment(&log_path)?;
             if kept != segment.seal() || log.size()? != segment.end() {
                 let taken = io::Error::new(
                     io::ErrorKind::AlreadyExists,

@@ -90,7 +90,7 @@ pub fn restore_on(
     };
     let mut window = Window::new(1 << 20);
     for entry in &entries {
-        let file = archive.open_file(&entry.segment.path, OpenMode::Read)?;
+        let file = archive.open_segment(&entry.segment.path)?;
         let seal = entry.seal.as_ref().expect("an archived segment has a seal");
         check_sealed(&entry.segment, &file, seal, floor, &mut window)?;
     }
@@ -143,7 +143,7 @@ fn read_archive(archive: &Dir) -> Result<Archived> {
             return Err(Error::MissingSegment { path, named_by: NamedBy::Seal, lost });
         }
         let mut bytes = vec![0; TWIN_BYTES];
-        let count = archive.open_file(&path, OpenMode::Read)?.read(&mut bytes, 0)?;
+        let count = archive.open_segment(&path)?.read(&mut bytes, 0)?;
         let Twin::Sound { value: header, .. } = SegmentHeader::decode(&bytes[..count]) else {
             return Err(corrupt(&path, Damage::Header));
         };

@@ -25,8 +25,8 @@ use crate::error::{Error, Result};
 ///
 /// Errors are told apart by [`io::ErrorKind`]: `NotFound`, `AlreadyExists`, `StorageFull`,
 /// `QuotaExceeded`, `FileTooLarge`, `PermissionDenied`, `InvalidInput`, `ReadOnlyFilesystem`,
-/// `Interrupted`, and `WouldBlock` from [`FsDir::try_lock`] and [`FsFile::try_lock`] have the
-/// meaning that std gives them.
+/// `Interrupted`, and `WouldBlock` from [`FsDir::try_lock`], [`FsFile::try_lock`] and
+/// [`FsFile::try_lock_shared`] have the meaning that std gives them.
 pub trait Fs: Debug + Send + Sync {
     /// Returns the absolute path of an existing directory, without links in it.
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
@@ -125,8 +125,20 @@ pub trait FsFile: Debug + Send + Sync {
 
     /// Takes the exclusive lock of the file until [`unlock`](FsFile::unlock), or until the handle
     /// is closed in every process that has it. Fails with `WouldBlock`, at once, if another handle
-    /// has the lock.
+    /// has the lock. A shared lock of this handle becomes exclusive. It is gone if that fails.
     fn try_lock(&self) -> io::Result<()>;
+
+    /// Takes a shared lock of the file, as [`try_lock`](FsFile::try_lock) takes the exclusive one.
+    /// Several handles may have it at the same time. It must not keep other handles from reading
+    /// and writing.
+    ///
+    /// Each reader of a segment takes it, so that no log frees the bytes of a removed segment in
+    /// steps while a reader has the file open. The default refuses: a log on such a file system
+    /// removes a file without these steps. An `Fs` around another one must pass the call on: other
+    /// processes may remove what it reads.
+    fn try_lock_shared(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Frees the lock, in every process that shares the handle.
     fn unlock(&self) -> io::Result<()>;
@@ -236,8 +248,18 @@ impl Handle {
             .map_err(|error| Error::io("look at", &self.path, error))
     }
 
+    /// Returns whether the file had one name when it was opened for writing, and has none now. A
+    /// file with no name gets none any more.
+    pub(crate) fn has_lost_its_only_name(&self) -> Result<bool> {
+        Ok(self.links_at_open == Some(1) && self.identity()?.is_some_and(|own| own.links == 0))
+    }
+
     pub(crate) fn try_lock(&self) -> io::Result<()> {
         uninterrupted(|| self.file.try_lock())
+    }
+
+    pub(crate) fn try_lock_shared(&self) -> io::Result<()> {
+        uninterrupted(|| self.file.try_lock_shared())
     }
 
     pub(crate) fn unlock(&self) -> io::Result<()> {

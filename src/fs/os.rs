@@ -250,7 +250,12 @@ fn identity(_file: &File) -> io::Result<Option<Identity>> {
 }
 
 fn try_lock(file: &File) -> io::Result<()> {
-    match fs2::FileExt::try_lock_exclusive(file) {
+    contended(fs2::FileExt::try_lock_exclusive(file))
+}
+
+/// Gives the error of a lock that another handle has its kind.
+fn contended(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
         Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
             Err(io::ErrorKind::WouldBlock.into())
         }
@@ -302,6 +307,13 @@ impl FsFile for OsFile {
 
     fn try_lock(&self) -> io::Result<()> {
         try_lock(&self.file)
+    }
+
+    /// Only on Linux: elsewhere, a shared lock may keep the log from writing, or belong to the
+    /// process instead of the handle.
+    #[cfg(target_os = "linux")]
+    fn try_lock_shared(&self) -> io::Result<()> {
+        contended(fs2::FileExt::try_lock_shared(&self.file))
     }
 
     fn unlock(&self) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::iter::FusedIterator;
 
 use crate::error::{Damage, Error, Result};
 use crate::frame::{FRAMES_START, FrameType, Id};
-use crate::fs::{Handle, OpenMode};
+use crate::fs::Handle;
 use crate::lsn::LsnRange;
 use crate::segment::{Bodies, Body, Flaw, Gap, Step, Sweep, SweptFrame, Window};
 
@@ -140,7 +140,7 @@ impl Layout {
         let Some(salt) = segment.salt else {
             return Err(header_error(&segment.path, &segment.blocks));
         };
-        let handle = self.dir.open_file(&segment.path, OpenMode::Read)?;
+        let handle = self.dir.open_segment(&segment.path)?;
         Frames::new(handle, salt, segment.seal.clone())
     }
 }

@@ -234,12 +234,12 @@ impl Source {
         let mut current = Blocks::Missing;
         let mut mark = None;
         if listing.current {
-            (current, mark, _) = read_blocks(&dir, &dir.current_path());
+            (current, mark, _) = read_blocks(dir.open_file(&dir.current_path(), OpenMode::Read));
         }
         let mut files = Vec::with_capacity(listing.segments.len());
         for number in listing.segments {
             let path = dir.segment_path(number);
-            let (blocks, header, bytes) = read_blocks(&dir, &path);
+            let (blocks, header, bytes) = read_blocks(dir.open_segment(&path));
             files.push(File { number, path, bytes, blocks, header });
         }
         Ok(Source { dir, current, mark, files })
@@ -261,7 +261,7 @@ impl Source {
     }
 
     pub(super) fn open(&self, file: usize) -> Result<Handle> {
-        self.dir.open_file(&self.files[file].path, OpenMode::Read)
+        self.dir.open_segment(&self.files[file].path)
     }
 
     /// Follows the seals from the newest segment back to the one that holds the record after
@@ -422,9 +422,9 @@ impl Source {
 }
 
 /// Reads a block and its copy. Also returns the file's size, 0 if that is not known.
-fn read_blocks<T: Twinned>(dir: &Dir, path: &Arc<Path>) -> (Blocks, Option<T>, u64) {
+fn read_blocks<T: Twinned>(opened: Result<Handle>) -> (Blocks, Option<T>, u64) {
     let mut bytes = vec![0; TWIN_BYTES];
-    let handle = match dir.open_file(path, OpenMode::Read) {
+    let handle = match opened {
         Ok(handle) => handle,
         Err(error) => return (Blocks::Unreadable(error), None, 0),
     };

@@ -66,9 +66,9 @@ pub struct Examination {
 
 /// Examines the log in `dir`: returns what the next open would find and do.
 ///
-/// Reads and verifies each live byte. Takes no lock and writes nothing, so the log may be open in
-/// this or another process, and the directory may be on read-only media. Beside a writer, the
-/// examination is of one moment: what an open would do if the writer were killed then.
+/// Reads and verifies each live byte. Keeps no writer out and writes nothing, so the log may be
+/// open in this or another process, and the directory may be on read-only media. Beside a writer,
+/// the examination is of one moment: what an open would do if the writer were killed then.
 ///
 /// # Errors
 /// [`Error::NotFound`](crate::Error::NotFound) if there is no directory, and
@@ -114,8 +114,8 @@ pub fn examine_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Examination>
 /// Shows the segments in `dir`: what their headers say, what CURRENT says, and which files the
 /// chain of seals names.
 ///
-/// Reads headers alone, so damage in frames is not seen here. Takes no lock and writes nothing.
-/// Beside a writer, the files may not be of one moment.
+/// Reads headers alone, so damage in frames is not seen here. Keeps no writer out and writes
+/// nothing. Beside a writer, the files may not be of one moment.
 ///
 /// # Errors
 /// [`Error::NotFound`](crate::Error::NotFound) if there is no directory, or nothing of a log in it.
@@ -151,8 +151,8 @@ pub fn segments_on(fs: Arc<dyn Fs>, dir: impl AsRef<Path>) -> Result<Layout> {
 ///
 /// Verifies each frame as it is stored, and decompresses none. If the segment's header is lost, the
 /// seal in the next segment or CURRENT may still tell what is needed. At most 2 MiB are in memory,
-/// however large the frames are. Takes no lock and writes nothing. Reads all headers first: to walk
-/// through several segments, use [`Layout::frames`].
+/// however large the frames are. Keeps no writer out and writes nothing. Reads all headers first:
+/// to walk through several segments, use [`Layout::frames`].
 ///
 /// # Errors
 /// [`Error::NotFound`](crate::Error::NotFound) if there is nothing of a log in `dir`.

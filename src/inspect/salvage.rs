@@ -10,7 +10,7 @@ use crate::error::{Error, NamedBy, Result};
 use crate::frame::{
     FRAMES_START, FrameHeader, FrameType, Id, RECORD_HEADER_BYTES, decode_record, supported,
 };
-use crate::fs::{Fs, Handle, OpenMode};
+use crate::fs::{Fs, Handle};
 use crate::lsn::{Lsn, LsnRange};
 use crate::report::RecoveryNote;
 use crate::segment::{Bodies, Body, Passed, Step, Sweep, SweptFrame, Window, read_state};
@@ -181,7 +181,7 @@ fn note(notes: &mut Vec<RecoveryNote>, path: &Arc<Path>, message: impl Into<Cow<
 /// numbers and errors.
 fn drop_unopened(source: &mut Source, notes: &mut Vec<RecoveryNote>) -> Vec<(u64, Error)> {
     let mut unopened = Vec::new();
-    let opened = |file: &File| source.dir.open_file(&file.path, OpenMode::Read);
+    let opened = |file: &File| source.dir.open_segment(&file.path);
     source.files.retain(|file| match opened(file) {
         Ok(_) => true,
         Err(error) => {

@@ -43,6 +43,7 @@ impl Backward {
     }
 
     /// Reads the record `lsn`. A reader asks for ever lower numbers.
+    #[inline]
     pub(super) fn read(&mut self, cursor: &Cursor, lsn: Lsn) -> Result<Record> {
         cursor.check_wanted(lsn)?;
         if !self.holds(lsn) {

@@ -10,7 +10,7 @@ use crate::catalog::{CatalogEntry, Cut};
 use crate::dir::Dir;
 use crate::error::Result;
 use crate::frame::{FRAMES_START, FrameHeader, FrameType, Id};
-use crate::fs::{Handle, OpenMode};
+use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::segment::{Bodies, Segment, Step, Sweep, Window};
 
@@ -140,7 +140,7 @@ fn matching(dir: &Dir, frames: &[FrameHeader], new: &Seen, from: usize, after: L
         let opened;
         let handle = match seal {
             Some(_) => {
-                opened = dir.open_file(&segment.path, OpenMode::Read)?;
+                opened = dir.open_segment(&segment.path)?;
                 &opened
             }
             None => &*new.handle,

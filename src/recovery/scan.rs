@@ -180,7 +180,7 @@ pub(super) fn scan(dir: &Dir, mut access: Access<'_>) -> Result<Found> {
             }
             Access::Onlooker(known) => {
                 let (handle, walker) = known.walker(header);
-                let open = || dir.open_file(&file.path, OpenMode::Read).map(Arc::new);
+                let open = || dir.open_segment(&file.path).map(Arc::new);
                 (handle.map_or_else(open, Ok)?, walker)
             }
         };
@@ -233,7 +233,7 @@ fn decode_current(bytes: &[u8]) -> CurrentFile {
 }
 
 fn read_header(dir: &Dir, path: &Arc<Path>) -> Result<HeaderFound> {
-    let bytes = read_twin(&dir.open_file(path, OpenMode::Read)?)?;
+    let bytes = read_twin(&dir.open_segment(path)?)?;
     Ok(if is_blank(&bytes) {
         HeaderFound::Blank
     } else {

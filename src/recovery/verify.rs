@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::frame::Seal;
-use crate::fs::{Handle, OpenMode};
+use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::options::Verify;
 use crate::report::RecoveryNote;
@@ -134,7 +134,7 @@ impl Job<'_> {
     /// and that its last frame is the one that its successor names. If the check fails, the whole
     /// segment is read to learn what is lost.
     fn check(&self, segment: &Segment, seal: &Seal, window: &mut Window) -> Result<Vec<Gap>> {
-        let handle = self.dir.open_file(&segment.path, OpenMode::Read)?;
+        let handle = self.dir.open_segment(&segment.path)?;
         if self.verify == Verify::Tail && has_last_frame(&handle, seal, window)? {
             return Ok(Vec::new());
         }

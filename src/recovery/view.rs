@@ -1,5 +1,5 @@
-//! `View`: what a reader sees of a log that another process may be writing. It takes no lock and
-//! writes nothing. It keeps where its scan ended, so the next look reads only what is new.
+//! `View`: what a reader sees of a log that another process may be writing. It keeps no writer out
+//! and writes nothing. It keeps where its scan ended, so the next look reads only what is new.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,9 +10,9 @@ use crate::error::{Error, Failure, Result};
 use crate::frame::{STATE_BYTES_MAX, Unit};
 use crate::fs::Handle;
 use crate::lsn::Lsn;
-use crate::maintenance::{Removal, Removed};
 use crate::new_segment::Spare;
 use crate::observer::Patience;
+use crate::removal::{Freeing, Removal, Removing, Unlinked};
 use crate::store::{StateFrame, StatePlacement};
 use crate::threads::{self, thread};
 
@@ -64,6 +64,9 @@ impl Wal {
     ///
     /// Syncs first if `lsn` is not durable yet. Once this has returned `Ok`, the checkpoint
     /// survives a power cut; files are removed only after that point. Appends continue meanwhile.
+    /// On Linux, the call frees a removed file of more than 16 MiB in steps, with a pause of 2 ms
+    /// after each 8 MiB, so that syncs do not wait for the whole of it.
+    ///
     /// If `lsn` is at or below the present checkpoint, the call only removes files that could not
     /// be removed before. With an [archive](crate::Options::archive), it then offers the segments
     /// that are to be removed, and keeps those that the archive refuses. After a full disk, it
@@ -135,27 +138,68 @@ impl Wal {
             self.raise_floor(lsn, state, placement)?;
             marked = self.mark_durable()?;
         }
-        let mut removed = self.remove_retired()?;
+        // A full disk needs the space now.
+        let freeing = match marked {
+            Marked::Yes if !met_full_disk => Freeing::InSteps,
+            Marked::Yes | Marked::No => Freeing::AtOnce,
+        };
+        let mut removing = self.store.begin_removal(Removal::All);
+        let unlinked = self.unlink(&mut removing, freeing)?;
         if marked == Marked::No {
             self.mark_durable()?; // The removed files have freed space.
         }
         drop(panics);
         drop(maintenance_lock);
-        removed.failure = self.archive()?.or(removed.failure);
+        let failure = self.finish_removal(removing, unlinked)?;
+        let failure = self.archive()?.or(failure);
         run_maintenance(&self.commit);
         let holds = "remove, although the checkpoint took effect,";
-        removed.failure.map_or(Ok(()), |error| Err(error.after_effect(holds)))
+        failure.map_or(Ok(()), |error| Err(error.after_effect(holds)))
     }
 
-    /// Removes files that are no longer part of the log. The caller holds the maintenance lock.
-    pub(super) fn remove_retired(&self) -> Result<Removed> {
-        let removed = self.store.remove_retired(Removal::All);
-        if removed.files > 0 {
+    /// Removes files that are no longer part of the log, at once. The caller holds the maintenance
+    /// lock. Returns why a file could not be removed.
+    pub(super) fn remove_retired(&self) -> Result<Option<Error>> {
+        let mut removing = self.store.begin_removal(Removal::All);
+        self.unlink(&mut removing, Freeing::AtOnce)?;
+        Ok(self.store.end_removal(removing))
+    }
+
+    /// Removes names durably. The caller holds the maintenance lock.
+    fn unlink(&self, removing: &mut Removing, freeing: Freeing) -> Result<Unlinked> {
+        let unlinked = self.store.unlink(removing, freeing);
+        if unlinked.files > 0 {
             let mut current = self.store.current.lock();
             // A failure poisons the log before the lock is free.
             current.sync_dir().map_err(|fatal| fail(&self.commit, fatal))?;
         }
-        Ok(removed)
+        Ok(unlinked)
+    }
+
+    /// Frees the bytes of removed files, and removes the other ones in the same way. The caller
+    /// holds no lock, so neither appends nor `close` wait for it. Returns why a file could not be
+    /// removed.
+    fn finish_removal(
+        &self,
+        mut removing: Removing,
+        mut unlinked: Unlinked,
+    ) -> Result<Option<Error>> {
+        let goes_on = || self.health.is_open() && !self.commit.met_full_disk();
+        loop {
+            unlinked.free(&self.store.dir, goes_on);
+            if !removing.has_more() {
+                return Ok(self.store.end_removal(removing));
+            }
+            let maintenance_lock = threads::lock(&self.store.maintenance_lock);
+            // The next open removes what a log that was closed meanwhile leaves.
+            if self.health.check().is_err() {
+                return Ok(self.store.end_removal(removing));
+            }
+            let panics = self.commit.guard_panics();
+            unlinked = self.unlink(&mut removing, Freeing::InSteps)?;
+            drop(panics);
+            drop(maintenance_lock);
+        }
     }
 
     /// Offers segments to the archive, and removes each one that it accepts before the next one is
@@ -172,9 +216,11 @@ impl Wal {
                 break;
             }
             self.store.discard([accepted]);
-            failure = self.remove_retired()?.failure;
+            let mut removing = self.store.begin_removal(Removal::All);
+            let unlinked = self.unlink(&mut removing, Freeing::InSteps)?;
             drop(panics);
             drop(maintenance_lock);
+            failure = self.finish_removal(removing, unlinked)?;
         }
         Ok(failure)
     }

@@ -5,7 +5,7 @@ use std::sync::TryLockError;
 use crate::commit::Commit;
 use crate::current::Spares;
 use crate::error::{Error, Failure, Result};
-use crate::maintenance::Removal;
+use crate::removal::{Freeing, Removal};
 use crate::store::Store;
 
 /// Makes spares and removes retired segments, if that is due.
@@ -23,7 +23,10 @@ pub(super) fn run_maintenance(commit: &Commit<Store>) {
     };
     let panics = commit.guard_panics();
     if commit.check().is_ok() {
-        store.remove_retired(Removal::OnlyNew);
+        // The directory is not synced here, so the files are freed at once.
+        let mut removing = store.begin_removal(Removal::OnlyNew);
+        store.unlink(&mut removing, Freeing::AtOnce);
+        drop(store.end_removal(removing));
         // A fatal failure has poisoned the log: the next call returns it.
         drop(make_spares(commit));
     }

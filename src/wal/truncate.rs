@@ -139,13 +139,13 @@ impl Wal {
         quiesced.publish_cut(created, cut, state)?;
         self.store.cut(quiesced.writer(), cut, seal.as_ref());
         drop(quiesced);
-        let removed = self.remove_retired()?;
+        let failure = self.remove_retired()?;
         drop(held);
         drop(panics);
         drop(maintenance_lock);
         run_maintenance(&self.commit);
         let holds = "remove, although the truncation took effect,";
-        removed.failure.map_or(Ok(()), |error| Err(error.after_effect(holds)))
+        failure.map_or(Ok(()), |error| Err(error.after_effect(holds)))
     }
 
     /// `last`: the last written record.

@@ -27,6 +27,7 @@ mod read_only;
 mod reading;
 mod ready;
 mod recovery;
+mod removal;
 mod salvage;
 mod support;
 mod tickets;

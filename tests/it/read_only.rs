@@ -982,14 +982,16 @@ fn damage_is_reported_as_by_an_open_and_a_full_disk_does_not_matter() {
 }
 
 #[test]
-fn nothing_is_written_and_nothing_is_locked() {
-    // Method: ask a hook. All calls of a reader are harmless.
+fn nothing_is_written_and_no_lock_is_taken_that_a_writer_needs() {
+    // Method: ask a hook. All calls of a reader are harmless. A shared lock of a segment only keeps
+    // its bytes from being freed in steps after its removal.
     let writer = disturbed();
     let fs = HookFs::new(writer.disk.clone(), |asked| match asked.call {
         Call::Canonicalize
         | Call::OpenDir
         | Call::List
         | Call::Open
+        | Call::LockShared
         | Call::Read
         | Call::Size
         | Call::Identity => Verdict::Go,

@@ -364,6 +364,25 @@ fn locks_and_atomics_come_from_threads() {
 }
 
 #[test]
+fn each_reader_of_a_segment_locks_it() {
+    // Method: look for `OpenMode::Read` outside `fs`. Only files that are never cut are opened so;
+    // `Dir::open_segment` opens the others.
+    let never_cut = ["current_path", "seal_path", "&*self.handle, &path", "open_file(path"];
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| source.module() != "fs") {
+        for (number, line) in source.code().filter(|(_, line)| line.contains("OpenMode::Read)")) {
+            seen += 1;
+            if !never_cut.iter().any(|name| line.contains(name)) {
+                wrong.push(format!("{}:{number}: {line}", source.path.display()));
+            }
+        }
+    }
+    assert!(seen >= never_cut.len(), "{seen} lines were found");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
 fn no_file_is_too_long_to_read() {
     // Method: count the lines before the unit tests.
     let long = |source: &Source| source.code().count() > LINES_MAX;

@@ -157,6 +157,10 @@ impl FsFile for MeterFile {
         self.inner.try_lock()
     }
 
+    fn try_lock_shared(&self) -> io::Result<()> {
+        self.inner.try_lock_shared()
+    }
+
     fn unlock(&self) -> io::Result<()> {
         self.inner.unlock()
     }

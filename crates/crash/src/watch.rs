@@ -241,6 +241,7 @@ fn same(call: sim::Call) -> Option<Call> {
         sim::Call::Unlink => Call::Unlink,
         sim::Call::SyncDir => Call::SyncDir,
         sim::Call::Lock => Call::Lock,
+        sim::Call::LockShared => Call::LockShared,
         sim::Call::Read => Call::Read,
         sim::Call::Write => Call::Write,
         sim::Call::Sync => Call::Sync,

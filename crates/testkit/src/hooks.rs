@@ -31,6 +31,7 @@ pub enum Call {
     Unlink,
     SyncDir,
     Lock,
+    LockShared,
     Random,
     Read,
     Write,
@@ -49,7 +50,8 @@ pub struct Asked<'a> {
     /// that the last rename gave it, and keeps it when it loses its name. Empty for
     /// [`Call::Random`].
     pub path: &'a Path,
-    /// The bytes of the file that a read or a write covers. Empty for all other calls.
+    /// The bytes of the file that a read or a write covers. Empty for all other calls; of a
+    /// [`Call::SetLen`], it is at the new end of the file.
     pub bytes: Range<u64>,
     file: Option<&'a dyn FsFile>,
 }
@@ -311,7 +313,7 @@ impl FsFile for HookFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.ask(Call::SetLen, 0, 0).apply_to(|| self.file.set_len(bytes))
+        self.ask(Call::SetLen, bytes, 0).apply_to(|| self.file.set_len(bytes))
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -324,6 +326,10 @@ impl FsFile for HookFile {
 
     fn try_lock(&self) -> io::Result<()> {
         self.ask(Call::Lock, 0, 0).apply_to(|| self.file.try_lock())
+    }
+
+    fn try_lock_shared(&self) -> io::Result<()> {
+        self.ask(Call::LockShared, 0, 0).apply_to(|| self.file.try_lock_shared())
     }
 
     fn unlock(&self) -> io::Result<()> {

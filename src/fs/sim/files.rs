@@ -1,5 +1,6 @@
 //! The simulated disk as a file system: what each call does to it.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use crate::fs::{Fs, FsDir, FsFile, Identity, Medium, OpenMode};
 
 use super::disk::{Disk, FileState, Node};
-use super::machine::{Call, Go, Machine, SimFs};
+use super::machine::{Call, Go, Held, Machine, SimFs};
 
 impl Fs for SimFs {
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
@@ -91,11 +92,32 @@ impl SimHandle {
     fn try_lock(&self) -> io::Result<()> {
         self.fs.call(
             Call::Lock,
-            |machine, _| match machine.locks.get(&self.node) {
-                Some(holder) if *holder != self.number => Err(io::ErrorKind::WouldBlock.into()),
-                _ => {
-                    machine.locks.insert(self.node, self.number);
-                    Ok(())
+            |machine, _| {
+                machine.unlock(self.node, self.number);
+                match machine.locks.get(&self.node) {
+                    Some(_) => Err(io::ErrorKind::WouldBlock.into()),
+                    None => {
+                        machine.locks.insert(self.node, Held::Exclusive(self.number));
+                        Ok(())
+                    }
+                }
+            },
+            |_| {},
+        )
+    }
+
+    fn try_lock_shared(&self) -> io::Result<()> {
+        self.fs.call(
+            Call::LockShared,
+            |machine, _| {
+                machine.unlock(self.node, self.number);
+                let free = || Held::Shared(BTreeSet::new());
+                match machine.locks.entry(self.node).or_insert_with(free) {
+                    Held::Exclusive(_) => Err(io::ErrorKind::WouldBlock.into()),
+                    Held::Shared(holders) => {
+                        holders.insert(self.number);
+                        Ok(())
+                    }
                 }
             },
             |_| {},
@@ -103,10 +125,7 @@ impl SimHandle {
     }
 
     fn unlock(&self) {
-        let mut machine = self.fs.machine();
-        if machine.locks.get(&self.node) == Some(&self.number) {
-            machine.locks.remove(&self.node);
-        }
+        self.fs.machine().unlock(self.node, self.number);
     }
 }
 
@@ -329,6 +348,10 @@ impl FsFile for SimFile {
 
     fn try_lock(&self) -> io::Result<()> {
         self.handle.try_lock()
+    }
+
+    fn try_lock_shared(&self) -> io::Result<()> {
+        self.handle.try_lock_shared()
     }
 
     fn unlock(&self) -> io::Result<()> {

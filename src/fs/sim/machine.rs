@@ -1,6 +1,6 @@
 //! The machine around a simulated disk: counts calls, and decides the outcome of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ pub enum Call {
     Unlink,
     SyncDir,
     Lock,
+    LockShared,
     Read,
     Write,
     Sync,
@@ -72,8 +73,8 @@ pub(super) struct Machine {
     pub(super) seed: u64,
     pub(super) clock: Duration,
     pub(super) medium: Medium,
-    /// The handles that hold the locks of files and directories.
-    pub(super) locks: BTreeMap<Node, u64>,
+    /// The locks of files and directories, and the handles that hold them.
+    pub(super) locks: BTreeMap<Node, Held>,
     pub(super) handles_open: u64,
     pub(super) handles_ever: u64,
     /// How many handles may be open; `None`: without limit.
@@ -86,6 +87,14 @@ pub(super) struct Machine {
     /// In the order of the first reads.
     pub(super) files_read: Vec<FileId>,
     pub(super) record: Option<Record>,
+}
+
+/// A lock that handles hold.
+#[derive(Debug, Clone)]
+pub(super) enum Held {
+    Exclusive(u64),
+    /// At least one.
+    Shared(BTreeSet<u64>),
 }
 
 /// How far a call gets.
@@ -375,6 +384,21 @@ impl Machine {
         }
     }
 
+    /// Frees the lock that a handle holds, if it holds one.
+    pub(super) fn unlock(&mut self, node: Node, handle: u64) {
+        let is_free = match self.locks.get_mut(&node) {
+            None => return,
+            Some(Held::Exclusive(holder)) => *holder == handle,
+            Some(Held::Shared(holders)) => {
+                holders.remove(&handle);
+                holders.is_empty()
+            }
+        };
+        if is_free {
+            self.locks.remove(&node);
+        }
+    }
+
     /// Fails as the system does if no further file can be opened.
     pub(super) fn check_handles(&self) -> io::Result<()> {
         match self.handles_max {
@@ -435,8 +459,8 @@ impl Record {
 }
 
 fn changes(call: Call) -> bool {
-    use Call::{Identity, List, Lock, Open, OpenDir, Read, Size};
-    !matches!(call, Identity | List | Lock | Open | OpenDir | Read | Size)
+    use Call::{Identity, List, Lock, LockShared, Open, OpenDir, Read, Size};
+    !matches!(call, Identity | List | Lock | LockShared | Open | OpenDir | Read | Size)
 }
 
 /// A sequence of numbers that depends only on its seed (Sebastiano Vigna's SplitMix64).

@@ -184,6 +184,41 @@ fn a_forked_child_frees_no_lock_of_its_parent() {
 }
 
 #[test]
+fn a_shared_lock_excludes_the_exclusive_one_alone() {
+    // Method: walk through the two locks with three handles of a file, on the simulated disk and
+    // on the real one.
+    let fs = SimFs::new(1);
+    drop(created(&fs, "/f"));
+    check_shared_locks(|| root(&fs).open(name("/f"), OpenMode::ReadWrite).unwrap());
+    #[cfg(target_os = "linux")]
+    {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = crate::fs::OsFs::new().open_dir(scratch.path()).unwrap();
+        check_shared_locks(|| dir.open(name("/f"), OpenMode::OpenOrCreate).unwrap());
+    }
+}
+
+fn check_shared_locks(open: impl Fn() -> Box<dyn FsFile>) {
+    let is_refused = |outcome: io::Result<()>| {
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    };
+    let [first, second, third] = [open(), open(), open()];
+    first.try_lock_shared().unwrap();
+    first.try_lock_shared().unwrap();
+    second.try_lock_shared().unwrap();
+    is_refused(third.try_lock());
+    is_refused(first.try_lock()); // And its shared lock is gone.
+    drop(second);
+    third.try_lock().unwrap();
+    is_refused(first.try_lock_shared());
+    third.try_lock_shared().unwrap();
+    first.try_lock_shared().unwrap();
+    third.unlock().unwrap();
+    first.try_lock().unwrap();
+    is_refused(third.try_lock_shared());
+}
+
+#[test]
 fn names_come_and_go_as_in_std() {
     // Method: cause the errors that the log tells apart, one by one.
     let fs = SimFs::new(1);

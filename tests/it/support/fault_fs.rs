@@ -60,8 +60,8 @@ impl Fault {
     /// Whether the call of `site` can fail in this way.
     pub(crate) fn can_hit(self, site: &Site) -> bool {
         use Call::{
-            Canonicalize, Create, CreateDir, Identity, List, Lock, Open, OpenDir, Random, Read,
-            Size, Unlink, Write,
+            Canonicalize, Create, CreateDir, Identity, List, Lock, LockShared, Open, OpenDir,
+            Random, Read, Size, Unlink, Write,
         };
         let call = site.call;
         match self {
@@ -69,11 +69,29 @@ impl Fault {
             // These calls leave nothing on the disk, so the fault would be the same as `Broken`.
             Fault::BrokenAfterwards => !matches!(
                 call,
-                Canonicalize | OpenDir | List | Open | Read | Size | Random | Lock | Identity
+                Canonicalize
+                    | OpenDir
+                    | List
+                    | Open
+                    | Read
+                    | Size
+                    | Random
+                    | Lock
+                    | LockShared
+                    | Identity
             ),
             Fault::Full => !matches!(
                 call,
-                Canonicalize | OpenDir | List | Open | Read | Size | Random | Unlink | Identity
+                Canonicalize
+                    | OpenDir
+                    | List
+                    | Open
+                    | Read
+                    | Size
+                    | Random
+                    | LockShared
+                    | Unlink
+                    | Identity
             ),
             Fault::NoRoom => site.extends || matches!(call, Create | CreateDir),
             Fault::FullForLong => matches!(call, Write | Create | CreateDir),

@@ -1,4 +1,5 @@
-//! `OpenFiles`: a disk that counts the open files. It lets a test act just after a file was opened.
+//! `OpenFiles`: a disk that counts the open files. It lets a test act just after a reader has
+//! opened a segment.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -22,15 +23,23 @@ pub(crate) struct OpenFiles {
     after_open: Arc<AfterOpen>,
 }
 
-#[derive(Debug)]
 struct OpenFile {
     file: Box<dyn FsFile>,
     path: PathBuf,
     counts: Counts,
+    mode: OpenMode,
+    after_open: Arc<AfterOpen>,
+}
+
+impl fmt::Debug for OpenFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "OpenFile({:?})", self.file)
+    }
 }
 
 impl OpenFiles {
-    /// Wraps `disk`. `after_open` is called after each opening of a file for reading.
+    /// Wraps `disk`. `after_open` is called after a reader has opened a segment, and has made sure
+    /// that it has a name.
     pub(crate) fn new(
         disk: SimFs,
         after_open: impl Fn(&Path) + Send + Sync + 'static,
@@ -88,11 +97,19 @@ impl FsFile for OpenFile {
     }
 
     fn identity(&self) -> io::Result<Option<Identity>> {
-        self.file.identity()
+        let identity = self.file.identity();
+        if self.mode == OpenMode::Read {
+            (self.after_open)(&self.path);
+        }
+        identity
     }
 
     fn try_lock(&self) -> io::Result<()> {
         self.file.try_lock()
+    }
+
+    fn try_lock_shared(&self) -> io::Result<()> {
+        self.file.try_lock_shared()
     }
 
     fn unlock(&self) -> io::Result<()> {
@@ -119,11 +136,8 @@ impl FsDir for OpenDir {
         let counts = self.fs.counts.clone();
         *counts.lock().unwrap_or_else(PoisonError::into_inner).entry(path.clone()).or_default() +=
             1;
-        let file = Box::new(OpenFile { file, path: path.clone(), counts });
-        if mode == OpenMode::Read {
-            (self.fs.after_open)(&path);
-        }
-        Ok(file)
+        let after_open = self.fs.after_open.clone();
+        Ok(Box::new(OpenFile { file, path, counts, mode, after_open }))
     }
 
     fn rename(&self, source: &OsStr, target: &OsStr) -> io::Result<()> {
