@@ -92,11 +92,7 @@ impl Daemon {
         variables: &[(&str, &str)],
     ) -> Result<Daemon, Refused> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_seawalld"));
-        command
-            .args(["run", "--dir"])
-            .arg(dir)
-            .env("NO_COLOR", "1")
-            .envs(variables.iter().copied());
+        command.args(["run", "--dir"]).arg(dir).envs(variables.iter().copied());
         for setting in SETTINGS.iter().chain(settings) {
             command.args(["--set", setting]);
         }
