@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1::log_client::LogClient;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::common::connect;
 
 /// A process that does not start or end within this time is stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const SEAWALLD: &str = env!("CARGO_BIN_EXE_seawalld");
 
 /// Settings for a disk of the machine that may be nearly full: no mark, and little ballast.
 const SETTINGS: [&str; 5] = [
@@ -28,6 +31,7 @@ const SETTINGS: [&str; 5] = [
 ];
 
 /// A `seawalld` that is killed if the test forgets it.
+#[derive(Debug)]
 pub(crate) struct Daemon {
     child: Child,
     pub(crate) addr: SocketAddr,
@@ -73,21 +77,34 @@ impl Daemon {
         }
     }
 
-    /// Starts with variables of the environment.
-    #[cfg(feature = "otlp")]
-    pub(crate) fn with_variables(dir: &Path, variables: &[(&str, &str)]) -> Daemon {
-        Daemon::spawn(dir, &[], variables).unwrap_or_else(|refused| panic!("{}", refused.text))
-    }
-
     /// Starts, and returns when the node serves, or when the process has ended instead.
     pub(crate) fn try_with(dir: &Path, settings: &[&str]) -> Result<Daemon, Refused> {
-        Daemon::spawn(dir, settings, &[])
+        Daemon::launch(Command::new(SEAWALLD), dir, settings, &[])
     }
 
-    fn spawn(dir: &Path, settings: &[&str], variables: &[(&str, &str)]) -> Result<Daemon, Refused> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_seawalld"));
-        command.args(["run", "--dir"]).arg(dir).env("NO_COLOR", "1");
-        command.envs(variables.iter().copied());
+    /// Starts under a program that runs the one that its last arguments name, as its own process.
+    pub(crate) fn under(program: &[&str], dir: &Path) -> Daemon {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(SEAWALLD);
+        match Daemon::launch(command, dir, &[], &[]) {
+            Ok(daemon) => daemon,
+            Err(refused) => panic!("it did not start: {:?}\n{}", refused.code, refused.text),
+        }
+    }
+
+    /// Starts with variables of the environment.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn start_with(dir: &Path, variables: &[(&str, &str)]) -> Daemon {
+        Daemon::launch(Command::new(SEAWALLD), dir, &[], variables).unwrap()
+    }
+
+    fn launch(
+        mut command: Command,
+        dir: &Path,
+        settings: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Daemon, Refused> {
+        command.args(["run", "--dir"]).arg(dir).envs(variables.iter().copied());
         for setting in SETTINGS.iter().chain(settings) {
             command.args(["--set", setting]);
         }
@@ -176,6 +193,14 @@ impl Drop for Daemon {
     }
 }
 
+/// Returns whether an error says that the node ends, or that the connection broke. Such a request
+/// may have been done. Others were not.
+pub(crate) fn is_the_end(status: &Status) -> bool {
+    let broke = status.code() == Code::Internal && status.message().contains("h2");
+    // What the client's transport says of a connection that has gone.
+    broke || matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
+}
+
 /// A file system of its own on a small disk: ext4 on a loop device. Unmounted when dropped.
 pub(crate) struct SmallDisk {
     // Dropped last, after the mount is gone.
@@ -217,7 +242,7 @@ impl SmallDisk {
         fs2::available_space(self.point()).unwrap()
     }
 
-    /// Fills the disk with another file, but for so many bytes.
+    /// Fills the disk with another file, except for so many bytes.
     pub(crate) fn fill(&self, left: u64) {
         let mut file = fs::File::options().create(true).append(true).open(self.other()).unwrap();
         let mut bytes = vec![0xBA; 64 << 10];
