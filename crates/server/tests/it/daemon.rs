@@ -19,8 +19,6 @@ use crate::common::connect;
 /// A process that does not start or end within this time is stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const SEAWALLD: &str = env!("CARGO_BIN_EXE_seawalld");
-
 /// Settings for a disk of the machine that may be nearly full: no mark, and little ballast.
 const SETTINGS: [&str; 5] = [
     "listen=127.0.0.1:0",
@@ -79,31 +77,21 @@ impl Daemon {
 
     /// Starts, and returns when the node serves, or when the process has ended instead.
     pub(crate) fn try_with(dir: &Path, settings: &[&str]) -> Result<Daemon, Refused> {
-        Daemon::launch(Command::new(SEAWALLD), dir, settings, &[])
-    }
-
-    /// Starts under a program that runs the one that its last arguments name, as its own process.
-    pub(crate) fn under(program: &[&str], dir: &Path) -> Daemon {
-        let mut command = Command::new(program[0]);
-        command.args(&program[1..]).arg(SEAWALLD);
-        match Daemon::launch(command, dir, &[], &[]) {
-            Ok(daemon) => daemon,
-            Err(refused) => panic!("it did not start: {:?}\n{}", refused.code, refused.text),
-        }
+        Daemon::launch(dir, settings, &[])
     }
 
     /// Starts with variables of the environment.
     #[cfg(feature = "otlp")]
     pub(crate) fn start_with(dir: &Path, variables: &[(&str, &str)]) -> Daemon {
-        Daemon::launch(Command::new(SEAWALLD), dir, &[], variables).unwrap()
+        Daemon::launch(dir, &[], variables).unwrap()
     }
 
     fn launch(
-        mut command: Command,
         dir: &Path,
         settings: &[&str],
         variables: &[(&str, &str)],
     ) -> Result<Daemon, Refused> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seawalld"));
         command.args(["run", "--dir"]).arg(dir).envs(variables.iter().copied());
         for setting in SETTINGS.iter().chain(settings) {
             command.args(["--set", setting]);

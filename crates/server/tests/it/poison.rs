@@ -168,27 +168,3 @@ fn a_sync_of_two_seconds_breaks_nothing() {
         daemon.stop();
     });
 }
-
-#[test]
-fn a_node_serves_after_it_has_applied_what_its_log_had() {
-    // Method: after a kill, the log does not say that its last entry is committed. A new entry
-    // says it, and its sync is slow. A node that serves before that lacks the last record.
-    run(async {
-        let dir = tempfile::tempdir().unwrap();
-        let daemon = Daemon::start(dir.path());
-        let mut client = daemon.log().await;
-        for number in 0..3 {
-            client.produce(one("", number.to_string())).await.unwrap();
-        }
-        let Some(tracer) = Tracer::attach(&daemon, "fdatasync:delay_exit=1") else { return };
-        drop(tracer);
-        daemon.kill();
-        let slow = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=700ms"];
-        let strace = [&["strace", "-D", "-f", "-o", "/dev/null"], &slow[..]].concat();
-        let daemon = Daemon::under(&strace, dir.path());
-        let request = log::ConsumeRequest { max_bytes: 1 << 20, ..Default::default() };
-        let answer = daemon.log().await.consume(request).await.unwrap().into_inner();
-        assert_eq!(answer.next_offset, 3, "a local read lacks an acknowledged record");
-        daemon.kill();
-    });
-}
