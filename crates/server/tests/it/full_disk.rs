@@ -138,7 +138,11 @@ fn write(
                 ..one("", format!("{number} {sequence} {}", "x".repeat(20_000)))
             };
             match client.produce(request).await {
-                Ok(_) => sequence += 1,
+                // Not so fast that the records alone fill the disk.
+                Ok(_) => {
+                    sequence += 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
                 Err(status) if is_storage_full(&status) => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -173,7 +177,7 @@ async fn check(client: &mut LogClient<Channel>, acknowledged: &[u64]) -> usize {
 fn a_disk_that_fills_under_load_and_is_freed_in_time_stops_nothing() {
     // Method: another file takes the last block, again and again, also what the ballast gave.
     run(async {
-        let Some(disk) = SmallDisk::mount(48) else { return };
+        let Some(disk) = SmallDisk::mount(128) else { return };
         let settings = ["space.ballast_bytes=256KiB", "log.segment_bytes=1MiB"];
         let daemon = Daemon::with(&disk.data(), &settings);
         let stop = Arc::new(AtomicBool::new(false));
