@@ -47,8 +47,8 @@ impl LogService {
         request: log::ProduceRequest,
         when_full: WhenFull,
     ) -> Result<Pending, Status> {
+        self.guard.authorize(extensions, Action::Produce, &request.stream)?;
         let append = self.to_append(request)?;
-        self.guard.authorize(extensions, Action::Produce, &append.stream)?;
         let running = self.node.running()?;
         if let Some(reason) = running.space.refusal() {
             return Err(RequestError::StorageFull { reason }.into());

@@ -102,6 +102,16 @@ fn each_call_is_judged_by_the_policy_and_a_reload_counts_at_once() {
             let judged = [
                 (code(log.produce(one(stream, "x")).await), produces),
                 (streamed, produces),
+                (
+                    match code(
+                        log.produce(log::ProduceRequest { record: None, ..one(stream, "") }).await,
+                    ) {
+                        // Who may produce learns what is wrong with the request, and no other caller does.
+                        Code::InvalidArgument => Code::Ok,
+                        other => other,
+                    },
+                    produces,
+                ),
                 (code(log.consume(consume.clone()).await), consumes),
                 (code(log.consume_stream(consume).await), consumes),
                 (code(admin.offsets(offsets).await), consumes),
