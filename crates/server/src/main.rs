@@ -3,7 +3,7 @@
 mod args;
 mod demo;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -67,7 +67,10 @@ impl Events {
         let filter = EnvFilter::try_from_env("SEAWALLD_LOG")
             .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
         let lines = match format {
-            LogFormat::Text => fmt::layer().with_writer(io::stderr).boxed(),
+            LogFormat::Text => {
+                let is_terminal = io::stderr().is_terminal();
+                fmt::layer().with_ansi(is_terminal).with_writer(io::stderr).boxed()
+            }
             LogFormat::Json => fmt::layer().json().with_writer(io::stderr).boxed(),
         };
         let subscriber = registry().with(lines.with_filter(filter));

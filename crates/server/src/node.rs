@@ -353,7 +353,6 @@ fn group_options(node: &Node, group_dir: &Path, found: Option<&Identity>) -> Gro
             cursors_per_stream_max: config.limits.cursors,
             ..IndexLimits::default()
         },
-        must_be_new: found.is_none(),
         must_be_applied: found.is_some_and(|found| found.limits != limits),
     }
 }

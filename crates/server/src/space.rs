@@ -125,7 +125,10 @@ impl Space {
             Err(error) => return Err(error),
         }
         let file = File::create(&path)?;
-        let made = fs2::FileExt::allocate(&file, bytes).and_then(|()| file.sync_all());
+        // The error of `allocate` names another reason: it takes the thread's last one.
+        let full = |_| io::Error::new(io::ErrorKind::StorageFull, "there is no space for it");
+        let made =
+            fs2::FileExt::allocate(&file, bytes).map_err(full).and_then(|()| file.sync_all());
         if made.is_err() {
             // Half a ballast would take space that the log needs.
             fs::remove_file(&path)?;

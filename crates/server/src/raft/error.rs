@@ -40,16 +40,6 @@ pub enum OpenError {
         /// The last entry that is purged.
         purged: Option<u64>,
     },
-    /// The log has entries, and nothing says whose it is.
-    #[error(
-        "{}: there is a log with entries, and no node.toml that names its node: restore node.toml, \
-         or use another directory",
-        dir.display()
-    )]
-    Unnamed {
-        /// The directory of the log.
-        dir: PathBuf,
-    },
     /// A limit was changed, and entries must be judged again, by the limits that they had met.
     #[error(
         "{}: limits.streams, limits.producers or limits.cursors differ from those of the last run, \

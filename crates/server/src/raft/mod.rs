@@ -42,8 +42,6 @@ pub(crate) struct GroupOptions {
     pub(crate) segment_bytes: u64,
     pub(crate) storage_full_wait: Duration,
     pub(crate) limits: IndexLimits,
-    /// Nothing says whose the log is: one with entries is refused.
-    pub(crate) must_be_new: bool,
     /// The limits are new: a log with entries that must be judged again is refused.
     pub(crate) must_be_applied: bool,
     /// Learns how long each sync of the log took.
@@ -125,9 +123,6 @@ impl Group {
         let reader = store.get_log_reader().await;
         let state = store.get_log_state().await.map_err(OpenError::engine)?;
         let had_entries = state.last_log_id.is_some();
-        if had_entries && options.must_be_new {
-            return Err(OpenError::Unnamed { dir: log_dir(&options.dir) });
-        }
         let shared = {
             let dir = index_dir(&options.dir);
             let limits = options.limits;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1::log_client::LogClient;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::common::connect;
 
@@ -30,6 +31,7 @@ const SETTINGS: [&str; 5] = [
 ];
 
 /// A `seawalld` that is killed if the test forgets it.
+#[derive(Debug)]
 pub(crate) struct Daemon {
     child: Child,
     pub(crate) addr: SocketAddr,
@@ -75,11 +77,15 @@ impl Daemon {
         }
     }
 
+    /// Starts, and returns when the node serves, or when the process has ended instead.
+    pub(crate) fn try_with(dir: &Path, settings: &[&str]) -> Result<Daemon, Refused> {
+        Daemon::launch(Command::new(BIN), dir, settings, &[])
+    }
+
     /// Starts with variables of the environment.
     #[cfg(feature = "otlp")]
-    pub(crate) fn with_variables(dir: &Path, variables: &[(&str, &str)]) -> Daemon {
-        Daemon::spawn(Command::new(BIN), dir, &[], variables)
-            .unwrap_or_else(|refused| panic!("{}", refused.text))
+    pub(crate) fn start_with(dir: &Path, variables: &[(&str, &str)]) -> Daemon {
+        Daemon::launch(Command::new(BIN), dir, &[], variables).unwrap()
     }
 
     /// Starts after a command of the shell.
@@ -87,15 +93,10 @@ impl Daemon {
     pub(crate) fn under(dir: &Path, command: &str) -> Daemon {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("{command} && exec \"$0\" \"$@\""), BIN]);
-        Daemon::spawn(shell, dir, &[], &[]).unwrap_or_else(|refused| panic!("{}", refused.text))
+        Daemon::launch(shell, dir, &[], &[]).unwrap()
     }
 
-    /// Starts, and returns when the node serves, or when the process has ended instead.
-    pub(crate) fn try_with(dir: &Path, settings: &[&str]) -> Result<Daemon, Refused> {
-        Daemon::spawn(Command::new(BIN), dir, settings, &[])
-    }
-
-    fn spawn(
+    fn launch(
         mut command: Command,
         dir: &Path,
         settings: &[&str],
@@ -191,6 +192,14 @@ impl Drop for Daemon {
     }
 }
 
+/// Returns whether an error says that the node ends, or that the connection broke. Such a request
+/// may have been done. Others were not.
+pub(crate) fn is_the_end(status: &Status) -> bool {
+    let broke = status.code() == Code::Internal && status.message().contains("h2");
+    // What the client's transport says of a connection that has gone.
+    broke || matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
+}
+
 /// A file system of its own on a small disk: ext4 on a loop device. Unmounted when dropped.
 pub(crate) struct SmallDisk {
     // Dropped last, after the mount is gone.
@@ -232,7 +241,7 @@ impl SmallDisk {
         fs2::available_space(self.point()).unwrap()
     }
 
-    /// Fills the disk with another file, but for so many bytes.
+    /// Fills the disk with another file, except for so many bytes.
     pub(crate) fn fill(&self, left: u64) {
         let mut file = fs::File::options().create(true).append(true).open(self.other()).unwrap();
         let mut bytes = vec![0xBA; 64 << 10];

@@ -18,7 +18,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use crate::common::{connect, one, read_all, refused, run};
-use crate::daemon::{Daemon, SmallDisk};
+use crate::daemon::{Daemon, SmallDisk, is_the_end};
 
 /// Waits until a condition holds.
 async fn until(what: &str, seconds: u64, mut holds: impl AsyncFnMut() -> bool) {
@@ -138,7 +138,11 @@ fn write(
                 ..one("", format!("{number} {sequence} {}", "x".repeat(20_000)))
             };
             match client.produce(request).await {
-                Ok(_) => sequence += 1,
+                // Not so fast that the records alone fill the disk.
+                Ok(_) => {
+                    sequence += 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
                 Err(status) if is_storage_full(&status) => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -173,7 +177,7 @@ async fn check(client: &mut LogClient<Channel>, acknowledged: &[u64]) -> usize {
 fn a_disk_that_fills_under_load_and_is_freed_in_time_stops_nothing() {
     // Method: another file takes the last block, again and again, also what the ballast gave.
     run(async {
-        let Some(disk) = SmallDisk::mount(48) else { return };
+        let Some(disk) = SmallDisk::mount(128) else { return };
         let settings = ["space.ballast_bytes=256KiB", "log.segment_bytes=1MiB"];
         let daemon = Daemon::with(&disk.data(), &settings);
         let stop = Arc::new(AtomicBool::new(false));
@@ -241,12 +245,13 @@ fn a_disk_that_stays_full_ends_the_node_with_3_and_a_start_serves_all() {
             }
             assert!(start.elapsed() < Duration::from_secs(60), "the disk is never full");
         };
-        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert!(is_the_end(&status), "{status:?}");
         assert_eq!(daemon.ended().code(), Some(3), "{}", daemon.events().text());
         let mut acknowledged = Vec::new();
         for writer in writers {
             let (count, error) = writer.await.unwrap();
-            assert_eq!(error.unwrap().code(), Code::Unavailable);
+            let error = error.unwrap();
+            assert!(is_the_end(&error), "{error:?}");
             acknowledged.push(count);
         }
 

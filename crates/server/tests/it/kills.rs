@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::common::{connect, from, one, read_all, run, values};
-use crate::daemon::{Daemon, tell};
+use crate::daemon::{Daemon, is_the_end, tell};
 
 /// Writers that wait for each answer, and writers with requests in flight on a stream.
 const UNARY: usize = 2;
@@ -132,10 +132,7 @@ impl Writer {
 
     /// A retry is never refused: the end of the node is the only error.
     fn checked(self, status: &Status) -> Writer {
-        let is_the_end = matches!(status.code(), Code::Unavailable | Code::Unknown)
-            || status.code() == Code::Cancelled
-            || (status.code() == Code::Internal && status.message().contains("h2"));
-        assert!(is_the_end, "{}, sequence {}: {status:?}", self.name, self.next);
+        assert!(is_the_end(status), "{}, sequence {}: {status:?}", self.name, self.next);
         self
     }
 }
@@ -288,7 +285,7 @@ async fn settle(dir: &Path, plan: Plan, mut writers: Vec<Writer>, reader: Reader
     assert!(found == cursor || found == cursor + 1, "the cursor is at {found}, not at {cursor}");
     let records = read_all(&mut client, "default").await;
 
-    // Each offset holds one value, whoever tells it.
+    // Each offset holds one value, from any source that tells it.
     let mut told: BTreeMap<u64, String> = reader.seen;
     let mut tell_of = |offset: u64, value: String, who: &str| match told.entry(offset) {
         Entry::Vacant(entry) => {

@@ -192,8 +192,8 @@ fn a_crash_of_the_first_start_is_made_good() {
         fs::remove_file(dir.path().join("node.toml")).unwrap();
         let error = refusal(config(dir.path())).await;
         let is_unnamed =
-            matches!(&error, ServerError::Node(NodeError::Open(OpenError::Unnamed { .. })));
-        assert!(is_unnamed, "the engine does not run on it: {error}");
+            matches!(&error, ServerError::Node(NodeError::Identity(IdentityError::Unnamed { .. })));
+        assert!(is_unnamed, "{error}");
 
         // The identity was written, and the log was made and has no entry.
         let dir = tempfile::tempdir().unwrap();

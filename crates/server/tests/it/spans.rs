@@ -67,7 +67,7 @@ fn a_collector_gets_a_span_of_each_call_and_no_record() {
         });
         let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
         let path = dir.path().to_owned();
-        let mut daemon = Daemon::with_variables(&path, &variables);
+        let mut daemon = Daemon::start_with(&path, &variables);
         let mut client = LogClient::new(connect(daemon.addr).await);
         let mut request = tonic::Request::new(one("", "a secret of the client"));
         let metadata = request.metadata_mut();
