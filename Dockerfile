@@ -2,11 +2,13 @@
 #
 #   docker build -t seawalld .
 #   docker run -p 7000:7000 -p 127.0.0.1:7001:7001 -v seawalld:/data \
-#       -e SEAWALLD_BOOTSTRAP_EXPECT=1 -e SEAWALLD_INSECURE=true seawalld
+#       -e SEAWALLD_BOOTSTRAP_EXPECT=1 -e SEAWALLD_ADVERTISE=127.0.0.1:7000 \
+#       -e SEAWALLD_INSECURE=true seawalld
 #
-# The node listens on all addresses of the container. It therefore needs TLS (mount the files, and
-# set SEAWALLD_TLS_CERT, SEAWALLD_TLS_KEY and SEAWALLD_TLS_CLIENT_CA), or SEAWALLD_INSECURE=true if
-# every client of the container's network may read and write.
+# SEAWALLD_ADVERTISE is the address under which clients find the node. The node listens on all
+# addresses of the container. It therefore needs TLS (mount the files, and set SEAWALLD_TLS_CERT,
+# SEAWALLD_TLS_KEY, SEAWALLD_TLS_CLIENT_CA and SEAWALLD_POLICY), or SEAWALLD_INSECURE=true if every
+# client that reaches the port may read and write.
 
 FROM rust:1-bookworm AS build
 WORKDIR /src

@@ -582,6 +582,16 @@ mod tests {
     }
 
     #[test]
+    fn the_container_starts_as_its_file_says() {
+        // Method: the variables of the image, and those of the command in its first comment.
+        let text = std::fs::read_to_string("../../Dockerfile").unwrap();
+        let pairs = text.split_whitespace().filter_map(|word| word.split_once('='));
+        let variables: Vec<_> = pairs.filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        assert!(variables.len() >= 6, "{variables:?}");
+        load("", &variables, &[]).unwrap();
+    }
+
+    #[test]
     fn the_page_of_the_server_lists_each_setting() {
         let page = std::fs::read_to_string("../../docs/server.md").unwrap();
         for (key, _) in KEYS {

@@ -11,6 +11,7 @@ pub mod guard;
 mod health;
 mod http;
 mod identity;
+mod intake;
 pub mod listen;
 mod metrics;
 mod node;

@@ -210,6 +210,10 @@ async fn run_server(
     config: Config,
     announce: impl FnOnce(String, Option<SocketAddr>) -> io::Result<()> + Send + 'static,
 ) -> anyhow::Result<()> {
+    // First: a signal that comes meanwhile ends or reloads the server, and does not kill it.
+    let signals = Signals::new()?;
+    let hangup = Signals::hangup()?;
+    raise_descriptors(&config);
     let server = Server::bind(config).await?;
     let addr = server.addr();
     let page = server.metrics_addr();
@@ -224,12 +228,34 @@ async fn run_server(
             let _lost = announce(format!("http://{addr}"), page);
         }
     });
-    let signals = Signals::new()?;
-    let reloading = tokio::spawn(reload_on_hangup(server.reloader(), Signals::hangup()?));
+    let reloading = tokio::spawn(reload_on_hangup(server.reloader(), hangup));
     let outcome = server.run(signals.first()).await;
     announcing.abort();
     reloading.abort();
     Ok(outcome?)
+}
+
+/// Lets the process open as many files as its connections and its log may need: many systems give
+/// 1,024 at first. Without one, the log cannot begin a segment, and the node fails.
+fn raise_descriptors(config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    // Of sockets that are not ready yet, of the nodes, of the port of the operator, and of the log.
+    const OTHERS: u64 = 256 + 64 + 64 + 256;
+    let wanted = config.limits.connections as u64 + OTHERS;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let possible = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = Rlimit { current: Some(possible), maximum: limit.maximum };
+    let outcome = setrlimit(Resource::Nofile, raised);
+    if possible < wanted || outcome.is_err() {
+        let connections = config.limits.connections;
+        tracing::warn!(
+            "{connections} connections and the log may need {wanted} open files, and the system \
+             gives fewer: raise `ulimit -n`, or lower limits.connections"
+        );
+    }
 }
 
 /// Reads the files of TLS and the policy again at each SIGHUP.

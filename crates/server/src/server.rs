@@ -16,6 +16,7 @@ use crate::config::{Config, ConfigError};
 use crate::guard::{Guard, Transport};
 use crate::health;
 use crate::http;
+use crate::intake::{Intake, QUESTION_BYTES_MAX, RECORDS_BYTES_MAX};
 use crate::listen::{ListenOptions, listen};
 use crate::metrics;
 use crate::node::{Node, NodeError, State, Tasks};
@@ -24,9 +25,6 @@ use crate::service::admin::AdminService;
 use crate::service::log::LogService;
 use crate::tls::{TlsError, TlsFiles, TlsHandle};
 use crate::watchers::stopped;
-
-/// The largest message that a client may send: a batch of 1 MiB, and what encodes it.
-const MESSAGE_BYTES_MAX: usize = 3 << 19;
 
 /// How long requests that have begun may take after the node was told to end.
 const DRAIN_WAIT: Duration = Duration::from_secs(5);
@@ -331,16 +329,19 @@ where
     let guard = Guard::new(access.policy.clone(), transport);
     let log = LogService { node: node.clone(), guard: guard.clone() };
     let admin = AdminService { node: node.clone(), guard };
-    let log = LogServer::new(log).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let admin = AdminServer::new(admin).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let log = LogServer::new(log).max_decoding_message_size(RECORDS_BYTES_MAX);
+    let admin = AdminServer::new(admin).max_decoding_message_size(QUESTION_BYTES_MAX);
+    let health = health.max_decoding_message_size(QUESTION_BYTES_MAX);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(seawall_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
-        .map_err(|error| ServerError::Transport { reason: error.to_string() })?;
+        .map_err(|error| ServerError::Transport { reason: error.to_string() })?
+        .max_decoding_message_size(QUESTION_BYTES_MAX);
     let calls = node.config().limits.calls_per_connection;
     let router = tonic::transport::Server::builder()
         .layer(Observe { metrics: node.metrics().clone() })
+        .layer(Intake::new(node.config().limits.queue_bytes.as_u64()))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(calls)

@@ -47,8 +47,8 @@ impl LogService {
         request: log::ProduceRequest,
         when_full: WhenFull,
     ) -> Result<Pending, Status> {
+        self.guard.authorize(extensions, Action::Produce, &request.stream)?;
         let append = self.to_append(request)?;
-        self.guard.authorize(extensions, Action::Produce, &append.stream)?;
         let running = self.node.running()?;
         if let Some(reason) = running.space.refusal() {
             return Err(RequestError::StorageFull { reason }.into());
@@ -215,8 +215,12 @@ impl log::log_server::Log for LogService {
         let (_, extensions, request) = request.into_parts();
         let max_wait = Duration::from_millis(u64::from(request.max_wait_ms));
         let wanted = self.wanted(&extensions, request).await?;
+        let stream = wanted.stream.clone();
         let mut consumer = Consumer::new(&self.node, wanted);
-        Ok(Response::new(consumer.once(max_wait).await?))
+        let answer = consumer.once(max_wait).await;
+        // The policy may have changed while the consumer waited.
+        self.guard.authorize(&extensions, Action::Consume, &stream)?;
+        Ok(Response::new(answer?))
     }
 
     async fn consume_stream(

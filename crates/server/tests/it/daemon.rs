@@ -19,6 +19,8 @@ use crate::common::connect;
 /// A process that does not start or end within this time is stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+const BIN: &str = env!("CARGO_BIN_EXE_seawalld");
+
 /// Settings for a disk of the machine that may be nearly full: no mark, and little ballast.
 const SETTINGS: [&str; 5] = [
     "listen=127.0.0.1:0",
@@ -77,22 +79,31 @@ impl Daemon {
 
     /// Starts, and returns when the node serves, or when the process has ended instead.
     pub(crate) fn try_with(dir: &Path, settings: &[&str]) -> Result<Daemon, Refused> {
-        Daemon::launch(dir, settings, &[])
+        Daemon::launch(Command::new(BIN), dir, settings, &[])
     }
 
     /// Starts with variables of the environment.
     #[cfg(feature = "otlp")]
     pub(crate) fn start_with(dir: &Path, variables: &[(&str, &str)]) -> Daemon {
-        Daemon::launch(dir, &[], variables).unwrap()
+        Daemon::launch(Command::new(BIN), dir, &[], variables).unwrap()
+    }
+
+    /// Starts after a command of the shell.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn under(dir: &Path, command: &str) -> Daemon {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{command} && exec \"$0\" \"$@\""), BIN]);
+        Daemon::launch(shell, dir, &[], &[]).unwrap()
     }
 
     fn launch(
+        mut command: Command,
         dir: &Path,
         settings: &[&str],
         variables: &[(&str, &str)],
     ) -> Result<Daemon, Refused> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_seawalld"));
-        command.args(["run", "--dir"]).arg(dir).envs(variables.iter().copied());
+        command.args(["run", "--dir"]).arg(dir).env("NO_COLOR", "1");
+        command.envs(variables.iter().copied());
         for setting in SETTINGS.iter().chain(settings) {
             command.args(["--set", setting]);
         }

@@ -5,6 +5,7 @@ mod common;
 mod consume;
 mod daemon;
 mod full_disk;
+mod hostile;
 mod idle;
 mod kills;
 mod operator;

@@ -81,3 +81,22 @@ fn wrong_settings_and_taken_ports_end_with_2_and_a_reason() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains("consumed \"close\" from offset 2"), "{text}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_process_may_open_as_many_files_as_its_connections_need() {
+    // Method: start it with a low limit that may be raised, and with one that may not. Look at what
+    // the system says of the process.
+    for (command, limit, warns) in
+        [("ulimit -Sn 200", "1640", false), ("ulimit -n 700", "700", true)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = Daemon::under(dir.path(), command);
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.id())).unwrap();
+        let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(files.split_whitespace().nth(3), Some(limit), "{files}");
+        let text = daemon.events().text();
+        assert_eq!(text.contains("raise `ulimit -n`"), warns, "{text}");
+        daemon.stop();
+    }
+}

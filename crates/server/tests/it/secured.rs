@@ -102,6 +102,16 @@ fn each_call_is_judged_by_the_policy_and_a_reload_counts_at_once() {
             let judged = [
                 (code(log.produce(one(stream, "x")).await), produces),
                 (streamed, produces),
+                (
+                    match code(
+                        log.produce(log::ProduceRequest { record: None, ..one(stream, "") }).await,
+                    ) {
+                        // Who may produce learns what is wrong with the request, and no other caller does.
+                        Code::InvalidArgument => Code::Ok,
+                        other => other,
+                    },
+                    produces,
+                ),
                 (code(log.consume(consume.clone()).await), consumes),
                 (code(log.consume_stream(consume).await), consumes),
                 (code(admin.offsets(offsets).await), consumes),
@@ -129,12 +139,17 @@ fn each_call_is_judged_by_the_policy_and_a_reload_counts_at_once() {
             start: Some(log::Start { from: Some(log::start::From::Latest(log::Latest {})) }),
             ..Default::default()
         };
-        let mut answers = reader.consume_stream(request).await.unwrap().into_inner();
+        let mut answers = reader.consume_stream(request.clone()).await.unwrap().into_inner();
+        let once = log::ConsumeRequest { max_bytes: 1, max_wait_ms: 60_000, ..request };
+        let mut other = reader.clone();
+        let once = tokio::spawn(async move { other.consume(once).await });
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         fs::write(policy, POLICY.replace("reader", "other-reader")).unwrap();
         server.reloader.reload().unwrap();
         let mut writer = LogClient::new(channel(dir.path(), server.addr, "writer").await);
         writer.produce(one("orders", "secret")).await.unwrap();
         assert_eq!(code(answers.message().await), Code::PermissionDenied);
+        assert_eq!(code(once.await.unwrap()), Code::PermissionDenied);
         server.stop().await.unwrap();
     });
 }
