@@ -225,7 +225,7 @@ impl Proposer {
             let batch = self.fill(first);
             self.propose(batch).await;
         }
-        // Who waits learns it: the senders of the answers are dropped with the queue.
+        // The senders of the answers are dropped with the queue, so each waiting caller learns it.
         self.receiver.close();
     }
 

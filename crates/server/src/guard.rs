@@ -1,7 +1,7 @@
 //! The question of each service method: may this caller do this?
 //!
-//! ```ignore
-//! self.guard.check(&request, Action::Produce, &request.get_ref().stream)?;
+//! ```text
+//! self.guard.authorize(&extensions, Action::Produce, &request.stream)?;
 //! ```
 
 use std::net::SocketAddr;

@@ -208,9 +208,9 @@ impl Queue {
         }
     }
 
-    /// The first batch was refused and cannot be appended, and therefore none behind it: they go
-    /// on in a new epoch. A batch of several records is halved, so that good records do not fail
-    /// with a bad one.
+    /// Handles the refusal of the first batch. The later batches go on in a new epoch, because the
+    /// server accepts no sequence after one that is missing. A batch of several records is halved,
+    /// so that good records do not fail with a bad one.
     pub(super) fn refused(&mut self, error: &Error) -> Option<Error> {
         let mut first = self.batches.pop_front()?;
         self.begin_epoch();
@@ -303,7 +303,7 @@ mod tests {
 
     use super::*;
 
-    /// What the server has seen, and what must therefore not be sent.
+    /// What was sent, and which records must not be sent again.
     #[derive(Default)]
     struct Seen {
         /// The records of each epoch and sequence.

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: &args::Produce, client: &Client, ui: &mut Ui) -> O
     let mut done = Done::default();
     let outcome = settle(args, to_await, &mut done, &bar, ui).await;
     if outcome.is_err() {
-        // The output is gone, or a record failed: what is behind it is not sent.
+        // The output is gone, or a record failed. No later line is read.
         feed.abort();
     }
     let fed = feed.await.unwrap_or(Ok(()));
