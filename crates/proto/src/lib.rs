@@ -20,6 +20,16 @@ pub mod admin {
     }
 }
 
+/// What the nodes of a group say to each other. Only the server needs it.
+#[doc(hidden)]
+pub mod raft {
+    pub mod v1 {
+        #![allow(missing_docs)] // As above.
+        #![allow(clippy::all)]
+        tonic::include_proto!("seawall.raft.v1");
+    }
+}
+
 /// What the server's log stores. Only the server needs it.
 #[doc(hidden)]
 pub mod store {

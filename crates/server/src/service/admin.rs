@@ -175,6 +175,27 @@ impl admin::admin_server::Admin for AdminService {
         self.guard.check_cluster(&request, Action::Admin)?;
         Ok(Response::new(to_status(&self.node)))
     }
+
+    async fn bootstrap(
+        &self,
+        _request: Request<admin::BootstrapRequest>,
+    ) -> Result<Response<admin::BootstrapResponse>, Status> {
+        Err(Status::unimplemented("this version runs one node"))
+    }
+
+    async fn join(
+        &self,
+        _request: Request<admin::JoinRequest>,
+    ) -> Result<Response<admin::JoinResponse>, Status> {
+        Err(Status::unimplemented("this version runs one node"))
+    }
+
+    async fn leave(
+        &self,
+        _request: Request<admin::LeaveRequest>,
+    ) -> Result<Response<admin::LeaveResponse>, Status> {
+        Err(Status::unimplemented("this version runs one node"))
+    }
 }
 
 /// Returns what the node is and does. In any state.
