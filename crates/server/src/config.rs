@@ -1,5 +1,7 @@
 //! `Config`: every setting of a node, from a file, the environment and flags, in this order.
 
+mod cluster;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,6 +9,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::{Table, Value};
+
+pub use cluster::Raft;
+pub(crate) use cluster::{VOTERS_MAX, resolve};
 
 /// The settings of a node. Keys that are not listed here are refused.
 #[derive(Debug, Clone, Deserialize)]
@@ -24,9 +29,13 @@ pub struct Config {
     pub cluster: String,
     /// The id of the node, at least 1. A directory belongs to one id for ever. Default 1.
     pub node_id: u64,
-    /// How many nodes make the group when the directory is empty. 1: this node makes a group of its
-    /// own. Default 0: an empty directory is an error, unless `seawalld init` has made it.
+    /// How many nodes make the group when their directories are empty. 1: this node makes a group of
+    /// its own. 3 or 5: the seeds make it together. Default 0: a node with an empty directory waits
+    /// until its seeds let it join; without seeds, an empty directory is an error.
     pub bootstrap_expect: u32,
+    /// Where other nodes may be: `host:port`, or `dns:name:port` for each address of a name. This
+    /// node may be one of them. They are resolved at each attempt. Default: none.
+    pub seeds: Vec<String>,
     /// Listen without TLS on an address that is not loopback. Default false.
     pub insecure: bool,
     /// TLS. Without it, the node listens on loopback only, unless `insecure` is set.
@@ -36,6 +45,8 @@ pub struct Config {
     pub policy: Option<PathBuf>,
     /// Where metrics, health and the status page are, over HTTP without TLS. Default: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// How the nodes of a group find out that one of them is gone.
+    pub raft: Raft,
     /// How long records are kept.
     pub retention: Retention,
     /// Bounds on what clients may ask for.
@@ -132,10 +143,12 @@ impl Default for Config {
             cluster: "seawall".to_owned(),
             node_id: 1,
             bootstrap_expect: 0,
+            seeds: Vec::new(),
             insecure: false,
             tls: None,
             policy: None,
             metrics_listen: None,
+            raft: Raft::default(),
             retention: Retention::default(),
             limits: Limits::default(),
             space: Space::default(),
@@ -227,22 +240,28 @@ enum Kind {
     Text,
     Number,
     Flag,
+    /// Texts with commas between them.
+    List,
 }
 
 /// Each setting that a variable or a flag can set.
-const KEYS: [(&str, Kind); 29] = [
+const KEYS: [(&str, Kind); 33] = [
     ("dir", Kind::Text),
     ("listen", Kind::Text),
     ("advertise", Kind::Text),
     ("cluster", Kind::Text),
     ("node_id", Kind::Number),
     ("bootstrap_expect", Kind::Number),
+    ("seeds", Kind::List),
     ("insecure", Kind::Flag),
     ("tls.cert", Kind::Text),
     ("tls.key", Kind::Text),
     ("tls.client_ca", Kind::Text),
     ("policy", Kind::Text),
     ("metrics_listen", Kind::Text),
+    ("raft.heartbeat", Kind::Text),
+    ("raft.election_timeout", Kind::Text),
+    ("raft.routes", Kind::List),
     ("retention.age", Kind::Text),
     ("retention.bytes", Kind::Text),
     ("limits.record_bytes", Kind::Text),
@@ -330,12 +349,7 @@ impl Config {
         if self.node_id == 0 {
             return error("node_id", "must be at least 1");
         }
-        if self.bootstrap_expect > 1 {
-            return error(
-                "bootstrap_expect",
-                "must be 0 or 1: this version runs groups of one node",
-            );
-        }
+        cluster::check(self)?;
         if self.metrics_listen == Some(self.listen) && self.listen.port() != 0 {
             return error("metrics_listen", "must differ from listen");
         }
@@ -430,6 +444,10 @@ fn set(
         Kind::Text => Value::String(text.to_owned()),
         Kind::Number => Value::Integer(text.parse().map_err(|_| wrong("a number"))?),
         Kind::Flag => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
+        Kind::List => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
+        }
     };
     let mut table = table;
     let mut name = key;
@@ -540,7 +558,7 @@ mod tests {
         // that of an unknown key.
         for (key, kind) in KEYS {
             let value = match kind {
-                Kind::Text => "1",
+                Kind::Text | Kind::List => "1",
                 Kind::Number => "1",
                 Kind::Flag => "true",
             };

@@ -63,6 +63,10 @@ impl From<ProposeError> for RequestError {
         match error {
             ProposeError::NotLeader { leader } => RequestError::NotLeader { leader },
             ProposeError::LeaderLost => RequestError::LeaderLost,
+            ProposeError::Late(waited) => {
+                let what = "that this node has applied what was committed";
+                RequestError::TimedOut { what, waited }
+            }
             ProposeError::Failed(reason) => RequestError::Failed { reason },
         }
     }

@@ -42,8 +42,13 @@ pub(crate) struct Identity {
     /// The version of this file.
     version: u32,
     pub(crate) cluster: String,
+    /// The random name of the group. Empty until the node belongs to one, and the same for ever then.
+    pub(crate) cluster_id: String,
     pub(crate) node_id: u64,
-    /// Whether the log has entries. It has them for ever then.
+    /// The random name of this directory. One that was emptied gets another name, and no other node
+    /// takes it for the old one.
+    pub(crate) log_id: String,
+    /// Whether other nodes may rely on what the log has: its entries, and its vote.
     pub(crate) is_initialized: bool,
     /// The limits by which the entries of the log were judged.
     pub(crate) limits: JudgedBy,
@@ -125,14 +130,22 @@ pub enum IdentityError {
         /// The directory.
         path: PathBuf,
     },
-    /// The directory is empty, and the settings do not say that the node may make a group.
+    /// The directory is empty, and the settings say neither that the node may make a group nor where
+    /// there is one.
     #[error(
-        "{}: is empty: run `seawalld init` with the same settings once, or set bootstrap_expect = 1",
+        "{}: is empty: run `seawalld init` with the same settings once, set bootstrap_expect, or name \
+         the nodes of the group in `seeds`",
         path.display()
     )]
     Empty {
         /// The directory.
         path: PathBuf,
+    },
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {reason}")]
+    Random {
+        /// Why.
+        reason: String,
     },
     /// There is a log, and nothing says whose it is.
     #[error(
@@ -148,9 +161,21 @@ pub enum IdentityError {
 const VERSION: u32 = 1;
 
 impl Identity {
-    pub(crate) fn new(cluster: &str, node_id: u64, limits: JudgedBy) -> Identity {
-        let cluster = cluster.to_owned();
-        Identity { version: VERSION, cluster, node_id, is_initialized: false, limits }
+    /// The identity of a new directory.
+    pub(crate) fn new(
+        cluster: &str,
+        node_id: u64,
+        limits: JudgedBy,
+    ) -> Result<Identity, IdentityError> {
+        Ok(Identity {
+            version: VERSION,
+            cluster: cluster.to_owned(),
+            cluster_id: String::new(),
+            node_id,
+            log_id: random_name()?,
+            is_initialized: false,
+            limits,
+        })
     }
 
     /// Returns the identity of a directory, or `None` if it has none yet. Changes nothing.
@@ -159,7 +184,8 @@ impl Identity {
     pub(crate) fn check(
         dir: &Path,
         log: &Path,
-        wanted: &Identity,
+        cluster: &str,
+        node_id: u64,
     ) -> Result<Option<Identity>, IdentityError> {
         let has_log = has_entries(log)?;
         let Some(found) = read(dir)? else {
@@ -168,13 +194,13 @@ impl Identity {
             }
             return Ok(None);
         };
-        if found.cluster != wanted.cluster || found.node_id != wanted.node_id {
+        if found.cluster != cluster || found.node_id != node_id {
             return Err(IdentityError::Other {
                 path: dir.into(),
                 found_id: found.node_id,
                 found_cluster: found.cluster,
-                node_id: wanted.node_id,
-                cluster: wanted.cluster.clone(),
+                node_id,
+                cluster: cluster.to_owned(),
             });
         }
         if found.is_initialized && !has_log {
@@ -200,6 +226,16 @@ impl Identity {
         file.sync_all().map_err(failed("sync"))?;
         fs::rename(&new, &path).map_err(failed("rename"))?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync the directory of"))
+    }
+}
+
+/// Returns a name that no other directory or group has.
+pub(crate) fn random_name() -> Result<String, IdentityError> {
+    let random = || getrandom::u64();
+    let halves = random().and_then(|high| Ok((high, random()?)));
+    match halves {
+        Ok((high, low)) => Ok(format!("{high:016x}{low:016x}")),
+        Err(error) => Err(IdentityError::Random { reason: error.to_string() }),
     }
 }
 
@@ -242,33 +278,35 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let limits = JudgedBy { streams: 1, producers: 2, cursors: 3 };
-        let node = Identity::new("blue", 1, limits);
-        let check = |wanted: &Identity| Identity::check(dir.path(), &log, wanted);
-        assert_eq!(check(&node).unwrap(), None);
+        let node = Identity::new("blue", 1, limits).unwrap();
+        assert_ne!(node.log_id, Identity::new("blue", 1, limits).unwrap().log_id);
+        let check_as = |cluster, id| Identity::check(dir.path(), &log, cluster, id);
+        let check = || check_as("blue", 1);
+        assert_eq!(check().unwrap(), None);
 
         fs::create_dir(&log).unwrap();
-        assert_eq!(check(&node).unwrap(), None, "an empty directory is no log");
+        assert_eq!(check().unwrap(), None, "an empty directory is no log");
         fs::write(log.join("wal-000001.log"), b"x").unwrap();
-        assert!(matches!(check(&node), Err(IdentityError::Unnamed { .. })));
+        assert!(matches!(check(), Err(IdentityError::Unnamed { .. })));
 
         node.write(dir.path()).unwrap();
-        assert_eq!(check(&node).unwrap(), Some(node.clone()));
-        for other in [Identity::new("red", 1, limits), Identity::new("blue", 2, limits)] {
-            let error = check(&other).unwrap_err();
+        assert_eq!(check().unwrap(), Some(node.clone()));
+        for (cluster, id) in [("red", 1), ("blue", 2)] {
+            let error = check_as(cluster, id).unwrap_err();
             assert!(error.to_string().contains("node 1 of cluster blue"), "{error}");
         }
 
         let initialized = Identity { is_initialized: true, ..node.clone() };
         initialized.write(dir.path()).unwrap();
-        assert_eq!(check(&node).unwrap(), Some(initialized));
+        assert_eq!(check().unwrap(), Some(initialized));
         fs::remove_dir_all(&log).unwrap();
-        assert!(matches!(check(&node), Err(IdentityError::LogGone { .. })));
+        assert!(matches!(check(), Err(IdentityError::LogGone { .. })));
 
         fs::write(dir.path().join(NAME), "version = 2").unwrap();
-        assert!(matches!(check(&node), Err(IdentityError::Version { found: 2, .. })));
+        assert!(matches!(check(), Err(IdentityError::Version { found: 2, .. })));
         for text in ["", "version = 1", "what", "version = -1"] {
             fs::write(dir.path().join(NAME), text).unwrap();
-            assert!(matches!(check(&node), Err(IdentityError::Damaged { .. })), "{text}");
+            assert!(matches!(check(), Err(IdentityError::Damaged { .. })), "{text}");
         }
     }
 }

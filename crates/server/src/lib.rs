@@ -12,12 +12,15 @@ mod health;
 mod http;
 mod identity;
 mod intake;
+mod join;
 pub mod listen;
 mod metrics;
 mod node;
 mod observe;
 #[cfg(feature = "otlp")]
 pub mod otlp;
+mod own;
+mod peers;
 mod raft;
 mod read;
 mod retention;
@@ -31,6 +34,7 @@ mod watchers;
 
 pub use config::{Config, ConfigError};
 pub use identity::IdentityError;
+pub use join::JoinError;
 pub use node::NodeError;
 pub use raft::OpenError;
 pub use server::{Reloader, Server, ServerError};

@@ -9,9 +9,13 @@ use tokio::task::JoinHandle;
 
 use crate::coalesce::Queue;
 use crate::config::Config;
+use crate::connect::Connector;
 use crate::error::RequestError;
 use crate::identity::{DirLock, Identity, IdentityError, JudgedBy};
+use crate::join::{JoinError, Seat, keep_members};
 use crate::metrics::Metrics;
+use crate::own::Own;
+use crate::peers::Peers;
 use crate::raft::{self, Group, GroupOptions, OpenError, ProposeError, Which};
 use crate::read::Reader;
 use crate::retention;
@@ -25,6 +29,9 @@ pub(crate) const GROUP: u32 = 0;
 /// A checkpoint of the index is due after so long, if an entry came meanwhile.
 const CHECKPOINT_WAIT: Duration = Duration::from_secs(60);
 
+/// How long a node without others may take until it leads: it applies its log first.
+const ALONE_WAIT: Duration = Duration::from_secs(600);
+
 /// How long a disk that answers nothing may hold up the end.
 const CLOSE_WAIT: Duration = Duration::from_secs(20);
 
@@ -37,11 +44,16 @@ pub(crate) struct Node {
 struct Inner {
     config: Config,
     addr: String,
+    connector: Connector,
+    /// Those of the settings, unless the program has set others.
+    seeds: OnceLock<Vec<String>>,
     started: Instant,
     metrics: Metrics,
     state: watch::Sender<State>,
     /// Ends consumers, and then the tasks.
     stop: watch::Sender<bool>,
+    /// There from the moment when the log is open: other nodes ask then.
+    seat: OnceLock<Seat>,
     running: OnceLock<Running>,
 }
 
@@ -110,6 +122,9 @@ pub enum NodeError {
     /// The log or the index.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The node does not get into a group.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The group gave no outcome.
     #[error("the group did not start: {0}")]
     Group(String),
@@ -136,18 +151,31 @@ pub(crate) struct Tasks {
 }
 
 impl Node {
-    /// `addr` is where clients find the node.
-    pub(crate) fn new(config: Config, addr: String) -> Node {
+    /// `addr` is where clients and other nodes find the node. `connector` opens connections to
+    /// these.
+    pub(crate) fn new(config: Config, addr: String, connector: Connector) -> Node {
         let inner = Inner {
             config,
             addr,
+            connector,
+            seeds: OnceLock::new(),
             started: Instant::now(),
             metrics: Metrics::new(),
             state: watch::Sender::new(State::Starting),
             stop: watch::Sender::new(false),
+            seat: OnceLock::new(),
             running: OnceLock::new(),
         };
         Node { inner: Arc::new(inner) }
+    }
+
+    /// Sets the seeds, once.
+    pub(crate) fn set_seeds(&self, seeds: Vec<String>) {
+        let _kept = self.inner.seeds.set(seeds);
+    }
+
+    fn seeds(&self) -> &[String] {
+        self.inner.seeds.get().unwrap_or(&self.inner.config.seeds)
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -189,6 +217,14 @@ impl Node {
         }
     }
 
+    /// Returns the node's place in its group, from the moment when its log is open.
+    pub(crate) fn seat(&self) -> Result<&Seat, RequestError> {
+        if let State::Failed(reason) = &*self.inner.state.borrow() {
+            return Err(RequestError::Failed { reason: reason.clone() });
+        }
+        self.inner.seat.get().ok_or(RequestError::Starting)
+    }
+
     /// Returns the parts in any state, if they were started.
     pub(crate) fn parts(&self) -> Option<&Running> {
         self.inner.running.get()
@@ -199,30 +235,42 @@ impl Node {
         let config = &self.inner.config;
         let group_dir = config.dir.join(format!("group-{GROUP}"));
         let log_dir = raft::log_dir(&group_dir);
-        let wanted = wanted_identity(config);
+        let check =
+            || Identity::check(&config.dir, &log_dir, &config.cluster, config.node_id);
         // First without the lock: a start that is refused changes nothing.
-        let found = Identity::check(&config.dir, &log_dir, &wanted)?;
-        if found.is_none() && config.bootstrap_expect == 0 {
+        let is_lonely = config.bootstrap_expect == 0 && self.seeds().is_empty();
+        if check()?.is_none() && is_lonely {
             return Err(IdentityError::Empty { path: config.dir.clone() }.into());
         }
         make_dir(&group_dir)?;
         let lock = DirLock::take(&config.dir)?;
-        let found = Identity::check(&config.dir, &log_dir, &wanted)?;
-        if found.is_none() {
-            // Before the log has a file: a log without an owner would never start again.
-            wanted.write(&config.dir)?;
-        }
+        let found = check()?;
+        let identity = match &found {
+            Some(found) => found.clone(),
+            None => {
+                let new = Identity::new(&config.cluster, config.node_id, judged_by(config))?;
+                // Before the log has a file: a log without an owner would never start again.
+                new.write(&config.dir)?;
+                new
+            }
+        };
+        let own = Own::new(identity, config.dir.clone(), self.inner.addr.clone());
+        let routes = config.raft.routes().map_err(JoinError::Unfit)?;
+        let connector = self.inner.connector.clone();
+        let peers = Peers::new(own.clone(), connector, routes, config.raft.heartbeat);
         let space = Arc::new(Space::new(&config.dir, &config.space));
         let options = group_options(self, &group_dir, found.as_ref());
-        let group = open_group(&options, &space).await?;
+        let group = open_group(&options, &peers, &space).await?;
+        take_up(&own, &group, &log_dir, judged_by(config)).await?;
         // From here on, writes to a full disk wait for the ballast. A start that fails ends the
         // task: the sender is gone.
         look_at(&space, &group).await;
         let stop_others = watch::Sender::new(false);
         let watching = space::watch_space(space.clone(), group.clone(), stop_others.subscribe());
         let watching = tokio::spawn(watching);
-        initialize(&group, &config.dir, wanted, &self.inner.addr).await?;
-        group.wait_until_ready().await?;
+        let seat = Seat::new(own, group.clone(), peers);
+        assert!(self.inner.seat.set(seat.clone()).is_ok(), "a node starts once");
+        self.enter(&seat).await?;
 
         let stop_proposer = watch::Sender::new(false);
         let queue_bytes = config.limits.queue_bytes.as_u64();
@@ -236,6 +284,7 @@ impl Node {
                 config.retention.clone(),
                 stop_others.subscribe(),
             )),
+            tokio::spawn(keep_members(seat, stop_others.subscribe())),
             watching,
         ];
         let running = Running { reader: Reader::new(group.clone()), group, queue, space };
@@ -250,6 +299,40 @@ impl Node {
         Ok(Tasks { _lock: lock, proposer, checkpointer, others, stop_proposer, stop_others })
     }
 
+    /// Gets the node into its group, and waits until it can answer.
+    async fn enter(&self, seat: &Seat) -> Result<(), NodeError> {
+        let config = &self.inner.config;
+        let work = async {
+            if !seat.own.identity().is_initialized {
+                match config.bootstrap_expect {
+                    1 => seat.bootstrap_alone().await?,
+                    expected => seat.enter(self.seeds(), expected).await?,
+                }
+            }
+            let ready = seat.group.wait_until_ready();
+            let is_alone = seat.group.members().len() <= 1;
+            // Without a majority, a member still answers with what it has.
+            let wait = match is_alone {
+                true => ALONE_WAIT,
+                false => config.raft.election_timeout_max() * 2,
+            };
+            match tokio::time::timeout(wait, ready).await {
+                Ok(ready) => Ok(ready?),
+                Err(_) if is_alone => {
+                    Err(NodeError::Group(format!("it did not lead within {} s", wait.as_secs())))
+                }
+                Err(_) => {
+                    tracing::warn!("no majority of the nodes answers yet");
+                    Ok(())
+                }
+            }
+        };
+        tokio::select! {
+            entered = work => entered,
+            reason = seat.group.failure() => Err(NodeError::Group(reason)),
+        }
+    }
+
     /// Waits until the node has failed, and returns why. It answers nothing after that.
     pub(crate) async fn failure(&self, tasks: &mut Tasks) -> String {
         let Some(running) = self.inner.running.get() else {
@@ -260,7 +343,7 @@ impl Node {
             _ = &mut tasks.proposer => "the task that proposes has ended".to_owned(),
             _ = &mut tasks.checkpointer => "the task that writes checkpoints has ended".to_owned(),
             _ = futures_util::future::select_all(&mut tasks.others) => {
-                "the task of retention or of free space has ended".to_owned()
+                "the task of retention, members or free space has ended".to_owned()
             }
         };
         self.inner.state.send_replace(State::Failed(reason.clone()));
@@ -328,23 +411,23 @@ async fn look_at(space: &Arc<Space>, group: &Group) {
     let _ended = tokio::task::spawn_blocking(move || space.look(&health)).await;
 }
 
-fn wanted_identity(config: &Config) -> Identity {
-    let limits = JudgedBy {
+fn judged_by(config: &Config) -> JudgedBy {
+    JudgedBy {
         streams: config.limits.streams,
         producers: config.limits.producers,
         cursors: config.limits.cursors,
-    };
-    Identity::new(&config.cluster, config.node_id, limits)
+    }
 }
 
 fn group_options(node: &Node, group_dir: &Path, found: Option<&Identity>) -> GroupOptions {
     let config = node.config();
     let metrics = node.metrics().clone();
-    let limits = wanted_identity(config).limits;
+    let limits = judged_by(config);
     GroupOptions {
         sync_times: Arc::new(move |took| metrics.synced(took)),
         dir: group_dir.to_owned(),
         node_id: config.node_id,
+        raft: config.raft.clone(),
         segment_bytes: config.log.segment_bytes.as_u64(),
         storage_full_wait: config.space.full_wait,
         limits: IndexLimits {
@@ -358,43 +441,45 @@ fn group_options(node: &Node, group_dir: &Path, found: Option<&Identity>) -> Gro
 }
 
 /// Opens the group. Opening needs a little space, and a full disk has it in the ballast.
-async fn open_group(options: &GroupOptions, space: &Space) -> Result<Group, OpenError> {
-    match Group::open(options).await {
+async fn open_group(
+    options: &GroupOptions,
+    peers: &Peers,
+    space: &Space,
+) -> Result<Group, OpenError> {
+    match Group::open(options, peers.clone()).await {
         Err(error) if error.is_storage_full() && space.give_up_ballast() => {
-            Group::open(options).await
+            Group::open(options, peers.clone()).await
         }
         outcome => outcome,
     }
 }
 
-/// Makes the group, if it is new. The identity is written before the log has an entry, and again
-/// after that: no crash leaves a log without an owner, or an owner that has lost its log unnoticed.
-async fn initialize(
+/// Compares what the identity says of the log with what the log has, and corrects the identity
+/// after a crash between the two. `limits` are those by which entries are judged from now on.
+async fn take_up(
+    own: &Own,
     group: &Group,
-    dir: &Path,
-    wanted: Identity,
-    addr: &str,
-) -> Result<(), NodeError> {
-    let log_dir = raft::log_dir(&dir.join(format!("group-{GROUP}")));
-    let limits = wanted.limits;
-    let mut identity = Identity::check(dir, &log_dir, &wanted)?.unwrap_or(wanted);
-    if identity.is_initialized {
-        if !group.had_entries() {
-            let error = IdentityError::LogGone { path: log_dir, node_id: identity.node_id };
-            return Err(error.into());
-        }
-        if identity.limits != limits {
-            // From now on, entries are judged by these.
-            identity.limits = limits;
-            identity.write(dir)?;
-        }
+    log_dir: &Path,
+    limits: JudgedBy,
+) -> Result<(), IdentityError> {
+    let found = own.identity();
+    let has_state = group.had_state();
+    if found.is_initialized && !has_state {
+        return Err(IdentityError::LogGone { path: log_dir.into(), node_id: found.node_id });
+    }
+    if found.is_initialized && found.limits == limits {
         return Ok(());
     }
-    group.initialize(identity.node_id, addr).await?;
-    identity.is_initialized = true;
-    identity.limits = limits;
-    identity.write(dir)?;
-    Ok(())
+    own.change(|identity| {
+        identity.limits = limits;
+        if has_state {
+            identity.is_initialized = true;
+        } else {
+            // The node took the name of a group, and said nothing to it.
+            identity.cluster_id.clear();
+        }
+    })
+    .await
 }
 
 /// Makes the directory of a group, and the one that it is in. Both survive a crash after this.

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use seawall_proto::admin::v1::admin_server::AdminServer;
 use seawall_proto::log::v1::log_server::LogServer;
+use seawall_proto::raft::v1::peer_server::PeerServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::authz::{PolicyError, PolicyHandle};
 use crate::config::{Config, ConfigError};
+use crate::connect::Connector;
 use crate::guard::{Guard, Transport};
 use crate::health;
 use crate::http;
@@ -23,6 +25,7 @@ use crate::node::{Node, NodeError, State, Tasks};
 use crate::observe::Observe;
 use crate::service::admin::AdminService;
 use crate::service::log::LogService;
+use crate::service::peer::PeerService;
 use crate::tls::{TlsError, TlsFiles, TlsHandle};
 use crate::watchers::stopped;
 
@@ -31,6 +34,9 @@ const DRAIN_WAIT: Duration = Duration::from_secs(5);
 
 /// How long connections may take to end after that.
 const HANG_UP_WAIT: Duration = Duration::from_secs(2);
+
+/// The largest message of another node: an entry of a batch, which may be above the usual MiB.
+const ENTRIES_BYTES_MAX: usize = 8 << 20;
 
 /// A connection without an answer to a ping for so long is closed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -151,7 +157,18 @@ impl Server {
             None => None,
         };
         let advertised = config.advertise.clone().unwrap_or_else(|| addr.to_string());
-        Ok(Server { node: Node::new(config, advertised), listener, addr, metrics, access })
+        let connector = match &access.tls {
+            Some(tls) => Connector::node(tls.clone()),
+            None => Connector::plaintext(),
+        };
+        let node = Node::new(config, advertised, connector);
+        Ok(Server { node, listener, addr, metrics, access })
+    }
+
+    /// Sets where other nodes may be, in place of the setting. For a program that runs several nodes,
+    /// and lets the system choose their ports.
+    pub fn set_seeds(&mut self, seeds: Vec<String>) {
+        self.node.set_seeds(seeds);
     }
 
     /// Returns the address on which the server listens.
@@ -328,9 +345,11 @@ where
     let transport = if access.tls.is_some() { Transport::Tls } else { Transport::Plaintext };
     let guard = Guard::new(access.policy.clone(), transport);
     let log = LogService { node: node.clone(), guard: guard.clone() };
-    let admin = AdminService { node: node.clone(), guard };
+    let admin = AdminService { node: node.clone(), guard: guard.clone() };
+    let peer = PeerService { node: node.clone(), guard };
     let log = LogServer::new(log).max_decoding_message_size(RECORDS_BYTES_MAX);
     let admin = AdminServer::new(admin).max_decoding_message_size(QUESTION_BYTES_MAX);
+    let peer = PeerServer::new(peer).max_decoding_message_size(ENTRIES_BYTES_MAX);
     let health = health.max_decoding_message_size(QUESTION_BYTES_MAX);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(seawall_proto::DESCRIPTORS)
@@ -348,7 +367,8 @@ where
         .add_service(health)
         .add_service(reflection)
         .add_service(log)
-        .add_service(admin);
+        .add_service(admin)
+        .add_service(peer);
     let options = ListenOptions {
         tls: access.tls.clone(),
         connections_max: node.config().limits.connections,

@@ -181,7 +181,11 @@ mod tests {
 
     /// Serves a node that never starts.
     async fn start() -> (Node, std::net::SocketAddr, watch::Sender<bool>, JoinSet<()>) {
-        let node = Node::new(Config::default(), "127.0.0.1:7000".to_owned());
+        let node = Node::new(
+            Config::default(),
+            "127.0.0.1:7000".to_owned(),
+            crate::connect::Connector::plaintext(),
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = watch::Sender::new(false);

@@ -90,6 +90,9 @@ pub(crate) enum ProposeError {
     /// have the entry.
     #[error("this node has lost the lead of the group")]
     LeaderLost,
+    /// This node has not caught up within so long.
+    #[error("the node did not catch up within {} s", .0.as_secs())]
+    Late(std::time::Duration),
     /// The group has failed, or is stopping. A proposal may have been appended.
     #[error("{0}")]
     Failed(String),

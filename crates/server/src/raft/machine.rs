@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use openraft::storage::RaftStateMachine;
 use openraft::{
-    AnyError, BasicNode, Entry, EntryPayload, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
+    AnyError, Entry, EntryPayload, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
     StorageIOError, StoredMembership,
 };
 use prost::Message as _;
 use seawall_proto::store::v1 as store;
 use tokio::sync::Notify;
 
-use super::types::{LogId, Membership, StorageResult, Types};
+use super::types::{LogId, Membership, PeerNode, StorageResult, Types};
 use crate::checkpoint::{CheckpointError, Checkpoints};
 use crate::streams::{Index, IndexLimits, Outcome};
 use crate::watchers::Watchers;
@@ -198,7 +198,7 @@ struct Decoded {
 
 enum Payload {
     Blank,
-    Membership(openraft::Membership<u64, BasicNode>),
+    Membership(openraft::Membership<u64, PeerNode>),
     Command(store::Command),
 }
 
@@ -273,14 +273,16 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn install_snapshot(
         &mut self,
-        meta: &SnapshotMeta<u64, BasicNode>,
+        meta: &SnapshotMeta<u64, PeerNode>,
         snapshot: Box<Vec<u8>>,
     ) -> StorageResult<()> {
         let shared = self.shared.clone();
         let last = meta.last_log_id;
         let installed = tokio::task::spawn_blocking(move || {
-            let checkpoint = store::IndexCheckpoint::decode(snapshot.as_slice())
+            let mut checkpoint = store::IndexCheckpoint::decode(snapshot.as_slice())
                 .map_err(|error| AnyError::new(&error))?;
+            // The engine cuts the log after this: a start in between must not miss its entries.
+            checkpoint.is_installed = true;
             let applied =
                 Applied::from_checkpoint(&checkpoint, shared.limits).map_err(AnyError::error)?;
             if applied.log_id != last {

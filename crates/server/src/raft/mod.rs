@@ -1,37 +1,48 @@
 //! The Raft group: the log, the index, and the engine between them. No other module names the
 //! engine.
 
+mod answer;
 mod error;
 mod machine;
+mod members;
 mod network;
 mod types;
+mod wire;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, RaftError};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use openraft::storage::RaftLogStorage as _;
-use openraft::{BasicNode, Config, Raft, RaftLogReader as _, ServerState, SnapshotPolicy};
+use openraft::{Config, Raft, RaftLogReader as _, ServerState, SnapshotPolicy};
 use prost::Message as _;
 use seawall_openraft::{Handle, Health, LogReader, LogStore, Prost};
+use seawall_proto::raft::v1 as proto;
 use seawall_proto::store::v1 as store;
 use tokio::sync::watch;
+use tonic_types::StatusExt as _;
 
+pub(crate) use answer::AnswerError;
 pub use error::OpenError;
 pub(crate) use error::{ProposeError, ReadError};
 pub(crate) use machine::Applied;
 use machine::{Machine, Shared};
-use network::NoPeers;
-use types::{Envelope, LogId, Types};
+pub(crate) use members::{MemberError, Newcomer};
+use network::Network;
+use types::{Envelope, LogId, Metrics, PeerNode, Types};
 
 use crate::checkpoint::{CheckpointError, Checkpoints};
+use crate::config;
+use crate::peers::Peers;
 use crate::streams::{IndexLimits, Outcome};
 
 /// How long an engine may take for what needs no other node.
 const ENGINE_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a snapshot may take to another node, and there to the disk.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(60);
 
 /// What a group needs to start.
 #[derive(Clone)]
@@ -39,6 +50,7 @@ pub(crate) struct GroupOptions {
     /// The group's directory: `log/` and `index/` are in it.
     pub(crate) dir: PathBuf,
     pub(crate) node_id: u64,
+    pub(crate) raft: config::Raft,
     pub(crate) segment_bytes: u64,
     pub(crate) storage_full_wait: Duration,
     pub(crate) limits: IndexLimits,
@@ -67,9 +79,12 @@ pub(crate) struct Group {
     log: Handle<Types>,
     reader: LogReader<Types>,
     shared: Arc<Shared>,
+    peers: Peers,
+    /// A leader that has heard from no majority for so long leads no more.
+    silence_max: Duration,
     /// Held while checkpoints go, and while one of them becomes the snapshot.
     keeping: Arc<tokio::sync::Mutex<()>>,
-    had_entries: bool,
+    had_state: bool,
 }
 
 /// Where the group stands.
@@ -91,7 +106,12 @@ pub(crate) struct Standing {
 pub(crate) struct Member {
     pub(crate) node_id: u64,
     pub(crate) addr: String,
+    pub(crate) log_id: String,
+    pub(crate) is_voter: bool,
+    pub(crate) is_leaving: bool,
     pub(crate) is_leader: bool,
+    /// The last entry that the node is known to have. Only the leader knows it.
+    pub(crate) matched_index: Option<u64>,
 }
 
 pub(crate) fn log_dir(group_dir: &Path) -> PathBuf {
@@ -105,7 +125,7 @@ fn index_dir(group_dir: &Path) -> PathBuf {
 impl Group {
     /// Opens the log and the index, and starts the engine. The index is then as new as the newest
     /// entry that is known to be committed.
-    pub(crate) async fn open(options: &GroupOptions) -> Result<Group, OpenError> {
+    pub(crate) async fn open(options: &GroupOptions, peers: Peers) -> Result<Group, OpenError> {
         let path = log_dir(&options.dir);
         let wal = seawall::Options::new()
             .segment_bytes(options.segment_bytes)
@@ -122,7 +142,8 @@ impl Group {
         let log = store.handle();
         let reader = store.get_log_reader().await;
         let state = store.get_log_state().await.map_err(OpenError::engine)?;
-        let had_entries = state.last_log_id.is_some();
+        let vote = store.read_vote().await.map_err(OpenError::engine)?;
+        let had_state = state.last_log_id.is_some() || vote.is_some();
         let shared = {
             let dir = index_dir(&options.dir);
             let limits = options.limits;
@@ -135,37 +156,42 @@ impl Group {
         }
         let shared = Arc::new(shared);
         let machine = Machine { shared: shared.clone() };
-        let config = Arc::new(engine_config().validate().map_err(OpenError::engine)?);
-        let raft = Raft::new(options.node_id, config, NoPeers, store, machine)
+        let config = engine_config(&options.raft).validate().map_err(OpenError::engine)?;
+        let network = Network { peers: peers.clone() };
+        let raft = Raft::new(options.node_id, Arc::new(config), network, store, machine)
             .await
             .map_err(OpenError::engine)?;
-        Ok(Group { raft, log, reader, shared, keeping: Arc::default(), had_entries })
+        let silence_max = options.raft.election_timeout_max();
+        let keeping = Arc::default();
+        Ok(Group { raft, log, reader, shared, peers, silence_max, keeping, had_state })
     }
 
-    /// Makes the group, with this node as its only member. Does nothing if the log has entries.
-    pub(crate) async fn initialize(&self, node_id: u64, addr: &str) -> Result<(), OpenError> {
-        if self.had_entries {
-            return Ok(());
-        }
-        let members = BTreeMap::from([(node_id, BasicNode::new(addr))]);
-        self.raft.initialize(members).await.map_err(OpenError::engine)
+    /// Returns whether the log had entries or a vote, or had had some, when it was opened.
+    pub(crate) fn had_state(&self) -> bool {
+        self.had_state
     }
 
-    /// Returns whether the log had entries, or had had some, when it was opened.
-    pub(crate) fn had_entries(&self) -> bool {
-        self.had_entries
-    }
-
-    /// Waits until this node leads, and has applied all that its log had when it was opened. A
-    /// leader that restarts needs a new entry for that: only such an entry commits the older ones.
+    /// Waits until there is a leader. If this node is it, waits until it has applied all that its
+    /// log had when it was opened. A leader that restarts needs a new entry for that: only such an
+    /// entry commits the older ones.
     pub(crate) async fn wait_until_ready(&self) -> Result<(), ProposeError> {
         self.raft
-            .wait(Some(ENGINE_WAIT))
+            .wait(None)
             .metrics(has_leader, "a leader")
             .await
             .map_err(ProposeError::engine)?;
-        self.propose(&store::Command::default()).await?;
-        self.wait_for_log_at_open().await
+        if !self.leads() {
+            return Ok(());
+        }
+        match self.propose(&store::Command::default()).await {
+            // The new leader does the same.
+            Err(ProposeError::NotLeader { .. } | ProposeError::LeaderLost) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
+                self.wait_until_applied(at_open).await
+            }
+        }
     }
 
     /// Proposes a command, and waits until it is applied. Returns one outcome for each operation.
@@ -191,34 +217,104 @@ impl Group {
         }
     }
 
+    /// Whether this node leads, as far as it knows. One that hears from no majority may not know of
+    /// another leader.
     fn leads(&self) -> bool {
-        self.raft.metrics().borrow().state == ServerState::Leader
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.state == ServerState::Leader && !self.has_lost_majority(&metrics)
+    }
+
+    fn has_lost_majority(&self, metrics: &Metrics) -> bool {
+        let is_alone = metrics.membership_config.voter_ids().nth(1).is_none();
+        let silence = metrics.millis_since_quorum_ack.map(Duration::from_millis);
+        !is_alone && silence.is_some_and(|silence| silence > self.silence_max)
     }
 
     fn leader_addr(&self) -> Option<String> {
         self.members().into_iter().find(|member| member.is_leader).map(|member| member.addr)
     }
 
-    /// Returns after this node has applied each entry that was committed before the call.
-    pub(crate) async fn linearize(&self) -> Result<(), ProposeError> {
-        match self.raft.ensure_linearizable().await {
-            Ok(_) => self.wait_for_log_at_open().await,
-            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader))) => {
-                Err(not_leader(leader))
-            }
-            Err(error) => Err(ProposeError::engine(error)),
+    /// Refuses what only the leader does, if this node is not it.
+    pub(crate) fn check_leads(&self) -> Result<(), ProposeError> {
+        if let Some(reason) = self.failed() {
+            return Err(ProposeError::Failed(reason));
+        }
+        match self.leads() {
+            true => Ok(()),
+            false => Err(ProposeError::NotLeader { leader: self.leader_addr() }),
         }
     }
 
-    /// A leader that restarts would answer stale reads before this.
-    async fn wait_for_log_at_open(&self) -> Result<(), ProposeError> {
-        let Some(last) = self.log.last_log_id_at_open() else { return Ok(()) };
-        self.raft
+    /// Returns after this node has applied each entry that was committed before the call, on any
+    /// node. A node that does not lead asks the leader up to where that is.
+    pub(crate) async fn linearize(&self) -> Result<(), ProposeError> {
+        if let Some(reason) = self.failed() {
+            return Err(ProposeError::Failed(reason));
+        }
+        let index = match self.leads() {
+            true => self.read_index().await?,
+            false => self.ask_read_index().await?,
+        };
+        self.wait_until_applied(index).await
+    }
+
+    /// Returns the entry up to which a linearizable read must be applied, after a majority has said
+    /// that this node leads.
+    pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
+        let index = match self.raft.get_read_log_id().await {
+            Ok((read, _applied)) => read.map_or(0, |id| id.index),
+            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader))) => {
+                let leader = leader.leader_node.map(|node| node.addr);
+                return Err(ProposeError::NotLeader { leader });
+            }
+            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                return Err(ProposeError::NotLeader { leader: None });
+            }
+            Err(error) => return Err(ProposeError::engine(error)),
+        };
+        // A leader that restarts in its term does not know yet what it had committed.
+        let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
+        Ok(index.max(at_open))
+    }
+
+    async fn ask_read_index(&self) -> Result<u64, ProposeError> {
+        let leader = self.members().into_iter().find(|member| member.is_leader);
+        let own_id = self.peers.own().node_id();
+        let Some(leader) = leader.filter(|leader| leader.node_id != own_id) else {
+            return Err(ProposeError::NotLeader { leader: None });
+        };
+        let away = || ProposeError::NotLeader { leader: Some(leader.addr.clone()) };
+        let mut client =
+            self.peers.member(leader.node_id, &leader.addr).map_err(ProposeError::engine)?;
+        let header = Some(self.peers.own().header(leader.node_id, &leader.log_id));
+        let asked = client.read_index(proto::ReadIndexRequest { header });
+        match tokio::time::timeout(self.silence_max, asked).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().index),
+            // It leads no more, and names the next one, if it knows it.
+            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+                let info = status.get_details_error_info();
+                let leader = info.and_then(|info| info.metadata.get("leader").cloned());
+                Err(ProposeError::NotLeader { leader: leader.filter(|addr| !addr.is_empty()) })
+            }
+            Ok(Err(_)) | Err(_) => Err(away()),
+        }
+    }
+
+    async fn wait_until_applied(&self, index: u64) -> Result<(), ProposeError> {
+        if self.applied().log_id.is_some_and(|id| id.index >= index) {
+            return Ok(());
+        }
+        let waited = self
+            .raft
             .wait(Some(ENGINE_WAIT))
-            .applied_index_at_least(Some(last.index), "the log at open")
-            .await
-            .map_err(ProposeError::engine)?;
-        Ok(())
+            .applied_index_at_least(Some(index), "a linearizable read")
+            .await;
+        match waited {
+            Ok(_) => Ok(()),
+            Err(openraft::metrics::WaitError::Timeout(..)) => Err(ProposeError::Late(ENGINE_WAIT)),
+            Err(error) => Err(ProposeError::engine(error)),
+        }
     }
 
     /// Returns what the entries that this node has applied made.
@@ -262,10 +358,11 @@ impl Group {
     pub(crate) fn standing(&self) -> Standing {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
+        let is_lost = self.has_lost_majority(&metrics);
         Standing {
             term: metrics.current_term,
-            leader: metrics.current_leader,
-            is_leader: metrics.state == ServerState::Leader,
+            leader: if is_lost { None } else { metrics.current_leader },
+            is_leader: metrics.state == ServerState::Leader && !is_lost,
             last_index: metrics.last_log_index.unwrap_or(0),
             durable_index: self.log.durable_index().unwrap_or(0),
             // The log learns of it when the engine saves it, the engine applies only such entries.
@@ -278,21 +375,6 @@ impl Group {
             purged_index: metrics.purged.map_or(0, |id| id.index),
             log_bytes: self.log.stats().live_bytes,
         }
-    }
-
-    pub(crate) fn members(&self) -> Vec<Member> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let leader = metrics.current_leader;
-        metrics
-            .membership_config
-            .nodes()
-            .map(|(id, node)| Member {
-                node_id: *id,
-                addr: node.addr.clone(),
-                is_leader: leader == Some(*id),
-            })
-            .collect()
     }
 
     pub(crate) fn health(&self) -> Health {
@@ -353,12 +435,12 @@ impl Group {
         }
         let wait = || self.raft.wait(Some(ENGINE_WAIT));
         self.raft.trigger().snapshot().await.map_err(ProposeError::engine)?;
-        let has_snapshot = move |metrics: &openraft::RaftMetrics<u64, BasicNode>| {
+        let has_snapshot = move |metrics: &Metrics| {
             metrics.snapshot.is_some_and(|id| id.index >= checkpoint)
         };
         wait().metrics(has_snapshot, "the snapshot").await.map_err(ProposeError::engine)?;
         self.raft.trigger().purge_log(checkpoint).await.map_err(ProposeError::engine)?;
-        let is_purged = move |metrics: &openraft::RaftMetrics<u64, BasicNode>| {
+        let is_purged = move |metrics: &Metrics| {
             metrics.purged.is_some_and(|id| id.index >= checkpoint)
         };
         wait().metrics(is_purged, "the purge").await.map_err(ProposeError::engine)?;
@@ -441,21 +523,19 @@ pub(crate) struct EntryCommand {
 }
 
 /// Whether a leader is known, and, if it is this node, works as one.
-fn has_leader(metrics: &openraft::RaftMetrics<u64, BasicNode>) -> bool {
+fn has_leader(metrics: &Metrics) -> bool {
     let leads = metrics.state == ServerState::Leader;
     metrics.current_leader.is_some_and(|leader| leader != metrics.id || leads)
 }
 
-fn not_leader(leader: ForwardToLeader<u64, BasicNode>) -> ProposeError {
-    ProposeError::NotLeader { leader: leader.leader_node.map(|node| node.addr) }
-}
-
-fn engine_config() -> Config {
+fn engine_config(settings: &config::Raft) -> Config {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "seawall".to_owned(),
-        heartbeat_interval: 500,
-        election_timeout_min: 2_000,
-        election_timeout_max: 4_000,
+        heartbeat_interval: millis(settings.heartbeat),
+        election_timeout_min: millis(settings.election_timeout),
+        election_timeout_max: millis(settings.election_timeout_max()),
+        install_snapshot_timeout: millis(SNAPSHOT_WAIT),
         // Retention alone takes snapshots and purges. The engine would purge records.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
@@ -474,11 +554,12 @@ fn load_index(
     let indexes = checkpoints.list()?;
     let last_index = last.map(|id| id.index);
     if let Some(newest) = indexes.last().copied().filter(|index| Some(*index) > last_index) {
-        return Err(OpenError::LogTooShort {
-            dir: dir.into(),
-            checkpoint: newest,
-            last: last_index,
-        });
+        // One that came from the leader is there before the log is cut: the engine cuts it now.
+        let is_installed = checkpoints.read(newest).is_ok_and(|checkpoint| checkpoint.is_installed);
+        if !is_installed {
+            let dir = dir.into();
+            return Err(OpenError::LogTooShort { dir, checkpoint: newest, last: last_index });
+        }
     }
     let mut applied = None;
     for index in indexes.iter().rev().copied() {

@@ -1,56 +1,142 @@
-//! The way to other nodes. A group of one node has none.
+//! The engine's way to other nodes.
 
-use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::RPCOption;
+#![allow(clippy::result_large_err)] // The engine's error is large, and its traits demand it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
-use openraft::{BasicNode, RaftNetwork, RaftNetworkFactory, Snapshot, Vote};
+use openraft::{RaftNetwork, RaftNetworkFactory, Snapshot, Vote};
+use seawall_proto::raft::v1 as wire;
+use tonic::{Code, Status};
 
-use super::types::Types;
+use super::types::{PeerNode, Types};
+use super::wire as convert;
+use crate::peers::Peers;
 
-/// Reaches no node.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NoPeers;
+/// How many bytes of a snapshot are in one message.
+const PART_BYTES: usize = 256 << 10;
 
-type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
-
-fn unreachable() -> Unreachable {
-    Unreachable::new(&std::io::Error::other("this group has one node"))
+/// Makes the ways to other nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    pub(crate) peers: Peers,
 }
 
-impl RaftNetworkFactory<Types> for NoPeers {
-    type Network = NoPeers;
+/// The way to one node.
+#[derive(Debug, Clone)]
+pub(crate) struct Way {
+    peers: Peers,
+    target: u64,
+    node: PeerNode,
+}
 
-    async fn new_client(&mut self, _target: u64, _node: &BasicNode) -> NoPeers {
-        NoPeers
+type RpcError = RPCError<u64, PeerNode, RaftError<u64>>;
+type RpcResult<T> = Result<T, RpcError>;
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Way;
+
+    async fn new_client(&mut self, target: u64, node: &PeerNode) -> Way {
+        Way { peers: self.peers.clone(), target, node: node.clone() }
     }
 }
 
-impl RaftNetwork<Types> for NoPeers {
+impl Way {
+    fn header(&self) -> wire::Header {
+        self.peers.own().header(self.target, &self.node.log_id)
+    }
+
+    fn client(
+        &self,
+    ) -> Result<wire::peer_client::PeerClient<tonic::transport::Channel>, Unreachable> {
+        self.peers.member(self.target, &self.node.addr).map_err(|error| Unreachable::new(&error))
+    }
+}
+
+/// The engine waits before it asks a node again that it could not reach.
+fn failed(status: &Status) -> RpcError {
+    match status.code() {
+        Code::Unavailable => Unreachable::new(status).into(),
+        _ => network_error(status),
+    }
+}
+
+fn network_error(error: &(impl std::error::Error + 'static)) -> RpcError {
+    RPCError::Network(NetworkError::new(error))
+}
+
+/// Ends a little before the engine would give up, so that the transport learns of it.
+async fn within<T>(
+    option: &RPCOption,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(option.hard_ttl() * 9 / 10, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("the node did not answer in time")),
+    }
+}
+
+impl RaftNetwork<Types> for Way {
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<Types>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<u64>> {
-        Err(unreachable().into())
+        let mut client = self.client()?;
+        let request = convert::from_append(self.header(), request);
+        let answer = within(&option, client.append(request)).await;
+        let answer = answer.map_err(|status| failed(&status))?;
+        convert::to_append_response(answer).map_err(|error| network_error(&error))
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<u64>,
-        _option: RPCOption,
+        request: VoteRequest<u64>,
+        option: RPCOption,
     ) -> RpcResult<VoteResponse<u64>> {
-        Err(unreachable().into())
+        let mut client = self.client()?;
+        let request = convert::from_vote_request(self.header(), &request);
+        let answer = within(&option, client.vote(request)).await;
+        let answer = answer.map_err(|status| failed(&status))?;
+        convert::to_vote_response(answer).map_err(|error| network_error(&error))
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote<u64>,
-        _snapshot: Snapshot<Types>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        _option: RPCOption,
+        vote: Vote<u64>,
+        snapshot: Snapshot<Types>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
-        Err(unreachable().into())
+        let mut client = self.client()?;
+        let head = convert::from_snapshot_head(self.header(), &vote, &snapshot);
+        let first = wire::SnapshotPart { head: Some(head), bytes: Bytes::new() };
+        let mut rest = Bytes::from(*snapshot.snapshot);
+        let parts = std::iter::from_fn(move || {
+            let bytes = rest.split_to(rest.len().min(PART_BYTES));
+            (!bytes.is_empty()).then_some(wire::SnapshotPart { head: None, bytes })
+        });
+        let parts = futures_util::stream::iter(std::iter::once(first).chain(parts));
+        let answer = tokio::select! {
+            answer = within(&option, client.install_snapshot(parts)) => answer,
+            closed = cancel => return Err(closed.into()),
+        };
+        let answer = answer.map_err(|status| match status.code() {
+            Code::Unavailable => StreamingError::from(Unreachable::new(&status)),
+            _ => NetworkError::new(&status).into(),
+        })?;
+        Ok(convert::to_snapshot_response(answer).map_err(|error| NetworkError::new(&error))?)
+    }
+
+    fn backoff(&self) -> Backoff {
+        let wait: Duration = self.peers.heartbeat() / 2;
+        Backoff::new(std::iter::repeat(wait))
     }
 }

@@ -11,8 +11,18 @@ openraft::declare_raft_types!(
     pub(crate) Types:
         D = Envelope,
         R = Vec<Outcome>,
+        Node = PeerNode,
         SnapshotData = Vec<u8>,
 );
+
+/// Where a member is, and which log it has. A directory that was emptied has another log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PeerNode {
+    pub(crate) addr: String,
+    pub(crate) log_id: String,
+    /// The node is to be removed. The leader does it in steps, and the next leader goes on.
+    pub(crate) is_leaving: bool,
+}
 
 /// The data of one entry: an encoded `Command`. It stays encoded, so that a copy costs nothing.
 #[derive(Clone, PartialEq, Serialize, Deserialize, prost::Message)]
@@ -22,5 +32,6 @@ pub(crate) struct Envelope {
 }
 
 pub(crate) type LogId = openraft::LogId<u64>;
-pub(crate) type Membership = openraft::StoredMembership<u64, openraft::BasicNode>;
+pub(crate) type Membership = openraft::StoredMembership<u64, PeerNode>;
+pub(crate) type Metrics = openraft::RaftMetrics<u64, PeerNode>;
 pub(crate) type StorageResult<T> = Result<T, openraft::StorageError<u64>>;

@@ -9,7 +9,9 @@ use super::stream_name;
 use crate::authz::Action;
 use crate::error::RequestError;
 use crate::guard::Guard;
+use crate::join::JoinError;
 use crate::node::{GROUP, Node, Running, State};
+use crate::raft::Group;
 use crate::streams::{Outcome, Stream};
 
 /// The service. Clones serve the same node.
@@ -178,24 +180,66 @@ impl admin::admin_server::Admin for AdminService {
 
     async fn bootstrap(
         &self,
-        _request: Request<admin::BootstrapRequest>,
+        request: Request<admin::BootstrapRequest>,
     ) -> Result<Response<admin::BootstrapResponse>, Status> {
-        Err(Status::unimplemented("this version runs one node"))
+        let (_, extensions, request) = request.into_parts();
+        let caller = self.guard.caller(&extensions)?;
+        // A node passes on what an operator asked it.
+        if caller.check_cluster(Action::Peer).is_err() {
+            caller.check_cluster(Action::Admin)?;
+        }
+        let addrs = request.addrs;
+        let seat = self.node.seat()?;
+        // One node makes the group, whichever is asked: two could make two groups.
+        match addrs.iter().min() {
+            Some(first) if first != seat.own.addr() && addrs.contains(&seat.own.addr().into()) => {
+                let mut client = seat.peers.admin_at(first).map_err(JoinError::from)?;
+                client.bootstrap(admin::BootstrapRequest { addrs }).await
+            }
+            _ => {
+                seat.bootstrap(&addrs).await?;
+                let members = to_members(&seat.group);
+                Ok(Response::new(admin::BootstrapResponse { members }))
+            }
+        }
     }
 
     async fn join(
         &self,
-        _request: Request<admin::JoinRequest>,
+        request: Request<admin::JoinRequest>,
     ) -> Result<Response<admin::JoinResponse>, Status> {
-        Err(Status::unimplemented("this version runs one node"))
+        let (_, extensions, request) = request.into_parts();
+        let caller = self.guard.caller(&extensions)?;
+        // A node speaks for itself. An operator names another one.
+        match request.applicant {
+            Some(_) => caller.check_cluster(Action::Peer)?,
+            None => caller.check_cluster(Action::Admin)?,
+        }
+        let seat = self.node.seat()?;
+        seat.admit(request.addr, request.applicant).await?;
+        Ok(Response::new(admin::JoinResponse { members: to_members(&seat.group) }))
     }
 
     async fn leave(
         &self,
-        _request: Request<admin::LeaveRequest>,
+        request: Request<admin::LeaveRequest>,
     ) -> Result<Response<admin::LeaveResponse>, Status> {
-        Err(Status::unimplemented("this version runs one node"))
+        self.guard.check_cluster(&request, Action::Admin)?;
+        let seat = self.node.seat()?;
+        seat.dismiss(request.into_inner().node_id).await?;
+        Ok(Response::new(admin::LeaveResponse { members: to_members(&seat.group) }))
     }
+}
+
+fn to_members(group: &Group) -> Vec<admin::Member> {
+    let members = group.members().into_iter().map(|member| admin::Member {
+        node_id: member.node_id,
+        addr: member.addr,
+        is_voter: member.is_voter,
+        is_leader: member.is_leader,
+        matched_index: member.matched_index,
+    });
+    members.collect()
 }
 
 /// Returns what the node is and does. In any state.
@@ -225,6 +269,7 @@ pub(crate) fn to_status(node: &Node) -> admin::StatusResponse {
         status.term = standing.term;
         status.leader_id = standing.leader.unwrap_or(0);
         status.last_index = standing.last_index;
+        status.committed_index = standing.committed_index;
         status.applied_index = standing.applied_index;
         status.purged_index = standing.purged_index;
         status.log_bytes = standing.log_bytes;
@@ -235,6 +280,10 @@ pub(crate) fn to_status(node: &Node) -> admin::StatusResponse {
         status.syncs = running.group.log_stats().syncs;
         status.free_bytes = running.space.free_bytes();
         status.streams = running.group.applied().index.streams().count() as u64;
+    }
+    if let Ok(seat) = node.seat() {
+        status.members = to_members(&seat.group);
+        status.warning = seat.warning();
     }
     status.refuses = refuses;
     status

@@ -53,6 +53,7 @@ impl LogService {
         if let Some(reason) = running.space.refusal() {
             return Err(RequestError::StorageFull { reason }.into());
         }
+        running.group.check_leads().map_err(RequestError::from)?;
         // Nothing is written for a request that cannot succeed. A node that is behind may not know
         // the stream yet.
         if running.reader.offsets(&append.stream).is_err() {

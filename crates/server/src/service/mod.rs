@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod consume;
 pub(crate) mod log;
+pub(crate) mod peer;
 pub(crate) mod status;
 
 use crate::streams::DEFAULT_STREAM;

@@ -7,6 +7,9 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::error::RequestError;
+use crate::join::{AdmitError, JoinError};
+use crate::own::NotForUs;
+use crate::raft::MemberError;
 use crate::streams::Refusal;
 
 const DOMAIN: &str = "seawall";
@@ -40,6 +43,67 @@ impl From<RequestError> for Status {
             RequestError::Unreadable { .. } => status(Code::DataLoss, &text, "LOG_UNREADABLE", &[]),
             RequestError::TimedOut { .. } => {
                 status(Code::DeadlineExceeded, &text, "TIMED_OUT", &[])
+            }
+        }
+    }
+}
+
+impl From<NotForUs> for Status {
+    fn from(error: NotForUs) -> Status {
+        let reason = match &error {
+            NotForUs::OtherCluster { .. } => "OTHER_CLUSTER",
+            NotForUs::OtherGroup { .. } => "OTHER_GROUP",
+            NotForUs::OtherLog { .. } => "OTHER_LOG",
+            NotForUs::OtherLimits { .. } => "OTHER_LIMITS",
+            NotForUs::NoHeader => "BAD_REQUEST",
+            NotForUs::Identity(_) => {
+                return status(Code::Unavailable, &error.to_string(), "FAILED", &[]);
+            }
+        };
+        status(Code::FailedPrecondition, &error.to_string(), reason, &[])
+    }
+}
+
+impl From<AdmitError> for Status {
+    fn from(error: AdmitError) -> Status {
+        let text = error.to_string();
+        let reason = match error {
+            AdmitError::Ask(error) => return error.into(),
+            AdmitError::Member(MemberError::Propose(error)) => {
+                return RequestError::from(error).into();
+            }
+            AdmitError::Member(MemberError::Changing) => {
+                return status(Code::Unavailable, &text, "MEMBERS_CHANGING", &[]);
+            }
+            AdmitError::Member(MemberError::IdTaken { .. }) => "NODE_ID_TAKEN",
+            AdmitError::Member(MemberError::TooMany) => "MEMBERS_MAX",
+            AdmitError::Member(MemberError::NoSuchNode { .. }) => "NO_SUCH_NODE",
+            AdmitError::Member(MemberError::LastVoter { .. }) => "LAST_VOTER",
+            AdmitError::OtherCluster { .. } => "OTHER_CLUSTER",
+            AdmitError::OtherGroup { .. } => "OTHER_GROUP",
+            AdmitError::OtherLimits { .. } => "OTHER_LIMITS",
+            AdmitError::NoMajority { .. } => "NO_MAJORITY",
+            AdmitError::Incomplete => {
+                return status(Code::InvalidArgument, &text, "BAD_REQUEST", &[]);
+            }
+        };
+        status(Code::FailedPrecondition, &text, reason, &[])
+    }
+}
+
+impl From<JoinError> for Status {
+    fn from(error: JoinError) -> Status {
+        let text = error.to_string();
+        match error {
+            JoinError::Bootstrapped { .. } => {
+                status(Code::FailedPrecondition, &text, "ALREADY_BOOTSTRAPPED", &[])
+            }
+            JoinError::Unfit(_) | JoinError::Refused { .. } => {
+                status(Code::FailedPrecondition, &text, "NODES_DIFFER", &[])
+            }
+            JoinError::Silent { .. } => status(Code::Unavailable, &text, "NODE_SILENT", &[]),
+            JoinError::Identity(_) | JoinError::Open(_) => {
+                status(Code::Unavailable, &text, "FAILED", &[])
             }
         }
     }

@@ -31,6 +31,7 @@ impl Index {
             applied_index: self.applied_index.unwrap_or_default(),
             last_timestamp_ms: self.last_timestamp_ms,
             streams: self.streams().map(|(name, stream)| stream.to_state(name)).collect(),
+            is_installed: false,
         }
     }
 

@@ -3,8 +3,10 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::time::Duration;
 
+use seawall_proto::admin::v1 as admin;
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1 as log;
 use seawall_proto::log::v1::log_client::LogClient;
@@ -47,27 +49,49 @@ pub(crate) struct Running {
     /// Where metrics, health and the status page are, if the settings say so.
     pub(crate) metrics_addr: Option<SocketAddr>,
     pub(crate) reloader: Reloader,
+    ready: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServerError>>,
 }
 
+/// Starts a server, and returns when it serves.
 pub(crate) async fn start(config: Config) -> Running {
-    let server = Server::bind(config).await.unwrap();
-    let addr = server.addr();
-    let metrics_addr = server.metrics_addr();
-    let ready = server.ready();
-    let reloader = server.reloader();
-    let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(server.run(async {
-        let _gone = stopped.await;
-    }));
-    if !ready.await {
-        panic!("the node did not start: {:?}", task.await.unwrap());
-    }
-    Running { addr, metrics_addr, reloader, stop, task }
+    let mut running = Running::of(Server::bind(config).await.unwrap());
+    running.wait_until_ready().await;
+    running
 }
 
 impl Running {
+    /// Runs a server. It may not serve yet.
+    pub(crate) fn of(server: Server) -> Running {
+        let addr = server.addr();
+        let metrics_addr = server.metrics_addr();
+        let ready = Some(Box::pin(server.ready()) as Pin<Box<_>>);
+        let reloader = server.reloader();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(server.run(async {
+            let _gone = stopped.await;
+        }));
+        Running { addr, metrics_addr, reloader, ready, stop, task }
+    }
+
+    pub(crate) async fn wait_until_ready(&mut self) {
+        let Some(ready) = self.ready.take() else { return };
+        if !ready.await {
+            panic!("the node did not start: {:?}", (&mut self.task).await.unwrap());
+        }
+    }
+
+    /// Waits until the server ends by itself.
+    pub(crate) async fn ended(self) -> Result<(), ServerError> {
+        self.task.await.unwrap()
+    }
+
+    pub(crate) async fn status(&self) -> admin::StatusResponse {
+        let status = self.admin().await.status(admin::StatusRequest {}).await;
+        status.unwrap().into_inner()
+    }
+
     pub(crate) async fn stop(self) -> Result<(), ServerError> {
         let _gone = self.stop.send(());
         self.task.await.unwrap()

@@ -1,6 +1,7 @@
 //! Tests of the server from outside: over gRPC, and as a process.
 
 mod book;
+mod cluster;
 mod common;
 mod consume;
 mod daemon;

@@ -1,0 +1,481 @@
+//! How a node gets into a group, and how the group's members become what they should be.
+//!
+//! A group is made once, by `bootstrap`. Every other node asks a member to let it join. The leader
+//! adds it as a learner, and makes it a voter after it has caught up.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use seawall_proto::admin::v1 as admin;
+use seawall_proto::raft::v1 as wire;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::config;
+use crate::identity::{IdentityError, random_name};
+use crate::own::Own;
+use crate::peers::{BadAddress, Peers};
+use crate::raft::{Group, Member, MemberError, Newcomer, OpenError, ProposeError};
+use crate::watchers::stopped;
+
+/// How long another node may take to say what it is.
+const ASK_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a member may take to let a node join.
+const JOIN_WAIT: Duration = Duration::from_secs(10);
+
+/// How often a node that waits says in the log of events for what.
+const TELL_WAIT: Duration = Duration::from_secs(10);
+
+/// How long an even number of voters may last before it is warned about.
+const EVEN_WAIT: Duration = Duration::from_secs(60);
+
+/// A node's place in its group: what it is, its log, and the way to the others. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    pub(crate) own: Own,
+    pub(crate) group: Group,
+    pub(crate) peers: Peers,
+    /// Held by the one that makes the group.
+    bootstrapping: std::sync::Arc<tokio::sync::Mutex<()>>,
+    /// What the operator should know about the members.
+    warning: std::sync::Arc<watch::Sender<String>>,
+}
+
+/// Why a node does not get into a group, or the members do not change.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// A node of the group to be has one already.
+    #[error(
+        "{addr} belongs to a group already: a second group would not know the records of the first. \
+         Let new nodes join it"
+    )]
+    Bootstrapped {
+        /// The node.
+        addr: String,
+    },
+    /// The nodes do not fit together.
+    #[error("{0}")]
+    Unfit(String),
+    /// A node does not answer.
+    #[error("{addr} does not answer: {reason}")]
+    Silent {
+        /// The node.
+        addr: String,
+        /// Why.
+        reason: String,
+    },
+    /// A member refuses the node for good.
+    #[error("{addr} refuses this node: {reason}")]
+    Refused {
+        /// The member.
+        addr: String,
+        /// Why.
+        reason: String,
+    },
+    /// The directory of the node.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+impl From<BadAddress> for JoinError {
+    fn from(error: BadAddress) -> JoinError {
+        JoinError::Unfit(error.to_string())
+    }
+}
+
+/// A node, as it says of itself.
+struct Found {
+    node: admin::Applicant,
+    addr: String,
+}
+
+impl Seat {
+    pub(crate) fn new(own: Own, group: Group, peers: Peers) -> Seat {
+        let bootstrapping = std::sync::Arc::default();
+        let warning = std::sync::Arc::new(watch::Sender::new(String::new()));
+        Seat { own, group, peers, bootstrapping, warning }
+    }
+
+    /// Returns what the operator should know about the members. Empty if there is nothing.
+    pub(crate) fn warning(&self) -> String {
+        self.warning.borrow().clone()
+    }
+
+    /// Asks a node what it is.
+    async fn introduce(&self, addr: &str) -> Result<Found, JoinError> {
+        let silent = |reason: String| JoinError::Silent { addr: addr.to_owned(), reason };
+        let mut client = self.peers.at(addr)?;
+        let asked = timeout(ASK_WAIT, client.introduce(wire::IntroduceRequest {})).await;
+        let answer = asked.map_err(|_| silent(format!("not within {ASK_WAIT:?}")))?;
+        let answer = answer.map_err(|status| silent(status.message().to_owned()))?.into_inner();
+        let node = answer.node.ok_or_else(|| silent("it says nothing of itself".to_owned()))?;
+        Ok(Found { node, addr: answer.addr })
+    }
+
+    /// Makes a group of this node alone.
+    pub(crate) async fn bootstrap_alone(&self) -> Result<(), JoinError> {
+        let _only = self.bootstrapping.lock().await;
+        self.make_group(&[self.as_newcomer()]).await
+    }
+
+    /// Makes a group of the nodes at these addresses. This node must be one of them, and none may
+    /// have a group.
+    pub(crate) async fn bootstrap(&self, addrs: &[String]) -> Result<(), JoinError> {
+        let _only = self.bootstrapping.lock().await;
+        let own = self.own.applicant();
+        if !own.cluster_id.is_empty() {
+            return Err(JoinError::Bootstrapped { addr: self.own.addr().to_owned() });
+        }
+        let mut newcomers = Vec::new();
+        for addr in addrs {
+            let Found { node, addr } = self.introduce(addr).await?;
+            let unfit = |what: &str| Err(JoinError::Unfit(format!("{addr} {what}")));
+            if !node.cluster_id.is_empty() {
+                return Err(JoinError::Bootstrapped { addr });
+            }
+            if node.cluster != own.cluster {
+                return unfit(&format!("belongs to cluster {}, not {}", node.cluster, own.cluster));
+            }
+            if node.limits != own.limits {
+                return unfit("has other limits.streams, limits.producers or limits.cursors");
+            }
+            newcomers.push(Newcomer { node_id: node.node_id, addr, log_id: node.log_id });
+        }
+        let ids: BTreeSet<u64> = newcomers.iter().map(|node| node.node_id).collect();
+        if ids.len() != newcomers.len() {
+            let text = "two nodes have the same node_id, or two addresses lead to one node";
+            return Err(JoinError::Unfit(text.to_owned()));
+        }
+        if !matches!(ids.len(), 1 | 3 | 5) {
+            return Err(JoinError::Unfit(format!("{} nodes: a group has 1, 3 or 5", ids.len())));
+        }
+        if !newcomers.iter().any(|node| node.log_id == own.log_id) {
+            let text = format!("{} must be one of the nodes", self.own.addr());
+            return Err(JoinError::Unfit(text));
+        }
+        self.make_group(&newcomers).await
+    }
+
+    /// The name of the group is on the disk before the log has an entry: no crash leaves a log
+    /// without an owner.
+    async fn make_group(&self, members: &[Newcomer]) -> Result<(), JoinError> {
+        let name = random_name()?;
+        self.own
+            .change(|identity| {
+                if identity.cluster_id.is_empty() {
+                    identity.cluster_id = name;
+                }
+            })
+            .await?;
+        self.group.initialize(members).await?;
+        self.own.settle().await?;
+        tracing::info!("made a group of {} nodes", members.len());
+        Ok(())
+    }
+
+    fn as_newcomer(&self) -> Newcomer {
+        let own = self.own.identity();
+        let addr = self.own.addr().to_owned();
+        Newcomer { node_id: own.node_id, addr, log_id: own.log_id }
+    }
+
+    /// Gets this node into a group, as the settings say. Returns after it is a member.
+    pub(crate) async fn enter(&self, seeds: &[String], expected: u32) -> Result<(), JoinError> {
+        let retry = (self.peers.heartbeat() * 2).max(Duration::from_millis(100));
+        let mut told: Option<Instant> = None;
+        loop {
+            if self.group.is_member() {
+                return Ok(());
+            }
+            let waits_for = match self.try_enter(seeds, expected as usize).await {
+                Ok(waits_for) => waits_for,
+                Err(error @ (JoinError::Silent { .. } | JoinError::Bootstrapped { .. })) => {
+                    error.to_string()
+                }
+                Err(error) => return Err(error),
+            };
+            if told.is_none_or(|told| told.elapsed() >= TELL_WAIT) {
+                tracing::info!("has no group yet: {waits_for}");
+                told = Some(Instant::now());
+            }
+            tokio::time::sleep(retry).await;
+        }
+    }
+
+    /// Makes one attempt, and returns for what the node waits.
+    async fn try_enter(&self, seeds: &[String], expected: usize) -> Result<String, JoinError> {
+        let addrs = config::resolve(seeds).await;
+        let mut empty = Vec::new();
+        let mut silent = None;
+        for addr in addrs.iter().filter(|addr| *addr != self.own.addr()) {
+            match self.introduce(addr).await {
+                // A member, or one that a group has taken by now.
+                Ok(found) if !found.node.cluster_id.is_empty() => {
+                    return self.ask_to_join(&found.addr).await;
+                }
+                Ok(found) if found.node.log_id == self.own.identity().log_id => {}
+                Ok(found) => empty.push(found.addr),
+                Err(error) => silent = Some(error.to_string()),
+            }
+        }
+        empty.push(self.own.addr().to_owned());
+        empty.sort();
+        empty.dedup();
+        if expected == 0 {
+            return Ok(silent.unwrap_or_else(|| {
+                "no seed is in a group: waits for `seawallctl cluster bootstrap`".to_owned()
+            }));
+        }
+        if empty.len() > expected {
+            let found = empty.len();
+            let text = format!("{found} nodes wait, and bootstrap_expect is {expected}");
+            return Err(JoinError::Unfit(text));
+        }
+        if empty.len() < expected {
+            let found = empty.len();
+            let why = silent.unwrap_or_default();
+            return Ok(format!("{found} of {expected} nodes are there. {why}"));
+        }
+        // All of them know all of them, and one makes the group.
+        match empty.first() {
+            Some(first) if first == self.own.addr() => {
+                self.bootstrap(&empty).await?;
+                Ok("waits for the first election".to_owned())
+            }
+            first => Ok(format!("waits for {} to make the group", first.map_or("", |addr| addr))),
+        }
+    }
+
+    /// Asks a member to let this node join, and the leader, if the member names it.
+    async fn ask_to_join(&self, member: &str) -> Result<String, JoinError> {
+        let request = admin::JoinRequest {
+            addr: self.own.addr().to_owned(),
+            applicant: Some(self.own.applicant()),
+        };
+        let mut addr = member.to_owned();
+        for _ in 0..3 {
+            let mut client = self.peers.admin_at(&addr)?;
+            let asked = timeout(JOIN_WAIT, client.join(request.clone())).await;
+            let status = match asked {
+                Err(_) => Status::deadline_exceeded("the node did not answer in time"),
+                Ok(Ok(_)) => return Ok(format!("waits for the leader, after {addr} took it")),
+                Ok(Err(status)) => status,
+            };
+            let info = status.get_details_error_info();
+            let reason = info.as_ref().map_or("", |info| &*info.reason);
+            let leader = info.as_ref().and_then(|info| info.metadata.get("leader"));
+            match (status.code(), reason) {
+                (Code::FailedPrecondition, "NOT_LEADER") => match leader {
+                    Some(leader) if !leader.is_empty() && *leader != addr => {
+                        addr.clone_from(leader);
+                    }
+                    _ => break,
+                },
+                (Code::FailedPrecondition | Code::PermissionDenied, _)
+                | (Code::Unauthenticated | Code::InvalidArgument, _) => {
+                    let reason = status.message().to_owned();
+                    return Err(JoinError::Refused { addr, reason });
+                }
+                _ => {
+                    let reason = status.message().to_owned();
+                    return Err(JoinError::Silent { addr, reason });
+                }
+            }
+        }
+        Ok(format!("{addr} knows no leader"))
+    }
+
+    /// Lets a node join, if this node leads. Without `applicant`, asks the node what it is.
+    pub(crate) async fn admit(
+        &self,
+        addr: String,
+        applicant: Option<admin::Applicant>,
+    ) -> Result<(), AdmitError> {
+        self.group.check_leads().map_err(MemberError::from)?;
+        let (applicant, addr) = match applicant {
+            Some(applicant) => (applicant, addr),
+            None => {
+                let found = self.introduce(&addr).await?;
+                (found.node, found.addr)
+            }
+        };
+        let own = self.own.applicant();
+        if applicant.cluster != own.cluster {
+            let cluster = own.cluster;
+            return Err(AdmitError::OtherCluster { cluster, theirs: applicant.cluster });
+        }
+        if !applicant.cluster_id.is_empty() && applicant.cluster_id != own.cluster_id {
+            return Err(AdmitError::OtherGroup { cluster: own.cluster });
+        }
+        if applicant.limits != own.limits {
+            return Err(AdmitError::OtherLimits { limits: own.limits.unwrap_or_default() });
+        }
+        let admin::Applicant { node_id, log_id, .. } = applicant;
+        if node_id == 0 || log_id.is_empty() || addr.is_empty() {
+            return Err(AdmitError::Incomplete);
+        }
+        let newcomer = Newcomer { node_id, addr, log_id };
+        self.group.join(&newcomer).await?;
+        Ok(())
+    }
+
+    /// Removes a node, if this node leads. Returns after it is no member any more.
+    pub(crate) async fn dismiss(&self, node_id: u64) -> Result<(), AdmitError> {
+        self.group.check_leads().map_err(MemberError::from)?;
+        self.check_majority_without(node_id).await?;
+        self.group.mark_leaving(node_id).await?;
+        let own_id = self.own.node_id();
+        loop {
+            let is_there = self.group.members().iter().any(|member| member.node_id == node_id);
+            if !is_there {
+                return Ok(());
+            }
+            // A leader that leaves does not see its end: the next one removes it.
+            if let Err(error) = self.group.check_leads() {
+                if node_id == own_id {
+                    return Ok(());
+                }
+                return Err(MemberError::from(error).into());
+            }
+            tokio::time::sleep(self.peers.heartbeat() / 4).await;
+        }
+    }
+
+    /// Refuses to remove a node if the rest would have no majority of nodes that answer.
+    async fn check_majority_without(&self, node_id: u64) -> Result<(), AdmitError> {
+        let own_id = self.own.node_id();
+        let rest: Vec<Member> = self
+            .group
+            .members()
+            .into_iter()
+            .filter(|member| member.is_voter && member.node_id != node_id)
+            .collect();
+        let asked = rest.iter().map(async |member| {
+            member.node_id == own_id || self.introduce(&member.addr).await.is_ok()
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        let present = answers.iter().filter(|is_there| **is_there).count();
+        let voters = rest.len();
+        if voters > 0 && present * 2 <= voters {
+            return Err(AdmitError::NoMajority { node_id, present, voters });
+        }
+        Ok(())
+    }
+}
+
+/// Why a node does not join or leave.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdmitError {
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    #[error("the node could not be asked: {0}")]
+    Ask(#[from] JoinError),
+    #[error("this is cluster {cluster}, and not {theirs}: correct the node's setting `cluster`")]
+    OtherCluster { cluster: String, theirs: String },
+    #[error("the node belongs to another group that is named {cluster}, too: correct its seeds")]
+    OtherGroup { cluster: String },
+    #[error(
+        "the limits of the nodes differ: the group has limits.streams = {}, limits.producers = {}, \
+         limits.cursors = {}: give the new node the same ones",
+        limits.streams, limits.producers, limits.cursors
+    )]
+    OtherLimits { limits: admin::GroupLimits },
+    #[error("the node does not say its address, its id and its log")]
+    Incomplete,
+    #[error(
+        "without node {node_id}, only {present} of {voters} voters answer, which is no majority: \
+         start the others first"
+    )]
+    NoMajority { node_id: u64, present: usize, voters: usize },
+}
+
+/// Does what the members need, until `stop`: the leader changes them step by step, and another node
+/// tells the leader its new address.
+pub(crate) async fn keep_members(seat: Seat, mut stop: watch::Receiver<bool>) {
+    let look = seat.peers.heartbeat();
+    let mut even_since: Option<Instant> = None;
+    loop {
+        let step = async {
+            match seat.group.step_members().await {
+                Ok(true) => {}
+                Ok(false) => seat.announce().await,
+                Err(error) => tracing::info!("the members change later: {error}"),
+            }
+        };
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = step => {}
+        }
+        seat.watch_even(&mut even_since);
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = tokio::time::sleep(look) => {}
+        }
+    }
+}
+
+impl Seat {
+    /// Tells the leader that this node is at another address now.
+    async fn announce(&self) {
+        let own = self.as_newcomer();
+        let members = self.group.members();
+        let is_moved = |member: &&Member| {
+            member.node_id == own.node_id && member.log_id == own.log_id && member.addr != own.addr
+        };
+        if members.iter().find(is_moved).is_none() {
+            return;
+        }
+        let outcome = match members.iter().find(|member| member.is_leader) {
+            Some(leader) if leader.node_id == own.node_id => {
+                self.group.join(&own).await.map_err(|error| error.to_string())
+            }
+            Some(leader) => {
+                let asked = self.ask_to_join(&leader.addr).await;
+                asked.map(drop).map_err(|error| error.to_string())
+            }
+            None => return,
+        };
+        match outcome {
+            Ok(()) => tracing::info!("told the group the address {}", own.addr),
+            Err(error) => tracing::warn!("could not tell the group {}: {error}", own.addr),
+        }
+    }
+
+    /// Warns about an even number of voters that lasts: it needs more nodes for a majority, and
+    /// survives no more failures.
+    fn watch_even(&self, since: &mut Option<Instant>) {
+        let voters = self.group.members().iter().filter(|member| member.is_voter).count();
+        if voters == 0 || voters % 2 == 1 {
+            *since = None;
+            self.warning.send_if_modified(|text| {
+                let had = !text.is_empty();
+                text.clear();
+                had
+            });
+            return;
+        }
+        let lasts = since.get_or_insert_with(Instant::now).elapsed() >= EVEN_WAIT;
+        if lasts && self.warning.borrow().is_empty() {
+            let text = format!(
+                "the group has {voters} voters: it survives no more failures than {} would. Add or \
+                 remove a node",
+                voters - 1
+            );
+            tracing::warn!("{text}");
+            self.warning.send_replace(text);
+        }
+    }
+}
+
+impl From<ProposeError> for AdmitError {
+    fn from(error: ProposeError) -> AdmitError {
+        AdmitError::Member(error.into())
+    }
+}

@@ -1,0 +1,97 @@
+//! `Peers`: the way to other nodes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use seawall_proto::admin::v1::admin_client::AdminClient;
+use seawall_proto::raft::v1::peer_client::PeerClient;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::connect::Connector;
+use crate::own::Own;
+
+/// An answer of another node has at most so many bytes.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// How much may be on its way to a node before it must say that it has read it.
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// Connections to other nodes, one for each address. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Peers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    own: Own,
+    connector: Connector,
+    routes: BTreeMap<u64, String>,
+    heartbeat: Duration,
+    channels: Mutex<HashMap<String, Channel>>,
+}
+
+/// An address that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{addr} is no address of a node: {reason}")]
+pub(crate) struct BadAddress {
+    addr: String,
+    reason: String,
+}
+
+impl Peers {
+    /// `routes` are other ways to nodes than their addresses.
+    pub(crate) fn new(
+        own: Own,
+        connector: Connector,
+        routes: BTreeMap<u64, String>,
+        heartbeat: Duration,
+    ) -> Peers {
+        Peers(Arc::new(Inner { own, connector, routes, heartbeat, channels: Mutex::default() }))
+    }
+
+    pub(crate) fn own(&self) -> &Own {
+        &self.0.own
+    }
+
+    pub(crate) fn heartbeat(&self) -> Duration {
+        self.0.heartbeat
+    }
+
+    /// Returns the way to a member.
+    pub(crate) fn member(&self, id: u64, addr: &str) -> Result<PeerClient<Channel>, BadAddress> {
+        self.at(self.0.routes.get(&id).map_or(addr, String::as_str))
+    }
+
+    /// Returns the way to the node at an address.
+    pub(crate) fn at(&self, addr: &str) -> Result<PeerClient<Channel>, BadAddress> {
+        Ok(PeerClient::new(self.channel(addr)?).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// Returns the way to the node at an address, for what operators may ask, too.
+    pub(crate) fn admin_at(&self, addr: &str) -> Result<AdminClient<Channel>, BadAddress> {
+        Ok(AdminClient::new(self.channel(addr)?).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// A connection is made when it is first used, and again after it broke.
+    fn channel(&self, addr: &str) -> Result<Channel, BadAddress> {
+        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(addr) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|error| {
+            BadAddress { addr: addr.to_owned(), reason: error.to_string() }
+        })?;
+        // A node that is cut off says nothing: its connection is given up, and made anew.
+        let silence = (self.0.heartbeat * 2).max(Duration::from_millis(500));
+        let endpoint = endpoint
+            .connect_timeout(silence)
+            .http2_keep_alive_interval(silence)
+            .keep_alive_timeout(silence)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES * 2);
+        let channel = endpoint.connect_with_connector_lazy(self.0.connector.clone());
+        channels.insert(addr.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}

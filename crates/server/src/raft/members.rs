@@ -1,0 +1,205 @@
+//! Who belongs to the group: the first members, those that join, and those that leave.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::ChangeMembers;
+
+use super::{Group, Member, OpenError, PeerNode, ProposeError};
+use crate::config::VOTERS_MAX;
+
+/// How many nodes a group may have: the voters, and those that replace them.
+const MEMBERS_MAX: usize = 2 * VOTERS_MAX;
+
+/// A learner that lags no more than so many entries becomes a voter.
+const LAG_MAX: u64 = 1_000;
+
+/// A node that is to be a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Newcomer {
+    pub(crate) node_id: u64,
+    pub(crate) addr: String,
+    pub(crate) log_id: String,
+}
+
+/// Why the members do not change.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum MemberError {
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    #[error(
+        "node {node_id} is a member already, with another log: a node without its log could vote \
+         twice. Start the new node with another node_id, or remove the old one first with \
+         `seawallctl cluster leave {node_id}`"
+    )]
+    IdTaken { node_id: u64 },
+    #[error("the group has {MEMBERS_MAX} nodes, which is the limit: remove one first")]
+    TooMany,
+    #[error("the group has no node {node_id}; it has {}", ids.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))]
+    NoSuchNode { node_id: u64, ids: Vec<u64> },
+    #[error(
+        "node {node_id} is the last voter, and the group would be gone without it: add a node first"
+    )]
+    LastVoter { node_id: u64 },
+    #[error("the members are changing: try again later")]
+    Changing,
+}
+
+impl Group {
+    /// Makes the group with these members. The log must be empty.
+    pub(crate) async fn initialize(&self, members: &[Newcomer]) -> Result<(), OpenError> {
+        let members: BTreeMap<u64, PeerNode> =
+            members.iter().map(|member| (member.node_id, to_node(member))).collect();
+        self.raft.initialize(members).await.map_err(OpenError::engine)
+    }
+
+    /// Returns the members, in the order of their ids. They may not be committed yet.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let leader = match self.has_lost_majority(&metrics) {
+            true => None,
+            false => metrics.current_leader,
+        };
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let matched = |id: &u64| {
+            let matched = metrics.replication.as_ref()?.get(id)?;
+            matched.map(|matched| matched.index)
+        };
+        let members = metrics.membership_config.nodes().map(|(id, node)| Member {
+            node_id: *id,
+            addr: node.addr.clone(),
+            log_id: node.log_id.clone(),
+            is_voter: voters.contains(id),
+            is_leaving: node.is_leaving,
+            is_leader: leader == Some(*id),
+            matched_index: matched(id),
+        });
+        members.collect()
+    }
+
+    /// Adds a node, which follows from then on, or notes the new address of a member.
+    pub(crate) async fn join(&self, newcomer: &Newcomer) -> Result<(), MemberError> {
+        self.check_leads()?;
+        let node = to_node(newcomer);
+        let members = self.members();
+        let found = members.iter().find(|member| member.node_id == newcomer.node_id);
+        let change = match found {
+            None if members.len() >= MEMBERS_MAX => return Err(MemberError::TooMany),
+            None => ChangeMembers::AddNodes(BTreeMap::from([(newcomer.node_id, node)])),
+            Some(found) if found.log_id != newcomer.log_id => {
+                return Err(MemberError::IdTaken { node_id: newcomer.node_id });
+            }
+            Some(found) if found.addr == newcomer.addr => return Ok(()),
+            Some(found) => {
+                let node = PeerNode { is_leaving: found.is_leaving, ..node };
+                ChangeMembers::SetNodes(BTreeMap::from([(newcomer.node_id, node)]))
+            }
+        };
+        self.change(change).await
+    }
+
+    /// Notes that a node is to be removed. `step_members` removes it.
+    pub(crate) async fn mark_leaving(&self, node_id: u64) -> Result<(), MemberError> {
+        self.check_leads()?;
+        let members = self.members();
+        let Some(found) = members.iter().find(|member| member.node_id == node_id) else {
+            let ids = members.iter().map(|member| member.node_id).collect();
+            return Err(MemberError::NoSuchNode { node_id, ids });
+        };
+        let stays = |member: &&Member| {
+            member.is_voter && !member.is_leaving && member.node_id != node_id
+        };
+        if members.iter().find(stays).is_none() {
+            return Err(MemberError::LastVoter { node_id });
+        }
+        if found.is_leaving {
+            return Ok(());
+        }
+        let node = PeerNode {
+            addr: found.addr.clone(),
+            log_id: found.log_id.clone(),
+            is_leaving: true,
+        };
+        self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)]))).await
+    }
+
+    /// Goes one step towards what the members should be, if this node leads. Returns whether there
+    /// was a step.
+    pub(crate) async fn step_members(&self) -> Result<bool, MemberError> {
+        let Some(change) = self.next_change() else { return Ok(false) };
+        tracing::info!("the members change: {change:?}");
+        self.change(change).await?;
+        Ok(true)
+    }
+
+    fn next_change(&self) -> Option<ChangeMembers<u64, PeerNode>> {
+        if !self.leads() {
+            return None;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let configs = membership.get_joint_config();
+        if configs.len() > 1 {
+            // A leader was lost between the two halves of a change.
+            return Some(ChangeMembers::ReplaceAllVoters(configs.last()?.clone()));
+        }
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let leaving = membership.nodes().find(|(_, node)| node.is_leaving).map(|(id, _)| *id);
+        if let Some(id) = leaving {
+            let id_only = BTreeSet::from([id]);
+            return match voters.contains(&id) {
+                false => Some(ChangeMembers::RemoveNodes(id_only)),
+                true if voters.len() > 1 => Some(ChangeMembers::RemoveVoters(id_only)),
+                true => None,
+            };
+        }
+        if voters.len() >= VOTERS_MAX {
+            return None;
+        }
+        let last = metrics.last_log_index?;
+        let replication = metrics.replication.as_ref()?;
+        let has_caught_up = |id: &u64| {
+            let matched = replication.get(id).copied().flatten();
+            matched.is_some_and(|matched| last - matched.index.min(last) < LAG_MAX)
+        };
+        let ready = membership.learner_ids().find(has_caught_up)?;
+        Some(ChangeMembers::AddVoterIds(BTreeSet::from([ready])))
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, PeerNode>) -> Result<(), MemberError> {
+        // A voter that is removed stays a learner: it is removed in a step of its own.
+        let outcome = self.raft.change_membership(change, true).await;
+        match outcome {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
+                let leader = leader.leader_node.map(|node| node.addr);
+                Err(ProposeError::NotLeader { leader }.into())
+            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                match error {
+                    ChangeMembershipError::InProgress(_)
+                    | ChangeMembershipError::LearnerNotFound(_)
+                    | ChangeMembershipError::EmptyMembership(_) => Err(MemberError::Changing),
+                }
+            }
+            Err(error) => Err(ProposeError::engine(error).into()),
+        }
+    }
+
+    /// Whether this node is a member, as far as it knows.
+    pub(crate) fn is_member(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().get_node(&metrics.id).is_some()
+    }
+}
+
+fn to_node(newcomer: &Newcomer) -> PeerNode {
+    PeerNode {
+        addr: newcomer.addr.clone(),
+        log_id: newcomer.log_id.clone(),
+        is_leaving: false,
+    }
+}

@@ -1,0 +1,339 @@
+//! Groups of several nodes, in one process.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use seawall_proto::admin::v1 as admin;
+use seawall_proto::log::v1 as log;
+use seawall_server::{Config, Server};
+use tonic::{Code, Status};
+
+use crate::common::{self, Running, config, one, read_all, refused, run, values};
+
+/// How long a group may take for what needs an election.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Settings of a node of a group. Elections are fast, so that tests are.
+pub(crate) fn member(dir: &Path, id: u64, expected: u32) -> Config {
+    let mut config = config(&dir.join(format!("node-{id}")));
+    config.node_id = id;
+    config.bootstrap_expect = expected;
+    config.raft.heartbeat = Duration::from_millis(100);
+    config.raft.election_timeout = Duration::from_millis(400);
+    // `Server::set_seeds` names them after they have ports.
+    config.seeds = vec!["127.0.0.1:1".to_owned()];
+    config
+}
+
+/// Nodes of one group.
+pub(crate) struct Cluster {
+    dir: PathBuf,
+    pub(crate) nodes: Vec<Running>,
+}
+
+impl Cluster {
+    /// Starts three nodes that make a group.
+    pub(crate) async fn start(dir: &Path) -> Cluster {
+        let mut servers = Vec::new();
+        for id in 1..=3 {
+            servers.push(Server::bind(member(dir, id, 3)).await.unwrap());
+        }
+        let seeds: Vec<String> = servers.iter().map(|server| server.addr().to_string()).collect();
+        let mut nodes = Vec::new();
+        for mut server in servers {
+            server.set_seeds(seeds.clone());
+            nodes.push(Running::of(server));
+        }
+        for node in &mut nodes {
+            node.wait_until_ready().await;
+        }
+        Cluster { dir: dir.to_owned(), nodes }
+    }
+
+    /// Starts a node that asks the others to let it join.
+    async fn add(&mut self, id: u64) -> &mut Running {
+        let mut server = Server::bind(member(&self.dir, id, 0)).await.unwrap();
+        server.set_seeds(self.addrs());
+        let mut node = Running::of(server);
+        node.wait_until_ready().await;
+        self.nodes.push(node);
+        self.nodes.last_mut().unwrap()
+    }
+
+    /// Starts a node in the directory that it had, at another address.
+    async fn start_again(&mut self, id: u64) {
+        let mut server = Server::bind(member(&self.dir, id, 3)).await.unwrap();
+        server.set_seeds(self.addrs());
+        let mut node = Running::of(server);
+        node.wait_until_ready().await;
+        self.nodes.push(node);
+    }
+
+    fn addrs(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.addr.to_string()).collect()
+    }
+
+    /// Stops the node with an id.
+    async fn stop_node(&mut self, id: u64) {
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].status().await.node_id == id {
+                return self.nodes.remove(index).stop().await.unwrap();
+            }
+        }
+        panic!("there is no node {id}");
+    }
+
+    /// Waits for a leader on which all nodes agree, and returns its place and its id.
+    pub(crate) async fn leader(&self) -> (usize, u64) {
+        let start = Instant::now();
+        loop {
+            let mut leaders = Vec::new();
+            let mut ids = Vec::new();
+            for node in &self.nodes {
+                let status = node.status().await;
+                leaders.push(status.leader_id);
+                ids.push(status.node_id);
+            }
+            let place = ids.iter().position(|id| *id == leaders[0]);
+            if let Some(place) = place
+                && leaders.iter().all(|leader| *leader == leaders[0])
+            {
+                return (place, leaders[0]);
+            }
+            assert!(start.elapsed() < PATIENCE, "no leader: {leaders:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the leader says that the members are these: ids, and whether they vote.
+    async fn wait_for_members(&self, wanted: &[(u64, bool)]) {
+        let start = Instant::now();
+        loop {
+            let place = self.leader().await.0;
+            let members = self.nodes[place].status().await.members;
+            let members: Vec<(u64, bool)> =
+                members.iter().map(|member| (member.node_id, member.is_voter)).collect();
+            if members == wanted {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{members:?} and not {wanted:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Produces a record, and asks again while the group has no leader.
+    async fn produce(&self, value: &str) -> u64 {
+        let start = Instant::now();
+        loop {
+            let place = self.leader().await.0;
+            match self.nodes[place].log().await.produce(one("", value)).await {
+                Ok(answer) => return answer.into_inner().offset,
+                Err(status) => assert!(start.elapsed() < PATIENCE, "{status:?}"),
+            }
+        }
+    }
+
+    async fn stop(self) {
+        for node in self.nodes {
+            node.stop().await.unwrap();
+        }
+    }
+}
+
+#[test]
+fn three_nodes_have_one_log_and_each_answers_linearizable_reads() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = Cluster::start(dir.path()).await;
+        let (place, id) = cluster.leader().await;
+        for number in 0..10 {
+            assert_eq!(cluster.produce(&format!("{number}")).await, number);
+            // At once, on every node.
+            for node in &cluster.nodes {
+                let records = read_all(&mut node.log().await, "").await;
+                assert_eq!(records.len() as u64, number + 1);
+            }
+        }
+        for (other, node) in cluster.nodes.iter().enumerate().filter(|(other, _)| *other != place) {
+            let status = node.log().await.produce(one("", "x")).await.unwrap_err();
+            let info = refused(status, Code::FailedPrecondition, "NOT_LEADER");
+            assert_eq!(info["leader"], cluster.nodes[place].addr.to_string(), "node {other}");
+        }
+        let servers = cluster.nodes[0].log().await.get_servers(log::GetServersRequest {}).await;
+        let servers = servers.unwrap().into_inner().servers;
+        assert_eq!(servers.len(), 3);
+        let leaders: Vec<_> = servers.iter().filter(|server| server.is_leader).collect();
+        assert_eq!(leaders.len(), 1);
+        assert_eq!(leaders[0].id, id.to_string());
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_group_goes_on_without_its_leader_and_the_leader_catches_up() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(dir.path()).await;
+        assert_eq!(cluster.produce("before").await, 0);
+        let (_, id) = cluster.leader().await;
+        cluster.stop_node(id).await;
+        assert_eq!(cluster.produce("meanwhile").await, 1);
+        // It comes back at another address, and tells the group.
+        cluster.start_again(id).await;
+        assert_eq!(cluster.produce("after").await, 2);
+        let returned = cluster.nodes.last().unwrap();
+        let records = read_all(&mut returned.log().await, "").await;
+        assert_eq!(values(&records), ["before", "meanwhile", "after"]);
+        let start = Instant::now();
+        loop {
+            let members = cluster.nodes[0].status().await.members;
+            let known = members.iter().find(|member| member.node_id == id).unwrap();
+            if known.addr == returned.addr.to_string() {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "{members:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn nodes_join_and_leave_while_records_come() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(dir.path()).await;
+        for number in 0..50 {
+            cluster.produce(&format!("{number}")).await;
+        }
+        cluster.add(4).await;
+        cluster.wait_for_members(&[(1, true), (2, true), (3, true), (4, true)]).await;
+        let joined = cluster.nodes.last().unwrap();
+        assert_eq!(read_all(&mut joined.log().await, "").await.len(), 50);
+
+        // The leader leaves, too.
+        let (place, id) = cluster.leader().await;
+        let mut client = cluster.nodes[place].admin().await;
+        client.leave(admin::LeaveRequest { node_id: id }).await.unwrap();
+        cluster.stop_node(id).await;
+        let rest: Vec<(u64, bool)> =
+            (1..=4).filter(|other| *other != id).map(|other| (other, true)).collect();
+        cluster.wait_for_members(&rest).await;
+        assert_eq!(cluster.produce("50").await, 50);
+        cluster.stop().await;
+    });
+}
+
+async fn leave(cluster: &Cluster, node_id: u64) -> Result<(), Status> {
+    let place = cluster.leader().await.0;
+    let mut client = cluster.nodes[place].admin().await;
+    client.leave(admin::LeaveRequest { node_id }).await.map(drop)
+}
+
+#[test]
+fn what_would_harm_the_group_is_refused() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(dir.path()).await;
+        cluster.produce("x").await;
+        let (place, _) = cluster.leader().await;
+        let addrs = cluster.addrs();
+
+        // A second bootstrap.
+        let mut client = cluster.nodes[place].admin().await;
+        let again = client.bootstrap(admin::BootstrapRequest { addrs }).await.unwrap_err();
+        refused(again, Code::FailedPrecondition, "ALREADY_BOOTSTRAPPED");
+
+        // A node that is not there.
+        let status = leave(&cluster, 9).await.unwrap_err();
+        refused(status, Code::FailedPrecondition, "NO_SUCH_NODE");
+
+        // A node whose directory was emptied, under its old id.
+        let wiped = (1..=3).find(|id| *id != cluster.nodes.len() as u64 + 9).unwrap();
+        let (_, leader) = cluster.leader().await;
+        let wiped = if wiped == leader { wiped + 1 } else { wiped };
+        cluster.stop_node(wiped).await;
+        std::fs::remove_dir_all(dir.path().join(format!("node-{wiped}"))).unwrap();
+        let mut server = Server::bind(member(dir.path(), wiped, 3)).await.unwrap();
+        server.set_seeds(cluster.addrs());
+        let error = Running::of(server).ended().await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("already, with another log"), "{text}");
+        assert!(text.contains("cluster leave"), "{text}");
+
+        // One of another cluster, and one with other limits.
+        let mut other = member(dir.path(), 7, 0);
+        other.cluster = "red".to_owned();
+        let mut server = Server::bind(other).await.unwrap();
+        server.set_seeds(cluster.addrs());
+        let text = Running::of(server).ended().await.unwrap_err().to_string();
+        assert!(text.contains("not red"), "{text}");
+        let mut other = member(dir.path(), 8, 0);
+        other.limits.streams = 7;
+        let mut server = Server::bind(other).await.unwrap();
+        server.set_seeds(cluster.addrs());
+        let text = Running::of(server).ended().await.unwrap_err().to_string();
+        assert!(text.contains("limits.streams = 1000"), "{text}");
+
+        // A node without which there is no majority of those that answer.
+        let (_, leader) = cluster.leader().await;
+        let other = (1..=3).find(|id| *id != leader && *id != wiped).unwrap();
+        let status = leave(&cluster, other).await.unwrap_err();
+        refused(status, Code::FailedPrecondition, "NO_MAJORITY");
+        // The one that is gone may leave, and a new one may take its place.
+        leave(&cluster, wiped).await.unwrap();
+        let member_ids: Vec<(u64, bool)> =
+            (1..=3).filter(|id| *id != wiped).map(|id| (id, true)).collect();
+        cluster.wait_for_members(&member_ids).await;
+        cluster.add(6).await;
+        let with_new: Vec<(u64, bool)> =
+            member_ids.into_iter().chain([(6, true)]).collect();
+        cluster.wait_for_members(&with_new).await;
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn the_last_voter_stays() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let node = common::start(config(dir.path())).await;
+        let mut client = node.admin().await;
+        let status = client.leave(admin::LeaveRequest { node_id: 1 }).await.unwrap_err();
+        refused(status, Code::FailedPrecondition, "LAST_VOTER");
+        node.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn an_operator_makes_a_group_of_nodes_that_wait() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut nodes = Vec::new();
+        for id in 1..=3 {
+            let server = Server::bind(member(dir.path(), id, 0)).await.unwrap();
+            nodes.push(Running::of(server));
+        }
+        let addrs: Vec<String> = nodes.iter().map(|node| node.addr.to_string()).collect();
+        let start = Instant::now();
+        // Any of them may be asked. They may not be up yet.
+        let members = loop {
+            let request = admin::BootstrapRequest { addrs: addrs.clone() };
+            match nodes[1].admin().await.bootstrap(request).await {
+                Ok(answer) => break answer.into_inner().members,
+                Err(status) if status.code() == Code::Unavailable => {
+                    assert!(start.elapsed() < PATIENCE, "{status:?}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(status) => panic!("{status:?}"),
+            }
+        };
+        assert_eq!(members.len(), 3);
+        for node in &mut nodes {
+            node.wait_until_ready().await;
+        }
+        let cluster = Cluster { dir: dir.path().to_owned(), nodes };
+        assert_eq!(cluster.produce("x").await, 0);
+        cluster.stop().await;
+    });
+}
