@@ -10,7 +10,7 @@ use store::operation::Action;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::error::RequestError;
-use crate::raft::Group;
+use crate::raft::{Group, ProposeError};
 use crate::streams::Outcome;
 use crate::watchers::stopped;
 
@@ -19,6 +19,9 @@ const PROPOSAL_BYTES_MAX: usize = 1 << 20;
 
 /// How long a call waits for room in the queue before it is refused.
 const QUEUE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a proposal may take after the node was told to end.
+const GIVE_UP_WAIT: Duration = Duration::from_secs(5);
 
 /// What an operation takes in memory beside its bytes: for itself, and for each record.
 const OPERATION_BYTES: usize = 256;
@@ -273,7 +276,12 @@ impl Proposer {
             answers.push((waiting.answer, waiting.room));
         }
         let count = operations.len() as u64;
-        let outcome = self.group.propose(&store::Command { operations }).await;
+        let command = store::Command { operations };
+        let outcome = tokio::select! {
+            outcome = self.group.propose(&command) => outcome,
+            // Without a majority, there is no outcome. The next leader may have the entry.
+            () = given_up(&mut self.stop) => Err(ProposeError::LeaderLost),
+        };
         self.figures.send_modify(|figures| {
             figures.proposals += 1;
             figures.operations += count;
@@ -300,6 +308,12 @@ impl Proposer {
     fn now_ms(&self) -> u64 {
         clock_ms().max(self.group.applied().index.last_timestamp_ms())
     }
+}
+
+/// Waits until a proposal is given up: some time after the stop.
+async fn given_up(stop: &mut watch::Receiver<bool>) {
+    stopped(stop).await;
+    tokio::time::sleep(GIVE_UP_WAIT).await;
 }
 
 /// Returns the time in milliseconds since 1970.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::join::Seat;
 use crate::node::{Node, State};
 
 /// The service that is the node's work.
@@ -29,7 +30,10 @@ pub(crate) fn not_ready_reason(node: &Node) -> Option<String> {
         return Some(reason);
     }
     let Some(parts) = node.parts() else { return Some("the node is starting".to_owned()) };
-    if parts.group.standing().leader.is_none() {
+    // An election takes a while, and is no reason to send clients away.
+    let patience = node.config().raft.election_timeout_max() * 2;
+    let leaderless = node.seat().ok().and_then(Seat::leaderless_for);
+    if leaderless.is_some_and(|leaderless| leaderless > patience) {
         return Some("the group has no leader".to_owned());
     }
     parts.space.refusal()

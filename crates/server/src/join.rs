@@ -4,6 +4,7 @@
 //! adds it as a learner, and makes it a voter after it has caught up.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use seawall_proto::admin::v1 as admin;
@@ -38,10 +39,14 @@ pub(crate) struct Seat {
     pub(crate) own: Own,
     pub(crate) group: Group,
     pub(crate) peers: Peers,
+    /// Where other nodes may be.
+    seeds: Arc<[String]>,
     /// Held by the one that makes the group.
-    bootstrapping: std::sync::Arc<tokio::sync::Mutex<()>>,
+    bootstrapping: Arc<tokio::sync::Mutex<()>>,
     /// What the operator should know about the members.
-    warning: std::sync::Arc<watch::Sender<String>>,
+    warning: Arc<watch::Sender<String>>,
+    /// Since when there has been no leader.
+    leaderless: Arc<watch::Sender<Option<Instant>>>,
 }
 
 /// Why a node does not get into a group, or the members do not change.
@@ -90,6 +95,13 @@ impl From<BadAddress> for JoinError {
     }
 }
 
+/// What became of the question to join.
+enum Asked {
+    Taken,
+    /// The member knows no leader. Another one may.
+    NoLeader,
+}
+
 /// A node, as it says of itself.
 struct Found {
     node: admin::Applicant,
@@ -97,10 +109,17 @@ struct Found {
 }
 
 impl Seat {
-    pub(crate) fn new(own: Own, group: Group, peers: Peers) -> Seat {
-        let bootstrapping = std::sync::Arc::default();
-        let warning = std::sync::Arc::new(watch::Sender::new(String::new()));
-        Seat { own, group, peers, bootstrapping, warning }
+    pub(crate) fn new(own: Own, group: Group, peers: Peers, seeds: &[String]) -> Seat {
+        let bootstrapping = Arc::default();
+        let warning = Arc::new(watch::Sender::new(String::new()));
+        let leaderless = Arc::new(watch::Sender::new(None));
+        let seeds = seeds.into();
+        Seat { own, group, peers, seeds, bootstrapping, warning, leaderless }
+    }
+
+    /// Returns for how long the group has had no leader, as far as this node knows.
+    pub(crate) fn leaderless_for(&self) -> Option<Duration> {
+        self.leaderless.borrow().map(|since| since.elapsed())
     }
 
     /// Returns what the operator should know about the members. Empty if there is nothing.
@@ -187,14 +206,14 @@ impl Seat {
     }
 
     /// Gets this node into a group, as the settings say. Returns after it is a member.
-    pub(crate) async fn enter(&self, seeds: &[String], expected: u32) -> Result<(), JoinError> {
-        let retry = (self.peers.heartbeat() * 2).max(Duration::from_millis(100));
+    pub(crate) async fn enter(&self, expected: u32) -> Result<(), JoinError> {
+        let retry = self.peers.heartbeat().min(Duration::from_millis(500));
         let mut told: Option<Instant> = None;
         loop {
             if self.group.is_member() {
                 return Ok(());
             }
-            let waits_for = match self.try_enter(seeds, expected as usize).await {
+            let waits_for = match self.try_enter(expected as usize).await {
                 Ok(waits_for) => waits_for,
                 Err(error @ (JoinError::Silent { .. } | JoinError::Bootstrapped { .. })) => {
                     error.to_string()
@@ -210,15 +229,18 @@ impl Seat {
     }
 
     /// Makes one attempt, and returns for what the node waits.
-    async fn try_enter(&self, seeds: &[String], expected: usize) -> Result<String, JoinError> {
-        let addrs = config::resolve(seeds).await;
+    async fn try_enter(&self, expected: usize) -> Result<String, JoinError> {
+        let addrs = config::resolve(&self.seeds).await;
         let mut empty = Vec::new();
         let mut silent = None;
         for addr in addrs.iter().filter(|addr| *addr != self.own.addr()) {
             match self.introduce(addr).await {
                 // A member, or one that a group has taken by now.
                 Ok(found) if !found.node.cluster_id.is_empty() => {
-                    return self.ask_to_join(&found.addr).await;
+                    return Ok(match self.ask_to_join(&found.addr).await? {
+                        Asked::Taken => "waits for the leader, which has taken it".to_owned(),
+                        Asked::NoLeader => format!("{} knows no leader", found.addr),
+                    });
                 }
                 Ok(found) if found.node.log_id == self.own.identity().log_id => {}
                 Ok(found) => empty.push(found.addr),
@@ -254,7 +276,7 @@ impl Seat {
     }
 
     /// Asks a member to let this node join, and the leader, if the member names it.
-    async fn ask_to_join(&self, member: &str) -> Result<String, JoinError> {
+    async fn ask_to_join(&self, member: &str) -> Result<Asked, JoinError> {
         let request = admin::JoinRequest {
             addr: self.own.addr().to_owned(),
             applicant: Some(self.own.applicant()),
@@ -265,7 +287,7 @@ impl Seat {
             let asked = timeout(JOIN_WAIT, client.join(request.clone())).await;
             let status = match asked {
                 Err(_) => Status::deadline_exceeded("the node did not answer in time"),
-                Ok(Ok(_)) => return Ok(format!("waits for the leader, after {addr} took it")),
+                Ok(Ok(_)) => return Ok(Asked::Taken),
                 Ok(Err(status)) => status,
             };
             let info = status.get_details_error_info();
@@ -289,7 +311,7 @@ impl Seat {
                 }
             }
         }
-        Ok(format!("{addr} knows no leader"))
+        Ok(Asked::NoLeader)
     }
 
     /// Lets a node join, if this node leads. Without `applicant`, asks the node what it is.
@@ -400,24 +422,29 @@ pub(crate) enum AdmitError {
 /// tells the leader its new address.
 pub(crate) async fn keep_members(seat: Seat, mut stop: watch::Receiver<bool>) {
     let look = seat.peers.heartbeat();
-    let mut even_since: Option<Instant> = None;
-    loop {
-        let step = async {
+    let step = async {
+        loop {
             match seat.group.step_members().await {
                 Ok(true) => {}
                 Ok(false) => seat.announce().await,
                 Err(error) => tracing::info!("the members change later: {error}"),
             }
-        };
-        tokio::select! {
-            () = stopped(&mut stop) => return,
-            () = step => {}
+            tokio::time::sleep(look).await;
         }
-        seat.watch_even(&mut even_since);
-        tokio::select! {
-            () = stopped(&mut stop) => return,
-            () = tokio::time::sleep(look) => {}
+    };
+    // A step waits for a majority. What the operator must know does not wait.
+    let watch = async {
+        let mut even_since = None;
+        loop {
+            seat.watch_even(&mut even_since);
+            seat.watch_leader();
+            tokio::time::sleep(look).await;
         }
+    };
+    tokio::select! {
+        () = stopped(&mut stop) => {}
+        () = step => {}
+        () = watch => {}
     }
 }
 
@@ -432,20 +459,35 @@ impl Seat {
         if members.iter().find(is_moved).is_none() {
             return;
         }
-        let outcome = match members.iter().find(|member| member.is_leader) {
-            Some(leader) if leader.node_id == own.node_id => {
-                self.group.join(&own).await.map_err(|error| error.to_string())
+        if members.iter().any(|member| member.is_leader && member.node_id == own.node_id) {
+            if let Err(error) = self.group.join(&own).await {
+                tracing::warn!("could not tell the group the address {}: {error}", own.addr);
             }
-            Some(leader) => {
-                let asked = self.ask_to_join(&leader.addr).await;
-                asked.map(drop).map_err(|error| error.to_string())
-            }
-            None => return,
-        };
-        match outcome {
-            Ok(()) => tracing::info!("told the group the address {}", own.addr),
-            Err(error) => tracing::warn!("could not tell the group {}: {error}", own.addr),
+            return;
         }
+        // The leader cannot reach this node, so this node may not know it. Each node knows more.
+        let others = members.into_iter().filter(|member| member.node_id != own.node_id);
+        let mut addrs: Vec<String> = others.map(|member| member.addr).collect();
+        addrs.extend(config::resolve(&self.seeds).await);
+        addrs.retain(|addr| *addr != own.addr);
+        for addr in addrs {
+            match self.ask_to_join(&addr).await {
+                Ok(Asked::Taken) => return tracing::info!("told the group the address {}", own.addr),
+                Ok(Asked::NoLeader) => {}
+                Err(error) => tracing::info!("could not tell the address {}: {error}", own.addr),
+            }
+        }
+    }
+
+    fn watch_leader(&self) {
+        let has_leader = self.group.standing().leader.is_some();
+        self.leaderless.send_if_modified(|since| {
+            let changes = has_leader == since.is_some();
+            if changes {
+                *since = (!has_leader).then(Instant::now);
+            }
+            changes
+        });
     }
 
     /// Warns about an even number of voters that lasts: it needs more nodes for a majority, and

@@ -268,7 +268,7 @@ impl Node {
         let stop_others = watch::Sender::new(false);
         let watching = space::watch_space(space.clone(), group.clone(), stop_others.subscribe());
         let watching = tokio::spawn(watching);
-        let seat = Seat::new(own, group.clone(), peers);
+        let seat = Seat::new(own, group.clone(), peers, self.seeds());
         assert!(self.inner.seat.set(seat.clone()).is_ok(), "a node starts once");
         self.enter(&seat).await?;
 
@@ -306,7 +306,7 @@ impl Node {
             if !seat.own.identity().is_initialized {
                 match config.bootstrap_expect {
                     1 => seat.bootstrap_alone().await?,
-                    expected => seat.enter(self.seeds(), expected).await?,
+                    expected => seat.enter(expected).await?,
                 }
             }
             let ready = seat.group.wait_until_ready();
@@ -364,6 +364,13 @@ impl Node {
             }
             drains
         });
+    }
+
+    /// Lets another node lead, if this one does.
+    pub(crate) async fn hand_over(&self) {
+        if let Some(running) = self.inner.running.get() {
+            running.group.hand_over().await;
+        }
     }
 
     /// Ends the streams of consumers.

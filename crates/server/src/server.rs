@@ -313,8 +313,12 @@ async fn run_node(
     node.drain();
     if outcome.is_ok() {
         // A node may fail at its end, too.
+        let work = async {
+            drain(node).await;
+            node.hand_over().await;
+        };
         outcome = tokio::select! {
-            () = drain(node) => Ok(()),
+            () = work => Ok(()),
             reason = node.failure(&mut tasks) => Err(ServerError::Failed { reason }),
         };
     }

@@ -127,6 +127,13 @@ impl Group {
     /// Goes one step towards what the members should be, if this node leads. Returns whether there
     /// was a step.
     pub(crate) async fn step_members(&self) -> Result<bool, MemberError> {
+        let own_id = self.peers.own().node_id();
+        let leaves = |member: &Member| member.node_id == own_id && member.is_leaving;
+        if self.leads() && self.members().iter().any(leaves) {
+            // The next leader removes this node.
+            self.hand_over().await;
+            return Ok(true);
+        }
         let Some(change) = self.next_change() else { return Ok(false) };
         tracing::info!("the members change: {change:?}");
         self.change(change).await?;

@@ -3,6 +3,7 @@
 
 mod answer;
 mod error;
+mod lead;
 mod machine;
 mod members;
 mod network;
@@ -14,15 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
+use openraft::error::{ClientWriteError, RaftError};
 use openraft::storage::RaftLogStorage as _;
 use openraft::{Config, Raft, RaftLogReader as _, ServerState, SnapshotPolicy};
 use prost::Message as _;
 use seawall_openraft::{Handle, Health, LogReader, LogStore, Prost};
-use seawall_proto::raft::v1 as proto;
 use seawall_proto::store::v1 as store;
 use tokio::sync::watch;
-use tonic_types::StatusExt as _;
 
 pub(crate) use answer::AnswerError;
 pub use error::OpenError;
@@ -171,40 +170,12 @@ impl Group {
         self.had_state
     }
 
-    /// Waits until there is a leader. If this node is it, waits until it has applied all that its
-    /// log had when it was opened. A leader that restarts needs a new entry for that: only such an
-    /// entry commits the older ones.
-    pub(crate) async fn wait_until_ready(&self) -> Result<(), ProposeError> {
-        self.raft
-            .wait(None)
-            .metrics(has_leader, "a leader")
-            .await
-            .map_err(ProposeError::engine)?;
-        if !self.leads() {
-            return Ok(());
-        }
-        match self.propose(&store::Command::default()).await {
-            // The new leader does the same.
-            Err(ProposeError::NotLeader { .. } | ProposeError::LeaderLost) => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => {
-                let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
-                self.wait_until_applied(at_open).await
-            }
-        }
-    }
-
     /// Proposes a command, and waits until it is applied. Returns one outcome for each operation.
     pub(crate) async fn propose(
         &self,
         command: &store::Command,
     ) -> Result<Vec<Outcome>, ProposeError> {
-        if let Some(reason) = self.failed() {
-            return Err(ProposeError::Failed(reason));
-        }
-        if !self.leads() {
-            return Err(ProposeError::NotLeader { leader: self.leader_addr() });
-        }
+        self.check_leads()?;
         let envelope = Envelope { command: Bytes::from(command.encode_to_vec()) };
         match self.raft.client_write(envelope).await {
             Ok(response) => Ok(response.data),
@@ -213,106 +184,6 @@ impl Group {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
                 Err(ProposeError::LeaderLost)
             }
-            Err(error) => Err(ProposeError::engine(error)),
-        }
-    }
-
-    /// Whether this node leads, as far as it knows. One that hears from no majority may not know of
-    /// another leader.
-    fn leads(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        metrics.state == ServerState::Leader && !self.has_lost_majority(&metrics)
-    }
-
-    fn has_lost_majority(&self, metrics: &Metrics) -> bool {
-        let is_alone = metrics.membership_config.voter_ids().nth(1).is_none();
-        let silence = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-        !is_alone && silence.is_some_and(|silence| silence > self.silence_max)
-    }
-
-    fn leader_addr(&self) -> Option<String> {
-        self.members().into_iter().find(|member| member.is_leader).map(|member| member.addr)
-    }
-
-    /// Refuses what only the leader does, if this node is not it.
-    pub(crate) fn check_leads(&self) -> Result<(), ProposeError> {
-        if let Some(reason) = self.failed() {
-            return Err(ProposeError::Failed(reason));
-        }
-        match self.leads() {
-            true => Ok(()),
-            false => Err(ProposeError::NotLeader { leader: self.leader_addr() }),
-        }
-    }
-
-    /// Returns after this node has applied each entry that was committed before the call, on any
-    /// node. A node that does not lead asks the leader up to where that is.
-    pub(crate) async fn linearize(&self) -> Result<(), ProposeError> {
-        if let Some(reason) = self.failed() {
-            return Err(ProposeError::Failed(reason));
-        }
-        let index = match self.leads() {
-            true => self.read_index().await?,
-            false => self.ask_read_index().await?,
-        };
-        self.wait_until_applied(index).await
-    }
-
-    /// Returns the entry up to which a linearizable read must be applied, after a majority has said
-    /// that this node leads.
-    pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
-        let index = match self.raft.get_read_log_id().await {
-            Ok((read, _applied)) => read.map_or(0, |id| id.index),
-            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader))) => {
-                let leader = leader.leader_node.map(|node| node.addr);
-                return Err(ProposeError::NotLeader { leader });
-            }
-            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
-                return Err(ProposeError::NotLeader { leader: None });
-            }
-            Err(error) => return Err(ProposeError::engine(error)),
-        };
-        // A leader that restarts in its term does not know yet what it had committed.
-        let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
-        Ok(index.max(at_open))
-    }
-
-    async fn ask_read_index(&self) -> Result<u64, ProposeError> {
-        let leader = self.members().into_iter().find(|member| member.is_leader);
-        let own_id = self.peers.own().node_id();
-        let Some(leader) = leader.filter(|leader| leader.node_id != own_id) else {
-            return Err(ProposeError::NotLeader { leader: None });
-        };
-        let away = || ProposeError::NotLeader { leader: Some(leader.addr.clone()) };
-        let mut client =
-            self.peers.member(leader.node_id, &leader.addr).map_err(ProposeError::engine)?;
-        let header = Some(self.peers.own().header(leader.node_id, &leader.log_id));
-        let asked = client.read_index(proto::ReadIndexRequest { header });
-        match tokio::time::timeout(self.silence_max, asked).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().index),
-            // It leads no more, and names the next one, if it knows it.
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
-                let info = status.get_details_error_info();
-                let leader = info.and_then(|info| info.metadata.get("leader").cloned());
-                Err(ProposeError::NotLeader { leader: leader.filter(|addr| !addr.is_empty()) })
-            }
-            Ok(Err(_)) | Err(_) => Err(away()),
-        }
-    }
-
-    async fn wait_until_applied(&self, index: u64) -> Result<(), ProposeError> {
-        if self.applied().log_id.is_some_and(|id| id.index >= index) {
-            return Ok(());
-        }
-        let waited = self
-            .raft
-            .wait(Some(ENGINE_WAIT))
-            .applied_index_at_least(Some(index), "a linearizable read")
-            .await;
-        match waited {
-            Ok(_) => Ok(()),
-            Err(openraft::metrics::WaitError::Timeout(..)) => Err(ProposeError::Late(ENGINE_WAIT)),
             Err(error) => Err(ProposeError::engine(error)),
         }
     }
@@ -520,12 +391,6 @@ pub(crate) struct EntryCommand {
     /// How many bytes its encoding has. Records are slices of it.
     pub(crate) bytes: usize,
     pub(crate) command: store::Command,
-}
-
-/// Whether a leader is known, and, if it is this node, works as one.
-fn has_leader(metrics: &Metrics) -> bool {
-    let leads = metrics.state == ServerState::Leader;
-    metrics.current_leader.is_some_and(|leader| leader != metrics.id || leads)
 }
 
 fn engine_config(settings: &config::Raft) -> Config {

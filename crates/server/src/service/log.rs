@@ -16,7 +16,7 @@ use crate::authz::Action;
 use crate::coalesce::Pending;
 use crate::error::RequestError;
 use crate::guard::Guard;
-use crate::node::Node;
+use crate::node::{Node, Running};
 use crate::read::Offsets;
 use crate::streams::{Outcome, PRODUCER_ID_BYTES_MAX};
 
@@ -56,10 +56,7 @@ impl LogService {
         running.group.check_leads().map_err(RequestError::from)?;
         // Nothing is written for a request that cannot succeed. A node that is behind may not know
         // the stream yet.
-        if running.reader.offsets(&append.stream).is_err() {
-            running.group.linearize().await.map_err(RequestError::from)?;
-            running.reader.offsets(&append.stream)?;
-        }
+        newest_offsets(running, &append.stream).await?;
         let change = Change::Append(append);
         let pending = match when_full {
             WhenFull::Refuse => running.queue.submit(change).await,
@@ -140,7 +137,7 @@ impl LogService {
         }
         use log::start::From;
         let reader = &running.reader;
-        let Offsets { incarnation, first, next } = reader.offsets(&stream)?;
+        let Offsets { incarnation, first, next } = newest_offsets(running, &stream).await?;
         let offset = match request.start.and_then(|start| start.from) {
             None => request.offset,
             Some(From::Offset(offset)) => offset,
@@ -155,6 +152,10 @@ impl LogService {
                 found.and_then(|found| found.cursor(&name)).unwrap_or(first)
             }
         };
+        if offset > next {
+            // This node may be behind. What is beyond the end of the group is refused later.
+            running.group.linearize().await.map_err(RequestError::from)?;
+        }
         let max_bytes = usize::try_from(request.max_bytes).unwrap_or(usize::MAX);
         Ok(Wanted { stream, incarnation, offset, max_bytes })
     }
@@ -171,8 +172,9 @@ impl LogService {
             0 => WAIT_DEFAULT,
             ms => Duration::from_millis(u64::from(ms)),
         };
-        let reader = &self.node.running()?.reader;
-        reader.offsets(stream)?;
+        let running = self.node.running()?;
+        let reader = &running.reader;
+        newest_offsets(running, stream).await?;
         let mut changes = reader.watch(stream);
         let mut ends = self.node.watch_ends();
         let deadline = Instant::now() + waited;
@@ -296,6 +298,17 @@ impl log::log_server::Log for LogService {
             is_leader: member.is_leader,
         });
         Ok(Response::new(log::GetServersResponse { servers: servers.collect() }))
+    }
+}
+
+/// Returns what a stream holds. A node that is behind may not know the stream yet.
+async fn newest_offsets(running: &Running, stream: &str) -> Result<Offsets, RequestError> {
+    match running.reader.offsets(stream) {
+        Ok(offsets) => Ok(offsets),
+        Err(_) => {
+            running.group.linearize().await?;
+            running.reader.offsets(stream)
+        }
     }
 }
 

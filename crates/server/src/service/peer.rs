@@ -113,6 +113,16 @@ impl wire::peer_server::Peer for PeerService {
         let index = seat.group.answer_read_index().await.map_err(RequestError::from)?;
         Ok(Response::new(wire::ReadIndexResponse { index }))
     }
+
+    async fn stand(
+        &self,
+        request: Request<wire::StandRequest>,
+    ) -> Result<Response<wire::StandResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let seat = self.admit(&extensions, request.header.as_ref()).await?;
+        seat.group.stand().await.map_err(RequestError::from)?;
+        Ok(Response::new(wire::StandResponse {}))
+    }
 }
 
 impl From<AnswerError> for Status {

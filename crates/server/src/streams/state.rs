@@ -21,8 +21,8 @@ pub struct Invalid {
 }
 
 impl Index {
-    /// The index as a message. Equal indexes give equal bytes. The caller fills in `applied` and
-    /// `membership`, which are empty. An index that has applied nothing reads as one that has
+    /// The index as a message. Equal indexes give equal bytes. The caller fills in `applied`,
+    /// `membership` and `is_installed`, which are empty. An index that has applied nothing reads as one that has
     /// applied entry 0.
     pub fn to_checkpoint(&self) -> store::IndexCheckpoint {
         store::IndexCheckpoint {

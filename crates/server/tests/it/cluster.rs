@@ -28,15 +28,23 @@ pub(crate) fn member(dir: &Path, id: u64, expected: u32) -> Config {
 /// Nodes of one group.
 pub(crate) struct Cluster {
     dir: PathBuf,
+    change: fn(&mut Config),
     pub(crate) nodes: Vec<Running>,
 }
 
 impl Cluster {
     /// Starts three nodes that make a group.
     pub(crate) async fn start(dir: &Path) -> Cluster {
+        Cluster::start_with(dir, |_| {}).await
+    }
+
+    /// Starts three nodes with other settings.
+    pub(crate) async fn start_with(dir: &Path, change: fn(&mut Config)) -> Cluster {
         let mut servers = Vec::new();
         for id in 1..=3 {
-            servers.push(Server::bind(member(dir, id, 3)).await.unwrap());
+            let mut config = member(dir, id, 3);
+            change(&mut config);
+            servers.push(Server::bind(config).await.unwrap());
         }
         let seeds: Vec<String> = servers.iter().map(|server| server.addr().to_string()).collect();
         let mut nodes = Vec::new();
@@ -47,12 +55,19 @@ impl Cluster {
         for node in &mut nodes {
             node.wait_until_ready().await;
         }
-        Cluster { dir: dir.to_owned(), nodes }
+        Cluster { dir: dir.to_owned(), change, nodes }
+    }
+
+    /// The settings of one more node.
+    fn config(&self, id: u64, expected: u32) -> Config {
+        let mut config = member(&self.dir, id, expected);
+        (self.change)(&mut config);
+        config
     }
 
     /// Starts a node that asks the others to let it join.
     async fn add(&mut self, id: u64) -> &mut Running {
-        let mut server = Server::bind(member(&self.dir, id, 0)).await.unwrap();
+        let mut server = Server::bind(self.config(id, 0)).await.unwrap();
         server.set_seeds(self.addrs());
         let mut node = Running::of(server);
         node.wait_until_ready().await;
@@ -62,7 +77,7 @@ impl Cluster {
 
     /// Starts a node in the directory that it had, at another address.
     async fn start_again(&mut self, id: u64) {
-        let mut server = Server::bind(member(&self.dir, id, 3)).await.unwrap();
+        let mut server = Server::bind(self.config(id, 3)).await.unwrap();
         server.set_seeds(self.addrs());
         let mut node = Running::of(server);
         node.wait_until_ready().await;
@@ -332,8 +347,154 @@ fn an_operator_makes_a_group_of_nodes_that_wait() {
         for node in &mut nodes {
             node.wait_until_ready().await;
         }
-        let cluster = Cluster { dir: dir.path().to_owned(), nodes };
+        let cluster = Cluster { dir: dir.path().to_owned(), change: |_| {}, nodes };
         assert_eq!(cluster.produce("x").await, 0);
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_leader_that_ends_hands_over_at_once() {
+    // Method: elections would take seconds. The stop of the leader takes much less, and another
+    // node leads after it.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start_with(dir.path(), |config| {
+            config.raft.heartbeat = Duration::from_secs(2);
+            config.raft.election_timeout = Duration::from_secs(20);
+        })
+        .await;
+        assert_eq!(cluster.produce("before").await, 0);
+        let (_, id) = cluster.leader().await;
+        cluster.stop_node(id).await;
+        let (_, next) = cluster.leader().await;
+        assert_ne!(next, id);
+        assert_eq!(cluster.produce("after").await, 1);
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_leader_without_a_majority_answers_neither_changes_nor_linearizable_reads_and_ends() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(dir.path()).await;
+        assert_eq!(cluster.produce("before").await, 0);
+        let (_, leader) = cluster.leader().await;
+        for id in (1..=3).filter(|id| *id != leader) {
+            cluster.stop_node(id).await;
+        }
+        let node = &cluster.nodes[0];
+        let mut client = node.log().await;
+        // The record may be appended by a later leader. It is never acknowledged here.
+        let mut waits = Vec::new();
+        let start = Instant::now();
+        loop {
+            let mut own = node.log().await;
+            let asked = tokio::time::timeout(Duration::from_millis(200), async move {
+                own.produce(one("", "x")).await
+            });
+            match asked.await {
+                Ok(Err(status)) => {
+                    let info = refused(status, Code::FailedPrecondition, "NOT_LEADER");
+                    assert_eq!(info["leader"], "");
+                    break;
+                }
+                Ok(Ok(answer)) => panic!("acknowledged without a majority: {answer:?}"),
+                Err(late) => waits.push(late),
+            }
+            assert!(start.elapsed() < PATIENCE, "{waits:?}");
+        }
+        let mut request = common::from("", 0);
+        request.consistency = log::Consistency::Linearizable.into();
+        let status = client.consume(request.clone()).await.unwrap_err();
+        refused(status, Code::FailedPrecondition, "NOT_LEADER");
+        // What it has, it still tells.
+        request.consistency = log::Consistency::CommittedLocal.into();
+        let records = client.consume(request).await.unwrap().into_inner().records;
+        assert_eq!(values(&records), ["before"]);
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_node_that_is_far_behind_gets_a_small_snapshot_and_each_retained_record() {
+    // Method: the log is purged while a node is away. It gets the index at the purge point, and all
+    // entries after it.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start_with(dir.path(), |config| {
+            config.log.segment_bytes = bytesize::ByteSize::mib(1);
+        })
+        .await;
+        let away = 1;
+        cluster.stop_node(away).await;
+        for number in 0..100 {
+            assert_eq!(cluster.produce("old").await, number);
+        }
+        // A node writes a checkpoint of its index when it ends.
+        for id in [2, 3] {
+            cluster.stop_node(id).await;
+            cluster.start_again(id).await;
+        }
+        for number in 100..200 {
+            assert_eq!(cluster.produce("new").await, number);
+        }
+        let place = cluster.leader().await.0;
+        let trim = admin::TrimRequest { stream: String::new(), before_offset: 150 };
+        cluster.nodes[place].admin().await.trim(trim).await.unwrap();
+        let start = Instant::now();
+        for node in &cluster.nodes {
+            while node.status().await.purged_index == 0 {
+                assert!(start.elapsed() < PATIENCE, "the log was not purged");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        let purged: Vec<u64> = vec![
+            cluster.nodes[0].status().await.purged_index,
+            cluster.nodes[1].status().await.purged_index,
+        ];
+        assert_eq!(cluster.produce("after the purge").await, 200);
+        cluster.start_again(away).await;
+        let returned = cluster.nodes.last().unwrap();
+        let records = read_all(&mut returned.log().await, "").await;
+        assert_eq!(records.len(), 51);
+        assert_eq!(records.last().unwrap().offset, 200);
+        let snapshot = returned.status().await.purged_index;
+        assert!(purged.contains(&snapshot), "{snapshot} is none of {purged:?}");
+        // And again, from its own directory.
+        cluster.stop_node(away).await;
+        cluster.start_again(away).await;
+        let returned = cluster.nodes.last().unwrap();
+        assert_eq!(read_all(&mut returned.log().await, "").await, records);
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_node_that_is_behind_asks_the_leader_before_it_refuses() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = Cluster::start(dir.path()).await;
+        let (place, _) = cluster.leader().await;
+        let create = admin::CreateStreamRequest { stream: "s".into(), limits: None };
+        cluster.nodes[place].admin().await.create_stream(create).await.unwrap();
+        for number in 0..20 {
+            cluster.nodes[place].log().await.produce(one("s", "x")).await.unwrap();
+            for node in &cluster.nodes {
+                // The record is acknowledged, so no node says that it is not there.
+                let answer = node.log().await.consume(common::from("s", number)).await.unwrap();
+                let answer = answer.into_inner();
+                assert!(answer.records.len() <= 1);
+                let mut single = common::from("s", number);
+                single.consistency = log::Consistency::AtLeast.into();
+                single.at_least_offset = number + 1;
+                let answer = node.log().await.consume(single).await.unwrap().into_inner();
+                assert_eq!(answer.records.len(), 1);
+                let beyond = node.log().await.consume(common::from("s", number + 9)).await;
+                refused(beyond.unwrap_err(), Code::OutOfRange, "OFFSET_OUT_OF_RANGE");
+            }
+        }
         cluster.stop().await;
     });
 }

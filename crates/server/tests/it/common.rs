@@ -21,7 +21,12 @@ use tonic_types::StatusExt as _;
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// Runs a test on two threads, and fails it if it is stuck.
+///
+/// With the variable SEAWALLD_LOG, the servers write what happens to stderr.
 pub(crate) fn run<F: Future<Output = ()>>(test: F) {
+    if let Ok(filter) = std::env::var("SEAWALLD_LOG") {
+        let _started = tracing_subscriber::fmt().with_env_filter(filter).try_init();
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {

@@ -322,6 +322,7 @@ fn use_if_accepted(checkpoint: &IndexCheckpoint) {
     let mut again = index.to_checkpoint();
     again.applied = checkpoint.applied.clone();
     again.membership = checkpoint.membership.clone();
+    again.is_installed = checkpoint.is_installed;
     assert_eq!(again, *checkpoint, "it is what it says");
     let mut actions = vec![purge(2_000), purge(u64::MAX)];
     for state in &checkpoint.streams {
