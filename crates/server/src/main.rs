@@ -65,7 +65,8 @@ impl Events {
         use tracing_subscriber::util::SubscriberInitExt as _;
         use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
         let filter = EnvFilter::try_from_env("SEAWALLD_LOG")
-            .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+            // The engine repeats itself at each heartbeat. What matters of it is told by others.
+            .unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
         let lines = match format {
             LogFormat::Text => {
                 let is_terminal = io::stderr().is_terminal();

@@ -270,6 +270,8 @@ impl Node {
         let watching = tokio::spawn(watching);
         let seat = Seat::new(own, group.clone(), peers, self.seeds());
         assert!(self.inner.seat.set(seat.clone()).is_ok(), "a node starts once");
+        // A node at another address must tell it before it hears of anything.
+        let keeping = tokio::spawn(keep_members(seat.clone(), stop_others.subscribe()));
         self.enter(&seat).await?;
 
         let stop_proposer = watch::Sender::new(false);
@@ -284,7 +286,7 @@ impl Node {
                 config.retention.clone(),
                 stop_others.subscribe(),
             )),
-            tokio::spawn(keep_members(seat, stop_others.subscribe())),
+            keeping,
             watching,
         ];
         let running = Running { reader: Reader::new(group.clone()), group, queue, space };

@@ -1,11 +1,12 @@
 //! `Peers`: the way to other nodes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::raft::v1::peer_client::PeerClient;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::connect::Connector;
@@ -28,6 +29,8 @@ struct Inner {
     routes: BTreeMap<u64, String>,
     heartbeat: Duration,
     channels: Mutex<HashMap<String, Channel>>,
+    /// Members that did not answer when they were last asked.
+    silent: Mutex<BTreeSet<u64>>,
 }
 
 /// An address that is none.
@@ -46,7 +49,22 @@ impl Peers {
         routes: BTreeMap<u64, String>,
         heartbeat: Duration,
     ) -> Peers {
-        Peers(Arc::new(Inner { own, connector, routes, heartbeat, channels: Mutex::default() }))
+        let channels = Mutex::default();
+        let silent = Mutex::default();
+        Peers(Arc::new(Inner { own, connector, routes, heartbeat, channels, silent }))
+    }
+
+    /// Tells the operator when a member stops answering, and when it answers again.
+    pub(crate) fn note_answer(&self, id: u64, answer: Result<(), &Status>) {
+        let mut silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(()) if silent.remove(&id) => tracing::info!("node {id} answers again"),
+            Ok(()) => {}
+            Err(status) if silent.insert(id) => {
+                tracing::warn!("node {id} does not answer: {}", status.message());
+            }
+            Err(_) => {}
+        }
     }
 
     pub(crate) fn own(&self) -> &Own {

@@ -16,26 +16,31 @@ use super::{ENGINE_WAIT, Group, ProposeError};
 const STAND_WAIT: Duration = Duration::from_secs(1);
 
 impl Group {
-    /// Waits until there is a leader. If this node is it, waits until it has applied all that its
-    /// log had when it was opened. A leader that restarts needs a new entry for that: only such an
-    /// entry commits the older ones.
+    /// Waits until this node has applied all that was committed before, as the leader says. If this
+    /// node leads, that is all that its log had when it was opened, and needs a new entry: only such
+    /// an entry commits the older ones.
     pub(crate) async fn wait_until_ready(&self) -> Result<(), ProposeError> {
-        self.raft
-            .wait(None)
-            .metrics(has_leader, "a leader")
-            .await
-            .map_err(ProposeError::engine)?;
-        if !self.leads() {
-            return Ok(());
-        }
-        match self.propose(&store::Command::default()).await {
-            // The new leader does the same.
-            Err(ProposeError::NotLeader { .. } | ProposeError::LeaderLost) => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => {
-                let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
-                self.wait_until_applied(at_open).await
+        loop {
+            let wait = self.raft.wait(None);
+            wait.metrics(has_leader, "a leader").await.map_err(ProposeError::engine)?;
+            if self.leads() {
+                match self.propose(&store::Command::default()).await {
+                    Ok(_) => {
+                        let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
+                        return self.wait_until_applied(at_open).await;
+                    }
+                    Err(ProposeError::NotLeader { .. } | ProposeError::LeaderLost) => {}
+                    Err(error) => return Err(error),
+                }
+            } else {
+                match self.linearize().await {
+                    Ok(()) => return Ok(()),
+                    // It may be the leader of another day.
+                    Err(ProposeError::NotLeader { .. } | ProposeError::Late(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
+            tokio::time::sleep(self.peers.heartbeat() / 2).await;
         }
     }
 
@@ -148,6 +153,7 @@ impl Group {
         // The others keep to a leader that they hear.
         self.raft.runtime_config().heartbeat(false);
         let deadline = Instant::now() + self.silence_max * 2;
+        // A leader votes for another one after it has led for an election timeout.
         while self.leads() && Instant::now() < deadline {
             if !self.ask_to_stand().await {
                 break;

@@ -92,6 +92,7 @@ impl RaftNetwork<Types> for Way {
         let mut client = self.client()?;
         let request = convert::from_append(self.header(), request);
         let answer = within(&option, client.append(request)).await;
+        self.peers.note_answer(self.target, answer.as_ref().map(drop));
         let answer = answer.map_err(|status| failed(&status))?;
         convert::to_append_response(answer).map_err(|error| network_error(&error))
     }

@@ -355,21 +355,25 @@ fn an_operator_makes_a_group_of_nodes_that_wait() {
 
 #[test]
 fn a_leader_that_ends_hands_over_at_once() {
-    // Method: elections would take seconds. The stop of the leader takes much less, and another
-    // node leads after it.
+    // Method: without help, the others would wait 24 s at least. A leader must have led for 16 s
+    // before it votes for another one.
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let mut cluster = Cluster::start_with(dir.path(), |config| {
-            config.raft.heartbeat = Duration::from_secs(2);
-            config.raft.election_timeout = Duration::from_secs(20);
+            config.raft.heartbeat = Duration::from_secs(1);
+            config.raft.election_timeout = Duration::from_secs(8);
         })
         .await;
         assert_eq!(cluster.produce("before").await, 0);
         let (_, id) = cluster.leader().await;
-        cluster.stop_node(id).await;
-        let (_, next) = cluster.leader().await;
-        assert_ne!(next, id);
-        assert_eq!(cluster.produce("after").await, 1);
+        tokio::time::sleep(Duration::from_secs(17)).await;
+        let work = async {
+            cluster.stop_node(id).await;
+            let (_, next) = cluster.leader().await;
+            assert_ne!(next, id);
+            assert_eq!(cluster.produce("after").await, 1);
+        };
+        tokio::time::timeout(Duration::from_secs(16), work).await.expect("it did not hand over");
         cluster.stop().await;
     });
 }
