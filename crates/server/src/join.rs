@@ -472,7 +472,9 @@ impl Seat {
         addrs.retain(|addr| *addr != own.addr);
         for addr in addrs {
             match self.ask_to_join(&addr).await {
-                Ok(Asked::Taken) => return tracing::info!("told the group the address {}", own.addr),
+                Ok(Asked::Taken) => {
+                    return tracing::info!("told the group the address {}", own.addr);
+                }
                 Ok(Asked::NoLeader) => {}
                 Err(error) => tracing::info!("could not tell the address {}: {error}", own.addr),
             }

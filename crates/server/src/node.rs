@@ -235,8 +235,7 @@ impl Node {
         let config = &self.inner.config;
         let group_dir = config.dir.join(format!("group-{GROUP}"));
         let log_dir = raft::log_dir(&group_dir);
-        let check =
-            || Identity::check(&config.dir, &log_dir, &config.cluster, config.node_id);
+        let check = || Identity::check(&config.dir, &log_dir, &config.cluster, config.node_id);
         // First without the lock: a start that is refused changes nothing.
         let is_lonely = config.bootstrap_expect == 0 && self.seeds().is_empty();
         if check()?.is_none() && is_lonely {

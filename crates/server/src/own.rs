@@ -196,10 +196,7 @@ mod tests {
         let receiver = own(dir.path(), 2);
         let sender = own(dir.path(), 1);
         let log_id = receiver.identity().log_id;
-        let blue = wire::Header {
-            cluster_id: "first".into(),
-            ..sender.header(2, &log_id)
-        };
+        let blue = wire::Header { cluster_id: "first".into(), ..sender.header(2, &log_id) };
         // Each part that differs is refused, and none of these makes the node belong to a group.
         type Change = fn(&mut wire::Header);
         let changes: [(&str, Change); 5] = [

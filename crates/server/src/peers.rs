@@ -96,9 +96,8 @@ impl Peers {
         if let Some(channel) = channels.get(addr) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|error| {
-            BadAddress { addr: addr.to_owned(), reason: error.to_string() }
-        })?;
+        let endpoint = Endpoint::from_shared(format!("http://{addr}"))
+            .map_err(|error| BadAddress { addr: addr.to_owned(), reason: error.to_string() })?;
         // A node that is cut off says nothing: its connection is given up, and made anew.
         let silence = (self.0.heartbeat * 2).max(Duration::from_millis(500));
         let endpoint = endpoint

@@ -23,22 +23,20 @@ impl Group {
         loop {
             let wait = self.raft.wait(None);
             wait.metrics(has_leader, "a leader").await.map_err(ProposeError::engine)?;
-            if self.leads() {
-                match self.propose(&store::Command::default()).await {
-                    Ok(_) => {
-                        let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
-                        return self.wait_until_applied(at_open).await;
-                    }
-                    Err(ProposeError::NotLeader { .. } | ProposeError::LeaderLost) => {}
-                    Err(error) => return Err(error),
+            let work = async {
+                if self.leads() {
+                    self.propose(&store::Command::default()).await?;
                 }
-            } else {
-                match self.linearize().await {
-                    Ok(()) => return Ok(()),
-                    // It may be the leader of another day.
-                    Err(ProposeError::NotLeader { .. } | ProposeError::Late(_)) => {}
-                    Err(error) => return Err(error),
-                }
+                self.linearize().await
+            };
+            match work.await {
+                // The leader may be that of another day.
+                Err(
+                    ProposeError::NotLeader { .. }
+                    | ProposeError::LeaderLost
+                    | ProposeError::Late(_),
+                ) => {}
+                outcome => return outcome,
             }
             tokio::time::sleep(self.peers.heartbeat() / 2).await;
         }
@@ -100,9 +98,17 @@ impl Group {
             }
             Err(error) => return Err(ProposeError::engine(error)),
         };
-        // A leader that restarts in its term does not know yet what it had committed.
-        let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
-        Ok(index.max(at_open))
+        // A leader that restarts in its term does not know yet what it had committed. Entries that
+        // another leader has replaced do not count: the log forgets them.
+        loop {
+            let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
+            if self.applied().log_id.is_some_and(|id| id.index >= at_open) {
+                return Ok(index.max(at_open));
+            }
+            self.check_leads()?;
+            let wait = self.raft.wait(Some(self.peers.heartbeat()));
+            let _waited = wait.applied_index_at_least(Some(at_open), "the log at open").await;
+        }
     }
 
     async fn ask_read_index(&self) -> Result<u64, ProposeError> {

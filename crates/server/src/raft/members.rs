@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::ChangeMembers;
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 
 use super::{Group, Member, OpenError, PeerNode, ProposeError};
 use crate::config::VOTERS_MAX;
@@ -107,20 +107,16 @@ impl Group {
             let ids = members.iter().map(|member| member.node_id).collect();
             return Err(MemberError::NoSuchNode { node_id, ids });
         };
-        let stays = |member: &&Member| {
-            member.is_voter && !member.is_leaving && member.node_id != node_id
-        };
+        let stays =
+            |member: &&Member| member.is_voter && !member.is_leaving && member.node_id != node_id;
         if members.iter().find(stays).is_none() {
             return Err(MemberError::LastVoter { node_id });
         }
         if found.is_leaving {
             return Ok(());
         }
-        let node = PeerNode {
-            addr: found.addr.clone(),
-            log_id: found.log_id.clone(),
-            is_leaving: true,
-        };
+        let node =
+            PeerNode { addr: found.addr.clone(), log_id: found.log_id.clone(), is_leaving: true };
         self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)]))).await
     }
 
@@ -184,13 +180,12 @@ impl Group {
                 let leader = leader.leader_node.map(|node| node.addr);
                 Err(ProposeError::NotLeader { leader }.into())
             }
-            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
-                match error {
-                    ChangeMembershipError::InProgress(_)
-                    | ChangeMembershipError::LearnerNotFound(_)
-                    | ChangeMembershipError::EmptyMembership(_) => Err(MemberError::Changing),
-                }
-            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => match error
+            {
+                ChangeMembershipError::InProgress(_)
+                | ChangeMembershipError::LearnerNotFound(_)
+                | ChangeMembershipError::EmptyMembership(_) => Err(MemberError::Changing),
+            },
             Err(error) => Err(ProposeError::engine(error).into()),
         }
     }
@@ -204,9 +199,5 @@ impl Group {
 }
 
 fn to_node(newcomer: &Newcomer) -> PeerNode {
-    PeerNode {
-        addr: newcomer.addr.clone(),
-        log_id: newcomer.log_id.clone(),
-        is_leaving: false,
-    }
+    PeerNode { addr: newcomer.addr.clone(), log_id: newcomer.log_id.clone(), is_leaving: false }
 }

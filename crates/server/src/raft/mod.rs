@@ -306,14 +306,12 @@ impl Group {
         }
         let wait = || self.raft.wait(Some(ENGINE_WAIT));
         self.raft.trigger().snapshot().await.map_err(ProposeError::engine)?;
-        let has_snapshot = move |metrics: &Metrics| {
-            metrics.snapshot.is_some_and(|id| id.index >= checkpoint)
-        };
+        let has_snapshot =
+            move |metrics: &Metrics| metrics.snapshot.is_some_and(|id| id.index >= checkpoint);
         wait().metrics(has_snapshot, "the snapshot").await.map_err(ProposeError::engine)?;
         self.raft.trigger().purge_log(checkpoint).await.map_err(ProposeError::engine)?;
-        let is_purged = move |metrics: &Metrics| {
-            metrics.purged.is_some_and(|id| id.index >= checkpoint)
-        };
+        let is_purged =
+            move |metrics: &Metrics| metrics.purged.is_some_and(|id| id.index >= checkpoint);
         wait().metrics(is_purged, "the purge").await.map_err(ProposeError::engine)?;
         Ok(Purged::Done)
     }

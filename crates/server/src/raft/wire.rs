@@ -91,9 +91,7 @@ fn to_entry(entry: wire::Entry) -> Result<Entry<Types>> {
     let id = entry.id.ok_or(WireError("an entry has no id"))?;
     let payload = match entry.payload {
         None => EntryPayload::Blank,
-        Some(wire::entry::Payload::Command(command)) => {
-            EntryPayload::Normal(Envelope { command })
-        }
+        Some(wire::entry::Payload::Command(command)) => EntryPayload::Normal(Envelope { command }),
         Some(wire::entry::Payload::Membership(membership)) => {
             EntryPayload::Membership(to_membership(membership)?)
         }
@@ -169,10 +167,7 @@ pub(super) fn from_vote_request(
 }
 
 pub(super) fn to_vote_request(request: wire::VoteRequest) -> Result<VoteRequest<u64>> {
-    Ok(VoteRequest {
-        vote: to_vote(request.ballot)?,
-        last_log_id: request.last.map(to_log_id),
-    })
+    Ok(VoteRequest { vote: to_vote(request.ballot)?, last_log_id: request.last.map(to_log_id) })
 }
 
 pub(super) fn from_vote_response(response: &VoteResponse<u64>) -> wire::VoteResponse {
@@ -259,10 +254,10 @@ mod tests {
             EntryPayload::Normal(command),
             EntryPayload::Membership(membership()),
         ];
-        let entries = payloads.into_iter().zip(5..).map(|(payload, index)| Entry::<Types> {
-            log_id: id(index),
-            payload,
-        });
+        let entries = payloads
+            .into_iter()
+            .zip(5..)
+            .map(|(payload, index)| Entry::<Types> { log_id: id(index), payload });
         let sent = AppendEntriesRequest {
             vote: Vote::new_committed(7, 3),
             prev_log_id: Some(id(4)),

@@ -1,14 +1,16 @@
-//! Groups of several nodes, in one process.
+//! Groups of several nodes. In one process, where that is enough.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use seawall_proto::admin::v1 as admin;
+use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1 as log;
 use seawall_server::{Config, Server};
 use tonic::{Code, Status};
 
 use crate::common::{self, Running, config, one, read_all, refused, run, values};
+use crate::daemon::Daemon;
 
 /// How long a group may take for what needs an election.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -301,8 +303,7 @@ fn what_would_harm_the_group_is_refused() {
             (1..=3).filter(|id| *id != wiped).map(|id| (id, true)).collect();
         cluster.wait_for_members(&member_ids).await;
         cluster.add(6).await;
-        let with_new: Vec<(u64, bool)> =
-            member_ids.into_iter().chain([(6, true)]).collect();
+        let with_new: Vec<(u64, bool)> = member_ids.into_iter().chain([(6, true)]).collect();
         cluster.wait_for_members(&with_new).await;
         cluster.stop().await;
     });
@@ -500,5 +501,80 @@ fn a_node_that_is_behind_asks_the_leader_before_it_refuses() {
             }
         }
         cluster.stop().await;
+    });
+}
+
+/// Settings of processes, and the addresses of the nodes.
+struct Plan {
+    addrs: Vec<String>,
+    settings: Vec<String>,
+}
+
+impl Plan {
+    /// Three nodes whose ports are free now.
+    fn new(settings: &[&str]) -> Plan {
+        let ports: Vec<_> =
+            (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addrs = ports.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
+        Plan { addrs, settings: settings.iter().map(|setting| (*setting).to_owned()).collect() }
+    }
+
+    fn start(&self, dir: &Path, id: usize) -> Daemon {
+        let own = [
+            format!("listen={}", self.addrs[id - 1]),
+            format!("node_id={id}"),
+            "bootstrap_expect=3".to_owned(),
+            format!("seeds={}", self.addrs.join(",")),
+        ];
+        let settings: Vec<&str> = own.iter().chain(&self.settings).map(String::as_str).collect();
+        Daemon::with(&dir.join(format!("node-{id}")), &settings)
+    }
+}
+
+#[test]
+fn a_leader_that_restarts_in_its_term_answers_no_stale_read() {
+    // Method: the leader is killed and started again before another node would stand for election.
+    // It leads on, and does not know what it had committed.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::new(&["raft.heartbeat=1s", "raft.election_timeout=20s"]);
+        let mut nodes: Vec<Option<Daemon>> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (1..=3)
+                .map(|id| {
+                    scope.spawn({
+                        let plan = &plan;
+                        let dir = dir.path();
+                        move || plan.start(dir, id)
+                    })
+                })
+                .collect();
+            starts.into_iter().map(|start| Some(start.join().unwrap())).collect()
+        });
+        let status = |node: &Option<Daemon>| {
+            let addr = node.as_ref().unwrap().addr;
+            async move {
+                let mut client = AdminClient::new(common::connect(addr).await);
+                client.status(admin::StatusRequest {}).await.unwrap().into_inner()
+            }
+        };
+        for round in 0..5 {
+            let before = status(&nodes[0]).await;
+            let leader = usize::try_from(before.leader_id).unwrap();
+            let daemon = nodes[leader - 1].take().unwrap();
+            let mut client = daemon.log().await;
+            let mut acknowledged = 0;
+            for _ in 0..200 {
+                acknowledged = client.produce(one("", "x")).await.unwrap().into_inner().offset + 1;
+            }
+            daemon.kill();
+            nodes[leader - 1] = Some(plan.start(dir.path(), leader));
+            let daemon = nodes[leader - 1].as_ref().unwrap();
+            let mut admin = daemon.admin().await;
+            let offsets = admin.offsets(admin::OffsetsRequest::default()).await.unwrap();
+            assert_eq!(offsets.into_inner().next_offset, acknowledged, "round {round}");
+            let after = status(&nodes[leader - 1]).await;
+            assert_eq!(after.term, before.term, "the test did not test what it should");
+            assert_eq!(after.leader_id, before.leader_id);
+        }
     });
 }

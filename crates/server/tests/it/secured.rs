@@ -7,14 +7,17 @@ use seawall_proto::admin::v1 as admin;
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1 as log;
 use seawall_proto::log::v1::log_client::LogClient;
-use seawall_server::Config;
+use seawall_proto::raft::v1 as wire;
+use seawall_proto::raft::v1::peer_client::PeerClient;
 use seawall_server::certs::write_dev_certs;
 use seawall_server::connect::Connector;
 use seawall_server::tls::client_config;
+use seawall_server::{Config, Server};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::common::{config, one, run, start};
+use crate::cluster::member;
+use crate::common::{Running, config, one, run, start};
 
 const POLICY: &str = "p, writer, orders, produce
 p, reader, orders, consume
@@ -180,5 +183,60 @@ fn wrong_files_are_named_before_the_node_starts() {
         let error = seawall_server::Server::bind(config).await.err().unwrap().to_string();
         assert!(error.contains("policy.csv") && error.contains('1'), "{error}");
         assert!(!dir.path().join("data").exists());
+    });
+}
+
+#[test]
+fn nodes_of_a_group_need_certificates_and_the_action_peer() {
+    // Method: three nodes with TLS make a group. A node whose certificate has a name without the
+    // action `peer` is refused, and so is a client that says that it is a node.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let base = secured(dir.path());
+        let policy = format!("{POLICY}p, seawalld, *, peer\n");
+        fs::write(base.policy.as_ref().unwrap(), policy).unwrap();
+        let mut servers = Vec::new();
+        for id in 1..=3 {
+            let mut config = member(dir.path(), id, 3);
+            config.tls = base.tls.clone();
+            config.policy = base.policy.clone();
+            servers.push(Server::bind(config).await.unwrap());
+        }
+        let seeds: Vec<String> = servers.iter().map(|server| server.addr().to_string()).collect();
+        let mut nodes = Vec::new();
+        for mut server in servers {
+            server.set_seeds(seeds.clone());
+            nodes.push(Running::of(server));
+        }
+        for node in &mut nodes {
+            node.wait_until_ready().await;
+        }
+        let boss = channel(dir.path(), nodes[0].addr, "boss").await;
+        let status = AdminClient::new(boss.clone()).status(admin::StatusRequest {}).await;
+        assert_eq!(status.unwrap().into_inner().members.len(), 3);
+
+        let mut peer = PeerClient::new(channel(dir.path(), nodes[0].addr, "writer").await);
+        let status = peer.introduce(wire::IntroduceRequest {}).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied);
+        let status = peer.append(wire::AppendRequest::default()).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied);
+        // Without its line, a node is none, too.
+        fs::write(base.policy.as_ref().unwrap(), POLICY).unwrap();
+        nodes[0].reloader.reload().unwrap();
+        let mut config = member(dir.path(), 4, 0);
+        config.tls = base.tls;
+        config.policy = base.policy;
+        let mut server = Server::bind(config).await.unwrap();
+        server.set_seeds(vec![nodes[0].addr.to_string()]);
+        // Another node cannot even ask, and waits.
+        let newcomer = Running::of(server);
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let own = channel(dir.path(), newcomer.addr, "boss").await;
+        let status = AdminClient::new(own).status(admin::StatusRequest {}).await;
+        assert_eq!(status.unwrap().into_inner().state, "starting");
+        newcomer.stop().await.unwrap();
+        for node in nodes {
+            node.stop().await.unwrap();
+        }
     });
 }
