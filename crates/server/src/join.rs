@@ -131,11 +131,21 @@ impl Seat {
     async fn introduce(&self, addr: &str) -> Result<Found, JoinError> {
         let silent = |reason: String| JoinError::Silent { addr: addr.to_owned(), reason };
         let mut client = self.peers.at(addr)?;
-        let asked = timeout(ASK_WAIT, client.introduce(wire::IntroduceRequest {})).await;
+        let asked = timeout(ASK_WAIT, client.introduce(self.introduction())).await;
         let answer = asked.map_err(|_| silent(format!("not within {ASK_WAIT:?}")))?;
         let answer = answer.map_err(|status| silent(status.message().to_owned()))?.into_inner();
         let node = answer.node.ok_or_else(|| silent("it says nothing of itself".to_owned()))?;
+        for seen in &answer.seen {
+            self.peers.note_addr(seen.node_id, &seen.log_id, &seen.addr);
+        }
+        self.peers.note_addr(node.node_id, &node.log_id, &answer.addr);
         Ok(Found { node, addr: answer.addr })
+    }
+
+    fn introduction(&self) -> wire::IntroduceRequest {
+        let Newcomer { node_id, addr, log_id } = self.as_newcomer();
+        let sender = Some(wire::PeerNode { node_id, addr, log_id, is_leaving: false });
+        wire::IntroduceRequest { sender }
     }
 
     /// Makes a group of this node alone.
@@ -370,6 +380,14 @@ impl Seat {
         }
     }
 
+    async fn is_there(&self, member: &Member) -> bool {
+        let way = self.peers.member(member.node_id, &member.log_id, &member.addr);
+        let Ok(mut client) = way else { return false };
+        let asked = timeout(ASK_WAIT, client.introduce(self.introduction())).await;
+        let answer = asked.ok().and_then(Result::ok).map(tonic::Response::into_inner);
+        answer.and_then(|answer| answer.node).is_some_and(|node| node.log_id == member.log_id)
+    }
+
     /// Refuses to remove a node if the rest would have no majority of nodes that answer.
     async fn check_majority_without(&self, node_id: u64) -> Result<(), AdmitError> {
         let own_id = self.own.node_id();
@@ -379,9 +397,8 @@ impl Seat {
             .into_iter()
             .filter(|member| member.is_voter && member.node_id != node_id)
             .collect();
-        let asked = rest.iter().map(async |member| {
-            member.node_id == own_id || self.introduce(&member.addr).await.is_ok()
-        });
+        let asked =
+            rest.iter().map(async |member| member.node_id == own_id || self.is_there(member).await);
         let answers = futures_util::future::join_all(asked).await;
         let present = answers.iter().filter(|is_there| **is_there).count();
         let voters = rest.len();
@@ -438,6 +455,7 @@ pub(crate) async fn keep_members(seat: Seat, mut stop: watch::Receiver<bool>) {
         loop {
             seat.watch_even(&mut even_since);
             seat.watch_leader();
+            seat.look_around().await;
             tokio::time::sleep(look).await;
         }
     };
@@ -479,6 +497,24 @@ impl Seat {
                 Err(error) => tracing::info!("could not tell the address {}: {error}", own.addr),
             }
         }
+    }
+
+    /// Tells all nodes that it can find where this node is, and learns where they have seen others,
+    /// as long as this node has moved or has no leader.
+    async fn look_around(&self) {
+        let own = self.as_newcomer();
+        let members = self.group.members();
+        let found = members.iter().find(|member| member.node_id == own.node_id);
+        let has_moved = found.is_some_and(|member| member.addr != own.addr);
+        if found.is_none() || !(has_moved || self.leaderless_for().is_some()) {
+            return;
+        }
+        let mut addrs: BTreeSet<String> = members.into_iter().map(|member| member.addr).collect();
+        addrs.extend(self.peers.seen().into_iter().map(|node| node.addr));
+        addrs.extend(config::resolve(&self.seeds).await);
+        addrs.remove(&own.addr);
+        let asked = addrs.iter().map(async |addr| self.introduce(addr).await.is_ok());
+        futures_util::future::join_all(asked).await;
     }
 
     fn watch_leader(&self) {

@@ -93,6 +93,8 @@ impl Own {
             to_node,
             to_log_id: to_log_id.to_owned(),
             limits: Some(to_limits(identity.limits)),
+            from_log_id: identity.log_id.clone(),
+            from_addr: self.0.addr.clone(),
         }
     }
 

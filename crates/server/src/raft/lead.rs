@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tonic_types::StatusExt as _;
 
 use super::types::Metrics;
-use super::{ENGINE_WAIT, Group, ProposeError};
+use super::{ENGINE_WAIT, Group, Member, ProposeError};
 
 /// How long another node may take to say that it stands for election.
 const STAND_WAIT: Duration = Duration::from_secs(1);
@@ -118,8 +118,9 @@ impl Group {
             return Err(ProposeError::NotLeader { leader: None });
         };
         let away = || ProposeError::NotLeader { leader: Some(leader.addr.clone()) };
-        let mut client =
-            self.peers.member(leader.node_id, &leader.addr).map_err(ProposeError::engine)?;
+        let Member { node_id, log_id, addr, .. } = &leader;
+        let way = self.peers.member(*node_id, log_id, addr);
+        let mut client = way.map_err(ProposeError::engine)?;
         let header = Some(self.peers.own().header(leader.node_id, &leader.log_id));
         let asked = client.read_index(proto::ReadIndexRequest { header });
         match tokio::time::timeout(self.silence_max, asked).await {
@@ -183,7 +184,9 @@ impl Group {
         heirs.retain(|heir| heir.node_id != own_id && heir.is_voter && !heir.is_leaving);
         heirs.sort_by_key(|heir| std::cmp::Reverse(heir.matched_index));
         for heir in heirs {
-            let Ok(mut client) = self.peers.member(heir.node_id, &heir.addr) else { continue };
+            let Ok(mut client) = self.peers.member(heir.node_id, &heir.log_id, &heir.addr) else {
+                continue;
+            };
             let header = Some(self.peers.own().header(heir.node_id, &heir.log_id));
             let asked = client.stand(proto::StandRequest { header });
             match timeout(STAND_WAIT, asked).await {

@@ -56,7 +56,8 @@ impl Way {
     fn client(
         &self,
     ) -> Result<wire::peer_client::PeerClient<tonic::transport::Channel>, Unreachable> {
-        self.peers.member(self.target, &self.node.addr).map_err(|error| Unreachable::new(&error))
+        let PeerNode { addr, log_id, .. } = &self.node;
+        self.peers.member(self.target, log_id, addr).map_err(|error| Unreachable::new(&error))
     }
 }
 

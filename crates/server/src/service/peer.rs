@@ -35,6 +35,9 @@ impl PeerService {
     ) -> Result<&Seat, Status> {
         let seat = self.seat(extensions)?;
         seat.own.admit(header).await?;
+        if let Some(header) = header {
+            seat.peers.note_addr(header.from_node, &header.from_log_id, &header.from_addr);
+        }
         Ok(seat)
     }
 }
@@ -51,10 +54,14 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::IntroduceRequest>,
     ) -> Result<Response<wire::IntroduceResponse>, Status> {
-        let seat = self.seat(request.extensions())?;
+        let (_, extensions, request) = request.into_parts();
+        let seat = self.seat(&extensions)?;
+        if let Some(sender) = request.sender {
+            seat.peers.note_addr(sender.node_id, &sender.log_id, &sender.addr);
+        }
         let addr = seat.own.addr().to_owned();
         let node = Some(seat.own.applicant());
-        Ok(Response::new(wire::IntroduceResponse { node, addr }))
+        Ok(Response::new(wire::IntroduceResponse { node, addr, seen: seat.peers.seen() }))
     }
 
     async fn vote(

@@ -578,3 +578,32 @@ fn a_leader_that_restarts_in_its_term_answers_no_stale_read() {
         }
     });
 }
+
+#[test]
+fn nodes_that_all_moved_find_each_other_again() {
+    // Method: all addresses change while no node runs. One seed leads to one of them.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = Cluster::start(dir.path()).await;
+        assert_eq!(cluster.produce("before").await, 0);
+        cluster.stop().await;
+        let mut servers = Vec::new();
+        for id in 1..=3 {
+            servers.push(Server::bind(member(dir.path(), id, 3)).await.unwrap());
+        }
+        let seeds = vec![servers[0].addr().to_string()];
+        let mut nodes = Vec::new();
+        for mut server in servers {
+            server.set_seeds(seeds.clone());
+            nodes.push(Running::of(server));
+        }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        for node in &mut nodes {
+            let ready = node.wait_until_ready();
+            tokio::time::timeout_at(deadline, ready).await.expect("it did not find the others");
+        }
+        let cluster = Cluster { dir: dir.path().to_owned(), change: |_| {}, nodes };
+        assert_eq!(cluster.produce("after").await, 1);
+        cluster.stop().await;
+    });
+}

@@ -183,7 +183,8 @@ fn a_crash_of_the_first_start_is_made_good() {
     // Method: the states that a crash can leave between the steps of the first start.
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        let new = "version = 1\ncluster = \"seawall\"\nnode_id = 1\nis_initialized = false\n\
+        let new = "version = 1\ncluster = \"seawall\"\ncluster_id = \"\"\nnode_id = 1\n\
+            log_id = \"0a\"\nis_initialized = false\n\
             [limits]\nstreams = 1000\nproducers = 10000\ncursors = 1000\n";
         // The directories were made, and nothing else.
         fs::create_dir_all(dir.path().join("group-0/log")).unwrap();
@@ -203,12 +204,15 @@ fn a_crash_of_the_first_start_is_made_good() {
         seawall::Options::new().open(&log).unwrap().close().unwrap();
         filled(dir.path(), &["a"]).await;
         // The group was made, and the identity does not say so yet.
-        fs::write(dir.path().join("node.toml"), new).unwrap();
+        let name = dir.path().join("node.toml");
+        let text = fs::read_to_string(&name).unwrap();
+        let before = text.replace("is_initialized = true", "is_initialized = false");
+        assert_ne!(before, text);
+        fs::write(&name, before).unwrap();
         let server = start(config(dir.path())).await;
         assert_eq!(values(&read_all(&mut server.log().await, "default").await), ["a"]);
         server.stop().await.unwrap();
-        let text = fs::read_to_string(dir.path().join("node.toml")).unwrap();
-        assert!(text.contains("is_initialized = true"), "{text}");
+        assert_eq!(fs::read_to_string(&name).unwrap(), text);
     });
 }
 

@@ -216,7 +216,7 @@ fn nodes_of_a_group_need_certificates_and_the_action_peer() {
         assert_eq!(status.unwrap().into_inner().members.len(), 3);
 
         let mut peer = PeerClient::new(channel(dir.path(), nodes[0].addr, "writer").await);
-        let status = peer.introduce(wire::IntroduceRequest {}).await.unwrap_err();
+        let status = peer.introduce(wire::IntroduceRequest::default()).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied);
         let status = peer.append(wire::AppendRequest::default()).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied);
