@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Compiles the library with the oldest Rust that it supports, type-checks it for other systems and
-# processors, and runs its tests on other processors.
+# processors, and runs its tests there.
 #
 #   tests/portability.sh                     the oldest Rust and each type check, in two minutes
 #   tests/portability.sh macos s390x         these type checks
-#   tests/portability.sh run                 the tests on each other processor, for an hour or more
+#   tests/portability.sh run                 the tests on each other system, for hours
 #   tests/portability.sh run-s390x exchange  those on s390x whose names contain "exchange"
 #
-# aarch64 and s390x (big-endian) run under an emulator, i686 runs natively. Debian has what they
-# need: qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-s390x-linux-gnu
-# libc6-dev-s390x-cross gcc-12-multilib (any number; gcc-multilib itself excludes the others).
+# aarch64 and s390x (big-endian) run under an emulator, i686 natively, Windows under Wine. Debian has
+# what they need: qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-s390x-linux-gnu
+# libc6-dev-s390x-cross wine64 gcc-mingw-w64-x86-64 gcc-12-multilib (any number; gcc-multilib itself
+# excludes the others).
 #
 # A row is skipped, with a message, if a tool is not there or rustup cannot fetch what it needs.
 set -euo pipefail
@@ -46,10 +47,11 @@ type_check() {
     fi
 }
 
-# Tests that start their own binary, which the system cannot do with one of another processor, and
-# tests that wait for a disk of their own or for the documentation.
+# Under an emulator, a process cannot start its own binary. There and under Wine, there is no cargo for
+# the documentation, and no binary of an example.
+needs_cargo=(documents:: kv::)
 own_binary=(
-    kill:: kv:: disk_full:: documents::
+    kill:: disk_full::
     a_log_is_read_without_the_right_to_write_and_on_a_read_only_mount
     a_process_that_changes_its_root_goes_on_with_its_log
     a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process
@@ -70,49 +72,90 @@ compiler_for_32_bits() {
     done
 }
 
-# Runs the unit and the integration tests on another processor. The arguments are filters.
+# Prints the command that runs a program of Windows.
+wine() {
+    local program
+    for program in wine64 /usr/lib/wine/wine64 wine; do
+        if command -v "$program"; then
+            return
+        fi
+    done
+}
+
+# Makes the place in which Wine keeps what belongs to one user, and the library that older ones lack.
+prepare_wine() {
+    local build=$1 runner=$2
+    mkdir -p "$build/debug/deps" "$build/wine"
+    WINEPREFIX=$(realpath "$build/wine")
+    export WINEPREFIX WINEDEBUG=-all
+    x86_64-w64-mingw32-gcc -shared -o "$build/debug/deps/bcryptprimitives.dll" \
+        tests/bcryptprimitives.c -ladvapi32 &&
+        "$runner" wineboot --init >/dev/null 2>&1
+}
+
+# Runs the unit and the integration tests on another system. The arguments are filters.
 run_tests() {
-    local row=$1 processor=${1#run-}
-    local target=${targets[$processor]} compiler emulator=""
+    local row=$1 system=${1#run-} compiler runner="" without=()
+    local target=${targets[$system]}
     shift
-    if [[ $processor == i686 ]]; then
+    case $system in
+    i686)
         compiler=$(compiler_for_32_bits)
-    else
-        compiler=$processor-linux-gnu-gcc
-        emulator="qemu-$processor -L /usr/$processor-linux-gnu"
-    fi
+        ;;
+    windows)
+        compiler=x86_64-w64-mingw32-gcc
+        runner=$(wine)
+        runner=${runner:-wine}
+        without=("${needs_cargo[@]}")
+        ;;
+    *)
+        compiler=$system-linux-gnu-gcc
+        runner="qemu-$system -L /usr/$system-linux-gnu"
+        without=("${needs_cargo[@]}" "${own_binary[@]}")
+        # The watchdogs of the tests wait for longer.
+        export SEAWALL_WATCHDOG_FACTOR=20
+        ;;
+    esac
     if ! command -v "${compiler:-none}" >/dev/null; then
-        skip "$row" "there is no C compiler for $processor"
-    elif [[ -n $emulator ]] && ! command -v "${emulator%% *}" >/dev/null; then
-        skip "$row" "there is no ${emulator%% *}"
+        skip "$row" "there is no C compiler for $system"
+    elif [[ -n $runner ]] && ! command -v "${runner%% *}" >/dev/null; then
+        skip "$row" "there is no ${runner%% *}"
     elif ! rustup target add "$target" >/dev/null 2>&1; then
         skip "$row" "rustup cannot fetch the target $target"
+    elif [[ $system == windows ]] && ! prepare_wine "${CARGO_TARGET_DIR:-target}/$target" "$runner"; then
+        skip "$row" "Wine does not start"
     else
         local name=${target//-/_} skipped=() test
         export "CC_$name=$compiler" "CARGO_TARGET_${name^^}_LINKER=$compiler"
-        if [[ -n $emulator ]]; then
-            export "CARGO_TARGET_${name^^}_RUNNER=$emulator"
-            for test in "${own_binary[@]}"; do
+        if [[ -n $runner ]]; then
+            export "CARGO_TARGET_${name^^}_RUNNER=$runner"
+            for test in "${without[@]}"; do
                 skipped+=(--skip "$test")
             done
-            echo "skipped: $row: tests that start their own binary, and others: ${own_binary[*]}" >&2
+            echo "skipped: $row: tests that need what is not there: ${without[*]}" >&2
         fi
         cargo test --lib --test it --locked --target "$target" -- "$@" "${skipped[@]}"
     fi
 }
 
-# One directory in which each processor writes its logs, and reads those of all others. This one
-# begins and ends.
+# One directory in which each system writes its logs, and reads those of all others. This one begins
+# and ends. A row that fails does not keep the others from running.
 run_all() {
+    local row failed=()
     SEAWALL_EXCHANGE=$(mktemp -d)
     export SEAWALL_EXCHANGE
     cargo test --test it --locked -- exchange
-    for processor in i686 aarch64 s390x; do
-        echo "=== run-$processor"
-        run_tests "run-$processor"
+    for row in run-i686 run-windows run-aarch64 run-s390x; do
+        echo "=== $row"
+        tests/portability.sh "$row" || failed+=("$row")
     done
-    cargo test --test it --locked -- exchange
+    echo "=== exchange"
+    cargo test --test it --locked -- exchange --nocapture || failed+=(exchange)
     rm -r "$SEAWALL_EXCHANGE"
+    if ((${#failed[@]})); then
+        echo "failed: ${failed[*]}" >&2
+        return 1
+    fi
 }
 
 case ${1:-} in
@@ -120,7 +163,7 @@ run)
     run_all
     exit
     ;;
-run-aarch64 | run-s390x | run-i686)
+run-aarch64 | run-s390x | run-i686 | run-windows)
     run_tests "$@"
     exit
     ;;
@@ -136,7 +179,7 @@ for row in "$@"; do
     elif [[ -n ${targets[$row]:-} ]]; then
         type_check "$row" "${targets[$row]}"
     else
-        echo "there is no row $row; there are: rust ${!targets[*]} run run-aarch64 run-s390x run-i686" >&2
+        echo "there is no row $row; there are: rust ${!targets[*]} run run-aarch64 run-s390x run-i686 run-windows" >&2
         exit 2
     fi
 done

@@ -4,6 +4,8 @@
 //! [`OsFs`] is the real one. Tests put others in its place. The traits are public, so that your
 //! tests can do the same.
 
+#[cfg(any(windows, test))]
+mod held;
 mod os;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)] // Documented as `seawall::sim`.

@@ -183,7 +183,9 @@ impl FsDir for OsDir {
     }
 
     fn rename(&self, source: &OsStr, target: &OsStr) -> io::Result<()> {
-        fs::rename(self.path.join(source), self.path.join(target))
+        let source = self.path.join(source);
+        let target = self.path.join(target);
+        super::held::rename_when_free(|| fs::rename(&source, &target), std::thread::sleep)
     }
 
     fn unlink(&self, name: &OsStr) -> io::Result<()> {
@@ -289,8 +291,16 @@ impl FsFile for OsFile {
         std::os::windows::fs::FileExt::seek_write(&self.file, bytes, offset)
     }
 
+    #[cfg(any(target_os = "linux", target_vendor = "apple", windows))]
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    /// FreeBSD's manual does not promise that fdatasync covers the file's size. Only Linux is known
+    /// to promise it, and on Apple systems and Windows the two calls are the same.
+    #[cfg(not(any(target_os = "linux", target_vendor = "apple", windows)))]
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_all()
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {

@@ -16,6 +16,8 @@ mod exchange;
 mod faults;
 mod follow;
 mod format;
+#[cfg(windows)]
+mod held_files;
 mod inspect;
 mod kill;
 mod kv;
