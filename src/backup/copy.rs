@@ -125,8 +125,12 @@ impl Copying {
     }
 
     /// Links a file, if that is possible. A log that was moved is not at its old path any more, so
-    /// the name may lead to another file: that one is not taken.
+    /// the name may lead to another file: that one is not taken. Where the system cannot tell one
+    /// file from another, nothing is linked.
     fn link(&self, source: &Arc<Path>, file: &Handle, path: &Arc<Path>) -> Result<bool> {
+        if file.identity()?.is_none() {
+            return Ok(false);
+        }
         if let Err(error) = self.dir.link(source, path) {
             log::debug!("{} is copied, not linked: {error}", source.display());
             return Ok(false);

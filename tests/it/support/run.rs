@@ -7,9 +7,8 @@ use std::{env, panic, process, thread};
 /// Runs `body`, and ends the whole test run if `body` takes longer. So a lost wake-up is a failure
 /// and never a hang. `SEAWALL_WATCHDOG_FACTOR` multiplies the limit, where a machine is emulated.
 pub(crate) fn watchdog<T: Send>(seconds: u64, body: impl FnOnce() -> T + Send) -> T {
-    let factor = env::var("SEAWALL_WATCHDOG_FACTOR").map_or(1, |factor| {
-        factor.parse().expect("SEAWALL_WATCHDOG_FACTOR is a whole number")
-    });
+    let factor = env::var("SEAWALL_WATCHDOG_FACTOR")
+        .map_or(1, |factor| factor.parse().expect("SEAWALL_WATCHDOG_FACTOR is a whole number"));
     let seconds = seconds * factor;
     let name = thread::current().name().unwrap_or("a test").to_owned();
     let (done, finished) = mpsc::channel::<()>();
