@@ -1067,6 +1067,7 @@ fn a_failed_sync_of_the_timer_poisons_the_log() {
     });
 }
 
+#[cfg(target_os = "linux")]
 const COUNTER: &str = "concurrency::child_that_counts_its_threads";
 const COUNTER_VARIABLE: &str = "SEAWALL_COUNTER_CHILD";
 

@@ -483,6 +483,7 @@ fn every_call_on_a_full_disk_is_refused_as_a_whole_and_leaves_the_log_usable() {
     });
 }
 
+#[cfg(unix)]
 const LIMITED: &str = "disk_full::child_whose_files_may_not_grow";
 const LIMITED_VARIABLE: &str = "SEAWALL_FILE_LIMIT_CHILD";
 

@@ -2,11 +2,13 @@
 //! damage.
 
 use std::collections::BTreeMap;
+#[cfg(target_os = "linux")]
+use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use seawall::fs::Fs;
 use seawall::options::{Options, Verify, Visibility};
