@@ -383,6 +383,21 @@ fn each_reader_of_a_segment_locks_it() {
 }
 
 #[test]
+fn only_a_rename_waits_for_another_program() {
+    // Method: look for the function that tries again, outside its own file. One line uses it, and
+    // that line renames. A failed sync that was tried again could report success for lost bytes.
+    let mut users = Vec::new();
+    for source in sources().iter().filter(|source| source.path != Path::new("fs/held.rs")) {
+        let lines = source.code().filter(|(_, line)| line.contains("rename_when_free"));
+        users.extend(lines.map(|(_, line)| (source.path.clone(), line.trim().to_owned())));
+    }
+    assert_eq!(users.len(), 1, "{users:?}");
+    let (path, line) = &users[0];
+    assert_eq!(path, Path::new("fs/os.rs"));
+    assert!(line.contains("rename_when_free(|| fs::rename(&source, &target)"), "{line}");
+}
+
+#[test]
 fn no_file_is_too_long_to_read() {
     // Method: count the lines before the unit tests.
     let long = |source: &Source| source.code().count() > LINES_MAX;
