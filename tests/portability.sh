@@ -72,8 +72,8 @@ compiler_for_32_bits() {
     done
 }
 
-# Prints the command that runs a program of Windows.
-wine() {
+# Prints the command that runs a program of Windows, if there is one.
+find_wine() {
     local program
     for program in wine64 /usr/lib/wine/wine64 wine; do
         if command -v "$program"; then
@@ -104,8 +104,8 @@ run_tests() {
         ;;
     windows)
         compiler=x86_64-w64-mingw32-gcc
-        runner=$(wine)
-        runner=${runner:-wine}
+        runner=$(find_wine)
+        runner=${runner:-wine64}
         without=("${needs_cargo[@]}")
         ;;
     *)

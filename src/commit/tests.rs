@@ -173,16 +173,19 @@ fn start_append_of(
     receiver
 }
 
+/// How long a test waits for what other threads do. On a busy machine, even a thread that never
+/// sleeps may need some seconds.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// Receives a result. If a thread sleeps for ever, the test fails and does not hang.
 fn outcome<T>(receiver: &Receiver<T>) -> T {
-    receiver.recv_timeout(Duration::from_secs(10)).expect("a thread was left asleep, or panicked")
+    receiver.recv_timeout(LIMIT).expect("a thread was left asleep, or panicked")
 }
 
 fn wait_until(mut condition: impl FnMut() -> bool) {
     let clock = OsFs::new();
-    let limit = Duration::from_secs(10);
     while !condition() {
-        assert!(clock.now() < limit, "the condition does not become true");
+        assert!(clock.now() < LIMIT, "the condition does not become true");
         std::thread::yield_now();
     }
 }
@@ -288,7 +291,7 @@ fn a_panic_while_leading_poisons_the_log_and_leaves_no_thread_asleep() {
     outcome(&first).unwrap();
     // The panic ends the leader's thread. The two other threads get the error.
     let told = others.iter().filter(|other| {
-        let outcome = other.recv_timeout(Duration::from_secs(10));
+        let outcome = other.recv_timeout(LIMIT);
         outcome.is_ok_and(|outcome| matches!(outcome, Err(Error::Poisoned { .. })))
     });
     assert_eq!(told.count(), 2);
