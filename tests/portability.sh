@@ -52,6 +52,7 @@ type_check() {
 needs_cargo=(documents:: kv::)
 own_binary=(
     kill:: disk_full::
+    a_file_with_a_reader_in_another_process_is_not_cut
     a_log_is_read_without_the_right_to_write_and_on_a_read_only_mount
     a_process_that_changes_its_root_goes_on_with_its_log
     a_second_opener_is_refused_at_once_and_the_lock_dies_with_its_process
