@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use crate::health;
+use crate::listen::ListenStats;
 use crate::node::{Node, Running};
 use crate::watchers::stopped;
 
@@ -41,7 +42,7 @@ enum Kind {
 }
 
 /// Each metric, with its unit and what it means. `docs/server.md` lists them too.
-const LIST: [(&str, Kind, Unit, &str); 29] = [
+const LIST: [(&str, Kind, Unit, &str); 31] = [
     ("seawall_node_info", Kind::Gauge, Unit::Count, "Always 1. Names the node and its version."),
     ("seawall_ready", Kind::Gauge, Unit::Count, "1 if the service log.v1.Log is serving, else 0."),
     ("seawall_uptime_seconds", Kind::Gauge, Unit::Seconds, "Seconds since the node was started."),
@@ -51,6 +52,8 @@ const LIST: [(&str, Kind, Unit, &str); 29] = [
         Unit::Count,
         "1 if records are refused because the disk is full or nearly so, else 0.",
     ),
+    ("seawall_connections_open", Kind::Gauge, Unit::Count, "Connections of clients that are open."),
+    ("seawall_connections_max", Kind::Gauge, Unit::Count, "How many may be open."),
     ("seawall_free_bytes", Kind::Gauge, Unit::Bytes, "Free space of the disk with the data."),
     ("seawall_raft_term", Kind::Gauge, Unit::Count, "The term of the group."),
     ("seawall_raft_is_leader", Kind::Gauge, Unit::Count, "1 if this node leads, else 0."),
@@ -137,6 +140,7 @@ struct Inner {
     unknown: Arc<Method>,
     sync_seconds: Histogram,
     leader: Mutex<Option<(u64, u64)>>,
+    connections: OnceLock<ListenStats>,
 }
 
 /// A method of a service, and what is counted of its calls.
@@ -202,9 +206,27 @@ impl Metrics {
         let sync_seconds =
             recorder.register_histogram(&Key::from_static_name(SYNC_SECONDS), &METADATA);
         let handle = recorder.handle();
-        let leader = Mutex::new(None);
-        let inner = Inner { recorder, handle, methods, unknown, sync_seconds, leader };
-        Metrics { inner: Arc::new(inner) }
+        Metrics {
+            inner: Arc::new(Inner {
+                recorder,
+                handle,
+                methods,
+                unknown,
+                sync_seconds,
+                leader: Mutex::new(None),
+                connections: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Counts the connections of a listener from now on. A node has one.
+    pub(crate) fn watch_connections(&self, stats: ListenStats) {
+        let _has_one = self.inner.connections.set(stats);
+    }
+
+    /// Returns how many connections of clients are open.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.inner.connections.get().map_or(0, |stats| stats.counts().open)
     }
 
     /// Returns the method at a path such as `/log.v1.Log/Produce`.
@@ -255,6 +277,8 @@ impl Metrics {
         self.inner.recorder.register_gauge(&info, &METADATA).set(1.0);
         self.set("seawall_ready", one_if(health::not_ready_reason(node).is_none()));
         self.set("seawall_uptime_seconds", node.uptime().as_secs_f64());
+        self.set("seawall_connections_open", number(self.open_connections() as u64));
+        self.set("seawall_connections_max", number(config.limits.connections as u64));
         if let Some(parts) = node.parts() {
             self.look(parts);
         }

@@ -381,5 +381,6 @@ where
     };
     let told = |mut hang_up: watch::Receiver<bool>| async move { stopped(&mut hang_up).await };
     let incoming = listen(listener, options, told(hang_up.clone()));
+    node.metrics().watch_connections(incoming.stats());
     Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, told(hang_up))))
 }

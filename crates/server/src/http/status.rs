@@ -43,6 +43,8 @@ struct Parts {
     records: u64,
     queue_bytes: u64,
     queue_bytes_max: u64,
+    connections: usize,
+    connections_max: usize,
     log_bytes: u64,
     free_bytes: u64,
     syncs: Syncs,
@@ -88,11 +90,11 @@ pub(super) fn look(node: &Node) -> Look {
         is_ready: reason.is_none(),
         reason: reason.unwrap_or_default(),
         uptime_ms: status.uptime_ms,
-        parts: node.parts().map(look_into),
+        parts: node.parts().map(|parts| look_into(node, parts)),
     }
 }
 
-fn look_into(parts: &Running) -> Parts {
+fn look_into(node: &Node, parts: &Running) -> Parts {
     let standing = parts.group.standing();
     let figures = parts.queue.figures();
     let stats = parts.group.log_stats();
@@ -127,6 +129,8 @@ fn look_into(parts: &Running) -> Parts {
         records: figures.records,
         queue_bytes: parts.queue.queued_bytes(),
         queue_bytes_max: parts.queue.queue_bytes_max(),
+        connections: node.metrics().open_connections(),
+        connections_max: node.config().limits.connections,
         log_bytes: standing.log_bytes,
         free_bytes: parts.space.free_bytes(),
         syncs: Syncs {

@@ -129,6 +129,28 @@ fn a_call_that_its_client_gives_up_ends_in_the_metrics() {
 }
 
 #[test]
+fn the_metrics_count_the_connections_that_are_open() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = watched(dir.path());
+        config.limits.connections = 70;
+        let server = start(config).await;
+        until(&server, "seawall_connections_max", 70.0).await;
+        until(&server, "seawall_connections_open", 0.0).await;
+        let mut channels = Vec::new();
+        for count in 1..=3 {
+            channels.push(connect(server.addr).await);
+            until(&server, "seawall_connections_open", f64::from(count)).await;
+        }
+        let (_, status) = get(&server, "/status.json").await;
+        assert!(status.contains("\"connections\":3,\"connections_max\":70,"), "{status}");
+        channels.clear();
+        until(&server, "seawall_connections_open", 0.0).await;
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
 fn ready_is_what_the_health_service_says() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
