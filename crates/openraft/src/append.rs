@@ -1,6 +1,7 @@
 //! Appending: entries go to the log at once, and the log calls back when they are durable.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use openraft::{RaftLogId, RaftTypeConfig};
 use seawall::{Entry, Ticket};
@@ -119,7 +120,8 @@ where
         }
         #[cfg(test)]
         let on_flushed = self.planted_early(on_flushed);
-        state.pending.push_back(Pending { batch: batch.clone(), on_flushed });
+        let since = Instant::now();
+        state.pending.push_back(Pending { batch: batch.clone(), on_flushed, since });
         if state.flow == Flow::Held {
             return Ok(());
         }

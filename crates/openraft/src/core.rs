@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::{LogId, RaftLogId, RaftTypeConfig};
 use seawall::{Lsn, Record, Wal};
@@ -88,6 +88,7 @@ pub(crate) enum Flow {
 pub(crate) struct Pending {
     pub(crate) batch: Arc<Batch>,
     pub(crate) on_flushed: OnFlushed,
+    pub(crate) since: Instant,
 }
 
 /// Encoded entries with consecutive indexes.

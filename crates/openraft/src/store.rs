@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogId, LogState, OptionalSend, RaftLogReader, RaftTypeConfig, StorageError, Vote};
@@ -107,6 +108,14 @@ impl<C: RaftTypeConfig> Handle<C> {
     pub fn durable_index(&self) -> Option<u64> {
         // Entry i is record i + 1.
         self.core.wal.durable_lsn().get().checked_sub(1)
+    }
+
+    /// Returns since when the oldest append waits that has no outcome yet, or `None` if none waits.
+    ///
+    /// A disk that does not answer shows here, and nowhere else: nothing has failed.
+    #[must_use]
+    pub fn append_waits_since(&self) -> Option<Instant> {
+        self.core.state().pending.front().map(|append| append.since)
     }
 
     /// Returns the log id of the last entry that is known to be committed. It is as new as the last

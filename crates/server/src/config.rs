@@ -132,6 +132,10 @@ pub struct Space {
 pub struct Log {
     /// The size at which a segment is sealed. Default `64MiB`, at least `1MiB`.
     pub segment_bytes: ByteSize,
+    /// How long an append may wait for its sync before the node says that it is not serving. It
+    /// serves again when the sync returns. Default `30s`, at least `1s`.
+    #[serde(deserialize_with = "duration")]
+    pub sync_wait: Duration,
 }
 
 impl Default for Config {
@@ -193,7 +197,7 @@ impl Default for Space {
 
 impl Default for Log {
     fn default() -> Log {
-        Log { segment_bytes: ByteSize::mib(64) }
+        Log { segment_bytes: ByteSize::mib(64), sync_wait: Duration::from_secs(30) }
     }
 }
 
@@ -245,7 +249,7 @@ enum Kind {
 }
 
 /// Each setting that a variable or a flag can set.
-const KEYS: [(&str, Kind); 33] = [
+const KEYS: [(&str, Kind); 34] = [
     ("dir", Kind::Text),
     ("listen", Kind::Text),
     ("advertise", Kind::Text),
@@ -279,6 +283,7 @@ const KEYS: [(&str, Kind); 33] = [
     ("space.ballast_bytes", Kind::Text),
     ("space.full_wait", Kind::Text),
     ("log.segment_bytes", Kind::Text),
+    ("log.sync_wait", Kind::Text),
 ];
 
 /// What a variable of the environment begins with.
@@ -413,6 +418,9 @@ impl Config {
         if self.log.segment_bytes < ByteSize::mib(1) {
             return error("log.segment_bytes", "must be at least 1MiB");
         }
+        if self.log.sync_wait < Duration::from_secs(1) {
+            return error("log.sync_wait", "must be at least 1s");
+        }
         // Space is freed by segments. With less, records would go and free nothing.
         if self.retention.bytes.as_u64() / 2 < self.log.segment_bytes.as_u64() {
             return error("retention.bytes", "must be at least twice log.segment_bytes");
@@ -531,6 +539,7 @@ mod tests {
             ("retention.age", "0s"),
             ("space.free_percent", "60"),
             ("log.segment_bytes", "1B"),
+            ("log.sync_wait", "10ms"),
             ("insecure", "maybe"),
         ] {
             assert!(load("", &[], &[(key, value)]).is_err(), "{key} = {value}");

@@ -36,6 +36,13 @@ pub(crate) fn not_ready_reason(node: &Node) -> Option<String> {
     if leaderless.is_some_and(|leaderless| leaderless > patience) {
         return Some("the group has no leader".to_owned());
     }
+    // A disk that does not answer has not failed: what waits may still be done.
+    if let Some(since) = parts.group.append_waits_since() {
+        let waited = since.elapsed();
+        if waited > node.config().log.sync_wait {
+            return Some(format!("the disk has not answered for {} s", waited.as_secs()));
+        }
+    }
     parts.space.refusal()
 }
 

@@ -1,6 +1,7 @@
 //! Appends in flight: when they can be read, when their callbacks come, and what a failure does.
 
 use std::sync::{Condvar, Mutex};
+use std::time::Instant;
 
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -87,6 +88,29 @@ fn what_is_not_durable_is_read_at_once_and_called_back_later_in_order() {
         store.truncate(id(1, 6)).await.unwrap(); // Waits for the callbacks.
         assert_eq!(outcomes.get(), [(3, true), (5, true), (7, true), (9, true)]);
         assert_eq!(store.try_get_log_entries(0..20).await.unwrap(), entries(1, 0..6));
+    });
+}
+
+#[test]
+fn a_handle_tells_since_when_the_oldest_append_waits() {
+    // Method: two appends while no sync returns; look before, meanwhile, and after.
+    run(60, || async {
+        let gate = Gate::default();
+        let store = open_on(gate.disk(SimFs::new(1))).unwrap();
+        let handle = store.handle();
+        let outcomes = Outcomes::default();
+        assert_eq!(handle.append_waits_since(), None);
+        gate.shut(true);
+        let before = Instant::now();
+        store.core().append(entries(1, 0..1), outcomes.note(0)).await.unwrap();
+        let after = Instant::now();
+        let since = handle.append_waits_since().unwrap();
+        assert!(before <= since && since <= after);
+        store.core().append(entries(1, 1..2), outcomes.note(1)).await.unwrap();
+        assert_eq!(handle.append_waits_since(), Some(since), "the oldest one");
+        gate.shut(false);
+        store.core().settle().await.unwrap();
+        assert_eq!(handle.append_waits_since(), None);
     });
 }
 

@@ -12,7 +12,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
@@ -254,6 +254,11 @@ impl Group {
 
     pub(crate) fn watch_health(&self) -> watch::Receiver<Health> {
         self.log.watch_health()
+    }
+
+    /// Returns since when the oldest append waits for the disk, if one does.
+    pub(crate) fn append_waits_since(&self) -> Option<Instant> {
+        self.log.append_waits_since()
     }
 
     /// Returns the counters of the log.

@@ -153,6 +153,13 @@ impl Daemon {
         &self.events
     }
 
+    /// Where metrics, health and the status page are, if the settings say so.
+    pub(crate) fn metrics_addr(&self) -> Option<SocketAddr> {
+        let text = self.events.text();
+        let (_, rest) = text.split_once("status page are at http://")?;
+        rest.split('/').next()?.parse().ok()
+    }
+
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -24,7 +24,12 @@ pub(crate) fn watched(dir: &Path) -> Config {
 
 /// Returns status code and body.
 pub(crate) async fn get(server: &Running, path: &str) -> (u16, String) {
-    let mut socket = TcpStream::connect(server.metrics_addr.unwrap()).await.unwrap();
+    get_from(server.metrics_addr.unwrap(), path).await
+}
+
+/// The same from the port of an operator.
+pub(crate) async fn get_from(addr: SocketAddr, path: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(addr).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();

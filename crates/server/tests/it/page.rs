@@ -69,7 +69,9 @@ fn the_page_shows_the_node_and_no_name_becomes_markup() {
         let (page, console) = task.await.unwrap();
         assert!(!console.contains(CONSOLE), "the console is not silent: {console}");
         assert!(page.contains("&lt;img src=x") && !page.contains("<img"), "{page}");
-        for text in [">serving<", ">orders<", ">1,234<", "node 1", "sync, p50", "leader", "connections"] {
+        for text in
+            [">serving<", ">orders<", ">1,234<", "node 1", "sync, p50", "leader", "connections"]
+        {
             assert!(page.contains(text), "{text}: {page}");
         }
         server.stop().await.unwrap();

@@ -8,11 +8,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use seawall_proto::log::v1 as log;
-use tonic::Status;
+use tonic::{Status, Streaming};
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::common::{connect, one, read_all, run};
 use crate::daemon::{Daemon, is_the_end, skip};
+use crate::operator::get_from as get;
 
 /// strace, attached to a process. Detached when dropped.
 struct Tracer(Child);
@@ -80,10 +83,9 @@ fn a_fault_ends_the_node(inject: &str) {
             writers.push(write(&daemon, name).await);
         }
         let mut health = HealthClient::new(connect(daemon.addr).await);
-        let watch = tonic_health::pb::HealthCheckRequest { service: "log.v1.Log".into() };
+        let watch = HealthCheckRequest { service: "log.v1.Log".into() };
         let mut health = health.watch(watch).await.unwrap().into_inner();
         let first = health.message().await.unwrap().unwrap();
-        use tonic_health::pb::health_check_response::ServingStatus;
         assert_eq!(first.status(), ServingStatus::Serving);
         let mut answers = daemon.log().await.consume_stream(log::ConsumeRequest::default()).await;
         let answers = answers.as_mut().unwrap().get_mut();
@@ -136,6 +138,47 @@ fn a_failed_sync_ends_the_node_with_3_and_loses_nothing() {
 #[test]
 fn a_failed_write_ends_the_node_with_3_and_loses_nothing() {
     a_fault_ends_the_node("pwrite64:error=EIO");
+}
+
+/// Waits until the log's service has a status. Returns how long that took.
+async fn until(health: &mut Streaming<HealthCheckResponse>, wanted: ServingStatus) -> Duration {
+    let start = Instant::now();
+    while health.message().await.unwrap().unwrap().status() != wanted {}
+    start.elapsed()
+}
+
+#[test]
+fn a_sync_that_does_not_return_is_told_and_one_that_does_is_told_too() {
+    // Method: the next sync takes 8 s, and the node waits 2 s for it. The append is acknowledged.
+    run(async {
+        const DELAY: Duration = Duration::from_secs(8);
+        let dir = tempfile::tempdir().unwrap();
+        let settings = ["log.sync_wait=2s", "metrics_listen=127.0.0.1:0"];
+        let daemon = Daemon::with(dir.path(), &settings);
+        let mut client = daemon.log().await;
+        client.produce(one("", "0")).await.unwrap();
+        let mut watching = HealthClient::new(connect(daemon.addr).await);
+        let watch = HealthCheckRequest { service: "log.v1.Log".into() };
+        let mut health = watching.watch(watch).await.unwrap().into_inner();
+        until(&mut health, ServingStatus::Serving).await;
+
+        let Some(tracer) = Tracer::attach(&daemon, "fdatasync:delay_exit=8s:when=1") else {
+            return;
+        };
+        let start = Instant::now();
+        let waiting = tokio::spawn(async move { client.produce(one("", "1")).await });
+        let told = until(&mut health, ServingStatus::NotServing).await;
+        assert!(told > Duration::from_secs(2) && told < DELAY, "{told:?}");
+        let (code, reason) = get(daemon.metrics_addr().unwrap(), "/readyz").await;
+        assert!(code == 503 && reason.contains("the disk has not answered for"), "{reason}");
+        let (code, _) = get(daemon.metrics_addr().unwrap(), "/livez").await;
+        assert_eq!(code, 200, "a restart would not help");
+        until(&mut health, ServingStatus::Serving).await;
+        assert!(start.elapsed() >= DELAY, "{:?}", start.elapsed());
+        waiting.await.unwrap().unwrap();
+        drop(tracer);
+        daemon.stop();
+    });
 }
 
 #[test]
