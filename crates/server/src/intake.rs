@@ -19,8 +19,8 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -125,7 +125,7 @@ async fn whole(mut body: Body, mut held: Option<&mut Held>) -> Result<Bytes, Sta
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         // Clients of the log send no trailers.
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame.map_err(broken_off)?.into_data() else { continue };
         let len = bytes.len() + data.len();
         if len > HEAD_BYTES + max {
             let text = format!("the request is larger than the limit of {max} bytes");
@@ -137,6 +137,17 @@ async fn whole(mut body: Body, mut held: Option<&mut Held>) -> Result<Bytes, Sta
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
+}
+
+/// A request whose rest cannot be read is no fault of the server, whatever the transport says of it.
+fn broken_off(status: Status) -> Status {
+    match status.code() {
+        Code::Unknown | Code::Internal => {
+            // Not `Cancelled`: tonic takes that for the end of a stream.
+            Status::unavailable(format!("the request broke off: {}", status.message()))
+        }
+        _ => status,
+    }
 }
 
 fn too_slow() -> Status {
@@ -236,6 +247,7 @@ impl Messages {
                 Err(_) => return Some(Err(too_slow())),
             }
         };
+        let frame = frame.map_err(broken_off);
         if self.partial.bytes > 0 {
             self.patience = self.patience.saturating_sub(start.elapsed());
         }
@@ -294,7 +306,6 @@ impl Partial {
 #[cfg(test)]
 mod tests {
     use futures_util::StreamExt as _;
-    use tonic::Code;
 
     use super::*;
 
@@ -351,6 +362,23 @@ mod tests {
         assert_eq!(room.free.available_permits(), 64, "the second one is queued");
         drop(messages);
         assert_eq!(room.free.available_permits(), 64);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_breaks_off_is_no_fault_of_the_server() {
+        // Method: a body that fails in a message, as the transport says it, read both ways.
+        let body = || {
+            let half = Frame::data(Bytes::from(message(100)[..50].to_vec()));
+            let broken = Status::unknown("h2 protocol error: error reading a body");
+            Body::new(StreamBody::new(stream::iter([Ok(half), Err(broken)])))
+        };
+        let room = Room::new(64 << 10);
+        let status = whole(body(), Some(&mut Held::new(&room))).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        let mut messages = Messages::new(body(), room);
+        messages.next().await.unwrap().unwrap();
+        let status = messages.next().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     }
 
     #[tokio::test]
