@@ -41,6 +41,10 @@ const ENTRIES_BYTES_MAX: usize = 8 << 20;
 /// A connection without an answer to a ping for so long is closed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
+/// A connection on which the server has reset more calls than this, for what is wrong in them, is
+/// closed. tonic would let a client cause any number, and each takes memory until it is sent.
+const SERVER_RESETS_MAX: usize = 1_024;
+
 /// Why a server cannot start, or has ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -368,6 +372,7 @@ where
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(calls)
+        .http2_max_local_error_reset_streams(Some(SERVER_RESETS_MAX))
         .add_service(health)
         .add_service(reflection)
         .add_service(log)
