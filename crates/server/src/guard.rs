@@ -207,6 +207,7 @@ pub struct InsecureListen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket::Line;
 
     #[test]
     fn plaintext_needs_loopback_or_a_clear_word() {
@@ -240,7 +241,7 @@ mod tests {
         let identity = identity.map(|name| Identity::new(name).expect("a good name"));
         let peer_addr = "127.0.0.1:1".parse().expect("an address");
         let mut request = Request::new(());
-        request.extensions_mut().insert(ConnectInfo { peer_addr, identity });
+        request.extensions_mut().insert(ConnectInfo { peer_addr, identity, line: Line::default() });
         request
     }
 

@@ -4,7 +4,7 @@
 //! Empty records and headers take many times their bytes once they are decoded. A call of the log
 //! with one request is therefore decoded after the request is whole, and is judged at once then: a
 //! client that never ends its request holds its bytes only. These bytes take room, and all
-//! connections share the room.
+//! connections share the room. On their way out, answers take room of their own: see [`outgo`].
 
 use std::mem;
 use std::pin::Pin;
@@ -25,6 +25,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::error::RequestError;
+use crate::outgo;
 
 /// The largest message with records: a batch of 1 MiB, and what encodes it.
 pub(crate) const RECORDS_BYTES_MAX: usize = 3 << 19;
@@ -111,7 +112,7 @@ where
                     let body = Body::new(Full::new(bytes));
                     let answer = inner.call(Request::from_parts(parts, body)).await;
                     drop(held);
-                    answer
+                    answer.map(outgo::carry)
                 }
                 Err(status) => Ok(status.into_http()),
             }

@@ -19,6 +19,7 @@ mod node;
 mod observe;
 #[cfg(feature = "otlp")]
 pub mod otlp;
+mod outgo;
 mod own;
 mod peers;
 mod raft;

@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 
 use crate::authz::{Action, CLUSTER, Identity, PolicyHandle};
-use crate::socket::Socket;
+use crate::socket::{Line, Socket};
 use crate::tls::{TlsHandle, handshake_fault, identity_of};
 
 /// What every client of HTTP/2 sends first.
@@ -271,7 +271,7 @@ impl Entrance {
             Err(_) => return Err(Refusal::Slow),
         };
         let slot = self.slot(identity.as_ref()).ok_or(Refusal::Full)?;
-        let info = ConnectInfo { peer_addr, identity };
+        let info = ConnectInfo { peer_addr, identity, line: Line::default() };
         let conn = Conn { socket, preface_read: 0, info, _slot: slot };
         // An error means that the server has ended.
         let _ = self.ready.send(conn).await;
@@ -421,6 +421,8 @@ pub struct ConnectInfo {
     /// The name in the client's certificate. `None` without TLS, and if the certificate has no
     /// usable name: see [`identity_of`].
     pub identity: Option<Identity>,
+    /// What the calls of the connection share.
+    pub(crate) line: Line,
 }
 
 impl Connected for Conn {
@@ -438,6 +440,7 @@ impl AsyncRead for Conn {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.info.line.check(cx)?;
         let rest = &PREFACE[this.preface_read..];
         if rest.is_empty() {
             return Pin::new(&mut this.socket).poll_read(cx, buf);
@@ -455,6 +458,7 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.info.line.check(cx)?;
         Pin::new(&mut self.socket).poll_write(cx, buf)
     }
 
@@ -463,6 +467,7 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.info.line.check(cx)?;
         Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
     }
 

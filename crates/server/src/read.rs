@@ -31,6 +31,8 @@ pub(crate) struct Batch {
     pub(crate) next_offset: u64,
     /// The end of the stream when it was read.
     pub(crate) end_offset: u64,
+    /// About how much memory the records take.
+    pub(crate) bytes: usize,
     /// How many bytes of entries were read.
     entries_bytes: usize,
 }
@@ -93,6 +95,7 @@ impl Reader {
             appended_ms: Vec::new(),
             next_offset: offset,
             end_offset: offset,
+            bytes: 0,
             entries_bytes: 0,
         };
         let mut room = max.bytes;
@@ -270,6 +273,7 @@ impl Walk {
                     return true;
                 }
                 *room = room.saturating_sub(bytes);
+                batch.bytes += bytes;
                 let place = Appended { ms: append.timestamp_ms, offset, term: entry.term };
                 batch.records.push(to_record(record, &place, entry.bytes));
                 batch.appended_ms.push(append.timestamp_ms);

@@ -23,6 +23,7 @@ use crate::listen::{ListenOptions, listen};
 use crate::metrics;
 use crate::node::{Node, NodeError, State, Tasks};
 use crate::observe::Observe;
+use crate::outgo::Outgo;
 use crate::service::admin::AdminService;
 use crate::service::log::LogService;
 use crate::service::peer::PeerService;
@@ -352,7 +353,8 @@ where
 {
     let transport = if access.tls.is_some() { Transport::Tls } else { Transport::Plaintext };
     let guard = Guard::new(access.policy.clone(), transport);
-    let log = LogService { node: node.clone(), guard: guard.clone() };
+    let outgo = Outgo::new(node.config().limits.queue_bytes.as_u64());
+    let log = LogService { node: node.clone(), guard: guard.clone(), outgo };
     let admin = AdminService { node: node.clone(), guard: guard.clone() };
     let peer = PeerService { node: node.clone(), guard };
     let log = LogServer::new(log).max_decoding_message_size(RECORDS_BYTES_MAX);

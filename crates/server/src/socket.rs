@@ -2,10 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::TlsStream;
 
 /// A TCP connection, with TLS or without, on the side of a client or of a server.
@@ -15,6 +19,51 @@ pub enum Socket {
     Plain(TcpStream),
     /// With TLS. The state of TLS is large, so it is in a box.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What the calls of a connection share. Clones are of the same connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Line(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    is_told: AtomicBool,
+    task: AtomicWaker,
+    turn: Semaphore,
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        let turn = Semaphore::new(1);
+        Shared { is_told: AtomicBool::default(), task: AtomicWaker::default(), turn }
+    }
+}
+
+impl Line {
+    /// Tells the connection to close. Returns whether this is the first time.
+    pub(crate) fn hang_up(&self) -> bool {
+        let is_first = !self.0.is_told.swap(true, Ordering::AcqRel);
+        self.0.task.wake();
+        is_first
+    }
+
+    pub(crate) fn is_told(&self) -> bool {
+        self.0.is_told.load(Ordering::Acquire)
+    }
+
+    /// Waits until no other call of the connection has the turn.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.turn.acquire().await.ok() // It is never closed.
+    }
+
+    /// Returns an error once the connection is told. The task that calls this last is woken then.
+    pub(crate) fn check(&self, cx: &Context<'_>) -> io::Result<()> {
+        self.0.task.register(cx.waker());
+        if self.is_told() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"));
+        }
+        Ok(())
+    }
 }
 
 impl AsyncRead for Socket {

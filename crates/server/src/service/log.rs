@@ -17,6 +17,7 @@ use crate::coalesce::Pending;
 use crate::error::RequestError;
 use crate::guard::Guard;
 use crate::node::{Node, Running};
+use crate::outgo::{Outgo, Outlet};
 use crate::read::Offsets;
 use crate::streams::{Outcome, PRODUCER_ID_BYTES_MAX};
 
@@ -30,6 +31,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct LogService {
     pub(crate) node: Node,
     pub(crate) guard: Guard,
+    pub(crate) outgo: Outgo,
 }
 
 /// What a call does when the queue has no room.
@@ -219,11 +221,12 @@ impl log::log_server::Log for LogService {
         let max_wait = Duration::from_millis(u64::from(request.max_wait_ms));
         let wanted = self.wanted(&extensions, request).await?;
         let stream = wanted.stream.clone();
-        let mut consumer = Consumer::new(&self.node, wanted);
+        let outlet = self.outgo.outlet(&extensions);
+        let mut consumer = Consumer::new(&self.node, outlet.clone(), wanted);
         let answer = consumer.once(max_wait).await;
         // The policy may have changed while the consumer waited.
         self.guard.authorize(&extensions, Action::Consume, &stream)?;
-        Ok(Response::new(answer?))
+        Ok(through(outlet, answer?))
     }
 
     async fn consume_stream(
@@ -234,7 +237,8 @@ impl log::log_server::Log for LogService {
         let wanted = self.wanted(&extensions, request).await?;
         let caller = self.guard.caller(&extensions)?;
         let stream = wanted.stream.clone();
-        let consumer = Consumer::new(&self.node, wanted);
+        let outlet = self.outgo.outlet(&extensions);
+        let consumer = Consumer::new(&self.node, outlet.clone(), wanted);
         // The transport asks for the next answer when it has room for it: that is the flow control.
         let answers = stream::unfold(Some(consumer), move |consumer| {
             let caller = caller.clone();
@@ -248,7 +252,8 @@ impl log::log_server::Log for LogService {
                 Some((answer, rest))
             }
         });
-        Ok(Response::new(Box::pin(answers)))
+        let answers: Answers<log::ConsumeResponse> = Box::pin(answers);
+        Ok(through(outlet, answers))
     }
 
     async fn produce_stream(
@@ -310,6 +315,13 @@ async fn newest_offsets(running: &Running, stream: &str) -> Result<Offsets, Requ
             running.reader.offsets(stream)
         }
     }
+}
+
+/// Returns an answer whose bytes have the room that the outlet gives to them.
+fn through<T>(outlet: Outlet, answer: T) -> Response<T> {
+    let mut response = Response::new(answer);
+    response.extensions_mut().insert(outlet);
+    response
 }
 
 async fn to_response(pending: Pending) -> Result<log::ProduceResponse, Status> {

@@ -7,14 +7,17 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
+
 use crate::common::{from, one, run};
 use crate::daemon::{Daemon, tell};
 
-/// How long each flood lasts. It is long enough to take the memory of an unbounded server.
+/// How long most floods last. It is long enough to take the memory of an unbounded server.
 const FLOOD: Duration = Duration::from_secs(2);
 
-/// A call of the other client that takes longer has starved. What is usual is a few milliseconds.
-const STARVED: Duration = Duration::from_secs(20);
+/// A call of the other client that takes longer has starved. What is usual is a few milliseconds,
+/// and beside clients that do not read, 20 s.
+const STARVED: Duration = Duration::from_secs(60);
 
 /// How much a process may grow, at its peak. A server at rest has about 15 MiB.
 const GROWTH_MIB_MAX: u64 = 48;
@@ -90,6 +93,7 @@ struct Flood {
     /// How many rounds a connection has. It stays open after them.
     rounds: u32,
     connections: usize,
+    lasts: Duration,
     growth_mib_max: u64,
 }
 
@@ -101,6 +105,7 @@ impl Flood {
             bytes,
             rounds: u32::MAX,
             connections: 4,
+            lasts: FLOOD,
             growth_mib_max: GROWTH_MIB_MAX,
         }
     }
@@ -145,8 +150,9 @@ impl Flood {
                 round += 1;
             }
             if bytes.is_empty() {
+                // Shows whether the server has hung up.
                 thread::sleep(Duration::from_millis(50));
-                continue;
+                bytes = frame(PING, 0, 0, &[0; 8]);
             }
             match socket.write(&bytes) {
                 Ok(count) => {
@@ -180,7 +186,7 @@ fn survives(flood: Flood) {
         }
         let id = daemon.id();
         let before_kib = memory_kib(id, "VmRSS:");
-        let deadline = Instant::now() + FLOOD;
+        let deadline = Instant::now() + flood.lasts;
         let addr = daemon.addr;
         let flood = std::sync::Arc::new(flood);
         let clients: Vec<_> = (0..flood.connections)
@@ -309,6 +315,28 @@ fn few_bytes_that_become_many_headers() {
         frame(HEADERS, END_HEADERS | END_STREAM, stream, &headers)
     });
     flood.growth_mib_max = 8;
+    survives(flood);
+}
+
+#[test]
+fn answers_that_are_never_read() {
+    // Method: calls that may get one byte. Their answers take all the room that answers have, until
+    // the server closes their connections; the clients come again then.
+    let mut flood = Flood::new("answers that are not read", |stream| {
+        let method = ["Consume", "ConsumeStream"][stream as usize / 2 % 2];
+        let request = from("", 0).encode_to_vec();
+        let mut message = vec![0];
+        message.extend(u32::try_from(request.len()).unwrap().to_be_bytes());
+        message.extend(request);
+        let mut bytes = frame(HEADERS, END_HEADERS, stream, &call(method));
+        bytes.extend(frame(DATA, END_STREAM, stream, &message));
+        bytes
+    });
+    flood.settings = frame(SETTINGS, 0, 0, &[0, INITIAL_WINDOW_SIZE, 0, 0, 0, 1]);
+    flood.rounds = 250;
+    flood.lasts = Duration::from_secs(30);
+    // Without a bound it is 1 GiB. Reads that run at once take some tens.
+    flood.growth_mib_max = 160;
     survives(flood);
 }
 
