@@ -5,6 +5,7 @@ mod cluster;
 mod common;
 mod consume;
 mod daemon;
+mod documents;
 mod floods;
 mod full_disk;
 mod hostile;

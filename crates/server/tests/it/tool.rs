@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns the program. Cargo builds it together with this test only if both packages are tested:
 /// otherwise it is built here, into the same directory.
-fn seawallctl() -> &'static Path {
+pub(crate) fn seawallctl() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let server = Path::new(env!("CARGO_BIN_EXE_seawalld"));
