@@ -1,13 +1,12 @@
-//! Streams, cursors and the state of the cluster.
+//! Streams and cursors.
 
 use std::time::Duration;
 
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::admin::v1::{self, CommitCursorRequest, ListStreamsRequest};
-use seawall_proto::log::v1::GetServersRequest;
 use tonic::transport::Channel;
 
-use crate::client::{Client, log_client, with_timeout};
+use crate::client::{Client, with_timeout};
 use crate::error::Error;
 use crate::nodes::Node;
 use crate::retry::Attempts;
@@ -63,21 +62,6 @@ pub struct Offsets {
     /// The offset that the next record gets.
     pub next: u64,
 }
-
-/// A server of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ServerInfo {
-    /// The server's id.
-    pub id: String,
-    /// Where it serves.
-    pub address: String,
-    /// Whether it leads.
-    pub is_leader: bool,
-}
-
-/// What a node says of itself; the fields are those of the server's interface.
-pub type Status = v1::StatusResponse;
 
 impl Client {
     /// Creates a stream. If an answer was lost and the stream then exists with these limits, the
@@ -165,7 +149,7 @@ impl Client {
             let request = with_timeout(request.clone(), time);
             async move { admin(node.channel).list_streams(request).await }
         };
-        let answer = Attempts::new(&self.nodes, "list", stream).question().run(call).await?;
+        let answer = Attempts::new(&self.nodes, "list", stream).question().of_any_node().run(call).await?;
         Ok(answer.streams.into_iter().map(StreamInfo::from).collect())
     }
 
@@ -196,7 +180,7 @@ impl Client {
             let request = with_timeout(request.clone(), time);
             async move { admin(node.channel).offsets(request).await }
         };
-        let answer = Attempts::new(&self.nodes, "offsets", stream).question().run(call).await?;
+        let answer = Attempts::new(&self.nodes, "offsets", stream).question().of_any_node().run(call).await?;
         Ok(Offsets { first: answer.first_offset, next: answer.next_offset })
     }
 
@@ -233,48 +217,12 @@ impl Client {
             async move { admin(node.channel).fetch_cursor(request).await }
         };
         let answer =
-            Attempts::new(&self.nodes, "fetch cursor", stream).question().run(call).await?;
+            Attempts::new(&self.nodes, "fetch cursor", stream).question().of_any_node().run(call).await?;
         Ok(answer.offset)
-    }
-
-    /// Returns the servers of the cluster.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Deadline`].
-    pub async fn servers(&self) -> Result<Vec<ServerInfo>, Error> {
-        let call = |node: Node, time: Duration| {
-            let request = with_timeout(GetServersRequest {}, time);
-            async move { log_client(node.channel).get_servers(request).await }
-        };
-        let mut attempts = Attempts::new(&self.nodes, "list servers", "").question().of_any_node();
-        let answer = attempts.run(call).await?;
-        let servers = answer.servers.into_iter();
-        Ok(servers
-            .map(|own| ServerInfo { id: own.id, address: own.rpc_addr, is_leader: own.is_leader })
-            .collect())
-    }
-
-    /// Returns what the node at an address says of itself. No other node is asked.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unavailable`] if the node does not answer, [`Error::Config`] for a bad address.
-    pub async fn status(&self, address: &str) -> Result<Status, Error> {
-        let node = self.nodes.at(address)?;
-        let max = self.nodes.config.attempt_max();
-        let request = with_timeout(v1::StatusRequest {}, max);
-        let answer = tokio::time::timeout(max, admin(node.channel).status(request)).await;
-        let failure = match answer {
-            Ok(Ok(answer)) => return Ok(answer.into_inner()),
-            Ok(Err(status)) => crate::retry::Failure::of(&status, &node.address, ""),
-            Err(_) => crate::retry::Failure::silent(&node.address, max),
-        };
-        Err(failure.error)
     }
 }
 
-fn admin(channel: Channel) -> AdminClient<Channel> {
+pub(crate) fn admin(channel: Channel) -> AdminClient<Channel> {
     AdminClient::new(channel)
 }
 

@@ -83,7 +83,7 @@ impl Client {
     }
 
     pub(crate) fn new(config: Builder) -> Client {
-        Client { nodes: Arc::new(Nodes::new(config)), lanes: Arc::default() }
+        Client { nodes: Nodes::new(config), lanes: Arc::default() }
     }
 
     /// Appends a record, once: the call is repeated if an answer is lost. On return, the record is
@@ -200,14 +200,14 @@ impl Client {
 }
 
 /// Whether an answer to a repeated call proves that no earlier attempt appended anything, or will:
-/// the server looks for an earlier answer first. An earlier attempt that is still on its way may
-/// meet the expected offset if the stream has not got there yet.
+/// the group looks for an earlier answer first. An earlier attempt that is still on its way may
+/// meet the expected offset if the stream has not got there yet. A bad request proves nothing: the
+/// node that refuses it may have other limits than the one that took it.
 fn proves_absence(error: &Error, expected_offset: Option<u64>) -> bool {
     match error {
         Error::ExpectedOffset { next, .. } => {
             expected_offset.is_some_and(|expected| expected < *next)
         }
-        Error::BadRequest { .. } => true,
         _ => false,
     }
 }

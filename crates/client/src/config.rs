@@ -11,6 +11,9 @@ use crate::error::Error;
 /// How long a node may take to accept a connection. A dead machine does not say that it is dead.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
+const HTTP: &str = "http://";
+const HTTPS: &str = "https://";
+
 /// The settings of a [`Client`].
 #[derive(Debug, Clone)]
 pub struct Builder {
@@ -21,6 +24,8 @@ pub struct Builder {
     pub(crate) backoff_max: Duration,
     pub(crate) keepalive: Duration,
     tls: Option<Tls>,
+    /// What all addresses begin with: `http://` or `https://`.
+    scheme: &'static str,
     /// Made of `tls` when the client is built.
     loaded: Option<ClientTlsConfig>,
 }
@@ -43,30 +48,35 @@ impl Builder {
         Builder {
             seeds: seeds.into_iter().map(Into::into).collect(),
             deadline: Duration::from_secs(30),
-            attempt: Duration::from_secs(10),
+            attempt: Duration::from_secs(5),
             backoff_min: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(2),
+            backoff_max: Duration::from_secs(1),
             keepalive: Duration::from_secs(10),
             tls: None,
+            scheme: HTTP,
             loaded: None,
         }
     }
 
-    /// Sets how long a call may take with all its attempts. Default 30 s, at least 1 ms.
+    /// Sets how long a call may take with all its attempts. Default 30 s, at least 1 ms. The
+    /// default outlasts several elections, which take 2 s to 4 s each; a deadline below 10 s may
+    /// show a change of the leader as [`Error::Deadline`] or [`Error::OutcomeUnknown`].
     #[must_use]
     pub fn deadline(self, deadline: Duration) -> Builder {
         Builder { deadline, ..self }
     }
 
-    /// Sets how long one node may take to answer before another is asked. Default 10 s, and never
-    /// more than a third of the deadline, so that there is time to ask again.
+    /// Sets how long one node may take to answer before another is asked. Default 5 s, and never
+    /// more than a third of the deadline, so that there is time to ask again. A call to a leader
+    /// that hangs takes so long before it goes to the next leader.
     #[must_use]
     pub fn attempt_timeout(self, attempt: Duration) -> Builder {
         Builder { attempt, ..self }
     }
 
     /// Sets the shortest and the longest wait between attempts. Each wait is drawn at random from
-    /// the upper half of a time that doubles. Default 50 ms to 2 s.
+    /// the upper half of a time that doubles. Default 50 ms to 1 s. While the nodes elect a leader,
+    /// they are asked at least every 250 ms.
     #[must_use]
     pub fn backoff(self, min: Duration, max: Duration) -> Builder {
         Builder { backoff_min: min, backoff_max: max.max(min), ..self }
@@ -102,7 +112,15 @@ impl Builder {
         if let Some(tls) = &self.tls {
             self.loaded = Some(tls.load()?);
         }
-        self.seeds = self.seeds.iter().map(|seed| self.with_scheme(seed)).collect();
+        let is_secure = self.tls.is_some() || self.seeds.iter().any(|own| own.starts_with(HTTPS));
+        self.scheme = if is_secure { HTTPS } else { HTTP };
+        let mut seeds: Vec<String> = Vec::with_capacity(self.seeds.len());
+        for seed in self.seeds.iter().map(|seed| self.with_scheme(seed)) {
+            if !seeds.contains(&seed) {
+                seeds.push(seed);
+            }
+        }
+        self.seeds = seeds;
         for seed in &self.seeds {
             self.endpoint(seed)?;
         }
@@ -111,9 +129,17 @@ impl Builder {
 
     /// Completes an address that a server gave or a person typed.
     pub(crate) fn with_scheme(&self, address: &str) -> String {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
         let address = address.trim_end_matches('/');
-        if address.contains("://") { address.to_owned() } else { format!("{scheme}://{address}") }
+        if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("{}{address}", self.scheme)
+        }
+    }
+
+    /// What addresses that a server tells must begin with.
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.scheme
     }
 
     pub(crate) fn endpoint(&self, address: &str) -> Result<Endpoint, Error> {
@@ -122,14 +148,14 @@ impl Builder {
             source: Some(std::sync::Arc::new(error)),
         };
         // Also for an address that a server gives: nothing goes out in the clear.
-        if self.loaded.is_some() && !address.starts_with("https://") {
+        if self.loaded.is_some() && !address.starts_with(HTTPS) {
             let what = format!("{address}: with TLS, an address must begin with https://");
             return Err(Error::config(what));
         }
         let mut endpoint = Endpoint::from_shared(address.to_owned()).map_err(failed)?;
         if let Some(tls) = &self.loaded {
             endpoint = endpoint.tls_config(tls.clone()).map_err(failed)?;
-        } else if address.starts_with("https://") {
+        } else if address.starts_with(HTTPS) {
             let tls = ClientTlsConfig::new().with_enabled_roots();
             endpoint = endpoint.tls_config(tls).map_err(failed)?;
         }

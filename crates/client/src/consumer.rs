@@ -4,14 +4,22 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use seawall_proto::log::v1::{self, ConsumeRequest, start};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Request, Streaming};
 
+use crate::admin::Offsets;
 use crate::client::{Client, log_client, with_timeout};
 use crate::error::Error;
 use crate::nodes::Node;
 use crate::record::Record;
 use crate::retry::{Attempts, Failure, Path, Verdict};
+
+/// How often a consumer of a quiet stream asks at least whether its node lags.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// How long a node that lags may take to get to the offset where a consumer stands. Another one may
+/// be there.
+const LAG_MAX: Duration = Duration::from_secs(2);
 
 /// Where a consumer starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +42,23 @@ pub enum Start {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Consistency {
-    /// What the node has applied; a node that lags answers later.
+    /// What the node has applied. A node that lags answers later, and never goes back.
     #[default]
     Committed,
-    /// Every record that was acknowledged before the call. Only the leader answers.
+    /// Every record that was acknowledged before the call. A node that follows asks the leader
+    /// first.
     Linearizable,
+}
+
+/// Which nodes a consumer reads from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadFrom {
+    /// One member, drawn at random for each consumer, so that consumers spread. After it failed,
+    /// another one.
+    AnyNode,
+    /// The node that leads when the consumer connects. It has new records first.
+    Leader,
 }
 
 /// The settings of a [`Consumer`].
@@ -49,6 +69,7 @@ pub struct ConsumerBuilder {
     start: Start,
     bytes_max: u32,
     consistency: Consistency,
+    read_from: Option<ReadFrom>,
     does_end: bool,
 }
 
@@ -60,6 +81,7 @@ impl ConsumerBuilder {
             start: Start::Earliest,
             bytes_max: 256 << 10,
             consistency: Consistency::default(),
+            read_from: None,
             does_end: false,
         }
     }
@@ -80,6 +102,13 @@ impl ConsumerBuilder {
     #[must_use]
     pub fn consistency(self, consistency: Consistency) -> ConsumerBuilder {
         ConsumerBuilder { consistency, ..self }
+    }
+
+    /// Sets which nodes to read from. Default: [`ReadFrom::AnyNode`] with
+    /// [`Consistency::Committed`], [`ReadFrom::Leader`] with [`Consistency::Linearizable`].
+    #[must_use]
+    pub fn read_from(self, read_from: ReadFrom) -> ConsumerBuilder {
+        ConsumerBuilder { read_from: Some(read_from), ..self }
     }
 
     /// Ends at the records that were acknowledged before [`open`](ConsumerBuilder::open). Default:
@@ -132,7 +161,8 @@ impl ConsumerBuilder {
             (Start::Earliest, Some(end)) if end.first == end.next => {
                 (Start::Offset(end.next), Some(end.next))
             }
-            (Start::TimeMs(time_ms), Some(_)) => {
+            // A node that lags would start too early if it has no record that is as new.
+            (Start::TimeMs(time_ms), _) => {
                 let offset = self.offset_at_time(time_ms).await?;
                 (Start::Offset(offset), Some(offset))
             }
@@ -140,6 +170,7 @@ impl ConsumerBuilder {
         };
         let end = end.map(|offsets| offsets.next);
         let path = Path::new(&self.client.nodes);
+        let idle = Idle::new(self.client.nodes.config.attempt_max());
         Ok(Consumer {
             settings: ConsumerBuilder { start, ..self },
             next,
@@ -147,9 +178,35 @@ impl ConsumerBuilder {
             ready: VecDeque::new(),
             connection: None,
             path,
+            tried: Vec::new(),
+            idle,
             retry: None,
             broken: None,
         })
+    }
+
+    /// Returns the node to read from, if the nodes in `tried` have failed.
+    async fn pick(&self, tried: &[String]) -> Result<Node, Error> {
+        let nodes = &self.client.nodes;
+        let by_default = match self.consistency {
+            Consistency::Committed => ReadFrom::AnyNode,
+            Consistency::Linearizable => ReadFrom::Leader,
+        };
+        match self.read_from.unwrap_or(by_default) {
+            ReadFrom::AnyNode => {
+                // A node that failed is not waited for again.
+                if tried.is_empty() {
+                    nodes.learn_members().await;
+                }
+                nodes.pick_any(tried)
+            }
+            ReadFrom::Leader => {
+                if tried.is_empty() {
+                    nodes.learn_leader().await;
+                }
+                nodes.pick()
+            }
+        }
     }
 
     /// Returns the offset of the first record at or after a time, or the end of the stream.
@@ -165,8 +222,8 @@ impl ConsumerBuilder {
             let request = with_timeout(request.clone(), time);
             async move { log_client(node.channel).consume(request).await }
         };
-        let mut attempts = Attempts::new(&self.client.nodes, "consume", &self.stream);
-        let answer = attempts.run(call).await?;
+        let attempts = Attempts::new(&self.client.nodes, "consume", &self.stream);
+        let answer = attempts.question().of_any_node().run(call).await?;
         Ok(answer.records.first().map_or(answer.next_offset, |record| record.offset))
     }
 }
@@ -184,6 +241,9 @@ pub struct Consumer {
     ready: VecDeque<Record>,
     connection: Option<Connection>,
     path: Path,
+    /// The nodes that failed since the last answer.
+    tried: Vec<String>,
+    idle: Idle,
     /// When the next attempt is made, and when attempts end.
     retry: Option<Retry>,
     /// The server contradicted itself: what it sends cannot be trusted.
@@ -194,6 +254,30 @@ pub struct Consumer {
 struct Connection {
     address: String,
     answers: Streaming<v1::ConsumeResponse>,
+}
+
+/// When to ask whether the node lags, because no record comes.
+#[derive(Debug)]
+struct Idle {
+    at: Instant,
+    wait: Duration,
+    wait_min: Duration,
+}
+
+impl Idle {
+    fn new(wait_min: Duration) -> Idle {
+        Idle { at: Instant::now() + wait_min, wait: wait_min, wait_min }
+    }
+
+    fn reset(&mut self) {
+        *self = Idle::new(self.wait_min);
+    }
+
+    /// The stream has no record: it may be a quiet one.
+    fn grow(&mut self) {
+        self.wait = (self.wait * 2).min(IDLE_MAX).max(self.wait_min);
+        self.at = Instant::now() + self.wait;
+    }
 }
 
 #[derive(Debug)]
@@ -284,9 +368,23 @@ impl Consumer {
                 continue;
             };
             // Nothing is lost if this future is dropped: an answer is taken whole or not at all.
-            match connection.answers.message().await {
+            let answer = tokio::select! {
+                biased;
+                answer = connection.answers.message() => answer,
+                lags = lags(&self.settings, self.next, self.end, self.idle.at) => {
+                    match lags {
+                        true => self.failed(Failure::lag(&self.address())).await?,
+                        false => self.idle.grow(),
+                    }
+                    continue;
+                }
+            };
+            match answer {
                 Ok(Some(answer)) => {
+                    self.settings.client.nodes.answered(&connection.address);
                     self.path.succeeded();
+                    self.tried.clear();
+                    self.idle.reset();
                     self.retry = None;
                     self.take(answer);
                     if !self.ready.is_empty() {
@@ -296,15 +394,19 @@ impl Consumer {
                 Ok(None) => {
                     let status = tonic::Status::unavailable("the server ended the stream");
                     let failure = Failure::of(&status, &connection.address, "");
-                    self.failed(failure)?;
+                    self.failed(failure).await?;
                 }
                 Err(status) => {
                     let stream = &self.settings.stream;
                     let failure = Failure::of(&status, &connection.address, stream);
-                    self.failed(failure)?;
+                    self.failed(failure).await?;
                 }
             }
         }
+    }
+
+    fn address(&self) -> String {
+        self.connection.as_ref().map_or_else(String::new, |own| own.address.clone())
     }
 
     /// Checks that records follow each other, and keeps them. Those before a contradiction are
@@ -344,21 +446,25 @@ impl Consumer {
         if let Some(retry) = &self.retry {
             sleep(retry.at.saturating_duration_since(Instant::now())).await;
         }
-        let nodes = &self.settings.client.nodes;
-        let node = nodes.pick()?;
-        let max = nodes.config.attempt_max();
+        let node = self.settings.pick(&self.tried).await?;
+        let max = self.settings.client.nodes.config.attempt_max();
         let request = Request::new(self.request());
         let mut log = log_client(node.channel);
+        let begun = Instant::now();
         let failure = match timeout(max, log.consume_stream(request)).await {
             Ok(Ok(answers)) => {
                 let answers = answers.into_inner();
+                self.idle.reset();
                 self.connection = Some(Connection { address: node.address, answers });
                 return Ok(());
             }
-            Ok(Err(status)) => Failure::of(&status, &node.address, &self.settings.stream),
+            Ok(Err(status)) => {
+                let failure = Failure::of(&status, &node.address, &self.settings.stream);
+                failure.after(begun.elapsed())
+            }
             Err(_) => Failure::silent(&node.address, max),
         };
-        self.failed_at(failure, &node.address)
+        self.failed_at(failure, &node.address).await
     }
 
     fn request(&self) -> ConsumeRequest {
@@ -373,6 +479,7 @@ impl Consumer {
             (Consistency::Committed, Some(_)) => v1::Consistency::AtLeast,
             (Consistency::Committed, None) => v1::Consistency::CommittedLocal,
         };
+        let wait_max = self.settings.client.nodes.config.attempt_max().mul_f64(0.8).min(LAG_MAX);
         ConsumeRequest {
             offset: at_least.unwrap_or(0),
             stream: self.settings.stream.clone(),
@@ -380,23 +487,29 @@ impl Consumer {
             max_bytes: self.settings.bytes_max,
             consistency: consistency.into(),
             at_least_offset: at_least.unwrap_or(0),
+            max_wait_ms: u32::try_from(wait_max.as_millis()).unwrap_or(u32::MAX).max(1),
             ..ConsumeRequest::default()
         }
     }
 
-    fn failed(&mut self, failure: Failure) -> Result<(), Error> {
+    async fn failed(&mut self, failure: Failure) -> Result<(), Error> {
         let address = self.connection.take().map_or_else(String::new, |own| own.address);
-        self.failed_at(failure, &address)
+        self.failed_at(failure, &address).await
     }
 
     /// Plans the next attempt, or says why there is none.
-    fn failed_at(&mut self, failure: Failure, address: &str) -> Result<(), Error> {
+    async fn failed_at(&mut self, failure: Failure, address: &str) -> Result<(), Error> {
+        let failure = self.confirmed(failure, address).await;
         if failure.verdict == Verdict::Final {
             self.retry = None;
             return Err(failure.error);
         }
         let nodes = &self.settings.client.nodes;
-        let delay = self.path.failed(nodes, address, &failure.verdict);
+        self.tried.push(address.to_owned());
+        if self.tried.len() >= nodes.count() {
+            self.tried.clear();
+        }
+        let delay = self.path.failed(nodes, address, &failure);
         let now = Instant::now();
         let since = self.retry.as_ref().map_or(now, |retry| retry.since);
         let attempts = self.retry.as_ref().map_or(0, |retry| retry.attempts) + 1;
@@ -415,4 +528,39 @@ impl Consumer {
         self.retry = Some(Retry { at: now + delay, since, attempts });
         Ok(())
     }
+
+    /// A node that lags may not know the stream yet, or not the offset. Asks the group.
+    async fn confirmed(&self, failure: Failure, address: &str) -> Failure {
+        let is_doubtful = matches!(
+            failure.error,
+            Error::NoSuchStream { .. } | Error::OffsetOutOfRange { .. }
+        );
+        if !is_doubtful {
+            return failure;
+        }
+        match self.settings.client.offsets(&self.settings.stream).await {
+            Ok(Offsets { first, next }) => match (&failure.error, self.next) {
+                (Error::OffsetOutOfRange { .. }, Some(own)) if own < first || own > next => failure,
+                _ => Failure::lag(address),
+            },
+            Err(Error::NoSuchStream { .. }) => failure,
+            Err(error) => Failure { error, ..failure },
+        }
+    }
+}
+
+/// Returns at `at` or later whether the stream has a record for the consumer that does not come.
+async fn lags(settings: &ConsumerBuilder, next: Option<u64>, end: Option<u64>, at: Instant) -> bool {
+    sleep_until(at).await;
+    // All records below the end were acknowledged before the consumer began.
+    if end.is_some() {
+        return true;
+    }
+    let Ok(offsets) = settings.client.offsets(&settings.stream).await else { return false };
+    let has_more = offsets.next > next.unwrap_or(offsets.first);
+    if has_more {
+        // It may be on its way.
+        sleep(settings.client.nodes.config.attempt_max().min(LAG_MAX)).await;
+    }
+    has_more
 }

@@ -8,7 +8,14 @@ use tonic::{Code, ConnectError, Status};
 use tonic_types::StatusExt;
 
 use crate::error::Error;
-use crate::nodes::{Node, Nodes};
+use crate::nodes::{Node, Nodes, Reach};
+
+/// The longest wait between questions who leads. They cost little, and an election is soon over.
+const ELECTION_WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// So many times in a row, a node that has no room is asked again. It may be none that leads, and
+/// another one may have room.
+const WAITS_MAX: u32 = 2;
 
 /// What a failed attempt means for the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,21 +37,45 @@ pub(crate) enum Verdict {
 pub(crate) struct Failure {
     pub(crate) verdict: Verdict,
     pub(crate) error: Error,
+    /// How long the node said nothing.
+    pub(crate) silence: Duration,
 }
 
 impl Failure {
+    fn new(verdict: Verdict, error: Error) -> Failure {
+        Failure { verdict, error, silence: Duration::ZERO }
+    }
+
+    /// The attempt took so long. Counts only if the node could not be reached.
+    pub(crate) fn after(self, took: Duration) -> Failure {
+        let is_silence = self.verdict == Verdict::NotSent;
+        Failure { silence: if is_silence { took } else { self.silence }, ..self }
+    }
+
+    fn reach(&self) -> Reach {
+        let is_silent = self.verdict == Verdict::NotSent || !self.silence.is_zero();
+        if is_silent { Reach::Silent(self.silence) } else { Reach::Reached }
+    }
+
     /// The node did not answer within its time.
     pub(crate) fn silent(address: &str, waited: Duration) -> Failure {
         let message = format!("there was no answer within {waited:?}");
         let error = Error::Unavailable { address: address.to_owned(), message, source: None };
-        Failure { verdict: Verdict::Lost, error }
+        Failure { silence: waited, ..Failure::new(Verdict::Lost, error) }
+    }
+
+    /// The node does not have yet what the group has.
+    pub(crate) fn lag(address: &str) -> Failure {
+        let message = "the node lags behind the group".to_owned();
+        let error = Error::Unavailable { address: address.to_owned(), message, source: None };
+        Failure::new(Verdict::Lost, error)
     }
 
     /// The node contradicts itself: no other attempt is made.
     pub(crate) fn contradiction(address: &str, stream: &str, what: String) -> Failure {
         let address = address.to_owned();
         let error = Error::Contradiction { address, stream: stream.to_owned(), what };
-        Failure { verdict: Verdict::Final, error }
+        Failure::new(Verdict::Final, error)
     }
 
     pub(crate) fn of(status: &Status, address: &str, stream: &str) -> Failure {
@@ -94,12 +125,14 @@ impl Failure {
             "STREAM_EXISTS" => Error::StreamExists { address, stream },
             "BAD_REQUEST" => Error::BadRequest { address, message },
             "LOG_UNREADABLE" => Error::LogUnreadable { address, message },
+            "LAST_VOTER" | "NO_SUCH_NODE" | "NODE_ID_TAKEN" | "OTHER_CLUSTER" | "OTHER_LIMITS"
+            | "ALREADY_BOOTSTRAPPED" => Error::Membership { address, reason, message },
             _ if status.code() == Code::ResourceExhausted => {
                 Error::LimitReached { address, reason, message }
             }
             _ => Error::Refused { address, code: format!("{:?} {reason}", status.code()), message },
         };
-        Failure { verdict, error }
+        Failure::new(verdict, error)
     }
 
     /// The status comes from the transport, from a proxy, or from the gRPC library.
@@ -123,7 +156,7 @@ impl Failure {
             Code::Unauthenticated | Code::PermissionDenied => Error::Denied { address, message },
             code => Error::Refused { address, code: format!("{code:?}"), message },
         };
-        Failure { verdict, error }
+        Failure::new(verdict, error)
     }
 }
 
@@ -206,41 +239,60 @@ const HINTS_MAX: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Path {
     backoff: Backoff,
+    /// Of questions who leads.
+    election: Backoff,
     hints: u32,
+    waits: u32,
     failures: usize,
 }
 
 impl Path {
     pub(crate) fn new(nodes: &Nodes) -> Path {
-        let backoff = Backoff::new(nodes.config.backoff_min, nodes.config.backoff_max);
-        Path { backoff, hints: 0, failures: 0 }
+        let min = nodes.config.backoff_min;
+        let max = nodes.config.backoff_max;
+        let election = Backoff::new(min.min(ELECTION_WAIT_MAX), max.min(ELECTION_WAIT_MAX));
+        Path { backoff: Backoff::new(min, max), election, hints: 0, waits: 0, failures: 0 }
     }
 
     /// Notes that a node does what it should.
     pub(crate) fn succeeded(&mut self) {
         self.backoff.reset();
+        self.election.reset();
         self.hints = 0;
+        self.waits = 0;
         self.failures = 0;
     }
 
     /// Notes that the node at `address` failed, and returns how long to wait before the next
     /// attempt.
-    pub(crate) fn failed(&mut self, nodes: &Nodes, address: &str, verdict: &Verdict) -> Duration {
-        match verdict {
+    pub(crate) fn failed(&mut self, nodes: &Nodes, address: &str, failure: &Failure) -> Duration {
+        let mut is_election = false;
+        match &failure.verdict {
             Verdict::Redirect(leader) => {
+                is_election = true;
                 let has_hint = nodes.redirect(address, leader.as_deref());
                 self.hints += 1;
                 if has_hint && self.hints <= HINTS_MAX {
                     return Duration::ZERO;
                 }
             }
-            Verdict::Wait(delay) => return (*delay).max(self.backoff.min),
-            Verdict::NotSent | Verdict::Lost => nodes.failed(address),
+            Verdict::Wait(delay) => {
+                self.waits += 1;
+                if self.waits.is_multiple_of(WAITS_MAX) {
+                    nodes.pass_over(address);
+                }
+                return (*delay).max(self.backoff.min);
+            }
+            Verdict::NotSent | Verdict::Lost => nodes.failed(address, failure.reach()),
             Verdict::Final => {}
         }
         // Each node is asked once before there is a wait.
         self.failures += 1;
-        if self.failures < nodes.count() { Duration::ZERO } else { self.backoff.wait() }
+        if self.failures < nodes.count() {
+            return Duration::ZERO;
+        }
+        self.hints = 0;
+        if is_election { self.election.wait() } else { self.backoff.wait() }
     }
 }
 
@@ -311,16 +363,20 @@ impl<'a> Attempts<'a> {
             Err(error) => unreachable!("{error}"),
         };
         self.count += 1;
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let start = Instant::now();
+        let left = self.deadline.saturating_duration_since(start);
         let max = if self.may_repeat { self.nodes.config.attempt_max().min(left) } else { left };
         let failure = match timeout(max, call(node.clone(), max)).await {
             Ok(Ok(answer)) => {
-                if self.asks_leader {
-                    self.nodes.answered(&node.address);
+                match self.asks_leader {
+                    true => self.nodes.led(&node.address),
+                    false => self.nodes.answered(&node.address),
                 }
                 return Ok(answer.into_inner());
             }
-            Ok(Err(status)) => Failure::of(&status, &node.address, self.stream),
+            Ok(Err(status)) => {
+                Failure::of(&status, &node.address, self.stream).after(start.elapsed())
+            }
             Err(_) => Failure::silent(&node.address, max),
         };
         Err((failure, node))
@@ -328,7 +384,7 @@ impl<'a> Attempts<'a> {
 
     /// Waits until the next attempt may be made; the error says why there is none.
     pub(crate) async fn next(&mut self, failure: Failure, node: &Node) -> Result<(), Error> {
-        let delay = self.path.failed(self.nodes, &node.address, &failure.verdict);
+        let delay = self.path.failed(self.nodes, &node.address, &failure);
         if failure.verdict == Verdict::Final {
             return Err(failure.error);
         }

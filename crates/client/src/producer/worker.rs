@@ -202,7 +202,7 @@ impl Worker {
                 self.path.succeeded();
                 self.is_alone = false;
                 let address = self.session.as_ref().map_or("", |session| &session.address);
-                self.settings.client.nodes.answered(address);
+                self.settings.client.nodes.led(address);
                 if let Err(what) = self.queue.answered(&answer) {
                     let stream = &self.settings.stream;
                     let failure = Failure::contradiction(address, stream, what);
@@ -214,7 +214,7 @@ impl Worker {
             Event::End(status) => {
                 let address = self.session.as_ref().map_or("", |session| &session.address);
                 let failure = Failure::of(&status, address, &self.settings.stream);
-                self.on_failure(failure);
+                self.on_failure(failure.after(self.progress.elapsed()));
             }
         }
     }
@@ -233,7 +233,7 @@ impl Worker {
             // The rest of what was in flight may have reached a leader.
             _ => self.queue.lost(unsent),
         }
-        let delay = self.path.failed(&self.settings.client.nodes, &address, &failure.verdict);
+        let delay = self.path.failed(&self.settings.client.nodes, &address, &failure);
         self.retry_after(delay);
         self.last_failure = Some((failure.error, address));
     }
@@ -260,8 +260,13 @@ impl Worker {
                 self.queue.begin_epoch();
             }
             Error::BadRequest { .. } if self.queue.sent() > 1 => {
-                self.queue.lost(unsent);
+                self.queue.one_refused(unsent);
                 self.is_alone = true;
+            }
+            Error::BadRequest { .. } if self.queue.is_first_in_doubt() => {
+                self.queue.lost(unsent);
+                let failed = self.queue.give_up(|_| error.clone());
+                self.note(failed);
             }
             Error::BadRequest { .. } => {
                 let failed = self.queue.refused(&error);
@@ -296,7 +301,7 @@ impl Worker {
                 waited,
                 source: source.clone(),
             };
-            let failed = self.queue.expire(late);
+            let failed = self.queue.give_up(late);
             self.note(failed);
         }
     }
