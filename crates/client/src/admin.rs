@@ -149,7 +149,8 @@ impl Client {
             let request = with_timeout(request.clone(), time);
             async move { admin(node.channel).list_streams(request).await }
         };
-        let answer = Attempts::new(&self.nodes, "list", stream).question().of_any_node().run(call).await?;
+        let answer =
+            Attempts::new(&self.nodes, "list", stream).question().of_any_node().run(call).await?;
         Ok(answer.streams.into_iter().map(StreamInfo::from).collect())
     }
 
@@ -180,7 +181,11 @@ impl Client {
             let request = with_timeout(request.clone(), time);
             async move { admin(node.channel).offsets(request).await }
         };
-        let answer = Attempts::new(&self.nodes, "offsets", stream).question().of_any_node().run(call).await?;
+        let answer = Attempts::new(&self.nodes, "offsets", stream)
+            .question()
+            .of_any_node()
+            .run(call)
+            .await?;
         Ok(Offsets { first: answer.first_offset, next: answer.next_offset })
     }
 
@@ -216,8 +221,11 @@ impl Client {
             let request = with_timeout(request.clone(), time);
             async move { admin(node.channel).fetch_cursor(request).await }
         };
-        let answer =
-            Attempts::new(&self.nodes, "fetch cursor", stream).question().of_any_node().run(call).await?;
+        let answer = Attempts::new(&self.nodes, "fetch cursor", stream)
+            .question()
+            .of_any_node()
+            .run(call)
+            .await?;
         Ok(answer.offset)
     }
 }

@@ -118,7 +118,8 @@ impl Client {
             let known = answers.values().filter_map(|answer| answer.as_ref().ok());
             let best = known.max_by_key(|own| (leads(own), own.term, own.applied_index));
             members = best.map(|best| best.members.clone()).unwrap_or_default();
-            let addresses = members.iter().map(|member| self.nodes.config.with_scheme(&member.addr));
+            let addresses =
+                members.iter().map(|member| self.nodes.config.with_scheme(&member.addr));
             to_ask = addresses.filter(|address| !answers.contains_key(address)).collect();
         }
         report(members, answers, |address| self.nodes.config.with_scheme(address))

@@ -488,7 +488,6 @@ impl Consumer {
             consistency: consistency.into(),
             at_least_offset: at_least.unwrap_or(0),
             max_wait_ms: u32::try_from(wait_max.as_millis()).unwrap_or(u32::MAX).max(1),
-            ..ConsumeRequest::default()
         }
     }
 
@@ -531,10 +530,8 @@ impl Consumer {
 
     /// A node that lags may not know the stream yet, or not the offset. Asks the group.
     async fn confirmed(&self, failure: Failure, address: &str) -> Failure {
-        let is_doubtful = matches!(
-            failure.error,
-            Error::NoSuchStream { .. } | Error::OffsetOutOfRange { .. }
-        );
+        let is_doubtful =
+            matches!(failure.error, Error::NoSuchStream { .. } | Error::OffsetOutOfRange { .. });
         if !is_doubtful {
             return failure;
         }
@@ -550,7 +547,12 @@ impl Consumer {
 }
 
 /// Returns at `at` or later whether the stream has a record for the consumer that does not come.
-async fn lags(settings: &ConsumerBuilder, next: Option<u64>, end: Option<u64>, at: Instant) -> bool {
+async fn lags(
+    settings: &ConsumerBuilder,
+    next: Option<u64>,
+    end: Option<u64>,
+    at: Instant,
+) -> bool {
     sleep_until(at).await;
     // All records below the end were acknowledged before the consumer began.
     if end.is_some() {

@@ -200,13 +200,13 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
-    /// The members of the cluster stay as they are.
-    #[error("{address}: {message} ({reason}); {}", remedy(reason))]
+    /// The members of the cluster stay as they are. The server says what to do.
+    #[error("{address}: {message} ({reason})")]
     Membership {
         /// The node that said so.
         address: String,
-        /// The server's name for it: `LAST_VOTER`, `NO_SUCH_NODE`, `NODE_ID_TAKEN`,
-        /// `OTHER_CLUSTER`, `OTHER_LIMITS` or `ALREADY_BOOTSTRAPPED`.
+        /// The server's name for it, such as `LAST_VOTER`, `NO_SUCH_NODE`, `NODE_ID_TAKEN`,
+        /// `OTHER_CLUSTER`, `OTHER_LIMITS`, `ALREADY_BOOTSTRAPPED`.
         reason: String,
         /// The server's words.
         message: String,
@@ -245,23 +245,6 @@ pub enum Error {
         /// What ended the producer.
         source: Box<Error>,
     },
-}
-
-/// What to do about a refused change of the members.
-fn remedy(reason: &str) -> &'static str {
-    match reason {
-        "LAST_VOTER" => "add another node first, and wait until it is a voter",
-        "NO_SUCH_NODE" => "list the members for their ids",
-        "NODE_ID_TAKEN" => {
-            "give the node an id that no member had, or remove the member with this id first"
-        }
-        "OTHER_CLUSTER" => "check the address, and the name of the cluster in the node's settings",
-        "OTHER_LIMITS" => {
-            "give the node the limits of the group for streams, producers and cursors"
-        }
-        "ALREADY_BOOTSTRAPPED" => "let nodes that wait join the group, or check the addresses",
-        _ => "check the members",
-    }
 }
 
 fn of_stream(stream: &str) -> String {

@@ -26,10 +26,11 @@ const FRESH: Duration = Duration::from_secs(30);
 /// How long a node may take to tell the members.
 const MEMBERS_WAIT: Duration = Duration::from_secs(2);
 
-/// How long a node that could not be reached is not asked if another one can be. It is twice as
-/// long as the attempt took, within these bounds.
-const SUSPECT_MIN: Duration = Duration::from_millis(500);
-const SUSPECT_MAX: Duration = Duration::from_secs(10);
+/// How long a node that could not be reached is not asked if another one can be. It is as long as
+/// the attempt took, within these bounds. It is not long, because the node may lead, and all others
+/// send the client there.
+const SUSPECT_MIN: Duration = Duration::from_millis(250);
+const SUSPECT_MAX: Duration = Duration::from_secs(2);
 
 /// All that the client knows of the cluster.
 #[derive(Debug)]
@@ -179,7 +180,7 @@ impl Nodes {
         state.channels.remove(address);
         self.leave(&mut state, address);
         if let Reach::Silent(took) = reach {
-            let end = Instant::now() + (took * 2).clamp(SUSPECT_MIN, SUSPECT_MAX);
+            let end = Instant::now() + took.clamp(SUSPECT_MIN, SUSPECT_MAX);
             state.suspects.insert(address.to_owned(), end);
         }
         self.ask_if_older(&mut state, FRESH_AFTER_FAILURE);
@@ -300,8 +301,7 @@ impl Nodes {
             state.leader = leader.filter(|leader| !state.is_suspect(leader, now));
         }
         state.members = members;
-        let kept: Vec<String> =
-            self.known(&state).chain(state.leader.as_ref()).cloned().collect();
+        let kept: Vec<String> = self.known(&state).chain(state.leader.as_ref()).cloned().collect();
         state.channels.retain(|address, _| kept.contains(address));
         state.suspects.retain(|_, end| *end > now);
     }
@@ -372,9 +372,9 @@ mod tests {
             let nodes = client.expect("the settings are valid").nodes;
             assert!(!nodes.redirect("https://a:1", Some("http://b:1")));
             assert!(nodes.redirect("https://a:1", Some("b:1")));
+            assert_eq!(nodes.pick().expect("it is valid").address, "https://b:1");
             nodes.learned(servers(&["http://c:1", "d:1"]));
             assert_eq!(nodes.lock().members, ["https://d:1"]);
-            assert_eq!(nodes.pick().expect("it is valid").address, "https://b:1");
         }
         let nodes = nodes(&["http://a:1"]);
         assert!(!nodes.redirect("http://a:1", Some("https://b:1")));

@@ -125,7 +125,16 @@ impl Failure {
             "STREAM_EXISTS" => Error::StreamExists { address, stream },
             "BAD_REQUEST" => Error::BadRequest { address, message },
             "LOG_UNREADABLE" => Error::LogUnreadable { address, message },
-            "LAST_VOTER" | "NO_SUCH_NODE" | "NODE_ID_TAKEN" | "OTHER_CLUSTER" | "OTHER_LIMITS"
+            "LAST_VOTER"
+            | "NO_SUCH_NODE"
+            | "NODE_ID_TAKEN"
+            | "MEMBERS_MAX"
+            | "NO_MAJORITY"
+            | "OTHER_CLUSTER"
+            | "OTHER_GROUP"
+            | "OTHER_LOG"
+            | "OTHER_LIMITS"
+            | "NODES_DIFFER"
             | "ALREADY_BOOTSTRAPPED" => Error::Membership { address, reason, message },
             _ if status.code() == Code::ResourceExhausted => {
                 Error::LimitReached { address, reason, message }

@@ -1,7 +1,7 @@
 //! A cluster of servers in this process, whose faults follow a script. It keeps the contract of the
 //! real one: sequences, epochs, answers to repeated calls.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -35,6 +35,9 @@ pub(crate) enum Fault {
     SilentBefore,
     /// The server forgets all producers first.
     Forget,
+    /// As a leader that has lost the lead; the request was carried out or not.
+    LeaderLostAfter,
+    LeaderLostBefore,
 }
 
 #[derive(Default)]
@@ -60,7 +63,44 @@ pub(crate) struct State {
     pub(crate) value_bytes_max: Option<usize>,
     /// Another producer takes over with this epoch, for each id.
     pub(crate) fence: Option<u64>,
-    connections: Vec<JoinHandle<()>>,
+    /// Connections, with the node that they lead to.
+    connections: Vec<(usize, JoinHandle<()>)>,
+    listeners: Vec<JoinHandle<()>>,
+    /// What members are told to be; the nodes if there is none.
+    pub(crate) members: Option<Vec<String>>,
+    /// Whether no node leads.
+    pub(crate) is_electing: bool,
+    /// Whom nodes that do not lead take for the leader, right or wrong.
+    pub(crate) belief: Option<String>,
+    /// Nodes that answer nothing.
+    pub(crate) silent: HashSet<usize>,
+    /// Nodes that have no room, whether they lead or not.
+    pub(crate) full: HashSet<usize>,
+    /// How many records a node has, if it lags.
+    pub(crate) lags: HashMap<usize, u64>,
+    /// Nodes that do not know the stream yet.
+    pub(crate) unaware: HashSet<usize>,
+    /// Which nodes consumers asked, with how they were to start and what the node must know.
+    pub(crate) consumers: Vec<(usize, ConsumeRequest)>,
+    /// What changes of the members answer.
+    pub(crate) membership: VecDeque<Change>,
+    /// Which nodes were asked for changes of the members.
+    pub(crate) asked: Vec<(usize, String)>,
+    /// Questions for the members that wait for ever.
+    pub(crate) waiting: Arc<()>,
+    /// Whether questions for the members wait for ever.
+    pub(crate) hides_members: bool,
+    /// Limits of single nodes.
+    pub(crate) value_bytes_max_of: HashMap<usize, usize>,
+}
+
+/// What a change of the members answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    Done,
+    Refused(&'static str),
+    /// The node could not tell.
+    Unavailable,
 }
 
 struct Producer {
@@ -88,7 +128,7 @@ impl Fake {
             let admin = AdminServer::new(own);
             let server = tonic::transport::Server::builder().add_service(log).add_service(admin);
             tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-            let address = fake.proxy(behind).await;
+            let address = fake.proxy(number, behind).await;
             addresses.push(format!("http://{address}"));
             fake.lock().addresses.push(address);
         }
@@ -96,19 +136,20 @@ impl Fake {
     }
 
     /// Connections go through here, so that they can be cut.
-    async fn proxy(&self, behind: SocketAddr) -> SocketAddr {
+    async fn proxy(&self, number: usize, behind: SocketAddr) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let fake = self.clone();
-        tokio::spawn(async move {
+        let accepting = tokio::spawn(async move {
             while let Ok((mut front, _)) = listener.accept().await {
                 let task = tokio::spawn(async move {
                     let Ok(mut back) = TcpStream::connect(behind).await else { return };
                     drop(tokio::io::copy_bidirectional(&mut front, &mut back).await);
                 });
-                fake.lock().connections.push(task);
+                fake.lock().connections.push((number, task));
             }
         });
+        self.lock().listeners.push(accepting);
         address
     }
 
@@ -122,9 +163,38 @@ impl Fake {
 
     /// Cuts all connections.
     pub(crate) fn cut(&self) {
-        for connection in self.lock().connections.drain(..) {
+        for (_, connection) in self.lock().connections.drain(..) {
             connection.abort();
         }
+    }
+
+    /// Cuts the connections of a node. With its port closed, it is gone for good.
+    pub(crate) fn kill(&self, node: usize) {
+        let state = self.lock();
+        state.listeners[node].abort();
+        for (own, connection) in &state.connections {
+            if *own == node {
+                connection.abort();
+            }
+        }
+    }
+
+    /// What the node of this handle has of the records.
+    fn end(&self, state: &State) -> u64 {
+        let all = state.records.len() as u64;
+        state.lags.get(&self.number).map_or(all, |own| all.min(*own))
+    }
+
+    /// Lets a node have so many records, or all.
+    pub(crate) fn lag(&self, node: usize, records: Option<u64>) {
+        let mut state = self.lock();
+        match records {
+            Some(records) => state.lags.insert(node, records),
+            None => state.lags.remove(&node),
+        };
+        let end = state.records.len();
+        drop(state);
+        self.appended.send_replace(end);
     }
 
     pub(crate) fn values(&self) -> Vec<String> {
@@ -144,7 +214,8 @@ impl Fake {
 
     fn apply(&self, request: ProduceRequest) -> Result<ProduceResponse, Status> {
         let mut state = self.lock();
-        if let Some(max) = state.value_bytes_max
+        let max = state.value_bytes_max_of.get(&self.number).copied().or(state.value_bytes_max);
+        if let Some(max) = max
             && request.records.iter().any(|record| record.value.len() >= max)
         {
             return Err(refused(Code::InvalidArgument, "BAD_REQUEST", &[]));
@@ -183,8 +254,14 @@ impl Fake {
         let fault = {
             let mut state = self.lock();
             state.requests += 1;
-            if state.leader != self.number {
-                return Some(Err(state.not_leader(true)));
+            if state.silent.contains(&self.number) {
+                return None;
+            }
+            if state.full.contains(&self.number) {
+                return Some(Err(full("STORAGE_FULL", 20)));
+            }
+            if state.is_electing || state.leader != self.number {
+                return Some(Err(state.not_leader(!state.is_electing)));
             }
             state.faults.pop_front().or(state.always).unwrap_or(Fault::None)
         };
@@ -197,11 +274,14 @@ impl Fake {
             Fault::Unavailable => {
                 return Some(Err(refused(Code::Unavailable, "STOPPING", &[])));
             }
-            Fault::QueueFull(wait) => {
-                let mut details = ErrorDetails::with_error_info("QUEUE_FULL", "seawall", []);
-                details.set_retry_info(Some(Duration::from_millis(wait)));
-                let code = Code::ResourceExhausted;
-                return Some(Err(Status::with_error_details(code, "the queue is full", details)));
+            Fault::QueueFull(wait) => return Some(Err(full("QUEUE_FULL", wait))),
+            Fault::LeaderLostAfter | Fault::LeaderLostBefore => {
+                if fault == Fault::LeaderLostAfter {
+                    drop(self.apply(request));
+                }
+                let mut state = self.lock();
+                state.leader = (state.leader + 1) % state.addresses.len();
+                return Some(Err(refused(Code::Unavailable, "LEADER_LOST", &[])));
             }
             Fault::MoveWithHint | Fault::MoveWithoutHint => {
                 let mut state = self.lock();
@@ -217,6 +297,51 @@ impl Fake {
         None
     }
 
+    async fn wait_for(&self, offset: u64, max_wait_ms: u32) -> Result<(), Status> {
+        let mut changes = self.appended.subscribe();
+        let reached = async {
+            while self.end(&self.lock()) < offset {
+                changes.changed().await.expect("the fake keeps the sender");
+            }
+        };
+        let max = Duration::from_millis(u64::from(max_wait_ms));
+        let late = |_| refused(Code::DeadlineExceeded, "TIMED_OUT", &[]);
+        tokio::time::timeout(max, reached).await.map_err(late)
+    }
+
+    /// The members as this node says.
+    pub(crate) fn members(&self) -> Vec<admin::Member> {
+        let state = self.lock();
+        let own = || state.addresses.iter().map(ToString::to_string).collect();
+        let addresses: Vec<String> = state.members.clone().unwrap_or_else(own);
+        let leader = state.addresses[state.leader].to_string();
+        let member = |(node_id, addr): (u64, String)| admin::Member {
+            node_id,
+            is_voter: true,
+            is_leader: !state.is_electing && addr == leader,
+            matched_index: Some(state.records.len() as u64),
+            addr,
+        };
+        (1..).zip(addresses).map(member).collect()
+    }
+
+    /// Answers a change of the members.
+    fn change(&self, what: String) -> Result<Vec<admin::Member>, Status> {
+        let change = {
+            let mut state = self.lock();
+            state.asked.push((self.number, what));
+            if state.is_electing || state.leader != self.number {
+                return Err(state.not_leader(!state.is_electing));
+            }
+            state.membership.pop_front().unwrap_or(Change::Done)
+        };
+        match change {
+            Change::Done => Ok(self.members()),
+            Change::Refused(reason) => Err(refused(Code::FailedPrecondition, reason, &[])),
+            Change::Unavailable => Err(refused(Code::Unavailable, "LEADER_LOST", &[])),
+        }
+    }
+
     async fn consume_all(
         self,
         mut next: u64,
@@ -227,7 +352,9 @@ impl Fake {
         loop {
             let records: Vec<v1::Record> = {
                 let state = self.lock();
-                let rest = state.records.iter().skip(usize::try_from(next).expect("it is small"));
+                let end = usize::try_from(self.end(&state)).expect("it is small");
+                let own = state.records.iter().take(end);
+                let rest = own.skip(usize::try_from(next).expect("it is small"));
                 let kept = rest.filter(|record| Some(record.offset) != state.leaves_out);
                 kept.take(7).cloned().collect()
             };
@@ -254,6 +381,7 @@ impl State {
     fn not_leader(&self, with_hint: bool) -> Status {
         let leader = self.addresses[self.leader].to_string();
         let leader = if with_hint { leader } else { String::new() };
+        let leader = self.belief.clone().unwrap_or(leader);
         refused(Code::FailedPrecondition, "NOT_LEADER", &[("leader", &leader)])
     }
 
@@ -285,6 +413,12 @@ impl State {
         self.producers.insert(request.producer_id.clone(), producer);
         Ok(None)
     }
+}
+
+fn full(reason: &str, wait_ms: u64) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, "seawall", []);
+    details.set_retry_info(Some(Duration::from_millis(wait_ms)));
+    Status::with_error_details(Code::ResourceExhausted, "there is no room", details)
 }
 
 pub(crate) fn refused(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
@@ -346,12 +480,22 @@ impl Log for Fake {
         request: Request<ConsumeRequest>,
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
         let request = request.into_inner();
+        self.lock().consumers.push((self.number, request.clone()));
+        if self.lock().silent.contains(&self.number) {
+            std::future::pending::<()>().await;
+        }
+        if self.lock().unaware.contains(&self.number) {
+            return Err(refused(Code::NotFound, "NO_SUCH_STREAM", &[]));
+        }
+        if request.consistency() == v1::Consistency::AtLeast {
+            self.wait_for(request.at_least_offset, request.max_wait_ms).await?;
+        }
         let next = match request.start.and_then(|start| start.from) {
             Some(start::From::Offset(offset)) => offset,
             Some(start::From::TimeMs(_)) => self.lock().records.len() as u64,
             _ => self.lock().first,
         };
-        let end = self.lock().records.len() as u64;
+        let end = self.end(&self.lock());
         if next > end {
             let end = end.to_string();
             let metadata = [("first", "0"), ("next", &*end)];
@@ -366,7 +510,17 @@ impl Log for Fake {
         &self,
         _: Request<GetServersRequest>,
     ) -> Result<Response<GetServersResponse>, Status> {
-        Err(Status::unimplemented("no test needs it"))
+        let is_silent = self.lock().silent.contains(&self.number) || self.lock().hides_members;
+        if is_silent {
+            let _waiting = Arc::clone(&self.lock().waiting);
+            std::future::pending::<()>().await;
+        }
+        let servers = self.members().into_iter().map(|member| Server {
+            id: member.node_id.to_string(),
+            rpc_addr: member.addr,
+            is_leader: member.is_leader,
+        });
+        Ok(Response::new(GetServersResponse { servers: servers.collect() }))
     }
 }
 
@@ -422,6 +576,30 @@ impl Admin for Fake {
         Ok(Response::new(admin::FetchCursorResponse { offset }))
     }
     async fn status(&self, _: Request<admin::StatusRequest>) -> Answer<admin::StatusResponse> {
-        Ok(Response::new(Default::default()))
+        let members = self.members();
+        let state = self.lock();
+        let leader = members.iter().find(|member| member.is_leader);
+        let is_own =
+            |member: &&admin::Member| member.addr == state.addresses[self.number].to_string();
+        let node_id = members.iter().find(is_own).map_or(99, |member| member.node_id);
+        let leader_id = leader.map_or(0, |member| member.node_id);
+        let term = 1;
+        let answer = admin::StatusResponse { node_id, leader_id, term, ..Default::default() };
+        Ok(Response::new(admin::StatusResponse { members, ..answer }))
+    }
+    async fn bootstrap(
+        &self,
+        request: Request<admin::BootstrapRequest>,
+    ) -> Answer<admin::BootstrapResponse> {
+        let what = format!("bootstrap {}", request.into_inner().addrs.join(" "));
+        Ok(Response::new(admin::BootstrapResponse { members: self.change(what)? }))
+    }
+    async fn join(&self, request: Request<admin::JoinRequest>) -> Answer<admin::JoinResponse> {
+        let what = format!("join {}", request.into_inner().addr);
+        Ok(Response::new(admin::JoinResponse { members: self.change(what)? }))
+    }
+    async fn leave(&self, request: Request<admin::LeaveRequest>) -> Answer<admin::LeaveResponse> {
+        let what = format!("leave {}", request.into_inner().node_id);
+        Ok(Response::new(admin::LeaveResponse { members: self.change(what)? }))
     }
 }

@@ -1,5 +1,6 @@
 //! The client against servers that fail by a script.
 
+mod cluster;
 mod consumer;
 mod fake;
 mod producer;

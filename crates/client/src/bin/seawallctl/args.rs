@@ -54,7 +54,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let mut builder = Client::builder(self.server.iter().cloned()).deadline(self.timeout);
+        self.client_of(&self.server)
+    }
+
+    /// A client that starts at other servers.
+    pub(crate) fn client_of(&self, servers: &[String]) -> Result<Client, Failure> {
+        let mut builder = Client::builder(servers.iter().cloned()).deadline(self.timeout);
         if self.ca.is_some() || self.cert.is_some() {
             let identity = self.cert.clone().zip(self.key.clone());
             builder = builder.tls(Tls { ca: self.ca.clone(), identity, ..Tls::default() });
@@ -82,7 +87,7 @@ pub(crate) enum Command {
     Streams(Streams),
     /// Shows and sets where consumers stand.
     Cursors(Cursors),
-    /// Shows the state of the cluster.
+    /// Shows the state of the cluster, makes it, adds and removes nodes.
     Cluster(Cluster),
     /// Measures how fast records are appended.
     Bench(Bench),
@@ -268,6 +273,64 @@ pub(crate) enum ClusterCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Makes a cluster of new nodes, which wait for it. One of them is asked, so `--server` is not
+    /// needed.
+    Bootstrap {
+        /// The addresses of all nodes, as the nodes name themselves: 1, 3 or 5.
+        #[arg(required = true, value_name = "ADDR")]
+        addresses: Vec<String>,
+        /// Print a JSON object for each member.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Adds a new node. It gets the records first, and becomes a voter after that.
+    Join {
+        /// The address of the node, as it names itself.
+        #[arg(value_name = "ADDR")]
+        address: String,
+        /// Wait until the node is a voter.
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        patience: Patience,
+        /// Print a JSON object for each member.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Removes a node. Its id must not be used again.
+    Leave {
+        #[arg(value_name = "NODE_ID")]
+        node_id: u64,
+        /// Do not ask before the node is removed.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        patience: Patience,
+        /// Print a JSON object for each member.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Adds a new node, waits until it is a voter, and removes another one.
+    Replace {
+        /// The node that is removed.
+        #[arg(value_name = "OLD_ID")]
+        old_id: u64,
+        /// The address of the new node, as it names itself.
+        #[arg(value_name = "ADDR")]
+        address: String,
+        #[command(flatten)]
+        patience: Patience,
+        /// Print a JSON object for each member.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Patience {
+    /// How long to wait for the members to change. After that, the change may still go on.
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub(crate) wait_max: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ mod cluster;
 mod consume;
 mod failure;
 mod json;
+mod members;
 mod produce;
 mod streams;
 mod ui;
@@ -39,7 +40,9 @@ fn run(cli: Cli, ui: &mut Ui) -> Outcome {
             Command::Consume(args) => consume::run(&args, &client, ui).await,
             Command::Streams(args) => streams::run(&args.command, &client, ui).await,
             Command::Cursors(args) => streams::cursors(&args.command, &client, ui).await,
-            Command::Cluster(args) => cluster::run(&args.command, &client, ui).await,
+            Command::Cluster(args) => {
+                cluster::run(&args.command, &client, &cli.connection, ui).await
+            }
             Command::Bench(args) => bench::run(&args, &cli.connection, ui).await,
         }
     });
