@@ -2,6 +2,7 @@
 
 mod book;
 mod cluster;
+mod cluster_client;
 mod common;
 mod consume;
 mod daemon;

@@ -92,19 +92,19 @@ impl Bench {
     }
 }
 
-fn command(server: &str, arguments: &str) -> Command {
+pub(crate) fn command(server: &str, arguments: &str) -> Command {
     let mut command = Command::new(seawallctl());
     command.arg("--server").arg(server).args(arguments.split_whitespace());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// Runs a command to its end. Kills it, and fails, if it does not end.
-fn finish(command: &mut Command, input: &str) -> Output {
+pub(crate) fn finish(command: &mut Command, input: &str) -> Output {
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
