@@ -537,7 +537,12 @@ impl Consumer {
         }
         match self.settings.client.offsets(&self.settings.stream).await {
             Ok(Offsets { first, next }) => match (&failure.error, self.next) {
-                (Error::OffsetOutOfRange { .. }, Some(own)) if own < first || own > next => failure,
+                (Error::OffsetOutOfRange { .. }, Some(own)) if own < first || own > next => {
+                    let stream = self.settings.stream.clone();
+                    let address = address.to_owned();
+                    let error = Error::OffsetOutOfRange { address, stream, first, next };
+                    Failure { error, ..failure }
+                }
                 _ => Failure::lag(address),
             },
             Err(Error::NoSuchStream { .. }) => failure,

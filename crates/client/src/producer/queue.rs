@@ -192,6 +192,15 @@ impl Queue {
         self.sent = 0;
     }
 
+    /// The connection is gone, because its first batch was refused for now. If that one cannot have
+    /// been appended before, none behind it was: the sequences that the group accepts have no gap.
+    pub(super) fn put_off(&mut self, unsent: usize) {
+        match self.first() {
+            Some(first) if first.is_unknown => self.lost(unsent),
+            _ => self.sent = 0,
+        }
+    }
+
     /// The connection is gone, because one of the batches on it was refused. It must be sent alone
     /// to know which one.
     pub(super) fn one_refused(&mut self, unsent: usize) {
@@ -373,6 +382,7 @@ mod tests {
             7 if seen.over.len().is_multiple_of(2) => queue.lost(0),
             7 => queue.one_refused(0),
             8 if queue.sent() <= 1 => queue.not_sent(),
+            8 => queue.put_off(0),
             9 if queue.sent() == 1 && !queue.is_first_in_doubt() => {
                 let error = Error::Closed { stream: String::new() };
                 if queue.refused(&error).is_some() {

@@ -229,8 +229,7 @@ impl Worker {
         }
         match failure.verdict {
             Verdict::NotSent => self.queue.not_sent(),
-            Verdict::Wait(_) if sent == 1 => self.queue.not_sent(),
-            // The rest of what was in flight may have reached a leader.
+            Verdict::Wait(_) | Verdict::Redirect(_) => self.queue.put_off(unsent),
             _ => self.queue.lost(unsent),
         }
         let delay = self.path.failed(&self.settings.client.nodes, &address, &failure);

@@ -225,6 +225,23 @@ fn a_batch_that_a_node_with_lower_limits_refuses_may_have_been_appended() {
 }
 
 #[test]
+fn a_bad_record_is_told_as_such_after_a_redirect() {
+    // Method: the first node that is asked does not lead. It is certain that it appended nothing.
+    run(async {
+        let (fake, addresses) = Fake::start(3).await;
+        fake.lock().leader = 2;
+        fake.lock().value_bytes_max = Some(10);
+        let client = client(&addresses, 5_000);
+        let producer = client.producer("s").batch_records_max(1).build();
+        let bad = producer.queue("x".repeat(20)).await.expect("there is room");
+        let good = producer.queue("a").await.expect("there is room");
+        let error = bad.await.expect_err("it is refused");
+        assert!(matches!(error, Error::BadRequest { .. }), "{error:?}");
+        assert_eq!(good.await.expect("it is appended").offset, 0);
+    });
+}
+
+#[test]
 fn consumers_spread_over_the_members_or_read_from_the_leader() {
     // Method: 60 consumers of three nodes, from one seed; and 5 that want the leader.
     run(async {
