@@ -62,13 +62,14 @@ fn header(first: u8, name: &str, value: &str) -> Vec<u8> {
 
 /// A length with a prefix of 7 bits.
 fn hpack_length(length: usize) -> Vec<u8> {
-    let Some(mut rest) = length.checked_sub(127) else { return vec![length as u8] };
+    let byte = |part: usize| u8::try_from(part).unwrap();
+    let Some(mut rest) = length.checked_sub(127) else { return vec![byte(length)] };
     let mut bytes = vec![127];
     while rest >= 128 {
-        bytes.push((rest % 128) as u8 | 128);
+        bytes.push(byte(rest % 128) | 128);
         rest /= 128;
     }
-    bytes.push(rest as u8);
+    bytes.push(byte(rest));
     bytes
 }
 
