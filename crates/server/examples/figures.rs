@@ -4,6 +4,7 @@
 //! cargo build --release -p seawall-server
 //! cargo run --release -p seawall-server --example figures -- --dir /a/disk
 //! cargo run --release -p seawall-server --example figures -- --dir /a/disk --start 1000000
+//! cargo run --release -p seawall-server --example figures -- --dir /a/disk --retention
 //! ```
 #![allow(clippy::print_stdout)] // It is a program.
 
@@ -40,6 +41,10 @@ struct Args {
     /// Measure instead how long a start takes after so many records.
     #[arg(long)]
     start: Option<u64>,
+    /// Measure instead how long calls take while retention frees space, beside a server that keeps
+    /// all. A row should last 15 seconds or more: space is freed in steps.
+    #[arg(long)]
+    retention: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +90,7 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         match args.start {
             Some(records) => measure_start(&args.dir, records).await,
+            None if args.retention => measure_retention(&args).await,
             None => measure_all(&args).await,
         }
     })
@@ -301,6 +307,45 @@ async fn measure_reads(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Latencies of unary calls with retention and without it, in turns. The segments are small, and
+/// equal on both sides, so that retention has files to remove.
+async fn measure_retention(args: &Args) -> Result<()> {
+    const KEEPS_ALL: [&str; 1] = ["log.segment_bytes=4MiB"];
+    const KEEPS_LITTLE: [&str; 2] = ["log.segment_bytes=4MiB", "retention.bytes=16MiB"];
+    let dir = args.dir.join("figures-data");
+    let time = Duration::from_secs(args.seconds);
+    println!(
+        "| clients | round | p50 | p99 | with retention: p50 | p99 | entries purged | ratio p99 |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for clients in [1, 8] {
+        let row = Row { mode: Mode::Unary, clients, batch: 1, bytes: 4_096 };
+        for round in 0..args.rounds {
+            let mut results = Vec::new();
+            let mut purged = 0;
+            for settings in [&KEEPS_ALL[..], &KEEPS_LITTLE[..]] {
+                let server = Daemon::start_with(&dir, settings)?;
+                results.push(produce(&server, row, time).await?);
+                let mut admin = AdminClient::new(server.connect().await?);
+                purged = admin.status(admin::StatusRequest {}).await?.into_inner().purged_index;
+                drop(server);
+                fs::remove_dir_all(&dir)?;
+            }
+            let without = results[0];
+            let with = results[1];
+            println!(
+                "| {clients} | {round} | {} µs | {} µs | {} µs | {} µs | {purged} | {:.2} |",
+                without.p50_us,
+                without.p99_us,
+                with.p50_us,
+                with.p99_us,
+                with.p99_us as f64 / without.p99_us as f64,
+            );
+        }
+    }
+    Ok(())
+}
+
 /// How long a start takes after so many records: killed, and ended well.
 async fn measure_start(dir: &Path, records: u64) -> Result<()> {
     const CLIENTS: u64 = 8;
@@ -343,12 +388,36 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(dir: &Path) -> Result<Daemon> {
+    fn program() -> Result<PathBuf> {
         let program = std::env::current_exe()?;
         let program = program.ancestors().nth(2).map(|dir| dir.join("seawalld"));
         let program = program.filter(|program| program.exists());
-        let program = program.ok_or_else(|| anyhow::anyhow!("build seawalld first"))?;
-        let mut child = Command::new(program)
+        program.ok_or_else(|| anyhow::anyhow!("build seawalld first"))
+    }
+
+    /// Starts with settings `KEY=VALUE`.
+    fn start_with(dir: &Path, settings: &[&str]) -> Result<Daemon> {
+        let mut command = Command::new(Daemon::program()?);
+        command.arg("run").arg("--dir").arg(dir).env("NO_COLOR", "1");
+        for setting in ["listen=127.0.0.1:0", "bootstrap_expect=1"].iter().chain(settings) {
+            command.args(["--set", setting]);
+        }
+        let mut child = command.env("SEAWALLD_LOG", "info").stderr(Stdio::piped()).spawn()?;
+        let events = child.stderr.take().ok_or_else(|| anyhow::anyhow!("it has no stderr"))?;
+        let mut lines = BufReader::new(events).lines();
+        let addr = loop {
+            let line = lines.next().ok_or_else(|| anyhow::anyhow!("it does not serve"))??;
+            if let Some((_, addr)) = line.split_once("serves at ") {
+                break addr.trim().to_owned();
+            }
+        };
+        // Reads on, so that the process never waits for a reader.
+        std::thread::spawn(move || lines.count());
+        Ok(Daemon { child, addr })
+    }
+
+    fn start(dir: &Path) -> Result<Daemon> {
+        let mut child = Command::new(Daemon::program()?)
             .args(["dev", "--listen", "127.0.0.1:0", "--dir"])
             .arg(dir)
             .env("SEAWALLD_LOG", "error")
