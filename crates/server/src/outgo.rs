@@ -205,17 +205,17 @@ impl Drop for Tied {
 pub(crate) fn carry(mut response: Response<Body>) -> Response<Body> {
     match response.extensions_mut().remove::<Outlet>() {
         None => response,
-        Some(outlet) => response.map(|inner| Body::new(Carried { inner, outlet })),
+        Some(outlet) => response.map(|inner| Body::new(RoomyBody { inner, outlet })),
     }
 }
 
 /// The body of answers that have room.
-struct Carried {
+struct RoomyBody {
     inner: Body,
     outlet: Outlet,
 }
 
-impl http_body::Body for Carried {
+impl http_body::Body for RoomyBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -223,7 +223,7 @@ impl http_body::Body for Carried {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Carried { inner, outlet } = &mut *self;
+        let RoomyBody { inner, outlet } = &mut *self;
         let polled = Pin::new(inner).poll_frame(context);
         polled.map_ok(|frame| frame.map_data(|bytes| outlet.tie(bytes)))
     }

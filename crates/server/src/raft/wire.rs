@@ -297,8 +297,8 @@ mod tests {
         assert!(text.contains("gap"), "{text}");
         let whole = wire::AppendRequest { entries: vec![entry(5), entry(6)], ..gap };
         assert!(to_append(whole.clone()).is_ok());
-        let nobody = wire::AppendRequest { ballot: None, ..whole };
-        assert!(to_append(nobody).is_err());
+        let without = wire::AppendRequest { ballot: None, ..whole };
+        assert!(to_append(without).is_err());
         let stranger = wire::Membership {
             configs: vec![wire::Voters { node_ids: vec![4] }],
             nodes: Vec::new(),

@@ -19,9 +19,13 @@ const PAGES: [(&str, &str); 3] = [
 ];
 
 /// Commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 2] = [
+const NOT_RUN: [(&str, &str); 6] = [
     ("cargo install --path crates/server", "it builds the program that the others run"),
     ("cargo install seawall-client", "it needs the registry"),
+    ("seawallctl cluster bootstrap a:7000 b:7000 c:7000", "`cluster_client` runs it"),
+    ("seawallctl cluster join d:7000 --wait", "`cluster_client` runs it"),
+    ("seawallctl cluster leave 2", "`cluster_client` runs it"),
+    ("seawallctl cluster replace 2 d:7000", "`cluster_client` runs it"),
 ];
 
 /// What the documents write for the two programs.
