@@ -331,6 +331,9 @@ async fn measure_retention(args: &Args) -> Result<()> {
                 drop(server);
                 fs::remove_dir_all(&dir)?;
             }
+            if purged == 0 {
+                println!("nothing was purged in the next row: give more --seconds");
+            }
             let without = results[0];
             let with = results[1];
             println!(

@@ -3,7 +3,7 @@
 //! connections share the room.
 //!
 //! A client that does not read would keep the room for ever, and keep the others out. So while a
-//! consumer waits for room, connections with an answer that nothing has read for a while are closed.
+//! consumer waits for room, connections whose answers were not read for a while are closed.
 
 use std::collections::BTreeMap;
 use std::pin::{Pin, pin};
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_room_gets_it_in_turn() {
-        // Method: two answers that do not fit beside the first. The second is smaller and comes last.
+        // Method: two answers that do not fit beside the first. The smaller one comes last.
         let test = async {
             let outgo = Outgo::new(64 << 10);
             let first = send(&outlet(&outgo), 60 << 10).await;
@@ -312,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_read_is_cut_off_if_another_waits() {
-        // Method: two connections with an answer, one of them fresh; then a call that finds no room.
+        // Method: two connections with an answer, one of them fresh; then a call without room.
         let test = async {
             let patience = Duration::from_millis(400);
             let outgo = Outgo::with_patience(64 << 10, patience);
