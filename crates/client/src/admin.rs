@@ -144,6 +144,8 @@ impl Client {
     }
 
     async fn list(&self, stream: &str) -> Result<Vec<StreamInfo>, Error> {
+        // A node that lags would leave out a stream that was just created.
+        self.nodes.learn_leader().await;
         let request = ListStreamsRequest { stream: stream.to_owned() };
         let call = |node: Node, time: Duration| {
             let request = with_timeout(request.clone(), time);
