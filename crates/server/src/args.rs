@@ -25,7 +25,7 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a node on loopback, without TLS, with its data in a directory.
+    /// Run one node or several on loopback, without TLS, with their data in a directory.
     Dev(DevArgs),
     /// Run a node with the settings of a file, the environment and flags.
     Run(SettingArgs),
@@ -42,26 +42,22 @@ pub(crate) struct DevArgs {
     /// The directory of the data.
     #[arg(long, default_value = "seawall-data")]
     pub(crate) dir: PathBuf,
-    /// Where the node listens. Port 0 takes a free port.
+    /// Where the node listens. Several nodes take the ports from this one on. Port 0 takes free
+    /// ports.
     #[arg(long, default_value = "127.0.0.1:7000")]
     pub(crate) listen: SocketAddr,
-    /// Where metrics, health and the status page are. By default, 127.0.0.1:7001, or, if the node
-    /// takes a free port, another free one.
+    /// Where metrics, health and the status page are; of several nodes, from this port on. By
+    /// default, 127.0.0.1:7001, or, for several nodes, 100 ports above their own; with free ports,
+    /// free ones.
     #[arg(long)]
-    metrics_listen: Option<SocketAddr>,
-    /// How many nodes run. This version runs one.
-    #[arg(long, default_value_t = 1)]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+    /// How many nodes run, in this process: 1, 3 or 5. Each has its data in a directory of its own
+    /// below the directory.
+    #[arg(long, default_value_t = 1, value_parser = parse_nodes)]
     pub(crate) nodes: u32,
     /// Produce and consume a few records, and end.
     #[arg(long)]
     pub(crate) demo: bool,
-}
-
-impl DevArgs {
-    pub(crate) fn metrics_listen(&self) -> SocketAddr {
-        let port = if self.listen.port() == 0 { 0 } else { 7001 };
-        self.metrics_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)))
-    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -124,4 +120,11 @@ impl SettingArgs {
 fn parse_pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+fn parse_nodes(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(nodes @ (1 | 3 | 5)) => Ok(nodes),
+        _ => Err("it must be 1, 3 or 5".to_owned()),
+    }
 }

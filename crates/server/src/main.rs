@@ -2,10 +2,9 @@
 
 mod args;
 mod demo;
+mod dev;
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use seawall_server::certs::write_dev_certs;
 use seawall_server::{Config, ConfigError, Reloader, Server, ServerError};
 use tokio::sync::oneshot;
 
-use args::{Args, CertArgs, Command, DevArgs, LogFormat, SettingArgs};
+use args::{Args, CertArgs, Command, LogFormat, SettingArgs};
 
 /// How long what still runs may hold up the end of the process.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
@@ -40,8 +39,8 @@ fn run(args: Args) -> anyhow::Result<()> {
     };
     let outcome = runtime.block_on(async {
         match args.command {
-            Command::Dev(dev) => run_dev(dev).await,
-            Command::Run(settings) => run_server(load(&settings)?, |_, _| Ok(())).await,
+            Command::Dev(args) => dev::run(args).await,
+            Command::Run(settings) => run_server(load(&settings)?).await,
             Command::Init(settings) => init(load(&settings)?).await,
             Command::Check(settings) => check(&settings),
             Command::DevCerts(certs) => dev_certs(&certs),
@@ -172,64 +171,24 @@ async fn init(mut config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs one node on loopback.
-async fn run_dev(args: DevArgs) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        args.nodes == 1,
-        "--nodes {}: this version runs one node: clusters are not there yet",
-        args.nodes
-    );
-    let mut config = Config::default();
-    config.dir = args.dir.clone();
-    config.listen = args.listen;
-    config.metrics_listen = Some(args.metrics_listen());
-    config.bootstrap_expect = 1;
-    let dir = args.dir.clone();
-    if !args.demo {
-        return run_server(config, move |addr, page| introduce(&addr, page, &dir)).await;
-    }
-    let server = Server::bind(config).await?;
-    let addr = server.addr();
-    let ready = server.ready();
-    let (ended, end) = oneshot::channel();
-    let demo = tokio::spawn(async move {
-        let outcome = if ready.await { demo::run(addr).await } else { Ok(()) };
-        let _gone = ended.send(());
-        outcome
-    });
-    server
-        .run(async move {
-            let _gone = end.await;
-        })
-        .await?;
-    demo.await?
-}
-
-/// Serves until a signal says otherwise. `announce` is called when the node serves, with the
-/// addresses of the node and of its status page.
-async fn run_server(
-    config: Config,
-    announce: impl FnOnce(String, Option<SocketAddr>) -> io::Result<()> + Send + 'static,
-) -> anyhow::Result<()> {
+/// Serves until a signal says otherwise.
+async fn run_server(config: Config) -> anyhow::Result<()> {
     // First: a signal that comes meanwhile ends or reloads the server, and does not kill it.
     let signals = Signals::new()?;
     let hangup = Signals::hangup()?;
-    raise_descriptors(&config);
+    raise_descriptors(&config, 1);
     let server = Server::bind(config).await?;
     let addr = server.addr();
-    let page = server.metrics_addr();
-    if let Some(page) = page {
+    if let Some(page) = server.metrics_addr() {
         tracing::info!("metrics, health and the status page are at http://{page}/");
     }
     let ready = server.ready();
     let announcing = tokio::spawn(async move {
         if ready.await {
             tracing::info!("serves at {addr}");
-            // Without stdout, the server serves all the same.
-            let _lost = announce(format!("http://{addr}"), page);
         }
     });
-    let reloading = tokio::spawn(reload_on_hangup(server.reloader(), hangup));
+    let reloading = tokio::spawn(reload_on_hangup(vec![server.reloader()], hangup));
     let outcome = server.run(signals.first()).await;
     announcing.abort();
     reloading.abort();
@@ -237,12 +196,13 @@ async fn run_server(
 }
 
 /// Lets the process open as many files as its connections and its log may need: many systems give
-/// 1,024 at first. Without one, the log cannot begin a segment, and the node fails.
-fn raise_descriptors(config: &Config) {
+/// 1,024 at first. Without one, the log cannot begin a segment, and the node fails. `nodes` are in
+/// the process.
+pub(crate) fn raise_descriptors(config: &Config, nodes: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     // Of sockets that are not ready yet, of the nodes, of the port of the operator, and of the log.
     const OTHERS: u64 = 256 + 64 + 64 + 256;
-    let wanted = config.limits.connections as u64 + OTHERS;
+    let wanted = (config.limits.connections as u64 + OTHERS) * nodes;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {
         return;
@@ -260,10 +220,14 @@ fn raise_descriptors(config: &Config) {
 }
 
 /// Reads the files of TLS and the policy again at each SIGHUP.
-async fn reload_on_hangup(reloader: Reloader, mut hangup: tokio::signal::unix::Signal) {
+pub(crate) async fn reload_on_hangup(
+    reloaders: Vec<Reloader>,
+    mut hangup: tokio::signal::unix::Signal,
+) {
     while hangup.recv().await.is_some() {
-        let reloader = reloader.clone();
-        match tokio::task::spawn_blocking(move || reloader.reload()).await {
+        let reloaders = reloaders.clone();
+        let reload = move || reloaders.iter().try_for_each(Reloader::reload);
+        match tokio::task::spawn_blocking(reload).await {
             Ok(Ok(())) => tracing::info!("read the files of TLS and the policy again"),
             Ok(Err(error)) => tracing::error!("goes on with the old state: {error}"),
             Err(error) => tracing::error!("goes on with the old state: {error}"),
@@ -272,13 +236,13 @@ async fn reload_on_hangup(reloader: Reloader, mut hangup: tokio::signal::unix::S
 }
 
 /// The signals that end a server.
-struct Signals {
+pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Signals> {
+    pub(crate) fn new() -> io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -286,12 +250,12 @@ impl Signals {
         })
     }
 
-    fn hangup() -> io::Result<tokio::signal::unix::Signal> {
+    pub(crate) fn hangup() -> io::Result<tokio::signal::unix::Signal> {
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
     }
 
     /// Waits for the first signal. A second one ends the process at once.
-    async fn first(mut self) {
+    pub(crate) async fn first(mut self) {
         self.next().await;
         tracing::info!("ends: a second signal ends it at once");
         tokio::spawn(async move {
@@ -307,16 +271,4 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-fn introduce(addr: &str, page: Option<SocketAddr>, dir: &Path) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "seawalld serves at {addr}, with its data in {}", dir.display())?;
-    writeln!(out, "  produce:  echo hello | seawallctl --server {addr} produce")?;
-    writeln!(out, "  consume:  seawallctl --server {addr} consume")?;
-    if let Some(page) = page {
-        writeln!(out, "  look:     http://{page}/")?;
-    }
-    writeln!(out, "Ctrl-C ends it. A record is on the disk before it is acknowledged.")?;
-    out.flush()
 }

@@ -6,6 +6,7 @@ mod cluster_client;
 mod common;
 mod consume;
 mod daemon;
+mod dev;
 mod documents;
 mod floods;
 mod full_disk;
