@@ -13,8 +13,10 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use crate::health;
+use crate::join::Seat;
 use crate::listen::ListenStats;
 use crate::node::{Node, Running};
+use crate::raft::{Member, Standing};
 use crate::watchers::stopped;
 
 /// The upper bounds of the buckets of each histogram, in seconds.
@@ -33,6 +35,7 @@ const CALLS_OPEN: &str = "seawall_calls_open";
 const CALL_SECONDS: &str = "seawall_call_seconds";
 const SYNC_SECONDS: &str = "seawall_log_sync_seconds";
 const LEADER_CHANGES: &str = "seawall_raft_leader_changes_total";
+const FOLLOWER_LAG: &str = "seawall_raft_follower_lag_entries";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -41,8 +44,11 @@ enum Kind {
     Histogram,
 }
 
+const LAG_HELP: &str =
+    "Entries that a node is not known to have, by its id. Only the leader knows them.";
+
 /// Each metric, with its unit and what it means. `docs/server.md` lists them too.
-const LIST: [(&str, Kind, Unit, &str); 31] = [
+const LIST: [(&str, Kind, Unit, &str); 35] = [
     ("seawall_node_info", Kind::Gauge, Unit::Count, "Always 1. Names the node and its version."),
     ("seawall_ready", Kind::Gauge, Unit::Count, "1 if the service log.v1.Log is serving, else 0."),
     ("seawall_uptime_seconds", Kind::Gauge, Unit::Seconds, "Seconds since the node was started."),
@@ -59,6 +65,15 @@ const LIST: [(&str, Kind, Unit, &str); 31] = [
     ("seawall_raft_is_leader", Kind::Gauge, Unit::Count, "1 if this node leads, else 0."),
     ("seawall_raft_has_leader", Kind::Gauge, Unit::Count, "1 if a leader is known, else 0."),
     (LEADER_CHANGES, Kind::Counter, Unit::Count, "How often a new leader was seen."),
+    ("seawall_raft_members", Kind::Gauge, Unit::Count, "Nodes of the group."),
+    ("seawall_raft_voters", Kind::Gauge, Unit::Count, "Nodes of the group that vote."),
+    (
+        "seawall_raft_members_warning",
+        Kind::Gauge,
+        Unit::Count,
+        "1 if the members need the operator: an even number of them votes for a minute. Else 0.",
+    ),
+    (FOLLOWER_LAG, Kind::Gauge, Unit::Count, LAG_HELP),
     ("seawall_raft_last_index", Kind::Gauge, Unit::Count, "The index of the last entry."),
     (
         "seawall_raft_durable_index",
@@ -279,10 +294,16 @@ impl Metrics {
         self.set("seawall_uptime_seconds", node.uptime().as_secs_f64());
         self.set("seawall_connections_open", number(self.open_connections() as u64));
         self.set("seawall_connections_max", number(config.limits.connections as u64));
-        if let Some(parts) = node.parts() {
-            self.look(parts);
-        }
-        self.inner.handle.render()
+        let Some(parts) = node.parts() else { return self.inner.handle.render() };
+        self.look(parts);
+        let warning = node.seat().map(Seat::warning).unwrap_or_default();
+        self.set("seawall_raft_members_warning", one_if(!warning.is_empty()));
+        let members = parts.group.members();
+        self.set("seawall_raft_members", number(members.len() as u64));
+        let voters = members.iter().filter(|member| member.is_voter).count();
+        self.set("seawall_raft_voters", number(voters as u64));
+        let standing = parts.group.standing();
+        self.inner.handle.render() + &render_lags(&members, &standing)
     }
 
     /// Sets what is not counted as it happens.
@@ -347,6 +368,20 @@ impl Metrics {
         let key = Key::from_static_name(name);
         self.inner.recorder.register_counter(&key, &METADATA).absolute(value);
     }
+}
+
+/// Returns how far the other nodes lag, as text. The recorder would show the lag of a node for ever,
+/// also after the node is gone, or after this node has ceased to lead.
+fn render_lags(members: &[Member], standing: &Standing) -> String {
+    let mut text = String::new();
+    for member in members {
+        let Some(lag) = member.lag(standing) else { continue };
+        if text.is_empty() {
+            text = format!("# HELP {FOLLOWER_LAG} {LAG_HELP}\n# TYPE {FOLLOWER_LAG} gauge\n");
+        }
+        text += &format!("{FOLLOWER_LAG}{{follower=\"{}\"}} {lag}\n", member.node_id);
+    }
+    text
 }
 
 /// Moves samples into their buckets, so that they take no memory if the metrics are not read.
@@ -470,6 +505,27 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
         }
         assert!(!text.contains("such"), "{text}");
+    }
+
+    #[test]
+    fn only_the_leader_tells_how_far_others_lag() {
+        let member = |node_id, matched_index| Member {
+            node_id,
+            addr: String::new(),
+            log_id: String::new(),
+            is_voter: true,
+            is_leaving: false,
+            is_leader: node_id == 1,
+            matched_index,
+        };
+        let members = [member(1, Some(9)), member(2, Some(7)), member(3, None)];
+        let mut standing = Standing { last_index: 9, is_leader: true, ..Standing::default() };
+        let text = render_lags(&members, &standing);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let lag = |id, lag| format!("{FOLLOWER_LAG}{{follower=\"{id}\"}} {lag}");
+        assert_eq!(lines, [lag(2, 2), lag(3, 10)], "one that has not answered lacks all");
+        standing.is_leader = false;
+        assert_eq!(render_lags(&members, &standing), "");
     }
 
     #[test]

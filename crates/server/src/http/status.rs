@@ -39,6 +39,8 @@ struct Parts {
     applied_index: u64,
     purged_index: u64,
     members: Vec<Member>,
+    /// What the operator should know about the members; empty if there is nothing.
+    warning: String,
     proposals: u64,
     records: u64,
     queue_bytes: u64,
@@ -56,6 +58,10 @@ struct Member {
     node_id: u64,
     addr: String,
     is_leader: bool,
+    is_voter: bool,
+    is_leaving: bool,
+    /// How many entries the node is not known to have. Only the leader knows it, of other nodes.
+    lag: Option<u64>,
 }
 
 /// How long the syncs of the log took since the node was started.
@@ -90,19 +96,22 @@ pub(super) fn look(node: &Node) -> Look {
         is_ready: reason.is_none(),
         reason: reason.unwrap_or_default(),
         uptime_ms: status.uptime_ms,
-        parts: node.parts().map(|parts| look_into(node, parts)),
+        parts: node.parts().map(|parts| look_into(node, parts, status.warning)),
     }
 }
 
-fn look_into(node: &Node, parts: &Running) -> Parts {
+fn look_into(node: &Node, parts: &Running, warning: String) -> Parts {
     let standing = parts.group.standing();
     let figures = parts.queue.figures();
     let stats = parts.group.log_stats();
     let latency = stats.sync_latency;
     let members = parts.group.members().into_iter().map(|member| Member {
         node_id: member.node_id,
+        lag: member.lag(&standing),
         addr: member.addr,
         is_leader: member.is_leader,
+        is_voter: member.is_voter,
+        is_leaving: member.is_leaving,
     });
     let applied = parts.group.applied();
     let streams = applied.index.streams().map(|(name, stream)| Stream {
@@ -125,6 +134,7 @@ fn look_into(node: &Node, parts: &Running) -> Parts {
         applied_index: standing.applied_index,
         purged_index: standing.purged_index,
         members: members.collect(),
+        warning,
         proposals: figures.proposals,
         records: figures.records,
         queue_bytes: parts.queue.queued_bytes(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 
-use super::{Group, Member, OpenError, PeerNode, ProposeError};
+use super::{Group, Member, OpenError, PeerNode, ProposeError, Standing};
 use crate::config::VOTERS_MAX;
 
 /// How many nodes a group may have: the voters, and those that replace them.
@@ -43,6 +43,18 @@ pub(crate) enum MemberError {
     LastVoter { node_id: u64 },
     #[error("the members are changing: try again later")]
     Changing,
+}
+
+impl Member {
+    /// Returns how many entries the node is not known to have. Only the leader knows it, and of
+    /// other nodes only.
+    pub(crate) fn lag(&self, standing: &Standing) -> Option<u64> {
+        if !standing.is_leader || self.is_leader {
+            return None;
+        }
+        let entries = standing.last_index + 1;
+        Some(entries.saturating_sub(self.matched_index.map_or(0, |index| index + 1)))
+    }
 }
 
 impl Group {
