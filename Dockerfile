@@ -1,4 +1,5 @@
-# Builds seawalld, and an image that holds little else.
+# Builds seawalld and seawallctl, and an image that holds little else. packaging/compose.yaml runs three
+# nodes of it.
 #
 #   docker build -t seawalld .
 #   docker run -p 7000:7000 -p 127.0.0.1:7001:7001 -v seawalld:/data \
@@ -13,7 +14,7 @@
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked -p seawall-server --bin seawalld
+RUN cargo build --release --locked -p seawall-server -p seawall-client --bin seawalld --bin seawallctl
 
 FROM debian:bookworm-slim
 # `curl` is for the check of health.
@@ -22,7 +23,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 7000 --home-dir /data --shell /usr/sbin/nologin seawalld \
     && install -d -o seawalld -g seawalld -m 0700 /data
-COPY --from=build /src/target/release/seawalld /usr/bin/seawalld
+COPY --from=build /src/target/release/seawalld /src/target/release/seawallctl /usr/bin/
 USER seawalld
 VOLUME /data
 EXPOSE 7000 7001

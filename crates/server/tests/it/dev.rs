@@ -25,9 +25,31 @@ fn seawalld(dir: &Path, arguments: &str) -> Command {
 
 /// Runs it to its end. Returns its exit code and what it wrote.
 fn outcome(dir: &Path, arguments: &str) -> (Option<i32>, String) {
-    let Output { status, stdout, stderr } = seawalld(dir, arguments).output().unwrap();
+    outcome_of(&mut seawalld(dir, arguments))
+}
+
+/// Runs a command to its end. Returns its exit code and what it wrote.
+pub(crate) fn outcome_of(command: &mut Command) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout) + &text(stderr))
+}
+
+/// Produces through the node that leads. Asks each in turn: the group may not know yet where its
+/// leader is.
+pub(crate) async fn produce_through(addrs: &[SocketAddr], value: &str) -> u64 {
+    let start = Instant::now();
+    for addr in addrs.iter().cycle() {
+        assert!(start.elapsed() < PATIENCE, "no node leads");
+        if TcpStream::connect(addr).is_ok() {
+            match LogClient::new(connect(*addr).await).produce(one("", value)).await {
+                Ok(answer) => return answer.into_inner().offset,
+                Err(status) => drop(refused(status, Code::FailedPrecondition, "NOT_LEADER")),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    unreachable!("there are nodes");
 }
 
 /// Three nodes in a process. Killed if the test forgets it.
@@ -63,28 +85,6 @@ impl Nodes {
         addrs.map(|(_, addr)| addr.trim_end_matches('/').parse().unwrap()).collect()
     }
 
-    /// Produces through the node at an address, and through the one that it names.
-    async fn produce(&self, value: &str) -> u64 {
-        let start = Instant::now();
-        let first = self.addrs("node")[0];
-        let mut addr = first;
-        loop {
-            assert!(start.elapsed() < PATIENCE, "no leader");
-            // The group may not know yet that its leader has another port now.
-            if addr != first && TcpStream::connect(addr).is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                addr = first;
-            }
-            match LogClient::new(connect(addr).await).produce(one("", value)).await {
-                Ok(answer) => return answer.into_inner().offset,
-                Err(status) => {
-                    let info = refused(status, Code::FailedPrecondition, "NOT_LEADER");
-                    addr = info["leader"].parse().unwrap_or(addr);
-                }
-            }
-        }
-    }
-
     /// Ends it as Ctrl-C does.
     fn stop(mut self) {
         let id = self.child.id().to_string();
@@ -118,7 +118,8 @@ fn three_nodes_run_in_one_process_and_keep_their_records() {
         // Other ports, so the group's own addresses lead nowhere.
         for offset in 3..5 {
             let nodes = Nodes::start(dir.path());
-            assert_eq!(nodes.produce(&format!("{offset}")).await, offset);
+            let value = offset.to_string();
+            assert_eq!(produce_through(&nodes.addrs("node"), &value).await, offset);
             for addr in nodes.addrs("node") {
                 let records = read_all(&mut LogClient::new(connect(addr).await), "").await;
                 let wanted = ["open", "debit 7", "close", "3", "4"];

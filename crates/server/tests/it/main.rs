@@ -14,6 +14,7 @@ mod hostile;
 mod idle;
 mod kills;
 mod operator;
+mod packaging;
 mod page;
 mod pki;
 mod poison;
