@@ -53,6 +53,9 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
             // The node that did not start ends, and says why.
             return std::future::pending().await;
         }
+        for place in &places {
+            tracing::info!("serves at {}", place.addr);
+        }
         if args.demo {
             let addrs: Vec<SocketAddr> = places.iter().map(|place| place.addr).collect();
             return demo::run(&addrs).await;

@@ -3,6 +3,7 @@
 mod book;
 mod cluster;
 mod cluster_client;
+mod cluster_page;
 mod common;
 mod consume;
 mod daemon;

@@ -12,24 +12,33 @@ use crate::daemon::Daemon;
 /// No command takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Returns the program. Cargo builds it together with this test only if both packages are tested:
-/// otherwise it is built here, into the same directory.
+/// Returns the program of clients.
 pub(crate) fn seawallctl() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let server = Path::new(env!("CARGO_BIN_EXE_seawalld"));
-        let program = server.with_file_name(format!("seawallctl{}", std::env::consts::EXE_SUFFIX));
-        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let built = program.metadata().and_then(|metadata| metadata.modified()).ok();
-        let changed = newest(&crates.join("client")).max(newest(&crates.join("proto")));
-        if built.is_none_or(|built| built < changed) {
-            build(server);
-        }
-        program
-    })
+    PROGRAM.get_or_init(|| program("seawallctl", "seawall-client", &["client", "proto"]))
 }
 
-fn build(server: &Path) {
+/// Returns the tool that looks into logs.
+pub(crate) fn seawall() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| program("seawall", "seawall-cli", &["cli"]))
+}
+
+/// Returns a program of another package. Cargo builds it together with this test only if both
+/// packages are tested: otherwise it is built here, into the same directory. `sources` are crates.
+fn program(name: &str, package: &str, sources: &[&str]) -> PathBuf {
+    let server = Path::new(env!("CARGO_BIN_EXE_seawalld"));
+    let program = server.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let built = program.metadata().and_then(|metadata| metadata.modified()).ok();
+    let changed = sources.iter().map(|source| newest(&crates.join(source))).max();
+    if built.is_none() || built < changed {
+        build(server, name, package);
+    }
+    program
+}
+
+fn build(server: &Path, name: &str, package: &str) {
     let profile_dir = server.parent().unwrap();
     let profile = match profile_dir.file_name().unwrap().to_str().unwrap() {
         "debug" => "test",
@@ -37,12 +46,12 @@ fn build(server: &Path) {
     };
     let built = Command::new(env!("CARGO"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "-q", "-p", "seawall-client", "--bin", "seawallctl"])
+        .args(["build", "-q", "-p", package, "--bin", name])
         .args(["--profile", profile, "--target-dir"])
         .arg(profile_dir.parent().unwrap())
         .status()
         .unwrap();
-    assert!(built.success(), "seawallctl cannot be built");
+    assert!(built.success(), "{name} cannot be built");
 }
 
 /// When a file below a directory was changed last.
