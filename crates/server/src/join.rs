@@ -483,20 +483,26 @@ impl Seat {
             }
             return;
         }
-        // The leader cannot reach this node, so this node may not know it. Each node knows more.
-        let others = members.into_iter().filter(|member| member.node_id != own.node_id);
-        let mut addrs: Vec<String> = others.map(|member| member.addr).collect();
-        addrs.extend(config::resolve(&self.seeds).await);
-        addrs.retain(|addr| *addr != own.addr);
-        for addr in addrs {
+        // The leader may not reach this node, and then this node does not know it. Others may.
+        for addr in self.other_addrs(members).await {
             match self.ask_to_join(&addr).await {
                 Ok(Asked::Taken) => {
                     return tracing::info!("told the group the address {}", own.addr);
                 }
                 Ok(Asked::NoLeader) => {}
-                Err(error) => tracing::info!("could not tell the address {}: {error}", own.addr),
+                // It is tried again at each heartbeat.
+                Err(error) => tracing::debug!("could not tell the address {}: {error}", own.addr),
             }
         }
+    }
+
+    /// Returns each address where another node may be.
+    async fn other_addrs(&self, members: Vec<Member>) -> BTreeSet<String> {
+        let mut addrs: BTreeSet<String> = members.into_iter().map(|member| member.addr).collect();
+        addrs.extend(self.peers.seen().into_iter().map(|node| node.addr));
+        addrs.extend(config::resolve(&self.seeds).await);
+        addrs.remove(self.own.addr());
+        addrs
     }
 
     /// Tells all nodes that it can find where this node is, and learns where they have seen others,
@@ -509,10 +515,7 @@ impl Seat {
         if found.is_none() || !(has_moved || self.leaderless_for().is_some()) {
             return;
         }
-        let mut addrs: BTreeSet<String> = members.into_iter().map(|member| member.addr).collect();
-        addrs.extend(self.peers.seen().into_iter().map(|node| node.addr));
-        addrs.extend(config::resolve(&self.seeds).await);
-        addrs.remove(&own.addr);
+        let addrs = self.other_addrs(members).await;
         let asked = addrs.iter().map(async |addr| self.introduce(addr).await.is_ok());
         futures_util::future::join_all(asked).await;
     }

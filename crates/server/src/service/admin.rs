@@ -93,6 +93,7 @@ impl admin::admin_server::Admin for AdminService {
             stream => caller.check(Action::Consume, stream)?,
         }
         let running = self.node.running()?;
+        running.group.linearize().await.map_err(RequestError::from)?;
         let applied = running.group.applied();
         let streams = if request.stream.is_empty() {
             applied.index.streams().map(|(name, stream)| to_info(name, stream)).collect()

@@ -52,10 +52,10 @@ impl LogService {
         self.guard.authorize(extensions, Action::Produce, &request.stream)?;
         let append = self.to_append(request)?;
         let running = self.node.running()?;
+        running.group.check_leads().map_err(RequestError::from)?;
         if let Some(reason) = running.space.refusal() {
             return Err(RequestError::StorageFull { reason }.into());
         }
-        running.group.check_leads().map_err(RequestError::from)?;
         // Nothing is written for a request that cannot succeed. A node that is behind may not know
         // the stream yet.
         newest_offsets(running, &append.stream).await?;

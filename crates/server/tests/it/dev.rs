@@ -11,6 +11,7 @@ use seawall_proto::log::v1::log_client::LogClient;
 use tonic::Code;
 
 use crate::common::{connect, one, read_all, refused, run, values};
+use crate::daemon::is_the_end;
 use crate::operator::get_from;
 
 /// No start and no end takes longer.
@@ -44,6 +45,8 @@ pub(crate) async fn produce_through(addrs: &[SocketAddr], value: &str) -> u64 {
         if TcpStream::connect(addr).is_ok() {
             match LogClient::new(connect(*addr).await).produce(one("", value)).await {
                 Ok(answer) => return answer.into_inner().offset,
+                // The connection of a process that was just killed.
+                Err(status) if is_the_end(&status) => {}
                 Err(status) => drop(refused(status, Code::FailedPrecondition, "NOT_LEADER")),
             }
         }
