@@ -14,19 +14,22 @@ use crate::common::{connect, one, read_all, refused, run, values};
 use crate::daemon::is_the_end;
 use crate::operator::get_from;
 
+const BIN: &str = env!("CARGO_BIN_EXE_seawalld");
+
 /// No start and no end takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn seawalld(dir: &Path, arguments: &str) -> Command {
-    let mut command = Command::new("timeout");
-    command.args(["100", env!("CARGO_BIN_EXE_seawalld"), "dev", "--dir"]).arg(dir);
-    command.args(arguments.split_whitespace()).env("NO_COLOR", "1");
+fn with(mut command: Command, dir: &Path, arguments: &str) -> Command {
+    command.args(["dev", "--dir"]).arg(dir).args(arguments.split_whitespace());
+    command.env("NO_COLOR", "1");
     command
 }
 
 /// Runs it to its end. Returns its exit code and what it wrote.
 fn outcome(dir: &Path, arguments: &str) -> (Option<i32>, String) {
-    outcome_of(&mut seawalld(dir, arguments))
+    let mut command = Command::new("timeout");
+    command.args(["100", BIN]);
+    outcome_of(&mut with(command, dir, arguments))
 }
 
 /// Runs a command to its end. Returns its exit code and what it wrote.
@@ -63,7 +66,8 @@ struct Nodes {
 
 impl Nodes {
     fn start(dir: &Path) -> Nodes {
-        let mut command = seawalld(dir, "--nodes 3 --listen 127.0.0.1:0");
+        // Without `timeout`, which would pass a signal on twice. The second one is not in order.
+        let mut command = with(Command::new(BIN), dir, "--nodes 3 --listen 127.0.0.1:0");
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (told, tells) = mpsc::channel();
@@ -92,18 +96,18 @@ impl Nodes {
     fn stop(mut self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+        let start = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
 }
 
 impl Drop for Nodes {
     fn drop(&mut self) {
-        if self.child.try_wait().unwrap().is_some() {
-            return;
-        }
-        // `timeout` passes this on. A kill would leave the nodes alone.
-        let _ended =
-            Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
+        let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
 }
