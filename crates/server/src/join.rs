@@ -19,6 +19,7 @@ use crate::identity::{IdentityError, random_name};
 use crate::own::Own;
 use crate::peers::{BadAddress, Peers};
 use crate::raft::{Group, Member, MemberError, Newcomer, OpenError, ProposeError};
+use crate::space::Space;
 use crate::watchers::stopped;
 
 /// How long another node may take to say what it is.
@@ -29,6 +30,10 @@ const JOIN_WAIT: Duration = Duration::from_secs(10);
 
 /// How often a node that waits says in the log of events for what.
 const TELL_WAIT: Duration = Duration::from_secs(10);
+
+/// A leader without space lets another node lead, at most so often: all of them may be full, and
+/// then one must lead, so that records can be trimmed.
+const FULL_WAIT: Duration = Duration::from_secs(60);
 
 /// How long an even number of voters may last before it is warned about.
 const EVEN_WAIT: Duration = Duration::from_secs(60);
@@ -435,12 +440,18 @@ pub(crate) enum AdmitError {
     NoMajority { node_id: u64, present: usize, voters: usize },
 }
 
-/// Does what the members need, until `stop`: the leader changes them step by step, and another node
-/// tells the leader its new address.
-pub(crate) async fn keep_members(seat: Seat, mut stop: watch::Receiver<bool>) {
+/// Does what the members need, until `stop`: the leader changes them step by step, a leader without
+/// space lets another node lead, and a node that has moved tells the leader its address.
+pub(crate) async fn keep_members(seat: Seat, space: Arc<Space>, mut stop: watch::Receiver<bool>) {
     let look = seat.peers.heartbeat();
     let step = async {
+        let mut handed_over: Option<Instant> = None;
         loop {
+            let may = handed_over.is_none_or(|last| last.elapsed() >= FULL_WAIT);
+            if may && space.refusal().is_some() && seat.group.check_leads().is_ok() {
+                seat.group.hand_over().await;
+                handed_over = Some(Instant::now());
+            }
             match seat.group.step_members().await {
                 Ok(true) => {}
                 Ok(false) => seat.announce().await,

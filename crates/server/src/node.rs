@@ -270,7 +270,8 @@ impl Node {
         let seat = Seat::new(own, group.clone(), peers, self.seeds());
         assert!(self.inner.seat.set(seat.clone()).is_ok(), "a node starts once");
         // A node at another address must tell it before it hears of anything.
-        let keeping = tokio::spawn(keep_members(seat.clone(), stop_others.subscribe()));
+        let keeping = keep_members(seat.clone(), space.clone(), stop_others.subscribe());
+        let keeping = tokio::spawn(keeping);
         self.enter(&seat).await?;
 
         let stop_proposer = watch::Sender::new(false);

@@ -505,21 +505,30 @@ fn a_node_that_is_behind_asks_the_leader_before_it_refuses() {
 }
 
 /// Settings of processes, and the addresses of the nodes.
-struct Plan {
+pub(crate) struct Plan {
     addrs: Vec<String>,
     settings: Vec<String>,
 }
 
 impl Plan {
     /// Three nodes whose ports are free now.
-    fn new(settings: &[&str]) -> Plan {
+    pub(crate) fn new(settings: &[&str]) -> Plan {
         let ports: Vec<_> =
             (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addrs = ports.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
         Plan { addrs, settings: settings.iter().map(|setting| (*setting).to_owned()).collect() }
     }
 
-    fn start(&self, dir: &Path, id: usize) -> Daemon {
+    /// Starts all nodes: none serves before the others are there.
+    pub(crate) fn start_all(&self, dirs: &[PathBuf; 3]) -> [Daemon; 3] {
+        std::thread::scope(|scope| {
+            let start = |id: usize| scope.spawn(move || self.start(&dirs[id - 1], id));
+            [1, 2, 3].map(start).map(|start| start.join().unwrap())
+        })
+    }
+
+    /// Starts a node in a directory of its own.
+    pub(crate) fn start(&self, dir: &Path, id: usize) -> Daemon {
         let own = [
             format!("listen={}", self.addrs[id - 1]),
             format!("node_id={id}"),
@@ -527,7 +536,7 @@ impl Plan {
             format!("seeds={}", self.addrs.join(",")),
         ];
         let settings: Vec<&str> = own.iter().chain(&self.settings).map(String::as_str).collect();
-        Daemon::with(&dir.join(format!("node-{id}")), &settings)
+        Daemon::with(dir, &settings)
     }
 }
 
@@ -538,18 +547,8 @@ fn a_leader_that_restarts_in_its_term_answers_no_stale_read() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let plan = Plan::new(&["raft.heartbeat=1s", "raft.election_timeout=20s"]);
-        let mut nodes: Vec<Option<Daemon>> = std::thread::scope(|scope| {
-            let starts: Vec<_> = (1..=3)
-                .map(|id| {
-                    scope.spawn({
-                        let plan = &plan;
-                        let dir = dir.path();
-                        move || plan.start(dir, id)
-                    })
-                })
-                .collect();
-            starts.into_iter().map(|start| Some(start.join().unwrap())).collect()
-        });
+        let dirs = [1, 2, 3].map(|id| dir.path().join(format!("node-{id}")));
+        let mut nodes = plan.start_all(&dirs).map(Some);
         let status = |node: &Option<Daemon>| {
             let addr = node.as_ref().unwrap().addr;
             async move {
@@ -567,7 +566,7 @@ fn a_leader_that_restarts_in_its_term_answers_no_stale_read() {
                 acknowledged = client.produce(one("", "x")).await.unwrap().into_inner().offset + 1;
             }
             daemon.kill();
-            nodes[leader - 1] = Some(plan.start(dir.path(), leader));
+            nodes[leader - 1] = Some(plan.start(&dirs[leader - 1], leader));
             let daemon = nodes[leader - 1].as_ref().unwrap();
             let mut admin = daemon.admin().await;
             let offsets = admin.offsets(admin::OffsetsRequest::default()).await.unwrap();

@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
+use crate::cluster::Plan;
 use crate::common::{connect, one, read_all, refused, run};
 use crate::daemon::{Daemon, SmallDisk, is_the_end};
 
@@ -368,4 +369,56 @@ fn a_checkpoint_that_meets_a_full_disk_leaves_the_older_ones() {
         assert_eq!(read_all(&mut daemon.log().await, "default").await.len(), 150);
         assert_ne!(checkpoints(), names);
     });
+}
+
+#[test]
+fn a_node_with_a_full_disk_votes_and_follows() {
+    // Method: the disk of one of three nodes is full to its last block. The leader is killed, so the
+    // third node needs the vote of the full one, and its sync for each record. If the full one is
+    // elected first, it lets the third one lead.
+    run(async {
+        let Some(disk) = SmallDisk::mount(64) else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::new(&[
+            "raft.heartbeat=100ms",
+            "raft.election_timeout=500ms",
+            "space.free_bytes=1MiB",
+            "space.ballast_bytes=8MiB",
+            "log.segment_bytes=1MiB",
+        ]);
+        let dirs = [disk.data(), dir.path().join("2"), dir.path().join("3")];
+        let mut nodes = plan.start_all(&dirs).map(Some);
+        let leader = async |node: &Daemon| {
+            let status = node.admin().await.status(admin::StatusRequest {}).await;
+            status.unwrap().into_inner().leader_id
+        };
+        let mut full = nodes[0].take().unwrap();
+        // The full node must not lead.
+        if leader(&full).await == 1 {
+            full.stop();
+            full = plan.start(&dirs[0], 1);
+        }
+        until("another leader", 20, async || ![0, 1].contains(&leader(&full).await)).await;
+        disk.fill(0);
+        let place = usize::try_from(leader(&full).await).unwrap() - 1;
+        let other = 3 - place;
+        nodes[place].take().unwrap().kill();
+        let other = nodes[other].take().unwrap();
+        until("the election", 30, async || leader(&other).await == other_id(place)).await;
+        let mut client = other.log().await;
+        for number in 0..20 {
+            let answer = client.produce(one("", vec![7; 100 << 10])).await.unwrap();
+            assert_eq!(answer.into_inner().offset, number);
+        }
+        assert!(!disk.data().join("ballast").exists(), "it was needed");
+        disk.free();
+        until("the ballast", 20, async || disk.data().join("ballast").exists()).await;
+        assert_eq!(read_all(&mut full.log().await, "").await.len(), 20);
+        full.stop();
+    });
+}
+
+/// The id of the node that is neither the first one nor at this place.
+fn other_id(place: usize) -> u64 {
+    if place == 1 { 3 } else { 2 }
 }
