@@ -40,12 +40,13 @@ pub enum Error {
         /// Why the last attempt failed.
         source: Option<Box<Error>>,
     },
-    /// The answer was lost: the records may or may not have been appended. To find out, read the
-    /// end of the stream.
+    /// The answer was lost: the call may or may not have been carried out. To find out, read the
+    /// end of the stream, or, after a change of the members, ask for the status of the cluster.
     #[error(
-        "the answer to {operation}{} was lost: it may or may not have been carried out; read the \
-         stream to find out",
-        of_stream(stream)
+        "the answer to {operation}{} was lost: it may or may not have been carried out; {} to find \
+         out",
+        of_stream(stream),
+        if stream.is_empty() { "ask `seawallctl cluster status`" } else { "read the stream" }
     )]
     OutcomeUnknown {
         /// The call.

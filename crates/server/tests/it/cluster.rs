@@ -27,6 +27,20 @@ pub(crate) fn member(dir: &Path, id: u64, expected: u32) -> Config {
     config
 }
 
+/// Runs servers that are each other's seeds, and returns when all serve.
+pub(crate) async fn run_together(servers: Vec<Server>) -> Vec<Running> {
+    let seeds: Vec<String> = servers.iter().map(|server| server.addr().to_string()).collect();
+    let mut nodes = Vec::new();
+    for mut server in servers {
+        server.set_seeds(seeds.clone());
+        nodes.push(Running::of(server));
+    }
+    for node in &mut nodes {
+        node.wait_until_ready().await;
+    }
+    nodes
+}
+
 /// Nodes of one group.
 pub(crate) struct Cluster {
     dir: PathBuf,
@@ -48,15 +62,7 @@ impl Cluster {
             change(&mut config);
             servers.push(Server::bind(config).await.unwrap());
         }
-        let seeds: Vec<String> = servers.iter().map(|server| server.addr().to_string()).collect();
-        let mut nodes = Vec::new();
-        for mut server in servers {
-            server.set_seeds(seeds.clone());
-            nodes.push(Running::of(server));
-        }
-        for node in &mut nodes {
-            node.wait_until_ready().await;
-        }
+        let nodes = run_together(servers).await;
         Cluster { dir: dir.to_owned(), change, nodes }
     }
 

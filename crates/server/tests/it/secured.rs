@@ -16,7 +16,7 @@ use seawall_server::{Config, Server};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cluster::member;
+use crate::cluster::{member, run_together};
 use crate::common::{Running, config, one, run, start};
 
 const POLICY: &str = "p, writer, orders, produce
@@ -202,15 +202,7 @@ fn nodes_of_a_group_need_certificates_and_the_action_peer() {
             config.policy = base.policy.clone();
             servers.push(Server::bind(config).await.unwrap());
         }
-        let seeds: Vec<String> = servers.iter().map(|server| server.addr().to_string()).collect();
-        let mut nodes = Vec::new();
-        for mut server in servers {
-            server.set_seeds(seeds.clone());
-            nodes.push(Running::of(server));
-        }
-        for node in &mut nodes {
-            node.wait_until_ready().await;
-        }
+        let nodes = run_together(servers).await;
         let boss = channel(dir.path(), nodes[0].addr, "boss").await;
         let status = AdminClient::new(boss.clone()).status(admin::StatusRequest {}).await;
         assert_eq!(status.unwrap().into_inner().members.len(), 3);
