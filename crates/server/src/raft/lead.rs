@@ -191,7 +191,9 @@ impl Group {
             let asked = client.stand(proto::StandRequest { header });
             match timeout(STAND_WAIT, asked).await {
                 Ok(Ok(_)) => return true,
-                Ok(Err(status)) => tracing::info!("node {} does not stand: {status}", heir.node_id),
+                Ok(Err(status)) => {
+                    tracing::info!("node {} does not stand: {}", heir.node_id, status.message());
+                }
                 Err(_) => tracing::info!("node {} does not answer", heir.node_id),
             }
         }
