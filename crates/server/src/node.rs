@@ -311,27 +311,38 @@ impl Node {
                     expected => seat.enter(expected).await?,
                 }
             }
-            let ready = seat.group.wait_until_ready();
-            let is_alone = seat.group.members().len() <= 1;
-            // Without a majority, a member still answers with what it has.
-            let wait = match is_alone {
-                true => ALONE_WAIT,
-                false => config.raft.election_timeout_max() * 2,
-            };
-            match tokio::time::timeout(wait, ready).await {
-                Ok(ready) => Ok(ready?),
-                Err(_) if is_alone => {
-                    Err(NodeError::Group(format!("it did not lead within {} s", wait.as_secs())))
-                }
-                Err(_) => {
-                    tracing::warn!("no majority of the nodes answers yet");
-                    Ok(())
-                }
+            tokio::select! {
+                ready = seat.group.wait_until_ready() => Ok(ready?),
+                is_alone = self.patience_ends(seat) => match is_alone {
+                    true => Err(NodeError::Group("it does not lead".to_owned())),
+                    // Without a majority, a member still answers with what it has.
+                    false => {
+                        tracing::warn!("no majority of the nodes answers yet");
+                        Ok(())
+                    }
+                },
             }
         };
         tokio::select! {
             entered = work => entered,
             reason = seat.group.failure() => Err(NodeError::Group(reason)),
+        }
+    }
+
+    /// Waits as long as a node waits for a leader at its start. Returns whether it has no others.
+    async fn patience_ends(&self, seat: &Seat) -> bool {
+        let start = Instant::now();
+        let patience = self.inner.config.raft.election_timeout_max() * 2;
+        loop {
+            tokio::time::sleep(seat.peers.heartbeat()).await;
+            // The engine may tell of the members a little after the start.
+            let has_others = seat.group.members().len() > 1;
+            if has_others && start.elapsed() >= patience {
+                return false;
+            }
+            if start.elapsed() >= ALONE_WAIT {
+                return true;
+            }
         }
     }
 

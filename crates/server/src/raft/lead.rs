@@ -1,5 +1,6 @@
 //! Who leads: what only the leader does, reads that need it, and how one leader follows another.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -52,8 +53,24 @@ impl Group {
 
     pub(super) fn has_lost_majority(&self, metrics: &Metrics) -> bool {
         let is_alone = metrics.membership_config.voter_ids().nth(1).is_none();
-        let silence = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-        !is_alone && silence.is_some_and(|silence| silence > self.silence_max)
+        if is_alone || metrics.state != ServerState::Leader {
+            return false;
+        }
+        let silence = match metrics.millis_since_quorum_ack {
+            Some(millis) => Duration::from_millis(millis),
+            // A leader that starts again leads at once, and may never hear from the others.
+            None => self.leads_since(metrics.current_term).elapsed(),
+        };
+        silence > self.silence_max
+    }
+
+    /// Returns when this node was first seen as the leader of a term.
+    fn leads_since(&self, term: u64) -> Instant {
+        let mut seen = self.term_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.is_none_or(|(known, _)| known != term) {
+            *seen = Some((term, Instant::now()));
+        }
+        seen.map_or_else(Instant::now, |(_, since)| since)
     }
 
     fn leader_addr(&self) -> Option<String> {

@@ -11,7 +11,7 @@ mod types;
 mod wire;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -81,6 +81,8 @@ pub(crate) struct Group {
     peers: Peers,
     /// A leader that has heard from no majority for so long leads no more.
     silence_max: Duration,
+    /// The term in which this node was last seen as the leader, and since when.
+    term_seen: Arc<Mutex<Option<(u64, tokio::time::Instant)>>>,
     /// Held while checkpoints go, and while one of them becomes the snapshot.
     keeping: Arc<tokio::sync::Mutex<()>>,
     had_state: bool,
@@ -162,7 +164,8 @@ impl Group {
             .map_err(OpenError::engine)?;
         let silence_max = options.raft.election_timeout_max();
         let keeping = Arc::default();
-        Ok(Group { raft, log, reader, shared, peers, silence_max, keeping, had_state })
+        let term_seen = Arc::default();
+        Ok(Group { raft, log, reader, shared, peers, silence_max, term_seen, keeping, had_state })
     }
 
     /// Returns whether the log had entries or a vote, or had had some, when it was opened.

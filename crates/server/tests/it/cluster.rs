@@ -429,6 +429,28 @@ fn a_leader_without_a_majority_answers_neither_changes_nor_linearizable_reads_an
 }
 
 #[test]
+fn a_leader_that_starts_alone_answers_with_what_it_has_and_takes_nothing() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(dir.path()).await;
+        assert_eq!(cluster.produce("before").await, 0);
+        let (_, leader) = cluster.leader().await;
+        for id in (1..=3).filter(|id| *id != leader) {
+            cluster.stop_node(id).await;
+        }
+        // Without the others, it could not hand over. Its own vote says that it leads.
+        cluster.stop_node(leader).await;
+        cluster.start_again(leader).await;
+        let node = &cluster.nodes[0];
+        let asked = node.log().await.produce(one("", "x")).await.unwrap_err();
+        refused(asked, Code::FailedPrecondition, "NOT_LEADER");
+        let answer = node.log().await.consume(common::from("", 0)).await.unwrap();
+        assert_eq!(values(&answer.into_inner().records), ["before"]);
+        cluster.stop().await;
+    });
+}
+
+#[test]
 fn a_node_that_is_far_behind_gets_a_small_snapshot_and_each_retained_record() {
     // Method: the log is purged while a node is away. It gets the index at the purge point, and all
     // entries after it.
