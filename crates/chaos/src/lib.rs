@@ -1,0 +1,3 @@
+//! Faults on a cluster of `seawalld` processes, and a checker of what its clients saw.
+
+pub mod disk;
