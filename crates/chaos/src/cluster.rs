@@ -12,7 +12,7 @@ use seawall_testkit::Dice;
 
 use crate::checker;
 use crate::history::Recorder;
-use crate::node::{Disks, Serves, Setup, Slot, free_addr};
+use crate::node::{Disks, Serves, Setup, Slot, own_addr};
 use crate::proxy::{Proxy, Rules};
 
 /// A process that ends by itself is started again after so long.
@@ -43,7 +43,7 @@ impl Cluster {
         let mut dice = Dice::part(seed, 2);
         let mut slots = Vec::new();
         for id in 1..=places {
-            slots.push(Slot::new(setup.clone(), id, free_addr()?, dice.roll()).await?);
+            slots.push(Slot::new(setup.clone(), id, own_addr(id), dice.roll()).await?);
         }
         let mut links = BTreeMap::new();
         if setup.nodes > 1 {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -124,12 +124,13 @@ pub fn channel(addr: SocketAddr) -> Channel {
     endpoint.connect_timeout(Duration::from_millis(500)).tcp_nodelay(true).connect_lazy()
 }
 
-/// Finds a port that is free at this moment.
-///
-/// # Errors
-/// None is free.
-pub fn free_addr() -> io::Result<SocketAddr> {
-    TcpListener::bind(("127.0.0.1", 0))?.local_addr()
+/// Returns where a node listens: on an address of loopback that only this run uses, because any port
+/// of 127.0.0.1 may be taken by a connection while the node is down.
+#[must_use]
+pub fn own_addr(id: u64) -> SocketAddr {
+    let [.., high, low] = (std::process::id() % (62 << 8)).to_be_bytes();
+    let id = u8::try_from(id).unwrap_or(u8::MAX);
+    SocketAddr::from(([127, 64 + high, low, id], 7000))
 }
 
 /// Where a node's data is.
