@@ -220,9 +220,14 @@ impl Cluster {
         }
     }
 
+    /// Repairs the links between nodes.
+    pub fn heal_links(&self) {
+        self.links.values().for_each(|link| link.set(Rules::default()));
+    }
+
     /// Repairs all links, those of clients too.
     pub fn heal(&self) {
-        self.links.values().for_each(|link| link.set(Rules::default()));
+        self.heal_links();
         for slot in &self.slots {
             slot.clients.iter().for_each(|proxy| proxy.set(Rules::default()));
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use seawall::sim::Call;
@@ -25,6 +25,10 @@ const LEAVE_WAIT: Duration = Duration::from_secs(30);
 const REFUSAL_WAIT: Duration = Duration::from_millis(1500);
 /// A SIGTERM ends a node within this time.
 const STOP_WAIT: Duration = Duration::from_secs(20);
+/// Another leader follows within this time, or not at all.
+const ELECTION_WAIT: Duration = Duration::from_secs(4);
+/// What a sync takes during that election.
+const ELECTION_SYNC: Duration = Duration::from_millis(250);
 
 /// What came of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +62,7 @@ pub async fn inject(cluster: &Arc<Cluster>, fault: &Fault) -> io::Result<Done> {
         Kind::Members => injection.members().await,
         Kind::Wipe => injection.wipe().await,
         Kind::Clock => injection.clock().await,
+        Kind::Election => injection.election().await,
     }
 }
 
@@ -315,8 +320,13 @@ impl Injection<'_> {
         }
         let slot = cluster.slot(self.node);
         let mut process = slot.process.lock().await;
-        process.kill();
         process.excuse("damage");
+        if self.fault.kind == Kind::DamageIndex || self.dice.once_in(3) {
+            // An end in order writes a checkpoint.
+            process.signal(Signal::TERM);
+            let _ended = process.wait(STOP_WAIT).await;
+        }
+        process.kill();
         let files: Vec<PathBuf> =
             process.files().into_iter().filter(|path| is_of(self.fault.kind, path)).collect();
         if files.is_empty() {
@@ -401,6 +411,63 @@ impl Injection<'_> {
             self.cluster.blame(checker::Kind::Stuck, text);
         }
         self.cluster.slot(self.node).set_serves(Serves::No);
+    }
+
+    /// A voter that forgets its vote would help the old leader.
+    async fn election(mut self) -> io::Result<Done> {
+        let cluster = self.cluster.clone();
+        let Some((old, status)) = cluster.leader().await else { return Ok(Done::Skipped) };
+        let serving = cluster.serving();
+        let others: Vec<u64> = serving.iter().copied().filter(|id| *id != old).collect();
+        if others.len() < 2 {
+            return Ok(Done::Skipped);
+        }
+        for id in &others {
+            if let Some(disk) = cluster.slot(*id).process.lock().await.disk() {
+                disk.set_sync_time(ELECTION_SYNC);
+            }
+        }
+        self.cut_off(old, Rules::STALLED);
+        let new = self.next_leader(&others, status.term).await;
+        if let Some(new) = new {
+            let voters: Vec<u64> = others.iter().copied().filter(|id| *id != new).collect();
+            let voter = *self.dice.pick(&voters);
+            let mut process = cluster.slot(voter).process.lock().await;
+            process.kill();
+            cut(&process, self.dice.roll());
+            self.note(&format!("{new} follows {old}, voter {voter} loses its power"));
+            cluster.heal_links();
+            self.cut_off(new, Rules::CUT);
+            process.start()?;
+            drop(process);
+            self.last().await;
+        }
+        cluster.heal_links();
+        for id in &others {
+            cluster.slot(*id).process.lock().await.quiet();
+        }
+        Ok(if new.is_some() { Done::Yes } else { Done::Skipped })
+    }
+
+    fn cut_off(&self, node: u64, rules: Rules) {
+        for other in self.cluster.serving() {
+            self.cluster.set_link(node, other, rules);
+            self.cluster.set_link(other, node, rules);
+        }
+    }
+
+    async fn next_leader(&self, nodes: &[u64], term: u64) -> Option<u64> {
+        let start = Instant::now();
+        while start.elapsed() < ELECTION_WAIT {
+            for id in nodes {
+                let status = self.cluster.slot(*id).status().await;
+                if status.is_some_and(|status| status.term > term && status.leader_id == *id) {
+                    return Some(*id);
+                }
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        None
     }
 
     async fn clock(mut self) -> io::Result<Done> {

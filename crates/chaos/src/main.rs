@@ -1,18 +1,41 @@
-//! `seawall-chaos`: runs seeds, one after the other, and prints a line for each.
+//! `seawall-chaos`: runs seeds, one after the other, and prints a line for each; or plants bugs, and
+//! looks for the seed that catches each of them.
+//!
+//! ```text
+//! cargo build --release -p seawall-server -p seawall-chaos
+//! target/release/seawall-chaos run --seeds 5 --seconds 30
+//! target/release/seawall-chaos planted --only 4
+//! ```
+
+mod planted;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use seawall_chaos::checker::Kind as Broken;
-use seawall_chaos::plan::{Kind, Mix, Plan};
+use seawall_chaos::plan::{Kept, Kind, Mix, Plan};
 use seawall_chaos::run::{Ground, Summary, run};
 
 /// Faults on a cluster of seawalld processes. The exit code is 0 if all promises are kept, 1 if one
 /// is broken, and 2 if the run has no result.
 #[derive(Debug, Parser)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run seeds.
+    Run(Args),
+    /// Plant bugs on purpose, one after the other. Each must be caught.
+    Planted(planted::Args),
+}
+
+#[derive(Debug, clap::Args)]
 struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
@@ -41,6 +64,9 @@ struct Args {
     /// Two faults for each seed, in turn.
     #[arg(long)]
     pairs: bool,
+    /// Records are kept for a few seconds in each run, and not in one of three.
+    #[arg(long)]
+    short: bool,
     /// The seeds of this part only, as in `--part 2/3`.
     #[arg(long, value_parser = parse_part, default_value = "1/1")]
     part: (u64, u64),
@@ -68,8 +94,11 @@ fn parse_part(text: &str) -> Result<(u64, u64), String> {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match work(&args) {
+    let outcome = match Program::parse().command {
+        Command::Run(args) => work(&args),
+        Command::Planted(args) => planted::run(&args),
+    };
+    match outcome {
         Ok(Verdict::Kept) => ExitCode::SUCCESS,
         Ok(Verdict::Broken) => ExitCode::from(1),
         Err(error) => {
@@ -95,7 +124,8 @@ fn work(args: &Args) -> io::Result<Verdict> {
     let seeds = args.seed..args.seed + args.seeds;
     let (own, all) = args.part;
     let seeds: Vec<u64> = seeds.filter(|seed| seed % all == own - 1).collect();
-    let plan = |seed: u64, kinds: &[Kind]| Plan::new(seed, args.nodes, args.seconds, kinds);
+    let kept = if args.short { Kept::Short } else { Kept::Drawn };
+    let plan = |seed: u64, kinds: &[Kind]| Plan::new(seed, args.nodes, args.seconds, kinds, kept);
     if args.plan {
         for seed in &seeds {
             say(&plan(*seed, &mix.kinds(*seed)).to_string())?;

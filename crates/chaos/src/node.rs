@@ -17,6 +17,12 @@ use tonic::transport::{Channel, Endpoint};
 use crate::disk::Disk;
 use crate::proxy::Proxy;
 
+/// The settings of the nodes. On a machine with more to do than this test, a shorter heartbeat makes
+/// elections without a fault: the time-out of a message between nodes is the heartbeat.
+pub const HEARTBEAT_MS: u64 = 150;
+/// The least; the most is twice that.
+pub const ELECTION_TIMEOUT_MS: u64 = 600;
+
 /// A request that is not for the workload has so long.
 const ANSWER_WAIT: Duration = Duration::from_millis(700);
 
@@ -239,8 +245,8 @@ impl Process {
             let routes: Vec<String> =
                 self.routes.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
             text += &format!(
-                "seeds = {seeds:?}\n[raft]\nheartbeat = \"100ms\"\nelection_timeout = \"500ms\"\n\
-                 routes = {routes:?}\n"
+                "seeds = {seeds:?}\n[raft]\nheartbeat = \"{HEARTBEAT_MS}ms\"\n\
+                 election_timeout = \"{ELECTION_TIMEOUT_MS}ms\"\nroutes = {routes:?}\n"
             );
         }
         text += "[space]\nfree_bytes = \"0B\"\nfree_percent = 0\nballast_bytes = \"64KiB\"\n\

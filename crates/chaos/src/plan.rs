@@ -55,11 +55,14 @@ pub enum Kind {
     Wipe,
     /// A node's clock jumps.
     Clock,
+    /// The leader is cut off. As soon as there is another one, the node that voted for it loses its
+    /// power, the new leader is cut off instead, and the old one comes back.
+    Election,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Kill,
         Kind::Restart,
         Kind::Stop,
@@ -83,6 +86,7 @@ impl Kind {
         Kind::Members,
         Kind::Wipe,
         Kind::Clock,
+        Kind::Election,
     ];
 
     /// Returns the name that the command takes.
@@ -112,6 +116,7 @@ impl Kind {
             Kind::Members => "members",
             Kind::Wipe => "wipe",
             Kind::Clock => "clock",
+            Kind::Election => "election",
         }
     }
 
@@ -127,6 +132,7 @@ impl Kind {
                 | Kind::Enospc
                 | Kind::Full
                 | Kind::SlowSync
+                | Kind::Election
         )
     }
 
@@ -135,8 +141,8 @@ impl Kind {
         match self {
             Kind::Restart | Kind::EioWrite | Kind::EioSync | Kind::Enospc => (0, 1),
             Kind::Kill | Kind::Stop | Kind::Power | Kind::PowerAll => (100, 1500),
-            // Two election timeouts, of which the longest is 1 s.
-            Kind::Pause => (1000, 2200),
+            // Two election timeouts.
+            Kind::Pause => (1200, 2600),
             Kind::Full => (500, 4000),
             _ => (800, 4000),
         }
@@ -223,6 +229,16 @@ impl Mix {
     }
 }
 
+/// How long records are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kept {
+    /// In one of three runs, a few seconds; otherwise for ever.
+    #[default]
+    Drawn,
+    /// A few seconds.
+    Short,
+}
+
 /// A run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -248,10 +264,13 @@ const QUIET_MS: u64 = 500;
 impl Plan {
     /// Makes the plan of a seed.
     #[must_use]
-    pub fn new(seed: u64, nodes: u64, seconds: u64, kinds: &[Kind]) -> Plan {
+    pub fn new(seed: u64, nodes: u64, seconds: u64, kinds: &[Kind], kept: Kept) -> Plan {
         let mut dice = Dice::part(seed, 1);
         // Records that go are needed for purges, and for nodes that get a snapshot.
-        let retention_ms = dice.once_in(3).then(|| 4000 + dice.below(4000));
+        let drawn = dice.once_in(3);
+        let short_ms = 4000 + dice.below(4000);
+        let is_short = kept == Kept::Short || kept == Kept::Drawn && drawn;
+        let retention_ms = is_short.then_some(short_ms);
         let sync_us = *dice.pick(&[0, 500, 2000, 5000]);
         let filler_bytes = if retention_ms.is_some() { 3000 } else { *dice.pick(&[0, 200, 1000]) };
         let gaps_ms = *dice.pick(&[(100, 700), (300, 2000), (1000, 4000)]);
@@ -296,10 +315,10 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_plan_and_another_seed_another_one() {
-        let plan = |seed| Plan::new(seed, 3, 30, &Kind::ALL).to_string();
+        let plan = |seed| Plan::new(seed, 3, 30, &Kind::ALL, Kept::Drawn).to_string();
         assert_eq!(plan(7), plan(7));
         assert_ne!(plan(7), plan(8));
-        let faults = Plan::new(7, 3, 30, &Kind::ALL).faults;
+        let faults = Plan::new(7, 3, 30, &Kind::ALL, Kept::Drawn).faults;
         assert!(faults.len() > 8, "{}", faults.len());
         assert!(faults.windows(2).all(|pair| pair[0].at_ms < pair[1].at_ms));
     }

@@ -325,6 +325,7 @@ fn request(stream: usize, offset: u64, level: Level) -> log::ConsumeRequest {
         Level::AtLeast(offset) => {
             request.set_consistency(log::Consistency::AtLeast);
             request.at_least_offset = offset;
+            request.max_wait_ms = 500;
         }
     }
     request

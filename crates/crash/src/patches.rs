@@ -31,12 +31,19 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// Reads all patches, ordered by number.
+    /// Reads all patches of this crate, ordered by number.
     ///
     /// # Errors
     /// A file cannot be read, or it is not as the page above says.
     pub fn all() -> io::Result<Vec<Patch>> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("planted");
+        Patch::all_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("planted"))
+    }
+
+    /// Reads all patches in a folder, ordered by number.
+    ///
+    /// # Errors
+    /// A file cannot be read, or it is not as the page above says.
+    pub fn all_in(folder: &Path) -> io::Result<Vec<Patch>> {
         let paths = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
         let mut patches =
             paths.map(|path| Patch::read(path?)).collect::<io::Result<Vec<Patch>>>()?;
