@@ -1,0 +1,57 @@
+//! A cluster of processes under faults: see the crate `seawall-chaos`, whose command runs more seeds
+//! for longer. Without FUSE, the nodes lose no power here, and the test says so.
+
+#![cfg(target_os = "linux")]
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use seawall_chaos::plan::{Kept, Kind, Plan};
+use seawall_chaos::run::{Ground, run};
+
+/// Runs seeds with all faults, and fails at the first broken promise. A run has its own watchdog.
+fn seeds(seeds: std::ops::Range<u64>, seconds: u64) {
+    let folder = std::env::temp_dir().join("seawall-chaos");
+    let ground = Ground::survey(Path::new(env!("CARGO_BIN_EXE_seawalld")), &folder).unwrap();
+    for missing in &ground.missing {
+        tell(&format!("SKIPPED: {missing}"));
+    }
+    let kinds = ground.possible(&Kind::ALL);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for seed in seeds {
+        let plan = Plan::new(seed, 3, seconds, &kinds, Kept::Drawn);
+        let summary = runtime.block_on(run(&ground, &plan, &|_| {})).unwrap();
+        let told: Vec<String> =
+            summary.violations.iter().map(|own| format!("{}: {}", own.kind, own.text)).collect();
+        assert!(
+            told.is_empty(),
+            "{plan}\n{}\nthe files, the history and what is near: {:?}",
+            told.join("\n"),
+            summary.kept
+        );
+        assert!(summary.acknowledged > 0, "seed {seed} has acknowledged nothing");
+        tell(&format!(
+            "seed {seed}: {} faults, {} requests acknowledged, {} reads, nothing broken",
+            summary.faults(),
+            summary.acknowledged,
+            summary.reads
+        ));
+    }
+}
+
+/// Writes a line past the harness, which hides the output of tests that pass.
+fn tell(line: &str) {
+    let _lost = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+#[test]
+fn a_short_run_with_faults_breaks_no_promise() {
+    seeds(1..2, 8);
+}
+
+/// What the gate runs: `cargo test -p seawall-server --test chaos -- --ignored`.
+#[test]
+#[ignore = "takes minutes"]
+fn five_runs_with_all_faults_break_no_promise() {
+    seeds(1..6, 30);
+}
