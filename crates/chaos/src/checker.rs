@@ -311,7 +311,8 @@ impl<'a> Check<'a> {
             };
             let wrong = numbers.iter().zip(&wanted[begin..]).find(|((_, own), due)| own != *due);
             if let Some(((offset, own), due)) = wrong {
-                let text = format!("offset {offset} is w{writer}-{own}, and w{writer}-{due} is due");
+                let text =
+                    format!("offset {offset} is w{writer}-{own}, and w{writer}-{due} is due");
                 self.tell(Kind::Sequence, Some(*offset), text);
             }
         }
@@ -395,7 +396,12 @@ impl<'a> Check<'a> {
             if let Outcome::Acknowledged { offset, .. } = own.outcome {
                 known.push((own.end, offset + u64::from(own.count)));
                 let what = format!("{}", own.first);
-                later.push(Later { start: own.start, end_offset: offset, what, kind: Kind::Reordered });
+                later.push(Later {
+                    start: own.start,
+                    end_offset: offset,
+                    what,
+                    kind: Kind::Reordered,
+                });
             }
         }
         for own in &self.reads {
@@ -416,7 +422,9 @@ impl<'a> Check<'a> {
             }
             if end_offset < end {
                 let text = match kind {
-                    Kind::Stale => format!("{what} sees the end {end_offset}, after {end} was told"),
+                    Kind::Stale => {
+                        format!("{what} sees the end {end_offset}, after {end} was told")
+                    }
                     _ => format!("{what} got offset {end_offset}, after the end {end} was told"),
                 };
                 self.tell(kind, Some(end_offset), text);

@@ -77,9 +77,10 @@ impl Cluster {
         seeds: Vec<SocketAddr>,
         bootstrap_expect: u64,
     ) -> io::Result<()> {
-        let routes = self.slots.iter().filter_map(|to| {
-            self.links.get(&(slot.id, to.id)).map(|proxy| (to.id, proxy.addr()))
-        });
+        let routes = self
+            .slots
+            .iter()
+            .filter_map(|to| self.links.get(&(slot.id, to.id)).map(|proxy| (to.id, proxy.addr())));
         let mut process = slot.process.lock().await;
         process.prepare(seeds, bootstrap_expect, routes.collect(), self.seed ^ slot.id)?;
         process.start()?;
@@ -293,6 +294,7 @@ impl Cluster {
             if keeping == Keeping::Files {
                 process.keep()?;
             }
+            process.release();
         }
         Ok(())
     }

@@ -393,9 +393,7 @@ impl Filesystem for Server {
     ) {
         let state = self.state();
         let changed = match size {
-            Some(size) => {
-                state.file(number).and_then(|file| file.set_len(size).map_err(errno))
-            }
+            Some(size) => state.file(number).and_then(|file| file.set_len(size).map_err(errno)),
             None => Ok(()),
         };
         match changed.and_then(|()| state.attributes(number)) {

@@ -23,4 +23,6 @@ pub mod proxy;
 #[cfg(target_os = "linux")]
 pub mod run;
 #[cfg(target_os = "linux")]
+pub mod settle;
+#[cfg(target_os = "linux")]
 pub mod workload;

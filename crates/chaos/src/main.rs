@@ -139,7 +139,8 @@ fn work(args: &Args) -> io::Result<Verdict> {
     for missing in &ground.missing {
         note(&format!("SKIPPED: {missing}"));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let start = Instant::now();
     let mut totals = Totals::default();
     for seed in seeds {

@@ -198,7 +198,7 @@ impl Process {
         self.seeds = seeds;
         self.bootstrap_expect = bootstrap_expect;
         self.routes = routes;
-        fs::write(self.file("clock"), 0i64.to_ne_bytes())?;
+        fs::write(self.file("clock"), 0i64.to_le_bytes())?;
         self.quiet();
         Ok(())
     }
@@ -377,14 +377,18 @@ impl Process {
     pub fn set_clock(&self, nanos: i64) -> io::Result<()> {
         use std::os::unix::fs::FileExt as _;
         // In place: the process has the file in its memory.
-        File::options().write(true).open(self.file("clock"))?.write_all_at(&nanos.to_ne_bytes(), 0)
+        File::options().write(true).open(self.file("clock"))?.write_all_at(&nanos.to_le_bytes(), 0)
     }
 
     /// Returns what it has written to its log of events.
     pub fn events(&self) -> String {
-        fs::read(self.file("log")).map_or(String::new(), |bytes| {
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
+        fs::read(self.file("log"))
+            .map_or(String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Unmounts its disk. It does not run, and will not.
+    pub fn release(&mut self) {
+        self.storage = Storage::None;
     }
 
     /// Copies its files into the folder of the run, where they stay.

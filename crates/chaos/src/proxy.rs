@@ -56,8 +56,7 @@ pub enum Wire {
 
 impl Rules {
     /// Nothing passes either way, and no connection breaks.
-    pub const STALLED: Rules =
-        Rules { forth: Way::Stalled, back: Way::Stalled, wire: Wire::Whole };
+    pub const STALLED: Rules = Rules { forth: Way::Stalled, back: Way::Stalled, wire: Wire::Whole };
     /// All connections break.
     pub const CUT: Rules = Rules { forth: Way::Open, back: Way::Open, wire: Wire::Cut };
 

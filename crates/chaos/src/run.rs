@@ -16,7 +16,8 @@ use crate::faults::{Done, inject};
 use crate::history::{Event, Outcome};
 use crate::node::{Disks, Setup, build_clock};
 use crate::plan::{self, Plan};
-use crate::workload::{Workload, read_all};
+use crate::settle::read_all;
+use crate::workload::Workload;
 
 /// The group leads within this time after it was started.
 const BEGIN_WAIT: Duration = Duration::from_secs(30);
@@ -152,7 +153,8 @@ pub async fn run(ground: &Ground, plan: &Plan, say: &(dyn Fn(&str) + Sync)) -> i
         clock: ground.clock.clone().filter(|_| plan.has_clock()),
         disks: ground.disks,
     };
-    let places = if plan.nodes == 1 { 1 } else { plan.nodes + 4 + plan.seconds.div_ceil(6).min(12) };
+    let places =
+        if plan.nodes == 1 { 1 } else { plan.nodes + 4 + plan.seconds.div_ceil(6).min(12) };
     let cluster = Arc::new(Cluster::start(setup, places, plan.seed).await?);
     let limit = Duration::from_secs(plan.seconds) + WATCHDOG;
     let mut summary = match timeout(limit, play(&cluster, plan, say)).await {
@@ -183,8 +185,7 @@ pub async fn run(ground: &Ground, plan: &Plan, say: &(dyn Fn(&str) + Sync)) -> i
 
 async fn play(cluster: &Arc<Cluster>, plan: &Plan, say: &(dyn Fn(&str) + Sync)) -> Summary {
     let mut summary = Summary::default();
-    let workload =
-        Workload::start(cluster.clone(), plan.seed, plan.filler_bytes, BEGIN_WAIT).await;
+    let workload = Workload::start(cluster.clone(), plan.seed, plan.filler_bytes, BEGIN_WAIT).await;
     let workload = match workload {
         Ok(workload) => workload,
         Err(text) => {

@@ -11,14 +11,14 @@ use seawall_proto::log::v1 as log;
 use seawall_proto::log::v1::log_client::LogClient;
 use seawall_testkit::Dice;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::checker::Kind;
 use crate::cluster::Cluster;
-use crate::history::{Event, Final, Level, OutOfRange, Outcome, Produce, Read, Sending, Value};
+use crate::history::{Event, Level, OutOfRange, Outcome, Produce, Read, Sending, Value};
 use crate::node::channel;
 
 /// The streams. The first one is always there.
@@ -31,8 +31,6 @@ const LINEARIZABLE: u32 = 3;
 
 /// A request that takes longer has an unknown outcome.
 const ANSWER_WAIT: Duration = Duration::from_millis(1500);
-/// The same at the end, when all is repaired.
-const LAST_WAIT: Duration = Duration::from_secs(5);
 const READ_BYTES: u32 = 64 << 10;
 
 /// The proxies of a slot that writers and readers use.
@@ -103,15 +101,23 @@ impl Workload {
     pub async fn finish(self, limit: Duration) {
         let Workload { shared, writers, readers } = self;
         shared.stop_writing.store(true, Ordering::Relaxed);
-        let settled = timeout(limit, async {
-            for writer in writers {
-                if let Err(error) = writer.await {
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut late = 0;
+        for mut writer in writers {
+            match timeout_at(deadline, &mut writer).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
                     shared.cluster.blame(Kind::Ended, format!("a writer has ended: {error}"));
                 }
+                Err(_) => {
+                    late += 1;
+                    writer.abort();
+                    let _ended = writer.await;
+                }
             }
-        });
-        if settled.await.is_err() {
-            let text = format!("writers have no answer within {} s", limit.as_secs());
+        }
+        if late > 0 {
+            let text = format!("{late} writers have no answer within {} s", limit.as_secs());
             shared.cluster.blame(Kind::Stuck, text);
         }
         shared.stop_reading.store(true, Ordering::Relaxed);
@@ -303,7 +309,7 @@ fn is_refusal(status: &Status) -> bool {
     )
 }
 
-fn contents(records: &[log::Record]) -> Vec<(u64, Value)> {
+pub(crate) fn contents(records: &[log::Record]) -> Vec<(u64, Value)> {
     let unknown = Value { writer: u32::MAX, number: 0 };
     let value = |record: &log::Record| {
         let text = std::str::from_utf8(&record.value).unwrap_or_default();
@@ -312,7 +318,7 @@ fn contents(records: &[log::Record]) -> Vec<(u64, Value)> {
     records.iter().map(|record| (record.offset, value(record))).collect()
 }
 
-fn request(stream: usize, offset: u64, level: Level) -> log::ConsumeRequest {
+pub(crate) fn request(stream: usize, offset: u64, level: Level) -> log::ConsumeRequest {
     let mut request = log::ConsumeRequest {
         stream: STREAMS[stream].to_owned(),
         offset,
@@ -332,7 +338,7 @@ fn request(stream: usize, offset: u64, level: Level) -> log::ConsumeRequest {
 }
 
 /// Returns the first offset of a stream, if an answer says that another one is not in it.
-fn first_offset(status: &Status) -> Option<u64> {
+pub(crate) fn first_offset(status: &Status) -> Option<u64> {
     if status.code() != Code::OutOfRange {
         return None;
     }
@@ -519,90 +525,5 @@ impl Reader {
                 end_offset,
             }));
         }
-    }
-}
-
-/// Waits until all nodes have the same, and reads all of it from each. Blames the group if that
-/// takes too long.
-pub async fn read_all(cluster: &Cluster, limit: Duration) {
-    let nodes = cluster.serving();
-    for stream in 0..STREAMS.len() {
-        let start = Instant::now();
-        let mut seen = String::new();
-        while start.elapsed() < limit {
-            match ends(cluster, &nodes, stream).await {
-                Ok(()) => break,
-                Err(text) => seen = text,
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-        if start.elapsed() >= limit {
-            cluster.blame(Kind::Stuck, format!("s{stream}: the nodes stay unequal: {seen}"));
-        }
-        for node in &nodes {
-            if let Err(text) = read_stream(cluster, *node, stream).await {
-                let text = format!("node {node} s{stream} cannot be read in the end: {text}");
-                cluster.blame(Kind::Stuck, text);
-            }
-        }
-    }
-}
-
-/// Whether each node knows the end of the stream.
-async fn ends(cluster: &Cluster, nodes: &[u64], stream: usize) -> Result<(), String> {
-    let (leader, _) = cluster.leader().await.ok_or("there is no leader")?;
-    let ask = async |node: u64, local: bool| {
-        let mut client = cluster.slot(node).admin();
-        let request = admin::OffsetsRequest { stream: STREAMS[stream].to_owned(), local };
-        match timeout(LAST_WAIT, client.offsets(request)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().next_offset),
-            Ok(Err(status)) => Err(format!("node {node}: {status}")),
-            Err(_) => Err(format!("node {node} does not answer")),
-        }
-    };
-    let wanted = ask(leader, false).await?;
-    for node in nodes {
-        let own = ask(*node, true).await?;
-        if own != wanted {
-            return Err(format!("node {node} is at {own}, and the leader at {wanted}"));
-        }
-    }
-    Ok(())
-}
-
-async fn read_stream(cluster: &Cluster, node: u64, stream: usize) -> Result<(), String> {
-    let start = cluster.recorder.now();
-    let mut client =
-        LogClient::new(cluster.slot(node).channel()).max_decoding_message_size(8 << 20);
-    let mut asked = log::ConsumeRequest { max_bytes: 1 << 20, ..request(stream, 0, Level::Local) };
-    asked.start = Some(log::Start { from: Some(log::start::From::Earliest(log::Earliest {})) });
-    let mut records = Vec::new();
-    let mut first = None;
-    loop {
-        let answer = timeout(LAST_WAIT, client.consume(asked.clone())).await;
-        let answer = answer.map_err(|_| "no answer".to_owned())?;
-        let answer = match answer {
-            Ok(answer) => answer.into_inner(),
-            // Retention goes on while this reads.
-            Err(status) if first_offset(&status).is_some() => {
-                records.clear();
-                first = None;
-                asked.start =
-                    Some(log::Start { from: Some(log::start::From::Earliest(log::Earliest {})) });
-                continue;
-            }
-            Err(status) => return Err(status.to_string()),
-        };
-        if answer.records.is_empty() {
-            let first = first.unwrap_or(answer.next_offset);
-            let all = Final { node, stream, first, records, start };
-            cluster.recorder.note(Event::Final(all));
-            return Ok(());
-        }
-        let part = contents(&answer.records);
-        first = first.or(part.first().map(|(offset, _)| *offset));
-        records.extend(part);
-        asked.start = None;
-        asked.offset = answer.next_offset;
     }
 }
