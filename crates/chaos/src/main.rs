@@ -218,7 +218,7 @@ fn line(summary: &Summary) -> String {
     let injected: Vec<String> =
         summary.injected.iter().map(|(name, count)| format!("{name} {count}")).collect();
     format!(
-        "seed {}: {} faults ({}; {} skipped), {} acknowledged, {} records, {} unknown, {} refused, {} reads: {} in \
+        "seed {}: {} faults ({}; {} skipped), {} acknowledged, {} records, {} unknown, {} refused, {} reads, purged to {}: {} in \
          {:.0} s",
         summary.seed,
         summary.faults(),
@@ -229,6 +229,7 @@ fn line(summary: &Summary) -> String {
         summary.unknown,
         summary.refused,
         summary.reads,
+        summary.purged,
         broken.join(", "),
         summary.took.as_secs_f64()
     )
@@ -247,6 +248,7 @@ fn json(summary: &Summary, kinds: &[Kind]) -> String {
         "unknown": summary.unknown,
         "refused": summary.refused,
         "reads": summary.reads,
+        "purged": summary.purged,
         "seconds": summary.took.as_secs_f64(),
         "violations": broken,
         "kept": summary.kept,

@@ -115,6 +115,8 @@ pub struct Summary {
     pub refused: u64,
     /// Answers to readers.
     pub reads: u64,
+    /// The last entry that a node has purged.
+    pub purged: u64,
     /// What is broken.
     pub violations: Vec<Violation>,
     /// Where the files of a run with violations are.
@@ -239,6 +241,10 @@ async fn play(cluster: &Arc<Cluster>, plan: &Plan, say: &(dyn Fn(&str) + Sync)) 
     workload.finish(SETTLE_WAIT).await;
     say("reads all");
     read_all(cluster, EQUAL_WAIT).await;
+    for id in cluster.serving() {
+        let status = cluster.slot(id).status().await;
+        summary.purged = summary.purged.max(status.map_or(0, |status| status.purged_index));
+    }
     supervisor.abort();
     summary
 }
