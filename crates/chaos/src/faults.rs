@@ -1,7 +1,9 @@
 //! What is done to the cluster: each fault, from its injection to its repair.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -118,7 +120,9 @@ impl Injection<'_> {
                 self.note("SIGTERM");
                 let ended = process.wait(STOP_WAIT).await;
                 let is_excused = process.excused().is_some();
-                if !is_excused && ended.is_none_or(|status| !status.success()) {
+                // One that has just been started knows the signal not yet.
+                let is_order = |status: ExitStatus| status.success() || status.signal() == Some(15);
+                if !is_excused && !ended.is_some_and(is_order) {
                     let text = format!("node {} ends with {ended:?} after SIGTERM", self.node);
                     cluster.blame(checker::Kind::Ended, text);
                 }
