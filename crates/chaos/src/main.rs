@@ -1,5 +1,5 @@
-//! `seawall-chaos`: runs seeds, one after the other, and prints a line for each; or plants bugs, and
-//! looks for the seed that catches each of them.
+//! `seawall-chaos`: runs seeds, one after the other, and prints a line for each; or plants bugs,
+//! and looks for the seed that catches each of them.
 //!
 //! ```text
 //! cargo build --release -p seawall-server -p seawall-chaos

@@ -17,8 +17,8 @@ use tonic::transport::{Channel, Endpoint};
 use crate::disk::Disk;
 use crate::proxy::Proxy;
 
-/// The settings of the nodes. On a machine with more to do than this test, a shorter heartbeat makes
-/// elections without a fault: the time-out of a message between nodes is the heartbeat.
+/// The settings of the nodes. On a machine with more to do than this test, a shorter heartbeat
+/// makes elections without a fault: the time-out of a message between nodes is the heartbeat.
 pub const HEARTBEAT_MS: u64 = 150;
 /// The least; the most is twice that.
 pub const ELECTION_TIMEOUT_MS: u64 = 600;
@@ -130,8 +130,8 @@ pub fn channel(addr: SocketAddr) -> Channel {
     endpoint.connect_timeout(Duration::from_millis(500)).tcp_nodelay(true).connect_lazy()
 }
 
-/// Returns where a node listens: on an address of loopback that only this run uses, because any port
-/// of 127.0.0.1 may be taken by a connection while the node is down.
+/// Returns where a node listens: on an address of loopback that only this run uses, because any
+/// port of 127.0.0.1 may be taken by a connection while the node is down.
 #[must_use]
 pub fn own_addr(id: u64) -> SocketAddr {
     let [.., high, low] = (std::process::id() % (62 << 8)).to_be_bytes();

@@ -1,8 +1,8 @@
 //! `planted`: a test that cannot fail proves nothing. Each bug is planted in a copy of the source,
 //! the copy's server is built, and a seed must catch it.
 //!
-//! The bugs are patches in `crates/chaos/planted`. A line `Caught-by:` names the faults that show it
-//! soonest, and, before a colon, `short` if records must go in the run.
+//! The bugs are patches in `crates/chaos/planted`. A line `Caught-by:` names the faults that show
+//! it soonest, and, before a colon, `short` if records must go in the run.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A cluster of processes under faults: see the crate `seawall-chaos`, whose command runs more seeds
-//! for longer. Without FUSE, the nodes lose no power here, and the test says so.
+//! A cluster of processes under faults: see the crate `seawall-chaos`, whose command runs more
+//! seeds for longer. Without FUSE, the nodes lose no power here, and the test says so.
 
 #![cfg(target_os = "linux")]
 
