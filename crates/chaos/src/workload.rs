@@ -31,6 +31,7 @@ const LINEARIZABLE: u32 = 3;
 
 /// A request that takes longer has an unknown outcome.
 const ANSWER_WAIT: Duration = Duration::from_millis(1500);
+const PRODUCE_WAIT_MS: [u64; 3] = [400, 1500, 5000];
 const READ_BYTES: u32 = 64 << 10;
 
 /// The proxies of a slot that writers and readers use.
@@ -219,7 +220,9 @@ impl Writer {
             let node = self.target(attempts);
             attempts += 1;
             let mut client = self.channels.log(node);
-            let asked = timeout(ANSWER_WAIT, client.produce(request.clone())).await;
+            // Some give up while their request is under way, and some wait for a change of leaders.
+            let wait = Duration::from_millis(*self.dice.pick(&PRODUCE_WAIT_MS));
+            let asked = timeout(wait, client.produce(request.clone())).await;
             let is_last = self.sending == Sending::Once;
             match asked {
                 Ok(Ok(answer)) => {
