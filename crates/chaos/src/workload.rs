@@ -453,8 +453,12 @@ impl Reader {
             sleep(Duration::from_millis(5 + self.dice.below(40))).await;
             let (node, stream) = self.somewhere();
             let place = self.places[stream];
-            let read = self.read(node, stream, place, Level::AtLeast(place)).await;
-            self.places[stream] = read.unwrap_or(place);
+            // A place within the stream, too: a node that lags has an answer there.
+            let back = if self.dice.coin() { 1 + self.dice.below(10) } else { 0 };
+            let from = place.saturating_sub(back);
+            let read = self.read(node, stream, from, Level::AtLeast(place)).await;
+            // Where records have gone, it goes on with those that are there.
+            self.places[stream] = place.max(read.unwrap_or(place));
         }
     }
 
