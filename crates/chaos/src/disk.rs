@@ -165,6 +165,19 @@ impl Drop for Disk {
     }
 }
 
+/// Unmounts the disks of a program that was killed.
+pub fn unmount_leftovers() {
+    const NOT_CONNECTED: i32 = 107;
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    for point in mounts.lines().filter_map(|line| line.strip_prefix("seawall-chaos ")) {
+        let point = point.split(' ').next().unwrap_or_default();
+        let looked = std::fs::metadata(point);
+        if looked.is_err_and(|error| error.raw_os_error() == Some(NOT_CONNECTED)) {
+            let _gone = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
 /// Whether a disk has space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Space {

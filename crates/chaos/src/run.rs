@@ -11,7 +11,7 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::checker::{self, Kept, Violation};
 use crate::cluster::{Cluster, Keeping};
-use crate::disk::Disk;
+use crate::disk::{Disk, unmount_leftovers};
 use crate::faults::{Done, inject};
 use crate::history::{Event, Outcome};
 use crate::node::{Disks, Setup, build_clock};
@@ -61,6 +61,7 @@ impl Ground {
             );
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
         }
+        unmount_leftovers();
         std::fs::create_dir_all(folder)?;
         let mut missing = Vec::new();
         let point = tempfile::tempdir_in(folder)?;
