@@ -50,6 +50,11 @@ impl Group {
         bytes: Vec<u8>,
     ) -> Result<proto::InstallSnapshotResponse, AnswerError> {
         let (vote, snapshot) = wire::to_snapshot(head, bytes)?;
+        let shared = self.shared.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            shared.keep_received(&snapshot).map(|()| snapshot).map_err(AnswerError::engine)
+        });
+        let snapshot = kept.await.map_err(AnswerError::engine)??;
         let installed = self.raft.install_full_snapshot(vote, snapshot).await;
         let response = installed.map_err(AnswerError::engine)?;
         Ok(proto::InstallSnapshotResponse { ballot: Some(wire::from_vote(&response.vote)) })

@@ -127,6 +127,40 @@ impl Shared {
         Ok(())
     }
 
+    /// Writes a snapshot of the leader to the disk, if it is ahead of this node. Blocks.
+    ///
+    /// The engine removes the entries that a snapshot stands for while it is being installed, not
+    /// after that. A crash, or a full disk, would then leave neither. So the snapshot is on the disk
+    /// before the engine learns of it. It holds committed entries only, whatever the engine says.
+    pub(crate) fn keep_received(&self, snapshot: &Snapshot<Types>) -> Result<(), AnyError> {
+        if snapshot.meta.last_log_id <= self.applied().log_id {
+            return Ok(());
+        }
+        self.write_installed(&snapshot.meta, &snapshot.snapshot).map(drop)
+    }
+
+    /// Makes a snapshot of the leader a checkpoint, and returns its state.
+    fn write_installed(
+        &self,
+        meta: &SnapshotMeta<u64, PeerNode>,
+        snapshot: &[u8],
+    ) -> Result<Applied, AnyError> {
+        let mut checkpoint =
+            store::IndexCheckpoint::decode(snapshot).map_err(|error| AnyError::new(&error))?;
+        // The log may end before it: a start in between must not miss its entries.
+        checkpoint.is_installed = true;
+        let applied =
+            Applied::from_checkpoint(&checkpoint, self.limits).map_err(AnyError::error)?;
+        if applied.log_id != meta.last_log_id {
+            return Err(AnyError::error("the snapshot is not what its description says"));
+        }
+        let found = self.checkpoints.read(checkpoint.applied_index);
+        if !found.is_ok_and(|found| found == checkpoint) {
+            self.checkpoints.write(&checkpoint).map_err(|error| AnyError::new(&error))?;
+        }
+        Ok(applied)
+    }
+
     fn applied_mut(&self) -> RwLockWriteGuard<'_, Applied> {
         self.applied.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,19 +311,10 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: Box<Vec<u8>>,
     ) -> StorageResult<()> {
         let shared = self.shared.clone();
-        let last = meta.last_log_id;
+        let meta = meta.clone();
         let installed = tokio::task::spawn_blocking(move || {
-            let mut checkpoint = store::IndexCheckpoint::decode(snapshot.as_slice())
-                .map_err(|error| AnyError::new(&error))?;
-            // The engine cuts the log after this: a start in between must not miss its entries.
-            checkpoint.is_installed = true;
-            let applied =
-                Applied::from_checkpoint(&checkpoint, shared.limits).map_err(AnyError::error)?;
-            if applied.log_id != last {
-                return Err(AnyError::error("the snapshot is not what its description says"));
-            }
-            shared.checkpoints.write(&checkpoint).map_err(|error| AnyError::new(&error))?;
-            *lock(&shared.snapshot) = Some(checkpoint.applied_index);
+            let applied = shared.write_installed(&meta, &snapshot)?;
+            *lock(&shared.snapshot) = applied.log_id.map(|id| id.index);
             *shared.applied_mut() = applied;
             shared.watchers.notify_all();
             Ok(())

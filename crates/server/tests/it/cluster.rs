@@ -505,6 +505,61 @@ fn a_node_that_is_far_behind_gets_a_small_snapshot_and_each_retained_record() {
 }
 
 #[test]
+fn a_snapshot_that_cannot_be_written_costs_no_entry() {
+    // Method: a directory has the name of the file that the snapshot becomes, as if the disk were
+    // full. After it is gone, the node catches up: it has kept its log.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start_with(dir.path(), |config| {
+            config.log.segment_bytes = bytesize::ByteSize::mib(1);
+        })
+        .await;
+        let away = 1;
+        cluster.stop_node(away).await;
+        for number in 0..100 {
+            assert_eq!(cluster.produce("old").await, number);
+        }
+        for id in [2, 3] {
+            cluster.stop_node(id).await;
+            cluster.start_again(id).await;
+        }
+        for number in 100..200 {
+            assert_eq!(cluster.produce("new").await, number);
+        }
+        let place = cluster.leader().await.0;
+        let trim = admin::TrimRequest { stream: String::new(), before_offset: 150 };
+        cluster.nodes[place].admin().await.trim(trim).await.unwrap();
+        let index = dir.path().join(format!("node-{away}/group-0/index"));
+        let start = Instant::now();
+        let mut in_the_way = Vec::new();
+        for node in &cluster.nodes {
+            let mut purged = 0;
+            while purged == 0 {
+                assert!(start.elapsed() < PATIENCE, "the log was not purged");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                purged = node.status().await.purged_index;
+            }
+            in_the_way.push(index.join(format!("index-{purged:020}.ckpt")));
+        }
+        for path in &in_the_way {
+            let _there = std::fs::create_dir(path);
+        }
+        let mut server = Server::bind(cluster.config(away, 3)).await.unwrap();
+        server.set_seeds(cluster.addrs());
+        let node = Running::of(server);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let _failed_or_not = node.stop().await;
+        for path in &in_the_way {
+            let _gone = std::fs::remove_dir(path);
+        }
+        cluster.start_again(away).await;
+        let returned = cluster.nodes.last().unwrap();
+        assert_eq!(read_all(&mut returned.log().await, "").await.len(), 50);
+        cluster.stop().await;
+    });
+}
+
+#[test]
 fn a_node_that_is_behind_asks_the_leader_before_it_refuses() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
