@@ -58,19 +58,19 @@ impl Group {
         }
         let silence = match metrics.millis_since_quorum_ack {
             Some(millis) => Duration::from_millis(millis),
-            // A leader that starts again leads at once, and may never hear from the others.
-            None => self.leads_since(metrics.current_term).elapsed(),
+            // None has answered since this node leads. A leader that starts again leads at once.
+            None => self.unheard_since(metrics.current_term).elapsed(),
         };
         silence > self.silence_max
     }
 
-    /// Returns when this node was first seen as the leader of a term.
-    fn leads_since(&self, term: u64) -> Instant {
-        let mut seen = self.term_seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.is_none_or(|(known, _)| known != term) {
-            *seen = Some((term, Instant::now()));
+    /// Returns when it was first seen that this node leads in a term: the engine does not say it.
+    fn unheard_since(&self, term: u64) -> Instant {
+        let mut unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        match *unheard {
+            Some((seen, since)) if seen == term => since,
+            _ => unheard.insert((term, Instant::now())).1,
         }
-        seen.map_or_else(Instant::now, |(_, since)| since)
     }
 
     fn leader_addr(&self) -> Option<String> {

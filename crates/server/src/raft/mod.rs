@@ -81,8 +81,8 @@ pub(crate) struct Group {
     peers: Peers,
     /// A leader that has heard from no majority for so long leads no more.
     silence_max: Duration,
-    /// The term in which this node was last seen as the leader, and since when.
-    term_seen: Arc<Mutex<Option<(u64, tokio::time::Instant)>>>,
+    /// The term in which this node was last seen to lead without an answer, and since when.
+    unheard: Arc<Mutex<Option<(u64, tokio::time::Instant)>>>,
     /// Held while checkpoints go, and while one of them becomes the snapshot.
     keeping: Arc<tokio::sync::Mutex<()>>,
     had_state: bool,
@@ -163,9 +163,9 @@ impl Group {
             .await
             .map_err(OpenError::engine)?;
         let silence_max = options.raft.election_timeout_max();
+        let unheard = Arc::default();
         let keeping = Arc::default();
-        let term_seen = Arc::default();
-        Ok(Group { raft, log, reader, shared, peers, silence_max, term_seen, keeping, had_state })
+        Ok(Group { raft, log, reader, shared, peers, silence_max, unheard, keeping, had_state })
     }
 
     /// Returns whether the log had entries or a vote, or had had some, when it was opened.

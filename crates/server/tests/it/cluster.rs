@@ -662,6 +662,44 @@ fn a_leader_that_restarts_in_its_term_answers_no_stale_read() {
 }
 
 #[test]
+fn a_leader_that_restarts_alone_does_not_claim_to_lead() {
+    // Method: all nodes are killed, and the leader alone starts again. It leads on in its term, and
+    // has heard from no other node since.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::new(&["raft.heartbeat=100ms", "raft.election_timeout=400ms"]);
+        let dirs = [1, 2, 3].map(|id| dir.path().join(format!("node-{id}")));
+        let nodes = plan.start_all(&dirs);
+        let status = async |node: &Daemon| {
+            node.admin().await.status(admin::StatusRequest {}).await.unwrap().into_inner()
+        };
+        let before = status(&nodes[0]).await;
+        for node in nodes {
+            node.kill();
+        }
+        let leader = usize::try_from(before.leader_id).unwrap();
+        let node = plan.start(&dirs[leader - 1], leader);
+        let start = Instant::now();
+        let mut waits = 0;
+        loop {
+            let mut client = node.log().await;
+            let asked = client.produce(one("", "x"));
+            match tokio::time::timeout(Duration::from_millis(200), asked).await {
+                Ok(Err(status)) => {
+                    let info = refused(status, Code::FailedPrecondition, "NOT_LEADER");
+                    assert_eq!(info["leader"], "");
+                    break;
+                }
+                Ok(Ok(answer)) => panic!("acknowledged without a majority: {answer:?}"),
+                Err(_) => waits += 1,
+            }
+            assert!(start.elapsed() < PATIENCE, "no answer to {waits} requests");
+        }
+        assert_eq!(status(&node).await.leader_id, 0);
+    });
+}
+
+#[test]
 fn nodes_that_all_moved_find_each_other_again() {
     // Method: all addresses change while no node runs. One seed leads to one of them.
     run(async {
