@@ -490,7 +490,7 @@ async fn take_up(
     if found.is_initialized && found.limits == limits {
         return Ok(());
     }
-    own.change(|identity| {
+    own.change(move |identity| {
         identity.limits = limits;
         if has_state {
             identity.is_initialized = true;

@@ -147,25 +147,32 @@ impl Own {
         self.change(|identity| identity.is_initialized = true).await
     }
 
-    /// Changes the identity, on the disk first.
+    /// Changes the identity, on the disk first. Goes on after its caller is gone: two that write at
+    /// once would leave a damaged file, and what is on the disk must be what the node knows.
     pub(crate) async fn change(
         &self,
-        change: impl FnOnce(&mut Identity),
+        change: impl FnOnce(&mut Identity) + Send + 'static,
     ) -> Result<(), IdentityError> {
-        let _changing = self.0.changing.lock().await;
-        let mut identity = self.identity();
-        change(&mut identity);
-        let dir = self.0.dir.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            identity.write(&dir)?;
-            Ok(identity)
+        let own = self.clone();
+        let changed = tokio::spawn(async move {
+            let _changing = own.0.changing.lock().await;
+            let mut identity = own.identity();
+            change(&mut identity);
+            let dir = own.0.dir.clone();
+            let written = tokio::task::spawn_blocking(move || {
+                identity.write(&dir)?;
+                Ok(identity)
+            });
+            let identity = written.await.map_err(|error| own.not_written(error))??;
+            *own.lock() = identity;
+            Ok(())
         });
-        let identity = written.await.unwrap_or_else(|error| {
-            let source = std::io::Error::other(error);
-            Err(IdentityError::Io { operation: "write", path: self.0.dir.clone(), source })
-        })?;
-        *self.lock() = identity;
-        Ok(())
+        changed.await.map_err(|error| self.not_written(error))?
+    }
+
+    fn not_written(&self, error: tokio::task::JoinError) -> IdentityError {
+        let source = std::io::Error::other(error);
+        IdentityError::Io { operation: "write", path: self.0.dir.clone(), source }
     }
 
     fn lock(&self) -> MutexGuard<'_, Identity> {
@@ -183,6 +190,8 @@ fn to_limits(limits: JudgedBy) -> admin::GroupLimits {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     const LIMITS: JudgedBy = JudgedBy { streams: 1, producers: 2, cursors: 3 };
@@ -231,5 +240,22 @@ mod tests {
         assert_eq!(found, receiver.identity(), "what the node knows is on the disk");
         assert!(found.is_initialized);
         assert_eq!(found.cluster_id, "first");
+    }
+
+    #[tokio::test]
+    async fn a_change_that_has_begun_ends_after_its_caller_is_gone() {
+        // Method: a call that is given up once it has begun, as after the time of a message is over.
+        // A second one finds what the first has changed.
+        let dir = tempfile::tempdir().unwrap();
+        let own = own(dir.path(), 1);
+        let first = own.change(|identity| identity.cluster_id = "g".to_owned());
+        assert!(first.now_or_never().is_none(), "it has begun");
+        own.change(|identity| identity.is_initialized = true).await.unwrap();
+        assert_eq!(own.identity().cluster_id, "g");
+        let log = dir.path().join("log");
+        std::fs::create_dir(&log).unwrap();
+        std::fs::write(log.join("wal-000001.log"), b"x").unwrap();
+        let found = Identity::check(dir.path(), &log, "blue", 1).unwrap().unwrap();
+        assert_eq!(found, own.identity());
     }
 }
