@@ -197,10 +197,20 @@ impl Seat {
         self.make_group(&newcomers).await
     }
 
+    /// Goes on after its caller is gone: a node that has the name of a group, and no group, would
+    /// belong to none until it starts again.
+    async fn make_group(&self, members: &[Newcomer]) -> Result<(), JoinError> {
+        let seat = self.clone();
+        let members = members.to_vec();
+        let made = tokio::spawn(async move { seat.name_and_make(&members).await });
+        made.await.unwrap_or_else(|error| Err(OpenError::engine(error).into()))
+    }
+
     /// The name of the group is on the disk before the log has an entry: no crash leaves a log
     /// without an owner.
-    async fn make_group(&self, members: &[Newcomer]) -> Result<(), JoinError> {
+    async fn name_and_make(&self, members: &[Newcomer]) -> Result<(), JoinError> {
         let name = random_name()?;
+        let theirs = name.clone();
         self.own
             .change(|identity| {
                 if identity.cluster_id.is_empty() {
@@ -571,5 +581,45 @@ impl Seat {
 impl From<ProposeError> for AdmitError {
     fn from(error: ProposeError) -> AdmitError {
         AdmitError::Member(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::Connector;
+    use crate::identity::{Identity, JudgedBy};
+    use crate::raft::GroupOptions;
+    use crate::streams::IndexLimits;
+
+    #[tokio::test]
+    async fn a_node_that_another_group_has_written_to_makes_none() {
+        // Method: the message of the other group comes after the node was found to have none.
+        let dir = tempfile::tempdir().unwrap();
+        let limits = JudgedBy { streams: 1, producers: 2, cursors: 3 };
+        let identity = Identity::new("blue", 1, limits).unwrap();
+        let own = Own::new(identity, dir.path().to_owned(), "127.0.0.1:1".to_owned());
+        let heartbeat = Duration::from_millis(100);
+        let routes = std::collections::BTreeMap::new();
+        let peers = Peers::new(own.clone(), Connector::plaintext(), routes, heartbeat);
+        let options = GroupOptions {
+            dir: dir.path().join("group-0"),
+            node_id: 1,
+            raft: config::Raft::default(),
+            segment_bytes: 1 << 20,
+            storage_full_wait: Duration::from_secs(1),
+            limits: IndexLimits::default(),
+            must_be_applied: false,
+            sync_times: Arc::new(|_| {}),
+        };
+        std::fs::create_dir(&options.dir).unwrap();
+        let group = Group::open(&options, peers.clone()).await.unwrap();
+        let seat = Seat::new(own.clone(), group.clone(), peers, &[]);
+        own.change(|identity| identity.cluster_id = "theirs".to_owned()).await.unwrap();
+        let error = seat.bootstrap_alone().await.unwrap_err();
+        assert!(matches!(error, JoinError::Bootstrapped { .. }), "{error}");
+        assert!(group.members().is_empty(), "the log is empty");
+        assert!(!own.identity().is_initialized);
+        group.close().await.unwrap();
     }
 }
