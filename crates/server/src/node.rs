@@ -305,11 +305,14 @@ impl Node {
     async fn enter(&self, seat: &Seat) -> Result<(), NodeError> {
         let config = &self.inner.config;
         let work = async {
-            if !seat.own.identity().is_initialized {
-                match config.bootstrap_expect {
-                    1 => seat.bootstrap_alone().await?,
-                    expected => seat.enter(expected).await?,
+            let is_new = !seat.own.identity().is_initialized;
+            match config.bootstrap_expect {
+                1 if is_new => seat.bootstrap_alone().await?,
+                // It may have voted, and not have heard since who the members are.
+                expected if is_new || seat.group.members().is_empty() => {
+                    seat.enter(expected).await?;
                 }
+                _ => {}
             }
             tokio::select! {
                 ready = seat.group.wait_until_ready() => Ok(ready?),

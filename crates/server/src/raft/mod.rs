@@ -162,6 +162,11 @@ impl Group {
         let raft = Raft::new(options.node_id, Arc::new(config), network, store, machine)
             .await
             .map_err(OpenError::engine)?;
+        // The engine says nothing of the members before it has looked at its log.
+        let last = state.last_log_id.map(|id| id.index);
+        let has_started = move |metrics: &Metrics| metrics.last_log_index >= last;
+        let started = raft.wait(Some(ENGINE_WAIT)).metrics(has_started, "the log").await;
+        started.map_err(OpenError::engine)?;
         let silence_max = options.raft.election_timeout_max();
         let unheard = Arc::default();
         let keeping = Arc::default();

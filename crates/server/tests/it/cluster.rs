@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use seawall_proto::admin::v1 as admin;
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1 as log;
+use seawall_proto::raft::v1 as wire;
+use seawall_proto::raft::v1::peer_client::PeerClient;
 use seawall_server::{Config, Server};
 use tonic::{Code, Status};
 
@@ -555,6 +557,50 @@ fn a_snapshot_that_cannot_be_written_costs_no_entry() {
         cluster.start_again(away).await;
         let returned = cluster.nodes.last().unwrap();
         assert_eq!(read_all(&mut returned.log().await, "").await.len(), 50);
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_node_that_voted_and_heard_no_more_asks_to_join() {
+    // Method: a node of its own gets a vote request of the group, and no entry. It starts again at
+    // an address that the group does not know.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(dir.path()).await;
+        let mut config = cluster.config(4, 0);
+        config.bootstrap_expect = 0;
+        let node = Running::of(Server::bind(config).await.unwrap());
+        let introduce = async |addr| {
+            let mut client = PeerClient::new(common::connect(addr).await);
+            let start = Instant::now();
+            loop {
+                match client.introduce(wire::IntroduceRequest::default()).await {
+                    Ok(answer) => return answer.into_inner().node.unwrap(),
+                    Err(status) => assert!(start.elapsed() < PATIENCE, "{status:?}"),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let group = introduce(cluster.nodes[0].addr).await;
+        let own = introduce(node.addr).await;
+        let header = wire::Header {
+            cluster: group.cluster,
+            cluster_id: group.cluster_id,
+            from_node: 1,
+            to_node: 4,
+            to_log_id: own.log_id,
+            limits: group.limits,
+            ..wire::Header::default()
+        };
+        let ballot = wire::Ballot { term: 1, node_id: 1, is_committed: false };
+        let vote = wire::VoteRequest { header: Some(header), ballot: Some(ballot), last: None };
+        let mut client = PeerClient::new(common::connect(node.addr).await);
+        assert!(client.vote(vote).await.unwrap().into_inner().is_granted);
+        node.stop().await.unwrap();
+        let joined = tokio::time::timeout(PATIENCE, cluster.add(4));
+        joined.await.expect("it did not ask");
+        cluster.wait_for_members(&[(1, true), (2, true), (3, true), (4, true)]).await;
         cluster.stop().await;
     });
 }
