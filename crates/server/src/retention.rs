@@ -35,12 +35,16 @@ pub(crate) async fn retain(
 ) {
     let mut retention = Retention { group, queue, space, options, unusable: BTreeSet::new() };
     loop {
-        if let Err(error) = retention.look().await {
-            tracing::warn!("retention tries again later: {error}");
-        }
+        let work = async {
+            if let Err(error) = retention.look().await {
+                tracing::warn!("retention tries again later: {error}");
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        // Without a majority, a proposal has no outcome, and the end does not wait for one.
         tokio::select! {
             () = stopped(&mut stop) => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = work => {}
         }
     }
 }

@@ -606,6 +606,30 @@ fn a_node_that_voted_and_heard_no_more_asks_to_join() {
 }
 
 #[test]
+fn a_leader_ends_in_order_while_retention_waits_for_a_majority() {
+    // Method: the others are gone when a record becomes too old. Its trim has no outcome. The
+    // leader does not notice yet that it is alone.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start_with(dir.path(), |config| {
+            config.raft.heartbeat = Duration::from_secs(1);
+            config.raft.election_timeout = Duration::from_secs(8);
+            config.retention.age = Duration::from_secs(6);
+        })
+        .await;
+        let (_, leader) = cluster.leader().await;
+        for _ in 0..3 {
+            cluster.produce("x").await;
+        }
+        for id in (1..=3).filter(|id| *id != leader) {
+            cluster.stop_node(id).await;
+        }
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        cluster.stop().await;
+    });
+}
+
+#[test]
 fn a_node_that_is_behind_asks_the_leader_before_it_refuses() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
