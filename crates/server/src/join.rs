@@ -386,10 +386,12 @@ impl Seat {
             }
             // A leader that leaves does not see its end: the next one removes it.
             if let Err(error) = self.group.check_leads() {
-                if node_id == own_id {
-                    return Ok(());
-                }
-                return Err(MemberError::from(error).into());
+                return match error {
+                    _ if node_id == own_id => Ok(()),
+                    // The node is marked by now.
+                    ProposeError::NotLeader { .. } => Err(ProposeError::LeaderLost.into()),
+                    error => Err(error.into()),
+                };
             }
             tokio::time::sleep(self.peers.heartbeat() / 4).await;
         }

@@ -29,8 +29,8 @@ pub(crate) enum MemberError {
     Propose(#[from] ProposeError),
     #[error(
         "node {node_id} is a member already, with another log: a node without its log could vote \
-         twice. Start the new node with another node_id, or remove the old one first with \
-         `seawallctl cluster leave {node_id}`"
+         twice. Start the new node with a node_id that the group never had, and remove the old one \
+         with `seawallctl cluster leave {node_id}`"
     )]
     IdTaken { node_id: u64 },
     #[error("the group has {MEMBERS_MAX} nodes, which is the limit: remove one first")]
@@ -186,20 +186,7 @@ impl Group {
     async fn change(&self, change: ChangeMembers<u64, PeerNode>) -> Result<(), MemberError> {
         // A voter that is removed stays a learner: it is removed in a step of its own.
         let outcome = self.raft.change_membership(change, true).await;
-        match outcome {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
-                let leader = leader.leader_node.map(|node| node.addr);
-                Err(ProposeError::NotLeader { leader }.into())
-            }
-            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => match error
-            {
-                ChangeMembershipError::InProgress(_)
-                | ChangeMembershipError::LearnerNotFound(_)
-                | ChangeMembershipError::EmptyMembership(_) => Err(MemberError::Changing),
-            },
-            Err(error) => Err(ProposeError::engine(error).into()),
-        }
+        outcome.map(drop).map_err(to_member_error)
     }
 
     /// Whether this node is a member, as far as it knows.
@@ -210,6 +197,35 @@ impl Group {
     }
 }
 
+fn to_member_error(error: RaftError<u64, ClientWriteError<u64, PeerNode>>) -> MemberError {
+    match error {
+        // The change may have been appended: see `Group::propose`.
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
+            ProposeError::LeaderLost.into()
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
+            ChangeMembershipError::InProgress(_)
+            | ChangeMembershipError::LearnerNotFound(_)
+            | ChangeMembershipError::EmptyMembership(_) => MemberError::Changing,
+        },
+        error => ProposeError::engine(error).into(),
+    }
+}
+
 fn to_node(newcomer: &Newcomer) -> PeerNode {
     PeerNode { addr: newcomer.addr.clone(), log_id: newcomer.log_id.clone(), is_leaving: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::error::ForwardToLeader;
+
+    use super::*;
+
+    #[test]
+    fn a_change_that_another_leader_may_have_is_not_said_to_be_undone() {
+        let forward = ClientWriteError::ForwardToLeader(ForwardToLeader::empty());
+        let error = to_member_error(RaftError::APIError(forward));
+        assert!(matches!(error, MemberError::Propose(ProposeError::LeaderLost)), "{error}");
+    }
 }
