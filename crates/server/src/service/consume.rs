@@ -79,7 +79,7 @@ impl Consumer {
     }
 
     /// Returns one answer. At the end of the stream, waits so long and then returns an empty batch,
-    /// or, for a single record, `OutOfRange`.
+    /// or, for a single record, `OutOfRange`, if the group has no such record.
     pub(crate) async fn once(
         &mut self,
         max_wait: Duration,
@@ -91,21 +91,26 @@ impl Consumer {
             }
             let waited = tokio::time::timeout_at(deadline, self.wait()).await;
             if max_wait.is_zero() || waited.is_err() {
-                return self.nothing();
+                return self.nothing().await;
             }
             waited.unwrap_or(Ok(()))?;
         }
     }
 
-    fn nothing(&self) -> Result<log::ConsumeResponse, RequestError> {
-        let Wanted { stream, offset, max_bytes, .. } = &self.wanted;
-        if *max_bytes > 0 {
+    async fn nothing(&mut self) -> Result<log::ConsumeResponse, RequestError> {
+        if self.wanted.max_bytes > 0 {
             return Ok(log::ConsumeResponse {
-                next_offset: *offset,
+                next_offset: self.wanted.offset,
                 end_offset: self.end_offset,
                 ..log::ConsumeResponse::default()
             });
         }
+        // This node may be behind, and the group may have the record.
+        self.node.running()?.group.linearize().await?;
+        if let Some(answer) = self.read(ANSWER_BYTES_MAX).await? {
+            return Ok(answer);
+        }
+        let Wanted { stream, offset, .. } = &self.wanted;
         let found = self.node.running()?.reader.offsets(stream)?;
         Err(RequestError::OutOfRange {
             stream: stream.clone(),

@@ -422,6 +422,10 @@ fn a_leader_without_a_majority_answers_neither_changes_nor_linearizable_reads_an
         request.consistency = log::Consistency::Linearizable.into();
         let status = client.consume(request.clone()).await.unwrap_err();
         refused(status, Code::FailedPrecondition, "NOT_LEADER");
+        // It does not know whether the group has more.
+        let single = log::ConsumeRequest { max_bytes: 0, ..common::from("", 1) };
+        let status = client.consume(single).await.unwrap_err();
+        refused(status, Code::FailedPrecondition, "NOT_LEADER");
         // What it has, it still tells.
         request.consistency = log::Consistency::CommittedLocal.into();
         let records = client.consume(request).await.unwrap().into_inner().records;
