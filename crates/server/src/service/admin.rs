@@ -41,6 +41,8 @@ impl AdminService {
         change: Change,
     ) -> Result<Outcome, Status> {
         let running = self.admit(extensions, action, stream)?;
+        // In the queue, it would wait for what has no outcome without a majority.
+        running.group.check_leads().map_err(RequestError::from)?;
         Ok(running.queue.change(change).await?)
     }
 }

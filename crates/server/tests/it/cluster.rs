@@ -418,6 +418,12 @@ fn a_leader_without_a_majority_answers_neither_changes_nor_linearizable_reads_an
             }
             assert!(start.elapsed() < PATIENCE, "{waits:?}");
         }
+        // Nor does one that would queue behind what has no outcome.
+        let mut admin = node.admin().await;
+        let create = admin::CreateStreamRequest { stream: "s".into(), limits: None };
+        let created = tokio::time::timeout(Duration::from_secs(10), admin.create_stream(create));
+        let status = created.await.expect("it waits").unwrap_err();
+        refused(status, Code::FailedPrecondition, "NOT_LEADER");
         let mut request = common::from("", 0);
         request.consistency = log::Consistency::Linearizable.into();
         let status = client.consume(request.clone()).await.unwrap_err();
