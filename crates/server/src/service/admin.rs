@@ -3,6 +3,7 @@
 use seawall_proto::admin::v1 as admin;
 use seawall_proto::store::v1 as store;
 use store::operation::Action as Change;
+use tonic::metadata::MetadataValue;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::stream_name;
@@ -13,6 +14,9 @@ use crate::join::JoinError;
 use crate::node::{GROUP, Node, Running, State};
 use crate::raft::Group;
 use crate::streams::{Outcome, Stream};
+
+/// Says that a node has passed a request on to another one.
+const PASSED_ON: &str = "seawall-passed-on";
 
 /// The service. Clones serve the same node.
 #[derive(Clone)]
@@ -185,7 +189,7 @@ impl admin::admin_server::Admin for AdminService {
         &self,
         request: Request<admin::BootstrapRequest>,
     ) -> Result<Response<admin::BootstrapResponse>, Status> {
-        let (_, extensions, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let caller = self.guard.caller(&extensions)?;
         // A node passes on what an operator asked it.
         if caller.check_cluster(Action::Peer).is_err() {
@@ -194,10 +198,18 @@ impl admin::admin_server::Admin for AdminService {
         let addrs = request.addrs;
         let seat = self.node.seat()?;
         // One node makes the group, whichever is asked: two could make two groups.
+        // An address may be another name of this node, so it is passed on once.
+        let is_here = |addr: &String| addr == seat.own.addr();
         match addrs.iter().min() {
-            Some(first) if first != seat.own.addr() && addrs.contains(&seat.own.addr().into()) => {
+            Some(first)
+                if !is_here(first)
+                    && addrs.iter().any(is_here)
+                    && !metadata.contains_key(PASSED_ON) =>
+            {
                 let mut client = seat.peers.admin_at(first).map_err(JoinError::from)?;
-                client.bootstrap(admin::BootstrapRequest { addrs }).await
+                let mut request = Request::new(admin::BootstrapRequest { addrs });
+                request.metadata_mut().insert(PASSED_ON, MetadataValue::from_static("yes"));
+                client.bootstrap(request).await
             }
             _ => {
                 seat.bootstrap(&addrs).await?;

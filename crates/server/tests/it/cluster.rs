@@ -10,6 +10,7 @@ use seawall_proto::raft::v1 as wire;
 use seawall_proto::raft::v1::peer_client::PeerClient;
 use seawall_server::{Config, Server};
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::common::{self, Running, config, one, read_all, refused, run, values};
 use crate::daemon::Daemon;
@@ -359,6 +360,32 @@ fn an_operator_makes_a_group_of_nodes_that_wait() {
         let cluster = Cluster { dir: dir.path().to_owned(), change: |_| {}, nodes };
         assert_eq!(cluster.produce("x").await, 0);
         cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_bootstrap_with_two_names_of_one_node_is_refused() {
+    // Method: the first address leads to the node that is asked, under another name. It would ask
+    // itself without end.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Running::of(Server::bind(member(dir.path(), 1, 0)).await.unwrap());
+        let alias = format!("0.0.0.0:{}", node.addr.port());
+        let addrs = vec![node.addr.to_string(), alias];
+        let start = Instant::now();
+        loop {
+            let mut client = node.admin().await;
+            let asked = client.bootstrap(admin::BootstrapRequest { addrs: addrs.clone() });
+            let asked = tokio::time::timeout(Duration::from_secs(10), asked).await;
+            let status = asked.expect("it asks itself without end").unwrap_err();
+            let info = status.get_details_error_info();
+            match info.map(|info| info.reason).as_deref() {
+                Some("STARTING") => assert!(start.elapsed() < PATIENCE, "{status:?}"),
+                _ => break drop(refused(status, Code::FailedPrecondition, "NODES_DIFFER")),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        node.stop().await.unwrap();
     });
 }
 
