@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use seawall_proto::admin::v1 as admin;
-use seawall_proto::raft::v1 as wire;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
@@ -17,13 +16,10 @@ use tonic_types::StatusExt as _;
 use crate::config;
 use crate::identity::{IdentityError, random_name};
 use crate::own::Own;
-use crate::peers::{BadAddress, Peers};
+use crate::peers::{ASK_WAIT, BadAddress, Peers};
 use crate::raft::{Group, Member, MemberError, Newcomer, OpenError, ProposeError};
 use crate::space::Space;
 use crate::watchers::stopped;
-
-/// How long another node may take to say what it is.
-const ASK_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a member may take to let a node join.
 const JOIN_WAIT: Duration = Duration::from_secs(10);
@@ -136,7 +132,7 @@ impl Seat {
     async fn introduce(&self, addr: &str) -> Result<Found, JoinError> {
         let silent = |reason: String| JoinError::Silent { addr: addr.to_owned(), reason };
         let mut client = self.peers.at(addr)?;
-        let asked = timeout(ASK_WAIT, client.introduce(self.introduction())).await;
+        let asked = timeout(ASK_WAIT, client.introduce(self.own.introduction())).await;
         let answer = asked.map_err(|_| silent(format!("not within {ASK_WAIT:?}")))?;
         let answer = answer.map_err(|status| silent(status.message().to_owned()))?.into_inner();
         let node = answer.node.ok_or_else(|| silent("it says nothing of itself".to_owned()))?;
@@ -145,12 +141,6 @@ impl Seat {
         }
         self.peers.note_addr(node.node_id, &node.log_id, &answer.addr);
         Ok(Found { node, addr: answer.addr })
-    }
-
-    fn introduction(&self) -> wire::IntroduceRequest {
-        let Newcomer { node_id, addr, log_id } = self.as_newcomer();
-        let sender = Some(wire::PeerNode { node_id, addr, log_id, is_leaving: false });
-        wire::IntroduceRequest { sender }
     }
 
     /// Makes a group of this node alone.
@@ -214,10 +204,14 @@ impl Seat {
         self.own
             .change(|identity| {
                 if identity.cluster_id.is_empty() {
-                    identity.cluster_id = name;
+                    identity.cluster_id = theirs;
                 }
             })
             .await?;
+        // Another group may have written to this node just before. Two groups of one name would mix.
+        if self.own.identity().cluster_id != name {
+            return Err(JoinError::Bootstrapped { addr: self.own.addr().to_owned() });
+        }
         self.group.initialize(members).await?;
         self.own.settle().await?;
         tracing::info!("made a group of {} nodes", members.len());
@@ -397,14 +391,6 @@ impl Seat {
         }
     }
 
-    async fn is_there(&self, member: &Member) -> bool {
-        let way = self.peers.member(member.node_id, &member.log_id, &member.addr);
-        let Ok(mut client) = way else { return false };
-        let asked = timeout(ASK_WAIT, client.introduce(self.introduction())).await;
-        let answer = asked.ok().and_then(Result::ok).map(tonic::Response::into_inner);
-        answer.and_then(|answer| answer.node).is_some_and(|node| node.log_id == member.log_id)
-    }
-
     /// Refuses to remove a node if the rest would have no majority of nodes that answer.
     async fn check_majority_without(&self, node_id: u64) -> Result<(), AdmitError> {
         let own_id = self.own.node_id();
@@ -414,8 +400,9 @@ impl Seat {
             .into_iter()
             .filter(|member| member.is_voter && member.node_id != node_id)
             .collect();
-        let asked =
-            rest.iter().map(async |member| member.node_id == own_id || self.is_there(member).await);
+        let asked = rest
+            .iter()
+            .map(async |member| member.node_id == own_id || self.group.is_there(member).await);
         let answers = futures_util::future::join_all(asked).await;
         let present = answers.iter().filter(|is_there| **is_there).count();
         let voters = rest.len();

@@ -82,6 +82,14 @@ impl Own {
         }
     }
 
+    /// Returns what the node tells another one when it asks what that one is.
+    pub(crate) fn introduction(&self) -> wire::IntroduceRequest {
+        let Identity { node_id, log_id, .. } = self.identity();
+        let addr = self.0.addr.clone();
+        let sender = Some(wire::PeerNode { node_id, addr, log_id, is_leaving: false });
+        wire::IntroduceRequest { sender }
+    }
+
     /// Returns the header of a message to a member.
     pub(crate) fn header(&self, to_node: u64, to_log_id: &str) -> wire::Header {
         let identity = self.lock();

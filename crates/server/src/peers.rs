@@ -13,6 +13,9 @@ use tonic::transport::{Channel, Endpoint};
 use crate::connect::Connector;
 use crate::own::Own;
 
+/// How long another node may take to say what it is.
+pub(crate) const ASK_WAIT: Duration = Duration::from_secs(2);
+
 /// An answer of another node has at most so many bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 

@@ -7,6 +7,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 
 use super::{Group, Member, OpenError, PeerNode, ProposeError, Standing};
 use crate::config::VOTERS_MAX;
+use crate::peers::ASK_WAIT;
 
 /// How many nodes a group may have: the voters, and those that replace them.
 const MEMBERS_MAX: usize = 2 * VOTERS_MAX;
@@ -142,12 +143,19 @@ impl Group {
             self.hand_over().await;
             return Ok(true);
         }
-        let Some(change) = self.next_change() else { return Ok(false) };
+        let change = match self.next_change() {
+            Some(change) => change,
+            None => match self.next_voter().await {
+                Some(id) => ChangeMembers::AddVoterIds(BTreeSet::from([id])),
+                None => return Ok(false),
+            },
+        };
         tracing::info!("the members change: {change:?}");
         self.change(change).await?;
         Ok(true)
     }
 
+    /// Returns what is left of a change, or removes a node that is to leave.
     fn next_change(&self) -> Option<ChangeMembers<u64, PeerNode>> {
         if !self.leads() {
             return None;
@@ -161,26 +169,45 @@ impl Group {
             return Some(ChangeMembers::ReplaceAllVoters(configs.last()?.clone()));
         }
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
-        let leaving = membership.nodes().find(|(_, node)| node.is_leaving).map(|(id, _)| *id);
-        if let Some(id) = leaving {
-            let id_only = BTreeSet::from([id]);
-            return match voters.contains(&id) {
-                false => Some(ChangeMembers::RemoveNodes(id_only)),
-                true if voters.len() > 1 => Some(ChangeMembers::RemoveVoters(id_only)),
-                true => None,
-            };
+        let (id, _) = membership.nodes().find(|(_, node)| node.is_leaving)?;
+        let id_only = BTreeSet::from([*id]);
+        match voters.contains(id) {
+            false => Some(ChangeMembers::RemoveNodes(id_only)),
+            true if voters.len() > 1 => Some(ChangeMembers::RemoveVoters(id_only)),
+            true => None,
         }
-        if voters.len() >= VOTERS_MAX {
+    }
+
+    /// Returns a learner that can be a voter: it has caught up, and answers. One that is gone would
+    /// count for a majority all the same.
+    async fn next_voter(&self) -> Option<u64> {
+        let members = self.members();
+        let voters = members.iter().filter(|member| member.is_voter).count();
+        if !self.leads() || voters >= VOTERS_MAX || members.iter().any(|member| member.is_leaving) {
             return None;
         }
-        let last = metrics.last_log_index?;
-        let replication = metrics.replication.as_ref()?;
-        let has_caught_up = |id: &u64| {
-            let matched = replication.get(id).copied().flatten();
-            matched.is_some_and(|matched| last - matched.index.min(last) < LAG_MAX)
+        let standing = self.standing();
+        let has_caught_up = |learner: &&Member| {
+            let matched = learner.matched_index;
+            matched.is_some_and(|matched| standing.last_index.saturating_sub(matched) < LAG_MAX)
         };
-        let ready = membership.learner_ids().find(has_caught_up)?;
-        Some(ChangeMembers::AddVoterIds(BTreeSet::from([ready])))
+        for learner in members.iter().filter(|member| !member.is_voter).filter(has_caught_up) {
+            // It may be told to leave while it is asked.
+            if self.is_there(learner).await && self.next_change().is_none() {
+                return Some(learner.node_id);
+            }
+        }
+        None
+    }
+
+    /// Returns whether a member answers, with the log that it had.
+    pub(crate) async fn is_there(&self, member: &Member) -> bool {
+        let way = self.peers.member(member.node_id, &member.log_id, &member.addr);
+        let Ok(mut client) = way else { return false };
+        let asked = client.introduce(self.peers.own().introduction());
+        let answer = tokio::time::timeout(ASK_WAIT, asked).await.ok().and_then(Result::ok);
+        let node = answer.and_then(|answer| answer.into_inner().node);
+        node.is_some_and(|node| node.log_id == member.log_id)
     }
 
     async fn change(&self, change: ChangeMembers<u64, PeerNode>) -> Result<(), MemberError> {

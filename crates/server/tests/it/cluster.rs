@@ -319,6 +319,38 @@ fn what_would_harm_the_group_is_refused() {
 }
 
 #[test]
+fn a_learner_that_is_gone_does_not_become_a_voter() {
+    // Method: a group of one takes a second node, which catches up and ends before the leader looks
+    // again. With it as a voter, there would be no majority.
+    run(async {
+        for _ in 0..4 {
+            let dir = tempfile::tempdir().unwrap();
+            let slow = |config: &mut Config| {
+                config.raft.heartbeat = Duration::from_secs(6);
+                config.raft.election_timeout = Duration::from_secs(18);
+            };
+            let mut config = member(dir.path(), 1, 1);
+            slow(&mut config);
+            let nodes = vec![common::start(config).await];
+            let mut cluster = Cluster { dir: dir.path().to_owned(), change: slow, nodes };
+            cluster.add(2).await;
+            cluster.nodes.pop().unwrap().stop().await.unwrap();
+            let node = &cluster.nodes[0];
+            if node.status().await.members[1].is_voter {
+                continue; // The leader was faster.
+            }
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let mut client = node.log().await;
+            let produced = client.produce(one("", "x"));
+            let produced = tokio::time::timeout(Duration::from_secs(10), produced).await;
+            produced.expect("there is no majority").unwrap();
+            return cluster.stop().await;
+        }
+        panic!("the leader was faster each time");
+    });
+}
+
+#[test]
 fn the_last_voter_stays() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
