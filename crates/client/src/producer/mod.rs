@@ -47,7 +47,8 @@ impl ProducerBuilder {
     }
 
     /// Sets how long a record waits for others. Default 2 ms, at most 10 s. Larger batches need
-    /// fewer syncs of the servers' disks.
+    /// fewer syncs of the servers' disks. A record waits longer, and its batch grows, while as many
+    /// batches as may be in flight are.
     #[must_use]
     pub fn linger(self, linger: Duration) -> ProducerBuilder {
         ProducerBuilder { linger: linger.min(Duration::from_secs(10)), ..self }

@@ -128,6 +128,10 @@ impl Queue {
         self.next_number
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.batches.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.batches.is_empty()
     }

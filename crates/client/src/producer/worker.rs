@@ -108,7 +108,7 @@ impl Worker {
 
     /// Does what is due.
     fn act(&mut self, now: Instant) {
-        if self.linger_end.is_some_and(|end| end <= now) {
+        if self.linger_end.is_some_and(|end| end <= now) && self.has_place() {
             self.close_batch();
         }
         let max = self.settings.client.nodes.config.attempt_max();
@@ -127,7 +127,7 @@ impl Worker {
 
     /// When something is due next.
     fn wake(&self) -> Option<Instant> {
-        let mut wake = self.linger_end;
+        let mut wake = self.linger_end.filter(|_| self.has_place());
         let mut at = |time: Instant| wake = Some(wake.map_or(time, |wake| wake.min(time)));
         if let Some(first) = self.queue.first() {
             at(first.deadline);
@@ -181,9 +181,19 @@ impl Worker {
         }
     }
 
+    /// Whether one more batch could be in flight. If not, the open one grows instead: a slow server
+    /// gets fewer and larger batches.
+    fn has_place(&self) -> bool {
+        self.queue.len() < self.in_flight_max()
+    }
+
+    fn in_flight_max(&self) -> usize {
+        if self.is_alone { 1 } else { self.settings.in_flight_max }
+    }
+
     fn send(&mut self, now: Instant) {
+        let max = self.in_flight_max();
         let Some(session) = &mut self.session else { return };
-        let max = if self.is_alone { 1 } else { self.settings.in_flight_max };
         while self.queue.sent() < max {
             if self.queue.sent() == 0 {
                 self.progress = now;

@@ -89,6 +89,29 @@ fn faults_at_random_keep_every_record_once_and_in_order() {
 }
 
 #[test]
+fn batches_grow_while_as_many_as_may_be_are_in_flight() {
+    // Method: the server has no room at first. Records come one by one, each after the batch of the
+    // one before would have been sent. Counted are the requests after there is room.
+    run(async {
+        let (fake, addresses) = Fake::start(1).await;
+        fake.lock().always = Some(Fault::QueueFull(20));
+        let producer = client(&addresses, 20_000).producer("s").linger(Duration::ZERO);
+        let producer = producer.in_flight_max(4).build();
+        let mut receipts = Vec::new();
+        for number in 0..100 {
+            receipts.extend(queue(&producer, number..number + 1).await);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        fake.lock().always = None;
+        fake.lock().requests = 0;
+        producer.flush().await.expect("there is room");
+        let requests = fake.lock().requests;
+        assert!(requests < 25, "{requests} requests");
+        check(&fake, receipts).await;
+    });
+}
+
+#[test]
 fn a_bad_record_fails_alone() {
     // Method: one of 40 records in a batch is too large, while other batches are in flight.
     run(async {
