@@ -23,6 +23,7 @@ mod process;
 mod produce;
 mod restart;
 mod retention;
+mod rolling;
 mod secured;
 mod security;
 #[cfg(feature = "otlp")]
