@@ -5,13 +5,22 @@
 //! cargo run --release -p seawall-server --example figures -- --dir /a/disk
 //! cargo run --release -p seawall-server --example figures -- --dir /a/disk --start 1000000
 //! cargo run --release -p seawall-server --example figures -- --dir /a/disk --retention
+//! cargo run --release -p seawall-server --example figures -- --dir /a/disk --nodes 3
+//! cargo run --release -p seawall-server --example figures -- --dir /a/disk --nodes 3 --nats /a/nats-server
+//! cargo run --release -p seawall-server --example figures -- --dir /a/disk --rolling
+//! cargo run --release -p seawall-server --example figures -- --dir /a/disk --power --nats /a/nats-server
 //! ```
 #![allow(clippy::print_stdout)] // It is a program.
 
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+mod daemon;
+mod group;
+mod load;
+mod nats;
+mod power;
+mod rolling;
+
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +31,9 @@ use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1 as log;
 use seawall_proto::log::v1::log_client::LogClient;
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
+
+use crate::daemon::Daemon;
+use crate::load::{Measured, Mode, Row, median, micros, plain_loop, produce, request, rows};
 
 type Result<T> = anyhow::Result<T>;
 
@@ -45,43 +56,21 @@ struct Args {
     /// all. A row should last 15 seconds or more: space is freed in steps.
     #[arg(long)]
     retention: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Unary,
-    Stream,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    mode: Mode,
-    clients: usize,
-    batch: usize,
-    bytes: usize,
-}
-
-/// One measurement of a row.
-#[derive(Debug, Clone, Copy)]
-struct Measured {
-    per_second: f64,
-    of_loop: f64,
-    per_sync: f64,
-    p50_us: u64,
-    p99_us: u64,
-}
-
-fn rows() -> Vec<Row> {
-    let mut rows = Vec::new();
-    for bytes in [256, 4_096] {
-        for mode in [Mode::Unary, Mode::Stream] {
-            for clients in [1, 8, 64] {
-                rows.push(Row { mode, clients, batch: 1, bytes });
-            }
-        }
-        rows.push(Row { mode: Mode::Unary, clients: 8, batch: 100, bytes });
-    }
-    rows
+    /// How many nodes to measure: one, or a group of three.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3))]
+    nodes: u32,
+    /// With three nodes, measure three nodes of NATS JetStream beside them: the program
+    /// `nats-server`.
+    #[arg(long)]
+    nats: Option<PathBuf>,
+    /// Measure instead how long three nodes acknowledge nothing while each is restarted, killed or
+    /// replaced.
+    #[arg(long)]
+    rolling: bool,
+    /// Measure instead what three nodes, and those of `--nats`, have acknowledged and no longer
+    /// have after a power cut of all. Needs the right to mount.
+    #[arg(long)]
+    power: bool,
 }
 
 fn main() -> Result<()> {
@@ -91,6 +80,9 @@ fn main() -> Result<()> {
         match args.start {
             Some(records) => measure_start(&args.dir, records).await,
             None if args.retention => measure_retention(&args).await,
+            None if args.power => power::measure(&args).await,
+            None if args.rolling => rolling::measure(&args).await,
+            None if args.nodes == 3 => group::measure(&args).await,
             None => measure_all(&args).await,
         }
     })
@@ -118,11 +110,7 @@ async fn measure_all(args: &Args) -> Result<()> {
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for (row, results) in rows.iter().zip(measured) {
-        let median = |value: fn(&Measured) -> f64| {
-            let mut values: Vec<f64> = results.iter().map(value).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
+        let median = |value: fn(&Measured) -> f64| median(results.iter().map(value));
         println!(
             "| {:?} | {} | {} | {} | {:.0} | {:.2} | {:.1} | {:.0} µs | {:.0} µs |",
             row.mode,
@@ -142,102 +130,6 @@ async fn measure_all(args: &Args) -> Result<()> {
 #[allow(clippy::print_stderr)]
 fn eprintln_row(round: usize, row: &Row, result: &Measured) {
     eprintln!("round {round}: {row:?}: {result:?}");
-}
-
-/// Returns how many records a second one thread writes and syncs, each by itself.
-fn plain_loop(dir: &Path, bytes: usize, time: Duration) -> Result<f64> {
-    let path = dir.join("figures-loop");
-    let mut file = File::create(&path)?;
-    let record = vec![7; bytes];
-    let start = Instant::now();
-    let mut count = 0u32;
-    while start.elapsed() < time {
-        file.write_all(&record)?;
-        file.sync_data()?;
-        count += 1;
-    }
-    let per_second = f64::from(count) / start.elapsed().as_secs_f64();
-    fs::remove_file(path)?;
-    Ok(per_second)
-}
-
-fn request(row: Row) -> log::ProduceRequest {
-    let record = log::Record { value: vec![7; row.bytes].into(), ..log::Record::default() };
-    if row.batch == 1 {
-        log::ProduceRequest { record: Some(record), ..log::ProduceRequest::default() }
-    } else {
-        log::ProduceRequest { records: vec![record; row.batch], ..log::ProduceRequest::default() }
-    }
-}
-
-async fn produce(server: &Daemon, row: Row, time: Duration) -> Result<Measured> {
-    let mut admin = AdminClient::new(server.connect().await?);
-    let before = admin.status(admin::StatusRequest {}).await?.into_inner();
-    let deadline = Instant::now() + time;
-    let start = Instant::now();
-    let mut clients = JoinSet::new();
-    for _ in 0..row.clients {
-        let client = LogClient::new(server.connect().await?);
-        match row.mode {
-            Mode::Unary => clients.spawn(unary(client, row, deadline)),
-            Mode::Stream => clients.spawn(streamed(client, row, deadline)),
-        };
-    }
-    let mut latencies = Vec::new();
-    while let Some(part) = clients.join_next().await {
-        latencies.extend(part??);
-    }
-    let elapsed = start.elapsed().as_secs_f64();
-    let after = admin.status(admin::StatusRequest {}).await?.into_inner();
-    let records = (latencies.len() * row.batch) as f64;
-    latencies.sort_unstable();
-    let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
-    Ok(Measured {
-        per_second: records / elapsed,
-        of_loop: 0.0,
-        per_sync: records / (after.syncs - before.syncs).max(1) as f64,
-        p50_us: at(50),
-        p99_us: at(99),
-    })
-}
-
-fn micros(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-async fn unary(mut client: LogClient<Channel>, row: Row, deadline: Instant) -> Result<Vec<u64>> {
-    let request = request(row);
-    let mut latencies = Vec::new();
-    while Instant::now() < deadline {
-        let start = Instant::now();
-        client.produce(request.clone()).await?;
-        latencies.push(micros(start));
-    }
-    Ok(latencies)
-}
-
-/// Has 64 requests in flight.
-async fn streamed(mut client: LogClient<Channel>, row: Row, deadline: Instant) -> Result<Vec<u64>> {
-    let (sent, mut starts) = tokio::sync::mpsc::channel(64);
-    let request = request(row);
-    let requests = futures_util::stream::unfold(sent, move |sent| {
-        let request = request.clone();
-        async move {
-            if Instant::now() >= deadline {
-                return None;
-            }
-            sent.send(Instant::now()).await.ok()?;
-            Some((request, sent))
-        }
-    });
-    let mut answers = client.produce_stream(requests).await?.into_inner();
-    let mut latencies = Vec::new();
-    while answers.message().await?.is_some() {
-        if let Some(start) = starts.recv().await {
-            latencies.push(micros(start));
-        }
-    }
-    Ok(latencies)
 }
 
 /// Consume rate, memory for each stream and each idle consumer, and the CPU of idle consumers.
@@ -299,7 +191,7 @@ async fn measure_reads(args: &Args) -> Result<()> {
         with_consumers.saturating_sub(with_streams) as f64 / 1_000.0
     );
     let start = Instant::now();
-    client.produce(self::request(Row { batch: 1, ..row })).await?;
+    client.produce(load::request(Row { batch: 1, ..row })).await?;
     while consumers.join_next().await.is_some() {}
     println!("{} consumers woken within {} µs", woken.load(Ordering::Relaxed), micros(start));
     drop(server);
@@ -382,86 +274,4 @@ async fn measure_start(dir: &Path, records: u64) -> Result<()> {
     }
     fs::remove_dir_all(dir)?;
     Ok(())
-}
-
-/// A `seawalld` of this build. It is killed when it is dropped.
-struct Daemon {
-    child: Child,
-    addr: String,
-}
-
-impl Daemon {
-    fn program() -> Result<PathBuf> {
-        let program = std::env::current_exe()?;
-        let program = program.ancestors().nth(2).map(|dir| dir.join("seawalld"));
-        let program = program.filter(|program| program.exists());
-        program.ok_or_else(|| anyhow::anyhow!("build seawalld first"))
-    }
-
-    /// Starts with settings `KEY=VALUE`.
-    fn start_with(dir: &Path, settings: &[&str]) -> Result<Daemon> {
-        let mut command = Command::new(Daemon::program()?);
-        command.arg("run").arg("--dir").arg(dir).env("NO_COLOR", "1");
-        for setting in ["listen=127.0.0.1:0", "bootstrap_expect=1"].iter().chain(settings) {
-            command.args(["--set", setting]);
-        }
-        let mut child = command.env("SEAWALLD_LOG", "info").stderr(Stdio::piped()).spawn()?;
-        let events = child.stderr.take().ok_or_else(|| anyhow::anyhow!("it has no stderr"))?;
-        let mut lines = BufReader::new(events).lines();
-        let addr = loop {
-            let line = lines.next().ok_or_else(|| anyhow::anyhow!("it does not serve"))??;
-            if let Some((_, addr)) = line.split_once("serves at ") {
-                break addr.trim().to_owned();
-            }
-        };
-        // Reads on, so that the process never waits for a reader.
-        std::thread::spawn(move || lines.count());
-        Ok(Daemon { child, addr })
-    }
-
-    fn start(dir: &Path) -> Result<Daemon> {
-        let mut child = Command::new(Daemon::program()?)
-            .args(["dev", "--listen", "127.0.0.1:0", "--dir"])
-            .arg(dir)
-            .env("SEAWALLD_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let out = child.stdout.take().ok_or_else(|| anyhow::anyhow!("it has no stdout"))?;
-        let mut line = String::new();
-        BufReader::new(out).read_line(&mut line)?;
-        let addr = line.split("http://").nth(1).and_then(|rest| rest.split(',').next());
-        let addr = addr.ok_or_else(|| anyhow::anyhow!("it does not serve: {line:?}"))?.to_owned();
-        Ok(Daemon { child, addr })
-    }
-
-    async fn connect(&self) -> Result<Channel> {
-        Ok(Endpoint::from_shared(format!("http://{}", self.addr))?.connect().await?)
-    }
-
-    fn rss_kib(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-        Ok(line.split_whitespace().nth(1).unwrap_or("0").parse()?)
-    }
-
-    fn cpu_ticks(&self) -> Result<u64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        let field = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok());
-        Ok(field(11).unwrap_or(0) + field(12).unwrap_or(0))
-    }
-
-    /// Ends it by SIGTERM.
-    fn end(mut self) -> Result<()> {
-        Command::new("kill").arg(self.child.id().to_string()).status()?;
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
 }
