@@ -18,7 +18,7 @@ use tonic_types::StatusExt as _;
 
 use crate::checker::Kind;
 use crate::cluster::Cluster;
-use crate::history::{Event, Level, OutOfRange, Outcome, Produce, Read, Sending, Value};
+use crate::history::{Event, Level, OutOfRange, Outcome, Produce, Read, Recorder, Sending, Value};
 use crate::node::channel;
 
 /// The streams. The first one is always there.
@@ -173,6 +173,30 @@ impl Channels {
     }
 }
 
+/// A request to append. It is noted when it is dropped: with its outcome, or, if its writer was
+/// ended meanwhile, without one.
+struct Asked {
+    recorder: Recorder,
+    produce: Produce,
+}
+
+impl Asked {
+    fn new(recorder: Recorder, stream: usize, first: Value, count: u32, sending: Sending) -> Asked {
+        let start = recorder.now();
+        let outcome = Outcome::Unknown;
+        let produce =
+            Produce { stream, first, count, sending, attempts: 0, start, end: start, outcome };
+        Asked { recorder, produce }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.produce.end = self.recorder.now();
+        self.recorder.note(Event::Produce(self.produce.clone()));
+    }
+}
+
 struct Writer {
     shared: Arc<Shared>,
     number: u32,
@@ -214,11 +238,12 @@ impl Writer {
         let recorder = self.shared.cluster.recorder.clone();
         let first = Value { writer: self.number, number: self.next };
         let request = self.request(first, count);
-        let start = recorder.now();
+        let mut asked_for = Asked::new(recorder, self.stream(), first, count, self.sending);
         let mut attempts = 0;
         let outcome = loop {
             let node = self.target(attempts);
             attempts += 1;
+            asked_for.produce.attempts = attempts;
             let mut client = self.channels.log(node);
             // Some give up while their request is under way, and some wait for a change of leaders.
             let wait = Duration::from_millis(*self.dice.pick(&PRODUCE_WAIT_MS));
@@ -244,19 +269,8 @@ impl Writer {
             }
             sleep(Duration::from_millis(5 + self.dice.below(60))).await;
         };
-        let end = recorder.now();
-        let stream = self.stream();
-        let sending = self.sending;
-        recorder.note(Event::Produce(Produce {
-            stream,
-            first,
-            count,
-            sending,
-            attempts,
-            start,
-            end,
-            outcome,
-        }));
+        asked_for.produce.outcome = outcome;
+        drop(asked_for);
         self.next += count;
         self.sequence += 1;
     }
