@@ -667,6 +667,13 @@ fn a_node_that_voted_and_heard_no_more_asks_to_join() {
         let mut client = PeerClient::new(common::connect(node.addr).await);
         assert!(client.vote(vote).await.unwrap().into_inner().is_granted);
         node.stop().await.unwrap();
+        // It had not served yet, so its log is closed a little later.
+        let log = dir.path().join("node-4/group-0/log/LOCK");
+        let start = Instant::now();
+        while fs2::FileExt::try_lock_exclusive(&std::fs::File::open(&log).unwrap()).is_err() {
+            assert!(start.elapsed() < PATIENCE, "the log is not closed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let joined = tokio::time::timeout(PATIENCE, cluster.add(4));
         joined.await.expect("it did not ask");
         cluster.wait_for_members(&[(1, true), (2, true), (3, true), (4, true)]).await;
