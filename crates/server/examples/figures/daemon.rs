@@ -107,7 +107,7 @@ impl Drop for Daemon {
 /// How long a group may take for what needs an election.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A group of three processes, with places for three more, each at an address that it keeps.
+/// A group of three processes, with places for six more, each at an address that it keeps.
 pub(crate) struct Group {
     dirs: Vec<PathBuf>,
     addrs: Vec<String>,
@@ -117,12 +117,12 @@ pub(crate) struct Group {
 impl Group {
     /// Starts the nodes 1 to 3 with the default settings.
     pub(crate) async fn start(dir: &Path) -> Result<Group> {
-        Group::start_in((1..=6).map(|id| dir.join(format!("node-{id}"))).collect()).await
+        Group::start_in((1..=9).map(|id| dir.join(format!("node-{id}"))).collect()).await
     }
 
     /// The same with a directory for each node.
     pub(crate) async fn start_in(dirs: Vec<PathBuf>) -> Result<Group> {
-        let mut group = Group { dirs, addrs: free_addrs(6)?, nodes: BTreeMap::new() };
+        let mut group = Group { dirs, addrs: free_addrs(9)?, nodes: BTreeMap::new() };
         group.start_all().await?;
         Ok(group)
     }

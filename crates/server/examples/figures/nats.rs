@@ -20,6 +20,9 @@ use crate::power::{Acknowledged, Told, record, tell};
 /// How long a group may take until it has a leader, and a message until it is answered.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long an answer about a stream may take. A group without a leader does not answer.
+const ASK_WAIT: Duration = Duration::from_secs(3);
+
 /// How many messages a stream has in flight.
 const WINDOW: u64 = 64;
 
@@ -100,6 +103,7 @@ impl Nats {
                 let mut client = Client::connect(&self.addrs[0]).await?;
                 client.ask("$JS.API.STREAM.CREATE.S", &request).await
             };
+            let made = async { timeout(ASK_WAIT, made).await.context("no answer")? };
             match made.await {
                 Ok(_) => return Ok(()),
                 Err(error) if start.elapsed() > PATIENCE => {
@@ -113,7 +117,8 @@ impl Nats {
     /// Returns the address of the node that leads the stream.
     pub(crate) async fn leader(&self) -> Result<String> {
         let mut client = Client::connect(&self.addrs[0]).await?;
-        let info = client.ask("$JS.API.STREAM.INFO.S", &json!({})).await?;
+        let asked = client.ask("$JS.API.STREAM.INFO.S", &json!({}));
+        let info = timeout(ASK_WAIT, asked).await.context("no answer")??;
         let name = info["cluster"]["leader"].as_str().context("the stream has no leader")?;
         let place: usize = name.trim_start_matches('n').parse()?;
         Ok(self.addrs[place].clone())

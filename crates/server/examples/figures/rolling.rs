@@ -21,6 +21,9 @@ const PACE: Duration = Duration::from_millis(10);
 /// What follows a step and still counts as a part of it.
 const TAIL: Duration = Duration::from_secs(1);
 
+/// A leader that has led for a shorter time does not vote for another one.
+const LEASE: Duration = Duration::from_secs(5);
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A call: when it began, and when it was acknowledged.
@@ -105,6 +108,13 @@ pub(crate) async fn measure(args: &Args) -> Result<()> {
         for id in 1..=3 {
             work.replace(id).await?;
         }
+        for id in 4..=6 {
+            // One that leads lets another one lead first.
+            if work.group.leader().await? == id {
+                work.restart(id).await?;
+            }
+            work.replace(id).await?;
+        }
         let Work { group, client, load } = work;
         let acknowledged = load.end().await?;
         let appended = client.offsets("").await?.next;
@@ -117,9 +127,12 @@ pub(crate) async fn measure(args: &Args) -> Result<()> {
 }
 
 impl Work {
-    /// Waits a while after a step, and prints what the callers saw.
+    /// Waits a while after a step, and until the group works, and prints what the callers saw.
     async fn print(&self, start: Instant, step: &str, node: &str) {
         tokio::time::sleep(TAIL).await;
+        while self.load.since(Instant::now() - PACE * 30).is_empty() && start.elapsed() < PATIENCE {
+            tokio::time::sleep(PACE).await;
+        }
         let calls = self.load.since(start);
         let mut longest_gap = Duration::ZERO;
         let mut last = start;
@@ -153,6 +166,7 @@ impl Work {
     }
 
     async fn restart(&mut self, id: u64) -> Result<()> {
+        tokio::time::sleep(LEASE).await;
         let role = self.role(id).await?;
         let start = Instant::now();
         self.end(id).await?;
@@ -163,8 +177,7 @@ impl Work {
 
     async fn kill_leader(&mut self) -> Result<()> {
         let id = self.group.leader().await?;
-        // Since a step before, it may lead for a short time only: the others keep to it for long.
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        tokio::time::sleep(LEASE).await;
         let start = Instant::now();
         drop(self.group.nodes.remove(&id));
         self.start_again_later(id, start).await?;

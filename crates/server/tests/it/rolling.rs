@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::common::{connect, one, run};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, skip};
 use crate::operator::get_from;
 
 /// How long a group may take for what needs an election.
@@ -297,12 +297,20 @@ async fn latencies(leader: SocketAddr) -> Vec<Duration> {
     latencies
 }
 
+/// How many processes want to run, if the system tells it.
+fn load() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split(' ').next()?.parse().ok()
+}
+
 #[test]
 fn small_calls_do_not_wait_for_the_network() {
     // Method: a message that the system holds back until the one before it is confirmed (Nagle)
-    // waits for 40 ms. Some calls would wait so long, and the 99th percentile would be far from the
-    // median. The best of several rounds counts, because the machine has other work.
-    const ROUNDS: usize = 10;
+    // waits for 40 ms. If some calls wait so long, the 99th percentile is far from the median; if
+    // most do, it is the median. The best of several rounds counts: the machine has other work.
+    const ROUNDS: usize = 8;
+    const MEDIAN_MAX: Duration = Duration::from_millis(35);
+    const LOAD_MAX: f64 = 12.0;
     run(async {
         let group = Group::start().await;
         let status = group.client().leader_status().await.unwrap();
@@ -313,10 +321,14 @@ fn small_calls_do_not_wait_for_the_network() {
             let median = latencies[latencies.len() / 2];
             let late = latencies[latencies.len() * 99 / 100];
             seen.push((median, late));
-            if late < median * 20 {
+            if late < median * 20 && median < MEDIAN_MAX {
                 return;
             }
         }
-        panic!("median and 99th percentile of each round: {seen:?}");
+        let seen = format!("median and 99th percentile of each round: {seen:?}");
+        match load() {
+            Some(load) if load > LOAD_MAX => skip(&format!("the load is {load}; {seen}")),
+            _ => panic!("{seen}"),
+        }
     });
 }
