@@ -17,11 +17,8 @@ use crate::client::{log_client, with_timeout};
 use crate::config::Builder;
 use crate::error::Error;
 
-/// How old the list of members may be after a failure.
-const FRESH_AFTER_FAILURE: Duration = Duration::from_secs(3);
-
-/// How old the list of members may be at any time that a node answers.
-const FRESH: Duration = Duration::from_secs(30);
+/// How old the list of members may be: all nodes of a group may be replaced within some seconds.
+const FRESH: Duration = Duration::from_secs(3);
 
 /// How long a node may take to tell the members.
 const MEMBERS_WAIT: Duration = Duration::from_secs(2);
@@ -162,7 +159,7 @@ impl Nodes {
     pub(crate) fn redirect(&self, from: &str, leader: Option<&str>) -> bool {
         let leader = leader.and_then(|leader| self.told(leader));
         let mut state = self.lock();
-        self.ask_if_older(&mut state, FRESH_AFTER_FAILURE);
+        self.ask_if_older(&mut state, FRESH);
         let now = Instant::now();
         let leader = leader.filter(|leader| leader != from && !state.is_suspect(leader, now));
         if leader.is_some() {
@@ -183,7 +180,7 @@ impl Nodes {
             let end = Instant::now() + took.clamp(SUSPECT_MIN, SUSPECT_MAX);
             state.suspects.insert(address.to_owned(), end);
         }
-        self.ask_if_older(&mut state, FRESH_AFTER_FAILURE);
+        self.ask_if_older(&mut state, FRESH);
     }
 
     /// Notes that another node than the one at `address` should be asked, although it answers.

@@ -378,10 +378,14 @@ impl Seat {
             if !is_there {
                 return Ok(());
             }
-            // A leader that leaves does not see its end: the next one removes it.
-            if let Err(error) = self.group.check_leads() {
+            // A leader that leaves hands over, and sees only that it votes no more.
+            if node_id == own_id {
+                let is_own = |member: &Member| member.node_id == own_id && member.is_voter;
+                if !self.group.members().iter().any(is_own) {
+                    return Ok(());
+                }
+            } else if let Err(error) = self.group.check_leads() {
                 return match error {
-                    _ if node_id == own_id => Ok(()),
                     // The node is marked by now.
                     ProposeError::NotLeader { .. } => Err(ProposeError::LeaderLost.into()),
                     error => Err(error.into()),

@@ -1,6 +1,7 @@
 //! Who leads: what only the leader does, reads that need it, and how one leader follows another.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -43,33 +44,38 @@ impl Group {
         }
     }
 
-    /// Whether this node leads, as far as it knows. One that hears from no majority may not know of
-    /// another leader.
+    /// Whether this node leads, as far as it knows, and takes changes. One that hears from no
+    /// majority may not know of another leader.
     pub(super) fn leads(&self) -> bool {
+        self.engine_leads() && !self.handing_over.load(Ordering::Acquire)
+    }
+
+    fn engine_leads(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         metrics.state == ServerState::Leader && !self.has_lost_majority(&metrics)
     }
 
     pub(super) fn has_lost_majority(&self, metrics: &Metrics) -> bool {
-        let is_alone = metrics.membership_config.voter_ids().nth(1).is_none();
-        if is_alone || metrics.state != ServerState::Leader {
+        if metrics.state != ServerState::Leader {
             return false;
         }
+        let leads_since = self.leads_since(metrics.current_term);
+        let is_alone = metrics.membership_config.voter_ids().nth(1).is_none();
         let silence = match metrics.millis_since_quorum_ack {
             Some(millis) => Duration::from_millis(millis),
             // None has answered since this node leads. A leader that starts again leads at once.
-            None => self.unheard_since(metrics.current_term).elapsed(),
+            None => leads_since.elapsed(),
         };
-        silence > self.silence_max
+        !is_alone && silence > self.silence_max
     }
 
     /// Returns when it was first seen that this node leads in a term: the engine does not say it.
-    fn unheard_since(&self, term: u64) -> Instant {
-        let mut unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
-        match *unheard {
+    fn leads_since(&self, term: u64) -> Instant {
+        let mut leading = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
+        match *leading {
             Some((seen, since)) if seen == term => since,
-            _ => unheard.insert((term, Instant::now())).1,
+            _ => leading.insert((term, Instant::now())).1,
         }
     }
 
@@ -171,48 +177,69 @@ impl Group {
     /// Lets another voter lead, if this node leads, and waits until one does. Gives up if none
     /// answers, and after the time in which one would be elected without help.
     pub(crate) async fn hand_over(&self) {
-        if !self.leads() {
+        if !self.engine_leads() || self.heirs().is_empty() {
             return;
         }
-        // The others keep to a leader that they hear.
-        self.raft.runtime_config().heartbeat(false);
+        // A leader votes for another one only after it has led for so long.
+        let term = self.raft.metrics().borrow().current_term;
+        tokio::time::sleep_until(self.leads_since(term) + self.silence_max).await;
+        let _taking_none = HandingOver::begin(self);
         let deadline = Instant::now() + self.silence_max * 2;
-        // A leader votes for another one after it has led for an election timeout.
-        while self.leads() && Instant::now() < deadline {
-            if !self.ask_to_stand().await {
+        // Those that are not asked hear the leader until then, and vote for no other.
+        let needs_others = self.heirs().len() > 2;
+        let mut may_ask = Instant::now();
+        if needs_others {
+            may_ask += self.silence_max + self.peers.heartbeat();
+        }
+        while self.engine_leads() && Instant::now() < deadline {
+            let heir = self.heirs().into_iter().find(|heir| self.has_all(heir));
+            if let Some(heir) = heir.filter(|_| Instant::now() >= may_ask)
+                && !self.ask_to_stand(&heir).await
+            {
                 break;
             }
-            let metrics = self.raft.wait(Some(self.peers.heartbeat()));
-            let led = metrics.metrics(|metrics| metrics.state != ServerState::Leader, "an heir");
+            let wait = self.raft.wait(Some(self.peers.heartbeat() / 2));
+            let led = wait.metrics(|metrics| metrics.state != ServerState::Leader, "an heir");
             let _waited = led.await;
         }
-        self.raft.runtime_config().heartbeat(true);
-        match self.leads() {
+        let wait = self.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+        let own_id = self.peers.own().node_id();
+        let is_other =
+            move |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| leader != own_id);
+        match self.engine_leads() {
             true => tracing::warn!("no other node took the lead"),
-            false => tracing::info!("another node leads"),
+            false => match wait.metrics(is_other, "the next leader").await {
+                Ok(_) => tracing::info!("another node leads"),
+                Err(_) => tracing::warn!("no node leads yet"),
+            },
         }
     }
 
-    /// Asks other voters to stand for election, the one with the newest entries first: one that
-    /// lacks an entry is not elected. Returns whether one does.
-    async fn ask_to_stand(&self) -> bool {
+    /// Returns the voters that may lead next.
+    fn heirs(&self) -> Vec<Member> {
         let own_id = self.peers.own().node_id();
         let mut heirs = self.members();
         heirs.retain(|heir| heir.node_id != own_id && heir.is_voter && !heir.is_leaving);
-        heirs.sort_by_key(|heir| std::cmp::Reverse(heir.matched_index));
-        for heir in heirs {
-            let Ok(mut client) = self.peers.member(heir.node_id, &heir.log_id, &heir.addr) else {
-                continue;
-            };
-            let header = Some(self.peers.own().header(heir.node_id, &heir.log_id));
-            let asked = client.stand(proto::StandRequest { header });
-            match timeout(STAND_WAIT, asked).await {
-                Ok(Ok(_)) => return true,
-                Ok(Err(status)) => {
-                    tracing::info!("node {} does not stand: {}", heir.node_id, status.message());
-                }
-                Err(_) => tracing::info!("node {} does not answer", heir.node_id),
+        heirs
+    }
+
+    /// Whether a node has all entries. One that lacks an entry is not elected.
+    fn has_all(&self, heir: &Member) -> bool {
+        let last = self.raft.metrics().borrow().last_log_index;
+        heir.matched_index >= last
+    }
+
+    /// Asks a node to stand for election. Returns whether it does.
+    async fn ask_to_stand(&self, heir: &Member) -> bool {
+        let Member { node_id, log_id, addr, .. } = heir;
+        let Ok(mut client) = self.peers.member(*node_id, log_id, addr) else { return false };
+        let header = Some(self.peers.own().header(*node_id, log_id));
+        match timeout(STAND_WAIT, client.stand(proto::StandRequest { header })).await {
+            Ok(Ok(_)) => return true,
+            Ok(Err(status)) => {
+                tracing::info!("node {node_id} does not stand: {}", status.message());
             }
+            Err(_) => tracing::info!("node {node_id} does not answer"),
         }
         false
     }
@@ -220,6 +247,25 @@ impl Group {
     /// Stands for election at once.
     pub(crate) async fn stand(&self) -> Result<(), ProposeError> {
         self.raft.trigger().elect().await.map_err(ProposeError::engine)
+    }
+}
+
+/// As long as it lives, the leader takes no change, and the others hear it only when it appends: no
+/// entry comes behind those that the next leader has.
+struct HandingOver<'a>(&'a Group);
+
+impl HandingOver<'_> {
+    fn begin(group: &Group) -> HandingOver<'_> {
+        group.handing_over.store(true, Ordering::Release);
+        group.raft.runtime_config().heartbeat(false);
+        HandingOver(group)
+    }
+}
+
+impl Drop for HandingOver<'_> {
+    fn drop(&mut self) {
+        self.0.raft.runtime_config().heartbeat(true);
+        self.0.handing_over.store(false, Ordering::Release);
     }
 }
 

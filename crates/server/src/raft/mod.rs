@@ -11,6 +11,7 @@ mod types;
 mod wire;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -81,8 +82,10 @@ pub(crate) struct Group {
     peers: Peers,
     /// A leader that has heard from no majority for so long leads no more.
     silence_max: Duration,
-    /// The term in which this node was last seen to lead without an answer, and since when.
-    unheard: Arc<Mutex<Option<(u64, tokio::time::Instant)>>>,
+    /// The term in which this node was last seen to lead, and since when.
+    leading: Arc<Mutex<Option<(u64, tokio::time::Instant)>>>,
+    /// Another node is to lead, and this one takes no change.
+    handing_over: Arc<AtomicBool>,
     /// Held while checkpoints go, and while one of them becomes the snapshot.
     keeping: Arc<tokio::sync::Mutex<()>>,
     had_state: bool,
@@ -168,9 +171,21 @@ impl Group {
         let started = raft.wait(Some(ENGINE_WAIT)).metrics(has_started, "the log").await;
         started.map_err(OpenError::engine)?;
         let silence_max = options.raft.election_timeout_max();
-        let unheard = Arc::default();
+        let leading = Arc::default();
+        let handing_over = Arc::default();
         let keeping = Arc::default();
-        Ok(Group { raft, log, reader, shared, peers, silence_max, unheard, keeping, had_state })
+        Ok(Group {
+            raft,
+            log,
+            reader,
+            shared,
+            peers,
+            silence_max,
+            leading,
+            handing_over,
+            keeping,
+            had_state,
+        })
     }
 
     /// Returns whether the log had entries or a vote, or had had some, when it was opened.
