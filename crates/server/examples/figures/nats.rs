@@ -117,8 +117,8 @@ impl Nats {
     /// Returns the address of the node that leads the stream.
     pub(crate) async fn leader(&self) -> Result<String> {
         let mut client = Client::connect(&self.addrs[0]).await?;
-        let nothing = json!({});
-        let asked = client.ask("$JS.API.STREAM.INFO.S", &nothing);
+        let request = json!({});
+        let asked = client.ask("$JS.API.STREAM.INFO.S", &request);
         let info = timeout(ASK_WAIT, asked).await.context("no answer")??;
         let name = info["cluster"]["leader"].as_str().context("the stream has no leader")?;
         let place: usize = name.trim_start_matches('n').parse()?;
