@@ -3,6 +3,8 @@
 //! A group is made once, by `bootstrap`. Every other node asks a member to let it join. The leader
 //! adds it as a learner, and makes it a voter after it has caught up.
 
+mod keep;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,26 +15,19 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+pub(crate) use keep::keep_members;
+
 use crate::config;
 use crate::identity::{IdentityError, random_name};
 use crate::own::Own;
 use crate::peers::{ASK_WAIT, BadAddress, Peers};
 use crate::raft::{Group, Member, MemberError, Newcomer, OpenError, ProposeError};
-use crate::space::Space;
-use crate::watchers::stopped;
 
 /// How long a member may take to let a node join.
 const JOIN_WAIT: Duration = Duration::from_secs(10);
 
 /// How often a node that waits says in the log of events for what.
 const TELL_WAIT: Duration = Duration::from_secs(10);
-
-/// A leader without space lets another node lead, at most so often: all of them may be full, and
-/// then one must lead, so that records can be trimmed.
-const FULL_WAIT: Duration = Duration::from_secs(60);
-
-/// How long an even number of voters may last before it is warned about.
-const EVEN_WAIT: Duration = Duration::from_secs(60);
 
 /// A node's place in its group: what it is, its log, and the way to the others. Clones are the same.
 #[derive(Clone)]
@@ -441,134 +436,6 @@ pub(crate) enum AdmitError {
          start the others first"
     )]
     NoMajority { node_id: u64, present: usize, voters: usize },
-}
-
-/// Does what the members need, until `stop`: the leader changes them step by step, a leader without
-/// space lets another node lead, and a node that has moved tells the leader its address.
-pub(crate) async fn keep_members(seat: Seat, space: Arc<Space>, mut stop: watch::Receiver<bool>) {
-    let look = seat.peers.heartbeat();
-    let step = async {
-        let mut handed_over: Option<Instant> = None;
-        loop {
-            let may = handed_over.is_none_or(|last| last.elapsed() >= FULL_WAIT);
-            if may && space.refusal().is_some() && seat.group.check_leads().is_ok() {
-                seat.group.hand_over().await;
-                handed_over = Some(Instant::now());
-            }
-            match seat.group.step_members().await {
-                Ok(true) => {}
-                Ok(false) => seat.announce().await,
-                Err(error) => tracing::info!("the members change later: {error}"),
-            }
-            tokio::time::sleep(look).await;
-        }
-    };
-    // A step waits for a majority. What the operator must know does not wait.
-    let watch = async {
-        let mut even_since = None;
-        loop {
-            seat.watch_even(&mut even_since);
-            seat.watch_leader();
-            seat.look_around().await;
-            tokio::time::sleep(look).await;
-        }
-    };
-    tokio::select! {
-        () = stopped(&mut stop) => {}
-        () = step => {}
-        () = watch => {}
-    }
-}
-
-impl Seat {
-    /// Tells the leader that this node is at another address now.
-    async fn announce(&self) {
-        let own = self.as_newcomer();
-        let members = self.group.members();
-        let is_moved = |member: &&Member| {
-            member.node_id == own.node_id && member.log_id == own.log_id && member.addr != own.addr
-        };
-        if members.iter().find(is_moved).is_none() {
-            return;
-        }
-        if members.iter().any(|member| member.is_leader && member.node_id == own.node_id) {
-            if let Err(error) = self.group.join(&own).await {
-                tracing::warn!("could not tell the group the address {}: {error}", own.addr);
-            }
-            return;
-        }
-        // The leader may not reach this node, and then this node does not know it. Others may.
-        for addr in self.other_addrs(members).await {
-            match self.ask_to_join(&addr).await {
-                Ok(Asked::Taken) => {
-                    return tracing::info!("told the group the address {}", own.addr);
-                }
-                Ok(Asked::NoLeader) => {}
-                // It is tried again at each heartbeat.
-                Err(error) => tracing::debug!("could not tell the address {}: {error}", own.addr),
-            }
-        }
-    }
-
-    /// Returns each address where another node may be.
-    async fn other_addrs(&self, members: Vec<Member>) -> BTreeSet<String> {
-        let mut addrs: BTreeSet<String> = members.into_iter().map(|member| member.addr).collect();
-        addrs.extend(self.peers.seen().into_iter().map(|node| node.addr));
-        addrs.extend(config::resolve(&self.seeds).await);
-        addrs.remove(self.own.addr());
-        addrs
-    }
-
-    /// Tells all nodes that it can find where this node is, and learns where they have seen others,
-    /// as long as this node has moved or has no leader.
-    async fn look_around(&self) {
-        let own = self.as_newcomer();
-        let members = self.group.members();
-        let found = members.iter().find(|member| member.node_id == own.node_id);
-        let has_moved = found.is_some_and(|member| member.addr != own.addr);
-        if found.is_none() || !(has_moved || self.leaderless_for().is_some()) {
-            return;
-        }
-        let addrs = self.other_addrs(members).await;
-        let asked = addrs.iter().map(async |addr| self.introduce(addr).await.is_ok());
-        futures_util::future::join_all(asked).await;
-    }
-
-    fn watch_leader(&self) {
-        let has_leader = self.group.standing().leader.is_some();
-        self.leaderless.send_if_modified(|since| {
-            let changes = has_leader == since.is_some();
-            if changes {
-                *since = (!has_leader).then(Instant::now);
-            }
-            changes
-        });
-    }
-
-    /// Warns about an even number of voters that lasts: it needs more nodes for a majority, and
-    /// survives no more failures.
-    fn watch_even(&self, since: &mut Option<Instant>) {
-        let voters = self.group.members().iter().filter(|member| member.is_voter).count();
-        if voters == 0 || voters % 2 == 1 {
-            *since = None;
-            self.warning.send_if_modified(|text| {
-                let had = !text.is_empty();
-                text.clear();
-                had
-            });
-            return;
-        }
-        let lasts = since.get_or_insert_with(Instant::now).elapsed() >= EVEN_WAIT;
-        if lasts && self.warning.borrow().is_empty() {
-            let text = format!(
-                "the group has {voters} voters: it survives no more failures than {} would. Add or \
-                 remove a node",
-                voters - 1
-            );
-            tracing::warn!("{text}");
-            self.warning.send_replace(text);
-        }
-    }
 }
 
 impl From<ProposeError> for AdmitError {

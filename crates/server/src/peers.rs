@@ -72,10 +72,11 @@ impl Peers {
         }
         let node = (node_id, log_id.to_owned());
         let mut seen = lock(&self.0.seen);
-        let is_known = seen.contains_key(&node);
-        if is_known || seen.len() < SEEN_MAX {
-            seen.insert(node, addr.to_owned());
+        if seen.len() >= SEEN_MAX && !seen.contains_key(&node) {
+            // Those that are still there say it again.
+            seen.clear();
         }
+        seen.insert(node, addr.to_owned());
     }
 
     /// Returns where nodes said that they are.

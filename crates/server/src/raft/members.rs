@@ -12,7 +12,7 @@ use crate::peers::ASK_WAIT;
 /// How many nodes a group may have: the voters, and those that replace them.
 const MEMBERS_MAX: usize = 2 * VOTERS_MAX;
 
-/// A learner that lags no more than so many entries becomes a voter.
+/// A learner that lags less than so many entries becomes a voter.
 const LAG_MAX: u64 = 1_000;
 
 /// A node that is to be a member.
