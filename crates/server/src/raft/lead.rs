@@ -185,16 +185,13 @@ impl Group {
         tokio::time::sleep_until(self.leads_since(term) + self.silence_max).await;
         let _taking_none = HandingOver::begin(self);
         let deadline = Instant::now() + self.silence_max * 2;
-        // With this node and the heir, three voters have a majority. More voters need the vote of a
-        // third node, which votes for no one as long as it has just heard the leader.
+        // Those that are not asked hear the leader until then, and vote for no other.
         let needs_others = self.heirs().len() > 2;
         let mut may_ask = Instant::now();
         if needs_others {
             may_ask += self.silence_max + self.peers.heartbeat();
         }
-        // Without heartbeats, the others are silent. That does not end the lead.
-        let is_leader = || self.raft.metrics().borrow().state == ServerState::Leader;
-        while is_leader() && Instant::now() < deadline {
+        while self.engine_leads() && Instant::now() < deadline {
             let heir = self.heirs().into_iter().find(|heir| self.has_all(heir));
             if let Some(heir) = heir.filter(|_| Instant::now() >= may_ask)
                 && !self.ask_to_stand(&heir).await
@@ -209,7 +206,7 @@ impl Group {
         let own_id = self.peers.own().node_id();
         let is_other =
             move |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| leader != own_id);
-        match is_leader() {
+        match self.engine_leads() {
             true => tracing::warn!("no other node took the lead"),
             false => match wait.metrics(is_other, "the next leader").await {
                 Ok(_) => tracing::info!("another node leads"),
