@@ -196,8 +196,9 @@ impl Queue {
         self.sent = 0;
     }
 
-    /// The connection is gone, because its first batch was refused for now. If that one cannot have
-    /// been appended before, none behind it was: the sequences that the group accepts have no gap.
+    /// The connection is gone, because its first batch was refused for now. The group accepts no
+    /// sequence after a missing one. If no earlier attempt can have appended the first batch, the
+    /// batches after it were not appended either.
     pub(super) fn put_off(&mut self, unsent: usize) {
         match self.first() {
             Some(first) if first.is_unknown => self.lost(unsent),

@@ -69,6 +69,31 @@ impl Cluster {
         Cluster { dir: dir.to_owned(), change, nodes }
     }
 
+    /// Starts three nodes, stops one, and lets the others append and trim so that they can purge
+    /// their logs.
+    async fn trimmed_without(dir: &Path, away: u64) -> Cluster {
+        let mut cluster = Cluster::start_with(dir, |config| {
+            config.log.segment_bytes = bytesize::ByteSize::mib(1);
+        })
+        .await;
+        cluster.stop_node(away).await;
+        for number in 0..100 {
+            assert_eq!(cluster.produce("old").await, number);
+        }
+        // A node writes a checkpoint of its index when it ends.
+        for id in (1..=3).filter(|id| *id != away) {
+            cluster.stop_node(id).await;
+            cluster.start_again(id).await;
+        }
+        for number in 100..200 {
+            assert_eq!(cluster.produce("new").await, number);
+        }
+        let place = cluster.leader().await.0;
+        let trim = admin::TrimRequest { stream: String::new(), before_offset: 150 };
+        cluster.nodes[place].admin().await.trim(trim).await.unwrap();
+        cluster
+    }
+
     /// The settings of one more node.
     fn config(&self, id: u64, expected: u32) -> Config {
         let mut config = member(&self.dir, id, expected);
@@ -527,26 +552,8 @@ fn a_node_that_is_far_behind_gets_a_small_snapshot_and_each_retained_record() {
     // entries after it.
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster::start_with(dir.path(), |config| {
-            config.log.segment_bytes = bytesize::ByteSize::mib(1);
-        })
-        .await;
         let away = 1;
-        cluster.stop_node(away).await;
-        for number in 0..100 {
-            assert_eq!(cluster.produce("old").await, number);
-        }
-        // A node writes a checkpoint of its index when it ends.
-        for id in [2, 3] {
-            cluster.stop_node(id).await;
-            cluster.start_again(id).await;
-        }
-        for number in 100..200 {
-            assert_eq!(cluster.produce("new").await, number);
-        }
-        let place = cluster.leader().await.0;
-        let trim = admin::TrimRequest { stream: String::new(), before_offset: 150 };
-        cluster.nodes[place].admin().await.trim(trim).await.unwrap();
+        let mut cluster = Cluster::trimmed_without(dir.path(), away).await;
         let start = Instant::now();
         for node in &cluster.nodes {
             while node.status().await.purged_index == 0 {
@@ -581,25 +588,8 @@ fn a_snapshot_that_cannot_be_written_costs_no_entry() {
     // full. After it is gone, the node catches up: it has kept its log.
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster::start_with(dir.path(), |config| {
-            config.log.segment_bytes = bytesize::ByteSize::mib(1);
-        })
-        .await;
         let away = 1;
-        cluster.stop_node(away).await;
-        for number in 0..100 {
-            assert_eq!(cluster.produce("old").await, number);
-        }
-        for id in [2, 3] {
-            cluster.stop_node(id).await;
-            cluster.start_again(id).await;
-        }
-        for number in 100..200 {
-            assert_eq!(cluster.produce("new").await, number);
-        }
-        let place = cluster.leader().await.0;
-        let trim = admin::TrimRequest { stream: String::new(), before_offset: 150 };
-        cluster.nodes[place].admin().await.trim(trim).await.unwrap();
+        let mut cluster = Cluster::trimmed_without(dir.path(), away).await;
         let index = dir.path().join(format!("node-{away}/group-0/index"));
         let start = Instant::now();
         let mut in_the_way = Vec::new();
