@@ -43,7 +43,7 @@ impl Cluster {
         let mut dice = Dice::part(seed, 2);
         let mut slots = Vec::new();
         for id in 1..=places {
-            slots.push(Slot::new(setup.clone(), id, own_addr(id), dice.roll()).await?);
+            slots.push(Slot::new(setup.clone(), id, own_addr(setup.run, id), dice.roll()).await?);
         }
         let mut links = BTreeMap::new();
         if setup.nodes > 1 {
@@ -63,26 +63,28 @@ impl Cluster {
             wrong: Mutex::default(),
             seed,
         };
-        let founders: Vec<SocketAddr> =
-            cluster.slots[..index(cluster.setup.nodes)].iter().map(|slot| slot.addr).collect();
         for slot in &cluster.slots[..index(cluster.setup.nodes)] {
-            cluster.found(slot, founders.clone(), cluster.setup.nodes).await?;
+            cluster.found(slot, 1..=cluster.setup.nodes, cluster.setup.nodes).await?;
         }
         Ok(cluster)
     }
 
+    /// Starts a node for the first time. It asks the seeds through its links, as it asks members.
     async fn found(
         &self,
         slot: &Slot,
-        seeds: Vec<SocketAddr>,
+        seeds: impl IntoIterator<Item = u64>,
         bootstrap_expect: u64,
     ) -> io::Result<()> {
-        let routes = self
+        let routes: BTreeMap<u64, SocketAddr> = self
             .slots
             .iter()
-            .filter_map(|to| self.links.get(&(slot.id, to.id)).map(|proxy| (to.id, proxy.addr())));
+            .filter_map(|to| self.links.get(&(slot.id, to.id)).map(|proxy| (to.id, proxy.addr())))
+            .collect();
+        let seeds = seeds.into_iter().filter_map(|id| routes.get(&id).copied()).collect();
         let mut process = slot.process.lock().await;
-        process.prepare(seeds, bootstrap_expect, routes.collect(), self.seed ^ slot.id)?;
+        let routes = routes.into_iter().collect();
+        process.prepare(seeds, bootstrap_expect, routes, self.seed ^ slot.id)?;
         process.start()?;
         slot.set_serves(Serves::Yes);
         Ok(())
@@ -169,8 +171,7 @@ impl Cluster {
             }
         }
         let Some(slot) = free else { return Ok(None) };
-        let seeds = self.serving().iter().map(|id| self.slot(*id).addr).collect();
-        self.found(slot, seeds, 0).await?;
+        self.found(slot, self.serving(), 0).await?;
         Ok(Some(slot.id))
     }
 

@@ -23,6 +23,9 @@ pub const HEARTBEAT_MS: u64 = 150;
 /// The least; the most is twice that.
 pub const ELECTION_TIMEOUT_MS: u64 = 600;
 
+/// So many runs of one program have ports of their own.
+const RUNS_AT_ONCE: u16 = 1000;
+
 /// A request that is not for the workload has so long.
 const ANSWER_WAIT: Duration = Duration::from_millis(700);
 
@@ -33,6 +36,8 @@ pub struct Setup {
     pub seawalld: PathBuf,
     /// Where folders are made.
     pub folder: PathBuf,
+    /// Which run of this program it is. Runs at the same time listen on ports of their own.
+    pub run: u16,
     /// The nodes that make the group.
     pub nodes: u64,
     /// How long records are kept, in milliseconds; `None`: for ever.
@@ -130,13 +135,13 @@ pub fn channel(addr: SocketAddr) -> Channel {
     endpoint.connect_timeout(Duration::from_millis(500)).tcp_nodelay(true).connect_lazy()
 }
 
-/// Returns where a node listens: on an address of loopback that only this run uses, because any
+/// Returns where a node listens: on an address of loopback that only this program uses, because any
 /// port of 127.0.0.1 may be taken by a connection while the node is down.
 #[must_use]
-pub fn own_addr(id: u64) -> SocketAddr {
+pub fn own_addr(run: u16, id: u64) -> SocketAddr {
     let [.., high, low] = (std::process::id() % (62 << 8)).to_be_bytes();
     let id = u8::try_from(id).unwrap_or(u8::MAX);
-    SocketAddr::from(([127, 64 + high, low, id], 7000))
+    SocketAddr::from(([127, 64 + high, low, id], 7000 + run % RUNS_AT_ONCE))
 }
 
 /// Where a node's data is.

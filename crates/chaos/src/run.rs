@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -144,12 +145,16 @@ impl Summary {
 /// The cluster cannot be made: nothing is known of it.
 pub async fn run(ground: &Ground, plan: &Plan, say: &(dyn Fn(&str) + Sync)) -> io::Result<Summary> {
     let start = Instant::now();
-    let folder = ground.folder.join(format!("seed-{}-{}", plan.seed, std::process::id()));
+    static RUNS: AtomicU16 = AtomicU16::new(0);
+    let number = RUNS.fetch_add(1, Ordering::Relaxed);
+    let program = std::process::id();
+    let folder = ground.folder.join(format!("seed-{}-{program}-{number}", plan.seed));
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("plan"), plan.to_string())?;
     let setup = Setup {
         seawalld: ground.seawalld.clone(),
         folder: folder.clone(),
+        run: number,
         nodes: plan.nodes,
         retention_ms: plan.retention_ms,
         sync_us: plan.sync_us,
