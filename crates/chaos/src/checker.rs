@@ -1,10 +1,13 @@
 //! The judge of a history. It knows nothing of servers: it compares what clients were told.
 
+mod cursors;
+mod epochs;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::history::{Event, Final, Level, Nanos, Outcome, Produce, Read, Sending, Value};
+use crate::history::{Call, Event, Final, Level, Nanos, Outcome, Produce, Read, Sending, Value};
 
 /// What a violation breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +28,10 @@ pub enum Kind {
     Backwards,
     /// A producer's sequences are not all there, or the answer to one is wrong.
     Sequence,
+    /// A cursor is lost, goes back, or stands where it never was.
+    Cursor,
+    /// A producer that a higher epoch has shut out has appended, or one was refused without that.
+    Epoch,
     /// Two nodes have different records.
     Unequal,
     /// The group gave no answer, or the nodes did not become equal, when all was repaired.
@@ -83,6 +90,8 @@ fn stream_of(event: &Event) -> Option<usize> {
         Event::Produce(own) => Some(own.stream),
         Event::Read(own) => Some(own.stream),
         Event::OutOfRange(own) => Some(own.stream),
+        Event::CursorCommit(own) => Some(own.stream),
+        Event::CursorRead(own) => Some(own.stream),
         Event::Final(own) => Some(own.stream),
         Event::Fault { .. } => None,
     }
@@ -114,6 +123,7 @@ impl<'a> Check<'a> {
                 Event::Read(own) => reads.push(own),
                 Event::Final(own) => finals.push(own),
                 Event::OutOfRange(_) | Event::Fault { .. } => {}
+                Event::CursorCommit(_) | Event::CursorRead(_) => {}
             }
         }
         let at = BTreeMap::new();
@@ -127,6 +137,9 @@ impl<'a> Check<'a> {
         self.each_value_once();
         self.batches_are_whole();
         self.sequences_hold();
+        self.streamed_order_holds();
+        self.epochs_hold();
+        self.cursors_hold();
         self.reads_have_no_gap();
         self.readers_keep_their_place();
         self.time_goes_on();
@@ -238,7 +251,7 @@ impl<'a> Check<'a> {
                 self.tell(Kind::Duplicated, Some(offset), text);
             }
             match sent.get(&value) {
-                Some(own) if own.outcome == Outcome::Refused => {
+                Some(own) if is_refused(own) => {
                     let text = format!("{value} was refused, and is at offset {offset}");
                     self.tell(Kind::Invented, Some(offset), text);
                 }
@@ -314,6 +327,24 @@ impl<'a> Check<'a> {
                 let text =
                     format!("offset {offset} is w{writer}-{own}, and w{writer}-{due} is due");
                 self.tell(Kind::Sequence, Some(*offset), text);
+            }
+        }
+    }
+
+    /// What a writer sends in one call is appended in that order.
+    fn streamed_order_holds(&mut self) {
+        let mut told: BTreeMap<Value, u64> = BTreeMap::new();
+        for own in self.produced.iter().filter(|own| own.call == Call::Stream) {
+            if let Outcome::Acknowledged { offset, .. } = own.outcome {
+                told.insert(own.first, offset);
+            }
+        }
+        let told: Vec<(Value, u64)> = told.into_iter().collect();
+        for pair in told.windows(2) {
+            let [(one, before), (other, after)] = pair else { continue };
+            if one.writer == other.writer && before > after {
+                let text = format!("{one} got offset {before}, and {other} got {after} behind it");
+                self.tell(Kind::Sequence, Some(*after), text);
             }
         }
     }
@@ -439,6 +470,16 @@ struct Later {
     end_offset: u64,
     what: String,
     kind: Kind,
+}
+
+/// Whether a request has appended nothing, for sure.
+fn is_refused(own: &Produce) -> bool {
+    match own.outcome {
+        Outcome::Refused => true,
+        // An earlier attempt may have come before the higher epoch.
+        Outcome::Fenced { .. } => own.attempts == 1,
+        Outcome::Acknowledged { .. } | Outcome::Unknown => false,
+    }
 }
 
 /// The values of a request.

@@ -38,6 +38,10 @@ pub enum Event {
     Produce(Produce),
     /// It read.
     Read(Read),
+    /// It committed where a consumer stands.
+    CursorCommit(CursorCommit),
+    /// It asked where a consumer stands.
+    CursorRead(CursorRead),
     /// It was told that its place is not in the stream.
     OutOfRange(OutOfRange),
     /// All that a node has of a stream, after the end.
@@ -62,10 +66,16 @@ pub struct Produce {
     pub count: u32,
     /// Whether it may be sent again.
     pub sending: Sending,
+    /// In what call it was sent.
+    pub call: Call,
+    /// The epoch of its producer, if that has epochs.
+    pub epoch: Option<Epoch>,
     /// How often it was sent.
     pub attempts: u32,
     /// When it was first sent.
     pub start: Nanos,
+    /// When it was last sent.
+    pub sent: Nanos,
     /// When the outcome was known.
     pub end: Nanos,
     /// The outcome.
@@ -81,6 +91,24 @@ pub enum Sending {
     Idempotent,
 }
 
+/// In what call a request is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// In one of its own.
+    Unary,
+    /// In one with others, before they are answered. Offsets have the order of the requests.
+    Stream,
+}
+
+/// Of a producer that starts anew under its id: a higher epoch shuts the lower ones out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch {
+    /// Which producer.
+    pub producer: u32,
+    /// Its epoch.
+    pub number: u64,
+}
+
 /// What came of a request to append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -93,6 +121,11 @@ pub enum Outcome {
     },
     /// The server says that nothing was appended.
     Refused,
+    /// The server says that the producer has a higher epoch. An earlier attempt may have appended.
+    Fenced {
+        /// The higher one.
+        epoch: u64,
+    },
     /// They are there, or will be there, or not.
     Unknown,
 }
@@ -106,6 +139,54 @@ pub enum Level {
     Linearizable,
     /// All below this offset.
     AtLeast(u64),
+}
+
+/// A request to commit a cursor. It is sent once, and no other one has its offset.
+#[derive(Debug, Clone)]
+pub struct CursorCommit {
+    /// The stream.
+    pub stream: usize,
+    /// Which cursor of the stream.
+    pub cursor: u32,
+    /// Where the consumer stands.
+    pub offset: u64,
+    /// When it was sent.
+    pub start: Nanos,
+    /// When the outcome was known.
+    pub end: Nanos,
+    /// The outcome.
+    pub outcome: CommitOutcome,
+}
+
+/// What came of a request to commit a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// The cursor stands there.
+    Acknowledged,
+    /// The server says that nothing was changed.
+    Refused,
+    /// The cursor stands there, or will, or not.
+    Unknown,
+}
+
+/// An answer to the question where a cursor stands. It knows each commit that was acknowledged
+/// before the question.
+#[derive(Debug, Clone)]
+pub struct CursorRead {
+    /// Which reader.
+    pub session: u32,
+    /// Which node answered.
+    pub node: u64,
+    /// The stream.
+    pub stream: usize,
+    /// Which cursor of the stream.
+    pub cursor: u32,
+    /// When it was asked.
+    pub start: Nanos,
+    /// When it was answered.
+    pub end: Nanos,
+    /// Where it stands; `None` if there is no such cursor.
+    pub offset: Option<u64>,
 }
 
 /// An answer to a reader.
@@ -236,14 +317,17 @@ impl fmt::Display for Event {
         match self {
             Event::Produce(own) => write!(
                 formatter,
-                "{} to {} s{} produce {} x{} {:?}, sent {} times: {:?}",
+                "{} to {} s{} produce {} x{} {:?} {:?} {:?}, sent {} times, last at {}: {:?}",
                 time(own.start),
                 time(own.end),
                 own.stream,
                 own.first,
                 own.count,
                 own.sending,
+                own.call,
+                own.epoch.map(|epoch| (epoch.producer, epoch.number)),
                 own.attempts,
+                time(own.sent),
                 own.outcome
             ),
             Event::Read(own) => write!(
@@ -258,6 +342,27 @@ impl fmt::Display for Event {
                 own.from,
                 Span(&own.records),
                 own.end_offset
+            ),
+            Event::CursorCommit(own) => write!(
+                formatter,
+                "{} to {} s{} cursor {} commit {}: {:?}",
+                time(own.start),
+                time(own.end),
+                own.stream,
+                own.cursor,
+                own.offset,
+                own.outcome
+            ),
+            Event::CursorRead(own) => write!(
+                formatter,
+                "{} to {} s{} cursor {} reader {} at node {}: {:?}",
+                time(own.start),
+                time(own.end),
+                own.stream,
+                own.cursor,
+                own.session,
+                own.node,
+                own.offset
             ),
             Event::OutOfRange(own) => write!(
                 formatter,

@@ -178,6 +178,10 @@ struct Totals {
     acknowledged: u64,
     records: u64,
     unknown: u64,
+    streamed: u64,
+    fenced: u64,
+    commits: u64,
+    cursors: u64,
     reads: u64,
 }
 
@@ -189,12 +193,16 @@ impl Totals {
         self.acknowledged += summary.acknowledged;
         self.records += summary.records;
         self.unknown += summary.unknown;
+        self.streamed += summary.streamed;
+        self.fenced += summary.fenced;
+        self.commits += summary.commits;
+        self.cursors += summary.cursors;
         self.reads += summary.reads;
     }
 }
 
 /// Kinds of violations that the line shows by themselves.
-const COUNTED: [Broken; 11] = [
+const COUNTED: [Broken; 13] = [
     Broken::Lost,
     Broken::Duplicated,
     Broken::Stale,
@@ -203,6 +211,8 @@ const COUNTED: [Broken; 11] = [
     Broken::Gap,
     Broken::Backwards,
     Broken::Sequence,
+    Broken::Cursor,
+    Broken::Epoch,
     Broken::Unequal,
     Broken::Stuck,
     Broken::Ended,
@@ -218,16 +228,20 @@ fn line(summary: &Summary) -> String {
     let injected: Vec<String> =
         summary.injected.iter().map(|(name, count)| format!("{name} {count}")).collect();
     format!(
-        "seed {}: {} faults ({}; {} skipped), {} acknowledged, {} records, {} unknown, {} refused, {} reads, purged to {}: {} in \
-         {:.0} s",
+        "seed {}: {} faults ({}; {} skipped), {} acknowledged ({} streamed), {} records, {} unknown, \
+         {} refused, {} fenced, {} cursors committed, {} read, {} reads, purged to {}: {} in {:.0} s",
         summary.seed,
         summary.faults(),
         injected.join(", "),
         summary.skipped,
         summary.acknowledged,
+        summary.streamed,
         summary.records,
         summary.unknown,
         summary.refused,
+        summary.fenced,
+        summary.commits,
+        summary.cursors,
         summary.reads,
         summary.purged,
         broken.join(", "),
@@ -247,6 +261,10 @@ fn json(summary: &Summary, kinds: &[Kind]) -> String {
         "records": summary.records,
         "unknown": summary.unknown,
         "refused": summary.refused,
+        "streamed": summary.streamed,
+        "fenced": summary.fenced,
+        "commits": summary.commits,
+        "cursors": summary.cursors,
         "reads": summary.reads,
         "purged": summary.purged,
         "seconds": summary.took.as_secs_f64(),

@@ -14,7 +14,7 @@ use crate::checker::{self, Kept, Violation};
 use crate::cluster::{Cluster, Keeping};
 use crate::disk::{Disk, unmount_leftovers};
 use crate::faults::{Done, inject};
-use crate::history::{Event, Outcome};
+use crate::history::{Call, CommitOutcome, Event, Outcome};
 use crate::node::{Disks, Setup, build_clock};
 use crate::plan::{self, Plan};
 use crate::settle::read_all;
@@ -115,6 +115,14 @@ pub struct Summary {
     pub unknown: u64,
     /// Requests to append that were refused.
     pub refused: u64,
+    /// Of the acknowledged requests, those that were sent in a call with others.
+    pub streamed: u64,
+    /// Requests that were refused because their producer has a higher epoch.
+    pub fenced: u64,
+    /// Commits of cursors that were acknowledged.
+    pub commits: u64,
+    /// Answers to the question where a cursor stands.
+    pub cursors: u64,
     /// Answers to readers.
     pub reads: u64,
     /// The last entry that a node has purged.
@@ -262,10 +270,16 @@ fn judge(summary: &mut Summary, cluster: &Cluster, events: &[Event], plan: &Plan
                 Outcome::Acknowledged { .. } => {
                     summary.acknowledged += 1;
                     summary.records += u64::from(own.count);
+                    summary.streamed += u64::from(own.call == Call::Stream);
                 }
                 Outcome::Refused => summary.refused += 1,
+                Outcome::Fenced { .. } => summary.fenced += 1,
                 Outcome::Unknown => summary.unknown += 1,
             },
+            Event::CursorCommit(own) => {
+                summary.commits += u64::from(own.outcome == CommitOutcome::Acknowledged);
+            }
+            Event::CursorRead(_) => summary.cursors += 1,
             Event::Read(_) | Event::OutOfRange(_) => summary.reads += 1,
             Event::Final(_) | Event::Fault { .. } => {}
         }
@@ -306,6 +320,8 @@ fn near<'a>(events: &'a [Event], violation: &Violation) -> Vec<&'a Event> {
                 || own.from.is_some_and(|from| has(from, own.records.len() as u64))
         }
         Event::OutOfRange(own) => own.stream == stream && own.from == offset,
+        Event::CursorCommit(own) => own.stream == stream && own.offset == offset,
+        Event::CursorRead(own) => own.stream == stream && own.offset == Some(offset),
         _ => false,
     };
     events.iter().filter(tells).take(NEAR).collect()

@@ -10,10 +10,13 @@ use tokio::time::{sleep, timeout};
 use crate::checker::Kind;
 use crate::cluster::Cluster;
 use crate::history::{Event, Final, Level};
-use crate::workload::{STREAMS, contents, first_offset, request};
+use crate::workload::{STREAMS, contents, first_offset, read_cursor, request};
 
 /// No answer takes longer, when all is repaired.
 const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// The reader of cursors has this number.
+const LAST_READER: u32 = 60;
 
 /// Waits until all nodes have the same, and reads all of it from each. Blames the group if that
 /// takes too long.
@@ -37,8 +40,30 @@ pub async fn read_all(cluster: &Cluster, limit: Duration) {
                 let text = format!("node {node} s{stream} cannot be read in the end: {text}");
                 cluster.blame(Kind::Stuck, text);
             }
+            if !read_cursor_for_long(cluster, *node, stream, limit).await {
+                let text = format!("node {node} s{stream} does not say where the cursor stands");
+                cluster.blame(Kind::Stuck, text);
+            }
         }
     }
+}
+
+/// Asks a node for the cursor of a stream until it answers. Returns whether it has.
+async fn read_cursor_for_long(
+    cluster: &Cluster,
+    node: u64,
+    stream: usize,
+    limit: Duration,
+) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        let client = cluster.slot(node).admin();
+        if read_cursor(&cluster.recorder, client, LAST_READER, node, stream).await.is_some() {
+            return true;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    false
 }
 
 /// Whether each node knows the end of the stream.

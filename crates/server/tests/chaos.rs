@@ -24,6 +24,9 @@ fn seeds(test: &str, seeds: std::ops::Range<u64>, seconds: u64) {
     }
     let kinds = ground.possible(&Kind::ALL);
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut streamed = 0;
+    let mut fenced = 0;
+    let mut commits = 0;
     for seed in seeds {
         let plan = Plan::new(seed, 3, seconds, &kinds, Kept::Drawn);
         let summary = runtime.block_on(run(&ground, &plan, &|_| {})).unwrap();
@@ -36,13 +39,23 @@ fn seeds(test: &str, seeds: std::ops::Range<u64>, seconds: u64) {
             summary.kept
         );
         assert!(summary.acknowledged > 0, "seed {seed} has acknowledged nothing");
+        streamed += summary.streamed;
+        fenced += summary.fenced;
+        commits += summary.commits;
         tell(&format!(
-            "seed {seed}: {} faults, {} requests acknowledged, {} reads, nothing broken",
+            "seed {seed}: {} faults, {} requests acknowledged, {} of them streamed, {} fenced, {} \
+             cursors committed, {} reads, nothing broken",
             summary.faults(),
             summary.acknowledged,
+            summary.streamed,
+            summary.fenced,
+            summary.commits,
             summary.reads
         ));
     }
+    assert!(streamed > 0, "no stream of requests was acknowledged");
+    assert!(fenced > 0, "no producer has shut another one out");
+    assert!(commits > 0, "no cursor was committed");
 }
 
 /// Writes a line past the harness, which hides the output of tests that pass.

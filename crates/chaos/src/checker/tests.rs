@@ -1,7 +1,7 @@
 //! Planted histories: each differs from a good one in one thing, which must be caught.
 
 use super::*;
-use crate::history::OutOfRange;
+use crate::history::{CommitOutcome, CursorCommit, CursorRead, Epoch, OutOfRange};
 
 const MS: u64 = 1_000_000;
 
@@ -15,8 +15,11 @@ fn produce(writer: u32, number: u32, count: u32, start: u64, offset: u64) -> Pro
         first: value(writer, number),
         count,
         sending: Sending::Idempotent,
+        call: Call::Unary,
+        epoch: None,
         attempts: 1,
         start: start * MS,
+        sent: start * MS,
         end: (start + 5) * MS,
         outcome: Outcome::Acknowledged { offset, repeated: false },
     }
@@ -193,6 +196,38 @@ fn a_reordered_append_is_caught() {
 }
 
 #[test]
+fn requests_of_one_call_that_change_places_are_caught() {
+    // Method: a batch and a record of one writer are under way together.
+    let kinds = |call, swaps: Swaps| {
+        story(|story| {
+            story.produced[4].start = 20 * MS;
+            for own in [2, 4] {
+                story.produced[own].call = call;
+                story.produced[own].sending = Sending::Once;
+            }
+            if swaps == Swaps::Yes {
+                story.produced[2].outcome = Outcome::Acknowledged { offset: 4, repeated: false };
+                story.produced[4].outcome = Outcome::Acknowledged { offset: 2, repeated: false };
+                story.produced[3].outcome = Outcome::Acknowledged { offset: 3, repeated: false };
+                story.reads.clear();
+                let values = [(0, 0), (0, 1), (1, 2), (0, 2), (1, 0), (1, 1)];
+                story.ends_with(&values.map(|(writer, number)| value(writer, number)));
+                story.produced[3].start = 20 * MS;
+            }
+        })
+    };
+    assert_eq!(kinds(Call::Stream, Swaps::No), BTreeSet::new());
+    assert_eq!(kinds(Call::Unary, Swaps::Yes), BTreeSet::new(), "no order is promised");
+    assert_eq!(kinds(Call::Stream, Swaps::Yes), BTreeSet::from([Kind::Sequence]));
+}
+
+#[derive(PartialEq, Eq)]
+enum Swaps {
+    Yes,
+    No,
+}
+
+#[test]
 fn a_gap_is_caught() {
     let kinds = story(|story| {
         story.reads[1].records.remove(0);
@@ -284,4 +319,166 @@ fn unequal_logs_are_caught() {
         story.finals[2] = last(3, &content()[2..]);
     });
     assert_eq!(kinds, BTreeSet::new(), "one node has removed what is old");
+}
+
+fn commit(offset: u64, start: u64, outcome: CommitOutcome) -> Event {
+    let end = (start + 5) * MS;
+    Event::CursorCommit(CursorCommit {
+        stream: 0,
+        cursor: 0,
+        offset,
+        start: start * MS,
+        end,
+        outcome,
+    })
+}
+
+fn cursor(offset: Option<u64>, start: u64) -> Event {
+    let end = (start + 5) * MS;
+    let read = CursorRead { session: 1, node: 2, stream: 0, cursor: 0, start: 0, end, offset };
+    Event::CursorRead(CursorRead { start: start * MS, ..read })
+}
+
+/// What is broken by commits of 1, 2 and 3, without an outcome for 2, and by these answers.
+fn cursors(answers: &[(Option<u64>, u64)]) -> BTreeSet<Kind> {
+    let mut events = vec![
+        commit(1, 10, CommitOutcome::Acknowledged),
+        commit(2, 20, CommitOutcome::Unknown),
+        commit(3, 30, CommitOutcome::Acknowledged),
+        commit(4, 40, CommitOutcome::Refused),
+    ];
+    events.extend(answers.iter().map(|(offset, start)| cursor(*offset, *start)));
+    check(&events, Kept::All).into_iter().map(|violation| violation.kind).collect()
+}
+
+#[test]
+fn a_good_cursor_breaks_nothing() {
+    let good: [&[(Option<u64>, u64)]; 7] = [
+        &[],
+        &[(None, 0), (Some(1), 16), (Some(3), 36)],
+        // While a commit is under way, both are right.
+        &[(None, 12), (Some(1), 12), (Some(3), 32), (Some(1), 32)],
+        // The commit without an outcome takes effect, or not.
+        &[(Some(2), 26), (Some(3), 36)],
+        &[(Some(1), 26), (Some(3), 36)],
+        // It does so late.
+        &[(Some(3), 36), (Some(2), 50), (Some(2), 60)],
+        &[(Some(1), 26), (Some(2), 36)],
+    ];
+    for answers in good {
+        assert_eq!(cursors(answers), BTreeSet::new(), "{answers:?}");
+    }
+}
+
+#[test]
+fn a_lost_cursor_is_caught() {
+    let broken = BTreeSet::from([Kind::Cursor]);
+    assert_eq!(cursors(&[(None, 16)]), broken);
+    assert_eq!(cursors(&[(Some(3), 36), (None, 50)]), broken);
+    // A commit without an outcome was seen: it is there, and stays.
+    let seen = [commit(2, 20, CommitOutcome::Unknown), cursor(Some(2), 30), cursor(None, 40)];
+    let kinds = check(&seen, Kept::All).into_iter().map(|violation| violation.kind).collect();
+    assert_eq!(broken, kinds);
+}
+
+#[test]
+fn a_cursor_that_goes_back_is_caught() {
+    let broken = BTreeSet::from([Kind::Cursor]);
+    assert_eq!(cursors(&[(Some(1), 36)]), broken);
+    // The commit without an outcome took effect before, and takes effect once.
+    assert_eq!(cursors(&[(Some(2), 22), (Some(2), 36)]), broken);
+    assert_eq!(cursors(&[(Some(2), 23), (Some(1), 29)]), broken);
+}
+
+#[test]
+fn an_invented_cursor_is_caught() {
+    let broken = BTreeSet::from([Kind::Cursor]);
+    assert_eq!(cursors(&[(Some(7), 50)]), broken, "it was never committed");
+    assert_eq!(cursors(&[(Some(4), 50)]), broken, "it was refused");
+    assert_eq!(cursors(&[(Some(3), 16)]), broken, "it was committed later");
+}
+
+/// Records of epochs 1 and 2 of one producer, whose writers are 0 and 1. A third request of the
+/// first epoch, sent twice, is fenced.
+fn takeover(change: impl FnOnce(&mut Story)) -> BTreeSet<Kind> {
+    story(|story| {
+        for own in &mut story.produced {
+            let number = u64::from(own.first.writer) + 1;
+            own.epoch = (number < 3).then_some(Epoch { producer: 7, number });
+        }
+        let outcome = Outcome::Fenced { epoch: 2 };
+        let start = 22 * MS;
+        story.produced[3] = Produce { attempts: 2, outcome, start, ..story.produced[3].clone() };
+        story.produced[4].outcome = Outcome::Acknowledged { offset: 4, repeated: false };
+        story.reads.truncate(2);
+        let values = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)];
+        story.ends_with(&values.map(|(writer, number)| value(writer, number)));
+        change(story);
+    })
+}
+
+#[test]
+fn a_good_takeover_breaks_nothing() {
+    assert_eq!(takeover(|_| {}), BTreeSet::new());
+    // An earlier attempt of the fenced request came before the higher epoch.
+    let kinds = takeover(|story| {
+        story.produced[3].start = 12 * MS;
+        story.produced[2].outcome = Outcome::Acknowledged { offset: 3, repeated: false };
+        story.produced[4].outcome = Outcome::Acknowledged { offset: 5, repeated: false };
+        story.reads.truncate(1);
+        let values = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)];
+        story.ends_with(&values.map(|(writer, number)| value(writer, number)));
+    });
+    assert_eq!(kinds, BTreeSet::new());
+    // The answer to the older epoch is on its way for long.
+    assert_eq!(takeover(|story| story.produced[1].end = 100 * MS), BTreeSet::new());
+}
+
+#[test]
+fn a_fenced_epoch_that_appends_is_caught() {
+    let kinds = takeover(|story| {
+        let outcome = Outcome::Acknowledged { offset: 5, repeated: false };
+        story.produced[3] = Produce { outcome, ..produce(0, 2, 1, 50, 5) };
+        story.produced[3].epoch = Some(Epoch { producer: 7, number: 1 });
+        let values = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (0, 2)];
+        story.ends_with(&values.map(|(writer, number)| value(writer, number)));
+    });
+    assert_eq!(kinds, BTreeSet::from([Kind::Epoch]));
+    // It was told that it is fenced, and its only attempt is there.
+    let kinds = takeover(|story| {
+        story.produced[3].attempts = 1;
+        let values = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (0, 2)];
+        story.ends_with(&values.map(|(writer, number)| value(writer, number)));
+    });
+    assert_eq!(kinds, BTreeSet::from([Kind::Epoch, Kind::Invented]));
+}
+
+#[test]
+fn a_fenced_epoch_that_is_answered_is_caught() {
+    // The record is older than the higher epoch. A repetition of its request must be refused.
+    let kinds = |sent| {
+        takeover(|story| {
+            story.produced[1].outcome = Outcome::Acknowledged { offset: 1, repeated: true };
+            story.produced[1].attempts = 2;
+            story.produced[1].sent = sent * MS;
+            story.produced[1].end = 60 * MS;
+        })
+    };
+    assert_eq!(kinds(24), BTreeSet::new());
+    assert_eq!(kinds(26), BTreeSet::from([Kind::Epoch]));
+}
+
+#[test]
+fn a_false_fence_is_caught() {
+    let kinds = |epoch, end| {
+        takeover(|story| {
+            story.produced[3].outcome = Outcome::Fenced { epoch };
+            story.produced[3].start = 12 * MS;
+            story.produced[3].end = end * MS;
+        })
+    };
+    assert_eq!(kinds(2, 30), BTreeSet::new());
+    assert_eq!(kinds(2, 19), BTreeSet::from([Kind::Epoch]), "the higher one is sent later");
+    assert_eq!(kinds(3, 30), BTreeSet::from([Kind::Epoch]), "there is no such epoch");
+    assert_eq!(kinds(1, 30), BTreeSet::from([Kind::Epoch]), "it is not higher");
 }
