@@ -70,6 +70,7 @@ impl Cluster {
     }
 
     /// Starts a node for the first time. It asks the seeds through its links, as it asks members.
+    /// The request to join goes past them, to the address that a seed says of itself.
     async fn found(
         &self,
         slot: &Slot,
