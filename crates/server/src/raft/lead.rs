@@ -17,6 +17,9 @@ use super::{ENGINE_WAIT, Group, Member, ProposeError};
 /// How long another node may take to say that it stands for election.
 const STAND_WAIT: Duration = Duration::from_secs(1);
 
+/// How often a leader that hands over looks whether the others have all entries.
+const HEIR_LOOK: Duration = Duration::from_millis(5);
+
 impl Group {
     /// Waits until this node has applied all that was committed before, as the leader says. If this
     /// node leads, that is all that its log had when it was opened, and needs a new entry: only such
@@ -174,45 +177,71 @@ impl Group {
         }
     }
 
-    /// Lets another voter lead, if this node leads, and waits until one does. Gives up if none
-    /// answers, and after the time in which one would be elected without help.
-    pub(crate) async fn hand_over(&self) {
-        if !self.engine_leads() || self.heirs().is_empty() {
-            return;
+    /// Lets another voter lead, if this node leads. Returns whether this node leads no more. It takes
+    /// changes again if no other node has taken the lead soon.
+    pub(crate) async fn hand_over(&self) -> bool {
+        let leads = self.engine_leads();
+        if !leads || self.heirs().is_empty() {
+            return !leads;
         }
         // A leader votes for another one only after it has led for so long.
         let term = self.raft.metrics().borrow().current_term;
         tokio::time::sleep_until(self.leads_since(term) + self.silence_max).await;
-        let _taking_none = HandingOver::begin(self);
-        let deadline = Instant::now() + self.silence_max * 2;
-        // Those that are not asked hear the leader until then, and vote for no other.
-        let needs_others = self.heirs().len() > 2;
-        let mut may_ask = Instant::now();
-        if needs_others {
-            may_ask += self.silence_max + self.peers.heartbeat();
-        }
-        while self.engine_leads() && Instant::now() < deadline {
-            let heir = self.heirs().into_iter().find(|heir| self.has_all(heir));
-            if let Some(heir) = heir.filter(|_| Instant::now() >= may_ask)
-                && !self.ask_to_stand(&heir).await
-            {
-                break;
+        let taking_none = HandingOver::begin(self);
+        let deadline = Instant::now() + self.silence_max / 2;
+        if let Some(heirs) = self.heirs_with_all(deadline).await {
+            while self.engine_leads() && Instant::now() < deadline {
+                self.ask_all_to_stand(&heirs).await;
             }
-            let wait = self.raft.wait(Some(self.peers.heartbeat() / 2));
-            let led = wait.metrics(|metrics| metrics.state != ServerState::Leader, "an heir");
-            let _waited = led.await;
         }
-        let wait = self.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+        drop(taking_none);
+        if self.engine_leads() {
+            tracing::warn!("no other node took the lead");
+            return false;
+        }
+        match self.another_leads(self.silence_max).await {
+            true => tracing::info!("another node leads"),
+            false => tracing::warn!("no node leads yet"),
+        }
+        true
+    }
+
+    /// Waits until enough voters have all entries, and returns them: with this node, they are a
+    /// majority.
+    async fn heirs_with_all(&self, deadline: Instant) -> Option<Vec<Member>> {
+        while self.engine_leads() && Instant::now() < deadline {
+            let mut heirs = self.heirs();
+            heirs.retain(|heir| self.has_all(heir));
+            let voters = self.members().iter().filter(|member| member.is_voter).count();
+            if heirs.len() >= voters / 2 {
+                heirs.truncate(voters / 2);
+                return Some(heirs);
+            }
+            tokio::time::sleep(HEIR_LOOK).await;
+        }
+        None
+    }
+
+    /// Asks the heirs to stand for election, one after the other. A node that has just heard the
+    /// leader votes for no other node, but one that stands itself has forgotten the leader: it votes
+    /// for the next one that stands. So the last heir has the votes of all heirs and of this node.
+    async fn ask_all_to_stand(&self, heirs: &[Member]) {
+        for heir in heirs {
+            let before = self.raft.metrics().borrow().vote;
+            if self.ask_to_stand(heir).await {
+                let wait = self.raft.wait(Some(self.peers.heartbeat() / 2));
+                let has_voted = move |metrics: &Metrics| metrics.vote != before;
+                let _voted = wait.metrics(has_voted, "this node's vote for an heir").await;
+            }
+        }
+        self.another_leads(self.peers.heartbeat()).await;
+    }
+
+    async fn another_leads(&self, within: Duration) -> bool {
         let own_id = self.peers.own().node_id();
         let is_other =
             move |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| leader != own_id);
-        match self.engine_leads() {
-            true => tracing::warn!("no other node took the lead"),
-            false => match wait.metrics(is_other, "the next leader").await {
-                Ok(_) => tracing::info!("another node leads"),
-                Err(_) => tracing::warn!("no node leads yet"),
-            },
-        }
+        self.raft.wait(Some(within)).metrics(is_other, "the next leader").await.is_ok()
     }
 
     /// Returns the voters that may lead next.
@@ -250,21 +279,19 @@ impl Group {
     }
 }
 
-/// As long as it lives, the leader takes no change, and the others hear it only when it appends: no
-/// entry comes behind those that the next leader has.
+/// As long as it lives, the leader takes no change: no entry comes behind those that the next leader
+/// has.
 struct HandingOver<'a>(&'a Group);
 
 impl HandingOver<'_> {
     fn begin(group: &Group) -> HandingOver<'_> {
         group.handing_over.store(true, Ordering::Release);
-        group.raft.runtime_config().heartbeat(false);
         HandingOver(group)
     }
 }
 
 impl Drop for HandingOver<'_> {
     fn drop(&mut self) {
-        self.0.raft.runtime_config().heartbeat(true);
         self.0.handing_over.store(false, Ordering::Release);
     }
 }

@@ -139,8 +139,11 @@ impl Group {
         let own_id = self.peers.own().node_id();
         let leaves = |member: &Member| member.node_id == own_id && member.is_leaving;
         if self.leads() && self.members().iter().any(leaves) {
-            // The next leader removes this node.
-            self.hand_over().await;
+            // The next leader removes this node. If there is none, this one goes on for a while: a
+            // hand-over takes no changes.
+            if !self.hand_over().await {
+                tokio::time::sleep(self.silence_max).await;
+            }
             return Ok(true);
         }
         let change = match self.next_change() {

@@ -448,6 +448,20 @@ fn a_bootstrap_with_two_names_of_one_node_is_refused() {
 
 #[test]
 fn a_leader_that_ends_hands_over_at_once() {
+    hands_over_at_once(&[]);
+}
+
+#[test]
+fn a_leader_of_four_voters_hands_over_at_once() {
+    hands_over_at_once(&[4]);
+}
+
+#[test]
+fn a_leader_of_five_voters_hands_over_at_once() {
+    hands_over_at_once(&[4, 5]);
+}
+
+fn hands_over_at_once(more: &[u64]) {
     // Method: without help, the others would wait 24 s at least. A leader must have led for 16 s
     // before it votes for another one.
     run(async {
@@ -457,16 +471,22 @@ fn a_leader_that_ends_hands_over_at_once() {
             config.raft.election_timeout = Duration::from_secs(8);
         })
         .await;
-        assert_eq!(cluster.produce("before").await, 0);
         let (_, id) = cluster.leader().await;
-        tokio::time::sleep(Duration::from_secs(17)).await;
+        let since = Instant::now();
+        assert_eq!(cluster.produce("before").await, 0);
+        for id in more {
+            cluster.add(*id).await;
+        }
+        let voters: Vec<(u64, bool)> = (1..=3 + more.len() as u64).map(|id| (id, true)).collect();
+        cluster.wait_for_members(&voters).await;
+        tokio::time::sleep(Duration::from_secs(17).saturating_sub(since.elapsed())).await;
         let work = async {
             cluster.stop_node(id).await;
             let (_, next) = cluster.leader().await;
             assert_ne!(next, id);
             assert_eq!(cluster.produce("after").await, 1);
         };
-        tokio::time::timeout(Duration::from_secs(16), work).await.expect("it did not hand over");
+        tokio::time::timeout(Duration::from_secs(8), work).await.expect("it did not hand over");
         cluster.stop().await;
     });
 }
