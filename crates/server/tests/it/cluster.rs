@@ -487,7 +487,8 @@ fn hands_over_at_once(more: &[u64]) {
             assert_eq!(cluster.produce("after").await, 1);
         };
         tokio::time::timeout(Duration::from_secs(8), work).await.expect("it did not hand over");
-        cluster.stop().await;
+        // An end in order would wait 16 s for the next leader.
+        drop(cluster);
     });
 }
 
