@@ -1,18 +1,15 @@
-//! Who leads: what only the leader does, reads that need it, and how one leader follows another.
+//! Who leads, and how one leader follows another.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ServerState;
-use openraft::error::{CheckIsLeaderError, RaftError};
 use seawall_proto::raft::v1 as proto;
-use seawall_proto::store::v1 as store;
 use tokio::time::{Instant, timeout};
-use tonic_types::StatusExt as _;
 
 use super::types::Metrics;
-use super::{ENGINE_WAIT, Group, Member, ProposeError};
+use super::{Group, Member, ProposeError};
 
 /// How long another node may take to say that it stands for election.
 const STAND_WAIT: Duration = Duration::from_secs(1);
@@ -21,32 +18,6 @@ const STAND_WAIT: Duration = Duration::from_secs(1);
 const HEIR_LOOK: Duration = Duration::from_millis(5);
 
 impl Group {
-    /// Waits until this node has applied all that was committed before, as the leader says. If this
-    /// node leads, that is all that its log had when it was opened, and needs a new entry: only such
-    /// an entry commits the older ones.
-    pub(crate) async fn wait_until_ready(&self) -> Result<(), ProposeError> {
-        loop {
-            let wait = self.raft.wait(None);
-            wait.metrics(has_leader, "a leader").await.map_err(ProposeError::engine)?;
-            let work = async {
-                if self.leads() {
-                    self.propose(&store::Command::default()).await?;
-                }
-                self.linearize().await
-            };
-            match work.await {
-                // The leader may be that of another day.
-                Err(
-                    ProposeError::NotLeader { .. }
-                    | ProposeError::LeaderLost
-                    | ProposeError::Late(_),
-                ) => {}
-                outcome => return outcome,
-            }
-            tokio::time::sleep(self.peers.heartbeat() / 2).await;
-        }
-    }
-
     /// Whether this node leads, as far as it knows, and takes changes. One that hears from no
     /// majority may not know of another leader.
     pub(super) fn leads(&self) -> bool {
@@ -94,86 +65,6 @@ impl Group {
         match self.leads() {
             true => Ok(()),
             false => Err(ProposeError::NotLeader { leader: self.leader_addr() }),
-        }
-    }
-
-    /// Returns after this node has applied each entry that was committed before the call, on any
-    /// node. A node that does not lead asks the leader up to where that is.
-    pub(crate) async fn linearize(&self) -> Result<(), ProposeError> {
-        if let Some(reason) = self.failed() {
-            return Err(ProposeError::Failed(reason));
-        }
-        let index = match self.leads() {
-            true => self.read_index().await?,
-            false => self.ask_read_index().await?,
-        };
-        self.wait_until_applied(index).await
-    }
-
-    /// Returns the entry up to which a linearizable read must be applied, after a majority has said
-    /// that this node leads.
-    pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
-        let index = match self.raft.get_read_log_id().await {
-            Ok((read, _applied)) => read.map_or(0, |id| id.index),
-            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader))) => {
-                let leader = leader.leader_node.map(|node| node.addr);
-                return Err(ProposeError::NotLeader { leader });
-            }
-            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
-                return Err(ProposeError::NotLeader { leader: None });
-            }
-            Err(error) => return Err(ProposeError::engine(error)),
-        };
-        // A leader that restarts in its term does not know yet what it had committed. Entries that
-        // another leader has replaced do not count: the log forgets them.
-        loop {
-            let at_open = self.log.last_log_id_at_open().map_or(0, |id| id.index);
-            if self.applied().log_id.is_some_and(|id| id.index >= at_open) {
-                return Ok(index.max(at_open));
-            }
-            self.check_leads()?;
-            let wait = self.raft.wait(Some(self.peers.heartbeat()));
-            let _waited = wait.applied_index_at_least(Some(at_open), "the log at open").await;
-        }
-    }
-
-    async fn ask_read_index(&self) -> Result<u64, ProposeError> {
-        let leader = self.members().into_iter().find(|member| member.is_leader);
-        let own_id = self.peers.own().node_id();
-        let Some(leader) = leader.filter(|leader| leader.node_id != own_id) else {
-            return Err(ProposeError::NotLeader { leader: None });
-        };
-        let away = || ProposeError::NotLeader { leader: Some(leader.addr.clone()) };
-        let Member { node_id, log_id, addr, .. } = &leader;
-        let way = self.peers.member(*node_id, log_id, addr);
-        let mut client = way.map_err(ProposeError::engine)?;
-        let header = Some(self.peers.own().header(leader.node_id, &leader.log_id));
-        let asked = client.read_index(proto::ReadIndexRequest { header });
-        match tokio::time::timeout(self.silence_max, asked).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().index),
-            // It leads no more, and names the next one, if it knows it.
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
-                let info = status.get_details_error_info();
-                let leader = info.and_then(|info| info.metadata.get("leader").cloned());
-                Err(ProposeError::NotLeader { leader: leader.filter(|addr| !addr.is_empty()) })
-            }
-            Ok(Err(_)) | Err(_) => Err(away()),
-        }
-    }
-
-    async fn wait_until_applied(&self, index: u64) -> Result<(), ProposeError> {
-        if self.applied().log_id.is_some_and(|id| id.index >= index) {
-            return Ok(());
-        }
-        let waited = self
-            .raft
-            .wait(Some(ENGINE_WAIT))
-            .applied_index_at_least(Some(index), "a linearizable read")
-            .await;
-        match waited {
-            Ok(_) => Ok(()),
-            Err(openraft::metrics::WaitError::Timeout(..)) => Err(ProposeError::Late(ENGINE_WAIT)),
-            Err(error) => Err(ProposeError::engine(error)),
         }
     }
 
@@ -294,10 +185,4 @@ impl Drop for HandingOver<'_> {
     fn drop(&mut self) {
         self.0.handing_over.store(false, Ordering::Release);
     }
-}
-
-/// Whether a leader is known, and, if it is this node, works as one.
-fn has_leader(metrics: &Metrics) -> bool {
-    let leads = metrics.state == ServerState::Leader;
-    metrics.current_leader.is_some_and(|leader| leader != metrics.id || leads)
 }

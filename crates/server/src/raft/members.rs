@@ -94,6 +94,7 @@ impl Group {
     /// Adds a node, which follows from then on, or notes the new address of a member.
     pub(crate) async fn join(&self, newcomer: &Newcomer) -> Result<(), MemberError> {
         self.check_leads()?;
+        let _changing = self.changing.try_lock().map_err(|_| MemberError::Changing)?;
         let node = to_node(newcomer);
         let members = self.members();
         let found = members.iter().find(|member| member.node_id == newcomer.node_id);
@@ -115,6 +116,7 @@ impl Group {
     /// Notes that a node is to be removed. `step_members` removes it.
     pub(crate) async fn mark_leaving(&self, node_id: u64) -> Result<(), MemberError> {
         self.check_leads()?;
+        let _changing = self.changing.try_lock().map_err(|_| MemberError::Changing)?;
         let members = self.members();
         let Some(found) = members.iter().find(|member| member.node_id == node_id) else {
             let ids = members.iter().map(|member| member.node_id).collect();

@@ -7,6 +7,7 @@ mod lead;
 mod machine;
 mod members;
 mod network;
+mod reads;
 mod types;
 mod wire;
 
@@ -31,6 +32,7 @@ pub(crate) use machine::Applied;
 use machine::{Machine, Shared};
 pub(crate) use members::{MemberError, Newcomer};
 use network::Network;
+use reads::Rounds;
 use types::{Envelope, LogId, Metrics, PeerNode, Types};
 
 use crate::checkpoint::{CheckpointError, Checkpoints};
@@ -86,6 +88,12 @@ pub(crate) struct Group {
     leading: Arc<Mutex<Option<(u64, tokio::time::Instant)>>>,
     /// Another node is to lead, and this one takes no change.
     handing_over: Arc<AtomicBool>,
+    /// Reads that ask a majority whether this node leads.
+    confirmed: Arc<Rounds>,
+    /// Reads that ask the leader.
+    asked: Arc<Rounds>,
+    /// Held while an operator changes the members.
+    changing: Arc<tokio::sync::Mutex<()>>,
     /// Held while checkpoints go, and while one of them becomes the snapshot.
     keeping: Arc<tokio::sync::Mutex<()>>,
     had_state: bool,
@@ -171,9 +179,6 @@ impl Group {
         let started = raft.wait(Some(ENGINE_WAIT)).metrics(has_started, "the log").await;
         started.map_err(OpenError::engine)?;
         let silence_max = options.raft.election_timeout_max();
-        let leading = Arc::default();
-        let handing_over = Arc::default();
-        let keeping = Arc::default();
         Ok(Group {
             raft,
             log,
@@ -181,9 +186,12 @@ impl Group {
             shared,
             peers,
             silence_max,
-            leading,
-            handing_over,
-            keeping,
+            leading: Arc::default(),
+            handing_over: Arc::default(),
+            confirmed: Arc::default(),
+            asked: Arc::default(),
+            changing: Arc::default(),
+            keeping: Arc::default(),
             had_state,
         })
     }
