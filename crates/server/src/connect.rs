@@ -87,3 +87,21 @@ async fn connect(uri: &Uri, config: Option<Arc<ClientConfig>>) -> io::Result<Soc
     })?;
     Ok(Socket::Tls(Box::new(socket.into())))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_socket_waits_for_acknowledgements() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("it is bound");
+        let uri = format!("http://{addr}").parse().expect("a URI");
+        let Socket::Plain(socket) = connect(&uri, None).await.expect("it accepts") else {
+            panic!("there is no TLS")
+        };
+        assert!(socket.nodelay().expect("it is open"));
+    }
+}
