@@ -417,6 +417,17 @@ impl Node {
         };
         tokio::time::timeout(CLOSE_WAIT, work).await.unwrap_or(Err(NodeError::Stuck))
     }
+
+    /// Closes the log after a start that failed or was given up. It writes no checkpoint: the next
+    /// start finds what a crash leaves.
+    pub(crate) async fn close_after_start(&self) {
+        let Some(seat) = self.inner.seat.get() else { return };
+        match tokio::time::timeout(CLOSE_WAIT, seat.group.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("the log does not close: {error}"),
+            Err(_) => tracing::warn!("{}", NodeError::Stuck),
+        }
+    }
 }
 
 /// Waits until a task has ended. `failure` may have seen it end, and a handle tells it only once.

@@ -281,7 +281,10 @@ async fn serve_until(
     // Requests are gone by now, so nothing uses the log that is closed.
     let closed = match tasks {
         Some(tasks) => node.close(tasks).await.map_err(ServerError::from),
-        None => Ok(()),
+        None => {
+            node.close_after_start().await;
+            Ok(())
+        }
     };
     outcome.and(closed)
 }

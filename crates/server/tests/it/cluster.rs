@@ -447,6 +447,32 @@ fn a_bootstrap_with_two_names_of_one_node_is_refused() {
 }
 
 #[test]
+fn a_start_that_is_given_up_lets_go_of_the_directory() {
+    // Method: a node waits for others that are not there, and is ended. One that follows in the same
+    // process needs the log.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        for bootstrap_expect in [3, 3, 1] {
+            let server = Server::bind(member(dir.path(), 1, bootstrap_expect)).await.unwrap();
+            let mut node = Running::of(server);
+            match bootstrap_expect {
+                1 => node.wait_until_ready().await,
+                _ => {
+                    let log = dir.path().join("node-1/group-0/log/CURRENT");
+                    let start = Instant::now();
+                    while !log.exists() {
+                        assert!(start.elapsed() < PATIENCE, "the log does not come");
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            node.stop().await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_leader_that_ends_hands_over_at_once() {
     hands_over_at_once(&[]);
 }
