@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{FutureExt as _, stream};
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
@@ -14,7 +15,10 @@ use openraft::raft::{
 };
 use openraft::{RaftNetwork, RaftNetworkFactory, Snapshot, Vote};
 use seawall_proto::raft::v1 as wire;
-use tonic::{Code, Status};
+use seawall_proto::raft::v1::peer_client::PeerClient;
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
 
 use super::types::{PeerNode, Types};
 use super::wire as convert;
@@ -30,11 +34,44 @@ pub(crate) struct Network {
 }
 
 /// The way to one node.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Way {
     peers: Peers,
     target: u64,
     node: PeerNode,
+    /// Open after the first message with entries. Gone while an answer is awaited: a call that is
+    /// given up must not leave its answer to the next one.
+    line: Option<Line>,
+}
+
+/// A stream of messages with entries to a node, and of its answers.
+#[derive(Debug)]
+struct Line {
+    requests: mpsc::Sender<wire::AppendRequest>,
+    answers: Streaming<wire::AppendResponse>,
+}
+
+impl Line {
+    async fn open(mut client: PeerClient<Channel>) -> Result<Line, Status> {
+        let (requests, waiting) = mpsc::channel(1);
+        let sent = stream::unfold(waiting, async |mut waiting: mpsc::Receiver<_>| {
+            waiting.recv().await.map(|request| (request, waiting))
+        });
+        let answers = client.append(sent).await?.into_inner();
+        Ok(Line { requests, answers })
+    }
+
+    /// Whether the node has ended it, as far as is known.
+    fn is_over(&mut self) -> bool {
+        self.answers.message().now_or_never().is_some()
+    }
+
+    async fn ask(&mut self, request: wire::AppendRequest) -> Result<wire::AppendResponse, Status> {
+        // If the stream is over, the answer says why.
+        let _taken = self.requests.send(request).await;
+        let over = || Status::unavailable("the node has ended the stream of entries");
+        self.answers.message().await?.ok_or_else(over)
+    }
 }
 
 type RpcError = RPCError<u64, PeerNode, RaftError<u64>>;
@@ -44,7 +81,7 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Way;
 
     async fn new_client(&mut self, target: u64, node: &PeerNode) -> Way {
-        Way { peers: self.peers.clone(), target, node: node.clone() }
+        Way { peers: self.peers.clone(), target, node: node.clone(), line: None }
     }
 }
 
@@ -53,11 +90,26 @@ impl Way {
         self.peers.own().header(self.target, &self.node.log_id)
     }
 
-    fn client(
-        &self,
-    ) -> Result<wire::peer_client::PeerClient<tonic::transport::Channel>, Unreachable> {
+    fn client(&self) -> Result<PeerClient<Channel>, Unreachable> {
         let PeerNode { addr, log_id, .. } = &self.node;
         self.peers.member(self.target, log_id, addr).map_err(|error| Unreachable::new(&error))
+    }
+
+    /// Sends entries on the open line, or on a new one.
+    async fn send(
+        &mut self,
+        client: PeerClient<Channel>,
+        request: wire::AppendRequest,
+    ) -> Result<wire::AppendResponse, Status> {
+        let open = self.line.take_if(|line| !line.is_over());
+        self.line = None;
+        let mut line = match open {
+            Some(line) => line,
+            None => Line::open(client).await?,
+        };
+        let answer = line.ask(request).await?;
+        self.line = Some(line);
+        Ok(answer)
     }
 }
 
@@ -76,12 +128,10 @@ fn network_error(error: &(impl std::error::Error + 'static)) -> RpcError {
 /// Ends a little before the engine would give up, so that the transport learns of it.
 async fn within<T>(
     option: &RPCOption,
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    call: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
-    match tokio::time::timeout(option.hard_ttl() * 9 / 10, call).await {
-        Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded("the node did not answer in time")),
-    }
+    let answer = tokio::time::timeout(option.hard_ttl() * 9 / 10, call).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the node did not answer in time")))
 }
 
 impl RaftNetwork<Types> for Way {
@@ -90,9 +140,9 @@ impl RaftNetwork<Types> for Way {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<u64>> {
-        let mut client = self.client()?;
+        let client = self.client()?;
         let request = convert::from_append(self.header(), request);
-        let answer = within(&option, client.append(request)).await;
+        let answer = within(&option, self.send(client, request)).await;
         self.peers.note_answer(self.target, answer.as_ref().map(drop));
         let answer = answer.map_err(|status| failed(&status))?;
         convert::to_append_response(answer).map_err(|error| network_error(&error))
@@ -106,7 +156,7 @@ impl RaftNetwork<Types> for Way {
         let mut client = self.client()?;
         let request = convert::from_vote_request(self.header(), &request);
         let answer = within(&option, client.vote(request)).await;
-        let answer = answer.map_err(|status| failed(&status))?;
+        let answer = answer.map_err(|status| failed(&status))?.into_inner();
         convert::to_vote_response(answer).map_err(|error| network_error(&error))
     }
 
@@ -134,6 +184,7 @@ impl RaftNetwork<Types> for Way {
             Code::Unavailable => StreamingError::from(Unreachable::new(&status)),
             _ => NetworkError::new(&status).into(),
         })?;
+        let answer = answer.into_inner();
         Ok(convert::to_snapshot_response(answer).map_err(|error| NetworkError::new(&error))?)
     }
 

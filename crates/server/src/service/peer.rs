@@ -1,5 +1,10 @@
 //! `seawall.raft.v1.Peer`: what other nodes ask.
 
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_core::Stream;
+use futures_util::StreamExt as _;
 use seawall_proto::raft::v1 as wire;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
@@ -40,12 +45,22 @@ impl PeerService {
         }
         Ok(seat)
     }
+
+    async fn take_entries(
+        &self,
+        extensions: &Extensions,
+        request: wire::AppendRequest,
+    ) -> Result<wire::AppendResponse, Status> {
+        let seat = self.admit(extensions, request.header.as_ref()).await?;
+        let answer = seat.group.answer_append(request).await?;
+        settled(seat, answer).await
+    }
 }
 
 /// Notes that other nodes rely on the log, before they learn the answer.
-async fn settled<T>(seat: &Seat, answer: T) -> Result<Response<T>, Status> {
+async fn settled<T>(seat: &Seat, answer: T) -> Result<T, Status> {
     seat.own.settle().await.map_err(NotForUs::from)?;
-    Ok(Response::new(answer))
+    Ok(answer)
 }
 
 #[tonic::async_trait]
@@ -71,17 +86,28 @@ impl wire::peer_server::Peer for PeerService {
         let (_, extensions, request) = request.into_parts();
         let seat = self.admit(&extensions, request.header.as_ref()).await?;
         let answer = seat.group.answer_vote(request).await?;
-        settled(seat, answer).await
+        settled(seat, answer).await.map(Response::new)
     }
+
+    type AppendStream = Pin<Box<dyn Stream<Item = Result<wire::AppendResponse, Status>> + Send>>;
 
     async fn append(
         &self,
-        request: Request<wire::AppendRequest>,
-    ) -> Result<Response<wire::AppendResponse>, Status> {
-        let (_, extensions, request) = request.into_parts();
-        let seat = self.admit(&extensions, request.header.as_ref()).await?;
-        let answer = seat.group.answer_append(request).await?;
-        settled(seat, answer).await
+        request: Request<Streaming<wire::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let (_, extensions, requests) = request.into_parts();
+        self.seat(&extensions)?;
+        let mut ends = self.node.watch_ends();
+        let requests = requests.take_until(async move { ends.ended().await });
+        let service = self.clone();
+        let extensions = Arc::new(extensions);
+        // Each message is judged: the policy may change, and this node's identity, too.
+        let answers = requests.then(move |request| {
+            let service = service.clone();
+            let extensions = extensions.clone();
+            async move { service.take_entries(&extensions, request?).await }
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn install_snapshot(
@@ -108,7 +134,7 @@ impl wire::peer_server::Peer for PeerService {
             return Err(broken("is shorter than its head says"));
         }
         let answer = seat.group.answer_snapshot(head, bytes).await?;
-        settled(seat, answer).await
+        settled(seat, answer).await.map(Response::new)
     }
 
     async fn read_index(

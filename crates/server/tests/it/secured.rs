@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use futures_util::stream;
 use seawall_proto::admin::v1 as admin;
 use seawall_proto::admin::v1::admin_client::AdminClient;
 use seawall_proto::log::v1 as log;
@@ -210,7 +211,7 @@ fn nodes_of_a_group_need_certificates_and_the_action_peer() {
         let mut peer = PeerClient::new(channel(dir.path(), nodes[0].addr, "writer").await);
         let status = peer.introduce(wire::IntroduceRequest::default()).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied);
-        let status = peer.append(wire::AppendRequest::default()).await.unwrap_err();
+        let status = peer.append(stream::iter([wire::AppendRequest::default()])).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied);
         // Without its line, a node is none, too.
         fs::write(base.policy.as_ref().unwrap(), POLICY).unwrap();
