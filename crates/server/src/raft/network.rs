@@ -193,3 +193,144 @@ impl RaftNetwork<Types> for Way {
         Backoff::new(std::iter::repeat(wait))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use futures_core::Stream;
+    use futures_util::StreamExt as _;
+    use seawall_proto::raft::v1::peer_server::{Peer, PeerServer};
+    use tonic::{Request, Response};
+
+    use super::*;
+    use crate::connect::Connector;
+    use crate::identity::{Identity, JudgedBy};
+    use crate::listen::{ListenOptions, listen};
+    use crate::own::Own;
+
+    /// A node that answers the first message late, and names it by its term. Each stream ends after
+    /// three answers.
+    #[derive(Debug, Clone, Default)]
+    struct Slow {
+        streams: Arc<AtomicU64>,
+        messages: Arc<AtomicU64>,
+    }
+
+    fn unasked<T>() -> Result<Response<T>, Status> {
+        Err(Status::unimplemented("it is not asked"))
+    }
+
+    #[tonic::async_trait]
+    impl Peer for Slow {
+        type AppendStream =
+            Pin<Box<dyn Stream<Item = Result<wire::AppendResponse, Status>> + Send>>;
+
+        async fn append(
+            &self,
+            request: Request<Streaming<wire::AppendRequest>>,
+        ) -> Result<Response<Self::AppendStream>, Status> {
+            self.streams.fetch_add(1, Ordering::SeqCst);
+            let slow = self.clone();
+            let answers = request.into_inner().take(3).then(move |request| {
+                let slow = slow.clone();
+                async move {
+                    if slow.messages.fetch_add(1, Ordering::SeqCst) == 0 {
+                        tokio::time::sleep(Duration::from_millis(300)).await;
+                    }
+                    let outcome = wire::append_response::Outcome::Higher(request?.ballot.unwrap());
+                    Ok(wire::AppendResponse { outcome: Some(outcome) })
+                }
+            });
+            Ok(Response::new(Box::pin(answers)))
+        }
+
+        async fn introduce(
+            &self,
+            _: Request<wire::IntroduceRequest>,
+        ) -> Result<Response<wire::IntroduceResponse>, Status> {
+            unasked()
+        }
+
+        async fn vote(
+            &self,
+            _: Request<wire::VoteRequest>,
+        ) -> Result<Response<wire::VoteResponse>, Status> {
+            unasked()
+        }
+
+        async fn install_snapshot(
+            &self,
+            _: Request<Streaming<wire::SnapshotPart>>,
+        ) -> Result<Response<wire::InstallSnapshotResponse>, Status> {
+            unasked()
+        }
+
+        async fn read_index(
+            &self,
+            _: Request<wire::ReadIndexRequest>,
+        ) -> Result<Response<wire::ReadIndexResponse>, Status> {
+            unasked()
+        }
+
+        async fn stand(
+            &self,
+            _: Request<wire::StandRequest>,
+        ) -> Result<Response<wire::StandResponse>, Status> {
+            unasked()
+        }
+    }
+
+    async fn serve(node: Slow) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let incoming = listen(listener, ListenOptions::default(), std::future::pending());
+        let server = tonic::transport::Server::builder().add_service(PeerServer::new(node));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        addr
+    }
+
+    async fn way_to(addr: SocketAddr, dir: &std::path::Path) -> Way {
+        let limits = JudgedBy { streams: 1, producers: 1, cursors: 1 };
+        let own = Identity::new("blue", 1, limits).unwrap();
+        let own = Own::new(own, dir.to_owned(), "node-1:7000".to_owned());
+        let heartbeat = Duration::from_secs(10);
+        let peers = Peers::new(own, Connector::plaintext(), BTreeMap::new(), heartbeat);
+        let node = PeerNode { addr: addr.to_string(), log_id: "l".into(), is_leaving: false };
+        Network { peers }.new_client(2, &node).await
+    }
+
+    /// Sends a message of that term, and returns the term of its answer.
+    async fn ask(way: &mut Way, term: u64, within: Duration) -> Option<u64> {
+        let request = AppendEntriesRequest {
+            vote: Vote::new_committed(term, 1),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        match way.append_entries(request, RPCOption::new(within)).await {
+            Ok(AppendEntriesResponse::HigherVote(vote)) => Some(vote.leader_id.term),
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn each_answer_belongs_to_its_message_and_a_stream_that_is_over_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Slow::default();
+        let mut way = way_to(serve(node.clone()).await, dir.path()).await;
+        let patience = Duration::from_secs(60);
+        assert_eq!(ask(&mut way, 1, Duration::from_millis(100)).await, None, "it is late");
+        for term in 2..=7 {
+            // Also after the node has ended a stream, without an error between.
+            assert_eq!(ask(&mut way, term, patience).await, Some(term));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(node.streams.load(Ordering::SeqCst), 3);
+    }
+}

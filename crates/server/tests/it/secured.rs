@@ -14,6 +14,7 @@ use seawall_server::certs::write_dev_certs;
 use seawall_server::connect::Connector;
 use seawall_server::tls::client_config;
 use seawall_server::{Config, Server};
+use tokio::sync::oneshot;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -213,9 +214,18 @@ fn nodes_of_a_group_need_certificates_and_the_action_peer() {
         assert_eq!(status.code(), Code::PermissionDenied);
         let status = peer.append(stream::iter([wire::AppendRequest::default()])).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied);
+        // Each message is judged: one on a stream that was open when the right was taken away, too.
+        let policy = format!("{POLICY}p, seawalld, *, peer\np, writer, *, peer\n");
+        fs::write(base.policy.as_ref().unwrap(), policy).unwrap();
+        nodes[0].reloader.reload().unwrap();
+        let (sender, receiver) = oneshot::channel();
+        let message = stream::once(async { receiver.await.unwrap() });
+        let mut answers = peer.append(message).await.unwrap().into_inner();
         // Without its line, a node is none, too.
         fs::write(base.policy.as_ref().unwrap(), POLICY).unwrap();
         nodes[0].reloader.reload().unwrap();
+        sender.send(wire::AppendRequest::default()).unwrap();
+        assert_eq!(code(answers.message().await), Code::PermissionDenied);
         let mut config = member(dir.path(), 4, 0);
         config.tls = base.tls;
         config.policy = base.policy;
