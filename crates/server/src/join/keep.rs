@@ -59,14 +59,15 @@ pub(crate) async fn keep_members(seat: Seat, space: Arc<Space>, mut stop: watch:
 }
 
 impl Seat {
-    /// Tells the leader that this node is at another address now.
+    /// Tells the leader that this node is at another address now, or that it is there at all: if the
+    /// entry that made it a member was lost with its leader, no other node knows of it.
     async fn announce(&self) {
         let own = self.as_newcomer();
         let members = self.group.members();
-        let is_moved = |member: &&Member| {
-            member.node_id == own.node_id && member.log_id == own.log_id && member.addr != own.addr
-        };
-        if members.iter().find(is_moved).is_none() {
+        let is_own =
+            |member: &&Member| member.node_id == own.node_id && member.log_id == own.log_id;
+        let Some(found) = members.iter().find(is_own) else { return };
+        if found.addr == own.addr && self.group.is_member_for_good() {
             return;
         }
         if members.iter().any(|member| member.is_leader && member.node_id == own.node_id) {
@@ -79,7 +80,7 @@ impl Seat {
         for addr in self.other_addrs(members).await {
             match self.ask_to_join(&addr).await {
                 Ok(Asked::Taken) => {
-                    return tracing::info!("told the group the address {}", own.addr);
+                    return tracing::info!("told the group of the address {}", own.addr);
                 }
                 Ok(Asked::NoLeader) => {}
                 // It is tried again at each heartbeat.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
@@ -52,13 +52,21 @@ struct Line {
 }
 
 impl Line {
-    async fn open(mut client: PeerClient<Channel>) -> Result<Line, Status> {
+    /// Opens a line with its first message, and returns its answer, too.
+    async fn open(
+        mut client: PeerClient<Channel>,
+        first: wire::AppendRequest,
+    ) -> Result<(Line, wire::AppendResponse), Status> {
         let (requests, waiting) = mpsc::channel(1);
-        let sent = stream::unfold(waiting, async |mut waiting: mpsc::Receiver<_>| {
+        let rest = stream::unfold(waiting, async |mut waiting: mpsc::Receiver<_>| {
             waiting.recv().await.map(|request| (request, waiting))
         });
+        // The first message does not wait until the node has taken the stream.
+        let sent = stream::once(async { first }).chain(rest);
         let answers = client.append(sent).await?.into_inner();
-        Ok(Line { requests, answers })
+        let mut line = Line { requests, answers };
+        let answer = line.answer().await?;
+        Ok((line, answer))
     }
 
     /// Whether the node has ended it, as far as is known.
@@ -69,6 +77,10 @@ impl Line {
     async fn ask(&mut self, request: wire::AppendRequest) -> Result<wire::AppendResponse, Status> {
         // If the stream is over, the answer says why.
         let _taken = self.requests.send(request).await;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<wire::AppendResponse, Status> {
         let over = || Status::unavailable("the node has ended the stream of entries");
         self.answers.message().await?.ok_or_else(over)
     }
@@ -103,11 +115,13 @@ impl Way {
     ) -> Result<wire::AppendResponse, Status> {
         let open = self.line.take_if(|line| !line.is_over());
         self.line = None;
-        let mut line = match open {
-            Some(line) => line,
-            None => Line::open(client).await?,
+        let (line, answer) = match open {
+            Some(mut line) => {
+                let answer = line.ask(request).await?;
+                (line, answer)
+            }
+            None => Line::open(client, request).await?,
         };
-        let answer = line.ask(request).await?;
         self.line = Some(line);
         Ok(answer)
     }
@@ -203,7 +217,6 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use futures_core::Stream;
-    use futures_util::StreamExt as _;
     use seawall_proto::raft::v1::peer_server::{Peer, PeerServer};
     use tonic::{Request, Response};
 

@@ -447,6 +447,76 @@ fn a_bootstrap_with_two_names_of_one_node_is_refused() {
 }
 
 #[test]
+fn a_node_that_was_made_a_member_by_a_lost_entry_asks_again() {
+    // Method: a node gets an entry that makes it a member, from a leader that no other node knows.
+    // Its seeds are no nodes: it knows the others from that entry only.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(dir.path()).await;
+        assert_eq!(cluster.produce("x").await, 0);
+        let server = Server::bind(member(dir.path(), 4, 0)).await.unwrap();
+        cluster.nodes.push(Running::of(server));
+        let mut names = Vec::new();
+        for node in &cluster.nodes {
+            names.push((node.addr, name_of(node).await));
+        }
+        let (addr, own) = names[3].clone();
+        let nodes = names.iter().map(|(addr, name)| wire::PeerNode {
+            node_id: name.node_id,
+            addr: addr.to_string(),
+            log_id: name.log_id.clone(),
+            is_leaving: false,
+        });
+        let membership = wire::Membership {
+            configs: vec![wire::Voters { node_ids: vec![1, 2, 3] }],
+            nodes: nodes.collect(),
+        };
+        let lost = wire::Entry {
+            id: Some(wire::LogId { term: 0, node_id: 9, index: 0 }),
+            payload: Some(wire::entry::Payload::Membership(membership)),
+        };
+        let header = wire::Header {
+            cluster: own.cluster,
+            cluster_id: names[0].1.cluster_id.clone(),
+            from_node: 9,
+            to_node: 4,
+            to_log_id: own.log_id,
+            limits: own.limits,
+            ..wire::Header::default()
+        };
+        let request = wire::AppendRequest {
+            header: Some(header),
+            ballot: Some(wire::Ballot { term: 0, node_id: 9, is_committed: true }),
+            entries: vec![lost],
+            ..wire::AppendRequest::default()
+        };
+        let mut peer = PeerClient::new(common::connect(addr).await);
+        let sent = futures_util::stream::iter([request]);
+        let answer = peer.append(sent).await.unwrap().into_inner().message().await.unwrap();
+        let done = wire::append_response::Outcome::Done(wire::Done {});
+        assert_eq!(answer.unwrap().outcome, Some(done));
+
+        cluster.wait_for_members(&[(1, true), (2, true), (3, true), (4, true)]).await;
+        let records = read_all(&mut cluster.nodes[3].log().await, "").await;
+        assert_eq!(records.len(), 1);
+        cluster.stop().await;
+    });
+}
+
+/// Returns what a node says of itself to other nodes, as soon as it does.
+async fn name_of(node: &Running) -> admin::Applicant {
+    let mut peer = PeerClient::new(common::connect(node.addr).await);
+    let start = Instant::now();
+    loop {
+        match peer.introduce(wire::IntroduceRequest::default()).await {
+            Ok(answer) => return answer.into_inner().node.unwrap(),
+            Err(status) => assert!(start.elapsed() < PATIENCE, "{status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[test]
 fn a_start_that_is_given_up_lets_go_of_the_directory() {
     // Method: a node waits for others that are not there, and is ended. One that follows in the same
     // process needs the log.
