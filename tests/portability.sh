@@ -4,15 +4,18 @@
 #
 #   tests/portability.sh                     the oldest Rust and each type check, in two minutes
 #   tests/portability.sh macos s390x         these type checks
-#   tests/portability.sh run                 the tests on each other system, for hours
-#   tests/portability.sh run-s390x exchange  those on s390x whose names contain "exchange"
+#   tests/portability.sh run                 the tests here and on each other system, for hours
+#   tests/portability.sh run exchange kv     those whose names contain "exchange" or "kv"
+#   tests/portability.sh run-s390x exchange  those on s390x alone
 #
 # aarch64 and s390x (big-endian) run under an emulator, i686 natively, Windows under Wine. Debian has
 # what they need: qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-s390x-linux-gnu
 # libc6-dev-s390x-cross wine64 gcc-mingw-w64-x86-64 gcc-12-multilib (any number; gcc-multilib itself
 # excludes the others).
 #
-# A row is skipped, with a message, if a tool is not there or rustup cannot fetch what it needs.
+# A row is skipped if a tool is not there or rustup cannot fetch what it needs. At the end, one line
+# for each row says whether it passed, failed or was skipped. A row that fails does not keep the
+# others from running. The exit status is 0 if none failed, and 2 if a row does not exist.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,26 +27,40 @@ declare -A targets=(
     [aarch64]=aarch64-unknown-linux-gnu
     [s390x]=s390x-unknown-linux-gnu
     [i686]=i686-unknown-linux-gnu
+    [here]=$(rustc --version --verbose | sed -n 's/^host: //p')
 )
+systems=(here i686 windows aarch64 s390x)
+rows="rust ${!targets[*]} ${systems[*]/#/run-}"
+
+work=$(mktemp -d)
+trap 'rm -r "$work"' EXIT
+summary=""
+failed=0
+
+# The exit status of a row that cannot be tried on this machine.
+skipped=77
 
 skip() {
-    echo "skipped: $1: $2" >&2
+    echo "$1" >"$work/note"
+    return "$skipped"
 }
 
 oldest_rust() {
-    if rustup toolchain install "$oldest" --profile minimal --no-self-update >/dev/null 2>&1; then
+    if rustup run "$oldest" cargo --version >/dev/null 2>&1 ||
+        rustup toolchain install "$oldest" --profile minimal --no-self-update >/dev/null 2>&1; then
         cargo "+$oldest" check --lib --all-features --locked
     else
-        skip rust "rustup cannot fetch Rust $oldest"
+        skip "rustup cannot fetch Rust $oldest"
     fi
 }
 
 # Without zstd: its library is in C, and needs a C compiler for the other system.
 type_check() {
-    if rustup target add "$2" >/dev/null 2>&1; then
-        cargo check --lib --features sim,lz4 --locked --target "$2"
+    local target=${targets[$1]}
+    if rustup target add "$target" >/dev/null 2>&1; then
+        cargo check --lib --features sim,lz4 --locked --target "$target"
     else
-        skip "$1" "rustup cannot fetch the target $2"
+        skip "rustup cannot fetch the target $target"
     fi
 }
 
@@ -94,12 +111,13 @@ prepare_wine() {
         "$runner" wineboot --init >/dev/null 2>&1
 }
 
-# Runs the unit and the integration tests on another system. The arguments are filters.
+# Runs the unit and the integration tests on a system. The other arguments are filters.
 run_tests() {
-    local row=$1 system=${1#run-} compiler runner="" without=()
-    local target=${targets[$system]}
-    shift
+    local system=$1 target=${targets[$1]} compiler runner="" name without=() left_out=()
     case $system in
+    here)
+        compiler=cc
+        ;;
     i686)
         compiler=$(compiler_for_32_bits)
         ;;
@@ -115,74 +133,108 @@ run_tests() {
         without=("${needs_cargo[@]}" "${own_binary[@]}")
         ;;
     esac
-    if [[ -n $runner ]]; then
-        # Each call takes longer, so the watchdogs of the tests wait for longer.
-        export SEAWALL_WATCHDOG_FACTOR=20
-    fi
     if ! command -v "${compiler:-none}" >/dev/null; then
-        skip "$row" "there is no C compiler for $system"
+        skip "there is no C compiler for $system"
     elif [[ -n $runner ]] && ! command -v "${runner%% *}" >/dev/null; then
-        skip "$row" "there is no ${runner%% *}"
+        skip "there is no ${runner%% *}"
     elif ! rustup target add "$target" >/dev/null 2>&1; then
-        skip "$row" "rustup cannot fetch the target $target"
+        skip "rustup cannot fetch the target $target"
     elif [[ $system == windows ]] && ! prepare_wine "${CARGO_TARGET_DIR:-target}/$target" "$runner"; then
-        skip "$row" "Wine does not start"
+        skip "Wine does not start"
     else
-        local name=${target//-/_} skipped=() test
+        name=${target//-/_}
         export "CC_$name=$compiler" "CARGO_TARGET_${name^^}_LINKER=$compiler"
         if [[ -n $runner ]]; then
             export "CARGO_TARGET_${name^^}_RUNNER=$runner"
-            for test in "${without[@]}"; do
-                skipped+=(--skip "$test")
-            done
-            echo "skipped: $row: tests that need what is not there: ${without[*]}" >&2
+            # Each call takes longer, so the watchdogs of the tests wait for longer.
+            export SEAWALL_WATCHDOG_FACTOR=${SEAWALL_WATCHDOG_FACTOR:-20}
         fi
-        cargo test --lib --test it --locked --target "$target" -- "$@" "${skipped[@]}"
+        echo "left out, because what they need is not there: ${without[*]:-nothing}"
+        for name in "${without[@]}"; do
+            left_out+=(--skip "$name")
+        done
+        count_tests --target "$target" -- "${@:2}"
     fi
 }
 
-# One directory in which each system writes its logs, and reads those of all others. This one begins
-# and ends. A row that fails does not keep the others from running.
-run_all() {
-    local row failed=()
-    SEAWALL_EXCHANGE=$(mktemp -d)
-    export SEAWALL_EXCHANGE
-    cargo test --test it --locked -- exchange
-    for row in run-i686 run-windows run-aarch64 run-s390x; do
-        echo "=== $row"
-        tests/portability.sh "$row" || failed+=("$row")
-    done
-    echo "=== exchange"
-    cargo test --test it --locked -- exchange --nocapture || failed+=(exchange)
-    rm -r "$SEAWALL_EXCHANGE"
-    if ((${#failed[@]})); then
-        echo "failed: ${failed[*]}" >&2
+# Runs tests and counts them. The arguments are those of `cargo test`.
+count_tests() {
+    local command=(cargo test --no-fail-fast --lib --test it --locked "$@") all passed bad status=0
+    if ! all=$("${command[@]}" --list | grep -c ': test$'); then
+        echo "no test was found" >"$work/note"
         return 1
+    fi
+    "${command[@]}" "${left_out[@]}" | tee "$work/tests" || status=$?
+    passed=$(grep -c '^test .* \.\.\. ok$' "$work/tests")
+    bad=$(grep -c '^test .* \.\.\. FAILED$' "$work/tests")
+    # Not run: ignored or left out; after an abort, also those that would have been next.
+    echo "$passed passed, $bad failed, $((all - passed - bad)) not run" >"$work/note"
+    return "$status"
+}
+
+# Tries one row, and adds its line to the summary. A row of tests takes filters. What it exports ends
+# with it.
+try() {
+    local line="$*" start=$SECONDS status=0
+    echo "=== $line"
+    rm -f "$work/note"
+    (
+        case $1 in
+        rust) oldest_rust ;;
+        run-*) run_tests "${1#run-}" "${@:2}" ;;
+        *) type_check "$1" ;;
+        esac
+    ) || status=$?
+    case $status in
+    0) line+=": passed" ;;
+    "$skipped") line+=": SKIPPED" ;;
+    *)
+        line+=": FAILED"
+        failed=1
+        ;;
+    esac
+    if [[ -e $work/note ]]; then
+        line+=": $(<"$work/note")"
+    fi
+    line+=" ($((SECONDS - start)) s)"
+    echo "--- $line"
+    summary+="$line"$'\n'
+}
+
+must_exist() {
+    if [[ " $rows " != *" $1 "* ]]; then
+        echo "there is no row $1; there are: $rows run" >&2
+        exit 2
     fi
 }
 
 case ${1:-} in
 run)
-    run_all
-    exit
+    # One directory in which each system first writes its logs. So each then finds those of all
+    # others.
+    export SEAWALL_EXCHANGE=$work/exchange
+    for system in "${systems[@]}"; do
+        try "run-$system" exchange
+    done
+    for system in "${systems[@]}"; do
+        try "run-$system" "${@:2}"
+    done
     ;;
-run-aarch64 | run-s390x | run-i686 | run-windows)
-    run_tests "$@"
-    exit
+run-*)
+    must_exist "$1"
+    try "$@"
+    ;;
+*)
+    if [[ $# == 0 ]]; then
+        set -- rust macos freebsd windows aarch64 s390x i686
+    fi
+    for row in "$@"; do
+        must_exist "$row"
+    done
+    for row in "$@"; do
+        try "$row"
+    done
     ;;
 esac
-
-if [[ $# == 0 ]]; then
-    set -- rust macos freebsd windows aarch64 s390x i686
-fi
-for row in "$@"; do
-    echo "=== $row"
-    if [[ $row == rust ]]; then
-        oldest_rust
-    elif [[ -n ${targets[$row]:-} ]]; then
-        type_check "$row" "${targets[$row]}"
-    else
-        echo "there is no row $row; there are: rust ${!targets[*]} run run-aarch64 run-s390x run-i686 run-windows" >&2
-        exit 2
-    fi
-done
+printf '\n=== summary\n%s' "$summary"
+exit "$failed"
