@@ -50,6 +50,10 @@ pub(crate) struct Identity {
     pub(crate) log_id: String,
     /// Whether other nodes may rely on what the log has: its entries, and its vote.
     pub(crate) is_initialized: bool,
+    /// Whether a committed entry has made this node a member. A node that was one, and is none, was
+    /// removed, and does not ask to join again.
+    #[serde(default)]
+    pub(crate) was_member: bool,
     /// The limits by which the entries of the log were judged.
     pub(crate) limits: JudgedBy,
 }
@@ -174,6 +178,7 @@ impl Identity {
             node_id,
             log_id: random_name()?,
             is_initialized: false,
+            was_member: false,
             limits,
         })
     }

@@ -452,18 +452,16 @@ mod tests {
     use crate::raft::GroupOptions;
     use crate::streams::IndexLimits;
 
-    #[tokio::test]
-    async fn a_node_that_another_group_has_written_to_makes_none() {
-        // Method: the message of the other group comes after the node was found to have none.
-        let dir = tempfile::tempdir().unwrap();
+    /// Node 1 at 127.0.0.1:1, with an empty log and no seeds.
+    pub(super) async fn node(dir: &std::path::Path) -> Seat {
         let limits = JudgedBy { streams: 1, producers: 2, cursors: 3 };
         let identity = Identity::new("blue", 1, limits).unwrap();
-        let own = Own::new(identity, dir.path().to_owned(), "127.0.0.1:1".to_owned());
+        let own = Own::new(identity, dir.to_owned(), "127.0.0.1:1".to_owned());
         let heartbeat = Duration::from_millis(100);
         let routes = std::collections::BTreeMap::new();
         let peers = Peers::new(own.clone(), Connector::plaintext(), routes, heartbeat);
         let options = GroupOptions {
-            dir: dir.path().join("group-0"),
+            dir: dir.join("group-0"),
             node_id: 1,
             raft: config::Raft::default(),
             segment_bytes: 1 << 20,
@@ -474,12 +472,19 @@ mod tests {
         };
         std::fs::create_dir(&options.dir).unwrap();
         let group = Group::open(&options, peers.clone()).await.unwrap();
-        let seat = Seat::new(own.clone(), group.clone(), peers, &[]);
-        own.change(|identity| identity.cluster_id = "theirs".to_owned()).await.unwrap();
+        Seat::new(own, group, peers, &[])
+    }
+
+    #[tokio::test]
+    async fn a_node_that_another_group_has_written_to_makes_none() {
+        // Method: the message of the other group comes after the node was found to have none.
+        let dir = tempfile::tempdir().unwrap();
+        let seat = node(dir.path()).await;
+        seat.own.change(|identity| identity.cluster_id = "theirs".to_owned()).await.unwrap();
         let error = seat.bootstrap_alone().await.unwrap_err();
         assert!(matches!(error, JoinError::Bootstrapped { .. }), "{error}");
-        assert!(group.members().is_empty(), "the log is empty");
-        assert!(!own.identity().is_initialized);
-        group.close().await.unwrap();
+        assert!(seat.group.members().is_empty(), "the log is empty");
+        assert!(!seat.own.identity().is_initialized);
+        seat.group.close().await.unwrap();
     }
 }

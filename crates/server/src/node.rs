@@ -52,7 +52,9 @@ struct Inner {
     state: watch::Sender<State>,
     /// Ends consumers, and then the tasks.
     stop: watch::Sender<bool>,
-    /// There from the moment when the log is open: other nodes ask then.
+    /// There from the moment when the log is open.
+    group: OnceLock<Group>,
+    /// There after the log was found to be this node's: other nodes ask then.
     seat: OnceLock<Seat>,
     running: OnceLock<Running>,
 }
@@ -163,6 +165,7 @@ impl Node {
             metrics: Metrics::new(),
             state: watch::Sender::new(State::Starting),
             stop: watch::Sender::new(false),
+            group: OnceLock::new(),
             seat: OnceLock::new(),
             running: OnceLock::new(),
         };
@@ -217,7 +220,7 @@ impl Node {
         }
     }
 
-    /// Returns the node's place in its group, from the moment when its log is open.
+    /// Returns the node's place in its group, if its log is open and its own.
     pub(crate) fn seat(&self) -> Result<&Seat, RequestError> {
         if let State::Failed(reason) = &*self.inner.state.borrow() {
             return Err(RequestError::Failed { reason: reason.clone() });
@@ -260,6 +263,7 @@ impl Node {
         let space = Arc::new(Space::new(&config.dir, &config.space));
         let options = group_options(self, &group_dir, found.as_ref());
         let group = open_group(&options, &peers, &space).await?;
+        assert!(self.inner.group.set(group.clone()).is_ok(), "a node starts once");
         take_up(&own, &group, &log_dir, judged_by(config)).await?;
         // From here on, writes to a full disk wait for the ballast. A start that fails ends the
         // task: the sender is gone.
@@ -421,8 +425,8 @@ impl Node {
     /// Closes the log after a start that failed or was given up. It writes no checkpoint: the next
     /// start finds what a crash leaves.
     pub(crate) async fn close_after_start(&self) {
-        let Some(seat) = self.inner.seat.get() else { return };
-        match tokio::time::timeout(CLOSE_WAIT, seat.group.close()).await {
+        let Some(group) = self.inner.group.get() else { return };
+        match tokio::time::timeout(CLOSE_WAIT, group.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!("the log does not close: {error}"),
             Err(_) => tracing::warn!("{}", NodeError::Stuck),

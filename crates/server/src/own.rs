@@ -155,6 +155,14 @@ impl Own {
         self.change(|identity| identity.is_initialized = true).await
     }
 
+    /// Notes on the disk that a committed entry has made this node a member.
+    pub(crate) async fn note_member(&self) -> Result<(), IdentityError> {
+        if self.lock().was_member {
+            return Ok(());
+        }
+        self.change(|identity| identity.was_member = true).await
+    }
+
     /// Changes the identity, on the disk first. Goes on after its caller is gone: two that write at
     /// once would leave a damaged file, and what is on the disk must be what the node knows.
     pub(crate) async fn change(

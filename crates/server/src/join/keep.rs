@@ -62,12 +62,13 @@ impl Seat {
     /// Tells the leader that this node is at another address now, or that it is there at all: if the
     /// entry that made it a member was lost with its leader, no other node knows of it.
     async fn announce(&self) {
+        let was_member = self.was_member().await;
         let own = self.as_newcomer();
         let members = self.group.members();
         let is_own =
             |member: &&Member| member.node_id == own.node_id && member.log_id == own.log_id;
         let Some(found) = members.iter().find(is_own) else { return };
-        if found.addr == own.addr && self.group.is_member_for_good() {
+        if found.addr == own.addr && was_member {
             return;
         }
         if members.iter().any(|member| member.is_leader && member.node_id == own.node_id) {
@@ -87,6 +88,16 @@ impl Seat {
                 Err(error) => tracing::debug!("could not tell the address {}: {error}", own.addr),
             }
         }
+    }
+
+    /// Whether a committed entry has made this node a member. It is noted on the disk: the node may
+    /// know less of what is committed after a start, and one that was removed must not ask again.
+    async fn was_member(&self) -> bool {
+        let is_member = self.group.is_committed_member();
+        if is_member && let Err(error) = self.own.note_member().await {
+            tracing::warn!("{error}");
+        }
+        is_member || self.own.identity().was_member
     }
 
     /// Returns each address where another node may be.
@@ -147,5 +158,54 @@ impl Seat {
             tracing::warn!("{text}");
             self.warning.send_replace(text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use seawall_proto::raft::v1 as wire;
+
+    use super::super::tests::node;
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_node_that_never_was_a_member_asks_again() {
+        // Method: a leader that no other node knows makes it a member, beside one that takes no
+        // connection. After a start, a node that was removed may look just like that.
+        let dir = tempfile::tempdir().unwrap();
+        let seat = node(dir.path()).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = seat.as_newcomer();
+        let of = |node_id, addr: String, log_id| {
+            let is_leaving = false;
+            wire::PeerNode { node_id, addr, log_id, is_leaving }
+        };
+        let other = of(2, listener.local_addr().unwrap().to_string(), "other".to_owned());
+        let membership = wire::Membership {
+            configs: vec![wire::Voters { node_ids: vec![2] }],
+            nodes: vec![of(own.node_id, own.addr, own.log_id), other],
+        };
+        let lost = wire::Entry {
+            id: Some(wire::LogId { term: 0, node_id: 9, index: 0 }),
+            payload: Some(wire::entry::Payload::Membership(membership)),
+        };
+        let request = wire::AppendRequest {
+            ballot: Some(wire::Ballot { term: 0, node_id: 9, is_committed: true }),
+            entries: vec![lost],
+            ..wire::AppendRequest::default()
+        };
+        seat.group.answer_append(request).await.unwrap();
+
+        let asked = async || {
+            tokio::select! {
+                taken = listener.accept() => drop(taken.unwrap()),
+                () = seat.announce() => return false,
+            }
+            true
+        };
+        assert!(asked().await, "it may be a member that the group has forgotten");
+        seat.own.note_member().await.unwrap();
+        assert!(!asked().await, "it was removed");
+        seat.group.close().await.unwrap();
     }
 }

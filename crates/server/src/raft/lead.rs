@@ -1,5 +1,6 @@
 //! Who leads, and how one leader follows another.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -71,6 +72,7 @@ impl Group {
     /// Lets another voter lead, if this node leads. Returns whether this node leads no more. It takes
     /// changes again if no other node has taken the lead soon.
     pub(crate) async fn hand_over(&self) -> bool {
+        let _turn = self.handing_turn.lock().await;
         let leads = self.engine_leads();
         if !leads || self.heirs().is_empty() {
             return !leads;
@@ -78,9 +80,10 @@ impl Group {
         // A leader votes for another one only after it has led for so long.
         let term = self.raft.metrics().borrow().current_term;
         tokio::time::sleep_until(self.leads_since(term) + self.silence_max).await;
+        let present = self.present_heirs().await;
         let taking_none = HandingOver::begin(self);
         let deadline = Instant::now() + self.silence_max / 2;
-        if let Some(heirs) = self.heirs_with_all(deadline).await {
+        if let Some(heirs) = self.heirs_with_all(&present, deadline).await {
             while self.engine_leads() && Instant::now() < deadline {
                 self.ask_all_to_stand(&heirs).await;
             }
@@ -97,12 +100,21 @@ impl Group {
         true
     }
 
-    /// Waits until enough voters have all entries, and returns them: with this node, they are a
-    /// majority.
-    async fn heirs_with_all(&self, deadline: Instant) -> Option<Vec<Member>> {
+    /// Waits until enough of these voters have all entries, and returns them: with this node, they
+    /// are a majority.
+    async fn heirs_with_all(
+        &self,
+        present: &BTreeSet<u64>,
+        deadline: Instant,
+    ) -> Option<Vec<Member>> {
         while self.engine_leads() && Instant::now() < deadline {
+            // The engine takes one thing after the other, and writes an entry before it goes on: each
+            // change that came before this question is in the log.
+            self.raft.with_raft_state(|_| ()).await.ok()?;
+            let last = self.log.durable_index();
             let mut heirs = self.heirs();
-            heirs.retain(|heir| self.has_all(heir));
+            // One that lacks an entry is not elected.
+            heirs.retain(|heir| present.contains(&heir.node_id) && heir.matched_index >= last);
             let voters = self.members().iter().filter(|member| member.is_voter).count();
             if heirs.len() >= voters / 2 {
                 heirs.truncate(voters / 2);
@@ -143,10 +155,12 @@ impl Group {
         heirs
     }
 
-    /// Whether a node has all entries. One that lacks an entry is not elected.
-    fn has_all(&self, heir: &Member) -> bool {
-        let last = self.raft.metrics().borrow().last_log_index;
-        heir.matched_index >= last
+    /// Returns the heirs that answer. One that is gone may have all entries, and would be waited for.
+    async fn present_heirs(&self) -> BTreeSet<u64> {
+        let heirs = self.heirs();
+        let asked =
+            heirs.iter().map(async |heir| self.is_there(heir).await.then_some(heir.node_id));
+        futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Asks a node to stand for election. Returns whether it does.

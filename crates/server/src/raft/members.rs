@@ -223,12 +223,12 @@ impl Group {
 
     /// Whether an entry that makes this node a member is known to be committed. Another leader may
     /// replace one that is not.
-    pub(crate) fn is_member_for_good(&self) -> bool {
+    pub(crate) fn is_committed_member(&self) -> bool {
         let own_id = self.peers.own().node_id();
         self.applied().membership.membership().get_node(&own_id).is_some()
     }
 
-    /// Whether this node is a member, as far as it knows. See `is_member_for_good`.
+    /// Whether this node is a member, as far as it knows. See `is_committed_member`.
     pub(crate) fn is_member(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();

@@ -88,6 +88,8 @@ pub(crate) struct Group {
     leading: Arc<Mutex<Option<(u64, tokio::time::Instant)>>>,
     /// Another node is to lead, and this one takes no change.
     handing_over: Arc<AtomicBool>,
+    /// Held during a hand-over: the end of one must not let another one take changes.
+    handing_turn: Arc<tokio::sync::Mutex<()>>,
     /// Reads that ask a majority whether this node leads.
     confirmed: Arc<Rounds>,
     /// Reads that ask the leader.
@@ -188,6 +190,7 @@ impl Group {
             silence_max,
             leading: Arc::default(),
             handing_over: Arc::default(),
+            handing_turn: Arc::default(),
             confirmed: Arc::default(),
             asked: Arc::default(),
             changing: Arc::default(),

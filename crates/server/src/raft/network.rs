@@ -81,8 +81,7 @@ impl Line {
     }
 
     async fn answer(&mut self) -> Result<wire::AppendResponse, Status> {
-        let over = || Status::unavailable("the node has ended the stream of entries");
-        self.answers.message().await?.ok_or_else(over)
+        self.answers.message().await?.ok_or_else(no_answer)
     }
 }
 
@@ -107,7 +106,8 @@ impl Way {
         self.peers.member(self.target, log_id, addr).map_err(|error| Unreachable::new(&error))
     }
 
-    /// Sends entries on the open line, or on a new one.
+    /// Sends a message on the open line, or on a new one. A message without entries opens none: the
+    /// engine asks for the majority by a new way to each node, and drops the way then.
     async fn send(
         &mut self,
         client: PeerClient<Channel>,
@@ -120,11 +120,28 @@ impl Way {
                 let answer = line.ask(request).await?;
                 (line, answer)
             }
+            None if request.entries.is_empty() => return ask_once(client, request).await,
             None => Line::open(client, request).await?,
         };
         self.line = Some(line);
         Ok(answer)
     }
+}
+
+/// Sends the only message of a stream.
+async fn ask_once(
+    mut client: PeerClient<Channel>,
+    request: wire::AppendRequest,
+) -> Result<wire::AppendResponse, Status> {
+    let mut answers = client.append(stream::once(async { request })).await?.into_inner();
+    let answer = answers.message().await?.ok_or_else(no_answer)?;
+    // A stream that is dropped before its end would be reset.
+    let _end = answers.message().await;
+    Ok(answer)
+}
+
+fn no_answer() -> Status {
+    Status::unavailable("the node has ended the stream of entries")
 }
 
 /// The engine waits before it asks a node again that it could not reach.
@@ -217,6 +234,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use futures_core::Stream;
+    use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId};
     use seawall_proto::raft::v1::peer_server::{Peer, PeerServer};
     use tonic::{Request, Response};
 
@@ -317,12 +335,23 @@ mod tests {
         Network { peers }.new_client(2, &node).await
     }
 
-    /// Sends a message of that term, and returns the term of its answer.
+    /// Sends a message of that term with an entry, and returns the term of its answer.
     async fn ask(way: &mut Way, term: u64, within: Duration) -> Option<u64> {
+        let log_id = LogId::new(CommittedLeaderId::new(term, 1), 0);
+        let entries = vec![Entry { log_id, payload: EntryPayload::Blank }];
+        send(way, term, entries, within).await
+    }
+
+    async fn send(
+        way: &mut Way,
+        term: u64,
+        entries: Vec<Entry<Types>>,
+        within: Duration,
+    ) -> Option<u64> {
         let request = AppendEntriesRequest {
             vote: Vote::new_committed(term, 1),
             prev_log_id: None,
-            entries: Vec::new(),
+            entries,
             leader_commit: None,
         };
         match way.append_entries(request, RPCOption::new(within)).await {
@@ -344,6 +373,21 @@ mod tests {
             assert_eq!(ask(&mut way, term, patience).await, Some(term));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        assert_eq!(node.streams.load(Ordering::SeqCst), 3);
+    }
+    #[tokio::test]
+    async fn a_message_without_entries_leaves_no_stream_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Slow::default();
+        let mut way = way_to(serve(node.clone()).await, dir.path()).await;
+        let patience = Duration::from_secs(60);
+        for term in 1..=2 {
+            assert_eq!(send(&mut way, term, Vec::new(), patience).await, Some(term));
+            assert!(way.line.is_none());
+        }
+        assert_eq!(ask(&mut way, 3, patience).await, Some(3));
+        // The open stream takes it.
+        assert_eq!(send(&mut way, 4, Vec::new(), patience).await, Some(4));
         assert_eq!(node.streams.load(Ordering::SeqCst), 3);
     }
 }
