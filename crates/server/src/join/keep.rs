@@ -166,7 +166,6 @@ mod tests {
     use seawall_proto::raft::v1 as wire;
 
     use super::super::tests::node;
-    use super::*;
 
     #[tokio::test]
     async fn only_a_node_that_never_was_a_member_asks_again() {
