@@ -62,7 +62,7 @@ impl Index {
     pub(crate) fn hint(&self, lsn: Lsn, seal: Option<&Seal>) -> IndexHint {
         let index = threads::read(&self.entries);
         let entries = index.as_deref().unwrap_or_default();
-        let after = entries.partition_point(|entry| entry.lsn <= lsn);
+        let after = count_up_to(entries, lsn);
         let start = match after.checked_sub(1) {
             Some(at) => entries[at],
             None => IndexEntry { lsn: self.first, offset: FRAMES_START },
@@ -109,6 +109,54 @@ impl Index {
     }
 }
 
+/// Returns how many entries begin at or before `lsn`.
+///
+/// Frames are alike in size as a rule, so the search begins where the entry would then be, and goes
+/// on in steps that double. A binary search of the whole index would wait for memory at almost each
+/// of its steps.
+fn count_up_to(entries: &[IndexEntry], lsn: Lsn) -> usize {
+    let begins = |entry: &IndexEntry| entry.lsn <= lsn;
+    let [first, .., last] = entries else {
+        return entries.iter().take_while(|entry| begins(entry)).count();
+    };
+    if !begins(first) {
+        return 0;
+    }
+    if begins(last) {
+        return entries.len();
+    }
+    let before = u64::from(lsn) - u64::from(first.lsn);
+    let all = u64::from(last.lsn) - u64::from(first.lsn);
+    let guess = before.saturating_mul(entries.len() as u64 - 1) / all;
+    let guess = usize::try_from(guess).expect("it is less than the number of entries");
+    // The entry `low` begins at or before `lsn`, and the entry `high` does not.
+    let mut low = 0;
+    let mut high = entries.len() - 1;
+    let mut step = 1;
+    if begins(&entries[guess]) {
+        low = guess;
+        while high - low > step {
+            if !begins(&entries[low + step]) {
+                high = low + step;
+                break;
+            }
+            low += step;
+            step *= 2;
+        }
+    } else {
+        high = guess;
+        while high - low > step {
+            if begins(&entries[high - step]) {
+                low = high - step;
+                break;
+            }
+            high -= step;
+            step *= 2;
+        }
+    }
+    low + 1 + entries[low + 1..high].partition_point(begins)
+}
+
 /// See [`IndexHint::exact`].
 fn exact_frame(lsn: Lsn, start: IndexEntry, end: IndexEntry) -> Option<(u64, u64)> {
     let frames = u64::from(end.lsn).checked_sub(start.lsn.into())?;
@@ -135,4 +183,36 @@ pub(crate) fn note_frame(entries: &mut Vec<IndexEntry>, lsn: Lsn, offset: u64) {
 /// Returns the offset from which a data frame gets an entry, if `last` is the last entry.
 pub(super) fn offset_after(last: Option<&IndexEntry>) -> u64 {
     last.map_or(FRAMES_START, |entry| entry.offset) + INDEX_STRIDE_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_from_a_guess_finds_what_a_binary_search_finds() {
+        // Method: indexes of several lengths, evenly spaced and very unevenly, also with the
+        // highest LSNs. Search for each LSN of an entry, and for those beside it.
+        let shapes: [fn(u64) -> u64; 5] = [
+            |at| 5 + at,
+            |at| 5 + 31 * at,
+            |at| 5 + at * at * at,
+            |at| if at < 40 { 5 + at } else { 1 << (at % 60) },
+            |at| u64::MAX - 5000 + 31 * at,
+        ];
+        for shape in shapes {
+            for count in (0..70).chain([1000]) {
+                let mut lsns: Vec<u64> = (0..count).map(|at| shape(at % 160)).collect();
+                lsns.sort_unstable();
+                lsns.dedup();
+                let entry = |lsn: &u64| IndexEntry { lsn: Lsn::from(*lsn), offset: 0 };
+                let entries: Vec<_> = lsns.iter().map(entry).collect();
+                let beside = lsns.iter().flat_map(|lsn| [lsn - 1, *lsn, lsn.saturating_add(1)]);
+                for lsn in beside.chain([0, 1, 1 << 40, u64::MAX]).map(Lsn::from) {
+                    let expected = entries.partition_point(|entry| entry.lsn <= lsn);
+                    assert_eq!(count_up_to(&entries, lsn), expected, "{lsn} in {lsns:?}");
+                }
+            }
+        }
+    }
 }
