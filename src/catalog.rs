@@ -15,7 +15,7 @@ use crate::fs::Handle;
 use crate::health::Health;
 use crate::lsn::{Lsn, LsnRange};
 use crate::options::Visibility;
-use crate::segment::{Segment, Window};
+use crate::segment::Segment;
 use crate::threads::atomic::{AtomicU64, Ordering};
 use crate::threads::{self, Mutex, MutexGuard, RwLock};
 use crate::watch::Watch;
@@ -239,9 +239,6 @@ pub(crate) struct Snapshot {
 pub(crate) struct Segments {
     catalog: RwLock<Arc<Catalog>>,
     files: Files,
-    /// The window of the last look-up. The next look-up uses it, and need not allocate and zero
-    /// one.
-    window: Mutex<Option<Window>>,
     health: Arc<Health>,
     pub(crate) watch: Arc<Watch>,
     visibility: Visibility,
@@ -270,7 +267,6 @@ impl Segments {
     ) -> Segments {
         Segments {
             files: Files { dir, kept: Mutex::new(VecDeque::new()) },
-            window: Mutex::new(None),
             health,
             watch,
             visibility,
@@ -396,6 +392,11 @@ impl Segments {
         }
     }
 
+    /// Returns the file of a segment if it is open for reading.
+    pub(crate) fn open_file(&self, segment: &Segment) -> Option<Arc<Handle>> {
+        self.files.get(segment.number)
+    }
+
     /// Opens the file of the segment that holds `wanted`, for reading. If a checkpoint removed the
     /// file meanwhile, the error is [`Error::Removed`]. `last`: the last record that the segment
     /// holds.
@@ -432,15 +433,6 @@ impl Segments {
     /// Closes all files that are kept open, each after its last reader is done.
     pub(crate) fn close_files(&self) {
         self.files.lock().clear();
-    }
-
-    /// Takes the window of the last look-up, if there is one.
-    pub(crate) fn take_window(&self) -> Option<Window> {
-        threads::lock(&self.window).take()
-    }
-
-    pub(crate) fn leave_window(&self, window: Window) {
-        *threads::lock(&self.window) = Some(window);
     }
 
     /// Fails if the log is poisoned or closed.

@@ -15,7 +15,7 @@ use super::record::{Record, RecordRef};
 pub(super) const REPLAY_WINDOW_BYTES: usize = 256 << 10;
 /// How much a single look-up reads at once: the index leads this near to the record, and a frame of
 /// several records fits.
-const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES_MAX + (4 << 10);
+pub(super) const LOOKUP_WINDOW_BYTES: usize = FRAME_BODY_BYTES_MAX + (4 << 10);
 
 /// A cursor that goes on with so few records first reads so few bytes: their frames are small as a
 /// rule.
@@ -330,21 +330,21 @@ fn open_source(
     Ok((source, hint))
 }
 
-/// Reads one record: `None` above the last visible one.
-pub(crate) fn read(segments: &Arc<Segments>, lsn: Lsn) -> Result<Option<Record>> {
-    segments.check_open()?;
-    let mut window = segments.take_window().unwrap_or_else(|| Window::new(LOOKUP_WINDOW_BYTES));
+/// Reads one record, whatever is in its way: `None` above the last visible one. Returns the window,
+/// too.
+#[cold]
+pub(super) fn read_alone(
+    segments: &Arc<Segments>,
+    lsn: Lsn,
+    mut window: Window,
+) -> (Window, Result<Option<Record>>) {
     loop {
         let mut cursor = Cursor::with_window(segments, Some(lsn), Some(lsn), window);
         let read = cursor.next().map(|record| record.map(|record| record.to_record()));
         window = cursor.frame.window;
-        window.clear(); // A large record is not kept in memory.
         match read {
             Err(Error::Truncated { .. }) => {} // Removed meanwhile: what is there now counts.
-            read => {
-                segments.leave_window(window);
-                return read;
-            }
+            read => return (window, read),
         }
     }
 }

@@ -201,9 +201,21 @@ pub(super) fn prefetch(
             }
         }
     }
+    prefetch_stretch(window, handle, hint);
+    hint.start
+}
+
+/// Reads ahead from the index entry up to the next entry: the frame that is wanted lies there.
+pub(super) fn prefetch_stretch(window: &mut Window, handle: &Handle, hint: &IndexHint) {
     let end = hint.end.unwrap_or(hint.start.offset + UNINDEXED_BYTES);
     window.prefetch(handle, hint.start.offset, end - hint.start.offset);
-    hint.start
+}
+
+/// Returns the record of `body` after the first `skipped` ones; `None` if `body` does not hold
+/// exactly `count` records.
+pub(super) fn record_in(body: &[u8], skipped: u64, count: u64) -> Option<RawRecord<'_>> {
+    let after = bytes_after(body, skipped, count)?;
+    decode_record(&body[body.len() - after..])
 }
 
 /// Returns how many bytes of `body` follow the first `skipped` records; `None` if `body` does not

@@ -7,9 +7,10 @@ use crate::catalog::Segments;
 use crate::error::Result;
 use crate::lsn::Lsn;
 
-use super::cursor::{self, Cursor};
+use super::cursor::Cursor;
 use super::follow::Follower;
 use super::iter::Iter;
+use super::look_up;
 use super::record::Record;
 
 /// Reads a log: a cheap handle with all reading calls, from [`Wal::reader`](crate::Wal::reader).
@@ -73,7 +74,7 @@ impl Reader {
     /// # Errors
     /// As [`Wal::read`](crate::Wal::read).
     pub fn read(&self, lsn: Lsn) -> Result<Option<Record>> {
-        cursor::read(&self.segments, lsn)
+        look_up::read(&self.segments, lsn)
     }
 
     /// Yields each record after `after` and waits for more, as

@@ -6,11 +6,12 @@ mod follow;
 mod frame;
 mod handle;
 mod iter;
+mod look_up;
 mod record;
 
 pub use cursor::Cursor;
-pub(crate) use cursor::read;
 pub use follow::Follower;
 pub use handle::Reader;
 pub use iter::Iter;
+pub(crate) use look_up::read;
 pub use record::{Record, RecordRef};

@@ -61,7 +61,16 @@ impl Index {
     /// sealed.
     pub(crate) fn hint(&self, lsn: Lsn, seal: Option<&Seal>) -> IndexHint {
         let index = threads::read(&self.entries);
-        let entries = index.as_deref().unwrap_or_default();
+        self.hint_among(index.as_deref().unwrap_or_default(), lsn, seal)
+    }
+
+    /// As [`hint`](Index::hint); `None` if the segment has not been walked.
+    pub(crate) fn known_hint(&self, lsn: Lsn, seal: Option<&Seal>) -> Option<IndexHint> {
+        let index = threads::read(&self.entries);
+        Some(self.hint_among(index.as_deref()?, lsn, seal))
+    }
+
+    fn hint_among(&self, entries: &[IndexEntry], lsn: Lsn, seal: Option<&Seal>) -> IndexHint {
         let after = count_up_to(entries, lsn);
         let start = match after.checked_sub(1) {
             Some(at) => entries[at],

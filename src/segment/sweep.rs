@@ -478,6 +478,15 @@ impl Window {
         self.drop_large();
     }
 
+    /// As [`clear`](Window::clear), for a window that may stay unused for long: it keeps little
+    /// memory beside its own.
+    pub(crate) fn release(&mut self) {
+        self.clear();
+        if self.spare.capacity() > self.bytes.len() {
+            self.spare = Vec::new();
+        }
+    }
+
     #[inline]
     fn drop_large(&mut self) {
         if let Some(large) = self.large.take() {

@@ -470,6 +470,63 @@ fn a_look_up_reads_at_most_the_bytes_between_two_index_entries() {
 }
 
 #[test]
+fn a_look_up_says_of_damage_in_a_log_in_use_what_an_iterator_says() {
+    // Method: a sealed segment and a tail, with frames of one record, equally large or not, and
+    // with batches. Each segment was read before the damage, so that its file is open. Flip each
+    // bit of some frames. Read the records in them and near them, alone and with an iterator.
+    let disk = SimFs::new(1);
+    let wal = open_with(&Options::new(), disk.clone());
+    for _ in 0..2 {
+        let number = u64::from(wal.next_lsn());
+        for equal in 0..50 {
+            wal.append(Stored::numbered(3 * (number + equal) + 1, 200).entry()).unwrap();
+        }
+        for size in [0, 1, 30] {
+            wal.append_batch(vec![vec![7; size]; 5]).unwrap();
+            wal.append(vec![8; size + 50]).unwrap();
+        }
+        wal.append(vec![9; 70_000]).unwrap();
+        if number == 1 {
+            wal.rotate().unwrap();
+        }
+    }
+    let last = u64::from(wal.last_lsn());
+    let alike = |lsn: u64| {
+        let lsn = Lsn::from(lsn);
+        let read = wal.read(lsn);
+        let iterated = wal.range(lsn..=lsn).next().transpose();
+        assert_eq!(format!("{read:?}"), format!("{iterated:?}"));
+        read.map(|record| assert!(record.is_some()))
+    };
+    (1..=last).for_each(|lsn| alike(lsn).unwrap());
+    for segment in [1, 2] {
+        let frames = segments_of(&disk)[&segment].frames.clone();
+        let path = segment_path(segment);
+        let chosen = [1, 24, 25, frames.len() - 7, frames.len() - 4];
+        for pair in chosen.map(|index| &frames[index..index + 2]) {
+            let lsns = pair[0].first..pair[1].first;
+            for place in pair[0].offset..pair[1].offset {
+                for bit in 0..8 {
+                    let flip = |bytes: &mut Vec<u8>| bytes[at(place)] ^= 1 << bit;
+                    disk.damage(&path, flip);
+                    for lsn in lsns.start.saturating_sub(2).max(1)..(lsns.end + 2).min(last + 1) {
+                        assert_eq!(alike(lsn).is_ok(), !lsns.contains(&lsn), "{lsn}, {place}");
+                    }
+                    disk.damage(&path, flip);
+                }
+            }
+        }
+        let large = frames.last().expect("there are frames");
+        for place in [large.offset + 4, large.offset + 39_999, large.offset + 70_040] {
+            disk.damage(&path, |bytes| bytes[at(place)] ^= 1);
+            assert!(alike(large.first).is_err());
+            disk.damage(&path, |bytes| bytes[at(place)] ^= 1);
+        }
+    }
+    (1..=last).for_each(|lsn| alike(lsn).unwrap());
+}
+
+#[test]
 fn a_vanished_file_is_missing_and_only_records_below_the_floor_are_removed() {
     // Method: set the floor inside a segment, and remove that segment's file while the log is open.
     let disk = SimFs::new(1);
