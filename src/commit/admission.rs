@@ -20,7 +20,8 @@ impl<D: Disk> Commit<D> {
     pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation<'_, D>> {
         let mut state = self.admit(bytes)?;
         state.reserved_bytes += bytes;
-        Ok(Reservation { commit: self, bytes })
+        let memory = state.active.take_spare().unwrap_or_default();
+        Ok(Reservation { commit: self, bytes, memory })
     }
 
     /// Makes appends wait until the guard is dropped.
@@ -240,9 +241,16 @@ pub(super) enum Step {
 pub(crate) struct Reservation<'a, D: Disk> {
     commit: &'a Commit<D>,
     bytes: usize,
+    /// Where the entry may be encoded.
+    memory: Vec<u8>,
 }
 
 impl<'a, D: Disk> Reservation<'a, D> {
+    /// Takes memory that an entry which was written has left; it may be too small.
+    pub(crate) fn take_memory(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.memory)
+    }
+
     /// Waits until the thread may push.
     pub(super) fn redeem(mut self) -> Result<Locked<'a, D>> {
         let commit = self.commit;

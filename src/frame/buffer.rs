@@ -48,6 +48,14 @@ impl<'a> Unit<'a> {
 
     /// All records of `entries`. `Options` ensures that their bodies together fit a `u32`.
     pub(crate) fn batch<'e>(entries: impl IntoIterator<Item = &'e Entry<'e>> + Clone) -> Unit<'a> {
+        Unit::batch_in(Vec::new(), entries)
+    }
+
+    /// As [`batch`](Unit::batch), in `memory` if that is large enough.
+    pub(crate) fn batch_in<'e>(
+        memory: Vec<u8>,
+        entries: impl IntoIterator<Item = &'e Entry<'e>> + Clone,
+    ) -> Unit<'a> {
         let mut bytes = 0;
         let mut count = 0;
         for entry in entries.clone() {
@@ -57,7 +65,10 @@ impl<'a> Unit<'a> {
         let large = Unit::is_large(bytes);
         let header_bytes = if large { FRAME_HEADER_BYTES } else { 0 };
         let body_bytes = body_bytes(bytes);
-        let mut encoded = Vec::with_capacity(header_bytes + body_bytes as usize + 8);
+        let bytes = header_bytes + body_bytes as usize + 8;
+        let mut encoded =
+            if memory.capacity() < bytes { Vec::with_capacity(bytes) } else { memory };
+        encoded.clear();
         encoded.resize(header_bytes, 0);
         for entry in entries {
             encode_record(&mut encoded, entry);
@@ -129,6 +140,9 @@ pub(crate) struct FrameBuffer {
     bytes: usize,
     /// What compression needs, once a codec was used.
     press: Option<Box<Press>>,
+    /// Memory of large frames that were written, for the next large frames: fresh memory costs a
+    /// page fault for each of its pages.
+    spares: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -169,6 +183,8 @@ pub(crate) struct Placed {
 
 /// A buffer that grew beyond this is cut back to it: one burst must not hold memory for ever.
 const CAPACITY_KEPT: usize = 2 << 20;
+/// The memory of so many bytes of large frames is kept.
+const SPARE_BYTES_KEPT: usize = 1 << 20;
 
 impl FrameBuffer {
     pub(crate) fn is_empty(&self) -> bool {
@@ -377,10 +393,25 @@ impl FrameBuffer {
         Runs { buffer: self, next: 0 }
     }
 
+    /// Takes memory for a large frame, if there is some. It may be too small.
+    pub(crate) fn take_spare(&mut self) -> Option<Vec<u8>> {
+        self.spares.pop()
+    }
+
+    /// Takes all frames out. Keeps memory for the next ones.
     pub(crate) fn clear(&mut self) {
         self.shared.clear();
         self.shared.shrink_to(CAPACITY_KEPT);
-        self.drafts.clear();
+        let mut spare_bytes: usize = self.spares.iter().map(Vec::capacity).sum();
+        for draft in self.drafts.drain(..) {
+            if let (DraftBytes::Own(frame), FrameType::Data) = (draft.bytes, draft.frame_type) {
+                spare_bytes += frame.capacity();
+                if spare_bytes > SPARE_BYTES_KEPT {
+                    break;
+                }
+                self.spares.push(frame);
+            }
+        }
         self.drafts.shrink_to(CAPACITY_KEPT / size_of::<Draft>());
         self.states = 0;
         self.bytes = 0;
@@ -523,6 +554,40 @@ mod tests {
                 && buffer.runs().next().is_none()
                 && buffer.shared.capacity() <= CAPACITY_KEPT
         );
+    }
+
+    #[test]
+    fn memory_of_large_frames_is_used_again_and_is_bounded() {
+        // Method: push large frames, a state and a small record, clear the buffer, and take the
+        // memory for the next frames. Then frames that are larger than all that may be kept.
+        let mut buffer = FrameBuffer::default();
+        let push = |buffer: &mut FrameBuffer, memory, payload: &[u8]| {
+            buffer.push(Unit::batch_in(memory, [&Entry::from(payload)]), Lsn::FIRST);
+        };
+        push(&mut buffer, Vec::new(), &[7; 70_000]);
+        push(&mut buffer, Vec::new(), &[8; 10]);
+        buffer.push(Unit::state(b"vote"), Lsn::FIRST);
+        let written = buffer.runs().next().unwrap().as_ptr();
+        buffer.clear();
+        let spare = buffer.take_spare().unwrap();
+        assert!(spare.as_ptr() == written && buffer.take_spare().is_none());
+        push(&mut buffer, spare, &[9; 69_000]);
+        let run = buffer.runs().next().unwrap();
+        assert_eq!((run.as_ptr(), run.len()), (written, 69_048));
+        assert!(run[..FRAME_HEADER_BYTES].iter().all(|byte| *byte == 0), "nothing old is left");
+        buffer.clear();
+        let spare = buffer.take_spare().unwrap();
+        push(&mut buffer, spare, &[9; 300_000]);
+        assert_eq!(buffer.runs().next().unwrap().len(), 300_048, "it was too small");
+        for _ in 0..40 {
+            push(&mut buffer, Vec::new(), &[7; 100_000]);
+        }
+        for payload_bytes in [100_000, SPARE_BYTES_KEPT] {
+            buffer.clear();
+            let kept: usize = buffer.spares.iter().map(Vec::capacity).sum();
+            assert!((900_000..=SPARE_BYTES_KEPT).contains(&kept), "{kept}");
+            push(&mut buffer, Vec::new(), &vec![7; payload_bytes]);
+        }
     }
 
     /// Stores a run of one byte as its length and the byte. Everything else grows or is refused.

@@ -24,7 +24,11 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     fn unit(&self) -> Unit<'_> {
-        Unit::batch(&self.entries)
+        self.unit_in(Vec::new())
+    }
+
+    fn unit_in(&self, memory: Vec<u8>) -> Unit<'_> {
+        Unit::batch_in(memory, &self.entries)
     }
 }
 
@@ -244,7 +248,7 @@ impl Wal {
         self.store.segments.check_open()?; // A closed log says so, whatever it is given.
         let bytes = self.check_size(entry)?;
         let range = if Unit::is_large(bytes) {
-            self.append_large(bytes, || Unit::batch([entry]), expected)
+            self.append_large(bytes, |memory| Unit::batch_in(memory, [entry]), expected)
         } else {
             self.append_with(|commit| commit.append(Unit::entry(entry), expected))
         };
@@ -261,7 +265,7 @@ impl Wal {
             return self.empty_batch(expected);
         }
         if Unit::is_large(draft.bytes) {
-            self.append_large(draft.bytes, || draft.unit(), expected)
+            self.append_large(draft.bytes, |memory| draft.unit_in(memory), expected)
         } else {
             self.append_with(|commit| commit.append(draft.unit(), expected))
         }
@@ -272,7 +276,7 @@ impl Wal {
         let bytes = self.check_size(entry)?;
         let _delivery = self.store.events.delivery(Patience::Room);
         if Unit::is_large(bytes) {
-            self.submit_large(bytes, || Unit::batch([entry]), expected)
+            self.submit_large(bytes, |memory| Unit::batch_in(memory, [entry]), expected)
         } else {
             Ok(Ticket::new(Submitted::records(&self.commit, Unit::entry(entry), expected)?))
         }
@@ -289,7 +293,7 @@ impl Wal {
         }
         let _delivery = self.store.events.delivery(Patience::Room);
         if Unit::is_large(draft.bytes) {
-            self.submit_large(draft.bytes, || draft.unit(), expected)
+            self.submit_large(draft.bytes, |memory| draft.unit_in(memory), expected)
         } else {
             Ok(Ticket::new(Submitted::records(&self.commit, draft.unit(), expected)?))
         }
@@ -326,26 +330,32 @@ impl Wal {
     }
 
     /// Admits what is large before it is encoded, so that `pending_bytes_max` bounds memory.
+    /// `encode` is given memory that it may use.
     fn append_large<'u>(
         &self,
         bytes: u64,
-        encode: impl FnOnce() -> Unit<'u>,
+        encode: impl FnOnce(Vec<u8>) -> Unit<'u>,
         expected: Option<Lsn>,
     ) -> Result<LsnRange> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        self.append_with(|commit| commit.reserve(bytes)?.append(encode(), expected))
+        self.append_with(|commit| {
+            let mut reservation = commit.reserve(bytes)?;
+            let unit = encode(reservation.take_memory());
+            reservation.append(unit, expected)
+        })
     }
 
     /// As [`append_large`](Wal::append_large).
     fn submit_large<'u>(
         &self,
         bytes: u64,
-        encode: impl FnOnce() -> Unit<'u>,
+        encode: impl FnOnce(Vec<u8>) -> Unit<'u>,
         expected: Option<Lsn>,
     ) -> Result<Ticket> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let reservation = self.commit.reserve(bytes)?;
-        Ok(Ticket::new(Submitted::reserved(&self.commit, reservation, encode(), expected)?))
+        let mut reservation = self.commit.reserve(bytes)?;
+        let unit = encode(reservation.take_memory());
+        Ok(Ticket::new(Submitted::reserved(&self.commit, reservation, unit, expected)?))
     }
 
     /// Spare files are made by the append after the one that rotated, before it takes the room for
