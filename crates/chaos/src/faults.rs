@@ -37,7 +37,8 @@ const ELECTION_SYNC: Duration = Duration::from_millis(250);
 pub enum Done {
     /// It was injected.
     Yes,
-    /// It could not be injected at that moment: the node was busy, or the group was not whole.
+    /// It could not be injected at that moment: the node was busy, or the group was not whole, or
+    /// not settled.
     Skipped,
 }
 
@@ -95,6 +96,12 @@ impl Injection<'_> {
 
     async fn last(&self) {
         sleep(Duration::from_millis(self.fault.duration_ms)).await;
+    }
+
+    /// Whether the group has a majority without this node for good. Another fault may have replaced
+    /// the node since it was chosen. Ask while `losses` is held.
+    async fn may_go(&self) -> bool {
+        self.cluster.slot(self.node).serves() && self.cluster.is_settled().await
     }
 
     /// Does something to the process of the node.
@@ -319,7 +326,7 @@ impl Injection<'_> {
     async fn damage(mut self) -> io::Result<Done> {
         let cluster = self.cluster.clone();
         let Ok(_loss) = cluster.losses.try_lock() else { return Ok(Done::Skipped) };
-        if !cluster.is_whole().await {
+        if !self.may_go().await {
             return Ok(Done::Skipped);
         }
         let slot = cluster.slot(self.node);
@@ -360,7 +367,7 @@ impl Injection<'_> {
     async fn members(self) -> io::Result<Done> {
         let cluster = self.cluster.clone();
         let Ok(_loss) = cluster.losses.try_lock() else { return Ok(Done::Skipped) };
-        if !cluster.is_whole().await {
+        if !self.may_go().await {
             return Ok(Done::Skipped);
         }
         self.replace().await
@@ -370,7 +377,7 @@ impl Injection<'_> {
     async fn wipe(mut self) -> io::Result<Done> {
         let cluster = self.cluster.clone();
         let Ok(_loss) = cluster.losses.try_lock() else { return Ok(Done::Skipped) };
-        if !cluster.is_whole().await {
+        if !self.may_go().await {
             return Ok(Done::Skipped);
         }
         let slot = cluster.slot(self.node);
