@@ -1,5 +1,7 @@
 //! Planted histories: each differs from a good one in one thing, which must be caught.
 
+use seawall_testkit::Dice;
+
 use super::*;
 use crate::history::{CommitOutcome, CursorCommit, CursorRead, Epoch, OutOfRange};
 
@@ -353,7 +355,7 @@ fn cursors(answers: &[(Option<u64>, u64)]) -> BTreeSet<Kind> {
 
 #[test]
 fn a_good_cursor_breaks_nothing() {
-    let good: [&[(Option<u64>, u64)]; 7] = [
+    let good: [&[(Option<u64>, u64)]; 10] = [
         &[],
         &[(None, 0), (Some(1), 16), (Some(3), 36)],
         // While a commit is under way, both are right.
@@ -364,6 +366,10 @@ fn a_good_cursor_breaks_nothing() {
         // It does so late.
         &[(Some(3), 36), (Some(2), 50), (Some(2), 60)],
         &[(Some(1), 26), (Some(2), 36)],
+        &[(Some(1), 26), (Some(3), 36), (Some(2), 50)],
+        // Answers that are under way at the same time have any order.
+        &[(Some(3), 36), (Some(2), 50), (Some(3), 52)],
+        &[(Some(1), 26), (Some(2), 32), (Some(1), 30), (Some(3), 36)],
     ];
     for answers in good {
         assert_eq!(cursors(answers), BTreeSet::new(), "{answers:?}");
@@ -388,6 +394,56 @@ fn a_cursor_that_goes_back_is_caught() {
     // The commit without an outcome took effect before, and takes effect once.
     assert_eq!(cursors(&[(Some(2), 22), (Some(2), 36)]), broken);
     assert_eq!(cursors(&[(Some(2), 23), (Some(1), 29)]), broken);
+    // It takes effect late, and once; what was there before does not come back.
+    assert_eq!(cursors(&[(Some(3), 36), (Some(2), 50), (Some(3), 60)]), broken);
+    assert_eq!(cursors(&[(Some(2), 36), (Some(3), 50), (Some(2), 60)]), broken);
+    assert_eq!(cursors(&[(Some(1), 22), (Some(2), 28), (Some(1), 34)]), broken);
+}
+
+#[test]
+fn the_judge_of_cursors_agrees_with_the_search_for_an_order() {
+    // Method: small histories by dice. The search tries each order of commits and answers.
+    let mut found = [0; 2];
+    for seed in 0..5_000 {
+        let mut dice = Dice::part(seed, 1);
+        let mut events = Vec::new();
+        for offset in 1..=1 + dice.below(3) {
+            let outcome = *dice.pick(&[CommitOutcome::Acknowledged, CommitOutcome::Unknown]);
+            events.push(commit(offset, 1 + dice.below(30), outcome));
+        }
+        let commits = events.len() as u64;
+        for _ in 0..1 + dice.below(4) {
+            let offset = dice.below(commits + 1);
+            events.push(cursor((offset > 0).then_some(offset), 1 + dice.below(40)));
+        }
+        let has_order = has_order(None, &events.iter().collect::<Vec<_>>());
+        let told = check(&events, Kept::All);
+        assert_eq!(told.is_empty(), has_order, "seed {seed}: {events:#?} {told:?}");
+        found[usize::from(has_order)] += 1;
+    }
+    assert!(found[0] > 500 && found[1] > 500, "{found:?}");
+}
+
+/// Whether commits and answers have an order that explains them, with the cursor at that place.
+fn has_order(place: Option<u64>, left: &[&Event]) -> bool {
+    let time = |event: &Event| match event {
+        Event::CursorCommit(own) if own.outcome == CommitOutcome::Unknown => (own.start, u64::MAX),
+        Event::CursorCommit(own) => (own.start, own.end),
+        Event::CursorRead(own) => (own.start, own.end),
+        _ => unreachable!("there is nothing else"),
+    };
+    if left.iter().all(|event| time(event).1 == u64::MAX) {
+        return true;
+    }
+    let first_end = left.iter().map(|event| time(event).1).min().unwrap_or(0);
+    (0..left.len()).filter(|index| time(left[*index]).0 <= first_end).any(|index| {
+        let mut rest = left.to_vec();
+        match rest.remove(index) {
+            Event::CursorRead(own) => own.offset == place && has_order(place, &rest),
+            Event::CursorCommit(own) => has_order(Some(own.offset), &rest),
+            _ => false,
+        }
+    })
 }
 
 #[test]
