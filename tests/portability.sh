@@ -161,7 +161,7 @@ run_tests() {
 count_tests() {
     local command=(cargo test --no-fail-fast --lib --test it --locked "$@") all passed bad status=0
     if ! all=$("${command[@]}" --list | grep -c ': test$'); then
-        echo "no test was found" >"$work/note"
+        echo "nothing was built, or no test has such a name" >"$work/note"
         return 1
     fi
     "${command[@]}" "${left_out[@]}" | tee "$work/tests" || status=$?
