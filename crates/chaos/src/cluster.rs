@@ -75,8 +75,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts a node for the first time. It asks the seeds through its links, as it asks members.
-    /// The request to join goes past them, to the address that a seed says of itself.
+    /// Starts a node for the first time. It asks the seeds through its links, as it asks members. The
+    /// request to join goes there, too: a seed says its address, and the node knows the route.
     async fn found(
         &self,
         slot: &Slot,

@@ -120,21 +120,35 @@ impl Peers {
         log_id: &str,
         addr: &str,
     ) -> Result<PeerClient<Channel>, BadAddress> {
-        if let Some(route) = self.0.routes.get(&id) {
-            return self.at(route);
-        }
-        let seen = lock(&self.0.seen).get(&(id, log_id.to_owned())).cloned();
-        self.at(seen.as_deref().unwrap_or(addr))
+        let route = self.0.routes.get(&id).cloned();
+        let way = route.or_else(|| lock(&self.0.seen).get(&(id, log_id.to_owned())).cloned());
+        let channel = self.channel(way.as_deref().unwrap_or(addr))?;
+        Ok(PeerClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 
-    /// Returns the way to the node at an address.
+    /// Returns the way to the node at an address: the one of the settings, if a node said that it is
+    /// there, and the address otherwise.
     pub(crate) fn at(&self, addr: &str) -> Result<PeerClient<Channel>, BadAddress> {
-        Ok(PeerClient::new(self.channel(addr)?).max_decoding_message_size(ANSWER_BYTES_MAX))
+        let channel = self.channel(&self.way(addr))?;
+        Ok(PeerClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 
-    /// Returns the way to the node at an address, for what operators may ask, too.
+    /// Returns the same way, for what operators may ask, too.
     pub(crate) fn admin_at(&self, addr: &str) -> Result<AdminClient<Channel>, BadAddress> {
-        Ok(AdminClient::new(self.channel(addr)?).max_decoding_message_size(ANSWER_BYTES_MAX))
+        let channel = self.channel(&self.way(addr))?;
+        Ok(AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// Returns the settings' way to a node, or its address.
+    pub(crate) fn route(&self, id: u64, addr: &str) -> String {
+        self.0.routes.get(&id).map_or(addr, |route| route).to_owned()
+    }
+
+    fn way(&self, addr: &str) -> String {
+        let seen = lock(&self.0.seen);
+        let there = seen.iter().filter(|(_, own)| *own == addr);
+        let route = there.filter_map(|((id, _), _)| self.0.routes.get(id)).next();
+        route.map_or(addr, |route| route).to_owned()
     }
 
     /// A connection is made when it is first used, and again after it broke.
@@ -162,4 +176,64 @@ impl Peers {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use seawall_proto::admin::v1 as admin;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::identity::{Identity, JudgedBy};
+
+    /// Where no node listens.
+    const NOWHERE: &str = "127.0.0.1:1";
+
+    fn peers(dir: &std::path::Path, routes: &[(u64, &str)]) -> Peers {
+        let limits = JudgedBy { streams: 1, producers: 1, cursors: 1 };
+        let own = Identity::new("blue", 1, limits).unwrap();
+        let own = Own::new(own, dir.to_owned(), "node-1:7000".to_owned());
+        let routes = routes.iter().map(|(id, addr)| (*id, (*addr).to_owned())).collect();
+        Peers::new(own, Connector::plaintext(), routes, Duration::from_secs(10))
+    }
+
+    #[tokio::test]
+    async fn a_question_to_an_address_goes_by_the_route_to_the_node_that_is_there() {
+        // Method: the route leads to a listener that takes connections, and the address nowhere.
+        let dir = tempfile::tempdir().unwrap();
+        for is_join in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let route = listener.local_addr().unwrap().to_string();
+            let peers = peers(dir.path(), &[(2, &route), (3, NOWHERE)]);
+            let ask = async || match is_join {
+                true => {
+                    let mut client = peers.admin_at(NOWHERE).unwrap();
+                    client.join(admin::JoinRequest::default()).await.map(drop)
+                }
+                false => {
+                    let mut client = peers.at(NOWHERE).unwrap();
+                    client.introduce(peers.own().introduction()).await.map(drop)
+                }
+            };
+            let went_there = async || {
+                tokio::select! {
+                    taken = listener.accept() => taken.is_ok(),
+                    _ = ask() => false,
+                }
+            };
+            assert!(!went_there().await, "no node is known to be there");
+            peers.note_addr(4, "log", NOWHERE);
+            assert!(!went_there().await, "there is no route to that node");
+            peers.note_addr(2, "log", NOWHERE);
+            assert!(went_there().await);
+        }
+    }
+
+    #[test]
+    fn a_route_is_by_the_id_of_a_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let peers = peers(dir.path(), &[(2, "proxy:1")]);
+        assert_eq!(peers.route(2, "b:7000"), "proxy:1");
+        assert_eq!(peers.route(3, "c:7000"), "c:7000");
+    }
 }

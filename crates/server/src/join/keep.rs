@@ -100,10 +100,12 @@ impl Seat {
         is_member || self.own.identity().was_member
     }
 
-    /// Returns each address where another node may be.
+    /// Returns each address where another node may be, or the route to it.
     async fn other_addrs(&self, members: Vec<Member>) -> BTreeSet<String> {
-        let mut addrs: BTreeSet<String> = members.into_iter().map(|member| member.addr).collect();
-        addrs.extend(self.peers.seen().into_iter().map(|node| node.addr));
+        let route = |id: u64, addr: &str| self.peers.route(id, addr);
+        let mut addrs: BTreeSet<String> =
+            members.iter().map(|member| route(member.node_id, &member.addr)).collect();
+        addrs.extend(self.peers.seen().iter().map(|node| route(node.node_id, &node.addr)));
         addrs.extend(config::resolve(&self.seeds).await);
         addrs.remove(self.own.addr());
         addrs
