@@ -171,8 +171,8 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_node_that_never_was_a_member_asks_again() {
-        // Method: a leader that no other node knows makes it a member, beside one that takes no
-        // connection. After a start, a node that was removed may look just like that.
+        // Method: a leader that no other node knows makes it a member, beside a node that
+        // answers nothing. After a start, a node that was removed may look just like that.
         let dir = tempfile::tempdir().unwrap();
         let seat = node(dir.path()).await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

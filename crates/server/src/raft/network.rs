@@ -375,6 +375,7 @@ mod tests {
         }
         assert_eq!(node.streams.load(Ordering::SeqCst), 3);
     }
+
     #[tokio::test]
     async fn a_message_without_entries_leaves_no_stream_open() {
         let dir = tempfile::tempdir().unwrap();
