@@ -8,7 +8,7 @@ use crate::frame::FRAME_BODY_BYTES_MAX;
 use crate::lsn::Lsn;
 use crate::segment::{IndexHint, Window, index_sealed};
 
-use super::frame::{FrameReader, Source, prefetch};
+use super::frame::{FrameReader, Source, exact_frame, prefetch_stretch};
 use super::record::{Record, RecordRef};
 
 /// How much a cursor reads at once.
@@ -272,8 +272,15 @@ impl Cursor {
         window.clear();
         if self.next == self.limit {
             let sums = &source.segment.header_sums;
-            let start = prefetch(window, &source.handle, sums, self.next, &hint);
-            (source.offset, source.next) = (start.offset, start.lsn);
+            let limit = source.limit();
+            let exact = exact_frame(window, &source.handle, sums, limit, self.next, &hint);
+            (source.offset, source.next) = match exact {
+                Some((offset, header)) => (offset, header.first),
+                None => {
+                    prefetch_stretch(window, &source.handle, &hint);
+                    (hint.start.offset, hint.start.lsn)
+                }
+            };
         }
         Ok(source)
     }

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use crate::codec::Codecs;
 use crate::error::{Damage, Error, Result};
-use crate::frame::{FrameHeader, FrameType, HeaderReading, HeaderSums, RawRecord, decode_record};
+use crate::frame::{FrameHeader, FrameType, HeaderSums, RawRecord, decode_record};
 use crate::fs::Handle;
 use crate::lsn::{Lsn, LsnRange};
 use crate::segment::{
-    Bodies, Body, Flaw, IndexEntry, IndexHint, Place, Segment, Sweep, UNINDEXED_BYTES, Window,
-    lost_run,
+    Bodies, Body, Flaw, IndexHint, Place, Segment, Sweep, UNINDEXED_BYTES, Window, lost_run,
 };
 
 use super::record::RecordRef;
@@ -93,7 +92,7 @@ impl FrameReader {
         wanted: Lsn,
         codecs: &Codecs,
     ) -> Result<()> {
-        let limit = source.end.map_or(u64::MAX, |(end, _)| end);
+        let limit = source.limit();
         let sums = &source.segment.header_sums;
         let mut sweep = Sweep::new(&source.handle, sums, &mut self.window, source.offset, limit);
         let header = match sweep.look()? {
@@ -166,6 +165,12 @@ impl FrameReader {
 }
 
 impl Source {
+    /// Returns the offset that no frame goes beyond.
+    #[inline]
+    pub(super) fn limit(&self) -> u64 {
+        self.end.map_or(u64::MAX, |(end, _)| end)
+    }
+
     /// Returns the last record that the segment holds and that is durable.
     fn last(&self) -> Lsn {
         self.end.map_or(self.durable, |(_, last)| last.min(self.durable))
@@ -181,28 +186,27 @@ impl Source {
     }
 }
 
-/// Returns where the search for the one record that is wanted begins, and reads ahead from there.
-/// If a header at [`IndexHint::exact`] verifies and names the record, the search begins at the
-/// record's own frame: a header verifies only at its own offset. Otherwise it begins at the index
-/// entry, and the bytes up to the next entry are read.
-pub(super) fn prefetch(
+/// Reads the frame at [`IndexHint::exact`], and returns its offset and its header if the header
+/// verifies and names the record: a header verifies only at its own offset.
+pub(super) fn exact_frame(
     window: &mut Window,
     handle: &Handle,
     sums: &HeaderSums,
+    limit: u64,
     lsn: Lsn,
     hint: &IndexHint,
-) -> IndexEntry {
-    if let Some((offset, frame_bytes)) = hint.exact {
-        window.prefetch(handle, offset, frame_bytes);
-        if let HeaderReading::Sound(header) = FrameHeader::decode(window.held(), sums, offset) {
-            let holds = header.first <= lsn && header.next() > Some(lsn);
-            if header.frame_type == FrameType::Data && holds {
-                return IndexEntry { lsn: header.first, offset };
-            }
-        }
+) -> Option<(u64, FrameHeader)> {
+    let (offset, frame_bytes) = hint.exact?;
+    window.prefetch(handle, offset, frame_bytes);
+    match Sweep::new(handle, sums, window, offset, limit).look() {
+        Ok(Place::Frame(header)) if holds(&header, lsn) => Some((offset, header)),
+        _ => None,
     }
-    prefetch_stretch(window, handle, hint);
-    hint.start
+}
+
+/// Returns whether the frame is of records and holds `lsn`.
+pub(super) fn holds(header: &FrameHeader, lsn: Lsn) -> bool {
+    header.frame_type == FrameType::Data && header.first <= lsn && header.next() > Some(lsn)
 }
 
 /// Reads ahead from the index entry up to the next entry: the frame that is wanted lies there.

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use crate::catalog::{Segments, Snapshot};
 use crate::error::Result;
-use crate::frame::{FrameHeader, FrameType};
 use crate::lsn::Lsn;
 use crate::segment::{Bodies, Body, Place, Sweep, Window};
 
 use super::cursor::{LOOKUP_WINDOW_BYTES, read_alone};
-use super::frame::{prefetch_stretch, record_in};
+use super::frame::{exact_frame, holds, prefetch_stretch, record_in};
 use super::record::{Record, RecordRef};
 
 thread_local! {
@@ -48,27 +47,16 @@ fn find(segments: &Segments, lsn: Lsn, window: &mut Window) -> Option<Record> {
     let hint = segment.index.known_hint(lsn, entry.seal.as_ref())?;
     let sums = &segment.header_sums;
     let limit = entry.end().map_or(u64::MAX, |(end, _)| end);
-    let look = |window: &mut Window, offset| -> Option<FrameHeader> {
-        match Sweep::new(&handle, sums, window, offset, limit).look() {
-            Ok(Place::Frame(header)) => Some(header),
-            _ => None,
-        }
-    };
-    let holds = |header: &FrameHeader| {
-        header.frame_type == FrameType::Data && header.first <= lsn && header.next() > Some(lsn)
-    };
-    let exact = hint.exact.and_then(|(offset, frame_bytes)| {
-        window.prefetch(&handle, offset, frame_bytes);
-        Some((offset, look(window, offset).filter(holds)?))
-    });
+    let exact = exact_frame(window, &handle, sums, limit, lsn, &hint);
     let (offset, header) = match exact {
         Some(found) => found,
         None => {
             prefetch_stretch(window, &handle, &hint);
             let mut offset = hint.start.offset;
             loop {
-                let header = look(window, offset)?;
-                if holds(&header) {
+                let mut sweep = Sweep::new(&handle, sums, window, offset, limit);
+                let Ok(Place::Frame(header)) = sweep.look() else { return None };
+                if holds(&header, lsn) {
                     break (offset, header);
                 }
                 if header.first > lsn {

@@ -562,11 +562,6 @@ impl Window {
         self.start <= range.start && range.end <= self.start + self.filled as u64
     }
 
-    /// Lends all bytes that the window holds.
-    pub(crate) fn held(&self) -> &[u8] {
-        &self.bytes[..self.filled]
-    }
-
     /// Lends the kept bytes of a frame; see [`Body::Sound`].
     #[inline]
     pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
