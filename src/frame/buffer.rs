@@ -29,8 +29,9 @@ enum Content<'a> {
     Entry(&'a Entry<'a>),
     /// Encoded records.
     Body(Vec<u8>),
-    /// A frame of its own: room for a header, the encoded records, padding.
-    Frame(Vec<u8>),
+    /// A frame of its own: room for a header, the encoded records, padding. And the checksum of
+    /// the records: the caller's thread computes it, while others append.
+    Frame(Vec<u8>, u32),
     /// A state frame: room for a header and the floor, the caller's state, padding.
     State(Vec<u8>),
 }
@@ -74,8 +75,9 @@ impl<'a> Unit<'a> {
             encode_record(&mut encoded, entry);
         }
         let content = if large {
+            let checksum = crc32fast::hash(&encoded[header_bytes..]);
             pad(&mut encoded);
-            Content::Frame(encoded)
+            Content::Frame(encoded, checksum)
         } else {
             Content::Body(encoded)
         };
@@ -155,6 +157,8 @@ struct Draft {
     first: Lsn,
     frame_type: FrameType,
     codec: CodecId,
+    /// The checksum of the body as it is stored, if it is known already.
+    body_checksum: Option<u32>,
 }
 
 /// Memory for compression, and whether it was done.
@@ -205,55 +209,48 @@ impl FrameBuffer {
     /// frame.
     #[inline]
     pub(crate) fn push(&mut self, unit: Unit<'_>, first: Lsn) {
-        self.bytes += unit.bytes();
-        match unit.content {
-            Content::Frame(frame) => {
-                return self.push_own(frame, FrameType::Data, unit.body_bytes, unit.count, first);
+        let Unit { content, body_bytes, count } = unit;
+        self.bytes += body_bytes as usize;
+        match content {
+            Content::Frame(frame, checksum) => {
+                let draft = Draft::new(DraftBytes::Own(frame), body_bytes, count, first);
+                self.drafts.push(Draft { body_checksum: Some(checksum), ..draft });
+                return;
             }
             Content::State(frame) => {
                 self.drop_state_at_end();
-                return self.push_own(frame, FrameType::State, unit.body_bytes, unit.count, first);
+                self.states += 1;
+                let draft = Draft::new(DraftBytes::Own(frame), body_bytes, count, first);
+                self.drafts.push(Draft { frame_type: FrameType::State, ..draft });
+                return;
             }
             Content::Entry(_) | Content::Body(_) => {}
         }
-        let draft = match self.drafts.last_mut() {
-            Some(draft) if draft.has_room(unit.bytes()) => draft,
+        self.make_room(body_bytes, count, first);
+        match content {
+            Content::Entry(entry) => encode_record(&mut self.shared, entry),
+            Content::Body(body) => self.shared.extend_from_slice(&body),
+            Content::Frame(..) | Content::State(_) => unreachable!("handled above"),
+        }
+    }
+
+    /// Counts records into the last frame if it has room, else begins a frame in `shared`. The
+    /// caller then copies the records to the end of `shared`.
+    #[inline]
+    fn make_room(&mut self, body_bytes: u32, count: u32, first: Lsn) {
+        match self.drafts.last_mut() {
+            Some(last) if last.has_room(body_bytes as usize) => {
+                last.body_bytes += body_bytes;
+                last.count += count;
+            }
             _ => {
                 pad(&mut self.shared);
                 let start = self.shared.len();
                 self.shared.resize(start + FRAME_HEADER_BYTES, 0);
-                self.drafts.push(Draft {
-                    bytes: DraftBytes::Shared(start),
-                    body_bytes: 0,
-                    count: 0,
-                    first,
-                    frame_type: FrameType::Data,
-                    codec: CodecId::PLAIN,
-                });
-                self.drafts.last_mut().expect("one was pushed")
+                let bytes = DraftBytes::Shared(start);
+                self.drafts.push(Draft::new(bytes, body_bytes, count, first));
             }
-        };
-        draft.body_bytes += unit.body_bytes;
-        draft.count += unit.count;
-        match unit.content {
-            Content::Entry(entry) => encode_record(&mut self.shared, entry),
-            Content::Body(body) => self.shared.extend_from_slice(&body),
-            Content::Frame(_) | Content::State(_) => unreachable!("handled above"),
         }
-    }
-
-    fn push_own(
-        &mut self,
-        frame: Vec<u8>,
-        frame_type: FrameType,
-        body_bytes: u32,
-        count: u32,
-        first: Lsn,
-    ) {
-        self.states += usize::from(frame_type == FrameType::State);
-        let bytes = DraftBytes::Own(frame);
-        let codec = CodecId::PLAIN;
-        self.drafts.push(Draft { bytes, body_bytes, count, first, frame_type, codec });
     }
 
     /// Removes a state at the end: of several states without a record between them, the newest
@@ -321,6 +318,7 @@ impl FrameBuffer {
             if shrinks {
                 draft.body_bytes = body_bytes((PLAIN_SIZE_BYTES + compressed.len()) as u64);
                 draft.codec = id;
+                draft.body_checksum = None;
             }
         }
         std::mem::swap(&mut self.shared, shared);
@@ -367,7 +365,8 @@ impl FrameBuffer {
             if draft.frame_type == FrameType::State {
                 put_u64(frame, FRAME_HEADER_BYTES, floor.into());
             }
-            let body_checksum = crc32fast::hash(&frame[FRAME_HEADER_BYTES..][..body_bytes]);
+            let hash = || crc32fast::hash(&frame[FRAME_HEADER_BYTES..][..body_bytes]);
+            let body_checksum = draft.body_checksum.unwrap_or_else(hash);
             let mut header = FrameHeader { durable_end, body_checksum, ..header };
             header.checksum = header.encode(frame, sums, offset);
             placed(Placed { offset, header });
@@ -426,6 +425,19 @@ impl FrameBuffer {
 }
 
 impl Draft {
+    /// A frame of records.
+    fn new(bytes: DraftBytes, body_bytes: u32, count: u32, first: Lsn) -> Draft {
+        Draft {
+            bytes,
+            body_bytes,
+            count,
+            first,
+            frame_type: FrameType::Data,
+            codec: CodecId::PLAIN,
+            body_checksum: None,
+        }
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         let body_bytes_max =
             if self.count < FRAME_RECORDS_MIN { FRAME_BODY_BYTES_MAX } else { FRAME_BODY_BYTES };
