@@ -247,19 +247,30 @@ impl Seat {
         let addrs = config::resolve(&self.seeds).await;
         let mut empty = Vec::new();
         let mut silent = None;
+        let mut stuck = None;
         for addr in addrs.iter().filter(|addr| *addr != self.own.addr()) {
             match self.introduce(addr).await {
                 // A member, or one that a group has taken by now.
                 Ok(found) if !found.node.cluster_id.is_empty() => {
-                    return Ok(match self.ask_to_join(&found.addr).await? {
-                        Asked::Taken => "waits for the leader, which has taken it".to_owned(),
-                        Asked::NoLeader => format!("{} knows no leader", found.addr),
-                    });
+                    // A member may be cut off. Another seed may know the leader.
+                    match self.ask_to_join(&found.addr).await {
+                        Ok(Asked::Taken) => {
+                            return Ok("waits for the leader, which has taken it".to_owned());
+                        }
+                        Ok(Asked::NoLeader) => {
+                            stuck = Some(format!("{} knows no leader", found.addr));
+                        }
+                        Err(error @ JoinError::Silent { .. }) => stuck = Some(error.to_string()),
+                        Err(error) => return Err(error),
+                    }
                 }
                 Ok(found) if found.node.log_id == self.own.identity().log_id => {}
                 Ok(found) => empty.push(found.addr),
                 Err(error) => silent = Some(error.to_string()),
             }
+        }
+        if let Some(why) = stuck {
+            return Ok(why);
         }
         empty.push(self.own.addr().to_owned());
         empty.sort();

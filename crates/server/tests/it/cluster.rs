@@ -184,6 +184,40 @@ impl Cluster {
         }
     }
 
+    /// Starts a node of its own. It gets a vote request of the group, and no entry, and finds no
+    /// node of the group.
+    async fn node_that_voted(&self, id: u64) -> Running {
+        let config = self.config(id, 0);
+        let node = Running::of(Server::bind(config).await.unwrap());
+        let introduce = async |addr| {
+            let mut client = PeerClient::new(common::connect(addr).await);
+            let start = Instant::now();
+            loop {
+                match client.introduce(wire::IntroduceRequest::default()).await {
+                    Ok(answer) => return answer.into_inner().node.unwrap(),
+                    Err(status) => assert!(start.elapsed() < PATIENCE, "{status:?}"),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let group = introduce(self.nodes[0].addr).await;
+        let own = introduce(node.addr).await;
+        let header = wire::Header {
+            cluster: group.cluster,
+            cluster_id: group.cluster_id,
+            from_node: 1,
+            to_node: id,
+            to_log_id: own.log_id,
+            limits: group.limits,
+            ..wire::Header::default()
+        };
+        let ballot = wire::Ballot { term: 1, node_id: 1, is_committed: false };
+        let vote = wire::VoteRequest { header: Some(header), ballot: Some(ballot), last: None };
+        let mut client = PeerClient::new(common::connect(node.addr).await);
+        assert!(client.vote(vote).await.unwrap().into_inner().is_granted);
+        node
+    }
+
     async fn stop(self) {
         for node in self.nodes {
             node.stop().await.unwrap();
@@ -744,35 +778,7 @@ fn a_node_that_voted_and_heard_no_more_asks_to_join() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let mut cluster = Cluster::start(dir.path()).await;
-        let mut config = cluster.config(4, 0);
-        config.bootstrap_expect = 0;
-        let node = Running::of(Server::bind(config).await.unwrap());
-        let introduce = async |addr| {
-            let mut client = PeerClient::new(common::connect(addr).await);
-            let start = Instant::now();
-            loop {
-                match client.introduce(wire::IntroduceRequest::default()).await {
-                    Ok(answer) => return answer.into_inner().node.unwrap(),
-                    Err(status) => assert!(start.elapsed() < PATIENCE, "{status:?}"),
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let group = introduce(cluster.nodes[0].addr).await;
-        let own = introduce(node.addr).await;
-        let header = wire::Header {
-            cluster: group.cluster,
-            cluster_id: group.cluster_id,
-            from_node: 1,
-            to_node: 4,
-            to_log_id: own.log_id,
-            limits: group.limits,
-            ..wire::Header::default()
-        };
-        let ballot = wire::Ballot { term: 1, node_id: 1, is_committed: false };
-        let vote = wire::VoteRequest { header: Some(header), ballot: Some(ballot), last: None };
-        let mut client = PeerClient::new(common::connect(node.addr).await);
-        assert!(client.vote(vote).await.unwrap().into_inner().is_granted);
+        let node = cluster.node_that_voted(4).await;
         node.stop().await.unwrap();
         // It had not served yet, so its log is closed a little later.
         let log = dir.path().join("node-4/group-0/log/LOCK");
@@ -784,6 +790,27 @@ fn a_node_that_voted_and_heard_no_more_asks_to_join() {
         let joined = tokio::time::timeout(PATIENCE, cluster.add(4));
         joined.await.expect("it did not ask");
         cluster.wait_for_members(&[(1, true), (2, true), (3, true), (4, true)]).await;
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_node_asks_its_other_seeds_if_the_first_one_knows_no_leader() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(dir.path()).await;
+        let lonely = cluster.node_that_voted(4).await;
+        let mut server = Server::bind(cluster.config(5, 0)).await.unwrap();
+        // Seeds are asked in the order of their names.
+        let mut seeds = vec![lonely.addr.to_string()];
+        seeds.extend(cluster.nodes.iter().map(|node| format!("localhost:{}", node.addr.port())));
+        server.set_seeds(seeds);
+        let mut node = Running::of(server);
+        let joined = tokio::time::timeout(PATIENCE, node.wait_until_ready());
+        joined.await.expect("it asked only the first one");
+        cluster.nodes.push(node);
+        cluster.wait_for_members(&[(1, true), (2, true), (3, true), (5, true)]).await;
+        lonely.stop().await.unwrap();
         cluster.stop().await;
     });
 }
