@@ -266,8 +266,12 @@ impl<'a, D: Disk> Reservation<'a, D> {
         let mut state = self.redeem()?;
         if commit.mode == Durability::Buffered {
             let pushed = state.push(unit, expected);
+            let is_due = commit.sync_is_due(&state);
             // A thread that waits for room may write the buffer now.
             commit.shared.pass_on(state);
+            if is_due {
+                commit.sync_ahead()?;
+            }
             return pushed;
         }
         commit.push_records(state, unit, expected)

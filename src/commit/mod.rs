@@ -11,6 +11,7 @@
 //! threads that can go on.
 
 mod admission;
+mod ahead;
 mod completion;
 mod gather;
 mod group;
@@ -48,6 +49,9 @@ use wakes::Sleepers;
 /// In `Buffered` mode, records are handed to the system in pieces of this size.
 const WRITE_OUT_BYTES: u64 = 256 << 10;
 
+/// In `Buffered` mode, what is written is synced ahead in pieces of about this size.
+const SYNC_AHEAD_BYTES: u64 = 16 << 20;
+
 #[derive(Debug)]
 pub(crate) struct Commit<D: Disk> {
     shared: Shared<D>,
@@ -56,6 +60,7 @@ pub(crate) struct Commit<D: Disk> {
     backpressure: Backpressure,
     pending_bytes_max: usize,
     write_out_bytes: usize,
+    sync_ahead_bytes: u64,
     codec: Option<Given>,
     codec_failures: Failures,
     arrivals: Arrivals,
@@ -89,6 +94,7 @@ impl<D: Disk> Commit<D> {
             write_out_bytes: bytes(
                 WRITE_OUT_BYTES.min(options.segment_bytes / 2).min(options.pending_bytes_max),
             ),
+            sync_ahead_bytes: SYNC_AHEAD_BYTES.min(options.segment_bytes / 2),
             codec: options.codec.clone(),
             codec_failures: Failures::new(),
             arrivals: Arrivals::new(),
@@ -294,7 +300,13 @@ impl<D: Disk> Commit<D> {
         };
         match milestone.map(|milestone| state.join_filling(Content::Records, milestone)) {
             Some(member) => self.wait_for(state, &member)?,
-            None => drop(state),
+            None => {
+                let is_due = self.sync_is_due(&state);
+                drop(state);
+                if is_due {
+                    self.sync_ahead()?;
+                }
+            }
         }
         self.log_codec_failures();
         Ok(range)

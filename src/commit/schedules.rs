@@ -171,6 +171,12 @@ impl Model {
         Model { options, ..Model::new(threads) }
     }
 
+    /// A model in `Buffered` mode, in which each written record is synced ahead.
+    fn syncing_ahead(threads: &'static [&'static [Do]]) -> Model {
+        let buffered = Model::buffered(threads);
+        Model { options: buffered.options.segment_bytes(20), ..buffered }
+    }
+
     fn with_faults(self, faults: &'static [(Call, usize, io::ErrorKind)]) -> Model {
         Model { faults, ..self }
     }
@@ -1033,6 +1039,19 @@ fn writes_and_syncs_of_different_threads_do_not_lose_each_other() {
         );
     }
     explore(Model::buffered(&[&[Append(1), Append(2)], &[Append(3), Close]]), &[Seen::Closed]);
+}
+
+#[test]
+fn a_sync_ahead_leaves_no_thread_asleep_and_hides_no_failure() {
+    let ahead = Model::syncing_ahead;
+    explore(ahead(PAIR), &[Seen::Acknowledged, Seen::Waited]);
+    explore(ahead(TRIO), &[Seen::Acknowledged, Seen::Waited]);
+    explore(ahead(PAIR).with_faults(&[(Call::Sync, 0, BROKEN)]), &[Seen::Poisoned]);
+    explore(ahead(PAIR).with_faults(&[(Call::Write, 1, BROKEN)]), &[Seen::Poisoned]);
+    explore(Model { rotations: &[1], ..ahead(PAIR) }, &[Seen::Rotated]);
+    explore(ahead(&[&[Append(1), Append(3)], &[Append(2), Quiesce]]), &[Seen::Acknowledged]);
+    explore(ahead(&[&[Append(1), Append(3)], &[Append(2), Sync]]), &[Seen::Waited]);
+    explore(ahead(&[&[Append(1), Append(3)], &[Append(2), Close]]), &[Seen::Closed]);
 }
 
 #[test]

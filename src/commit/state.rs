@@ -249,6 +249,11 @@ impl<D: Disk> CommitState<D> {
         self.written > self.durable || !self.written_states.is_empty()
     }
 
+    /// The bytes at the end of the newest segment that are written and not known to be durable.
+    pub(super) fn unsynced_bytes(&self) -> u64 {
+        self.tail_end.end.saturating_sub(self.durable_end)
+    }
+
     /// The group of the record or state submitted last.
     pub(super) fn newest_group(&self) -> u64 {
         self.filling.number() - if self.active.is_empty() { 1 } else { 0 }

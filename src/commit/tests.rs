@@ -338,6 +338,85 @@ fn buffered_records_that_meet_a_full_disk_stay_and_are_written_first() {
     assert_eq!(disk.calls(), "wuwuwws");
 }
 
+const PIECE: &[u8] = &[7; 32 << 10];
+
+/// A log in `Buffered` mode that writes and syncs ahead in pieces of 32 KiB. The first record is
+/// written. A thread that appends the third one writes the second.
+struct BesideAWriter {
+    disk: Arc<FakeDisk>,
+    commit: Arc<Commit<FakeDisk>>,
+    writing: Receiver<Result<Lsn>>,
+    go_on: Sender<Option<io::ErrorKind>>,
+}
+
+impl BesideAWriter {
+    fn new() -> BesideAWriter {
+        let options = Options::new().durability(Durability::Buffered).segment_bytes(64 << 10);
+        let (disk, commit) = fixture(&options);
+        append(&commit, PIECE).unwrap();
+        append(&commit, PIECE).unwrap();
+        assert_eq!(disk.calls(), "w", "a thread that appends alone does not sync ahead");
+        let (begun, go_on) = hold(&disk.writes);
+        let writing = start_append(&commit);
+        outcome(&begun);
+        BesideAWriter { disk, commit, writing, go_on }
+    }
+}
+
+#[test]
+fn in_buffered_mode_one_thread_syncs_ahead_while_others_append() {
+    let BesideAWriter { disk, commit, writing, go_on } = BesideAWriter::new();
+    let (begun, sync_goes_on) = hold_sync(&disk);
+    let syncing = start_append(&commit);
+    outcome(&begun);
+    outcome(&start_append(&commit)).unwrap();
+    go_on.send(None).unwrap();
+    outcome(&writing).unwrap();
+    outcome(&start_append_of(&commit, PIECE)).unwrap();
+    assert_eq!((disk.calls().as_str(), commit.durable_lsn()), ("wws", Lsn::ZERO));
+    sync_goes_on.send(None).unwrap();
+    outcome(&syncing).unwrap();
+    assert_eq!(commit.durable_lsn(), Lsn::FIRST, "it covers what was written when it began");
+    assert_eq!(disk.calls(), "wws");
+}
+
+#[test]
+fn a_large_entry_that_was_reserved_syncs_ahead_too() {
+    let BesideAWriter { disk, commit, writing, go_on } = BesideAWriter::new();
+    let large = vec![7; 70 << 10];
+    let entry = Entry::from(&large);
+    let unit = Unit::entry(&entry);
+    commit.reserve(unit.bytes()).unwrap().append(unit, None).unwrap();
+    assert_eq!((disk.calls().as_str(), commit.durable_lsn()), ("wws", Lsn::FIRST));
+    go_on.send(None).unwrap();
+    outcome(&writing).unwrap();
+}
+
+#[test]
+fn a_sync_ahead_that_fails_poisons_the_log_and_is_not_tried_again() {
+    let BesideAWriter { disk, commit, writing, go_on } = BesideAWriter::new();
+    disk.syncs.lock().unwrap().push_back(Some(Script::Fail(io::ErrorKind::Other)));
+    for _ in 0..2 {
+        assert!(matches!(append(&commit, PIECE), Err(Error::Poisoned { .. })));
+    }
+    go_on.send(None).unwrap();
+    assert!(matches!(outcome(&writing), Err(Error::Poisoned { .. })));
+    assert!(matches!(commit.sync(), Err(Error::Poisoned { .. })));
+    assert_eq!((disk.calls().as_str(), commit.durable_lsn()), ("wws", Lsn::ZERO));
+}
+
+#[test]
+fn an_append_that_syncs_ahead_when_the_log_is_closed_is_acknowledged() {
+    let BesideAWriter { disk, commit, go_on, .. } = BesideAWriter::new();
+    let (begun, sync_goes_on) = hold_sync(&disk);
+    let syncing = start_append(&commit);
+    outcome(&begun);
+    commit.close();
+    sync_goes_on.send(None).unwrap();
+    assert_eq!(outcome(&syncing).unwrap(), Lsn::from(3));
+    go_on.send(None).unwrap();
+}
+
 #[test]
 fn interval_appends_wait_only_for_the_write_and_the_timer_syncs_them() {
     let interval = Duration::from_millis(1);
