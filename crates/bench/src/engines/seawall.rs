@@ -31,7 +31,9 @@ pub(crate) fn spec() -> Spec {
             "on disk, by fdatasync; after a failed sync nothing is acknowledged any more",
         ),
         batch: Some("one frame: whole or absent"),
-        buffered: Some("in memory until 256 KiB are there; synced with each segment"),
+        buffered: Some(
+            "in memory until 256 KiB are there; synced with each segment, and by one of several threads every 16 MiB",
+        ),
         replay: Some("owned records, frames verified"),
         segments: Segments::Rotated,
         open,
