@@ -30,9 +30,9 @@ pub enum Durability {
     /// every 256 KiB, or earlier if half a segment or `pending_bytes_max` is less than that. They
     /// survive a power cut after the next `sync` that has returned `Ok`.
     ///
-    /// Each segment is synced when it is full. If several threads append, one of them syncs
-    /// earlier: when 16 MiB are written and not synced, or half a segment if that is less. The
-    /// others append meanwhile.
+    /// Each segment is synced when it is full. If several threads append, one append syncs earlier:
+    /// when 16 MiB are written and not synced, or half a segment if that is less. It returns after
+    /// this sync. The other threads append meanwhile.
     ///
     /// Readers see a record once it is synced: after `append` has returned an LSN, `read` of this
     /// LSN returns `None` until the next sync.

@@ -187,21 +187,9 @@ impl Cluster {
     /// Starts a node of its own. It gets a vote request of the group, and no entry, and finds no
     /// node of the group.
     async fn node_that_voted(&self, id: u64) -> Running {
-        let config = self.config(id, 0);
-        let node = Running::of(Server::bind(config).await.unwrap());
-        let introduce = async |addr| {
-            let mut client = PeerClient::new(common::connect(addr).await);
-            let start = Instant::now();
-            loop {
-                match client.introduce(wire::IntroduceRequest::default()).await {
-                    Ok(answer) => return answer.into_inner().node.unwrap(),
-                    Err(status) => assert!(start.elapsed() < PATIENCE, "{status:?}"),
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let group = introduce(self.nodes[0].addr).await;
-        let own = introduce(node.addr).await;
+        let node = Running::of(Server::bind(self.config(id, 0)).await.unwrap());
+        let group = name_of(&self.nodes[0]).await;
+        let own = name_of(&node).await;
         let header = wire::Header {
             cluster: group.cluster,
             cluster_id: group.cluster_id,
