@@ -267,6 +267,12 @@ impl Dir {
         }
     }
 
+    /// Opens a segment that is only read, for the holder of the log's lock. Only the holder removes
+    /// and cuts segments, so the file needs no lock of its own.
+    pub(crate) fn open_own_segment(&self, path: &Arc<Path>) -> Result<Handle> {
+        self.open_file(path, OpenMode::Read)
+    }
+
     /// Gives a file, which may be in another directory, a name in this one too. Looks both up by
     /// their paths.
     pub(crate) fn link(&self, source: &Path, target: &Path) -> io::Result<()> {

@@ -73,7 +73,7 @@ pub(crate) enum Twin<T> {
 }
 
 /// What is stored as a block and its copy.
-pub(crate) trait Twinned: Sized + PartialEq {
+pub(crate) trait Twinned: Sized {
     const MAGIC: &'static [u8; 8];
     /// Where the fields of a block begin and end. A block is zero between the version and the
     /// fields, and between the fields and the checksum.
@@ -103,12 +103,17 @@ pub(crate) trait Twinned: Sized + PartialEq {
     fn decode(bytes: &[u8]) -> Twin<Self> {
         let (first, second) = bytes.split_at(bytes.len().min(BLOCK_BYTES));
         let copy_offset = BLOCK_BYTES as u64;
-        match (decode_block::<Self>(first), decode_block::<Self>(second)) {
+        let decoded = decode_block::<Self>(first);
+        if first == second {
+            return match decoded {
+                Block::Sound(value) => Twin::Sound { value, damaged: None },
+                Block::Newer(what, found) => Twin::Newer { what, found },
+                Block::Bad { magic } => Twin::Bad { magic },
+            };
+        }
+        match (decoded, decode_block::<Self>(second)) {
             (Block::Newer(what, found), _) | (_, Block::Newer(what, found)) => {
                 Twin::Newer { what, found }
-            }
-            (Block::Sound(first), Block::Sound(second)) if first == second => {
-                Twin::Sound { value: first, damaged: None }
             }
             (Block::Sound(first), Block::Sound(second)) => match Self::choose(&first, &second) {
                 Some(Chosen::First) => Twin::Sound { value: first, damaged: Some(copy_offset) },
@@ -152,14 +157,20 @@ fn decode_block<T: Twinned>(bytes: &[u8]) -> Block<T> {
     if version > FORMAT_VERSION {
         return Block::Newer(Feature::FormatVersion, version);
     }
-    let reserved = bytes[12..T::NAMED_START].iter().chain(&bytes[T::NAMED_END..CHECKSUM_AT]);
-    match (version, reserved.copied().find(|byte| *byte != 0)) {
-        (FORMAT_VERSION, Some(byte)) => Block::Newer(Feature::ReservedBytes, byte.into()),
+    let reserved = [&bytes[12..T::NAMED_START], &bytes[T::NAMED_END..CHECKSUM_AT]];
+    let mut used = reserved.into_iter().filter(|part| !is_zero(part)).flatten();
+    match (version, used.find(|byte| **byte != 0)) {
+        (FORMAT_VERSION, Some(byte)) => Block::Newer(Feature::ReservedBytes, (*byte).into()),
         (FORMAT_VERSION, None) => {
             T::decode_fields(bytes).map_or(Block::Bad { magic: true }, Block::Sound)
         }
         _ => Block::Bad { magic: true },
     }
+}
+
+/// Written so that the compiler takes many bytes at a time.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 /// The header of a segment.

@@ -39,7 +39,7 @@ pub(crate) fn examine(dir: &Dir, verify: Verify, patience: Duration) -> Examined
         let remedy = remedy(dir, &found, BelowFloor::Remove, &mut noted)?;
         if let Remedy::Open(plan) = &remedy {
             let start = dir.now();
-            let verified = verify_sealed(dir, &plan.chain, plan.floor, verify);
+            let verified = verify_sealed(dir, Dir::open_segment, &plan.chain, plan.floor, verify);
             *uncounted += dir.now().saturating_sub(start);
             noted.extend(verified?);
         }

@@ -35,6 +35,7 @@ pub(crate) use kept::Seen;
 use remedy::{Plan, Remedy};
 use scan::{Access, Found};
 use tail::TailScan;
+use verify::verify_sealed;
 pub(crate) use view::{Change, View};
 
 /// An open log, at rest.
@@ -70,7 +71,8 @@ pub(crate) fn recover(
     let mut recovered = match remedy::remedy(dir, &found, below, &mut notes)? {
         Remedy::Create => create(dir, health, &found)?,
         Remedy::Open(plan) => {
-            notes.extend(verify::verify_sealed(dir, &plan.chain, plan.floor, options.verify)?);
+            let open = Dir::open_own_segment;
+            notes.extend(verify_sealed(dir, open, &plan.chain, plan.floor, options.verify)?);
             apply(dir, health, &found, plan)?
         }
     };

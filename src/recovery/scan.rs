@@ -93,6 +93,16 @@ pub(super) enum Access<'a> {
     Onlooker(&'a mut Known),
 }
 
+impl Access<'_> {
+    /// Opens a segment that is only read.
+    fn open(&self, dir: &Dir, path: &Arc<Path>) -> Result<Handle> {
+        match self {
+            Access::Owner => dir.open_own_segment(path),
+            Access::Onlooker(_) => dir.open_segment(path),
+        }
+    }
+}
+
 /// What a scan beside a writer keeps for the next scan of the same directory.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -152,7 +162,7 @@ pub(super) fn scan(dir: &Dir, mut access: Access<'_>) -> Result<Found> {
             files.push(SegmentFile { number: *number, path, header: HeaderFound::Read(header) });
             continue;
         }
-        let header = match (read_header(dir, &path), &access) {
+        let header = match (access.open(dir, &path).and_then(read_header), &access) {
             (Ok(header), _) => header,
             // The writer removed the file after it was listed.
             (Err(error), Access::Onlooker(_)) if error.is_not_found() => return Err(error),
@@ -232,8 +242,8 @@ fn decode_current(bytes: &[u8]) -> CurrentFile {
     if is_blank(bytes) { CurrentFile::Blank } else { CurrentFile::Read(Mark::decode(bytes)) }
 }
 
-fn read_header(dir: &Dir, path: &Arc<Path>) -> Result<HeaderFound> {
-    let bytes = read_twin(&dir.open_segment(path)?)?;
+fn read_header(handle: Handle) -> Result<HeaderFound> {
+    let bytes = read_twin(&handle)?;
     Ok(if is_blank(&bytes) {
         HeaderFound::Blank
     } else {

@@ -1,12 +1,13 @@
 //! Verifying the sealed segments before a log is opened, and building their indexes.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::frame::Seal;
+use crate::frame::{FRAME_HEADER_BYTES, Seal};
 use crate::fs::Handle;
 use crate::lsn::Lsn;
 use crate::options::Verify;
@@ -20,14 +21,18 @@ const PARALLEL_BYTES: u64 = 8 << 20;
 /// If only the last frame of each segment is read, several threads verify more segments than this.
 const PARALLEL_SEGMENTS: usize = 256;
 const WINDOW_BYTES: usize = 1 << 20;
-/// Enough for a header, and for reading a damaged segment in pieces.
-const HEADER_WINDOW_BYTES: usize = 4 << 10;
+/// Enough for reading a damaged segment in pieces.
+const SMALL_WINDOW_BYTES: usize = 4 << 10;
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
+
+/// Opens a segment that is only read: [`Dir::open_own_segment`] or [`Dir::open_segment`].
+pub(super) type Open = fn(&Dir, &Arc<Path>) -> Result<Handle>;
 
 /// Verifies the sealed segments and builds their indexes, on all processors if there is much to
 /// read. Returns notes of damage that loses no record above the floor.
 pub(super) fn verify_sealed(
     dir: &Dir,
+    open: Open,
     chain: &[(Arc<Segment>, Seal)],
     floor: Lsn,
     verify: Verify,
@@ -47,6 +52,7 @@ pub(super) fn verify_sealed(
     };
     let job = Job {
         dir,
+        open,
         chain,
         floor,
         verify,
@@ -78,6 +84,7 @@ pub(super) fn verify_sealed(
 
 struct Job<'a> {
     dir: &'a Dir,
+    open: Open,
     chain: &'a [(Arc<Segment>, Seal)],
     floor: Lsn,
     verify: Verify,
@@ -95,7 +102,7 @@ impl Job<'_> {
     fn run(&self) {
         let mut window = Window::new(match self.verify {
             Verify::Full => WINDOW_BYTES,
-            Verify::Tail => HEADER_WINDOW_BYTES,
+            Verify::Tail => SMALL_WINDOW_BYTES,
         });
         let mut reported_at = self.dir.now();
         loop {
@@ -134,8 +141,8 @@ impl Job<'_> {
     /// and that its last frame is the one that its successor names. If the check fails, the whole
     /// segment is read to learn what is lost.
     fn check(&self, segment: &Segment, seal: &Seal, window: &mut Window) -> Result<Vec<Gap>> {
-        let handle = self.dir.open_segment(&segment.path)?;
-        if self.verify == Verify::Tail && has_last_frame(&handle, seal, window)? {
+        let handle = (self.open)(self.dir, &segment.path)?;
+        if self.verify == Verify::Tail && has_last_frame(&handle, seal)? {
             return Ok(Vec::new());
         }
         let checked = check_sealed(segment, &handle, seal, self.floor, window)?;
@@ -145,12 +152,12 @@ impl Job<'_> {
 }
 
 /// Whether the frame that the seal names as the last live one is there. Only its header is read.
-fn has_last_frame(handle: &Handle, seal: &Seal, window: &mut Window) -> Result<bool> {
+fn has_last_frame(handle: &Handle, seal: &Seal) -> Result<bool> {
     if handle.size()? < seal.end {
         return Ok(false);
     }
-    window.clear();
-    let place = Sweep::new(handle, &seal.salt, window, seal.frame_offset, seal.end).look()?;
+    let mut window = Window::new(FRAME_HEADER_BYTES);
+    let place = Sweep::new(handle, &seal.salt, &mut window, seal.frame_offset, seal.end).look()?;
     Ok(match place {
         Place::Frame(header) => is_last_live(seal, seal.frame_offset, &header),
         _ => false,

@@ -176,7 +176,8 @@ impl View {
             .filter(|sealed| !sealed.has_verified)
             .map(|sealed| (sealed.segment.clone(), sealed.seal.clone()))
             .collect();
-        let outcome = verify_sealed(&self.dir, &unverified, plan.floor, self.verify);
+        let outcome =
+            verify_sealed(&self.dir, Dir::open_segment, &unverified, plan.floor, self.verify);
         for sealed in &mut self.sealed {
             // A body that has verified has an index.
             sealed.has_verified |=

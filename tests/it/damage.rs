@@ -215,6 +215,30 @@ fn a_quick_open_refuses_a_short_segment_and_a_changed_last_frame() {
 }
 
 #[test]
+fn a_quick_open_reads_only_the_header_and_the_last_frame_of_a_sealed_segment() {
+    // Method: open with `Verify::Tail`, and note the calls on a sealed segment.
+    let mut old = Build::new([7; 16], 1, 1, None);
+    old.data(old.end(), &records(1..=3));
+    let mut tail = Build::new([7; 16], 2, 4, Some(old.seal()));
+    tail.data(tail.end(), &records([4]));
+    let disk = disk(&[&old, &tail], Some(tail.mark(true, tail.end()).encode(1)));
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let noted = calls.clone();
+    let watched = HookFs::new(disk, move |asked| {
+        if asked.path == segment_path(1) {
+            noted.lock().unwrap().push(asked.call);
+        }
+        Verdict::Go
+    });
+    let wal = open_with(&Options::new().verify(Verify::Tail), watched);
+    assert_eq!(
+        *calls.lock().unwrap(),
+        [Call::Open, Call::Read, Call::Open, Call::Size, Call::Read]
+    );
+    wal.close().unwrap();
+}
+
+#[test]
 fn a_forged_length_is_reported_as_damage() {
     // Method: a frame header that verifies claims up to 4 GiB. Put it into the tail and into a
     // sealed segment, before the open and while the log is open.
