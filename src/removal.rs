@@ -19,12 +19,12 @@ use crate::threads;
 /// Only files with more bytes than this are freed in steps.
 const LARGE_BYTES: u64 = 16 << 20;
 /// How many bytes each step frees.
-const STEP_BYTES: u64 = 8 << 20;
+const STEP_BYTES: u64 = 2 << 20;
 /// The headers stay: a reader that opened the file just before its removal may be about to read
 /// them.
 const KEPT_BYTES: u64 = FRAMES_START;
 /// How long a thread sleeps after each step. Syncs go on meanwhile.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(1);
 /// How many large files may be open at a time.
 const LARGE_FILES_OPEN_MAX: usize = 4;
 

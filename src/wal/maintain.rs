@@ -64,8 +64,8 @@ impl Wal {
     ///
     /// Syncs first if `lsn` is not durable yet. Once this has returned `Ok`, the checkpoint
     /// survives a power cut; files are removed only after that point. Appends continue meanwhile.
-    /// On Linux, the call frees a removed file of more than 16 MiB in steps, with a pause of 2 ms
-    /// after each 8 MiB, so that syncs do not wait for the whole of it.
+    /// On Linux, the call frees a removed file of more than 16 MiB in steps, with a pause of 1 ms
+    /// after each 2 MiB, so that syncs do not wait for the whole of it.
     ///
     /// If `lsn` is at or below the present checkpoint, the call only removes files that could not
     /// be removed before. With an [archive](crate::Options::archive), it then offers the segments
