@@ -179,7 +179,7 @@ impl Client {
     ///
     /// [`Error::Membership`] if the node cannot be a member.
     pub async fn join(&self, address: &str) -> Result<Vec<Member>, Error> {
-        let request = JoinRequest { addr: bare(address), applicant: None };
+        let request = JoinRequest { addr: bare(address), ..JoinRequest::default() };
         let call = |node: Node, time: Duration| {
             let request = with_timeout(request.clone(), time);
             async move { admin(node.channel).join(request).await }

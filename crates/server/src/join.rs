@@ -26,6 +26,9 @@ use crate::raft::{Group, Member, MemberError, Newcomer, OpenError, ProposeError}
 /// How long a member may take to let a node join.
 const JOIN_WAIT: Duration = Duration::from_secs(10);
 
+/// With this reason, a leader refuses a node that was removed.
+pub(crate) const REMOVED: &str = "NODE_REMOVED";
+
 /// How often a node that waits says in the log of events for what.
 const TELL_WAIT: Duration = Duration::from_secs(10);
 
@@ -41,6 +44,8 @@ pub(crate) struct Seat {
     bootstrapping: Arc<tokio::sync::Mutex<()>>,
     /// What the operator should know about the members.
     warning: Arc<watch::Sender<String>>,
+    /// Whether the group has told this node that it was removed.
+    is_removed: Arc<watch::Sender<bool>>,
     /// Since when there has been no leader.
     leaderless: Arc<watch::Sender<Option<Instant>>>,
 }
@@ -94,6 +99,8 @@ impl From<BadAddress> for JoinError {
 /// What became of the question to join.
 enum Asked {
     Taken,
+    /// The group has removed this node.
+    Removed,
     /// The member knows no leader. Another one may.
     NoLeader,
 }
@@ -108,9 +115,10 @@ impl Seat {
     pub(crate) fn new(own: Own, group: Group, peers: Peers, seeds: &[String]) -> Seat {
         let bootstrapping = Arc::default();
         let warning = Arc::new(watch::Sender::new(String::new()));
+        let is_removed = Arc::new(watch::Sender::new(false));
         let leaderless = Arc::new(watch::Sender::new(None));
         let seeds = seeds.into();
-        Seat { own, group, peers, seeds, bootstrapping, warning, leaderless }
+        Seat { own, group, peers, seeds, bootstrapping, warning, is_removed, leaderless }
     }
 
     /// Returns for how long the group has had no leader, as far as this node knows.
@@ -120,6 +128,10 @@ impl Seat {
 
     /// Returns what the operator should know about the members. Empty if there is nothing.
     pub(crate) fn warning(&self) -> String {
+        if *self.is_removed.borrow() {
+            let node_id = self.own.node_id();
+            return MemberError::Removed { node_id }.to_string();
+        }
         self.warning.borrow().clone()
     }
 
@@ -165,7 +177,7 @@ impl Seat {
             if node.limits != own.limits {
                 return unfit("has other limits.streams, limits.producers or limits.cursors");
             }
-            newcomers.push(Newcomer { node_id: node.node_id, addr, log_id: node.log_id });
+            newcomers.push(to_newcomer(node, addr));
         }
         let ids: BTreeSet<u64> = newcomers.iter().map(|node| node.node_id).collect();
         if ids.len() != newcomers.len() {
@@ -216,7 +228,8 @@ impl Seat {
     fn as_newcomer(&self) -> Newcomer {
         let own = self.own.identity();
         let addr = self.own.addr().to_owned();
-        Newcomer { node_id: own.node_id, addr, log_id: own.log_id }
+        let was_member = own.was_member;
+        Newcomer { node_id: own.node_id, addr, log_id: own.log_id, was_member }
     }
 
     /// Gets this node into a group, as the settings say. Returns after it is a member.
@@ -256,6 +269,9 @@ impl Seat {
                     match self.ask_to_join(&found.addr).await {
                         Ok(Asked::Taken) => {
                             return Ok("waits for the leader, which has taken it".to_owned());
+                        }
+                        Ok(Asked::Removed) => {
+                            stuck = Some("the group has removed it".to_owned());
                         }
                         Ok(Asked::NoLeader) => {
                             stuck = Some(format!("{} knows no leader", found.addr));
@@ -305,6 +321,7 @@ impl Seat {
         let request = admin::JoinRequest {
             addr: self.own.addr().to_owned(),
             applicant: Some(self.own.applicant()),
+            was_member: self.own.identity().was_member,
         };
         let mut addr = member.to_owned();
         for _ in 0..3 {
@@ -325,6 +342,7 @@ impl Seat {
                     }
                     _ => break,
                 },
+                (Code::FailedPrecondition, REMOVED) => return Ok(Asked::Removed),
                 (Code::FailedPrecondition | Code::PermissionDenied, _)
                 | (Code::Unauthenticated | Code::InvalidArgument, _) => {
                     let reason = status.message().to_owned();
@@ -339,17 +357,13 @@ impl Seat {
         Ok(Asked::NoLeader)
     }
 
-    /// Lets a node join, if this node leads. Without `applicant`, asks the node what it is.
-    pub(crate) async fn admit(
-        &self,
-        addr: String,
-        applicant: Option<admin::Applicant>,
-    ) -> Result<(), AdmitError> {
+    /// Lets a node join, if this node leads. Asks a node what it is that does not say it.
+    pub(crate) async fn admit(&self, request: admin::JoinRequest) -> Result<(), AdmitError> {
         self.group.check_leads().map_err(MemberError::from)?;
-        let (applicant, addr) = match applicant {
-            Some(applicant) => (applicant, addr),
+        let (applicant, addr) = match request.applicant {
+            Some(applicant) => (applicant, request.addr),
             None => {
-                let found = self.introduce(&addr).await?;
+                let found = self.introduce(&request.addr).await?;
                 (found.node, found.addr)
             }
         };
@@ -364,12 +378,11 @@ impl Seat {
         if applicant.limits != own.limits {
             return Err(AdmitError::OtherLimits { limits: own.limits.unwrap_or_default() });
         }
-        let admin::Applicant { node_id, log_id, .. } = applicant;
-        if node_id == 0 || log_id.is_empty() || addr.is_empty() {
+        if applicant.node_id == 0 || applicant.log_id.is_empty() || addr.is_empty() {
             return Err(AdmitError::Incomplete);
         }
-        let newcomer = Newcomer { node_id, addr, log_id };
-        self.group.join(&newcomer).await?;
+        let was_member = request.was_member;
+        self.group.join(&Newcomer { was_member, ..to_newcomer(applicant, addr) }).await?;
         Ok(())
     }
 
@@ -421,6 +434,11 @@ impl Seat {
         }
         Ok(())
     }
+}
+
+/// A node that is new to the group.
+fn to_newcomer(node: admin::Applicant, addr: String) -> Newcomer {
+    Newcomer { node_id: node.node_id, addr, log_id: node.log_id, was_member: false }
 }
 
 /// Why a node does not join or leave.

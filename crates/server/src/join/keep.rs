@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Asked, Seat};
 use crate::config;
-use crate::raft::Member;
+use crate::raft::{Member, Newcomer};
 use crate::space::Space;
 use crate::watchers::stopped;
 
@@ -62,13 +62,14 @@ impl Seat {
     /// Tells the leader that this node is at another address now, or that it is there at all: if the
     /// entry that made it a member was lost with its leader, no other node knows of it.
     async fn announce(&self) {
-        let was_member = self.was_member().await;
-        let own = self.as_newcomer();
+        let own = Newcomer { was_member: self.was_member().await, ..self.as_newcomer() };
         let members = self.group.members();
         let is_own =
             |member: &&Member| member.node_id == own.node_id && member.log_id == own.log_id;
         let Some(found) = members.iter().find(is_own) else { return };
-        if found.addr == own.addr && was_member {
+        if found.addr == own.addr && own.was_member {
+            // An operator may have added it again.
+            self.is_removed.send_replace(false);
             return;
         }
         if members.iter().any(|member| member.is_leader && member.node_id == own.node_id) {
@@ -81,7 +82,14 @@ impl Seat {
         for addr in self.other_addrs(members).await {
             match self.ask_to_join(&addr).await {
                 Ok(Asked::Taken) => {
+                    self.is_removed.send_replace(false);
                     return tracing::info!("told the group of the address {}", own.addr);
+                }
+                Ok(Asked::Removed) => {
+                    if !self.is_removed.send_replace(true) {
+                        tracing::warn!("{}", self.warning());
+                    }
+                    return;
                 }
                 Ok(Asked::NoLeader) => {}
                 // It is tried again at each heartbeat.

@@ -21,6 +21,8 @@ pub(crate) struct Newcomer {
     pub(crate) node_id: u64,
     pub(crate) addr: String,
     pub(crate) log_id: String,
+    /// Whether it was a member before. If it is none any more, it was removed.
+    pub(crate) was_member: bool,
 }
 
 /// Why the members do not change.
@@ -34,6 +36,11 @@ pub(crate) enum MemberError {
          with `seawallctl cluster leave {node_id}`"
     )]
     IdTaken { node_id: u64 },
+    #[error(
+        "node {node_id} was a member and was removed: it does not come back by itself. Stop it, and \
+         remove its directory"
+    )]
+    Removed { node_id: u64 },
     #[error("the group has {MEMBERS_MAX} nodes, which is the limit: remove one first")]
     TooMany,
     #[error("the group has no node {node_id}; it has {}", ids.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))]
@@ -91,7 +98,8 @@ impl Group {
         members.collect()
     }
 
-    /// Adds a node, which follows from then on, or notes the new address of a member.
+    /// Adds a node, which follows from then on, or notes the new address of a member. A node that
+    /// was removed does not add itself again.
     pub(crate) async fn join(&self, newcomer: &Newcomer) -> Result<(), MemberError> {
         self.check_leads()?;
         let _changing = self.changing.try_lock().map_err(|_| MemberError::Changing)?;
@@ -99,6 +107,9 @@ impl Group {
         let members = self.members();
         let found = members.iter().find(|member| member.node_id == newcomer.node_id);
         let change = match found {
+            None if newcomer.was_member => {
+                return Err(MemberError::Removed { node_id: newcomer.node_id });
+            }
             None if members.len() >= MEMBERS_MAX => return Err(MemberError::TooMany),
             None => ChangeMembers::AddNodes(BTreeMap::from([(newcomer.node_id, node)])),
             Some(found) if found.log_id != newcomer.log_id => {

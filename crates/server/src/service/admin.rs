@@ -231,7 +231,7 @@ impl admin::admin_server::Admin for AdminService {
             None => caller.check_cluster(Action::Admin)?,
         }
         let seat = self.node.seat()?;
-        seat.admit(request.addr, request.applicant).await?;
+        seat.admit(request).await?;
         Ok(Response::new(admin::JoinResponse { members: to_members(&seat.group) }))
     }
 

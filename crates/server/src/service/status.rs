@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::error::RequestError;
-use crate::join::{AdmitError, JoinError};
+use crate::join::{AdmitError, JoinError, REMOVED};
 use crate::own::NotForUs;
 use crate::raft::MemberError;
 use crate::streams::Refusal;
@@ -76,6 +76,7 @@ impl From<AdmitError> for Status {
                 return status(Code::Unavailable, &text, "MEMBERS_CHANGING", &[]);
             }
             AdmitError::Member(MemberError::IdTaken { .. }) => "NODE_ID_TAKEN",
+            AdmitError::Member(MemberError::Removed { .. }) => REMOVED,
             AdmitError::Member(MemberError::TooMany) => "MEMBERS_MAX",
             AdmitError::Member(MemberError::NoSuchNode { .. }) => "NO_SUCH_NODE",
             AdmitError::Member(MemberError::LastVoter { .. }) => "LAST_VOTER",

@@ -304,6 +304,35 @@ async fn leave(cluster: &Cluster, node_id: u64) -> Result<(), Status> {
 }
 
 #[test]
+fn a_node_that_was_removed_while_it_was_away_does_not_come_back_by_itself() {
+    // Method: a node stops, the others remove it, and it starts at another address. It tells the
+    // group that it has moved, is refused, and warns.
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(dir.path()).await;
+        cluster.add(4).await;
+        cluster.wait_for_members(&[(1, true), (2, true), (3, true), (4, true)]).await;
+        cluster.stop_node(4).await;
+        leave(&cluster, 4).await.unwrap();
+        let rest = [(1, true), (2, true), (3, true)];
+        cluster.wait_for_members(&rest).await;
+
+        let mut server = Server::bind(cluster.config(4, 0)).await.unwrap();
+        server.set_seeds(cluster.addrs());
+        let removed = Running::of(server);
+        let start = Instant::now();
+        while !removed.status().await.warning.contains("node 4 was a member and was removed") {
+            assert!(start.elapsed() < PATIENCE, "it does not know that it was removed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cluster.wait_for_members(&rest).await;
+        cluster.produce("x").await;
+        removed.stop().await.unwrap();
+        cluster.stop().await;
+    });
+}
+
+#[test]
 fn what_would_harm_the_group_is_refused() {
     run(async {
         let dir = tempfile::tempdir().unwrap();

@@ -112,7 +112,12 @@ impl Running {
 }
 
 pub(crate) async fn connect(addr: SocketAddr) -> Channel {
-    Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap()
+    try_connect(addr).await.unwrap()
+}
+
+/// Fails if no process answers at the address, or one that was just killed.
+pub(crate) async fn try_connect(addr: SocketAddr) -> Result<Channel, tonic::transport::Error> {
+    Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await
 }
 
 pub(crate) fn record(value: impl Into<Vec<u8>>) -> log::Record {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use seawall_proto::log::v1::log_client::LogClient;
 use tonic::Code;
 
-use crate::common::{connect, one, read_all, refused, run, values};
+use crate::common::{connect, one, read_all, refused, run, try_connect, values};
 use crate::daemon::is_the_end;
 use crate::operator::get_from;
 
@@ -45,8 +45,8 @@ pub(crate) async fn produce_through(addrs: &[SocketAddr], value: &str) -> u64 {
     let start = Instant::now();
     for addr in addrs.iter().cycle() {
         assert!(start.elapsed() < PATIENCE, "no node leads");
-        if TcpStream::connect(addr).is_ok() {
-            match LogClient::new(connect(*addr).await).produce(one("", value)).await {
+        if let Ok(channel) = try_connect(*addr).await {
+            match LogClient::new(channel).produce(one("", value)).await {
                 Ok(answer) => return answer.into_inner().offset,
                 // The connection of a process that was just killed.
                 Err(status) if is_the_end(&status) => {}
