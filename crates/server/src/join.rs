@@ -357,7 +357,7 @@ impl Seat {
         Ok(Asked::NoLeader)
     }
 
-    /// Lets a node join, if this node leads. Asks a node what it is that does not say it.
+    /// Lets a node join, if this node leads. Without `applicant`, asks the node what it is.
     pub(crate) async fn admit(&self, request: admin::JoinRequest) -> Result<(), AdmitError> {
         self.group.check_leads().map_err(MemberError::from)?;
         let (applicant, addr) = match request.applicant {
@@ -382,6 +382,10 @@ impl Seat {
             return Err(AdmitError::Incomplete);
         }
         let was_member = request.was_member;
+        if was_member {
+            // A leader that is cut off may not know a new member. It must not call it removed.
+            self.group.linearize().await?;
+        }
         self.group.join(&Newcomer { was_member, ..to_newcomer(applicant, addr) }).await?;
         Ok(())
     }
