@@ -12,15 +12,14 @@ use seawall_testkit::Dice;
 
 use crate::checker;
 use crate::history::Recorder;
-use crate::node::{Disks, HEARTBEAT_MS, Serves, Setup, Slot, own_addr};
+use crate::node::{Disks, Serves, Setup, Slot, own_addr};
 use crate::proxy::{Proxy, Rules};
 
 /// A process that ends by itself is started again after so long.
 const RESTART_WAIT: Duration = Duration::from_millis(300);
 
-/// The second half of a change of the members is in the leader's log so long after the first half
-/// was committed: the leader looks for such a half at each heartbeat.
-const LOOK_WAIT: Duration = Duration::from_millis(2 * HEARTBEAT_MS);
+/// The group is looked at so often until it is settled.
+const LOOK_WAIT: Duration = Duration::from_millis(50);
 /// A group that commits entries is settled within this time, or not now.
 const SETTLED_WAIT: Duration = Duration::from_secs(5);
 
@@ -152,19 +151,28 @@ impl Cluster {
 
     /// Returns whether each node that serves is a voter and has nearly all entries, and no change of
     /// the members is under way. In the middle of a change, the group may need a majority of the
-    /// old voters: the loss of one could be one too many. Waits until that is known.
+    /// old voters: the loss of one could be one too many.
+    ///
+    /// Takes the word of a leader that commits an entry after it was asked first. One that was
+    /// replaced commits nothing, and knows nothing of newer changes.
     pub async fn is_settled(&self) -> bool {
         let start = Instant::now();
-        let mut settling = Settling::default();
+        let mut first: Option<(u64, u64, u64)> = None;
         while start.elapsed() < SETTLED_WAIT {
             let Some((leader, status)) = self.leader().await else { return false };
             if !self.is_whole(&status) {
                 return false;
             }
-            let admin::StatusResponse { term, last_index, committed_index, .. } = status;
-            if settling.see(Look { leader, term, last_index, committed_index }) {
-                return true;
-            }
+            first = match first {
+                _ if status.members_changing => None,
+                Some((same, term, last_index)) if (same, term) == (leader, status.term) => {
+                    if status.committed_index > last_index {
+                        return true;
+                    }
+                    first
+                }
+                _ => Some((leader, status.term, status.last_index)),
+            };
             tokio::time::sleep(LOOK_WAIT).await;
         }
         false
@@ -331,49 +339,6 @@ impl Cluster {
     }
 }
 
-/// A leader's log, as the leader says.
-#[derive(Debug, Clone, Copy)]
-struct Look {
-    leader: u64,
-    term: u64,
-    last_index: u64,
-    committed_index: u64,
-}
-
-/// Looks at a leader until the change of the members that it may have begun has ended.
-///
-/// A status does not say whether a change is under way: the members are those of the newest entry,
-/// which may not be committed, and the voters are those before and after the change. Thus each look
-/// waits for entries that were committed after the look before:
-///
-/// 1. All entries of the first look are committed, and with them the first half of a change.
-/// 2. One look later, the second half is in the log.
-/// 3. All entries of that look are committed.
-#[derive(Debug, Default)]
-struct Settling {
-    last: Option<Look>,
-    steps: u32,
-}
-
-impl Settling {
-    const STEPS: u32 = 3;
-
-    /// Takes another look, in which the group is whole. Returns whether it is settled.
-    fn see(&mut self, look: Look) -> bool {
-        match self.last {
-            Some(last) if last.leader == look.leader && last.term == look.term => {
-                if look.committed_index > last.last_index {
-                    self.steps += 1;
-                    self.last = Some(look);
-                }
-            }
-            // Another leader may not have what the one before had.
-            _ => *self = Settling { last: Some(look), steps: 0 },
-        }
-        self.steps >= Settling::STEPS
-    }
-}
-
 /// What is kept of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeping {
@@ -385,55 +350,4 @@ pub enum Keeping {
 
 fn index(id: u64) -> usize {
     usize::try_from(id).unwrap_or(usize::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn look(term: u64, last_index: u64, committed_index: u64) -> Look {
-        Look { leader: term % 3, term, last_index, committed_index }
-    }
-
-    /// Looks until the group is settled, and returns how often.
-    fn looks(mut looks: impl Iterator<Item = Look>) -> Option<usize> {
-        let mut settling = Settling::default();
-        looks.position(|look| settling.see(look)).map(|index| index + 1)
-    }
-
-    #[test]
-    fn a_change_of_the_members_has_ended_when_the_group_is_settled() {
-        // Method: the first half of a change is entry 10. The second half is appended at any time
-        // before the next look, after the first half was committed. Some looks see no progress, and
-        // entries are committed any number of looks after they were appended.
-        for lag in 1..5 {
-            for idle in 1..4 {
-                let mut second_half = None;
-                let mut settling = Settling::default();
-                for number in 0..100 {
-                    let last_index: u64 = 10 + number / idle * 2;
-                    let committed_index = last_index.saturating_sub(lag);
-                    let is_settled = settling.see(look(1, last_index, committed_index));
-                    if is_settled {
-                        let second_half = second_half.expect("the first half was committed");
-                        assert!(committed_index >= second_half, "{lag} {idle} {number}");
-                        break;
-                    }
-                    assert!(number < 99, "it is never settled: {lag} {idle}");
-                    if committed_index >= 10 && second_half.is_none() {
-                        second_half = Some(last_index + 2);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_group_that_commits_nothing_or_changes_its_leader_is_not_settled() {
-        assert_eq!(looks((0..9).map(|_| look(1, 10, 10))), None, "nothing is committed");
-        assert_eq!(looks((0..9).map(|index| look(index, 10 * index, 10 * index))), None);
-        let growing = |term| (1..9).map(move |index| look(term, 10 * index, 10 * index));
-        assert_eq!(looks(growing(1)), Some(4));
-        assert_eq!(looks(growing(1).take(3).chain(growing(2))), Some(7));
-    }
 }

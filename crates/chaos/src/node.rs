@@ -19,7 +19,7 @@ use crate::proxy::Proxy;
 
 /// The settings of the nodes. On a machine with more to do than this test, a shorter heartbeat
 /// makes elections without a fault: the time-out of a message between nodes is the heartbeat.
-pub const HEARTBEAT_MS: u64 = 150;
+const HEARTBEAT_MS: u64 = 150;
 /// The least; the most is twice that.
 pub const ELECTION_TIMEOUT_MS: u64 = 600;
 

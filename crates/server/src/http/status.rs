@@ -39,6 +39,7 @@ struct Parts {
     applied_index: u64,
     purged_index: u64,
     members: Vec<Member>,
+    members_changing: bool,
     /// What the operator should know about the members; empty if there is nothing.
     warning: String,
     proposals: u64,
@@ -134,6 +135,7 @@ fn look_into(node: &Node, parts: &Running, warning: String) -> Parts {
         applied_index: standing.applied_index,
         purged_index: standing.purged_index,
         members: members.collect(),
+        members_changing: parts.group.members_are_changing(),
         warning,
         proposals: figures.proposals,
         records: figures.records,

@@ -98,6 +98,18 @@ impl Group {
         members.collect()
     }
 
+    /// Returns whether a change of the members has begun and not ended, as far as this node knows: its
+    /// entry is not applied yet, the voters from before it still count, or a node is to leave.
+    pub(crate) fn members_are_changing(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let stored = &metrics.membership_config;
+        let membership = stored.membership();
+        *stored.log_id() > metrics.last_applied
+            || membership.get_joint_config().len() > 1
+            || membership.nodes().any(|(_, node)| node.is_leaving)
+    }
+
     /// Adds a node, which follows from then on, or notes the new address of a member. A node that
     /// was removed does not add itself again.
     pub(crate) async fn join(&self, newcomer: &Newcomer) -> Result<(), MemberError> {

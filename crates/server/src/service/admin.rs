@@ -298,6 +298,7 @@ pub(crate) fn to_status(node: &Node) -> admin::StatusResponse {
     }
     if let Ok(seat) = node.seat() {
         status.members = to_members(&seat.group);
+        status.members_changing = seat.group.members_are_changing();
         status.warning = seat.warning();
     }
     status.refuses = refuses;

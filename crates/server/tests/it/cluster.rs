@@ -172,6 +172,18 @@ impl Cluster {
         }
     }
 
+    /// Waits until the leader says that the members are changing, and then that they are not.
+    async fn see_members_change(&self) {
+        let place = self.leader().await.0;
+        for expected in [true, false] {
+            let start = Instant::now();
+            while self.nodes[place].status().await.members_changing != expected {
+                assert!(start.elapsed() < PATIENCE, "they change: {}", !expected);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
     /// Produces a record, and asks again while the group has no leader.
     async fn produce(&self, value: &str) -> u64 {
         let start = Instant::now();
@@ -313,7 +325,8 @@ fn a_node_that_was_removed_while_it_was_away_does_not_come_back_by_itself() {
         cluster.add(4).await;
         cluster.wait_for_members(&[(1, true), (2, true), (3, true), (4, true)]).await;
         cluster.stop_node(4).await;
-        leave(&cluster, 4).await.unwrap();
+        let (left, ()) = tokio::join!(leave(&cluster, 4), cluster.see_members_change());
+        left.unwrap();
         let rest = [(1, true), (2, true), (3, true)];
         cluster.wait_for_members(&rest).await;
 

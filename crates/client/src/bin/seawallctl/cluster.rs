@@ -122,6 +122,7 @@ fn of_status(own: &Status) -> serde_json::Value {
     json!({
         "cluster": own.cluster, "group": own.group, "version": own.version,
         "state": own.state, "refuses": own.refuses, "warning": own.warning,
+        "members_changing": own.members_changing,
         "term": own.term, "leader_id": own.leader_id, "last_index": own.last_index,
         "committed_index": own.committed_index, "applied_index": own.applied_index,
         "purged_index": own.purged_index, "streams": own.streams,
@@ -168,6 +169,9 @@ fn print_table(nodes: &[NodeReport], last_index: u64, ui: &mut Ui) -> Outcome {
 
 fn tell_troubles(nodes: &[NodeReport], ui: &Ui) {
     let mut warnings: Vec<&str> = Vec::new();
+    if nodes.iter().filter_map(|node| node.status.as_ref().ok()).any(|own| own.members_changing) {
+        ui.tell(Tone::Faint, "the members are changing");
+    }
     for node in nodes {
         if let Some(seed) = &node.reached_at {
             let name = name_of(node);
