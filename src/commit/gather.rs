@@ -1,5 +1,5 @@
 //! Gathering: a leader waits a little for threads that are about to append, so that they share its
-//! sync.
+//! sync. On a fast disk, the members of a group poll for a while before they sleep.
 
 use std::time::Duration;
 
@@ -11,9 +11,14 @@ const GROUP_BYTES: usize = 1 << 20;
 /// A gathering leader stops if no record has arrived for this long.
 const GATHER_IDLE: Duration = Duration::from_micros(40);
 const GATHER_MAX: Duration = Duration::from_micros(100);
-/// A gathering leader stops after this many polls, even if the clock stands still. Under loom and
-/// shuttle, a record may arrive between any two polls, and more polls add no new case.
-const GATHER_POLLS_MAX: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1000 };
+/// A thread stops after this many polls, even if the clock stands still. Under loom and shuttle, a
+/// record may arrive between any two polls, and more polls add no new case.
+const POLLS_MAX: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1000 };
+/// If a sync takes less than this, the members of a group poll: a thread that sleeps would be awake
+/// only after the next sync.
+const POLLED_SYNC_MAX: Duration = Duration::from_micros(20);
+/// How much longer members poll than two syncs take.
+const POLL_EXTRA: Duration = Duration::from_micros(5);
 /// After the n-th gathering in a row that no record joined, 2ⁿ - 1 groups do not gather. This is
 /// the highest n.
 const GATHER_MISSES_MAX: u32 = 6;
@@ -47,7 +52,7 @@ impl Arrivals {
         let present = self.records.load(Ordering::Acquire);
         let mut seen = present;
         let mut seen_at = start;
-        for _ in 0..GATHER_POLLS_MAX {
+        for _ in 0..POLLS_MAX {
             let arrived = self.records.load(Ordering::Acquire);
             if arrived >= target || self.bytes.load(Ordering::Relaxed) >= GROUP_BYTES {
                 return Gathered::Joined;
@@ -66,6 +71,17 @@ impl Arrivals {
     }
 }
 
+/// Polls until something has changed, but not for longer than `limit`.
+pub(super) fn poll(limit: Duration, now: impl Fn() -> Duration, has_changed: impl Fn() -> bool) {
+    let start = now();
+    for _ in 0..POLLS_MAX {
+        if has_changed() || now().saturating_sub(start) >= limit {
+            return;
+        }
+        threads::yield_now();
+    }
+}
+
 /// Whether a record joined a group while its leader gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gathered {
@@ -78,7 +94,8 @@ pub(super) enum Gathered {
 pub(super) struct Gather {
     /// How many records the next group is expected to have.
     expected: usize,
-    average_sync_ns: u64,
+    /// `None` before the first sync.
+    average_sync: Option<Duration>,
     misses: u32,
     /// How many groups do not gather before the next one that may.
     skip: u32,
@@ -91,7 +108,13 @@ impl Gather {
 
     /// Returns how long a leader may gather.
     pub(super) fn limit(&self) -> Duration {
-        Duration::from_nanos(self.average_sync_ns / 3).min(GATHER_MAX)
+        self.average_sync.map_or(Duration::ZERO, |average| (average / 3).min(GATHER_MAX))
+    }
+
+    /// Returns for how long a member polls before it sleeps; `None` if it sleeps at once.
+    pub(super) fn poll_limit(&self) -> Option<Duration> {
+        let fast = self.average_sync.filter(|average| *average < POLLED_SYNC_MAX);
+        fast.map(|average| 2 * average + POLL_EXTRA)
     }
 
     /// Returns how many records to wait for; `None` if the leader is not to gather.
@@ -119,10 +142,9 @@ impl Gather {
 
     /// Adds the duration of a sync to the moving average.
     pub(super) fn completed(&mut self, took: Duration) {
-        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.average_sync_ns = match self.average_sync_ns {
-            0 => took_ns,
-            average => average - average / 8 + took_ns / 8,
-        };
+        self.average_sync = Some(match self.average_sync {
+            None => took,
+            Some(average) => average - average / 8 + took / 8,
+        });
     }
 }

@@ -339,6 +339,7 @@ impl<D: Disk> Commit<D> {
         deadline: Option<Duration>,
     ) -> Result<()> {
         let mut slept = false;
+        let mut polled_at = None;
         loop {
             if let Some(result) = state.reached(member) {
                 // This thread may have been woken to lead, and it does not. A thread that waits for
@@ -368,6 +369,14 @@ impl<D: Disk> Commit<D> {
                 state.syncing = true;
                 let roles = Roles::new(&self.shared, &mut state, &[Role::Syncing]);
                 self.sync_written(state, roles);
+                state = self.lock();
+                continue;
+            }
+            let durable = self.durable_lsn();
+            if let Some(limit) = state.gather.poll_limit().filter(|_| polled_at != Some(durable)) {
+                polled_at = Some(durable);
+                drop(state);
+                gather::poll(limit, || self.shared.disk.now(), || self.durable_lsn() != durable);
                 state = self.lock();
                 continue;
             }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::gather::Gathered;
+use super::gather::{Gather, Gathered};
 use super::state::Admission;
 use super::*;
 use crate::disk::TailEnd;
@@ -591,8 +591,38 @@ fn a_clock_that_stands_still_holds_no_thread_up() {
     let gathers = commit.clone();
     let (sender, gathered) = channel();
     let second = Duration::from_secs(1);
-    std::thread::spawn(move || sender.send(gathers.arrivals.gather(9, second, Duration::default)));
+    std::thread::spawn(move || {
+        gather::poll(second, Duration::default, || false);
+        sender.send(gathers.arrivals.gather(9, second, Duration::default))
+    });
     assert_eq!(outcome(&gathered), Gathered::Alone);
+}
+
+#[test]
+fn members_poll_only_while_syncs_are_faster_than_waking_a_thread() {
+    let mut gather = Gather::default();
+    assert_eq!(gather.poll_limit(), None, "no sync is known");
+    gather.completed(Duration::from_micros(1));
+    assert_eq!(gather.poll_limit(), Some(Duration::from_micros(7)));
+    gather.completed(Duration::from_millis(1));
+    assert_eq!(gather.poll_limit(), None, "the average is above 100 µs");
+    (0..100).for_each(|_| gather.completed(Duration::from_micros(10)));
+    assert!(gather.poll_limit().is_some_and(|limit| limit < Duration::from_micros(30)));
+}
+
+#[test]
+fn a_member_of_a_group_sleeps_after_it_polled_in_vain() {
+    // Method: the syncs before are fast, and one lasts until the test ends it.
+    let (disk, commit) = fixture(&Options::new());
+    commit.lock().gather.completed(Duration::ZERO);
+    let (begun, go_on) = hold_sync(&disk);
+    let leader = start_append(&commit);
+    outcome(&begun);
+    let member = start_append(&commit);
+    wait_until(|| commit.lock().sleeping == 1);
+    go_on.send(None).unwrap();
+    assert_eq!(outcome(&leader).unwrap(), Lsn::FIRST);
+    assert_eq!(outcome(&member).unwrap(), Lsn::from(2));
 }
 
 #[test]
