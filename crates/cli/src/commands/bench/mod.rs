@@ -5,7 +5,9 @@ mod page;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::{fs, process};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, process, thread};
 
 use crate::args;
 use crate::failure::{EXIT_INTERRUPTED, Failure, Outcome, Verdict};
@@ -29,7 +31,7 @@ pub(crate) fn run(args: &args::Bench, ui: &mut Ui) -> Outcome {
         .prefix("seawall-bench-")
         .tempdir_in(&args.dir)
         .map_err(|error| failed(&error))?;
-    remove_at_signal(scratch.path().to_owned())?;
+    let interrupted = remove_at_signal(scratch.path().to_owned())?;
     let mut threads = args.threads.clone();
     threads.sort_unstable();
     threads.dedup();
@@ -37,6 +39,9 @@ pub(crate) fn run(args: &args::Bench, ui: &mut Ui) -> Outcome {
     let bar = ui::step_bar("measuring", plan.steps());
     let measured = measure::measure(scratch.path(), &plan, &bar);
     bar.finish_and_clear();
+    while interrupted.load(Ordering::Acquire) {
+        thread::park(); // The files are gone, or will be. The thread of the signal ends the process.
+    }
     let measured = measured?;
     if args.json {
         ui.json(&measured)?;
@@ -51,10 +56,13 @@ pub(crate) fn run(args: &args::Bench, ui: &mut Ui) -> Outcome {
     Ok(Verdict::Sound)
 }
 
-/// At Ctrl-C, removes what was made, and ends.
-fn remove_at_signal(scratch: PathBuf) -> Outcome<()> {
+/// At Ctrl-C, removes what was made, and ends. Returns whether that has begun.
+fn remove_at_signal(scratch: PathBuf) -> Outcome<Arc<AtomicBool>> {
     let failed = |error| Failure::refused(format!("cannot listen for signals: {error}"));
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let begun = interrupted.clone();
     let stop = move || {
+        begun.store(true, Ordering::Release);
         // The measurement goes on meanwhile, and may make another file.
         let tries = 0..100;
         let is_gone = |_| fs::remove_dir_all(&scratch).is_ok() || !scratch.exists();
@@ -67,7 +75,8 @@ fn remove_at_signal(scratch: PathBuf) -> Outcome<()> {
         drop(io::stderr().write_all(text.as_bytes()));
         process::exit(EXIT_INTERRUPTED);
     };
-    Ok(ctrlc::set_handler(stop).map_err(failed)?)
+    ctrlc::set_handler(stop).map_err(failed)?;
+    Ok(interrupted)
 }
 
 const COLUMNS: [Column; 8] = [
