@@ -195,6 +195,9 @@ class SeawallTest(unittest.TestCase):
 
     @unittest.skipIf(os.name == "nt", "a process cannot send itself Ctrl-C there")
     def test_ctrl_c_ends_a_follower_that_waits(self):
+        # A process that a script starts in the background begins with the signal ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
         with seawall.open(self.dir) as wal:
             wal.append(b"a")
             follower = wal.follow(1)
