@@ -13,6 +13,8 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     /// The file system of the measured directory, with its device and mount options.
     pub(crate) file_system: String,
+    /// Whether that file system is in memory.
+    pub(crate) is_memory: bool,
     /// The date in UTC.
     pub(crate) date: String,
 }
@@ -20,6 +22,7 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn of(dir: &Path) -> Machine {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let file_system = file_system(&read("/proc/self/mountinfo"), dir);
         let memory_kib = field(&read("/proc/meminfo"), "MemTotal");
         Machine {
             processor: field(&read("/proc/cpuinfo"), "model name")
@@ -30,8 +33,8 @@ impl Machine {
                 .unwrap_or(0)
                 >> 10,
             kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
-            file_system: file_system(&read("/proc/self/mountinfo"), dir)
-                .unwrap_or_else(|| "unknown".into()),
+            is_memory: file_system.as_ref().is_some_and(|own| own.starts_with("tmpfs ")),
+            file_system: file_system.unwrap_or_else(|| "unknown".into()),
             date: date(SystemTime::now()),
         }
     }

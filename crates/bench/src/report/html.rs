@@ -20,7 +20,9 @@ pub(crate) fn page(run: &Run) -> Result<String> {
         "<li>seawall {}; {rounds} rounds in turns; medians over the rounds</li></ul>",
         run.version
     );
-    body += &table(&goals_table(&run.goals));
+    if !run.goals.is_empty() {
+        body += &table(&goals_table(&run.goals));
+    }
     let peers = peers_table(run);
     if !peers.rows.is_empty() {
         body += &table(&peers);

@@ -231,7 +231,7 @@ pub(crate) fn peers_table(run: &Run) -> Table {
     }
 }
 
-/// The page `docs/benchmark-tables.md`.
+/// The page `docs/benchmark-tables.md`, and the one of memory.
 pub(crate) fn page(run: &Run) -> String {
     const HEAD: &str = "# Benchmark tables\n\nOne run of the benchmark wrote this page. \
         [benchmarks.md](benchmarks.md) says what the tables mean.\n\n";
@@ -258,8 +258,11 @@ pub(crate) fn markdown(run: &Run) -> String {
         text.push('\n');
         text += &case_table(case).markdown();
     }
-    text.push('\n');
-    text + &goals_table(&run.goals).markdown()
+    if !run.goals.is_empty() {
+        text.push('\n');
+        text += &goals_table(&run.goals).markdown();
+    }
+    text
 }
 
 fn ratio(case: &CaseResult, row: &RowResult, show: impl Fn(Spread) -> String) -> String {
