@@ -372,6 +372,7 @@ impl<D: Disk> Commit<D> {
                 state = self.lock();
                 continue;
             }
+            // Once for each durable LSN: a thread that waits for long must sleep.
             let durable = self.durable_lsn();
             if let Some(limit) = state.gather.poll_limit().filter(|_| polled_at != Some(durable)) {
                 polled_at = Some(durable);

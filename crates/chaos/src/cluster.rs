@@ -153,8 +153,8 @@ impl Cluster {
     /// the members is under way. In the middle of a change, the group may need a majority of the
     /// old voters: the loss of one could be one too many.
     ///
-    /// Takes the word of a leader that commits an entry after it was asked first. One that was
-    /// replaced commits nothing, and knows nothing of newer changes.
+    /// Takes the word of a leader only if it commits an entry after it was asked first. A leader that
+    /// was replaced knows nothing of newer changes, and its followers take no more entries from it.
     pub async fn is_settled(&self) -> bool {
         let start = Instant::now();
         let mut first: Option<(u64, u64, u64)> = None;

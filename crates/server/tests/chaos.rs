@@ -72,8 +72,8 @@ fn seeds(test: &str, seeds: std::ops::Range<u64>, seconds: u64) -> Work {
         let faults: Vec<String> =
             summary.injected.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         tell(&format!(
-            "seed {seed}: {} faults ({}), {} could not be at their moment, {} requests \
-             acknowledged, {} of them streamed, {} fenced, {} cursors committed, {} reads, nothing \
+            "seed {seed}: {} faults ({}), {} were skipped, {} requests acknowledged, \
+             {} of them streamed, {} fenced, {} cursors committed, {} reads, nothing \
              broken",
             summary.faults(),
             faults.join(", "),

@@ -231,7 +231,7 @@ pub(crate) fn peers_table(run: &Run) -> Table {
     }
 }
 
-/// The page `docs/benchmark-tables.md`, and the one of memory.
+/// The pages `docs/benchmark-tables.md` and `docs/benchmark-tables-memory.md`.
 pub(crate) fn page(run: &Run) -> String {
     const HEAD: &str = "# Benchmark tables\n\nOne run of the benchmark wrote this page. \
         [benchmarks.md](benchmarks.md) says what the tables mean.\n\n";

@@ -31,7 +31,7 @@ pub(crate) fn run(args: &args::Bench, ui: &mut Ui) -> Outcome {
         .prefix("seawall-bench-")
         .tempdir_in(&args.dir)
         .map_err(|error| failed(&error))?;
-    let interrupted = remove_at_signal(scratch.path().to_owned())?;
+    let has_ended = remove_at_signal(scratch.path().to_owned())?;
     let mut threads = args.threads.clone();
     threads.sort_unstable();
     threads.dedup();
@@ -39,8 +39,11 @@ pub(crate) fn run(args: &args::Bench, ui: &mut Ui) -> Outcome {
     let bar = ui::step_bar("measuring", plan.steps());
     let measured = measure::measure(scratch.path(), &plan, &bar);
     bar.finish_and_clear();
-    while interrupted.load(Ordering::Acquire) {
-        thread::park(); // The files are gone, or will be. The thread of the signal ends the process.
+    if has_ended.swap(true, Ordering::AcqRel) {
+        // The files are gone, or will be. The thread of the signal ends the process.
+        loop {
+            thread::park();
+        }
     }
     let measured = measured?;
     if args.json {
@@ -56,13 +59,16 @@ pub(crate) fn run(args: &args::Bench, ui: &mut Ui) -> Outcome {
     Ok(Verdict::Sound)
 }
 
-/// At Ctrl-C, removes what was made, and ends. Returns whether that has begun.
+/// At Ctrl-C, removes what was made, and ends. Returns a flag: the first to set it, the signal or the
+/// end of the measurement, decides how the process ends.
 fn remove_at_signal(scratch: PathBuf) -> Outcome<Arc<AtomicBool>> {
     let failed = |error| Failure::refused(format!("cannot listen for signals: {error}"));
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let begun = interrupted.clone();
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let flag = has_ended.clone();
     let stop = move || {
-        begun.store(true, Ordering::Release);
+        if flag.swap(true, Ordering::AcqRel) {
+            return; // The results are being printed.
+        }
         // The measurement goes on meanwhile, and may make another file.
         let tries = 0..100;
         let is_gone = |_| fs::remove_dir_all(&scratch).is_ok() || !scratch.exists();
@@ -76,7 +82,7 @@ fn remove_at_signal(scratch: PathBuf) -> Outcome<Arc<AtomicBool>> {
         process::exit(EXIT_INTERRUPTED);
     };
     ctrlc::set_handler(stop).map_err(failed)?;
-    Ok(interrupted)
+    Ok(has_ended)
 }
 
 const COLUMNS: [Column; 8] = [

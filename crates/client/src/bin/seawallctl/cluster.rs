@@ -169,7 +169,9 @@ fn print_table(nodes: &[NodeReport], last_index: u64, ui: &mut Ui) -> Outcome {
 
 fn tell_troubles(nodes: &[NodeReport], ui: &Ui) {
     let mut warnings: Vec<&str> = Vec::new();
-    if nodes.iter().filter_map(|node| node.status.as_ref().ok()).any(|own| own.members_changing) {
+    // A node that was removed does not hear of the end.
+    let leading = nodes.iter().filter(|node| leads(node));
+    if leading.filter_map(|node| node.status.as_ref().ok()).any(|own| own.members_changing) {
         ui.tell(Tone::Faint, "the members are changing");
     }
     for node in nodes {
